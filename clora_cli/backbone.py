@@ -1,0 +1,268 @@
+"""The frozen base model (layer L1): find it, identify it, load it, find its sites."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.files import read_json
+from clora_cli.nano import MODEL_NAME, MODEL_PATH
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["Backbone", "Kind", "ModelReference", "check_base", "find_model", "find_sites", "is_transposed", "linear_shape", "load_backbone", "pick_device"]
+
+Kind = Literal["causal", "seq2seq"]
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZE = ("none", "4bit", "8bit")
+
+# Query and value projections, under the names that model families give them; the first group found wins.
+_QUERY_VALUE = (("q_proj", "v_proj"), ("q", "v"), ("query", "value"), ("q_lin", "v_lin"), ("query_key_value",), ("c_attn",), ("qkv_proj",))
+_WEIGHT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+# Keys of config.json that change without the model changing.
+_VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+_SAMPLE = 64  # bytes read from the middle of each tensor
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """Where a base model is and which one it is.
+
+    Attributes:
+        id: The name it goes by: ``clora-nano``, a Hub id, or the path that was given.
+        path: The local folder.
+        kind: Decoder-only (``causal``) or encoder and decoder (``seq2seq``).
+        fingerprint: SHA-256 over configuration, tensor names, shapes, types and sampled bytes.
+        revision: The Hub commit, if it came from there.
+    """
+
+    id: str
+    path: Path
+    kind: Kind
+    fingerprint: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A loaded base model with its tokenizer."""
+
+    model: nn.Module
+    tokenizer: Any
+    reference: ModelReference
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def kind(self) -> Kind:
+        """Decoder-only or encoder and decoder."""
+        return self.reference.kind
+
+
+def find_model(name: str, revision: str | None = None) -> ModelReference:
+    """Locate a base model: the bundled one, a folder, or the Hub (its cache only, when offline).
+
+    Raises:
+        ArtifactError: If there is no such model, or its files are missing or damaged.
+    """
+    if name == MODEL_NAME:
+        path, commit = MODEL_PATH, None
+    elif Path(name).is_dir():
+        path, commit = Path(name), None
+    else:
+        path, commit = _download(name, revision)
+    config = read_json(path / "config.json", "model configuration")
+    kind: Kind = "seq2seq" if config.get("is_encoder_decoder") else "causal"
+    return ModelReference(name, path, kind, _fingerprint(path, config), commit)
+
+
+def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Path) -> None:
+    """Refuse an adapter that was trained on another base model.
+
+    Raises:
+        MismatchError: If the recorded fingerprint differs. A bare PEFT folder records none and passes.
+    """
+    if recorded.get("fingerprint", reference.fingerprint) != reference.fingerprint:
+        raise MismatchError(
+            f"{where} was trained on base model '{recorded['id']}', not on '{reference.id}'; pass --model {recorded['id']}"
+        )
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device to run on: ``auto`` takes an accelerator where there is one.
+
+    Raises:
+        OptionError: If the name is no device of this machine.
+    """
+    import torch
+
+    if name != "auto":
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise OptionError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def load_backbone(
+    reference: ModelReference, *, device: torch.device, dtype: str = "auto", quantize: str = "none"
+) -> Backbone:
+    """Load a base model, frozen and in evaluation mode, with its tokenizer.
+
+    Args:
+        reference: From ``find_model``.
+        device: Where to put it.
+        dtype: ``auto`` is float32 on a CPU, bfloat16 on an accelerator.
+        quantize: ``none``, ``4bit`` (NF4) or ``8bit``; needs the ``quantize`` extra and an accelerator.
+
+    Raises:
+        ArtifactError: If the files cannot be loaded.
+        OptionError: If the quantisation cannot be had here.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    torch_dtype = getattr(torch, dtype) if dtype != "auto" else (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    loader = AutoModelForSeq2SeqLM if reference.kind == "seq2seq" else AutoModelForCausalLM
+    extra = {} if quantize == "none" else {"quantization_config": _quantization(quantize, torch_dtype, device)}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(reference.path)
+        model = loader.from_pretrained(reference.path, dtype=torch_dtype, use_safetensors=True, **extra)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ArtifactError(f"base model {reference.path} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
+    if quantize == "none":
+        model = model.to(device)
+    model.requires_grad_(False).eval()
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return Backbone(model, tokenizer, reference, device, torch_dtype)
+
+
+def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
+    """Find the linear layers to adapt.
+
+    Args:
+        model: The base model.
+        target_modules: Endings of module paths, or ``all-linear``; empty for query and value projections.
+
+    Returns:
+        Module path to (out, in), in the model's order.
+
+    Raises:
+        OptionError: If a target matches no linear layer.
+    """
+    linear = {name: shape for name, module in model.named_modules() if (shape := linear_shape(module)) is not None}
+    if list(target_modules) == ["all-linear"]:
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        return {name: shape for name, shape in linear.items() if model.get_submodule(name) is not head}
+    targets = tuple(target_modules) or _query_value(linear)
+    for target in targets:
+        if not any(_ends(name, target) for name in linear):
+            endings = sorted({name.rpartition(".")[2] for name in linear})
+            raise OptionError(f"--target-modules {target} matches no linear layer; this model has {', '.join(endings)}")
+    return {name: shape for name, shape in linear.items() if any(_ends(name, target) for target in targets)}
+
+
+def _download(name: str, revision: str | None) -> tuple[Path, str | None]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    nowhere = f"base model '{name}' is neither '{MODEL_NAME}' nor a folder"
+    try:
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=_WEIGHT_FILES))
+    except HFValidationError:
+        raise ArtifactError(f"{nowhere}, and no name that the Hub could have") from None
+    except LocalEntryNotFoundError:
+        raise ArtifactError(f"{nowhere}, and the Hub cannot be reached nor is it in the Hub's cache") from None
+    except (RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ArtifactError(f"{nowhere}, and the Hub refuses it: {str(error).strip().splitlines()[0]}") from error
+    return path, path.name
+
+
+def _fingerprint(path: Path, config: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps({k: v for k, v in config.items() if k not in _VOLATILE}, sort_keys=True).encode())
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ArtifactError(f"base model {path} has no .safetensors file; convert its weights, pickled ones are never loaded")
+    lines: list[bytes] = []
+    for file in files:
+        lines.extend(_tensor_lines(file))
+    for line in sorted(lines):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _tensor_lines(path: Path) -> list[bytes]:
+    # The header is read by hand: it needs neither torch nor the tensors, so identifying a 140 GB model takes milliseconds.
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ArtifactError(f"base model file {path} is damaged; fetch it again")
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            lines = []
+            for name, entry in header.items():
+                start, end = entry["data_offsets"]
+                file.seek(8 + length + max(start, (start + end - _SAMPLE) // 2))
+                sample = file.read(min(_SAMPLE, end - start))
+                lines.append(f"{name} {entry['dtype']} {entry['shape']} ".encode() + sample.hex().encode())
+            return lines
+    except (struct.error, ValueError, KeyError, OSError) as error:
+        raise ArtifactError(f"base model file {path} is damaged ({error}); fetch it again") from error
+
+
+def _quantization(quantize: str, dtype: torch.dtype, device: torch.device) -> Any:
+    import importlib.util
+
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None or device.type == "cpu":
+        raise OptionError(f"--quantize {quantize} needs an accelerator and the bitsandbytes library (pip install 'clora-cli[quantize]')")
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """Return a linear layer's (out, in), or None for any other module."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, nn.Linear):  # bitsandbytes' layers are subclasses that keep these two attributes
+        return module.out_features, module.in_features
+    if isinstance(module, Conv1D):
+        return module.nf, module.nx
+    return None
+
+
+def is_transposed(model: nn.Module, site: str) -> bool:
+    """Tell whether a layer stores its weight as (in, out), as GPT-2's Conv1D does."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(model.get_submodule(site), Conv1D)
+
+
+def _query_value(linear: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    for group in _QUERY_VALUE:
+        if all(any(_ends(name, target) for name in linear) for target in group):
+            return group
+    endings = sorted({name.rpartition(".")[2] for name in linear})
+    raise OptionError(f"no query and value projections found; name --target-modules among {', '.join(endings)}")
+
+
+def _ends(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")

@@ -1,0 +1,32 @@
+"""The model card of an adapter folder (layer L1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["model_card"]
+
+
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """Write the README.md of an adapter from its manifest, with the Hub's metadata block."""
+    import yaml
+
+    base, method, data, lora = manifest["base_model"], manifest["method"], manifest["data"], manifest["lora"]
+    metadata = {"library_name": "peft", "base_model": base["id"], "tags": ["lora", "continual-learning", "clora"]}
+    parents = ", ".join(parent["task"] for parent in manifest["parents"]) or "none"
+    notes = "".join(f"- {note}\n" for note in data["notes"]) or "- none\n"
+    return (
+        f"---\n{yaml.safe_dump(metadata, sort_keys=True)}---\n\n"
+        f"# {manifest['task']}: task {manifest['stage']} of a sequence\n\n"
+        f"LoRA of rank {lora['rank']} (alpha {lora['alpha']:g}) on `{base['id']}`, trained with clora.\n\n"
+        f"| | |\n|---|---|\n"
+        f"| method | {method['name']} |\n"
+        f"| combined at evaluation by | {method['combine']} |\n"
+        f"| trained on top of | {parents} |\n"
+        f"| data | {data['source']}, {data['train_rows']} rows |\n"
+        f"| metric | {data['metric']} |\n"
+        f"| seed | {manifest['seed']} |\n\n"
+        f"Notes on the data:\n\n{notes}\n"
+        f"Made by:\n\n```\n{' '.join(manifest['argv'])}\n```\n"
+    )

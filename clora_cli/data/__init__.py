@@ -1,0 +1,28 @@
+"""The data layer: names, files and Hub ids to tasks, and tasks to token ids (layer L1).
+
+``load_task("mnli")`` gives a :class:`Task`; ``encode(task.train[0], tokenizer, kind="causal", max_length=512)`` an
+item; ``Collator(tokenizer)`` a batch. Importing this package loads no torch, transformers, datasets or pyarrow.
+"""
+
+from clora_cli.data.collate import Collator, pad_id
+from clora_cli.data.encode import IGNORED, encode, encode_answer, encode_answers, encode_prompt, end_id, uses_chat
+from clora_cli.data.load import list_tasks, load_task
+from clora_cli.data.task import METRICS, Example, Task, TaskInfo
+
+__all__ = [
+    "IGNORED",
+    "METRICS",
+    "Collator",
+    "Example",
+    "Task",
+    "TaskInfo",
+    "encode",
+    "encode_answer",
+    "encode_answers",
+    "encode_prompt",
+    "end_id",
+    "list_tasks",
+    "load_task",
+    "pad_id",
+    "uses_chat",
+]

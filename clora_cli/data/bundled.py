@@ -1,0 +1,36 @@
+"""The tasks that come with the package, as drafts (layer L1)."""
+
+from __future__ import annotations
+
+from clora_cli.data.known import fold
+from clora_cli.data.splits import Draft
+from clora_cli.data.task import TaskInfo
+from clora_cli.data.templates import options, options_head
+from clora_cli.nano import tasks
+
+__all__ = ["bundled_infos", "bundled_name", "read_bundled"]
+
+
+def bundled_name(name: str) -> str | None:
+    """Return the bundled task that a spelling names, or ``None``."""
+    return {fold(known): known for known in tasks.ORDER}.get(fold(name))
+
+
+def read_bundled(name: str) -> Draft:
+    """Return the draft of a bundled task, by its exact name."""
+    task = tasks.task(name)
+    head = options_head(task.instruction, task.labels)
+    splits = {
+        split: [options(head, text, (label,)) for text, label in tasks.rows(name, split)]
+        for split in ("train", "dev", "test")
+    }
+    return Draft(name, splits, "exact-match", "bundled", "options", task.labels, "the task's labels", closed=True)
+
+
+def bundled_infos() -> list[TaskInfo]:
+    """Return one line a bundled task, in the order in which the default recipe trains them."""
+    infos = []
+    for name in tasks.ORDER:
+        task = tasks.task(name)
+        infos.append(TaskInfo(name, task.family, "exact-match", task.labels, task.summary, "bundled"))
+    return infos

@@ -1,0 +1,116 @@
+"""``--data NAME`` to a :class:`Task` (layer L1).
+
+A name is looked for among the bundled tasks, under ``$CLORA_DATA``, as a path, and on the Hub, in this order; one that
+is an existing path, and neither bundled nor known, is that path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled
+from clora_cli.data.files import READERS
+from clora_cli.data.known import KNOWN, KnownTask, canonical
+from clora_cli.data.paths import read_path
+from clora_cli.data.root import data_root, find, index
+from clora_cli.data.splits import Draft, finish
+from clora_cli.data.task import METRICS, Task, TaskInfo
+from clora_cli.errors import DataError, UnknownNameError, did_you_mean
+
+__all__ = ["list_tasks", "load_task"]
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
+_SET_ROOT = "not found: set CLORA_DATA"
+
+
+def load_task(
+    name: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    metric: str | None = None,
+    keep_bad_labels: bool = False,
+) -> Task:
+    """Return the task that a name, a path or a Hub id stands for.
+
+    Args:
+        name: ``mnli``, ``NLI/MNLI``, ``task1572``, ``reviews.csv``, ``folder/``, ``owner/name`` or
+            ``owner/name:config``.
+        columns: Role to column name, such as ``{"prompt": "question", "completion": "answer"}``; only for files,
+            folders and Hub datasets.
+        metric: ``exact-match`` or ``rouge-l`` instead of the task's own.
+        keep_bad_labels: Keep rows whose label is not in the label set.
+
+    Raises:
+        DataError: Nothing of that name, or its content cannot be used; one line with the place and the mend.
+        UnknownNameError: ``metric`` is not a metric.
+        OptionError: ``columns`` names a role that does not exist.
+    """
+    if metric is not None and metric not in METRICS:
+        raise UnknownNameError("metric", metric, METRICS)
+    draft = _draft(name.strip(), columns)
+    return finish(replace(draft, metric=metric or draft.metric), keep_bad_labels=keep_bad_labels)
+
+
+def list_tasks() -> list[TaskInfo]:
+    """Return what ``--data`` can name: the bundled tasks, then the known ones with where each would come from."""
+    root = data_root()
+    places = index(root) if root else {}
+    return bundled_infos() + [_info(task, places) for task in KNOWN.values()]
+
+
+def _info(task: KnownTask, places: Mapping[str, list[Path]]) -> TaskInfo:
+    paths = places.get(task.name)
+    where = str(paths[0]) if paths else f"Hub {task.hub.repo}" if task.hub else _SET_ROOT
+    return TaskInfo(task.name, task.family, task.metric, task.labels, task.summary, where)
+
+
+def _draft(name: str, columns: Mapping[str, str] | None) -> Draft:
+    bundled, known, path = bundled_name(name), canonical(name), Path(name).expanduser()
+    if bundled:
+        return read_bundled(bundled)
+    if not known and _is_path(path):
+        return read_path(path, columns)
+    root = data_root()
+    found = find(root, name, known) if root else []
+    if found:
+        return _from_root(found, columns)
+    if known and path.exists():
+        return read_path(path, columns)
+    return _from_hub(name, known, columns, root)
+
+
+def _is_path(path: Path) -> bool:
+    return path.is_dir() or (path.is_file() and (len(path.parts) > 1 or path.suffix.lower() in READERS))
+
+
+def _from_root(found: list[Path], columns: Mapping[str, str] | None) -> Draft:
+    draft = read_path(found[0], columns)
+    if len(found) > 1:
+        draft.notes.append(f"{len(found)} of this name under CLORA_DATA: {found[0]} was used, not {found[1]}")
+    return draft
+
+
+def _from_hub(name: str, known: KnownTask | None, columns: Mapping[str, str] | None, root: Path | None) -> Draft:
+    """Ask the Hub, where the name can be one of its ids; the last place to look."""
+    from clora_cli.data import hub
+
+    if known and known.hub:
+        return hub.read_known(known, known.hub)
+    if not known and _HUB_ID.fullmatch(name):
+        return hub.read_hub(name, columns)
+    raise DataError(_nowhere(name, known, root))
+
+
+def _nowhere(name: str, known: KnownTask | None, root: Path | None) -> str:
+    under = f"CLORA_DATA ({root})" if root else "CLORA_DATA (not set)"
+    if known and "SuperNI" in known.family:
+        mend = "set CLORA_DATA to a folder with Natural-Instructions task folders or files"
+    elif known:
+        mend = "set CLORA_DATA to a folder that holds CL_Benchmark"
+    else:
+        names = [*(info.name for info in bundled_infos()), *KNOWN]
+        mend = f"`clora tasks` lists the known names{did_you_mean(name, names)}"
+    return f"no task '{name}': looked among the bundled tasks, under {under}, at the path {Path(name)}; {mend}"

@@ -1,0 +1,74 @@
+"""An example as the text that is tokenised, with the span that may be cut (layer L1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clora_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from clora_cli.data.task import Example
+
+__all__ = ["Rendered", "render", "shorter_chats"]
+
+_Turns = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt's text.
+
+    Attributes:
+        text: All of it.
+        start: First character of the part that may be cut.
+        stop: End of that part.
+        special: Whether the tokenizer still has to add its special tokens; a chat template has written them.
+    """
+
+    text: str
+    start: int
+    stop: int
+    special: bool
+
+
+def render(example: Example) -> Rendered:
+    """Return a plain prompt, whose body may be cut."""
+    return Rendered(example.prompt, len(example.head), len(example.head) + len(example.body), True)
+
+
+def shorter_chats(example: Example, tokenizer: Any) -> Iterator[Rendered]:
+    """Yield the prompt in the tokenizer's chat template: whole, then one exchange less each time, oldest first.
+
+    A system turn stays. A plain prompt is one user turn. In the last text, the last turn's own words may be cut.
+
+    Raises:
+        DataError: The tokenizer has no chat template, or its template refuses the conversation.
+    """
+    turns = example.turns or (("user", example.prompt),)
+    opening = 1 if turns[0][0] == "system" else 0
+    starts = [i for i in range(opening, len(turns)) if i == opening or turns[i][0] == "user"]
+    for start in starts:
+        kept = [*turns[:opening], *turns[start:]]
+        text = _apply(kept, tokenizer)
+        cuttable = kept[-1][1] if example.turns else example.body
+        yield _with_span(text, cuttable.strip())
+
+
+def _with_span(text: str, cuttable: str) -> Rendered:
+    start = text.rfind(cuttable) if cuttable else -1
+    return Rendered(text, max(start, 0), start + len(cuttable) if start >= 0 else 0, False)
+
+
+def _apply(turns: _Turns, tokenizer: Any) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError("the tokenizer has no chat template; leave out --chat or choose a chat model")
+    from jinja2.exceptions import TemplateError
+
+    messages = [{"role": role, "content": text} for role, text in turns]
+    try:
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    except TemplateError as error:
+        roles = ", ".join(role for role, _ in turns)
+        raise DataError(f"the tokenizer's chat template refuses turns of {roles}: {error}") from error

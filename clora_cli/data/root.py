@@ -1,0 +1,82 @@
+"""Finding a task under ``$CLORA_DATA`` by its name (layer L1).
+
+Only names of folders and files are looked at, so that listing what is there stays cheap.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from clora_cli.data.files import READERS
+from clora_cli.data.known import KnownTask, canonical, fold
+
+__all__ = ["data_root", "find", "index"]
+
+_DEPTH = 5  # root/CL_Benchmark/Type/Dataset is 3; the rest is for a checkout inside a checkout
+_SPLIT_FILE = re.compile(r"(train|dev|validation|valid|eval|test)\b", re.IGNORECASE)
+
+
+def data_root() -> Path | None:
+    """Return the folder that ``CLORA_DATA`` names, or ``None`` if it is not set; it may not exist."""
+    value = os.environ.get("CLORA_DATA", "").strip()
+    return Path(value).expanduser() if value else None
+
+
+def find(root: Path, name: str, known: KnownTask | None = None) -> list[Path]:
+    """Return the folders and files under ``root`` that hold a task, the likeliest first.
+
+    A path below the root is taken as it is. Otherwise names are compared as :func:`keys` folds them; a folder under
+    its task type comes before one of the same name elsewhere.
+    """
+    below = root / name
+    if not Path(name).is_absolute() and ".." not in Path(name).parts and below.exists():
+        return [below]
+    kind, _, leaf = name.rpartition("/")
+    paths = index(root).get(_key(known.name if known else leaf), [])
+    if kind and not known:
+        paths = [path for path in paths if path.parent.name.casefold() == kind.rpartition("/")[2].casefold()]
+    family = known.family.casefold() if known else ""
+    return sorted(paths, key=lambda path: (path.parent.name.casefold() != family, str(path)))
+
+
+def index(root: Path) -> dict[str, list[Path]]:
+    """Return the task folders and data files under ``root`` by their folded names."""
+    found: dict[str, list[Path]] = {}
+    _walk(root, _DEPTH, found)
+    return found
+
+
+def _walk(folder: Path, depth: int, found: dict[str, list[Path]]) -> None:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return  # a folder that cannot be listed holds nothing that could be loaded
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if _holds_splits(entry.path):
+                found.setdefault(_key(entry.name), []).append(Path(entry.path))
+            elif depth:
+                _walk(Path(entry.path), depth - 1, found)
+        elif Path(entry.name).suffix.lower() in READERS:
+            found.setdefault(_key(Path(entry.name).stem), []).append(Path(entry.path))
+
+
+def _holds_splits(folder: str) -> bool:
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except OSError:
+        return False
+    return any(_SPLIT_FILE.match(name) and Path(name).suffix.lower() in READERS for name in names)
+
+
+def _key(name: str) -> str:
+    """Fold a name to what it is looked up by: a known task's name, ``task`` and its number, or the folded name."""
+    known = canonical(name)
+    if known:
+        return known.name
+    number = re.match(r"task0*(\d+)(_|$)", name.casefold())
+    return f"task{number[1]}" if number else fold(name)

@@ -1,0 +1,109 @@
+"""What a task is once it is loaded: examples in three splits, labels, a metric, and where they came from (layer L1).
+
+Nothing here knows a file format or a tokenizer: readers make examples, :mod:`clora_cli.data.encode` spends them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+__all__ = ["METRICS", "Example", "Task", "TaskInfo"]
+
+METRICS = ("exact-match", "rouge-l")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt with its accepted answers.
+
+    The prompt is ``head + body + cue``. When it is too long for a model, only the body is cut, from its left side, so
+    that the instruction and the cue that asks for the answer are always seen.
+
+    Attributes:
+        head: Instruction, options, system text.
+        body: The text itself.
+        cue: What asks for the answer, such as ``Answer:`` on a line of its own.
+        references: Accepted answers, at least one. Training uses the first; scoring takes the best.
+        turns: ``(role, text)`` of a conversation up to the answer, for tokenizers with a chat template; ``()`` for a
+            plain prompt.
+    """
+
+    head: str
+    body: str
+    cue: str
+    references: tuple[str, ...]
+    turns: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """The whole prompt as text."""
+        return f"{self.head}{self.body}{self.cue}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task that can be trained on and scored.
+
+    Attributes:
+        name: Short and safe as a file name: ``mnli``, ``task1572``, ``reviews``.
+        train: Training examples; empty when the source has only a test split.
+        dev: Examples for model selection, never any of the test's; empty when none could be carved.
+        test: Examples to score, at least one.
+        labels: The closed set of answers in prompt order; ``()`` when answers are open-ended.
+        metric: ``exact-match`` or ``rouge-l``.
+        source: One line for people, such as ``CL_Benchmark NLI/MNLI``.
+        template: Name of the prompt template, such as ``options``.
+        notes: Faults that were found in the source, and what was done about each.
+    """
+
+    name: str
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
+    labels: tuple[str, ...]
+    metric: str
+    source: str
+    template: str
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over the three splits, the labels and the template; the same on every machine.
+
+        Name, source and notes are left out: the same rows read from a file or from a folder are the same data.
+        """
+        digest = hashlib.sha256(_canonical([self.template, self.labels]))
+        for split in (self.train, self.dev, self.test):
+            digest.update(b"split")
+            for e in split:
+                digest.update(_canonical([e.head, e.body, e.cue, e.references, e.turns]))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """One line of what ``--data`` can name, known without reading any data.
+
+    Attributes:
+        name: What ``--data`` takes.
+        family: Kind of task: ``NLI``, ``SC``, ``SuperNI``, or a bundled family.
+        metric: ``exact-match`` or ``rouge-l``.
+        labels: The closed set of answers, ``()`` when open-ended or known only from the data.
+        summary: What is asked, in a few words.
+        where: ``bundled``, a path, ``Hub <id>``, or why it cannot be found.
+    """
+
+    name: str
+    family: str
+    metric: str
+    labels: tuple[str, ...]
+    summary: str
+    where: str
+
+
+def _canonical(value: object) -> bytes:
+    """Bytes that depend on the value alone: ASCII JSON escapes, so that no locale or encoding has a say."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"

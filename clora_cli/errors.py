@@ -1,0 +1,92 @@
+"""Errors a user can cause, one class per exit code (layer L0).
+
+CloraError                1  something went wrong while running
+├── OptionError           2  an option, a configuration key or a combination of them is wrong
+│   └── UnknownNameError  2  a name that is not in a closed list, with the nearest ones that are
+├── ArtifactError         3  an adapter folder, package, model or scores file is missing or damaged
+├── DataError             3  a task or a data file is missing or malformed
+├── MismatchError         4  artifacts that are whole but do not fit together
+├── GateError             5  a score or a forgetting limit was not met
+└── InterruptedRunError 130  stopped by SIGINT or SIGTERM, with what is needed to continue kept
+
+Every message says what, where and what to do, in one line. Only ``clora_cli.cli.main`` turns them into an exit code.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ArtifactError",
+    "CloraError",
+    "DataError",
+    "GateError",
+    "InterruptedRunError",
+    "MismatchError",
+    "OptionError",
+    "UnknownNameError",
+    "did_you_mean",
+]
+
+
+class CloraError(Exception):
+    """Base of all errors that end in one line on stderr; ``exit_code`` is the process's exit status."""
+
+    exit_code = 1
+
+
+class OptionError(CloraError):
+    """An option, a configuration key or a combination of them is wrong."""
+
+    exit_code = 2
+
+
+class UnknownNameError(OptionError):
+    """A name that is not in a closed list of names.
+
+    Args:
+        what: What the name should have named, in the singular, such as ``"method"``.
+        name: The name that was given.
+        known: The names that exist.
+    """
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(f"unknown {what} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
+
+
+class ArtifactError(CloraError):
+    """An adapter folder, package, model or scores file is missing or damaged."""
+
+    exit_code = 3
+
+
+class DataError(CloraError):
+    """A task or a data file is missing or malformed."""
+
+    exit_code = 3
+
+
+class MismatchError(CloraError):
+    """Artifacts that are whole but do not fit together, such as adapters of two base models."""
+
+    exit_code = 4
+
+
+class GateError(CloraError):
+    """A score or a forgetting limit that was asked for was not met."""
+
+    exit_code = 5
+
+
+class InterruptedRunError(CloraError):
+    """A run was stopped by SIGINT or SIGTERM; what is needed to continue it was kept."""
+
+    exit_code = 130
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

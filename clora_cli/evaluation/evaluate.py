@@ -1,0 +1,219 @@
+"""One base model, any combination of adapters, any tasks: the stage x task scores (layer L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clora_cli.backbone import DTYPES, check_base, find_model
+from clora_cli.data import Task
+from clora_cli.errors import DataError, OptionError
+from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
+from clora_cli.package import AdapterFolder
+from clora_cli.progress import Progress, Silent
+from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
+
+if TYPE_CHECKING:
+    from clora_cli.evaluation.answers import Prompts
+    from clora_cli.lora import Factor
+
+__all__ = ["COMBINE", "SCORE", "EvalOptions", "evaluate"]
+
+COMBINE = ("auto", "sum", "last", "task-id", "none")
+SCORE = ("generate", "labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """How to evaluate.
+
+    Attributes:
+        model: Base model; None for the one that the adapters name.
+        combine: ``sum`` adds all adapters, ``last`` takes the last, ``task-id`` each task's own, ``none`` the base
+            model alone, ``auto`` what the adapters' method says.
+        score: ``generate`` answers greedily, ``labels`` ranks the label set by likelihood.
+        matrix: Evaluate after every stage, from the bare base model on, instead of after the last alone.
+        batch_size: Rows of one forward pass.
+        max_length: Tokens of a prompt.
+        max_new_tokens: Tokens of an answer; label sets use the length of their longest label.
+        test_rows: Use the first so many test rows; 0 for all.
+        split: ``test`` or ``dev``.
+        dtype: Type of the base model's weights.
+        device: ``auto``, ``cpu``, ``cuda:0`` …
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    combine: str = "auto"
+    score: str = "generate"
+    matrix: bool = False
+    batch_size: int = 64
+    max_length: int = 512
+    max_new_tokens: int = 50
+    test_rows: int = 0
+    split: str = "test"
+    dtype: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            OptionError: If a value is not one of those allowed.
+        """
+        choices = {"combine": (self.combine, COMBINE), "score": (self.score, SCORE), "dtype": (self.dtype, DTYPES)}
+        for name, (value, allowed) in (choices | {"split": (self.split, ("test", "dev"))}).items():
+            if value not in allowed:
+                raise OptionError(f"--{name} {value}: choose one of {', '.join(allowed)}")
+        for name, number in {"batch-size": self.batch_size, "max-length": self.max_length, "max-new-tokens": self.max_new_tokens}.items():
+            if number < 1:
+                raise OptionError(f"--{name} {number}: give a whole number of at least 1")
+
+
+def evaluate(
+    members: Sequence[AdapterFolder],
+    tasks: Sequence[Task],
+    options: EvalOptions,
+    *,
+    package: str = "",
+    progress: Progress | None = None,
+) -> Scores:
+    """Score adapters on tasks, with one load of the base model.
+
+    Args:
+        members: The adapters, by stage; none for the base model alone.
+        tasks: What to score on.
+        options: How.
+        package: The name to record.
+        progress: Who to tell.
+
+    Raises:
+        CloraError: If adapters, base model, tasks and options do not fit together.
+    """
+    from clora_cli.adapters import AdapterBank
+    from clora_cli.backbone import load_backbone, pick_device
+
+    _check_scorable(tasks, options)
+    combine = _combination(members, options.combine)
+    reference = find_model(_base_name(members, options.model), options.revision)
+    for member in members:
+        check_base(member.base, reference, member.path)
+    factors = {member.path: member.factors() for member in members}
+    backbone = load_backbone(reference, device=pick_device(options.device), dtype=options.dtype)
+    bench = _Bench(AdapterBank(backbone.model), factors, _prompts(backbone, tasks, options), options, progress or Silent())
+    first = 0 if options.matrix else len(members)
+    rows = []
+    for stage in range(first, len(members) + 1):
+        scores = {task.name: bench.score(task, active(members[:stage], combine, task.name)) for task in tasks}
+        after = members[stage - 1].task if stage else ""
+        references = tuple(AdapterRef(member.task, member.digest) for member in members[:stage])
+        rows.append(ScoreRow(stage, after, references, scores))
+    method = "+".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
+    base = BaseRef(reference.id, reference.fingerprint)
+    order = tuple(member.task for member in members)
+    return Scores(base, package, method, combine, options.score, order, tuple(rows))
+
+
+def active(members: Sequence[AdapterFolder], combine: str, task: str) -> list[AdapterFolder]:
+    """Return the adapters that a combination uses for a task: an unknown task gets none under ``task-id``."""
+    if combine == "sum":
+        return list(members)
+    if combine == "last":
+        return list(members[-1:])
+    return [member for member in members if member.task == task] if combine == "task-id" else []
+
+
+class _Bench:
+    """Scores a task under a set of active adapters, each pair once."""
+
+    def __init__(
+        self,
+        bank: object,
+        factors: Mapping[Path, Mapping[str, Factor]],
+        prompts: Mapping[str, Prompts],
+        options: EvalOptions,
+        progress: Progress,
+    ) -> None:
+        self._bank, self._factors, self._prompts = bank, factors, prompts
+        self._options, self._progress = options, progress
+        self._known: dict[tuple[str, tuple[Path, ...]], TaskScore] = {}
+
+    def score(self, task: Task, adapters: Sequence[AdapterFolder]) -> TaskScore:
+        key = (task.name, tuple(adapter.path for adapter in adapters))
+        if key not in self._known:
+            self._bank.activate([self._factors[path] for path in key[1]])  # type: ignore[attr-defined]
+            title = f"eval {task.name} with {'+'.join(a.task for a in adapters) or 'the base model'}"
+            self._known[key] = self._measure(task, title)
+        return self._known[key]
+
+    def _measure(self, task: Task, title: str) -> TaskScore:
+        from clora_cli.evaluation.answers import generate, rank_labels
+
+        prompts = self._prompts[task.name]
+        with self._progress.track(title, len(prompts.ids)) as advance:
+            if self._options.score == "labels":
+                answers = rank_labels(prompts, task.labels, lambda rows: advance(rows, ""))
+                return _score("label-rank", answers, prompts)
+            answers = generate(prompts, _answer_length(task, prompts, self._options), lambda rows: advance(rows, ""))
+            return _score(task.metric, answers, prompts)
+
+
+def _score(metric: str, answers: Sequence[str], prompts: Prompts) -> TaskScore:
+    pairs = list(zip(answers, prompts.examples, strict=True))
+    empty = sum(not answer for answer in answers)
+    if metric == "rouge-l":
+        value = 100 * sum(rouge_l(answer, row.references) for answer, row in pairs) / len(pairs)
+        return TaskScore(metric, FORMULAS[metric], value, len(pairs), None, empty, 0)
+    correct = sum(is_match(answer, row.references) for answer, row in pairs)
+    return TaskScore(metric, FORMULAS[metric], 100 * correct / len(pairs), len(pairs), correct, empty, 0)
+
+
+def _prompts(backbone: object, tasks: Sequence[Task], options: EvalOptions) -> dict[str, Prompts]:
+    from clora_cli.evaluation.answers import Prompts
+
+    chosen = {}
+    for task in tasks:
+        examples = getattr(task, options.split)[: options.test_rows or None]
+        if not examples:
+            raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows")
+        chosen[task.name] = Prompts.encode(backbone, task, examples, options.max_length, options.batch_size)  # type: ignore[arg-type]
+    return chosen
+
+
+def _answer_length(task: Task, prompts: Prompts, options: EvalOptions) -> int:
+    # One token more than the longest label: enough to see that an answer went on and is none of the labels.
+    return 1 + max(map(len, prompts.labels)) if task.labels else options.max_new_tokens
+
+
+def _combination(members: Sequence[AdapterFolder], combine: str) -> str:
+    if combine != "auto":
+        return combine
+    wanted = {member.combine for member in members}
+    if not members:
+        return "none"
+    if len(wanted) > 1 or None in wanted:
+        raise OptionError(f"these adapters do not agree on how to be combined; pass --combine {'|'.join(COMBINE[1:])}")
+    return str(wanted.pop())
+
+
+def _base_name(members: Sequence[AdapterFolder], model: str | None) -> str:
+    if model is not None:
+        return model
+    names = [str(member.base["id"]) for member in members if member.base.get("id")]
+    if not names:
+        raise OptionError("no adapter says which base model it stands on; pass --model")
+    return names[0]
+
+
+def _check_scorable(tasks: Sequence[Task], options: EvalOptions) -> None:
+    names = [task.name for task in tasks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise OptionError(f"--data names task '{twice}' twice")
+    if options.score == "labels" and (open_ended := next((t.name for t in tasks if not t.labels), None)):
+        raise OptionError(f"task '{open_ended}' has no label set to rank; use --score generate")
+    if not tasks:
+        raise OptionError("no task to evaluate: pass --data")
+
+

@@ -1,0 +1,25 @@
+"""Train an independent LoRA for each task and use it for that task alone: the upper bound without transfer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from clora_cli.methods import Method
+
+__all__ = ["PerTask"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerTask(Method):
+    """Train an independent LoRA for each task and use it for that task alone: the upper bound without transfer.
+
+    Needs the task's identity at test.
+
+    References:
+        The PerTaskFT baseline of N-LoRA (arXiv:2410.10179), Table 1.
+        Differs: LoRA per task, where PerTaskFT trains a whole model per task.
+    """
+
+    past: ClassVar[Literal["none", "sum"]] = "none"
+    combine: ClassVar[Literal["sum", "last", "task-id"]] = "task-id"

@@ -1,0 +1,188 @@
+"""Sentences about deeds: facts, claims about them, rewordings and questions (layer L1).
+
+A ``Deed`` is one event of the bundled world. Everything that compares two sentences (inference, paraphrase, yes/no
+questions) is built from a deed and a change to it, so that the right label is known by construction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+from clora_cli.nano.lexicon import COLOURS, MOODS, OBJECTS, PEOPLE, PLACES, RELATIVES, TIMES, TRAITS, VERBS, Verb
+
+__all__ = [
+    "Deed", "Draw", "claim", "contradicted", "deed", "entailed", "phrased", "question", "reworded", "stated",
+    "unsettled", "varied",
+]  # fmt: skip
+
+T = TypeVar("T")
+
+
+class Draw:
+    """Random choices that are the same on every platform and Python version: they rest on ``random()`` alone."""
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big")).random
+
+    def below(self, limit: int) -> int:
+        """Return an integer in [0, limit)."""
+        return int(self._random() * limit)
+
+    def chance(self, probability: float) -> bool:
+        """Return True with the given probability, in [0, 1]."""
+        return self._random() < probability
+
+    def one(self, items: Sequence[T], but: object = None) -> T:
+        """Return one of the items, never one equal to ``but``."""
+        while (item := items[self.below(len(items))]) == but:
+            pass
+        return item
+
+    def some(self, items: Sequence[T], count: int) -> list[T]:
+        """Return ``count`` of the items without repetition, in random order."""
+        return self.shuffled(items)[:count]
+
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """Return the items in random order."""
+        result = list(items)
+        for last in range(len(result) - 1, 0, -1):
+            other = self.below(last + 1)
+            result[last], result[other] = result[other], result[last]
+        return result
+
+
+class Deed(NamedTuple):
+    """One event: who (with a trait) did what to which (coloured) thing, where and when."""
+
+    trait: str
+    person: str
+    verb: Verb
+    colour: str
+    thing: str
+    place: str
+    time: str
+
+
+def phrased(forms: Sequence[str], draw: Draw) -> str:
+    """Pick one of several wordings and write "an" where "a" meets a vowel."""
+    return re.sub(r"\b([Aa]) (?=[aeio]|u(?!s|ni))", r"\1n ", draw.one(forms))
+
+
+def deed(draw: Draw) -> Deed:
+    """Draw an event."""
+    thing = draw.one(OBJECTS[draw.one(tuple(OBJECTS))])
+    return Deed(
+        draw.one(TRAITS), draw.one(PEOPLE), draw.one(VERBS), draw.one(COLOURS), thing, draw.one(PLACES), draw.one(TIMES)
+    )
+
+
+def stated(event: Deed, draw: Draw) -> str:
+    """Say the event in full."""
+    told = f"he {event.trait} {event.person} {event.verb.past} a {event.colour} {event.thing} {event.place}"
+    if draw.chance(0.3):
+        return f"{event.time[0].upper()}{event.time[1:]} t{told}."
+    return f"T{told} {event.time}."
+
+
+def claim(event: Deed, draw: Draw) -> str:
+    """Say a part of the event that follows from it, with the event's own words or their synonyms."""
+    verb = draw.one((event.verb.past, event.verb.synonym))
+    forms = (
+        f"The {event.person} {verb} a {event.thing}.",
+        f"The {event.person} was {event.place}.",
+        f"The {event.thing} was {event.colour}.",
+        f"The {event.person} was {event.trait}.",
+        f"It happened {event.time}.",
+        f"Someone {verb} a {event.thing} {event.place}.",
+    )
+    return phrased(forms, draw)
+
+
+def entailed(event: Deed, draw: Draw) -> str:
+    """Say something that the event makes certain."""
+    if draw.chance(0.1):
+        return phrased([f"The {event.person} {event.verb.past} a {_general(event.thing)}."], draw)
+    return claim(event, draw)
+
+
+def contradicted(event: Deed, draw: Draw) -> str:
+    """Say something that the event rules out."""
+    forms = (
+        f"The {event.person} {event.verb.contrary} the {event.thing}.",
+        f"The {event.person} did not {event.verb.base} a {event.thing}.",
+        f"Nobody {event.verb.past} a {event.thing}.",
+        f"The {event.person} was {draw.one(PLACES, event.place)}.",
+        f"The {event.thing} was {draw.one(COLOURS, event.colour)}.",
+        f"It happened {draw.one(TIMES, event.time)}.",
+    )
+    return phrased(forms, draw)
+
+
+def unsettled(event: Deed, draw: Draw) -> str:
+    """Say something that the event leaves open."""
+    forms = (
+        f"The {event.person} was {draw.one(MOODS)}.",
+        f"The {event.person} had a {draw.one(RELATIVES)}.",
+        f"The {event.thing} was for a {draw.one(RELATIVES)}.",
+        f"A {draw.one(RELATIVES)} of the {event.person} was {draw.one(MOODS)}.",
+        f"The {event.thing} cost a lot.",
+        f"The {event.person} was {draw.one(MOODS)} {event.place}.",
+    )
+    return phrased(forms, draw)
+
+
+def reworded(event: Deed, draw: Draw) -> str:
+    """Say who did what and where or when, in one of several orders and with or without the synonym of the deed."""
+    verb = draw.one((event.verb.past, event.verb.synonym))
+    thing = f"{event.colour} {event.thing}"
+    forms = (
+        f"The {event.person} {verb} a {thing} {event.place}.",
+        f"A {thing} was {_participle(verb)} by the {event.person} {event.place}.",
+        f"{event.place[0].upper()}{event.place[1:]} the {event.person} {verb} a {thing}.",
+        f"It was the {event.person} who {verb} a {thing} {event.place}.",
+    )
+    return phrased(forms, draw)
+
+
+def varied(event: Deed, draw: Draw) -> Deed:
+    """Return the event with one part that matters changed: the person, the deed, the thing, its colour or the place."""
+    part = draw.below(5)
+    if part == 0:
+        return event._replace(person=draw.one(PEOPLE, event.person))
+    if part == 1:
+        return event._replace(verb=draw.one(VERBS, event.verb))
+    if part == 2:
+        return event._replace(thing=_other_thing(event.thing, draw))
+    if part == 3:
+        return event._replace(colour=draw.one(COLOURS, event.colour))
+    return event._replace(place=draw.one(PLACES, event.place))
+
+
+def question(event: Deed, holds: bool, draw: Draw) -> str:
+    """Ask about the event a question whose answer is yes if ``holds``, else no."""
+    form = draw.below(4)
+    if form == 0:
+        return f"Was the {event.thing} {event.colour if holds else draw.one(COLOURS, event.colour)}?"
+    if form == 1:
+        return f"Was the {event.person} {event.place if holds else draw.one(PLACES, event.place)}?"
+    if form == 2:
+        thing = event.thing if holds else _other_thing(event.thing, draw)
+        return f"Did the {event.person} {draw.one((event.verb.base, event.verb.synonym_base))} a {thing}?"
+    verb = event.verb if holds else draw.one(VERBS, event.verb)
+    return f"Did the {event.person} {draw.one((verb.base, verb.synonym_base))} the {event.thing}?"
+
+
+def _general(thing: str) -> str:
+    return next(general for general, things in OBJECTS.items() if thing in things)
+
+
+def _other_thing(thing: str, draw: Draw) -> str:
+    return draw.one([item for items in OBJECTS.values() for item in items], thing)
+
+
+def _participle(past: str) -> str:
+    return {"hid": "hidden", "took": "taken", "chose": "chosen"}.get(past, past)

@@ -1,0 +1,240 @@
+"""Adapter folders and packages on disk (layer L1): read, validate, write.
+
+An adapter folder is a PEFT LoRA folder, with ``clora.json`` beside it when clora made it. A package is a folder of
+adapter folders over one base model; its members and their order come from the members' own manifests.
+``docs/package-format.md`` is the specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clora_cli.errors import ArtifactError, MismatchError
+from clora_cli.files import new_folder, read_json, sha256, to_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clora_cli.lora import Factor
+
+__all__ = ["MANIFEST", "SCHEMA", "WEIGHTS", "AdapterFolder", "is_adapter", "read_adapter", "read_package", "write_adapter"]
+
+SCHEMA = "clora.adapter/1"
+MANIFEST = "clora.json"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_REQUIRED = ("base_model", "data", "files", "lora", "method", "parents", "seed", "stage", "task", "training")
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterFolder:
+    """One adapter on disk: its settings are read and checked, its tensors are read when asked for.
+
+    Attributes:
+        path: The folder.
+        config: ``adapter_config.json``.
+        manifest: ``clora.json``, or an empty mapping for a bare PEFT folder.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+
+    @property
+    def task(self) -> str:
+        """The task's name; a bare PEFT folder's own name."""
+        return str(self.manifest.get("task", self.path.name))
+
+    @property
+    def stage(self) -> int | None:
+        """Position in the sequence of tasks, from 1; None for a bare PEFT folder."""
+        return self.manifest.get("stage")
+
+    @property
+    def base(self) -> Mapping[str, Any]:
+        """Base model: id, revision, fingerprint, as far as the folder records them."""
+        return self.manifest.get("base_model") or {"id": self.config.get("base_model_name_or_path")}
+
+    @property
+    def combine(self) -> str | None:
+        """How the adapter's method combines adapters at evaluation; None for a bare PEFT folder."""
+        return self.manifest["method"]["combine"] if self.manifest else None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the tensor file: what ``parents`` refer to."""
+        return sha256(self.path / WEIGHTS)
+
+    def factors(self) -> dict[str, Factor]:
+        """Read the adapter's factors, by site, as stored.
+
+        Raises:
+            ArtifactError: If the tensor file is missing, truncated or incomplete.
+            MismatchError: If it holds more than plain LoRA factors.
+        """
+        from clora_cli.lora import Factor, config_problem, scaling_at
+
+        if problem := config_problem(self.config):
+            raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
+        sides = self._sides()
+        broken = next((site for site, pair in sides.items() if not _fits(pair)), None)
+        if broken is not None or not sides:
+            raise ArtifactError(f"adapter {self.path} is damaged: no matching lora_A and lora_B at '{broken}'; make it again")
+        return {site: Factor(pair["A"], pair["B"], scaling_at(self.config, site)) for site, pair in sorted(sides.items())}
+
+    def _sides(self) -> dict[str, dict[str, Tensor]]:
+        from clora_cli.lora import split_key
+
+        sides: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in read_tensors(self.path / WEIGHTS).items():
+            site, side = split_key(key)
+            sides.setdefault(site, {})[side] = tensor
+        return sides
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ArtifactError: If the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"tensor file {path} does not exist; restore it or train the adapter again") from None
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"tensor file {path} is damaged ({error}); restore it or train the adapter again") from error
+
+
+def is_adapter(path: Path) -> bool:
+    """Tell whether a path is an adapter folder."""
+    return (path / CONFIG).is_file()
+
+
+def read_adapter(path: Path) -> AdapterFolder:
+    """Read and check one adapter folder.
+
+    Raises:
+        ArtifactError: If it is missing, damaged, of a newer format, or its files are not those that were written.
+    """
+    if not path.is_dir():
+        raise ArtifactError(f"adapter folder {path} does not exist")
+    if not is_adapter(path):
+        raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}")
+    config = read_json(path / CONFIG, "adapter configuration")
+    if not (path / WEIGHTS).is_file():
+        raise ArtifactError(f"adapter {path} has no {WEIGHTS}; restore it or train the adapter again")
+    manifest = _read_manifest(path) if (path / MANIFEST).exists() else {}
+    return AdapterFolder(path, config, manifest)
+
+
+def read_package(paths: Iterable[Path], *, missing_ok: bool = False) -> list[AdapterFolder]:
+    """Read adapter folders, or packages of them, as one sequence ordered by stage.
+
+    Args:
+        paths: Adapter folders and packages, in any mixture. Bare PEFT folders follow the staged ones, as given.
+        missing_ok: Whether a path that does not exist counts as an empty package.
+
+    Raises:
+        ArtifactError: If a path is missing or holds no adapter, or a member is damaged.
+        MismatchError: If two members stand on different base models, or two have the same task.
+    """
+    members = [read_adapter(folder) for path in paths for folder in _folders(path, missing_ok)]
+    _check_same_base(members)
+    _check_distinct(members)
+    return sorted(members, key=lambda member: member.stage if member.stage is not None else 1 << 30)
+
+
+def write_adapter(
+    target: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    texts: Mapping[str, str],
+) -> AdapterFolder:
+    """Write one adapter folder atomically and read it back.
+
+    Args:
+        target: The folder; replaced if it exists.
+        tensors: PEFT's tensor names to LoRA factors.
+        config: ``adapter_config.json``.
+        manifest: ``clora.json`` but for ``schema`` and ``files``, which are added.
+        texts: Further files by name, such as the model card.
+
+    Raises:
+        CloraError: If the folder cannot be written; what was there stays.
+    """
+    from safetensors.torch import save_file
+
+    with new_folder(target) as folder:
+        ordered = {key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}
+        save_file(ordered, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for file in folder.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner alone
+        files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+        # The manifest comes last: a folder that has one had everything else.
+        (folder / MANIFEST).write_text(to_json({**manifest, "schema": SCHEMA, "files": files}), encoding="utf-8")
+    return read_adapter(target)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = read_json(path / MANIFEST, "manifest")
+    schema = manifest.get("schema")
+    if schema != SCHEMA:
+        raise ArtifactError(f"adapter {path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again")
+    missing = [key for key in _REQUIRED if key not in manifest]
+    if missing:
+        raise ArtifactError(f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again")
+    for name, digest in manifest["files"].items():
+        if not (path / name).is_file():
+            raise ArtifactError(f"adapter {path} is damaged: {name} is missing; restore it or train the adapter again")
+        if sha256(path / name) != digest:
+            raise ArtifactError(f"adapter {path} is damaged: {name} is not the file that was written; restore it or train again")
+    return manifest
+
+
+def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:
+    if is_adapter(path):
+        return [path]
+    if not path.exists():
+        if missing_ok:
+            return []
+        raise ArtifactError(f"package {path} does not exist; train a first task with `clora train-task --package {path} …`")
+    if not path.is_dir():
+        raise ArtifactError(f"{path} is neither an adapter folder nor a package of them")
+    found = sorted(folder for folder in path.iterdir() if not folder.name.startswith(".") and is_adapter(folder))
+    if not found and not missing_ok:
+        raise ArtifactError(f"package {path} holds no adapter folder")
+    return found
+
+
+def _check_same_base(members: Sequence[AdapterFolder]) -> None:
+    known = [member for member in members if "fingerprint" in member.base]
+    for member in known[1:]:
+        if member.base["fingerprint"] != known[0].base["fingerprint"]:
+            raise MismatchError(
+                f"{known[0].path} and {member.path} stand on different base models "
+                f"({known[0].base['id']} and {member.base['id']}); give adapters of one base model"
+            )
+
+
+def _check_distinct(members: Sequence[AdapterFolder]) -> None:
+    seen: dict[str, Path] = {}
+    for member in members:
+        if member.task in seen:
+            raise MismatchError(f"{seen[member.task]} and {member.path} both hold task '{member.task}'; give one of them")
+        seen[member.task] = member.path
+
+
+def _fits(pair: Mapping[str, Tensor]) -> bool:
+    return set(pair) == {"A", "B"} and all(t.ndim == 2 for t in pair.values()) and pair["A"].shape[0] == pair["B"].shape[1]

@@ -1,0 +1,39 @@
+"""What the engine tells a person while it works (layer L0): the engine calls this, only the command line prints."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+__all__ = ["Progress", "Silent"]
+
+Advance = Callable[[int, str], None]
+
+
+class Progress(Protocol):
+    """A listener for notes, warnings and the advance of long work."""
+
+    def note(self, text: str) -> None:
+        """Tell a fact worth a line."""
+
+    def warn(self, text: str) -> None:
+        """Tell something the user should act on."""
+
+    def track(self, title: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+        """Open a progress bar; the function it gives takes the steps done and a short status."""
+
+
+class Silent:
+    """Tells nobody; the default of every engine function."""
+
+    def note(self, text: str) -> None:
+        """Ignore the note."""
+
+    def warn(self, text: str) -> None:
+        """Ignore the warning."""
+
+    @contextlib.contextmanager
+    def track(self, title: str, total: int) -> Iterator[Advance]:
+        """Give a function that does nothing."""
+        yield lambda done, status: None

@@ -1,0 +1,128 @@
+"""Plug-ins: a file in a folder (layer L0).
+
+The folder is the kind, the file stem (``o_lora.py``) the name on the command line (``o-lora``), the single entry of
+the file's ``__all__`` the plug-in, its keyword-only parameters or dataclass fields the options, its docstring the help.
+Names and summaries are read from the files without importing them, so that ``--help`` and shell completion stay fast.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clora_cli.errors import OptionError, UnknownNameError
+
+__all__ = ["KINDS", "convert", "load", "names", "options", "summary"]
+
+KINDS = ("methods", "metrics")
+_ROOT = Path(__file__).parent
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Return the sorted names of all plug-ins of one kind."""
+    files = (_ROOT / kind).glob("*.py")
+    return tuple(sorted(file.stem.replace("_", "-") for file in files if not file.stem.startswith("_")))
+
+
+def summary(kind: str, name: str) -> str:
+    """Return the first line of a plug-in's docstring, without importing it."""
+    tree = ast.parse(_path(kind, name).read_text(encoding="utf-8"))
+    documented = [tree, *(node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)))]
+    texts = [ast.get_docstring(node) or "" for node in documented]
+    return next((text.splitlines()[0] for text in texts if text), "")
+
+
+def load(kind: str, name: str) -> Any:
+    """Import one plug-in and return the class or function that it provides.
+
+    Raises:
+        UnknownNameError: If no file of that kind has this name.
+    """
+    module = importlib.import_module(f"clora_cli.{kind}.{_path(kind, name).stem}")
+    (public,) = module.__all__
+    return getattr(module, public)
+
+
+def options(plugin: Any) -> dict[str, inspect.Parameter]:
+    """Return a plug-in's options: its keyword-only parameters with resolved annotations, by name."""
+    function = plugin.__init__ if inspect.isclass(plugin) else plugin
+    hints = typing.get_type_hints(plugin if inspect.isclass(plugin) else function)
+    parameters = inspect.signature(plugin).parameters
+    return {
+        name: parameter.replace(annotation=hints[name])
+        for name, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def convert(option: str, text: str, annotation: Any) -> Any:
+    """Turn an option's text into the type of its annotation.
+
+    Args:
+        option: The option's name, for the message.
+        text: The value as typed, such as ``"0.4"``, ``"true"``, ``"none"``.
+        annotation: ``int``, ``float``, ``bool``, ``str``, a ``Literal`` of strings, or an optional one of these.
+
+    Raises:
+        OptionError: If the text is not a value of that type.
+    """
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        if text.lower() == "none":
+            return None
+        (annotation,) = (part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is typing.Literal:
+        allowed = typing.get_args(annotation)
+        if text not in allowed:
+            raise OptionError(f"option {option}={text}: choose one of {', '.join(allowed)}")
+        return text
+    if annotation is bool:
+        return _boolean(option, text)
+    try:
+        return annotation(text)
+    except ValueError:
+        raise OptionError(f"option {option}={text}: not a valid {annotation.__name__}") from None
+
+
+def split_options(pairs: typing.Iterable[str]) -> dict[str, str]:
+    """Split ``key=value`` texts of ``-o`` into a dictionary; the last of equal keys wins."""
+    result: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise OptionError(f"option '{pair}' is not of the form key=value")
+        result[key.strip().replace("-", "_")] = value.strip()
+    return result
+
+
+def bind(plugin: Any, name: str, values: Mapping[str, str]) -> dict[str, Any]:
+    """Convert a plug-in's option texts to its parameters' types.
+
+    Raises:
+        UnknownNameError: If the plug-in has no such option.
+        OptionError: If a value does not fit.
+    """
+    known = options(plugin)
+    for key in values:
+        if key not in known:
+            raise UnknownNameError(f"option of {name}", key, known)
+    return {key: convert(key, value, known[key].annotation) for key, value in values.items()}
+
+
+def _path(kind: str, name: str) -> Path:
+    if name not in names(kind):
+        raise UnknownNameError(kind.removesuffix("s"), name, names(kind))
+    return _ROOT / kind / f"{name.replace('-', '_')}.py"
+
+
+def _boolean(option: str, text: str) -> bool:
+    if text.lower() in {"true", "yes", "on", "1"}:
+        return True
+    if text.lower() in {"false", "no", "off", "0"}:
+        return False
+    raise OptionError(f"option {option}={text}: choose true or false")

@@ -1,0 +1,123 @@
+"""Tables in GitHub Markdown and the report as JSON (layer L3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from clora_cli import registry
+from clora_cli.reporting.runs import Floats, Run, summarise
+
+__all__ = ["REPORT_SCHEMA", "matrix_table", "report_json", "summary_table"]
+
+REPORT_SCHEMA = "clora.report/1"
+_MISSING = "-"
+
+
+def matrix_table(run: Run) -> str:
+    """Return a run's stage x task matrix, percent, as a Markdown table.
+
+    Rows are stages, with the base model alone as stage 0 and training alone as the last row where they are known. The
+    diagonal is bold: the score right after learning. The last column is the mean over the tasks learned so far.
+    """
+    rows = []
+    if _known(run.zero_shot):
+        rows.append(["0 (base model)", *map(_percent, run.zero_shot), ""])
+    for stage, (task, scores, seen) in enumerate(zip(run.order, run.matrix, run.trajectory, strict=True)):
+        cells = [_percent(value) for value in scores]
+        if not math.isnan(scores[stage]):
+            cells[stage] = f"**{cells[stage]}**"
+        rows.append([f"{stage + 1} {_text(task)}", *cells, _percent(seen)])
+    if run.single:
+        rows.append(["alone", *(_percent(run.single.get(task, math.nan)) for task in run.columns), ""])
+    metrics = set(run.task_metrics) - {""}
+    if len(metrics) > 1:
+        rows.append(["metric", *(_text(metric) or _MISSING for metric in run.task_metrics), ""])
+    rows.append(["test rows", *(_MISSING if math.isnan(count) else f"{count:.0f}" for count in run.counts), ""])
+    unseen = {task: f"{_text(task)} (unseen)" for task in run.unseen}
+    corner = f"after stage ({_text(metrics.pop())}, %)" if len(metrics) == 1 else "after stage (%)"
+    return _table([corner, *(unseen.get(task, _text(task)) for task in run.columns), "mean so far"], rows)
+
+
+def summary_table(runs: Sequence[Run], single: Mapping[str, float] | None = None) -> str:
+    """Return every metric of every run as a Markdown table, with the metrics' equations below it.
+
+    A metric that no run has the entries for is named under the table instead of filling a column with dashes.
+    """
+    summaries = [summarise(run, single) for run in runs]
+    names = registry.names("metrics")
+    shown = [name for name in names if any(not math.isnan(summary[name]) for summary in summaries)]
+    rows = [
+        [_text(run.label), str(len(run.order)), *(_percent(summary[name], 2) for name in shown)]
+        for run, summary in zip(runs, summaries, strict=True)
+    ]
+    lines = [_table(["run", "tasks", *shown], rows)]
+    lines += [f"- `{name}`: {registry.summary('metrics', name)}\n" for name in shown]
+    hidden = [f"`{name}`" for name in names if name not in shown]
+    if hidden:
+        lines.append(f"- Not shown, since scores that they need are missing: {', '.join(hidden)}.\n")
+    return lines[0] + "\n" + "".join(lines[1:])
+
+
+def report_json(runs: Sequence[Run], single: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Return the whole report as a JSON object; NaN becomes null.
+
+    ``metrics`` explains each metric by its equation; ``runs[i].metrics`` holds its values by the same name.
+    """
+    explained = {name: registry.summary("metrics", name) for name in registry.names("metrics")}
+    return {"schema": REPORT_SCHEMA, "metrics": explained, "runs": [_run(run, single) for run in runs]}
+
+
+def _run(run: Run, single: Mapping[str, float] | None) -> dict[str, Any]:
+    known = run.single if single is None else single
+    return {
+        "label": run.label,
+        "base": {"id": run.base.id, "fingerprint": run.base.fingerprint},
+        "package": run.package,
+        "method": run.method,
+        "combine": run.combine,
+        "score": run.score,
+        "order": list(run.order),
+        "unseen": list(run.unseen),
+        "matrix": [_nulls(row) for row in run.matrix],
+        "mean_so_far": _nulls(run.trajectory),
+        "zero_shot": _nulls(run.zero_shot),
+        "single": _nulls(known.get(task, math.nan) for task in run.columns),
+        "task_metrics": list(run.task_metrics),
+        "test_rows": [None if math.isnan(count) else int(count) for count in run.counts],
+        "metrics": {name: _null(value) for name, value in summarise(run, single).items()},
+    }
+
+
+def _null(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _nulls(values: Iterable[float]) -> list[float | None]:
+    return [_null(value) for value in values]
+
+
+def _known(values: Floats) -> bool:
+    return not all(math.isnan(value) for value in values)
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return _MISSING if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: never "-0.0"
+
+
+def _text(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table with aligned columns: text left in the first, numbers right in the others."""
+    lines = [header, *rows]
+    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "".join(f"| {' | '.join(_pad(line, widths))} |\n" for line in [lines[0], rule, *lines[1:]])
+
+
+def _pad(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    first, *others = [(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]

@@ -1,0 +1,9 @@
+"""Train one new adapter on top of a package (layer L3)."""
+
+from __future__ import annotations
+
+from clora_cli.training.options import TrainOptions
+from clora_cli.training.plan import Plan, make_plan
+from clora_cli.training.run import train_task
+
+__all__ = ["Plan", "TrainOptions", "make_plan", "train_task"]

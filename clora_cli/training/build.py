@@ -1,0 +1,106 @@
+"""The model of a run: frozen base, frozen earlier adapters, one trainable LoRA (layer L3)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
+from transformers import set_seed
+
+from clora_cli.adapters import AdapterBank
+from clora_cli.backbone import Backbone, find_sites, is_transposed, load_backbone, pick_device
+from clora_cli.errors import MismatchError, OptionError
+from clora_cli.lora import Factor, factor_keys
+from clora_cli.package import AdapterFolder
+from clora_cli.training.plan import Plan
+
+__all__ = ["Built", "build"]
+
+_ADAPTER = "default"
+_ALL = "all-linear"
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A model ready to be trained.
+
+    Attributes:
+        model: The base model under PEFT, with the new adapter as its only trainable part.
+        backbone: The base model that it wraps.
+        bank: The earlier adapters, in the forward pass where the method wants them.
+        trainable: The new adapter: site to its trainable factors.
+    """
+
+    model: PeftModel
+    backbone: Backbone
+    bank: AdapterBank
+    trainable: Mapping[str, Factor]
+
+
+def build(plan: Plan) -> Built:
+    """Load the base model, put the earlier adapters into its forward pass and a new LoRA on top.
+
+    Raises:
+        CloraError: If the model cannot be loaded, a target matches nothing, or an adapter does not fit.
+    """
+    options = plan.options
+    device = pick_device(options.device)
+    backbone = load_backbone(plan.reference, device=device, dtype=options.dtype, quantize=options.quantize)
+    sites = find_sites(backbone.model, options.target_modules)
+    bank = AdapterBank(backbone.model)
+    if plan.method.lead.past == "sum":
+        bank.activate([member.factors() for member in plan.past])
+    if options.quantize != "none":
+        prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
+    set_seed(plan.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
+        warnings.simplefilter("ignore", UserWarning)  # and tells that it notes the model's local path
+        model = get_peft_model(backbone.model, _config(plan, backbone, tuple(sites)))
+    trainable = _trainable(model)
+    if set(trainable) != set(sites):
+        odd = min(set(trainable) ^ set(sites))
+        raise OptionError(f"--target-modules: PEFT adapts other layers than these endings name, such as '{odd}'; name whole paths")
+    if plan.method.lead.start == "previous" and plan.past:
+        _continue_from(model, plan.past[-1])
+    return Built(model, backbone, bank, trainable)
+
+
+def _config(plan: Plan, backbone: Backbone, sites: tuple[str, ...]) -> LoraConfig:
+    options = plan.options
+    endings = sorted({site.rpartition(".")[2] for site in sites})
+    named = _ALL if options.target_modules == (_ALL,) else list(options.target_modules or endings)
+    return LoraConfig(
+        r=options.rank,
+        lora_alpha=int(options.alpha) if float(options.alpha).is_integer() else options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=named,
+        fan_in_fan_out=is_transposed(backbone.model, sites[0]),
+        base_model_name_or_path=plan.reference.id,
+        revision=plan.reference.revision,
+        task_type="SEQ_2_SEQ_LM" if plan.reference.kind == "seq2seq" else "CAUSAL_LM",
+    )
+
+
+def _trainable(model: PeftModel) -> dict[str, Factor]:
+    found = {}
+    for name, module in model.named_modules():
+        if _ADAPTER in getattr(module, "lora_A", {}):
+            a, b = module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight
+            found[name.removeprefix("base_model.model.")] = Factor(a, b, module.scaling[_ADAPTER])
+    return found
+
+
+def _continue_from(model: PeftModel, last: AdapterFolder) -> None:
+    state: dict[str, Any] = {}
+    for site, factor in last.factors().items():
+        key_a, key_b = factor_keys(site)
+        state |= {key_a: factor.a, key_b: factor.b}
+    if len(state) != 2 * len(_trainable(model)):
+        raise MismatchError(f"{last.path} adapts other layers than this run; pass the --target-modules that it was trained with")
+    problems = set_peft_model_state_dict(model, state)
+    if problems.unexpected_keys:
+        raise MismatchError(f"{last.path} adapts layer '{problems.unexpected_keys[0]}', which this run does not; pass its --target-modules")

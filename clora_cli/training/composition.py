@@ -1,0 +1,88 @@
+"""One method, or several whose penalties add up (layer L3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clora_cli import registry
+from clora_cli.errors import OptionError
+from clora_cli.methods import Method
+
+__all__ = ["Composition", "compose"]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A method as it was asked for: ``o-lora+n-lora`` has two parts.
+
+    Attributes:
+        parts: Name to bound method, in the order given.
+    """
+
+    parts: Mapping[str, Method]
+
+    @property
+    def name(self) -> str:
+        """The name on the command line."""
+        return "+".join(self.parts)
+
+    @property
+    def lead(self) -> Method:
+        """The method that says how past adapters enter, where the new one starts and how all combine: all parts agree."""
+        return next(iter(self.parts.values()))
+
+    @property
+    def penalised(self) -> dict[str, Method]:
+        """The parts that have a penalty."""
+        return {name: part for name, part in self.parts.items() if type(part).penalty is not Method.penalty}
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the manifest keeps: name, resolved options, and the three choices."""
+        options = {name: dataclasses.asdict(part) for name, part in self.parts.items()}
+        lead = self.lead
+        return {"name": self.name, "options": options, "past": lead.past, "start": lead.start, "combine": lead.combine}
+
+
+def compose(name: str, options: Mapping[str, str]) -> Composition:
+    """Load and bind the method or methods named ``a`` or ``a+b``.
+
+    Args:
+        name: Names joined by ``+``.
+        options: Option texts; a key may be qualified, ``n_lora.strength``, and must be where two parts have it.
+
+    Raises:
+        UnknownNameError: If a method or an option does not exist.
+        OptionError: If an option is ambiguous or wrong, or the methods do not go together.
+    """
+    names = name.split("+")
+    if len(set(names)) < len(names):
+        raise OptionError(f"--method {name} names a method twice")
+    classes = {part: registry.load("methods", part) for part in names}
+    texts = _distribute(classes, options)
+    parts = {part: plugin(**registry.bind(plugin, part, texts[part])) for part, plugin in classes.items()}
+    _check_agree(name, parts)
+    return Composition(parts)
+
+
+def _distribute(classes: Mapping[str, type[Method]], options: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    texts: dict[str, dict[str, str]] = {name: {} for name in classes}
+    for key, value in options.items():
+        qualifier, dot, plain = key.rpartition(".")
+        owners = [qualifier.replace("_", "-")] if dot else [n for n, c in classes.items() if plain in registry.options(c)]
+        if len(owners) > 1:
+            raise OptionError(f"option {key} belongs to {' and '.join(owners)}; write -o {owners[0]}.{key}={value}")
+        owner = owners[0] if owners else next(iter(classes))  # bind() then names the options that exist
+        if owner not in texts:
+            raise OptionError(f"option {key} is for method {owner}, which --method does not name")
+        texts[owner][plain] = value
+    return texts
+
+
+def _check_agree(name: str, parts: Mapping[str, Method]) -> None:
+    choices = {part: (method.past, method.start, method.combine) for part, method in parts.items()}
+    if len(set(choices.values())) > 1:
+        told = "; ".join(f"{part}: past {c[0]}, start {c[1]}, combine {c[2]}" for part, c in choices.items())
+        raise OptionError(f"--method {name}: these methods treat past adapters differently ({told})")

@@ -1,0 +1,157 @@
+"""Transformers' Trainer with penalties, an order of rows fixed in advance, and clean interruption (layer L3)."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from clora_cli.errors import CloraError, OptionError
+from clora_cli.progress import Advance
+from clora_cli.training.penalties import Penalties
+
+__all__ = ["Interruption", "PenaltyTrainer", "Rows", "Watch", "answer_loss"]
+
+
+class Rows(torch.utils.data.Dataset[dict[str, list[int]]]):
+    """Encoded rows in the order of a whole run; the Trainer reads them as one epoch, in sequence."""
+
+    def __init__(self, items: Sequence[dict[str, list[int]]], order: Sequence[int]) -> None:
+        self._items, self._order = items, order
+
+    def __len__(self) -> int:
+        """Return the number of rows over all epochs."""
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        """Return one encoded row."""
+        return self._items[self._order[index]]
+
+
+def answer_loss(shift: bool) -> Callable[..., Tensor]:
+    """Return the loss: cross-entropy summed over answer tokens, divided by their number in the whole optimizer step.
+
+    Dividing by the step's own count makes the gradient independent of micro-batches and processes, for every model
+    family alike.
+
+    Args:
+        shift: Whether logits at a position predict the next one (causal) or their own (encoder-decoder).
+    """
+
+    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        logits = outputs["logits"]
+        if shift:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        chosen = labels != -100
+        total = functional.cross_entropy(logits[chosen].float(), labels[chosen], reduction="sum")
+        return total / (chosen.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
+
+
+class PenaltyTrainer(Trainer):
+    """A Trainer that adds penalties to the gradients once per optimizer step.
+
+    Args:
+        penalties: The run's penalties, or None.
+        decoder_inputs: Makes decoder inputs from labels, for encoder-decoder models; None for causal ones.
+        arguments: The Trainer's own.
+    """
+
+    def __init__(
+        self, *, penalties: Penalties | None, decoder_inputs: Callable[[Tensor], Tensor] | None, **arguments: Any
+    ) -> None:
+        super().__init__(compute_loss_func=answer_loss(decoder_inputs is None), **arguments)
+        self._penalties, self._decoder_inputs = penalties, decoder_inputs
+        if penalties is not None and str(self.accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "FSDP"}:
+            raise OptionError("penalties need whole adapter tensors on every process: launch without DeepSpeed and FSDP")
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
+        """Compute the task loss; the labels are taken out of the inputs before the model sees them."""
+        if self._decoder_inputs is not None:
+            inputs = {**inputs, "decoder_input_ids": self._decoder_inputs(inputs["labels"])}
+        return super().compute_loss(model, inputs, *rest, **options)
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """Run one micro-batch; after the last of an optimizer step, add the penalties' gradients (before clipping)."""
+        loss = super().training_step(*arguments, **options)
+        if self._penalties is not None and self.accelerator.sync_gradients:
+            scaler = self.accelerator.scaler
+            self._penalties.add_gradients(scaler.get_scale() if scaler is not None else 1.0)
+        return loss
+
+    def log(self, logs: dict[str, float], *rest: Any, **options: Any) -> None:
+        """Log the task loss and each penalty apart."""
+        if self._penalties is not None and "loss" in logs:
+            logs |= {f"penalty/{name}": value for name, value in self._penalties.take().items()}
+        super().log(logs, *rest, **options)
+
+
+class Interruption:
+    """Turns SIGINT and SIGTERM into a wish to stop after the current step, with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        """Take over the two signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:  # a second Ctrl-C means now
+            raise KeyboardInterrupt
+        self.wanted = True
+
+
+class Watch(TrainerCallback):
+    """Shows progress, stops on a wish or on a loss that is no number."""
+
+    def __init__(self, advance: Advance, interruption: Interruption) -> None:
+        self._advance, self._interruption = advance, interruption
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        """Advance the progress bar.
+
+        Raises:
+            CloraError: If the loss is not finite.
+        """
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise CloraError(f"the loss is {logs['loss']} at step {state.global_step}: lower --lr, or check the data and --dtype")
+        shown = {key.removeprefix("penalty/"): value for key, value in logs.items() if key == "loss" or "penalty" in key}
+        self._advance(1, "  ".join(f"{key} {value:.4g}" for key, value in shown.items()))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Ask for a checkpoint and the end, on all processes together, once any of them was asked to stop."""
+        if _any_process(self._interruption.wanted, args) and state.global_step < state.max_steps:
+            self._interruption.wanted = True
+            control.should_save = control.should_training_stop = True
+        return control
+
+
+def _any_process(flag: bool, args: TrainingArguments) -> bool:
+    if args.world_size == 1:
+        return flag
+    wish = torch.tensor(float(flag), device=args.device)
+    torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
+    return bool(wish.item())

@@ -1,0 +1,100 @@
+"""Penalties of the new adapter's factors, added to its gradients (layer L3)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clora_cli.adapters import AdapterBank
+from clora_cli.lora import Factor
+from clora_cli.methods import Factors, Method, Penalty
+
+__all__ = ["Penalties"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """The trainable factors of all sites of one shape, and the stacked past of those sites."""
+
+    a: list[nn.Parameter]
+    b: list[nn.Parameter]
+    scaling: float
+    past: tuple[Tensor, Tensor] | None
+
+    def factors(self) -> Factors:
+        past_a, past_b = self.past or (None, None)
+        stacked = (torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
+        return Factors(*stacked, self.scaling, past_a, past_b)
+
+
+class Penalties:
+    """All penalties of a run.
+
+    They depend on adapter tensors alone, so they are computed once per optimizer step and added to ``.grad`` after the
+    backward pass: outside of autograd, of gradient accumulation and of the reduction over processes, each of which
+    would otherwise scale them or pay for them several times.
+
+    Args:
+        methods: Name to method, for every method that has a penalty.
+        trainable: The new adapter: site to its trainable factors.
+        bank: The earlier adapters.
+    """
+
+    def __init__(self, methods: Mapping[str, Method], trainable: Mapping[str, Factor], bank: AdapterBank) -> None:
+        self._methods = methods
+        self._stacks = _stacks(trainable, bank)
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def inactive(self) -> list[str]:
+        """Return the names of the methods that act on no site, such as an orthogonality term without a past."""
+        return [n for n, m in self._methods.items() if all(m.penalty(stack.factors()) is None for stack in self._stacks)]
+
+    @torch.no_grad()
+    def add_gradients(self, scale: float = 1.0) -> None:
+        """Add every penalty's gradient to the adapter's ``.grad``.
+
+        Args:
+            scale: The loss scale of mixed precision that the gradients carry at this moment.
+        """
+        self._steps += 1
+        for stack in self._stacks:
+            factors = stack.factors()
+            for name, method in self._methods.items():
+                penalty = method.penalty(factors)
+                if penalty is not None:
+                    self._sums[name] = penalty.value + self._sums[name] if name in self._sums else penalty.value
+                    _accumulate(stack, penalty, scale)
+
+    def take(self) -> dict[str, float]:
+        """Return each penalty's mean value per step since the last call, and start afresh."""
+        means = {name: total.item() / max(1, self._steps) for name, total in self._sums.items()}
+        self._sums, self._steps = {}, 0
+        return means
+
+
+def _accumulate(stack: _Stack, penalty: Penalty, scale: float) -> None:
+    for parameters, gradient in ((stack.a, penalty.grad_a), (stack.b, penalty.grad_b)):
+        if gradient is None:
+            continue
+        for parameter, own in zip(parameters, gradient, strict=True):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.add_(own.to(parameter.grad.dtype), alpha=scale)
+
+
+def _stacks(trainable: Mapping[str, Factor], bank: AdapterBank) -> Sequence[_Stack]:
+    groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for site in sorted(trainable):
+        factor = trainable[site]
+        groups[(*factor.shape, factor.rank, bank.total_rank(site))].append(site)
+    return [_stack([trainable[site] for site in sites], bank.past_of(sites)) for sites in groups.values()]
+
+
+def _stack(factors: list[Factor], past: tuple[Tensor, Tensor] | None) -> _Stack:
+    a, b = [f.a for f in factors], [f.b for f in factors]
+    return _Stack(a, b, factors[0].scaling, past)  # type: ignore[arg-type]  # a trainable factor holds parameters

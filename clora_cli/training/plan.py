@@ -1,0 +1,188 @@
+"""From options to a plan: everything is found and checked before anything is trained (layer L3)."""
+
+from __future__ import annotations
+
+import platform
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from clora_cli import __version__
+from clora_cli.backbone import ModelReference, check_base, find_model
+from clora_cli.data import Example, Task, load_task
+from clora_cli.errors import DataError, MismatchError, OptionError
+from clora_cli.package import AdapterFolder, is_adapter, read_adapter, read_package
+from clora_cli.training.composition import Composition, compose
+from clora_cli.training.options import TrainOptions, order_of_examples, run_seed
+
+__all__ = ["Plan", "make_plan"]
+
+_LIBRARIES = ("accelerate", "peft", "torch", "transformers")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A run that can start: its inputs exist and fit together.
+
+    Attributes:
+        options: What was asked for.
+        method: The bound method or methods.
+        reference: The base model.
+        task: The data.
+        past: The earlier adapters, by stage.
+        stage: The new adapter's place, from 1.
+        out: The new adapter's folder.
+        rows: The training rows.
+    """
+
+    options: TrainOptions
+    method: Composition
+    reference: ModelReference
+    task: Task
+    past: Sequence[AdapterFolder]
+    stage: int
+    out: Path
+    rows: Sequence[Example]
+
+    @property
+    def parents(self) -> Sequence[AdapterFolder]:
+        """The earlier adapters that this run builds on: all, the last, or none, as its method has it."""
+        if self.method.lead.start == "previous":
+            return self.past[-1:]
+        return self.past if self.method.lead.past == "sum" else ()
+
+    @property
+    def seed(self) -> int:
+        """The seed of this task's run."""
+        return run_seed(self.options.seed, self.task.name)
+
+    @property
+    def work(self) -> Path:
+        """The hidden folder that holds checkpoints while the run is unfinished."""
+        return self.out.parent / f".{self.out.name}.unfinished"
+
+    @property
+    def order(self) -> list[int]:
+        """The rows in the order in which the run reads them."""
+        return order_of_examples(len(self.rows), self.options, self.seed)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return len(self.order) // (self.options.batch_size * self.options.grad_accum)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what decides the result: two runs with equal recipes write equal adapters."""
+        options, base, task = self.options, self.reference, self.task
+        return {
+            "task": task.name,
+            "stage": self.stage,
+            "method": self.method.recorded(),
+            "base_model": {"id": base.id, "revision": base.revision, "fingerprint": base.fingerprint, "kind": base.kind},
+            "lora": {
+                "rank": options.rank,
+                "alpha": options.alpha,
+                "dropout": options.dropout,
+                "target_modules": list(options.target_modules),
+            },
+            "parents": [{"task": member.task, "sha256": member.digest} for member in self.parents],
+            "data": {
+                "name": task.name,
+                "fingerprint": task.fingerprint,
+                "template": task.template,
+                "metric": task.metric,
+                "labels": list(task.labels),
+                "train_rows": len(self.rows),
+            },
+            "training": options.recorded(),
+            "seed": options.seed,
+        }
+
+    def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the manifest: the recipe with what it came from and what came of it."""
+        versions = {name: version(name) for name in _LIBRARIES}
+        versions |= {"clora": __version__, "python": platform.python_version()}
+        # --resume is left out: a resumed run writes the bytes that an undisturbed one writes.
+        command = [word for word in argv if word != "--resume"]
+        recipe = self.recipe()
+        recipe["data"] |= {"source": self.task.source, "notes": list(self.task.notes)}
+        return {**recipe, "argv": command, "versions": versions, "scores": dict(scores)}
+
+    def finished(self) -> AdapterFolder | None:
+        """Return the adapter that this very plan made earlier, if it is there.
+
+        Raises:
+            OptionError: If the folder holds something that another plan made.
+        """
+        if not self.out.exists():
+            return None
+        if not is_adapter(self.out):
+            raise OptionError(f"{self.out} exists and is no adapter folder; choose another --out")
+        folder = read_adapter(self.out)
+        if changed := differences(self.recipe(), folder.manifest):
+            raise OptionError(f"{self.out} exists and was made differently ({changed}); pass --force to replace it or --out to keep it")
+        return folder
+
+
+def make_plan(options: TrainOptions) -> Plan:
+    """Find and check everything that a run needs, without loading the model.
+
+    Raises:
+        CloraError: Whatever is missing, damaged, wrong or does not fit together.
+    """
+    method = compose(options.method, options.method_options)
+    task = load_task(options.data, columns=options.columns)
+    if not task.train:
+        raise DataError(f"task '{task.name}' ({task.source}) has no training rows")
+    reference = find_model(options.model, options.revision)
+    out = options.out or options.package / task.name
+    past, stage = _place(options.package, out, task.name)
+    for member in past:
+        check_base(member.base, reference, member.path)
+    if method.lead.start == "previous":
+        _check_continues(past, options)
+    return Plan(options, method, reference, task, past, stage, out, _choose_rows(task, options))
+
+
+def differences(recipe: Mapping[str, Any], manifest: Mapping[str, Any], prefix: str = "") -> str:
+    """Name what differs between a recipe and a manifest, as ``training.lr 0.001 -> 0.002``, at most three entries."""
+    found: list[str] = []
+    for key, value in recipe.items():
+        other = manifest.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            if inner := differences(value, other, f"{prefix}{key}."):
+                found.append(inner)
+        elif value != other:
+            found.append(f"{prefix}{key}" if isinstance(value, (list, Mapping)) or other is None else f"{prefix}{key} {other} -> {value}")
+    return ", ".join(found[:3])
+
+
+def _place(package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:
+    members = read_package([package], missing_ok=True)
+    same = next((m for m in members if m.path.resolve() == out.resolve()), None)
+    if same is not None and same.stage is not None:
+        return [m for m in members if m.stage is not None and m.stage < same.stage], same.stage
+    others = [m for m in members if m is not same]
+    if twin := next((m for m in others if m.task == task), None):
+        raise MismatchError(f"package {package} already holds task '{task}' at {twin.path}; remove it or train into another --package")
+    return others, 1 + max((m.stage or 0 for m in others), default=0)
+
+
+def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> None:
+    if not past:
+        return
+    rank, alpha = past[-1].config.get("r"), past[-1].config.get("lora_alpha")
+    if (rank, alpha) != (options.rank, options.alpha):
+        raise MismatchError(
+            f"--method {options.method} trains {past[-1].path} on, with rank {rank} and alpha {alpha}; pass --rank {rank} --alpha {alpha}"
+        )
+
+
+def _choose_rows(task: Task, options: TrainOptions) -> Sequence[Example]:
+    if not options.train_rows or options.train_rows >= len(task.train):
+        return task.train
+    chosen = sorted(random.Random(options.seed).sample(range(len(task.train)), options.train_rows))
+    return [task.train[index] for index in chosen]

@@ -1,0 +1,211 @@
+"""Carry out a plan: prepare, train, write the adapter folder (layer L3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clora_cli.card import model_card
+from clora_cli.errors import CloraError, InterruptedRunError, OptionError
+from clora_cli.files import read_json, to_json, write_text, writing
+from clora_cli.package import AdapterFolder, read_adapter, write_adapter
+from clora_cli.progress import Progress, Silent
+from clora_cli.training.plan import Plan, differences
+
+if TYPE_CHECKING:
+    from clora_cli.training.build import Built
+    from clora_cli.training.loop import PenaltyTrainer
+    from clora_cli.training.penalties import Penalties
+
+__all__ = ["train_task"]
+
+_PLAN = "plan.json"
+_CHECKPOINTS_A_RUN = 10
+
+
+def train_task(
+    plan: Plan, *, resume: bool = False, force: bool = False, argv: Sequence[str] = (), progress: Progress | None = None
+) -> tuple[AdapterFolder, bool]:
+    """Carry out a plan.
+
+    Args:
+        plan: From ``make_plan``.
+        resume: Continue an unfinished run of this plan, if there is one.
+        force: Replace a finished adapter or discard an unfinished run.
+        argv: The command line, for the manifest.
+        progress: Who to tell.
+
+    Returns:
+        The adapter folder, and whether it was trained now (False: it was there already, made by the same plan).
+
+    Raises:
+        CloraError: As the plan's checks, or when training fails; an earlier adapter stays untouched.
+        InterruptedRunError: After SIGINT or SIGTERM; a checkpoint is kept for ``resume``.
+    """
+    progress = progress or Silent()
+    if not force and (finished := plan.finished()) is not None:
+        return finished, False
+    if _is_main():
+        _prepare(plan, resume, force)
+    history, tensors, config = _train(plan, resume, progress)
+    if _is_main():
+        _write(plan, history, tensors, config, argv)
+        shutil.rmtree(plan.work, ignore_errors=True)
+    _wait_for_main()
+    return read_adapter(plan.out), True
+
+
+def _prepare(plan: Plan, resume: bool, force: bool) -> None:
+    recorded = plan.work / _PLAN
+    if plan.work.exists() and not resume and not force:
+        raise OptionError(f"{plan.work} holds an unfinished run; continue it with --resume or discard it with --force")
+    if resume and not force and recorded.exists():
+        if changed := differences(plan.recipe(), read_json(recorded, "plan of the unfinished run")):
+            raise OptionError(f"{plan.work} holds a run with other options ({changed}); give those, or discard it with --force")
+        return
+    shutil.rmtree(plan.work, ignore_errors=True)
+    write_text(recorded, to_json(plan.recipe()))
+
+
+def _train(plan: Plan, resume: bool, progress: Progress) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    from peft import get_peft_model_state_dict
+
+    from clora_cli.training.build import build
+    from clora_cli.training.loop import Interruption, Watch
+    from clora_cli.training.penalties import Penalties
+
+    built = build(plan)
+    methods = plan.method.penalised
+    penalties = Penalties(methods, built.trainable, built.bank) if methods else None
+    for name in penalties.inactive() if penalties else ():
+        reason = "there is no earlier adapter" if not built.bank.sites else "no earlier adapter shares a layer with the new one"
+        progress.warn(f"{name}: its penalty is inactive in this run: {reason}")
+    checkpoint = _last_checkpoint(plan.work) if resume else None
+    with Interruption() as interruption, progress.track(f"train {plan.task.name}", plan.steps) as advance:
+        trainer = _trainer(plan, built, penalties)
+        trainer.add_callback(Watch(advance, interruption))
+        with writing(plan.work):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if interruption.wanted and trainer.state.global_step < plan.steps:
+            raise InterruptedRunError(f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume")
+    # PEFT puts the local path of the base model into the configuration; the id is what other machines know.
+    config = built.model.peft_config["default"].to_dict()
+    config |= {"inference_mode": True, "base_model_name_or_path": plan.reference.id}
+    return trainer.state.log_history, get_peft_model_state_dict(built.model), config
+
+
+def _trainer(plan: Plan, built: Built, penalties: Penalties | None) -> PenaltyTrainer:
+    from transformers import PrinterCallback, TrainingArguments
+
+    from clora_cli.data import Collator, encode, uses_chat
+    from clora_cli.training.loop import PenaltyTrainer, Rows
+
+    options, backbone = plan.options, built.backbone
+    items = [
+        encode(
+            row,
+            backbone.tokenizer,
+            kind=backbone.kind,
+            max_length=options.max_length,
+            max_answer_length=options.max_answer_length,
+            chat=uses_chat(plan.task, backbone.tokenizer),
+        )
+        for row in plan.rows
+    ]
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if options.batch_size % processes:
+        raise OptionError(f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple")
+    on_cpu = backbone.device.type == "cpu"
+    arguments = TrainingArguments(
+        output_dir=str(plan.work),
+        per_device_train_batch_size=options.batch_size // processes,
+        gradient_accumulation_steps=options.grad_accum,
+        max_steps=plan.steps,
+        learning_rate=options.lr,
+        lr_scheduler_type=options.schedule,
+        warmup_steps=options.warmup_steps,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        optim="adamw_torch",
+        train_sampling_strategy="sequential",
+        bf16=options.dtype == "bfloat16" or (options.dtype == "auto" and not on_cpu),
+        fp16=options.dtype == "float16",
+        activation_checkpointing=options.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=options.save_steps or max(1, plan.steps // _CHECKPOINTS_A_RUN),
+        save_total_limit=2,
+        seed=plan.seed,
+        data_seed=plan.seed,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        ddp_find_unused_parameters=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=options.report_to,
+        run_name=plan.task.name,
+        disable_tqdm=True,
+        log_level="error",
+    )
+    shift = backbone.model.prepare_decoder_input_ids_from_labels if backbone.kind == "seq2seq" else None
+    trainer = PenaltyTrainer(
+        model=built.model,
+        args=arguments,
+        train_dataset=Rows(items, plan.order),
+        data_collator=Collator(backbone.tokenizer),
+        processing_class=backbone.tokenizer,
+        penalties=penalties,
+        decoder_inputs=(lambda labels: shift(labels=labels)) if shift else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _last_checkpoint(work: Path) -> Path | None:
+    # The Trainer writes trainer_state.json last: a checkpoint that has a readable one is whole.
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return path
+    return None
+
+
+def _write(
+    plan: Plan, history: list[dict[str, Any]], tensors: dict[str, Any], config: dict[str, Any], argv: Sequence[str]
+) -> None:
+    records = [record for record in history if "loss" in record]
+    last = {key: value for key, value in records[-1].items() if key == "loss" or key.startswith("penalty/")}
+    manifest = plan.manifest(argv, {"last_step": last})
+    log = "".join(json.dumps(record, sort_keys=True) + "\n" for record in records)
+    texts = {"log.jsonl": log, "README.md": model_card(manifest)}
+    write_adapter(plan.out, tensors, _plain(config), manifest, texts)
+
+
+def _plain(value: Any) -> Any:
+    # PEFT's configuration holds sets and enumerations; sorted lists and strings make equal runs write equal bytes.
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(_plain(entry) for entry in value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return getattr(value, "value", value)
+
+
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _wait_for_main() -> None:
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
