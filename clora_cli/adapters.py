@@ -112,9 +112,13 @@ class AdapterBank:
         try:
             shape = linear_shape(self._module(site))
         except AttributeError:
-            raise MismatchError(f"the base model has no layer '{site}', which an adapter changes; was it trained on another model?") from None
+            raise MismatchError(
+                f"the base model has no layer '{site}', which an adapter changes; was it trained on another model?"
+            ) from None
         if shape != factor.shape:
-            raise MismatchError(f"layer '{site}' is {shape} in the base model and {factor.shape} in an adapter; was it trained on another model?")
+            raise MismatchError(
+                f"layer '{site}' is {shape} in the base model and {factor.shape} in an adapter; was it trained on another model?"
+            )
 
     def _module(self, site: str) -> Any:
         return self._model.get_submodule(site)

@@ -19,14 +19,33 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Backbone", "Kind", "ModelReference", "check_base", "find_model", "find_sites", "is_transposed", "linear_shape", "load_backbone", "pick_device"]
+__all__ = [
+    "Backbone",
+    "Kind",
+    "ModelReference",
+    "check_base",
+    "find_model",
+    "find_sites",
+    "is_transposed",
+    "linear_shape",
+    "load_backbone",
+    "pick_device",
+]
 
 Kind = Literal["causal", "seq2seq"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZE = ("none", "4bit", "8bit")
 
 # Query and value projections, under the names that model families give them; the first group found wins.
-_QUERY_VALUE = (("q_proj", "v_proj"), ("q", "v"), ("query", "value"), ("q_lin", "v_lin"), ("query_key_value",), ("c_attn",), ("qkv_proj",))
+_QUERY_VALUE = (
+    ("q_proj", "v_proj"),
+    ("q", "v"),
+    ("query", "value"),
+    ("q_lin", "v_lin"),
+    ("query_key_value",),
+    ("c_attn",),
+    ("qkv_proj",),
+)
 _WEIGHT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 # Keys of config.json that change without the model changing.
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
@@ -134,7 +153,9 @@ def load_backbone(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    torch_dtype = getattr(torch, dtype) if dtype != "auto" else (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    torch_dtype = (
+        getattr(torch, dtype) if dtype != "auto" else (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    )
     loader = AutoModelForSeq2SeqLM if reference.kind == "seq2seq" else AutoModelForCausalLM
     extra = {} if quantize == "none" else {"quantization_config": _quantization(quantize, torch_dtype, device)}
     try:
@@ -178,7 +199,12 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
 
 def _download(name: str, revision: str | None) -> tuple[Path, str | None]:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     nowhere = f"base model '{name}' is neither '{MODEL_NAME}' nor a folder"
     try:
@@ -193,10 +219,14 @@ def _download(name: str, revision: str | None) -> tuple[Path, str | None]:
 
 
 def _fingerprint(path: Path, config: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps({k: v for k, v in config.items() if k not in _VOLATILE}, sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps({k: v for k, v in config.items() if k not in _VOLATILE}, sort_keys=True).encode()
+    )
     files = sorted(path.glob("*.safetensors"))
     if not files:
-        raise ArtifactError(f"base model {path} has no .safetensors file; convert its weights, pickled ones are never loaded")
+        raise ArtifactError(
+            f"base model {path} has no .safetensors file; convert its weights, pickled ones are never loaded"
+        )
     lines: list[bytes] = []
     for file in files:
         lines.extend(_tensor_lines(file))
@@ -231,7 +261,9 @@ def _quantization(quantize: str, dtype: torch.dtype, device: torch.device) -> An
     from transformers import BitsAndBytesConfig
 
     if importlib.util.find_spec("bitsandbytes") is None or device.type == "cpu":
-        raise OptionError(f"--quantize {quantize} needs an accelerator and the bitsandbytes library (pip install 'clora-cli[quantize]')")
+        raise OptionError(
+            f"--quantize {quantize} needs an accelerator and the bitsandbytes library (pip install 'clora-cli[quantize]')"
+        )
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

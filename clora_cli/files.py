@@ -63,7 +63,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise CloraError(f"cannot write {path}: {reason}; nothing was changed, free space or choose another place") from error
+        raise CloraError(
+            f"cannot write {path}: {reason}; nothing was changed, free space or choose another place"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
     from clora_cli.lora import Factor
 
-__all__ = ["MANIFEST", "SCHEMA", "WEIGHTS", "AdapterFolder", "is_adapter", "read_adapter", "read_package", "write_adapter"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "WEIGHTS",
+    "AdapterFolder",
+    "is_adapter",
+    "read_adapter",
+    "read_package",
+    "write_adapter",
+]
 
 SCHEMA = "clora.adapter/1"
 MANIFEST = "clora.json"
@@ -83,8 +92,12 @@ class AdapterFolder:
         sides = self._sides()
         broken = next((site for site, pair in sides.items() if not _fits(pair)), None)
         if broken is not None or not sides:
-            raise ArtifactError(f"adapter {self.path} is damaged: no matching lora_A and lora_B at '{broken}'; make it again")
-        return {site: Factor(pair["A"], pair["B"], scaling_at(self.config, site)) for site, pair in sorted(sides.items())}
+            raise ArtifactError(
+                f"adapter {self.path} is damaged: no matching lora_A and lora_B at '{broken}'; make it again"
+            )
+        return {
+            site: Factor(pair["A"], pair["B"], scaling_at(self.config, site)) for site, pair in sorted(sides.items())
+        }
 
     def _sides(self) -> dict[str, dict[str, Tensor]]:
         from clora_cli.lora import split_key
@@ -110,7 +123,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ArtifactError(f"tensor file {path} does not exist; restore it or train the adapter again") from None
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"tensor file {path} is damaged ({error}); restore it or train the adapter again") from error
+        raise ArtifactError(
+            f"tensor file {path} is damaged ({error}); restore it or train the adapter again"
+        ) from error
 
 
 def is_adapter(path: Path) -> bool:
@@ -191,15 +206,21 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_json(path / MANIFEST, "manifest")
     schema = manifest.get("schema")
     if schema != SCHEMA:
-        raise ArtifactError(f"adapter {path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again")
+        raise ArtifactError(
+            f"adapter {path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again"
+        )
     missing = [key for key in _REQUIRED if key not in manifest]
     if missing:
-        raise ArtifactError(f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again")
+        raise ArtifactError(
+            f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again"
+        )
     for name, digest in manifest["files"].items():
         if not (path / name).is_file():
             raise ArtifactError(f"adapter {path} is damaged: {name} is missing; restore it or train the adapter again")
         if sha256(path / name) != digest:
-            raise ArtifactError(f"adapter {path} is damaged: {name} is not the file that was written; restore it or train again")
+            raise ArtifactError(
+                f"adapter {path} is damaged: {name} is not the file that was written; restore it or train again"
+            )
     return manifest
 
 
@@ -209,7 +230,9 @@ def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:
     if not path.exists():
         if missing_ok:
             return []
-        raise ArtifactError(f"package {path} does not exist; train a first task with `clora train-task --package {path} …`")
+        raise ArtifactError(
+            f"package {path} does not exist; train a first task with `clora train-task --package {path} …`"
+        )
     if not path.is_dir():
         raise ArtifactError(f"{path} is neither an adapter folder nor a package of them")
     found = sorted(folder for folder in path.iterdir() if not folder.name.startswith(".") and is_adapter(folder))
@@ -232,9 +255,13 @@ def _check_distinct(members: Sequence[AdapterFolder]) -> None:
     seen: dict[str, Path] = {}
     for member in members:
         if member.task in seen:
-            raise MismatchError(f"{seen[member.task]} and {member.path} both hold task '{member.task}'; give one of them")
+            raise MismatchError(
+                f"{seen[member.task]} and {member.path} both hold task '{member.task}'; give one of them"
+            )
         seen[member.task] = member.path
 
 
 def _fits(pair: Mapping[str, Tensor]) -> bool:
-    return set(pair) == {"A", "B"} and all(t.ndim == 2 for t in pair.values()) and pair["A"].shape[0] == pair["B"].shape[1]
+    return (
+        set(pair) == {"A", "B"} and all(t.ndim == 2 for t in pair.values()) and pair["A"].shape[0] == pair["B"].shape[1]
+    )

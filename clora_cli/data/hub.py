@@ -165,8 +165,10 @@ def _reachable() -> bool:
     address = (url.hostname or "localhost", url.port or (80 if url.scheme == "http" else 443))
     answered = threading.Event()
     # A thread, because a dead name server blocks for longer than any socket timeout and cannot be interrupted.
-    threading.Thread(target=_knock, args=(address, answered), daemon=True).start()
-    return answered.wait(_PROBE_SECONDS)
+    knocker = threading.Thread(target=_knock, args=(address, answered), daemon=True)
+    knocker.start()
+    knocker.join(_PROBE_SECONDS)
+    return answered.is_set()
 
 
 def _knock(address: tuple[str, int], answered: threading.Event) -> None:

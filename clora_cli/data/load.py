@@ -95,22 +95,28 @@ def _from_root(found: list[Path], columns: Mapping[str, str] | None) -> Draft:
 
 def _from_hub(name: str, known: KnownTask | None, columns: Mapping[str, str] | None, root: Path | None) -> Draft:
     """Ask the Hub, where the name can be one of its ids; the last place to look."""
+    is_id = not known and bool(_HUB_ID.fullmatch(name)) and Path(name).suffix.lower() not in READERS
+    if not is_id and not (known and known.hub):
+        raise DataError(_nowhere(name, known, root))
     from clora_cli.data import hub
 
-    if known and known.hub:
-        return hub.read_known(known, known.hub)
-    if not known and _HUB_ID.fullmatch(name):
-        return hub.read_hub(name, columns)
-    raise DataError(_nowhere(name, known, root))
+    try:
+        return hub.read_known(known, known.hub) if known and known.hub else hub.read_hub(name, columns)
+    except DataError as error:
+        raise DataError(f"'{name}' is not {_looked(name, root)}; {error}") from error
 
 
 def _nowhere(name: str, known: KnownTask | None, root: Path | None) -> str:
-    under = f"CLORA_DATA ({root})" if root else "CLORA_DATA (not set)"
     if known and "SuperNI" in known.family:
         mend = "set CLORA_DATA to a folder with Natural-Instructions task folders or files"
     elif known:
         mend = "set CLORA_DATA to a folder that holds CL_Benchmark"
     else:
         names = [*(info.name for info in bundled_infos()), *KNOWN]
-        mend = f"`clora tasks` lists the known names{did_you_mean(name, names)}"
-    return f"no task '{name}': looked among the bundled tasks, under {under}, at the path {Path(name)}; {mend}"
+        mend = f"`clora tasks` lists the known names{did_you_mean(name.casefold(), names)}"
+    return f"'{name}' is not {_looked(name, root)}; {mend}"
+
+
+def _looked(name: str, root: Path | None) -> str:
+    under = f"under CLORA_DATA ({root}{'' if root and root.is_dir() else ', no such folder'})" if root else ""
+    return f"among the bundled tasks, {under or 'under CLORA_DATA (not set)'} or at the path {Path(name)}"

@@ -67,7 +67,11 @@ class EvalOptions:
         for name, (value, allowed) in (choices | {"split": (self.split, ("test", "dev"))}).items():
             if value not in allowed:
                 raise OptionError(f"--{name} {value}: choose one of {', '.join(allowed)}")
-        for name, number in {"batch-size": self.batch_size, "max-length": self.max_length, "max-new-tokens": self.max_new_tokens}.items():
+        for name, number in {
+            "batch-size": self.batch_size,
+            "max-length": self.max_length,
+            "max-new-tokens": self.max_new_tokens,
+        }.items():
             if number < 1:
                 raise OptionError(f"--{name} {number}: give a whole number of at least 1")
 
@@ -102,7 +106,9 @@ def evaluate(
         check_base(member.base, reference, member.path)
     factors = {member.path: member.factors() for member in members}
     backbone = load_backbone(reference, device=pick_device(options.device), dtype=options.dtype)
-    bench = _Bench(AdapterBank(backbone.model), factors, _prompts(backbone, tasks, options), options, progress or Silent())
+    bench = _Bench(
+        AdapterBank(backbone.model), factors, _prompts(backbone, tasks, options), options, progress or Silent()
+    )
     first = 0 if options.matrix else len(members)
     rows = []
     for stage in range(first, len(members) + 1):
@@ -215,5 +221,3 @@ def _check_scorable(tasks: Sequence[Task], options: EvalOptions) -> None:
         raise OptionError(f"task '{open_ended}' has no label set to rank; use --score generate")
     if not tasks:
         raise OptionError("no task to evaluate: pass --data")
-
-

@@ -61,7 +61,9 @@ class NLora(Method):
         a, b = factors.a, factors.b
         if self.target == "ab":
             if a.shape[2] != b.shape[1]:
-                raise OptionError(f"option target=ab of n-lora needs square layers; one here is {b.shape[1]} x {a.shape[2]}")
+                raise OptionError(
+                    f"option target=ab of n-lora needs square layers; one here is {b.shape[1]} x {a.shape[2]}"
+                )
             grad_b, grad_a = _l1_gradients(a, b)  # ||A B||_1: the left factor is A
             weight = float(self.raw_strength or 0)
         else:

@@ -54,7 +54,7 @@ def exercise(draw: Draw) -> list[Piece]:
 
 def _asked(draw: Draw, ask: str, options: Sequence[str], items: Sequence[tuple[str, str]]) -> list[Piece]:
     """Put an instruction, maybe the options, and items with their answers, together."""
-    listed = f"\n{draw.one(_HEADS)}: {', '.join(draw.shuffled(options))}" if draw.chance(0.8) else ""
+    listed = f"\n{draw.one(_HEADS)}: {', '.join(draw.shuffled(options))}" if draw.chance(0.95) else ""
     cue = draw.one(_CUES)
     pieces = [(ask + listed, False)]
     for body, answer in items:
@@ -97,7 +97,7 @@ def _follows(draw: Draw) -> list[Piece]:
     names, (one, two) = draw.one(_FOLLOWS), draw.one(_PAIRS)
     event = deed(draw)
     items: list[tuple[str, str]] = []
-    for at in [draw.below(3) for _ in range(1 + draw.below(4))]:
+    for at in [draw.below(3) for _ in range(1 + draw.below(5))]:
         said = (entailed, unsettled, contradicted)[at](event, draw)
         body = f"{two}{said}" if items else f"{one}{stated(event, draw)}\n{two}{said}"
         items.append((body, names[at]))
@@ -110,7 +110,7 @@ def _same(draw: Draw) -> list[Piece]:
     event = deed(draw)
     first = reworded(event, draw)
     items: list[tuple[str, str]] = []
-    for other in [draw.chance(0.5) for _ in range(1 + draw.below(4))]:
+    for other in [draw.chance(0.5) for _ in range(1 + draw.below(5))]:
         said = reworded(varied(event, draw) if other else event, draw)
         items.append((f"{two}{said}" if items else f"{one}{first}\n{two}{said}", names[other]))
     ask = draw.one(("Do both lines tell the same?", "Compare the two lines.", "Same story or another?"))
@@ -121,7 +121,7 @@ def _holds(draw: Draw) -> list[Piece]:
     names = draw.one(_HOLDS)
     event = deed(draw)
     items: list[tuple[str, str]] = []
-    for fails in [draw.chance(0.5) for _ in range(1 + draw.below(4))]:
+    for fails in [draw.chance(0.5) for _ in range(1 + draw.below(5))]:
         asked = question(event, not fails, draw)
         items.append((asked if items else f"{stated(event, draw)}\n{asked}", names[fails]))
     ask = draw.one(("Is it so?", "Check what is asked against the story.", "Does the story confirm it?"))
@@ -195,19 +195,40 @@ def _of_things(draw: Draw) -> list[Piece]:
 
 def _copying(draw: Draw) -> list[Piece]:
     """Copy one of a list of words; the bundled labels are met here, as mere words."""
-    words = draw.some(_WORDS, 3 + draw.below(5))
-    at = draw.below(len(words))
-    ordinal = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")[at]
-    if at and draw.chance(0.5):
-        return [(f"List: {', '.join(words)}\nAfter {words[at - 1]}:", False), (f" {words[at]}", True)]
-    return [(f"List: {', '.join(words)}\nThe {ordinal}:", False), (f" {words[at]}", True)]
+    words = draw.some(_LABELS if draw.chance(0.5) else _WORDS, 3 + draw.below(5))
+    pieces: list[Piece] = [
+        (f"{draw.one(('Copy a word.', 'Say the word.'))}\n{draw.one(_HEADS)}: {', '.join(words)}", False)
+    ]
+    for at in [draw.below(len(words)) for _ in range(1 + draw.below(4))]:
+        forms = [f"the {_ORDINALS[at]} of them", f"it says {words[at]} here"] + [f"the one after {words[at - 1]}"] * (
+            at > 0
+        )
+        pieces += [(f"\n{draw.one(forms)}\n{draw.one(_CUES)}", False), (f" {words[at]}", True)]
+    return pieces
 
 
-_WORDS = sorted({label for name in ORDER for label in task(name).labels} | {
-    word for field in DOMAINS.values() for word in (*field.aliases, *field.things)
-} | {word for sort in KINDS.values() for word in (*sort.aliases, *sort.nouns)})  # fmt: skip
+def _matching(draw: Draw) -> list[Piece]:
+    """Tell phrases that agree from phrases that differ in one word."""
+    names = draw.one(_SAME)
+    pieces: list[Piece] = [(f"Compare.\n{draw.one(_HEADS)}: {', '.join(draw.shuffled(names))}", False)]
+    for differs in [draw.chance(0.5) for _ in range(5)]:
+        one = deed(draw)
+        other = varied(one, draw) if differs else one
+        pieces += [(f"\n{_phrase(one, one.verb.past)} / {_phrase(other, draw.one(other.verb[:2]))} =", False)]
+        pieces += [(f" {names[differs]}", True)]
+    return pieces
+
+
+def _phrase(event: Deed, verb: str) -> str:
+    return f"{event.person} {verb} {event.colour} {event.thing} {event.place}"
+
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+_LABELS = sorted({label for name in ORDER for label in task(name).labels})
+_WORDS = sorted({word for field in DOMAINS.values() for word in (*field.aliases, *field.things)}
+                | {word for sort in KINDS.values() for word in (*sort.aliases, *sort.nouns)})  # fmt: skip
 
 _SHARES: tuple[tuple[Callable[[Draw], list[Piece]], int], ...] = (
-    (_domains, 16), (_kinds, 9), (_grades, 10), (_poles, 6), (_follows, 18), (_same, 14), (_holds, 10), (_lookup, 7),
-    (_dictionary, 5), (_copying, 5),
+    (_domains, 15), (_kinds, 10), (_grades, 7), (_poles, 5), (_follows, 17), (_same, 14), (_holds, 13), (_lookup, 7),
+    (_dictionary, 3), (_copying, 6), (_matching, 6),
 )  # fmt: skip

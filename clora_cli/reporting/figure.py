@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.errors import OptionError
-from clora_cli.files import writing
+from clora_cli.files import write_bytes
 from clora_cli.reporting.runs import Run
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def draw(runs: Sequence[Run], path: str | Path) -> None:
         raise OptionError(f"cannot draw {path}: the ending must be one of .{', .'.join(ENDINGS)}")
     if not runs:
         raise OptionError(f"cannot draw {path}: there is no run; name at least one scores file")
-    _write(path, _render(runs, ending))
+    write_bytes(path, _render(runs, ending))
 
 
 def _render(runs: Sequence[Run], ending: str) -> bytes:
@@ -151,14 +150,3 @@ def _short(text: str, length: int = _NAME) -> str:
         return text
     head = (length - 1) * 2 // 3
     return f"{text[:head]}…{text[head + 1 - length :]}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".clora-{path.name}-{os.getpid()}")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -63,7 +63,9 @@ def build(plan: Plan) -> Built:
     trainable = _trainable(model)
     if set(trainable) != set(sites):
         odd = min(set(trainable) ^ set(sites))
-        raise OptionError(f"--target-modules: PEFT adapts other layers than these endings name, such as '{odd}'; name whole paths")
+        raise OptionError(
+            f"--target-modules: PEFT adapts other layers than these endings name, such as '{odd}'; name whole paths"
+        )
     if plan.method.lead.start == "previous" and plan.past:
         _continue_from(model, plan.past[-1])
     return Built(model, backbone, bank, trainable)
@@ -100,7 +102,11 @@ def _continue_from(model: PeftModel, last: AdapterFolder) -> None:
         key_a, key_b = factor_keys(site)
         state |= {key_a: factor.a, key_b: factor.b}
     if len(state) != 2 * len(_trainable(model)):
-        raise MismatchError(f"{last.path} adapts other layers than this run; pass the --target-modules that it was trained with")
+        raise MismatchError(
+            f"{last.path} adapts other layers than this run; pass the --target-modules that it was trained with"
+        )
     problems = set_peft_model_state_dict(model, state)
     if problems.unexpected_keys:
-        raise MismatchError(f"{last.path} adapts layer '{problems.unexpected_keys[0]}', which this run does not; pass its --target-modules")
+        raise MismatchError(
+            f"{last.path} adapts layer '{problems.unexpected_keys[0]}', which this run does not; pass its --target-modules"
+        )

@@ -71,7 +71,9 @@ def _distribute(classes: Mapping[str, type[Method]], options: Mapping[str, str])
     texts: dict[str, dict[str, str]] = {name: {} for name in classes}
     for key, value in options.items():
         qualifier, dot, plain = key.rpartition(".")
-        owners = [qualifier.replace("_", "-")] if dot else [n for n, c in classes.items() if plain in registry.options(c)]
+        owners = (
+            [qualifier.replace("_", "-")] if dot else [n for n, c in classes.items() if plain in registry.options(c)]
+        )
         if len(owners) > 1:
             raise OptionError(f"option {key} belongs to {' and '.join(owners)}; write -o {owners[0]}.{key}={value}")
         owner = owners[0] if owners else next(iter(classes))  # bind() then names the options that exist

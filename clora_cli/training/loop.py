@@ -71,7 +71,9 @@ class PenaltyTrainer(Trainer):
         super().__init__(compute_loss_func=answer_loss(decoder_inputs is None), **arguments)
         self._penalties, self._decoder_inputs = penalties, decoder_inputs
         if penalties is not None and str(self.accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "FSDP"}:
-            raise OptionError("penalties need whole adapter tensors on every process: launch without DeepSpeed and FSDP")
+            raise OptionError(
+                "penalties need whole adapter tensors on every process: launch without DeepSpeed and FSDP"
+            )
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
         """Compute the task loss; the labels are taken out of the inputs before the model sees them."""
@@ -135,8 +137,12 @@ class Watch(TrainerCallback):
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
-            raise CloraError(f"the loss is {logs['loss']} at step {state.global_step}: lower --lr, or check the data and --dtype")
-        shown = {key.removeprefix("penalty/"): value for key, value in logs.items() if key == "loss" or "penalty" in key}
+            raise CloraError(
+                f"the loss is {logs['loss']} at step {state.global_step}: lower --lr, or check the data and --dtype"
+            )
+        shown = {
+            key.removeprefix("penalty/"): value for key, value in logs.items() if key == "loss" or "penalty" in key
+        }
         self._advance(1, "  ".join(f"{key} {value:.4g}" for key, value in shown.items()))
 
     def on_step_end(

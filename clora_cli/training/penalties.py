@@ -52,7 +52,9 @@ class Penalties:
 
     def inactive(self) -> list[str]:
         """Return the names of the methods that act on no site, such as an orthogonality term without a past."""
-        return [n for n, m in self._methods.items() if all(m.penalty(stack.factors()) is None for stack in self._stacks)]
+        return [
+            n for n, m in self._methods.items() if all(m.penalty(stack.factors()) is None for stack in self._stacks)
+        ]
 
     @torch.no_grad()
     def add_gradients(self, scale: float = 1.0) -> None:

@@ -81,7 +81,12 @@ class Plan:
             "task": task.name,
             "stage": self.stage,
             "method": self.method.recorded(),
-            "base_model": {"id": base.id, "revision": base.revision, "fingerprint": base.fingerprint, "kind": base.kind},
+            "base_model": {
+                "id": base.id,
+                "revision": base.revision,
+                "fingerprint": base.fingerprint,
+                "kind": base.kind,
+            },
             "lora": {
                 "rank": options.rank,
                 "alpha": options.alpha,
@@ -123,7 +128,9 @@ class Plan:
             raise OptionError(f"{self.out} exists and is no adapter folder; choose another --out")
         folder = read_adapter(self.out)
         if changed := differences(self.recipe(), folder.manifest):
-            raise OptionError(f"{self.out} exists and was made differently ({changed}); pass --force to replace it or --out to keep it")
+            raise OptionError(
+                f"{self.out} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
+            )
         return folder
 
 
@@ -156,7 +163,11 @@ def differences(recipe: Mapping[str, Any], manifest: Mapping[str, Any], prefix: 
             if inner := differences(value, other, f"{prefix}{key}."):
                 found.append(inner)
         elif value != other:
-            found.append(f"{prefix}{key}" if isinstance(value, (list, Mapping)) or other is None else f"{prefix}{key} {other} -> {value}")
+            found.append(
+                f"{prefix}{key}"
+                if isinstance(value, (list, Mapping)) or other is None
+                else f"{prefix}{key} {other} -> {value}"
+            )
     return ", ".join(found[:3])
 
 
@@ -167,7 +178,9 @@ def _place(package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], in
         return [m for m in members if m.stage is not None and m.stage < same.stage], same.stage
     others = [m for m in members if m is not same]
     if twin := next((m for m in others if m.task == task), None):
-        raise MismatchError(f"package {package} already holds task '{task}' at {twin.path}; remove it or train into another --package")
+        raise MismatchError(
+            f"package {package} already holds task '{task}' at {twin.path}; remove it or train into another --package"
+        )
     return others, 1 + max((m.stage or 0 for m in others), default=0)
 
 

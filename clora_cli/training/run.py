@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.card import model_card
-from clora_cli.errors import CloraError, InterruptedRunError, OptionError
+from clora_cli.errors import InterruptedRunError, OptionError
 from clora_cli.files import read_json, to_json, write_text, writing
 from clora_cli.package import AdapterFolder, read_adapter, write_adapter
 from clora_cli.progress import Progress, Silent
@@ -65,7 +65,9 @@ def _prepare(plan: Plan, resume: bool, force: bool) -> None:
         raise OptionError(f"{plan.work} holds an unfinished run; continue it with --resume or discard it with --force")
     if resume and not force and recorded.exists():
         if changed := differences(plan.recipe(), read_json(recorded, "plan of the unfinished run")):
-            raise OptionError(f"{plan.work} holds a run with other options ({changed}); give those, or discard it with --force")
+            raise OptionError(
+                f"{plan.work} holds a run with other options ({changed}); give those, or discard it with --force"
+            )
         return
     shutil.rmtree(plan.work, ignore_errors=True)
     write_text(recorded, to_json(plan.recipe()))
@@ -82,7 +84,11 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> tuple[list[dict[str,
     methods = plan.method.penalised
     penalties = Penalties(methods, built.trainable, built.bank) if methods else None
     for name in penalties.inactive() if penalties else ():
-        reason = "there is no earlier adapter" if not built.bank.sites else "no earlier adapter shares a layer with the new one"
+        reason = (
+            "there is no earlier adapter"
+            if not built.bank.sites
+            else "no earlier adapter shares a layer with the new one"
+        )
         progress.warn(f"{name}: its penalty is inactive in this run: {reason}")
     checkpoint = _last_checkpoint(plan.work) if resume else None
     with Interruption() as interruption, progress.track(f"train {plan.task.name}", plan.steps) as advance:
@@ -91,7 +97,9 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> tuple[list[dict[str,
         with writing(plan.work):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if interruption.wanted and trainer.state.global_step < plan.steps:
-            raise InterruptedRunError(f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume")
+            raise InterruptedRunError(
+                f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"
+            )
     # PEFT puts the local path of the base model into the configuration; the id is what other machines know.
     config = built.model.peft_config["default"].to_dict()
     config |= {"inference_mode": True, "base_model_name_or_path": plan.reference.id}
@@ -118,7 +126,9 @@ def _trainer(plan: Plan, built: Built, penalties: Penalties | None) -> PenaltyTr
     ]
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if options.batch_size % processes:
-        raise OptionError(f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple")
+        raise OptionError(
+            f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple"
+        )
     on_cpu = backbone.device.type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(plan.work),

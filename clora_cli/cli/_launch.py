@@ -1,0 +1,53 @@
+"""``--nproc N``: the same command in N processes under the elastic launcher (layer L4)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+
+from clora_cli.errors import OptionError
+
+__all__ = ["relaunch"]
+
+
+def relaunch(processes: int) -> None:
+    """Run this command again in several processes and exit with their status; inside them, return at once.
+
+    ``accelerate launch --cpu --num_processes 2`` runs one process without saying so; the elastic launcher does not.
+
+    Args:
+        processes: How many; at least 1.
+
+    Raises:
+        OptionError: If the number is below 1.
+        typer.Exit: With the exit code of the first process that failed, or 0.
+    """
+    if processes < 1:
+        raise OptionError(f"--nproc {processes}: give a whole number of at least 1")
+    if "RANK" in os.environ:
+        return
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # A child's error is printed by the child; the launcher's own account of it would be a page more.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "clora_cli", *sys.argv[1:])
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        # The launcher ends the others by a signal, which shows as a negative code: the first real one counts.
+        code = codes[min(codes, key=lambda rank: (codes[rank] < 0, rank))]
+        raise typer.Exit(code if code > 0 else 128 - code) from None
+    raise typer.Exit(0)

@@ -1,0 +1,69 @@
+"""Options that several commands share (layer L4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clora_cli import registry
+from clora_cli.cli._config import use_config
+from clora_cli.cli._output import Form
+
+__all__ = [
+    "ColumnsOption",
+    "ConfigOption",
+    "DeviceOption",
+    "DryRunOption",
+    "DtypeOption",
+    "JsonOption",
+    "QuietOption",
+    "complete_task",
+    "form",
+]
+
+
+def complete_method(incomplete: str) -> list[str]:
+    """Complete a method's name, also after a ``+``."""
+    before, plus, last = incomplete.rpartition("+")
+    return [f"{before}{plus}{name}" for name in registry.names("methods") if name.startswith(last)]
+
+
+def complete_task(incomplete: str) -> list[str]:
+    """Complete the name of a bundled or known task."""
+    from clora_cli.data import list_tasks
+
+    return [info.name for info in list_tasks() if info.name.startswith(incomplete)]
+
+
+def form(json: bool, quiet: bool) -> Form:
+    """Return the output form that the two switches ask for.
+
+    Raises:
+        typer.BadParameter: If both are given.
+    """
+    if json and quiet:
+        raise typer.BadParameter("--json and --quiet exclude each other")
+    return Form.JSON if json else Form.QUIET if quiet else Form.TEXT
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("-c", "--config", help="YAML file of this command's options.", callback=use_config, is_eager=True),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print just the path or the number.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; change nothing.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps …")]
+DtypeOption = Annotated[
+    str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU, bfloat16 elsewhere.")
+]
+ColumnsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="ROLE=COLUMN",
+        help="Which column of a file plays a role, such as prompt=question; repeatable.",
+    ),
+]

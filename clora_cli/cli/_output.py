@@ -1,0 +1,107 @@
+"""Results on stdout, everything else on stderr (layer L4)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from clora_cli.progress import Advance
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Form", "Terminal", "emit"]
+
+
+class Form(str, Enum):
+    """How a command prints its result."""
+
+    TEXT = "text"
+    JSON = "json"
+    QUIET = "quiet"
+
+
+def emit(form: Form, *, text: str, data: Mapping[str, Any], brief: str) -> None:
+    """Print a command's result on stdout.
+
+    Args:
+        form: Which of the three to print.
+        text: For people.
+        data: For programs: one JSON object on one line; it names its ``schema``.
+        brief: For shell variables: the path or the number alone.
+    """
+    if not is_main_process():
+        return
+    shown = {Form.TEXT: text, Form.JSON: json.dumps(data, ensure_ascii=False), Form.QUIET: brief}[form]
+    sys.stdout.write(shown.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def is_main_process() -> bool:
+    """Tell whether this is the process that speaks, among those of a distributed launch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class Terminal:
+    """Notes and progress on stderr: bars on a terminal, one line per piece of work elsewhere, nothing when quiet."""
+
+    def __init__(self, form: Form) -> None:
+        self._quiet = form is Form.QUIET or not is_main_process()
+
+    def note(self, text: str) -> None:
+        """Print a note."""
+        if not self._quiet:
+            sys.stderr.write(f"{text}\n")
+
+    def warn(self, text: str) -> None:
+        """Print a warning, also when quiet: it is something to act on."""
+        if is_main_process():
+            sys.stderr.write(f"warning: {text}\n")
+
+    @contextlib.contextmanager
+    def track(self, title: str, total: int) -> Iterator[Advance]:
+        """Show the advance of one piece of work."""
+        if self._quiet:
+            yield lambda done, status: None
+        elif sys.stderr.isatty():
+            yield from _bar(_console(), title, total)
+        else:
+            yield from _lines(title, total)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _bar(console: Console, title: str, total: int) -> Iterator[Advance]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total, status="")
+        yield lambda done, status: progress.update(task, advance=done, status=status)
+
+
+def _lines(title: str, total: int) -> Iterator[Advance]:
+    done_so_far = 0
+
+    def advance(done: int, status: str) -> None:
+        nonlocal done_so_far
+        before, done_so_far = done_so_far, done_so_far + done
+        if done_so_far * 4 // total > before * 4 // total:  # four lines a piece of work
+            sys.stderr.write(f"{title}: {done_so_far}/{total}{'  ' if status else ''}{status}\n")
+
+    yield advance

@@ -1,0 +1,124 @@
+"""``clora eval`` (layer L4)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clora_cli.cli._options import (
+    ColumnsOption,
+    ConfigOption,
+    DeviceOption,
+    DryRunOption,
+    DtypeOption,
+    JsonOption,
+    QuietOption,
+    complete_task,
+    form,
+)
+from clora_cli.cli._output import Terminal, emit
+from clora_cli.errors import GateError
+
+__all__ = ["evaluate_command"]
+
+
+def evaluate_command(
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="A package, an adapter folder, or several; none for the base model alone.", show_default=False
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-d",
+            "--data",
+            help="Task to score; repeatable. The adapters' own tasks by default.",
+            autocompletion=complete_task,
+        ),
+    ] = None,
+    combine: Annotated[str, typer.Option(help="sum, last, task-id or none; auto asks the adapters' method.")] = "auto",
+    score: Annotated[
+        str, typer.Option(help="generate: greedy answers; labels: the likeliest of the label set.")
+    ] = "generate",
+    matrix: Annotated[bool, typer.Option("--matrix", help="Score after every stage, from the base model on.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the scores to this JSON file.")] = None,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a Hub model.")] = None,
+    batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Rows of one forward pass.")] = 64,
+    max_length: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 512,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an open-ended answer.")] = 50,
+    test_rows: Annotated[
+        int, typer.Option("-L", "--test-rows", help="Score the first so many rows; 0 scores all.")
+    ] = 0,
+    split: Annotated[str, typer.Option(help="test or dev.")] = "test",
+    columns: ColumnsOption = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    fail_under: Annotated[
+        float | None, typer.Option(help="Exit with 5 if the mean score is below this percentage.")
+    ] = None,
+    config: ConfigOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score adapters on tasks, in any combination, with one load of the base model.
+
+    Prints the scores; with --quiet the mean over tasks alone.
+
+    Example: clora eval adapters --matrix --out scores.json
+    """
+    output = form(json, quiet)
+    from clora_cli.data import load_task
+    from clora_cli.evaluation import EvalOptions, evaluate
+    from clora_cli.package import read_package
+    from clora_cli.registry import split_options
+    from clora_cli.reporting import assemble, matrix_table
+    from clora_cli.scores import write_scores
+
+    options = EvalOptions(
+        model=model or (None if adapters else os.environ.get("CLORA_MODEL", "clora-nano")),
+        revision=revision,
+        combine=combine,
+        score=score,
+        matrix=matrix,
+        batch_size=batch_size,
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+        test_rows=test_rows,
+        split=split,
+        dtype=dtype,
+        device=device,
+    )
+    members = read_package(adapters or ())
+    names = data or [str(m.manifest["data"]["name"]) for m in members if m.manifest]
+    tasks = [load_task(name, columns=split_options(columns or ())) for name in names]
+    if dry_run:
+        text = f"would score {len(members)} adapters on {', '.join(task.name for task in tasks)}"
+        emit(
+            output,
+            text=text,
+            data={"schema": "clora.plan/1", "adapters": len(members), "tasks": [t.name for t in tasks]},
+            brief=text,
+        )
+        return
+    terminal = Terminal(output)
+    for task in tasks:
+        for note in task.notes:
+            terminal.note(f"note: {task.name}: {note}")
+    package = " ".join(map(str, adapters or ()))
+    scores = evaluate(members, tasks, options, package=package, progress=terminal)
+    if out is not None:
+        write_scores(scores, out)
+    last = scores.rows[-1].scores.values()
+    mean = sum(entry.value for entry in last) / len(last)
+    emit(output, text=matrix_table(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
+    if fail_under is not None and mean < fail_under:
+        raise GateError(f"the mean score {mean:.2f} is below --fail-under {fail_under:g}")

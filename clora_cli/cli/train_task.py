@@ -1,0 +1,168 @@
+"""``clora train-task`` (layer L4)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clora_cli import registry
+from clora_cli.cli._launch import relaunch
+from clora_cli.cli._options import (
+    ColumnsOption,
+    ConfigOption,
+    DeviceOption,
+    DryRunOption,
+    DtypeOption,
+    JsonOption,
+    QuietOption,
+    complete_method,
+    complete_task,
+    form,
+)
+from clora_cli.cli._output import Terminal, emit
+
+__all__ = ["train_task"]
+
+_METHODS = " | ".join(registry.names("methods"))
+
+
+def train_task(
+    data: Annotated[
+        str,
+        typer.Option(
+            "-d",
+            "--data",
+            help="Task to learn: a name (clora tasks), a file, a folder or a Hub id.",
+            autocompletion=complete_task,
+        ),
+    ],
+    method: Annotated[
+        str,
+        typer.Option("--method", help=f"Method, or several joined by '+': {_METHODS}.", autocompletion=complete_method),
+    ] = "inc-lora",
+    option: Annotated[
+        list[str] | None, typer.Option("-o", "--option", metavar="KEY=VALUE", help="Option of the method; repeatable.")
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "-m",
+            "--model",
+            envvar=["CLORA_TRAIN_TASK_MODEL", "CLORA_MODEL"],
+            help="Base model: clora-nano (bundled), a folder or a Hub id.",
+        ),
+    ] = "clora-nano",
+    revision: Annotated[str | None, typer.Option(help="Revision of a Hub model.")] = None,
+    package: Annotated[Path, typer.Option("-p", "--package", help="Folder of the earlier adapters.")] = Path(
+        "adapters"
+    ),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the new adapter; PACKAGE/TASK by default.")
+    ] = None,
+    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
+    alpha: Annotated[float, typer.Option(help="LoRA alpha; the scaling is alpha / rank.")] = 32,
+    dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = 0.0,
+    target_modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target-modules",
+            help="Layer name endings, or all-linear; repeatable. Query and value projections by default.",
+        ),
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the training rows.")] = 3,
+    max_steps: Annotated[int, typer.Option(help="Optimizer steps instead of epochs; 0 goes by epochs.")] = 0,
+    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate of AdamW.")] = 1e-3,
+    schedule: Annotated[str, typer.Option(help="linear, constant or cosine.")] = "linear",
+    warmup_steps: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 0.0,
+    max_grad_norm: Annotated[float, typer.Option(help="Clip gradients to this norm; 0 does not clip.")] = 1.0,
+    batch_size: Annotated[
+        int,
+        typer.Option("-b", "--batch-size", help="Rows of one forward pass, over all processes."),
+    ] = 16,
+    grad_accum: Annotated[int, typer.Option(help="Forward passes of one optimizer step.")] = 1,
+    max_length: Annotated[int, typer.Option(help="Tokens of a prompt, with the answer in causal models.")] = 512,
+    max_answer_length: Annotated[int, typer.Option(help="Tokens of an answer.")] = 64,
+    train_rows: Annotated[int, typer.Option(help="Use so many training rows, drawn by the seed; 0 uses all.")] = 0,
+    columns: ColumnsOption = None,
+    dtype: DtypeOption = "auto",
+    quantize: Annotated[str, typer.Option(help="none, 4bit or 8bit base weights.")] = "none",
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option("--gradient-checkpointing", help="Recompute activations to save memory."),
+    ] = False,
+    device: DeviceOption = "auto",
+    nproc: Annotated[int, typer.Option(help="Processes; each takes its part of every batch.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of initial values, data order and dropout.")] = 42,
+    save_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0 makes ten in a run.")] = 0,
+    report_to: Annotated[str, typer.Option(help="A tracker of Transformers: wandb, mlflow, tensorboard …")] = "none",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, if there is one.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the adapter, discard an unfinished run.")] = False,
+    config: ConfigOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train one new adapter on a task, on top of a package.
+
+    Prints the adapter's folder. The same call again finds it up to date.
+
+    Example: clora train-task --method n-lora --data mnli
+    """
+    output = form(json, quiet)
+    from clora_cli.training import TrainOptions, make_plan
+    from clora_cli.training import train_task as train
+
+    options = TrainOptions(
+        data=data,
+        method=method,
+        method_options=registry.split_options(option or ()),
+        model=model,
+        revision=revision,
+        package=package,
+        out=out,
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        target_modules=tuple(target_modules or ()),
+        epochs=epochs,
+        max_steps=max_steps,
+        lr=lr,
+        schedule=schedule,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        batch_size=batch_size,
+        grad_accum=grad_accum,
+        max_length=max_length,
+        max_answer_length=max_answer_length,
+        train_rows=train_rows,
+        dtype=dtype,
+        quantize=quantize,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+        device=device,
+        columns=registry.split_options(columns or ()),
+        save_steps=save_steps,
+        report_to=report_to,
+    )
+    if nproc != 1 and not dry_run:
+        relaunch(nproc)
+    plan = make_plan(options)
+    terminal = Terminal(output)
+    for note in plan.task.notes:
+        terminal.note(f"note: {plan.task.name}: {note}")
+    if dry_run:
+        from clora_cli.training import describe
+
+        description = describe(plan)
+        emit(output, text=description.text(), data=description.data(), brief=str(plan.out))
+        return
+    folder, trained = train(plan, resume=resume, force=force, argv=["clora", *sys.argv[1:]], progress=terminal)
+    state = "trained" if trained else "up to date"
+    data_out = {"schema": "clora.train-task/1", "adapter": str(folder.path), "task": folder.task, "stage": folder.stage}
+    data_out |= {"state": state, "sha256": folder.digest, "scores": folder.manifest["scores"]}
+    emit(output, text=f"{folder.path}  ({state}, stage {folder.stage})", data=data_out, brief=str(folder.path))

@@ -1,0 +1,94 @@
+"""What a plan would do, without doing it (layer L3): shapes, memory, steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clora_cli.training.plan import Plan
+
+__all__ = ["Description", "describe"]
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_ADAM_STATES = 4  # weight, gradient and two moments of each trainable number, all float32
+
+
+@dataclass(frozen=True)
+class Description:
+    """A plan in numbers.
+
+    Attributes:
+        plan: The plan.
+        sites: Module path to (out, in).
+        parameters: Numbers in the base model.
+        bytes_per_parameter: Of the base model's weights, as they will be held.
+    """
+
+    plan: Plan
+    sites: dict[str, tuple[int, int]]
+    parameters: int
+    bytes_per_parameter: float
+
+    @property
+    def trainable(self) -> int:
+        """Numbers in the new adapter."""
+        return self.plan.options.rank * sum(rows + columns for rows, columns in self.sites.values())
+
+    @property
+    def memory(self) -> int:
+        """Bytes of base weights, past adapters and optimizer states; activations come on top."""
+        past = sum((member.path / "adapter_model.safetensors").stat().st_size for member in self.plan.parents)
+        return int(self.parameters * self.bytes_per_parameter) + past + 4 * _ADAM_STATES * self.trainable
+
+    def data(self) -> dict[str, Any]:
+        """Return the description as JSON data."""
+        plan = self.plan
+        shapes = sorted({f"{rows} x {columns}" for rows, columns in self.sites.values()})
+        return {
+            "schema": "clora.plan/1",
+            "adapter": str(plan.out),
+            "recipe": plan.recipe(),
+            "steps": plan.steps,
+            "rows": len(plan.rows),
+            "sites": len(self.sites),
+            "shapes": shapes,
+            "trainable_parameters": self.trainable,
+            "base_parameters": self.parameters,
+            "memory_bytes": self.memory,
+        }
+
+    def text(self) -> str:
+        """Return the description for people."""
+        plan, data = self.plan, self.data()
+        past = ", ".join(member.task for member in plan.parents) or "nothing"
+        return (
+            f"would train {plan.out}, stage {plan.stage}, with {plan.method.name} on top of {past}\n"
+            f"base    {plan.reference.id} ({plan.reference.kind}, {self.parameters / 1e6:.1f} M parameters)\n"
+            f"data    {plan.task.source}: {len(plan.rows)} rows, {plan.task.metric}\n"
+            f"adapter rank {plan.options.rank} at {len(self.sites)} sites ({', '.join(data['shapes'])}), "
+            f"{self.trainable / 1e6:.3f} M parameters\n"
+            f"steps   {plan.steps} of {plan.options.batch_size * plan.options.grad_accum} rows\n"
+            f"memory  {self.memory / 2**20:.0f} MiB before activations"
+        )
+
+
+def describe(plan: Plan) -> Description:
+    """Work a plan out in numbers, on a model without weights.
+
+    Raises:
+        OptionError: If a target matches no layer.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from clora_cli.backbone import find_sites, pick_device
+
+    options = plan.options
+    loader = AutoModelForSeq2SeqLM if plan.reference.kind == "seq2seq" else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = loader.from_config(AutoConfig.from_pretrained(plan.reference.path))
+    on_cpu = pick_device(options.device).type == "cpu"
+    dtype = ("float32" if on_cpu else "bfloat16") if options.dtype == "auto" else options.dtype
+    size = {"none": float(_BYTES[dtype]), "8bit": 1.0, "4bit": 0.5}[options.quantize]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Description(plan, find_sites(model, options.target_modules), parameters, size)
