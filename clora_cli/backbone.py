@@ -75,7 +75,7 @@ class ModelReference:
 class Backbone:
     """A loaded base model with its tokenizer."""
 
-    model: nn.Module
+    model: Any
     tokenizer: Any
     reference: ModelReference
     device: torch.device

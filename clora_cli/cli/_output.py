@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["Form", "Terminal", "emit"]
+
+_SECONDS_BETWEEN_LINES = 20  # a log of hours stays readable
 
 
 class Form(str, Enum):
@@ -96,12 +99,13 @@ def _bar(console: Console, title: str, total: int) -> Iterator[Advance]:
 
 
 def _lines(title: str, total: int) -> Iterator[Advance]:
-    done_so_far = 0
+    done_so_far, told = 0, time.monotonic()
 
     def advance(done: int, status: str) -> None:
-        nonlocal done_so_far
-        before, done_so_far = done_so_far, done_so_far + done
-        if done_so_far * 4 // total > before * 4 // total:  # four lines a piece of work
+        nonlocal done_so_far, told
+        done_so_far += done
+        if done_so_far >= total or time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
             sys.stderr.write(f"{title}: {done_so_far}/{total}{'  ' if status else ''}{status}\n")
 
     yield advance

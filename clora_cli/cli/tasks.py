@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,7 +41,12 @@ def tasks(
         return
     task = load_task(name)
     counts = {"train": len(task.train), "dev": len(task.dev), "test": len(task.test)}
-    facts = {"source": task.source, "template": task.template, "metric": task.metric, "labels": list(task.labels)}
+    facts: dict[str, Any] = {
+        "source": task.source,
+        "template": task.template,
+        "metric": task.metric,
+        "labels": list(task.labels),
+    }
     lines = [task.name, *(f"  {key:<9}{value}" for key, value in (facts | counts).items())]
     lines += [f"  note     {note}" for note in task.notes]
     lines += [

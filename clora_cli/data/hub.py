@@ -31,6 +31,7 @@ __all__ = ["read_hub", "read_known", "read_saved"]
 TRAIN_ROWS_A_LABEL = 1000  # the sizes of the public benchmark files
 TEST_ROWS = 7600
 _PROBE_SECONDS = 3.0
+_LONGEST_REASON = 200  # characters of a loader's own message
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
@@ -83,7 +84,7 @@ def read_saved(path: Path) -> dict[str, list[Record]]:
     try:
         saved = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a readable saved data set ({_first_line(error)})") from error
+        raise DataError(f"{path}: not a readable saved data set ({_in_brief(error)})") from error
     splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
     return {
         SPLIT_NAMES[split]: list(_records(rows, f"{path.name} {split}"))
@@ -139,7 +140,7 @@ def _load(repo: str, config: str | None, **options: Any) -> Mapping[str, Any]:
         if offline:
             why = "HF_HUB_OFFLINE is set" if _told_offline() else "the Hub cannot be reached"
             raise DataError(f"Hub {repo}: {why} and it is not in the cache; give a path or set CLORA_DATA") from error
-        raise DataError(f"Hub {repo}: cannot be loaded: {_first_line(error)}") from error
+        raise DataError(f"Hub {repo}: cannot be loaded: {_in_brief(error)}") from error
     return loaded
 
 
@@ -179,5 +180,6 @@ def _knock(address: tuple[str, int], answered: threading.Event) -> None:
         return
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _in_brief(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."

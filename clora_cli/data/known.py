@@ -220,6 +220,6 @@ def canonical(name: str) -> KnownTask | None:
 
     ``Type/Dataset`` counts when the type is the task's own, so that a path like ``data/mnli`` stays a path.
     """
-    kind, _, leaf = name.rpartition("/")
+    kind, slash, leaf = name.rpartition("/")
     task = _BY_SPELLING.get(fold(leaf))
-    return task if task and (not kind or kind.casefold() == task.family.casefold()) else None
+    return task if task and (not slash or kind.casefold() == task.family.casefold()) else None

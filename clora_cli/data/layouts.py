@@ -116,7 +116,8 @@ def _natural(name: str, contents: Mapping[Path, object], labels: tuple[str, ...]
     definition = _definition(next(iter(objects.values())), next(iter(objects)))
     draft.splits = _examples(rows, lambda text, answers: natural_instructions(definition, text, answers))
     draft.labels = labels or (known.labels if known else ())
-    draft.labels_from = "labels.json" if labels else "the task's label set"
+    if draft.labels:
+        draft.labels_from = "labels.json" if labels else "the task's label set"
     draft.closed = metric == "exact-match" and (bool(draft.labels) or _looks_closed(draft.splits))
     return draft
 

@@ -15,7 +15,7 @@ from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled
 from clora_cli.data.files import READERS
 from clora_cli.data.known import KNOWN, KnownTask, canonical
 from clora_cli.data.paths import read_path
-from clora_cli.data.root import data_root, find, index
+from clora_cli.data.root import data_root, find, holds_task, index
 from clora_cli.data.splits import Draft, finish
 from clora_cli.data.task import METRICS, Task, TaskInfo
 from clora_cli.errors import DataError, UnknownNameError, did_you_mean
@@ -77,7 +77,7 @@ def _draft(name: str, columns: Mapping[str, str] | None) -> Draft:
     found = find(root, name, known) if root else []
     if found:
         return _from_root(found, columns)
-    if known and path.exists():
+    if known and holds_task(path):
         return read_path(path, columns)
     return _from_hub(name, known, columns, root)
 

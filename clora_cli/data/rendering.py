@@ -48,8 +48,8 @@ def shorter_chats(example: Example, tokenizer: Any) -> Iterator[Rendered]:
     """
     turns = example.turns or (("user", example.prompt),)
     opening = 1 if turns[0][0] == "system" else 0
-    starts = [i for i in range(opening, len(turns)) if i == opening or turns[i][0] == "user"]
-    for start in starts:
+    later = [i for i in range(opening + 1, len(turns)) if turns[i][0] == "user"]
+    for start in (opening, *later):
         kept = [*turns[:opening], *turns[start:]]
         text = _apply(kept, tokenizer)
         cuttable = kept[-1][1] if example.turns else example.body

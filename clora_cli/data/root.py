@@ -12,7 +12,7 @@ from pathlib import Path
 from clora_cli.data.files import READERS
 from clora_cli.data.known import KnownTask, canonical, fold
 
-__all__ = ["data_root", "find", "index"]
+__all__ = ["data_root", "find", "holds_task", "index"]
 
 _DEPTH = 5  # root/CL_Benchmark/Type/Dataset is 3; the rest is for a checkout inside a checkout
 _SPLIT_FILE = re.compile(r"(train|dev|validation|valid|eval|test)\b", re.IGNORECASE)
@@ -27,11 +27,11 @@ def data_root() -> Path | None:
 def find(root: Path, name: str, known: KnownTask | None = None) -> list[Path]:
     """Return the folders and files under ``root`` that hold a task, the likeliest first.
 
-    A path below the root is taken as it is. Otherwise names are compared as :func:`keys` folds them; a folder under
-    its task type comes before one of the same name elsewhere.
+    A path below the root is taken as it is. Otherwise names are compared in the spelling of :func:`index`; a folder
+    under its task type comes before one of the same name elsewhere.
     """
     below = root / name
-    if not Path(name).is_absolute() and ".." not in Path(name).parts and below.exists():
+    if not Path(name).is_absolute() and ".." not in Path(name).parts and holds_task(below):
         return [below]
     kind, _, leaf = name.rpartition("/")
     paths = index(root).get(_key(known.name if known else leaf), [])
@@ -39,6 +39,11 @@ def find(root: Path, name: str, known: KnownTask | None = None) -> list[Path]:
         paths = [path for path in paths if path.parent.name.casefold() == kind.rpartition("/")[2].casefold()]
     family = known.family.casefold() if known else ""
     return sorted(paths, key=lambda path: (path.parent.name.casefold() != family, str(path)))
+
+
+def holds_task(path: Path) -> bool:
+    """Whether a path is a file, or a folder with split files in it or in its ``data/``."""
+    return path.is_file() or _holds_splits(path) or _holds_splits(path / "data")
 
 
 def index(root: Path) -> dict[str, list[Path]]:
@@ -57,7 +62,7 @@ def _walk(folder: Path, depth: int, found: dict[str, list[Path]]) -> None:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            if _holds_splits(entry.path):
+            if _holds_splits(Path(entry.path)):
                 found.setdefault(_key(entry.name), []).append(Path(entry.path))
             elif depth:
                 _walk(Path(entry.path), depth - 1, found)
@@ -65,7 +70,7 @@ def _walk(folder: Path, depth: int, found: dict[str, list[Path]]) -> None:
             found.setdefault(_key(Path(entry.name).stem), []).append(Path(entry.path))
 
 
-def _holds_splits(folder: str) -> bool:
+def _holds_splits(folder: Path) -> bool:
     try:
         names = [entry.name for entry in os.scandir(folder)]
     except OSError:

@@ -116,7 +116,7 @@ def evaluate(
         after = members[stage - 1].task if stage else ""
         references = tuple(AdapterRef(member.task, member.digest) for member in members[:stage])
         rows.append(ScoreRow(stage, after, references, scores))
-    method = "+".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
+    method = ", ".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
     base = BaseRef(reference.id, reference.fingerprint)
     order = tuple(member.task for member in members)
     return Scores(base, package, method, combine, options.score, order, tuple(rows))

@@ -35,7 +35,7 @@ def is_match(prediction: str, references: Sequence[str]) -> bool:
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
     """Return the best ROUGE-L F1 over the references, in [0, 1]."""
-    return max(_scorer().score(reference, prediction)["rougeL"].fmeasure for reference in references)
+    return max(float(_scorer().score(reference, prediction)["rougeL"].fmeasure) for reference in references)
 
 
 @cache

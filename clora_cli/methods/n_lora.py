@@ -69,7 +69,7 @@ class NLora(Method):
         else:
             grad_a, grad_b = _l1_gradients(b, a)
             size = 1.0 if self.strength is None else math.sqrt(b.shape[1] * a.shape[2])
-            weight = float(self.raw_strength if self.strength is None else self.strength) * factors.scaling / size
+            weight = (self.strength or self.raw_strength or 0.0) * factors.scaling / size
         # d||B A||_1 is homogeneous of degree one in B, so its value is <B, dB>: no second pass over the product.
         return Penalty(weight * (b * grad_b).sum(), grad_a=weight * grad_a, grad_b=weight * grad_b)
 

@@ -30,7 +30,7 @@ VOCABULARY = 1792
 TEXT_WEIGHT = 0.1  # of a token that is no answer, in the loss
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor]  # token ids and their weights in the loss, each (batch, token)
 
 
 def train_tokenizer(seed: int = 0, examples: int = 12000) -> PreTrainedTokenizerFast:
@@ -53,10 +53,10 @@ def train_tokenizer(seed: int = 0, examples: int = 12000) -> PreTrainedTokenizer
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """Build the untrained model: four layers of width 160, six query heads, two key and value heads."""
+    """Build the untrained model: four layers of width 160, eight query heads, two key and value heads."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=160, intermediate_size=384, num_hidden_layers=4, num_attention_heads=6,
+        vocab_size=len(tokenizer), hidden_size=160, intermediate_size=320, num_hidden_layers=4, num_attention_heads=8,
         num_key_value_heads=2, head_dim=32, max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.05,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
@@ -89,11 +89,14 @@ def batches(tokenizer: PreTrainedTokenizerFast, tokens: int, seed: int) -> Itera
 def _padded(part: list[tuple[list[int], list[float]]], width: int, pad: int) -> Batch:
     ids = torch.tensor([[*i, *[pad] * (width - len(i))] for i, _ in part])
     weights = torch.tensor([[*w, *[0.0] * (width - len(w))] for _, w in part])
-    return ids, weights, torch.tensor([len(i) for i, _ in part])
+    return ids, weights
 
 
 def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Return the weighted mean of the tokens' cross-entropy, and the mean of the answers' alone; padding stands on the right and has weight zero."""
+    """Return the weighted mean of the tokens' cross-entropy, and the mean of the answers' alone.
+
+    Padding stands on the right and has weight zero.
+    """
     kept = weights[:, 1:] > 0
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][kept]
     losses = torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), ids[:, 1:][kept], reduction="none")
@@ -125,7 +128,7 @@ def pretrain(out: Path, steps: int, seed: int = 0, tokens: int = 2048, minutes: 
         for optimizer, base in zip(optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor
-        ids, weights, _ = next(stream)
+        ids, weights = next(stream)
         loss, of_answers = loss_of(model, ids, weights)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -83,7 +83,7 @@ class PenaltyTrainer(Trainer):
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         """Run one micro-batch; after the last of an optimizer step, add the penalties' gradients (before clipping)."""
-        loss = super().training_step(*arguments, **options)
+        loss: Tensor = super().training_step(*arguments, **options)
         if self._penalties is not None and self.accelerator.sync_gradients:
             scaler = self.accelerator.scaler
             self._penalties.add_gradients(scaler.get_scale() if scaler is not None else 1.0)

@@ -109,8 +109,8 @@ class TrainOptions:
 
     def recorded(self) -> dict[str, Any]:
         """Return what the manifest keeps of these options: all that changes the numbers, nothing that does not."""
-        names = ("epochs", "max_steps", "lr", "schedule", "warmup_steps", "weight_decay", "max_grad_norm", "batch_size")
-        names += ("grad_accum", "max_length", "max_answer_length", "train_rows", "dtype", "quantize")
+        names = ["epochs", "max_steps", "lr", "schedule", "warmup_steps", "weight_decay", "max_grad_norm", "batch_size"]
+        names += ["grad_accum", "max_length", "max_answer_length", "train_rows", "dtype", "quantize"]
         return {name: getattr(self, name) for name in names}
 
 

@@ -27,8 +27,8 @@ class _Stack:
 
     def factors(self) -> Factors:
         past_a, past_b = self.past or (None, None)
-        stacked = (torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
-        return Factors(*stacked, self.scaling, past_a, past_b)
+        a, b = (torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
+        return Factors(a, b, self.scaling, past_a, past_b)
 
 
 class Penalties:

@@ -134,12 +134,13 @@ def test_ranked_labels_are_the_trained_labels(name: str, request: pytest.Fixture
 
 
 def test_answer_that_would_fuse_with_the_prompt_is_tokenised_apart(llama: Any) -> None:
-    example = Example("", "Answer: Wor", "", ("ld",))
-    joined = Example("", "Answer: Wor", "", ("\N{ZERO WIDTH SPACE}ld",))
-    for case in (example, joined):
-        prompt = encode_prompt(case, llama, kind="causal", max_length=50)
-        item = encode(case, llama, kind="causal", max_length=50)
-        assert item["input_ids"][: len(prompt)] == prompt
+    example = Example("", "Answer: ", "", ("Sports",))
+    prompt = encode_prompt(example, llama, kind="causal", max_length=50)
+    joint = llama("Answer: Sports")["input_ids"]
+    assert joint[: len(prompt)] != prompt  # the space at the prompt's end belongs to another token with an answer
+    item = encode(example, llama, kind="causal", max_length=50)
+    assert item["input_ids"][: len(prompt)] == prompt
+    assert decoded(llama, item["labels"]) == "Sports" and decoded(llama, item["input_ids"]) == "Answer: Sports"
 
 
 def test_a_prompt_without_text_still_has_an_answer(llama: Any) -> None:
@@ -189,3 +190,10 @@ def test_a_template_that_refuses_roles_is_one_line(llama: Any, monkeypatch: pyte
     monkeypatch.setattr(llama, "chat_template", "{{ raise_exception('no tools here') }}")
     with pytest.raises(DataError, match="no tools here"):
         encode_prompt(SHORT, llama, kind="causal", max_length=50, chat=True)
+
+
+def test_a_conversation_that_opens_with_the_assistant_after_the_system(llama: Any) -> None:
+    example = chat((("system", "be brief."),), ("hello",))
+    assert llama.decode(encode_prompt(example, llama, kind="causal", max_length=50, chat=True)) == (
+        "<s><|system|>be brief.</s><|assistant|>"
+    )

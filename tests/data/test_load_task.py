@@ -178,3 +178,17 @@ def test_importing_and_listing_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_type_folder_of_the_same_name_is_not_taken_for_the_task(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark(folder / "QQP" / "QQP", ["False", "True"])
+    monkeypatch.setenv("CLORA_DATA", str(folder))
+    assert load_task("QQP").source == load_task("qqp").source == "CL_Benchmark QQP/QQP"
+
+
+def test_a_path_below_the_root_is_taken_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark(folder / "root" / "deep" / "er" / "x", ["a", "b"])
+    monkeypatch.setenv("CLORA_DATA", str(folder / "root"))
+    assert load_task("deep/er/x").name == "x"

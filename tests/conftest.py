@@ -1,0 +1,68 @@
+"""Fixtures that all tests share. Everything runs offline, on the CPU, on one thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+_KEPT = {"CLORA_DATA", "CLORA_TEST_MODEL"}
+for _name in [name for name in os.environ if name.startswith("CLORA_") and name not in _KEPT]:
+    del os.environ[_name]
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _library_noise_off() -> Iterator[None]:
+    # What cli.main() does for a user's process, done here for the in-process calls.
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    yield
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give a family's saved model: ``llama gpt2 t5 encoder-decoder``; another seed gives another model."""
+    from support import save_model
+
+    root = tmp_path_factory.mktemp("models")
+
+    @cache
+    def saved(family: str, seed: int = 0) -> Path:
+        return save_model(family, root / f"{family}-{seed}", seed)
+
+    return saved
+
+
+@pytest.fixture
+def backbone(model_folder: Callable[..., Path]) -> Callable[..., object]:
+    """Load a family's model afresh, so that no test sees another's hooks."""
+    import torch
+
+    from clora_cli.backbone import find_model, load_backbone
+
+    def load(family: str = "llama", seed: int = 0) -> object:
+        return load_backbone(find_model(str(model_folder(family, seed))), device=torch.device("cpu"))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three labelled tasks of 24 training and 9 test rows."""
+    from support import write_task
+
+    root = tmp_path_factory.mktemp("tasks")
+    return {name: write_task(root / name, seed) for seed, name in enumerate(("first", "second", "third"))}
