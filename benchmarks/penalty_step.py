@@ -14,13 +14,15 @@ turn. Peak memory is measured before that, each variant in a process of its own.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
 from typing import Any
@@ -28,6 +30,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from clora_cli import registry
 from clora_cli.adapters import AdapterBank
@@ -103,7 +106,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Subject:
-    """A random model under PEFT, its batch, its optimizer, and the earlier adapters."""
+    """A random model under PEFT, its earlier adapters, its batch and its optimizer."""
 
     shape: Shape
     device: torch.device
@@ -111,15 +114,11 @@ class Subject:
     bank: AdapterBank
     model: nn.Module
     trainable: Mapping[str, Factor]
-    past: list[dict[str, Factor]]
     batch: Mapping[str, Tensor]
     optimizer: torch.optim.Optimizer
 
-    def prepare(self, variant: Variant) -> Penalties | None:
-        """Put the earlier adapters where the variant wants them and return its penalties."""
-        self.bank.clear()
-        if variant.past:
-            self.bank.activate(self.past)
+    def penalties(self, variant: Variant) -> Penalties | None:
+        """Return the penalties of the variant's method."""
         if variant.method is None:
             return None
         return Penalties(compose(variant.method, {}).penalised, self.trainable, self.bank)
@@ -159,11 +158,8 @@ def _between(first: Any, second: Any) -> float:
     return second - first if isinstance(first, float) else first.elapsed_time(second) / 1000
 
 
-def build(shape: Shape, device: torch.device, dtype: torch.dtype, past: int) -> Subject:
-    """Make the model, its earlier adapters and its batch; weights and tokens are random."""
-    from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
-
-    torch.manual_seed(0)
+def make_base(shape: Shape, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Make the base model with random weights."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     with device:
@@ -172,15 +168,23 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype, past: int) -> 
         else:
             base = LlamaForCausalLM(LlamaConfig(**shape.config, use_cache=False))
     torch.set_default_dtype(before)
+    return base.requires_grad_(False)
+
+
+def make_subject(base: nn.Module, shape: Shape, device: torch.device, past: int) -> Subject:
+    """Put random earlier adapters and a new LoRA on a base model."""
     sites = find_sites(base)
     bank = AdapterBank(base)
+    bank.activate([{site: _random_factor(*size) for site, size in sites.items()} for _ in range(past)])
+    dtype = next(base.parameters()).dtype
     endings = sorted({site.rpartition(".")[2] for site in sites})
-    model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=endings)).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
+        model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=endings)).train()
     trainable = _trainable(model)
     parameters = [tensor for factor in trainable.values() for tensor in (factor.a, factor.b)]
-    adapters = [{site: _random_factor(*size) for site, size in sites.items()} for _ in range(past)]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    return Subject(shape, device, dtype, bank, model, trainable, adapters, _batch(shape, device), optimizer)
+    return Subject(shape, device, dtype, bank, model, trainable, _batch(shape, device), optimizer)
 
 
 def _trainable(model: nn.Module) -> dict[str, Factor]:
@@ -242,13 +246,14 @@ class Result:
     peak: int = 0
 
 
-def time_all(subject: Subject, chosen: Mapping[str, Variant], results: Mapping[str, Result], turns: int) -> None:
+def time_all(chosen: Mapping[str, Variant], options: argparse.Namespace, results: Mapping[str, Result]) -> None:
     """Time every variant once a turn; each turn begins with another variant."""
+    subjects = _subjects(options, {variant.past for variant in chosen.values()})
+    penalties = {name: subjects[variant.past].penalties(variant) for name, variant in chosen.items()}
     names = list(chosen)
-    for turn in range(-_FIRST, turns):
+    for turn in range(-_FIRST, options.steps):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            penalties = subject.prepare(chosen[name])
-            seconds, penalty = subject.step(chosen[name], penalties)
+            seconds, penalty = subjects[chosen[name].past].step(chosen[name], penalties[name])
             if turn >= 0:
                 results[name].seconds.append(seconds)
                 results[name].penalty.append(penalty)
@@ -256,9 +261,8 @@ def time_all(subject: Subject, chosen: Mapping[str, Variant], results: Mapping[s
 
 def peak_of(variant: Variant, options: argparse.Namespace) -> int:
     """Run three steps in this process, which has done nothing else, and return its peak memory in bytes."""
-    subject = _build(options)
-    penalties = subject.prepare(variant)
-    subject.past.clear()
+    subject = _subjects(options, {variant.past})[variant.past]
+    penalties = subject.penalties(variant)
     if subject.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
@@ -268,14 +272,20 @@ def peak_of(variant: Variant, options: argparse.Namespace) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def _subjects(options: argparse.Namespace, wanted: Iterable[bool]) -> dict[bool, Subject]:
+    # One with the earlier adapters, one without; the second model is another tree of modules over the same weights.
+    torch.manual_seed(0)
+    shape, device = SHAPES[options.shape], torch.device(options.device)
+    base = make_base(shape, device, getattr(torch, options.dtype))
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in [*base.parameters(), *base.buffers()]}
+    bases = {past: base if i == 0 else copy.deepcopy(base, shared) for i, past in enumerate(wanted)}
+    return {past: make_subject(tree, shape, device, options.past if past else 0) for past, tree in bases.items()}
+
+
 def _peak_elsewhere(name: str) -> int:
     # A process inherits the peak of the one that starts it: this one must not have built a model before.
     command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", name]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def _build(options: argparse.Namespace) -> Subject:
-    return build(SHAPES[options.shape], torch.device(options.device), getattr(torch, options.dtype), options.past)
 
 
 def _ratio(of: list[float], to: list[float]) -> str:
@@ -330,7 +340,7 @@ def main() -> None:
     if not options.no_memory:
         for name, result in results.items():
             result.peak = _peak_elsewhere(name)
-    time_all(_build(options), chosen, results, options.steps)
+    time_all(chosen, options, results)
     if options.json:
         print(json.dumps({"options": vars(options), "results": [asdict(result) for result in results.values()]}))
     else:

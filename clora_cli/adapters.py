@@ -63,6 +63,7 @@ class AdapterBank:
         by_site: dict[str, list[Factor]] = defaultdict(list)
         for adapter in adapters:
             for site, factor in adapter.items():
+                self._check(site, factor)
                 by_site[site].append(factor)
         self._stack({site: concatenate(factors) for site, factors in by_site.items()})
         if forward:
@@ -97,7 +98,6 @@ class AdapterBank:
     def _stack(self, factors: Mapping[str, Factor]) -> None:
         groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for site, factor in factors.items():
-            self._check(site, factor)
             groups[(*factor.shape, factor.rank)].append(site)
         for shape, sites in groups.items():
             sites.sort()

@@ -121,11 +121,12 @@ def _swap(source: Path, target: Path) -> None:
         return
     # A folder cannot be replaced in one step on POSIX: the old one is moved aside and back if the rename fails.
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".clora-{target.name}-old-"))
-    target.rename(aside / target.name)
     try:
-        source.rename(target)
-    except OSError:
-        (aside / target.name).rename(target)
-        raise
+        target.rename(aside / target.name)
+        try:
+            source.rename(target)
+        except OSError:
+            (aside / target.name).rename(target)
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

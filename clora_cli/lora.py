@@ -19,6 +19,20 @@ from clora_cli.errors import MismatchError
 
 __all__ = ["Factor", "concatenate", "config_problem", "factor_keys", "scaling_at", "split_key"]
 
+# Settings under which PEFT computes something else than the base layer plus scaling * B A.
+_NOT_PLAIN = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+)
+# Values of init_lora_weights that leave the base weights alone; PiSSA, OLoRA, CorDA, LoftQ and others subtract from them.
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 _KEY = re.compile(r"^base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])(\.default)?\.weight$")
 
 
@@ -78,13 +92,18 @@ def config_problem(config: Mapping[str, Any]) -> str | None:
         return "it trains biases beside the low-rank factors"
     if config.get("modules_to_save"):
         return f"it replaces whole modules ({', '.join(config['modules_to_save'])})"
+    if config.get("init_lora_weights") not in _PLAIN_STARTS:
+        return f"its start ({config['init_lora_weights']}) changes the base weights; convert it with PEFT's path_initial_model_for_weight_conversion"
+    if special := next((setting for setting in _NOT_PLAIN if config.get(setting)), None):
+        return f"it uses {special}, which is more than a sum of low-rank deltas"
     return None
 
 
 def scaling_at(config: Mapping[str, Any], site: str) -> float:
     """Return the scaling of a site under an ``adapter_config.json``: patterns and rsLoRA included."""
-    rank = float(_at(config.get("rank_pattern"), site, config["r"]))
-    alpha = float(_at(config.get("alpha_pattern"), site, config["lora_alpha"]))
+    # A configuration that leaves them out has PEFT's defaults, 8 and 8.
+    rank = float(_at(config.get("rank_pattern"), site, config.get("r", 8)))
+    alpha = float(_at(config.get("alpha_pattern"), site, config.get("lora_alpha", 8)))
     return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.errors import ArtifactError, MismatchError
+from clora_cli.errors import ArtifactError, CloraError, MismatchError
 from clora_cli.files import new_folder, read_json, sha256, to_json
 
 if TYPE_CHECKING:
@@ -36,7 +36,19 @@ SCHEMA = "clora.adapter/1"
 MANIFEST = "clora.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_REQUIRED = ("base_model", "data", "files", "lora", "method", "parents", "seed", "stage", "task", "training")
+_REQUIRED: Mapping[str, type] = {
+    "base_model": dict,
+    "data": dict,
+    "files": dict,
+    "lora": dict,
+    "method": dict,
+    "parents": list,
+    "seed": int,
+    "stage": int,
+    "task": str,
+    "training": dict,
+}
+_REQUIRED_INSIDE = (("base_model", "id"), ("base_model", "fingerprint"), ("data", "name"), ("method", "name"), ("method", "combine"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,11 +198,17 @@ def write_adapter(
     Raises:
         CloraError: If the folder cannot be written; what was there stays.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with new_folder(target) as folder:
         ordered = {key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}
-        save_file(ordered, folder / WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(ordered, folder / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise CloraError(
+                f"cannot write {target}: {error}; nothing was changed, free space or choose another place"
+            ) from error
         (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
@@ -214,6 +232,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again"
         )
+    _check_kinds(path / MANIFEST, manifest)
     for name, digest in manifest["files"].items():
         if not (path / name).is_file():
             raise ArtifactError(f"adapter {path} is damaged: {name} is missing; restore it or train the adapter again")
@@ -222,6 +241,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
                 f"adapter {path} is damaged: {name} is not the file that was written; restore it or train again"
             )
     return manifest
+
+
+def _check_kinds(path: Path, manifest: Mapping[str, Any]) -> None:
+    wrong = [key for key, kind in _REQUIRED.items() if not isinstance(manifest[key], kind)]
+    wrong = wrong or [f"{outer}.{inner}" for outer, inner in _REQUIRED_INSIDE if not isinstance(manifest[outer].get(inner), str)]
+    if wrong:
+        raise ArtifactError(f"manifest {path} is damaged: {wrong[0]} is not what it should be; restore it or make it again")
 
 
 def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:

@@ -7,8 +7,10 @@ import sys
 import warnings
 
 import typer
+from typer.exceptions import TyperException
 
 from clora_cli import __version__
+from clora_cli.cli._output import is_main_process
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.report import report
 from clora_cli.cli.show import show
@@ -55,14 +57,31 @@ def main() -> None:
     """Run the command line; the only place that turns an error into a message and an exit code."""
     _quieten_libraries()
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except CloraError as error:
-        if os.environ.get("RANK", "0") == "0":
-            sys.stderr.write(f"error: {error}\n")
+        _complain(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
+    except TyperException as error:
+        _complain(_usage_message(error))
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does; Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    if is_main_process():
+        sys.stderr.write(message if "\n" in message else f"error: {message}\n")
+
+
+def _usage_message(error: TyperException) -> str:
+    message = str(error.format_message())
+    if "\n" in message:  # the whole help: a command without arguments
+        return f"{message}\n"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "clora"
+    return f"{message.rstrip('.')}; see {command} --help"
 
 
 def _quieten_libraries() -> None:

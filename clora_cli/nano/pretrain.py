@@ -8,6 +8,7 @@ decodes to itself) and a Llama with grouped-query attention, so that ``v_proj`` 
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import math
 import time
@@ -104,7 +105,10 @@ def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -
     return (losses * weighted).sum() / weighted.sum(), losses.detach()[weighted == 1].mean().item()
 
 
-def pretrain(out: Path, steps: int, seed: int = 0, tokens: int = 2048, minutes: float = math.inf) -> None:
+def pretrain(
+    out: Path, steps: int, seed: int = 0, tokens: int = 2048, minutes: float = math.inf, bfloat16: bool = False,
+    start_from: Path | None = None,
+) -> None:  # fmt: skip
     """Train tokenizer and model, and write both to ``out``.
 
     Args:
@@ -113,10 +117,17 @@ def pretrain(out: Path, steps: int, seed: int = 0, tokens: int = 2048, minutes: 
         seed: Seed of text and weights.
         tokens: Tokens a step.
         minutes: Wall-clock time after which the learning rate has fallen to zero even if steps are left.
+        bfloat16: Compute in bfloat16 (weights and optimiser stay float32); faster where the processor has it.
+        start_from: Folder of an earlier run to go on from, with a new seed; None starts from nothing.
     """
-    tokenizer = train_tokenizer(seed)
-    model = new_model(tokenizer, seed)
+    if start_from is None:
+        tokenizer = train_tokenizer(seed)
+        model = new_model(tokenizer, seed)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(start_from)
+        model = LlamaForCausalLM.from_pretrained(start_from)
     logger.info("%d parameters, vocabulary %d", sum(p.numel() for p in model.parameters()), len(tokenizer))
+    twin = _twin(model) if bfloat16 else model
     optimizers = _optimizers(model)
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     start, stream, mean = time.monotonic(), batches(tokenizer, tokens, seed), 0.0
@@ -129,17 +140,33 @@ def pretrain(out: Path, steps: int, seed: int = 0, tokens: int = 2048, minutes: 
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor
         ids, weights = next(stream)
-        loss, of_answers = loss_of(model, ids, weights)
+        loss, of_answers = loss_of(twin, ids, weights)
         loss.backward()  # type: ignore[no-untyped-call]
+        if twin is not model:
+            _move_gradients(twin, model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        if twin is not model:
+            twin.load_state_dict(model.state_dict())
         mean += (of_answers - mean) / min(step + 1, 50)
         if step % 50 == 0:
             logger.info("step %d, %.0f s, loss of answers %.3f", step, time.monotonic() - start, mean)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+
+def _twin(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Copy the model in bfloat16, with plain attention: the fused kind is slow in bfloat16 on a CPU."""
+    twin = copy.deepcopy(model).to(torch.bfloat16)
+    twin.set_attn_implementation("eager")
+    return twin
+
+
+def _move_gradients(source: LlamaForCausalLM, target: LlamaForCausalLM) -> None:
+    for given, taken in zip(source.parameters(), target.parameters(), strict=True):
+        taken.grad, given.grad = (None if given.grad is None else given.grad.float()), None
 
 
 def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
@@ -159,9 +186,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--start-from", type=Path, help="go on from this folder")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    pretrain(given.out, given.steps, given.seed, minutes=given.minutes)
+    pretrain(given.out, given.steps, given.seed, minutes=given.minutes, bfloat16=given.bfloat16,
+             start_from=given.start_from)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -88,6 +91,22 @@ class PenaltyTrainer(Trainer):
             scaler = self.accelerator.scaler
             self._penalties.add_gradients(scaler.get_scale() if scaler is not None else 1.0)
         return loss
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save a checkpoint; one that could not be written whole is taken away again.
+
+        Raises:
+            CloraError: If the disk is full or not writable.
+        """
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = str(error).splitlines()[0]
+            raise CloraError(
+                f"cannot write checkpoint {folder}: {reason}; free space, then continue with --resume"
+            ) from error
 
     def log(self, logs: dict[str, float], *rest: Any, **options: Any) -> None:
         """Log the task loss and each penalty apart."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora_cli.card import model_card
 from clora_cli.errors import InterruptedRunError, OptionError
-from clora_cli.files import read_json, to_json, write_text, writing
+from clora_cli.files import read_json, to_json, write_text
 from clora_cli.package import AdapterFolder, read_adapter, write_adapter
 from clora_cli.progress import Progress, Silent
 from clora_cli.training.plan import Plan, differences
@@ -94,8 +94,7 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> tuple[list[dict[str,
     with Interruption() as interruption, progress.track(f"train {plan.task.name}", plan.steps) as advance:
         trainer = _trainer(plan, built, penalties)
         trainer.add_callback(Watch(advance, interruption))
-        with writing(plan.work):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if interruption.wanted and trainer.state.global_step < plan.steps:
             raise InterruptedRunError(
                 f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"

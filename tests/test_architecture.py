@@ -1,0 +1,171 @@
+"""The laws of the source tree, read from the source with ``ast``: layers, cycles, output, pickle, start-up."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import clora_cli
+from clora_cli import registry
+
+ROOT = Path(clora_cli.__file__).parent
+LAYERS = (
+    {"errors", "registry", "files", "progress"},
+    {"lora", "scores", "package", "data", "nano", "backbone", "adapters", "card"},
+    {"methods", "metrics"},
+    {"training", "evaluation", "reporting"},
+    {"cli"},
+)
+HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "pandas", "pyarrow", "matplotlib", "numpy"}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def top(module: str) -> str:
+    """Return the part of the tree that a module belongs to: ``clora_cli.data.load`` to ``data``."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def layer(part: str) -> int:
+    return next(level for level, parts in enumerate(LAYERS) if part in parts)
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules of this package that a tree imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("clora_cli"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clora_cli"):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else str(node.module)
+        assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_every_module_has_a_layer():
+    parts = {top(name) for name in MODULES} - {"", "__main__"}
+    assert parts == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if top(name) not in {"", "__main__"}])
+def test_imports_point_downward_only(name):
+    own = top(name)
+    for imported in imports(parsed(MODULES[name])):
+        other = top(imported)
+        if other and other != own:
+            assert layer(other) <= layer(own), f"{name} imports {imported}, which is above it"
+            assert layer(own) < 2 or layer(other) < layer(own), f"{name} imports its neighbour {imported}"
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_plug_ins_know_the_layers_below_and_their_own_folder_alone(kind):
+    for path in sorted((ROOT / kind).glob("*.py")):
+        for imported in imports(parsed(path)):
+            inside = imported == f"clora_cli.{kind}" or imported.startswith(f"clora_cli.{kind}._")
+            assert inside or layer(top(imported)) < 2, f"{path.name} imports {imported}"
+
+
+@pytest.mark.parametrize("part", ["training", "evaluation", "reporting", "cli"])
+def test_engine_reaches_plug_ins_through_the_registry(part):
+    plug_ins = {f"clora_cli.{kind}.{name.replace('-', '_')}" for kind in registry.KINDS for name in registry.names(kind)}
+    for path in sorted((ROOT / part).rglob("*.py")):
+        assert not plug_ins & set(imports(parsed(path)))
+
+
+def test_top_level_imports_have_no_cycle():
+    graph = {}
+    for name, path in MODULES.items():
+        statements = [node for node in parsed(path).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        found = set(imports(ast.Module(body=statements, type_ignores=[])))
+        # A package's __init__ gathers its own modules; they import their siblings, not it, save plug-ins' base class.
+        graph[name] = {other for other in found if other != name}
+    list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if top(name) != "cli"])
+def test_only_the_command_line_speaks(name):
+    if name == "clora_cli.nano.pretrain":  # a script of its own
+        return
+    nodes = list(ast.walk(parsed(MODULES[name])))
+    asked = {node.value for node in nodes if isinstance(node, ast.Attribute) and node.attr == "isatty"}
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            assert getattr(node.func, "id", None) != "print"
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "sys" and node not in asked:
+            assert node.attr not in {"stdout", "stderr", "exit"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_pickle_no_assert_no_catch_all(name):
+    tree = parsed(MODULES[name])
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+            assert not modules & {"pickle", "dill", "joblib", "shelve", "marshal", "click"}
+        if isinstance(node, ast.Attribute):
+            assert (getattr(node.value, "id", None), node.attr) not in {("torch", "load"), ("torch", "save")}
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None and getattr(node.type, "id", None) not in {"Exception"}
+        assert not isinstance(node, ast.Assert)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_exist(name):
+    tree = parsed(MODULES[name])
+    bound = {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    for node in tree.body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            bound |= {alias.asname or alias.name for alias in node.names}
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            bound |= {target.id for target in targets if isinstance(target, ast.Name)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "__all__":
+            listed = ast.literal_eval(node.value)
+            assert set(listed) <= bound
+            assert len(set(listed)) == len(listed)
+
+
+PROBE = f"""
+import contextlib, io, json, os, sys
+from typer.testing import CliRunner
+from clora_cli.cli import app
+runs = [["--help"], ["tasks", "--help"], ["train-task", "--help"], ["tasks", "-q"]]
+for arguments in runs:
+    assert CliRunner().invoke(app, arguments).exit_code == 0, arguments
+os.environ |= {{"_CLORA_COMPLETE": "complete_bash", "COMP_WORDS": "clora train-task --method n", "COMP_CWORD": "3"}}
+out = io.StringIO()
+with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+    app(prog_name="clora")
+os.environ |= {{"COMP_WORDS": "clora train-task --data mn"}}
+with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+    app(prog_name="clora")
+print(out.getvalue().split(), sorted({HEAVY!r} & set(sys.modules)))
+"""
+
+
+def test_help_and_completion_load_no_heavy_library():
+    environment = {name: value for name, value in os.environ.items() if name != "CLORA_DATA"}
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE], capture_output=True, text=True, env=environment, check=False, timeout=60
+    )
+    assert result.stderr == ""
+    assert result.stdout.strip() == "['n-lora', 'mnli'] []"

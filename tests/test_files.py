@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from support import contents
+
+from clora_cli import files
+from clora_cli.errors import ArtifactError, CloraError
+
+NOWHERE = Path("/proc/clora/here")  # a place that even root cannot write
+
+
+class Stopped(BaseException):
+    """Stands for a signal: no handler of errors may swallow it or be needed to clean up."""
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_write_replaces_the_whole_content_and_is_readable_by_others(tmp_path):
+    target = tmp_path / "deep" / "file.txt"
+    files.write_text(target, "old and long\n")
+    files.write_text(target, "né\n")
+    assert target.read_bytes() == "né\n".encode()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+    assert leftovers(target.parent) == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Stopped()])
+def test_a_write_that_fails_in_the_middle_leaves_the_old_content(tmp_path, monkeypatch, error):
+    target = tmp_path / "file.txt"
+    files.write_text(target, "old\n")
+
+    def replace(*_):
+        raise error
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises((CloraError, Stopped)) as info:
+        files.write_text(target, "new\n")
+    if isinstance(error, OSError):
+        assert "cannot write" in str(info.value) and "No space left" in str(info.value)
+    assert target.read_text(encoding="utf-8") == "old\n"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["missing", "below a file"])
+def test_an_unwritable_place_is_an_error_of_one_line(tmp_path, place):
+    (tmp_path / "file").write_text("here first\n", encoding="utf-8")
+    target = NOWHERE if place == "missing" else tmp_path / "file" / "x"
+    for write in (lambda: files.write_text(target, "x"), lambda: files.new_folder(target).__enter__()):
+        with pytest.raises(CloraError, match="cannot write .*; nothing was changed") as info:
+            write()
+        assert info.value.exit_code == 1
+        assert "\n" not in str(info.value)
+    assert contents(tmp_path) == {"file": b"here first\n"}
+
+
+def test_a_folder_is_never_written_over_by_a_file(tmp_path):
+    with pytest.raises(CloraError, match="no regular file"):
+        files.write_text(tmp_path, "x")
+
+
+def test_new_folder_appears_whole(tmp_path):
+    with files.new_folder(tmp_path / "a" / "b") as folder:
+        (folder / "one").write_text("1", encoding="utf-8")
+        assert not (tmp_path / "a" / "b").exists()
+    assert contents(tmp_path / "a" / "b") == {"one": b"1"}
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o755
+    assert leftovers(tmp_path / "a") == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Stopped(), ValueError("x")])
+def test_a_folder_that_fails_in_the_middle_leaves_the_old_one(tmp_path, error):
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "one").write_text("old", encoding="utf-8")
+    with pytest.raises((CloraError, Stopped, ValueError)), files.new_folder(target) as folder:
+        (folder / "one").write_text("new", encoding="utf-8")
+        raise error
+    assert contents(target) == {"one": b"old"}
+    assert leftovers(tmp_path) == []
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "one").write_text("old", encoding="utf-8")
+    real = Path.rename
+
+    def rename(self, other):
+        if (self / "new").exists():
+            raise OSError(5, "Input/output error")
+        return real(self, other)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(CloraError, match="Input/output error"), files.new_folder(target) as folder:
+        (folder / "new").write_text("new", encoding="utf-8")
+    assert contents(target) == {"one": b"old"}
+    assert leftovers(tmp_path) == []
+
+
+def test_an_old_folder_that_cannot_be_moved_stays_and_nothing_lies_about(tmp_path, monkeypatch):
+    target = tmp_path / "adapter"
+    target.mkdir()
+
+    def rename(self, other):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(CloraError, match="busy"), files.new_folder(target) as folder:
+        (folder / "new").write_text("new", encoding="utf-8")
+    assert target.is_dir()
+    assert leftovers(tmp_path) == []
+
+
+def test_equal_values_give_equal_bytes():
+    assert files.to_json({"b": 1, "a": "é"}) == files.to_json({"a": "é", "b": 1}) == '{\n  "a": "é",\n  "b": 1\n}\n'
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\ufeff{}", "nul", "[" * 100_000])
+def test_what_is_no_json_object_is_damaged(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"manifest .*x.json is damaged"):
+        files.read_json(path, "manifest")
+    with pytest.raises(ArtifactError, match="does not exist"):
+        files.read_json(tmp_path / "y.json", "manifest")
+
+
+def test_bytes_that_are_no_text_are_damaged(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ArtifactError, match="damaged"):
+        files.read_json(path, "manifest")
+
+
+def test_sha256_is_of_the_bytes(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"abc")
+    assert files.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

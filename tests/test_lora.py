@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clora_cli.errors import MismatchError
+from clora_cli.lora import Factor, concatenate, config_problem, factor_keys, scaling_at, split_key
+
+CONFIG = {"peft_type": "LORA", "r": 8, "lora_alpha": 32}
+SITE = "model.layers.11.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("change", "scaling"),
+    [
+        ({}, 4.0),
+        ({"use_rslora": True}, 32 / 8**0.5),
+        ({"rank_pattern": {"q_proj": 16}}, 2.0),
+        ({"alpha_pattern": {"q_proj": 8}}, 1.0),
+        ({"rank_pattern": {"q_proj": 16}, "alpha_pattern": {r"layers\.11\..*q_proj": 4}}, 0.25),
+        ({"rank_pattern": {"q_proj": 16}, "use_rslora": True}, 8.0),
+        ({"rank_pattern": {"v_proj": 16, "1.self_attn.q_proj": 2}}, 4.0),  # a key must begin at a dot
+        ({"rank_pattern": {"self_attn.q_proj": 2, "q_proj": 16}}, 16.0),  # the first that fits
+        ({"rank_pattern": {"^model.layers.11.self_attn.q_proj": 2}}, 16.0),
+        ({"rank_pattern": None, "alpha_pattern": {}}, 4.0),
+    ],
+)
+def test_scaling_follows_patterns_and_rslora(change, scaling):
+    assert scaling_at(CONFIG | change, SITE) == scaling
+
+
+def test_scaling_is_the_one_that_peft_computes():
+    from peft import LoraConfig, get_peft_model
+
+    model = torch.nn.ModuleDict({"deep": torch.nn.ModuleDict({"q": torch.nn.Linear(4, 4), "v": torch.nn.Linear(4, 4)})})
+    config = LoraConfig(
+        r=2,
+        lora_alpha=3,
+        target_modules=["q", "v"],
+        rank_pattern={"deep.v": 4},
+        alpha_pattern={"^deep.q": 5},
+        use_rslora=True,
+    )
+    wrapped = get_peft_model(model, config)
+    for site in ("deep.q", "deep.v"):
+        module = wrapped.base_model.model.get_submodule(site)
+        assert scaling_at(config.to_dict(), site) == module.scaling["default"]
+
+
+def test_a_configuration_that_leaves_rank_and_alpha_out_has_those_of_peft():
+    from peft import LoraConfig
+
+    assert scaling_at({"peft_type": "LORA"}, SITE) == LoraConfig().lora_alpha / LoraConfig().r
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"peft_type": "IA3"}, "not LORA"),
+        ({"peft_type": None}, "not LORA"),
+        ({"use_dora": True}, "DoRA"),
+        ({"bias": "lora_only"}, "biases"),
+        ({"bias": "all"}, "biases"),
+        ({"lora_bias": True}, "biases"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head"),
+        ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora"),
+        ({"use_qalora": True}, "qalora"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices"),
+        ({"target_parameters": ["experts.down_proj"]}, "target_parameters"),
+    ],
+)
+def test_what_is_no_plain_lora_is_told(change, told):
+    assert told in (config_problem(CONFIG | change) or "")
+
+
+def test_every_setting_of_a_plain_configuration_passes():
+    from peft import LoraConfig
+
+    for start in (True, False, "gaussian", "orthogonal"):
+        config = LoraConfig(r=2, target_modules=["q"], init_lora_weights=start, use_rslora=True).to_dict()
+        assert config_problem(config | {"peft_type": "LORA"}) is None
+
+
+def test_concatenation_is_the_float64_sum_of_deltas_of_differing_ranks():
+    generator = torch.Generator().manual_seed(0)
+    factors = [
+        Factor(
+            torch.randn(rank, 7, generator=generator, dtype=torch.float64),
+            torch.randn(5, rank, generator=generator, dtype=torch.float64),
+            scaling,
+        )
+        for rank, scaling in ((1, 2.0), (3, 0.5), (8, 4.0))
+    ]
+    whole = concatenate(factors)
+    expected = sum(factor.scaling * factor.b @ factor.a for factor in factors)
+    assert whole.scaling == 1.0
+    assert (whole.rank, whole.shape) == (12, (5, 7))
+    assert torch.allclose(whole.b @ whole.a, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_delta_by_hand():
+    factor = Factor(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0], [-1.0]]), 2.0)
+    assert factor.delta().tolist() == [[2, 4, 6], [-2, -4, -6]]
+
+
+def test_keys_and_sites_are_inverse():
+    for side, key in zip("AB", factor_keys(SITE), strict=True):
+        assert split_key(key) == (SITE, side)
+        assert split_key(key.replace(".weight", ".default.weight")) == (SITE, side)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "base_model.model.q_proj.lora_magnitude_vector",
+        "base_model.model.q_proj.bias",
+        "base_model.model.embed.lora_embedding_A",
+        "base_model.model.lm_head.weight",
+        "q_proj.lora_A.weight",
+    ],
+)
+def test_other_tensors_are_refused(key):
+    with pytest.raises(MismatchError, match="is not a plain LoRA factor"):
+        split_key(key)
