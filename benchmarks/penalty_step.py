@@ -17,6 +17,7 @@ import argparse
 import copy
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def _llama(width: int, inner: int, layers: int, heads: tuple[int, int], vocabula
 # The two for a CPU keep the proportions of a layer and have few of them; their vocabularies are small, because a large
 # output layer would make every ratio look better than it is in a deep model.
 SHAPES = {
-    "t5-small-ish": Shape("t5", _t5(768, 2048, 3, 4096), 8, 256, 16),
+    "t5-small-ish": Shape("t5", _t5(768, 2048, 2, 4096), 8, 256, 16),
     "llama-ish": Shape("llama", _llama(1024, 2816, 2, (16, 4), 4096), 8, 256, 64),
     "t5-large": Shape("t5", _t5(1024, 2816, 24, 32128), 8, 512, 32),
     "llama-7b": Shape("llama", _llama(4096, 11008, 32, (32, 32), 32000), 8, 512, 64),
@@ -116,6 +117,7 @@ class Subject:
     trainable: Mapping[str, Factor]
     batch: Mapping[str, Tensor]
     optimizer: torch.optim.Optimizer
+    clock: Callable[[], float]
 
     def penalties(self, variant: Variant) -> Penalties | None:
         """Return the penalties of the variant's method."""
@@ -144,11 +146,11 @@ class Subject:
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.clock()
 
     def _mark(self) -> tuple[Any, ...]:
         if self.device.type != "cuda":
-            return (time.perf_counter(),)
+            return (self.clock(),)
         event = torch.cuda.Event(enable_timing=True)  # an event does not hold up the launches that follow it
         event.record()
         return (event,)
@@ -171,12 +173,12 @@ def make_base(shape: Shape, device: torch.device, dtype: torch.dtype) -> nn.Modu
     return base.requires_grad_(False)
 
 
-def make_subject(base: nn.Module, shape: Shape, device: torch.device, past: int) -> Subject:
+def make_subject(base: nn.Module, shape: Shape, past: int, clock: Callable[[], float]) -> Subject:
     """Put random earlier adapters and a new LoRA on a base model."""
     sites = find_sites(base)
     bank = AdapterBank(base)
     bank.activate([{site: _random_factor(*size) for site, size in sites.items()} for _ in range(past)])
-    dtype = next(base.parameters()).dtype
+    weight = next(base.parameters())
     endings = sorted({site.rpartition(".")[2] for site in sites})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
@@ -184,7 +186,8 @@ def make_subject(base: nn.Module, shape: Shape, device: torch.device, past: int)
     trainable = _trainable(model)
     parameters = [tensor for factor in trainable.values() for tensor in (factor.a, factor.b)]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    return Subject(shape, device, dtype, bank, model, trainable, _batch(shape, device), optimizer)
+    batch = _batch(shape, weight.device)
+    return Subject(shape, weight.device, weight.dtype, bank, model, trainable, batch, optimizer, clock)
 
 
 def _trainable(model: nn.Module) -> dict[str, Factor]:
@@ -277,15 +280,19 @@ def _subjects(options: argparse.Namespace, wanted: Iterable[bool]) -> dict[bool,
     torch.manual_seed(0)
     shape, device = SHAPES[options.shape], torch.device(options.device)
     base = make_base(shape, device, getattr(torch, options.dtype))
+    clock = time.process_time if options.cpu_time else time.perf_counter
     shared: dict[int, Any] = {id(tensor): tensor for tensor in [*base.parameters(), *base.buffers()]}
     bases = {past: base if i == 0 else copy.deepcopy(base, shared) for i, past in enumerate(wanted)}
-    return {past: make_subject(tree, shape, device, options.past if past else 0) for past, tree in bases.items()}
+    return {past: make_subject(tree, shape, options.past if past else 0, clock) for past, tree in bases.items()}
 
 
 def _peak_elsewhere(name: str) -> int:
     # A process inherits the peak of the one that starts it: this one must not have built a model before.
     command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", name]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    # glibc's threshold moves as a process runs; held still, freed tensors go back at once and peaks can be compared.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 17), "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return int(done.stdout.split()[-1])
 
 
 def _ratio(of: list[float], to: list[float]) -> str:
@@ -321,6 +328,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, help="threads of a CPU; PyTorch's own number by default")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count processor time; on a busy machine, with --threads 1"
+    )
+    parser.add_argument("--only", nargs="*", metavar="STEP", help="steps to compare with the first two; all by default")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
     parser.add_argument("--json", action="store_true", help="print every measurement instead of the table")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
@@ -336,6 +347,10 @@ def main() -> None:
     if options.peak_of:
         print(peak_of(chosen[options.peak_of], options))
         return
+    if unknown := set(options.only or ()) - set(chosen):
+        sys.exit(f"--only {min(unknown)}: choose among {', '.join(chosen)}")
+    if options.only is not None:
+        chosen = {name: variant for name, variant in chosen.items() if name in {PLAIN, PAST, *options.only}}
     results = {name: Result(name) for name in chosen}
     if not options.no_memory:
         for name, result in results.items():

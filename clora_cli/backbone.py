@@ -136,7 +136,12 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def load_backbone(
-    reference: ModelReference, *, device: torch.device, dtype: str = "auto", quantize: str = "none"
+    reference: ModelReference,
+    *,
+    device: torch.device,
+    dtype: str = "auto",
+    quantize: str = "none",
+    dropout: bool = False,
 ) -> Backbone:
     """Load a base model, frozen and in evaluation mode, with its tokenizer.
 
@@ -145,13 +150,15 @@ def load_backbone(
         device: Where to put it.
         dtype: ``auto`` is float32 on a CPU, bfloat16 on an accelerator.
         quantize: ``none``, ``4bit`` (NF4) or ``8bit``; needs the ``quantize`` extra and an accelerator.
+        dropout: Whether the base model keeps its own dropout in training mode.
 
     Raises:
         ArtifactError: If the files cannot be loaded.
         OptionError: If the quantisation cannot be had here.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     torch_dtype = (
         getattr(torch, dtype) if dtype != "auto" else (torch.float32 if device.type == "cpu" else torch.bfloat16)
@@ -160,8 +167,11 @@ def load_backbone(
     extra = {} if quantize == "none" else {"quantization_config": _quantization(quantize, torch_dtype, device)}
     try:
         tokenizer = AutoTokenizer.from_pretrained(reference.path)
-        model = loader.from_pretrained(reference.path, dtype=torch_dtype, use_safetensors=True, **extra)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        config = AutoConfig.from_pretrained(reference.path)
+        if not dropout:
+            _switch_off_dropout(config)
+        model = loader.from_pretrained(reference.path, config=config, dtype=torch_dtype, use_safetensors=True, **extra)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"base model {reference.path} cannot be loaded: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
@@ -240,19 +250,30 @@ def _tensor_lines(path: Path) -> list[bytes]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
+            size = path.stat().st_size - 8 - length
+            if size < 0:
                 raise ArtifactError(f"base model file {path} is damaged; fetch it again")
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             lines = []
             for name, entry in header.items():
                 start, end = entry["data_offsets"]
+                if end > size:
+                    raise ArtifactError(f"base model file {path} is damaged: it ends within '{name}'; fetch it again")
                 file.seek(8 + length + max(start, (start + end - _SAMPLE) // 2))
                 sample = file.read(min(_SAMPLE, end - start))
                 lines.append(f"{name} {entry['dtype']} {entry['shape']} ".encode() + sample.hex().encode())
             return lines
     except (struct.error, ValueError, KeyError, OSError) as error:
         raise ArtifactError(f"base model file {path} is damaged ({error}); fetch it again") from error
+
+
+def _switch_off_dropout(config: Any) -> None:
+    # Set in the configuration: attention layers keep their rate as a plain number, which no walk over modules finds.
+    for part in (config, *(value for value in vars(config).values() if hasattr(value, "to_diff_dict"))):
+        for name, value in list(vars(part).items()):
+            if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
+                setattr(part, name, 0.0)
 
 
 def _quantization(quantize: str, dtype: torch.dtype, device: torch.device) -> Any:

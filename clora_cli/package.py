@@ -48,7 +48,13 @@ _REQUIRED: Mapping[str, type] = {
     "task": str,
     "training": dict,
 }
-_REQUIRED_INSIDE = (("base_model", "id"), ("base_model", "fingerprint"), ("data", "name"), ("method", "name"), ("method", "combine"))
+_REQUIRED_INSIDE = (
+    ("base_model", "id"),
+    ("base_model", "fingerprint"),
+    ("data", "name"),
+    ("method", "name"),
+    ("method", "combine"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,9 +251,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _check_kinds(path: Path, manifest: Mapping[str, Any]) -> None:
     wrong = [key for key, kind in _REQUIRED.items() if not isinstance(manifest[key], kind)]
-    wrong = wrong or [f"{outer}.{inner}" for outer, inner in _REQUIRED_INSIDE if not isinstance(manifest[outer].get(inner), str)]
+    wrong = wrong or [
+        f"{outer}.{inner}" for outer, inner in _REQUIRED_INSIDE if not isinstance(manifest[outer].get(inner), str)
+    ]
     if wrong:
-        raise ArtifactError(f"manifest {path} is damaged: {wrong[0]} is not what it should be; restore it or make it again")
+        raise ArtifactError(
+            f"manifest {path} is damaged: {wrong[0]} is not what it should be; restore it or make it again"
+        )
 
 
 def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:

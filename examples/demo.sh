@@ -1,6 +1,51 @@
 #!/usr/bin/env bash
-# A continual-learning run from start to finish, on the bundled model and bundled tasks: `make demo`, or bash examples/demo.sh
+# Continual learning from start to finish, on the bundled model and bundled tasks: `make demo`.
 #
-# One language model learns three tasks, one after another. Naive sequential fine-tuning (seq-lora) is compared with
-# O-LoRA, which keeps each task's LoRA and makes it orthogonal to the earlier ones. How much of the first tasks is left?
+# One language model learns three tasks, one after another. How much of the earlier ones is left at the end? Two methods
+# answer: seq-lora trains one LoRA on and on; o-lora gives every task a LoRA of its own, orthogonal to the earlier ones,
+# and sums them. Everything lands in ./demo; a second run finds it up to date.
 set -euo pipefail
+command -v clora >/dev/null || { echo "clora is not on the PATH: run \`make demo\`, or install it first" >&2; exit 1; }
+
+run() { # show a command, then run it
+  printf '\n$ %s\n' "$*"
+  "$@"
+}
+
+tasks=(topics-news sentiment-binary topics-wiki)
+methods=(seq-lora o-lora)
+
+# 1. Learn the tasks in order. Each call adds one adapter folder to a package, here demo/seq-lora and demo/o-lora.
+#    --resume continues a run that was interrupted; a finished one is up to date.
+for method in "${methods[@]}"; do
+  for task in "${tasks[@]}"; do
+    run clora train-task --method "$method" --data "$task" --package "demo/$method" --resume
+  done
+done
+
+# 2. What is in a package? Its members, in the order in which they were learned.
+run clora show demo/o-lora
+
+# 3. Score every stage on every task: one row after each task, from the bare base model on.
+for method in "${methods[@]}"; do
+  package=demo/$method scores=demo/$method.json
+  [[ $scores -nt $package ]] || run clora eval "$package" --matrix --out "$scores" >/dev/null
+  run clora show "$scores"
+done
+
+# 4. Compare: the metrics of continual learning, and a figure.
+run clora report demo/seq-lora.json demo/o-lora.json --out demo/report.md --out demo/report.json --out demo/report.png >/dev/null
+
+python3 - demo/report.json <<'PYTHON'
+import json, sys
+
+with open(sys.argv[1], encoding="utf-8") as file:
+    runs = json.load(file)["runs"]
+chosen = {"AP": "average-performance", "F.Ra": "forgetting-rate", "BWT": "backward-transfer"}
+print(f"\n{'':16}" + "".join(f"{name:>8}" for name in chosen))
+for run in runs:
+    print(f"{run['label']:16}" + "".join(f"{run['metrics'][name]:8.1f}" for name in chosen.values()))
+print("\nAP: mean score at the end, higher is better. F.Ra: mean loss since each task's best, lower is better.")
+print("BWT: mean change of old tasks since they were learned, higher is better.")
+PYTHON
+echo "Figure: demo/report.png    All metrics and their equations: demo/report.md"

@@ -29,16 +29,19 @@ def relaunch(processes: int) -> None:
         raise OptionError(f"--nproc {processes}: give a whole number of at least 1")
     if "RANK" in os.environ:
         return
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # A child's error is printed by the child; the launcher's own account of it would be a page more.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    # A child's error is printed by the child; the launcher's own account of it would be a page more. Its loggers have
+    # levels of their own, and this process does nothing but launch.
+    logging.disable(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
+        run_id="clora",  # the launcher warns about one that it has to make up
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
@@ -50,4 +53,7 @@ def relaunch(processes: int) -> None:
         # The launcher ends the others by a signal, which shows as a negative code: the first real one counts.
         code = codes[min(codes, key=lambda rank: (codes[rank] < 0, rank))]
         raise typer.Exit(code if code > 0 else 128 - code) from None
+    except SignalException:
+        # The launcher has passed the signal on and waited: the first process has said what to do next.
+        raise typer.Exit(130) from None
     raise typer.Exit(0)

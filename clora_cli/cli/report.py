@@ -34,6 +34,9 @@ def report(
     from clora_cli.reporting import assemble, draw, matrix_table, report_json, summarise, summary_table
     from clora_cli.scores import read_scores
 
+    for path in out or ():
+        if path.suffix not in {".md", ".json", ".png", ".svg", ".pdf"}:
+            raise OptionError(f"--out {path}: the ending must be .md, .json, .png, .svg or .pdf")
     runs = assemble([read_scores(path) for path in scores])
     text = "\n".join(
         [*(f"## {run.label}\n\n{matrix_table(run)}" for run in runs), f"## Metrics\n\n{summary_table(runs)}"]
@@ -44,9 +47,7 @@ def report(
             write_text(path, text)
         elif path.suffix == ".json":
             write_text(path, to_json(data))
-        elif path.suffix in {".png", ".svg", ".pdf"}:
-            draw(runs, path)
         else:
-            raise OptionError(f"--out {path}: the ending must be .md, .json, .png, .svg or .pdf")
+            draw(runs, path)
     brief = "\n".join(f"{summarise(run)['average-performance']:.2f}" for run in runs)
     emit(output, text=text, data=data, brief=brief)

@@ -94,6 +94,9 @@ def train_task(
         bool,
         typer.Option("--gradient-checkpointing", help="Recompute activations to save memory."),
     ] = False,
+    base_dropout: Annotated[
+        bool, typer.Option("--base-dropout", help="Keep the base model's own dropout, as T5 and BERT have it.")
+    ] = False,
     device: DeviceOption = "auto",
     nproc: Annotated[int, typer.Option(help="Processes; each takes its part of every batch.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of initial values, data order and dropout.")] = 42,
@@ -143,6 +146,7 @@ def train_task(
         dtype=dtype,
         quantize=quantize,
         gradient_checkpointing=gradient_checkpointing,
+        base_dropout=base_dropout,
         seed=seed,
         device=device,
         columns=registry.split_options(columns or ()),
@@ -164,5 +168,5 @@ def train_task(
     folder, trained = train(plan, resume=resume, force=force, argv=["clora", *sys.argv[1:]], progress=terminal)
     state = "trained" if trained else "up to date"
     data_out = {"schema": "clora.train-task/1", "adapter": str(folder.path), "task": folder.task, "stage": folder.stage}
-    data_out |= {"state": state, "sha256": folder.digest, "scores": folder.manifest["scores"]}
+    data_out |= {"state": state, "sha256": folder.digest, "scores": folder.manifest.get("scores", {})}
     emit(output, text=f"{folder.path}  ({state}, stage {folder.stage})", data=data_out, brief=str(folder.path))

@@ -74,6 +74,8 @@ class EvalOptions:
         }.items():
             if number < 1:
                 raise OptionError(f"--{name} {number}: give a whole number of at least 1")
+        if self.test_rows < 0:
+            raise OptionError(f"--test-rows {self.test_rows}: give a whole number of at least 0")
 
 
 def evaluate(

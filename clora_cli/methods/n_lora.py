@@ -50,7 +50,7 @@ class NLora(Method):
             raise OptionError("option target=ab of n-lora takes raw_strength, as the published code does, not strength")
         for name in ("strength", "raw_strength"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
+            if value is not None and not 0 <= value < math.inf:
                 raise OptionError(f"option {name}={value} of n-lora: give a number of at least 0")
         if self.strength is None and self.raw_strength is None:
             default = "raw_strength" if self.target == "ab" else "strength"

@@ -33,7 +33,7 @@ class OLora(Method):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not self.strength >= 0:
+        if not 0 <= self.strength < float("inf"):
             raise OptionError(f"option strength={self.strength} of o-lora: give a number of at least 0")
 
     def penalty(self, factors: Factors) -> Penalty | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
 from transformers import set_seed
 
@@ -48,7 +49,12 @@ def build(plan: Plan) -> Built:
     """
     options = plan.options
     device = pick_device(options.device)
-    backbone = load_backbone(plan.reference, device=device, dtype=options.dtype, quantize=options.quantize)
+    backbone = load_backbone(
+        plan.reference, device=device, dtype=options.dtype, quantize=options.quantize, dropout=options.base_dropout
+    )
+    if device.type == "cpu" and backbone.dtype != torch.float32:
+        # On a CPU the fused attention's backward pass is several times slower in half precision than the plain one.
+        backbone.model.set_attn_implementation("eager")
     sites = find_sites(backbone.model, options.target_modules)
     bank = AdapterBank(backbone.model)
     if plan.method.lead.past == "sum":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,8 @@ from clora_cli.progress import Advance
 from clora_cli.training.penalties import Penalties
 
 __all__ = ["Interruption", "PenaltyTrainer", "Rows", "Watch", "answer_loss"]
+
+_ONE_SIGNAL = 1.0  # seconds within which signals are taken for one
 
 
 class Rows(torch.utils.data.Dataset[dict[str, list[int]]]):
@@ -120,6 +123,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.wanted = False
+        self._first = math.inf
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -134,9 +138,11 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:  # a second Ctrl-C means now
+        # A second Ctrl-C means now; but one Ctrl-C reaches a process twice where a launcher passes it on as well.
+        now = time.monotonic()
+        if now - self._first > _ONE_SIGNAL:
             raise KeyboardInterrupt
-        self.wanted = True
+        self.wanted, self._first = True, min(self._first, now)
 
 
 class Watch(TrainerCallback):
@@ -155,13 +161,14 @@ class Watch(TrainerCallback):
         """
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise CloraError(
-                f"the loss is {logs['loss']} at step {state.global_step}: lower --lr, or check the data and --dtype"
-            )
         shown = {
             key.removeprefix("penalty/"): value for key, value in logs.items() if key == "loss" or "penalty" in key
         }
+        if odd := next((key for key, value in shown.items() if not math.isfinite(value)), None):
+            what = "the loss" if odd == "loss" else f"the penalty of {odd}"
+            raise CloraError(
+                f"{what} is {shown[odd]} at step {state.global_step}: lower --lr, or check the data and --dtype"
+            )
         self._advance(1, "  ".join(f"{key} {value:.4g}" for key, value in shown.items()))
 
     def on_step_end(

@@ -48,6 +48,7 @@ class TrainOptions:
         dtype: Type of the base model's weights and of the arithmetic; adapters are float32.
         quantize: ``none``, ``4bit`` or ``8bit`` base weights.
         gradient_checkpointing: Recompute activations to save memory.
+        base_dropout: Keep the base model's own dropout, where it has any (T5 and BERT have 0.1).
         seed: Seed of initial values, data order and dropout.
         device: ``auto``, ``cpu``, ``cuda:0`` …
         columns: Our column roles to a file's own column names.
@@ -80,6 +81,7 @@ class TrainOptions:
     dtype: str = "auto"
     quantize: str = "none"
     gradient_checkpointing: bool = False
+    base_dropout: bool = False
     seed: int = 42
     device: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -97,6 +99,9 @@ class TrainOptions:
         for name, value in at_least_one.items():
             if value < 1:
                 raise OptionError(f"--{name} {value}: give a whole number of at least 1")
+        for name in ("max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "train_rows", "save_steps"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a number of at least 0")
         above_zero = {"alpha": self.alpha, "lr": self.lr} | ({} if self.max_steps else {"epochs": self.epochs})
         for name, number in above_zero.items():
             if not 0 < number < float("inf"):
@@ -110,7 +115,7 @@ class TrainOptions:
     def recorded(self) -> dict[str, Any]:
         """Return what the manifest keeps of these options: all that changes the numbers, nothing that does not."""
         names = ["epochs", "max_steps", "lr", "schedule", "warmup_steps", "weight_decay", "max_grad_norm", "batch_size"]
-        names += ["grad_accum", "max_length", "max_answer_length", "train_rows", "dtype", "quantize"]
+        names += ["grad_accum", "max_length", "max_answer_length", "train_rows", "dtype", "quantize", "base_dropout"]
         return {name: getattr(self, name) for name in names}
 
 

@@ -124,8 +124,6 @@ class Plan:
         """
         if not self.out.exists():
             return None
-        if not is_adapter(self.out):
-            raise OptionError(f"{self.out} exists and is no adapter folder; choose another --out")
         folder = read_adapter(self.out)
         if changed := differences(self.recipe(), folder.manifest):
             raise OptionError(
@@ -146,6 +144,8 @@ def make_plan(options: TrainOptions) -> Plan:
         raise DataError(f"task '{task.name}' ({task.source}) has no training rows")
     reference = find_model(options.model, options.revision)
     out = options.out or options.package / task.name
+    if out.exists() and not is_adapter(out):  # also under --force, which replaces adapters and nothing else
+        raise OptionError(f"{out} exists and is no adapter folder; choose another --out")
     past, stage = _place(options.package, out, task.name)
     for member in past:
         check_base(member.base, reference, member.path)

@@ -51,7 +51,12 @@ def train_task(
         return finished, False
     if _is_main():
         _prepare(plan, resume, force)
-    history, tensors, config = _train(plan, resume, progress)
+    try:
+        history, tensors, config = _train(plan, resume, progress)
+    except BaseException:
+        if _is_main() and _last_checkpoint(plan.work) is None:
+            shutil.rmtree(plan.work, ignore_errors=True)  # nothing to continue from: it must not block the next try
+        raise
     if _is_main():
         _write(plan, history, tensors, config, argv)
         shutil.rmtree(plan.work, ignore_errors=True)
@@ -107,6 +112,7 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> tuple[list[dict[str,
 
 def _trainer(plan: Plan, built: Built, penalties: Penalties | None) -> PenaltyTrainer:
     from transformers import PrinterCallback, TrainingArguments
+    from transformers.integrations import get_available_reporting_integrations
 
     from clora_cli.data import Collator, encode, uses_chat
     from clora_cli.training.loop import PenaltyTrainer, Rows
@@ -123,6 +129,11 @@ def _trainer(plan: Plan, built: Built, penalties: Penalties | None) -> PenaltyTr
         )
         for row in plan.rows
     ]
+    trackers = {"none", *get_available_reporting_integrations()}
+    if options.report_to not in trackers:
+        raise OptionError(
+            f"--report-to {options.report_to} is not installed here; choose one of {', '.join(sorted(trackers))}"
+        )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if options.batch_size % processes:
         raise OptionError(

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def clora(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run a command line in this process, as ``main`` runs it."""
+
+    def run(*arguments: object) -> Result:
+        from clora_cli.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["clora", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as info:
+            main()
+        captured = capfd.readouterr()
+        return Result(int(info.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def process(here: Path) -> Callable[..., Result]:
+    """Run a command line as a process of its own."""
+
+    def run(*command: object, **environment: str) -> Result:
+        result = subprocess.run(
+            [sys.executable, *map(str, command)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=170,
+            env={**os.environ, **environment},
+        )
+        return Result(result.returncode, result.stdout, result.stderr)
+
+    return run

@@ -1,0 +1,94 @@
+"""Ranking and generation against loops without cache, padding or batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import FAMILIES
+
+from clora_cli.data import encode_answer, load_task
+from clora_cli.evaluation.answers import Prompts, _likelihood_causal, _likelihood_seq2seq, generate, rank_labels
+
+
+@pytest.fixture
+def task(tasks):
+    return load_task(str(tasks["first"]))
+
+
+def logits_after(backbone, ids, answer):
+    """Return the logits that predict an answer's tokens, from one row alone."""
+    with torch.no_grad():
+        if backbone.kind == "causal":
+            whole = torch.tensor([ids + answer])
+            return backbone.model(input_ids=whole, use_cache=False).logits[0, len(ids) - 1 : -1]
+        start = backbone.model.config.decoder_start_token_id
+        given = torch.tensor([[start, *answer[:-1]]])
+        return backbone.model(input_ids=torch.tensor([ids]), decoder_input_ids=given).logits[0]
+
+
+def naive_likelihoods(backbone, prompts, labels):
+    """Run every prompt with every label on its own."""
+    rows = []
+    for ids, example in zip(prompts.ids, prompts.examples, strict=True):
+        answers = [encode_answer(example, label, backbone.tokenizer, kind=backbone.kind) for label in labels]
+        scores = [logits_after(backbone, ids, a).log_softmax(-1)[range(len(a)), a].sum() for a in answers]
+        rows.append(torch.stack(scores))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_ranking_equals_a_naive_loop(backbone, task, family, batch_size):
+    base = backbone(family)
+    base.model.double()
+    prompts = Prompts.encode(base, task, task.test, 64, batch_size)
+    assert len({len(ids) for ids in prompts.ids}) > 1
+    assert len({len(ids) for ids in prompts.labels}) > 1
+    expected = naive_likelihoods(base, prompts, task.labels)
+    width = max(map(len, prompts.labels))
+    padded = torch.tensor([ids + [-100] * (width - len(ids)) for ids in prompts.labels])
+    likelihood = _likelihood_seq2seq if base.kind == "seq2seq" else _likelihood_causal
+    with torch.no_grad():
+        for rows, batch in prompts.batches():
+            found = likelihood(base.model, batch, padded)
+            assert torch.allclose(found.double(), expected[rows], rtol=1e-5, atol=1e-5)
+    done = []
+    ranked = rank_labels(prompts, task.labels, done.append)
+    assert ranked == [task.labels[index] for index in expected.argmax(dim=1).tolist()]
+    assert sum(done) == len(task.test)
+
+
+def greedy(backbone, ids, length):
+    """Return the greedy answer's tokens, without a cache, up to the end of sequence."""
+    tokenizer = backbone.tokenizer
+    ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
+    said: list[int] = []
+    while len(said) < length and not ends & set(said):
+        said.append(int(logits_after(backbone, ids, [*said, 0])[-1].argmax()))
+    return said
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generation_in_batches_equals_greedy_search_one_by_one(backbone, task, family):
+    base = backbone(family)
+    base.model.double()
+    prompts = Prompts.encode(base, task, task.test, 64, 4)
+    answers = generate(prompts, 7, lambda rows: None)
+    expected = [base.tokenizer.decode(greedy(base, ids, 7), skip_special_tokens=True).strip() for ids in prompts.ids]
+    assert answers == expected
+    assert len(set(answers)) > 1
+    alone = generate(Prompts.encode(base, task, task.test, 64, 1), 7, lambda rows: None)
+    assert answers == alone
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_come_longest_first_and_every_row_once(backbone, task, family):
+    prompts = Prompts.encode(backbone(family), task, task.test, 64, 4)
+    rows, widths = [], []
+    for numbers, batch in prompts.batches():
+        rows += numbers
+        widths.append(batch["input_ids"].shape[1])
+        side = -1 if family in {"llama", "gpt2"} else 0
+        assert batch["attention_mask"][:, side].all()
+    assert sorted(rows) == list(range(len(task.test)))
+    assert widths == sorted(widths, reverse=True)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from support import write_random_adapter
+
+from clora_cli.data import load_task
+from clora_cli.errors import DataError, MismatchError, OptionError
+from clora_cli.evaluation import EvalOptions, evaluate
+from clora_cli.evaluation.evaluate import active
+from clora_cli.package import read_package
+
+
+@pytest.fixture
+def package(tmp_path, backbone):
+    base = backbone("llama")
+    for stage, task in enumerate(("first", "second"), start=1):
+        write_random_adapter(tmp_path / "adapters" / task, base, stage=stage, alpha=8)
+    return read_package([tmp_path / "adapters"])
+
+
+@pytest.fixture
+def loaded(tasks):
+    return [load_task(str(tasks[name])) for name in ("first", "second", "third")]
+
+
+def names(members):
+    return [member.task for member in members]
+
+
+def test_combinations_choose_their_adapters(package):
+    assert names(active(package, "sum", "second")) == ["first", "second"]
+    assert names(active(package, "last", "first")) == ["second"]
+    assert names(active(package, "task-id", "first")) == ["first"]
+    assert names(active(package, "task-id", "third")) == []
+    assert names(active(package, "none", "first")) == []
+    assert names(active([], "last", "first")) == []
+
+
+@pytest.fixture
+def activated(monkeypatch):
+    """Record which adapters are active whenever a task is scored."""
+    from clora_cli.adapters import AdapterBank
+
+    seen = []
+    real = AdapterBank.activate
+
+    def activate(self, adapters, **options):
+        seen.append(len(adapters))
+        real(self, adapters, **options)
+
+    monkeypatch.setattr(AdapterBank, "activate", activate)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("combine", "counts"),
+    [("sum", [0, 0, 0, 1, 1, 1, 2, 2, 2]), ("last", [0, 0, 0, 1, 1, 1, 1, 1, 1]), ("task-id", [0, 0, 0, 1, 1]), ("none", [0, 0, 0])],
+)
+def test_the_matrix_has_a_row_a_stage_and_scores_nothing_twice(package, loaded, activated, combine, counts):
+    scores = evaluate(package, loaded, EvalOptions(combine=combine, matrix=True, score="labels", device="cpu"))
+    assert activated == counts
+    assert [(row.stage, row.after, names(row.adapters)) for row in scores.rows] == [
+        (0, "", []),
+        (1, "first", ["first"]),
+        (2, "second", ["first", "second"]),
+    ]
+    assert all(list(row.scores) == ["first", "second", "third"] for row in scores.rows)
+    assert scores.order == ("first", "second")
+    assert (scores.combine, scores.method, scores.score) == (combine, "inc-lora", "labels")
+    base, last = scores.rows[0].scores, scores.rows[-1].scores
+    if combine == "none":
+        assert base == last
+
+
+def test_without_a_matrix_there_is_the_last_row_alone(package, loaded):
+    options = {"score": "labels", "device": "cpu"}
+    whole = evaluate(package, loaded, EvalOptions(matrix=True, **options))
+    last = evaluate(package, loaded, EvalOptions(**options))
+    assert last.rows == whole.rows[-1:]
+    assert last.combine == "sum"
+
+
+def test_numbers_of_a_score(package, loaded):
+    scores = evaluate(package, loaded[:1], EvalOptions(score="labels", test_rows=5, device="cpu"))
+    score = scores.rows[0].scores["first"]
+    assert (score.metric, score.total) == ("label-rank", 5)
+    assert score.value == 100 * score.correct / 5
+    generated = evaluate(package, loaded[:1], EvalOptions(device="cpu")).rows[0].scores["first"]
+    assert (generated.metric, generated.total) == ("exact-match", 9)
+    dev = evaluate(package, loaded[:1], EvalOptions(split="dev", device="cpu")).rows[0].scores["first"]
+    assert dev.total == 4
+
+
+def test_a_model_that_says_the_answers_is_right_everywhere(package, loaded, monkeypatch):
+    from clora_cli.evaluation import answers
+
+    monkeypatch.setattr(answers, "generate", lambda prompts, *_: [row.references[0] for row in prompts.examples])
+    row = evaluate(package, loaded, EvalOptions(device="cpu")).rows[-1]
+    assert [score.value for score in row.scores.values()] == [100.0] * 3
+    monkeypatch.setattr(answers, "generate", lambda prompts, *_: [""] * len(prompts.examples))
+    row = evaluate(package, loaded, EvalOptions(device="cpu")).rows[-1]
+    assert [(score.value, score.empty) for score in row.scores.values()] == [(0.0, 9)] * 3
+
+
+def test_open_ended_tasks_are_scored_by_rouge_l(tmp_path, package, monkeypatch):
+    from clora_cli.evaluation import answers
+
+    rows = [{"prompt": f"say {i} in words", "completion": f"number {i} it is"} for i in range(40)]
+    path = tmp_path / "words.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = load_task(str(path), metric="rouge-l")
+    lengths = []
+
+    def half(prompts, length, done):
+        lengths.append(length)
+        return [" ".join(row.references[0].split()[:2]) for row in prompts.examples]
+
+    monkeypatch.setattr(answers, "generate", half)
+    score = evaluate(package, [task], EvalOptions(max_new_tokens=11, device="cpu")).rows[0].scores["words"]
+    assert lengths == [11]
+    assert (score.metric, score.correct) == ("rouge-l", None)
+    assert score.value == pytest.approx(100 * 2 / 3)
+    with pytest.raises(OptionError, match="'words' has no label set to rank"):
+        evaluate(package, [task], EvalOptions(score="labels", device="cpu"))
+
+
+def test_the_base_model_alone(loaded, model_folder):
+    options = EvalOptions(model=str(model_folder("llama")), score="labels", device="cpu")
+    scores = evaluate([], loaded[:1], options)
+    assert [(row.stage, row.after, row.adapters) for row in scores.rows] == [(0, "", ())]
+    assert (scores.combine, scores.method) == ("none", "none")
+    with pytest.raises(OptionError, match="pass --model"):
+        evaluate([], loaded[:1], EvalOptions(device="cpu"))
+
+
+def test_what_does_not_fit_is_refused(package, loaded, tmp_path, backbone, model_folder):
+    with pytest.raises(MismatchError, match="was trained on base model"):
+        evaluate(package, loaded, EvalOptions(model=str(model_folder("llama", 1)), device="cpu"))
+    with pytest.raises(OptionError, match="names task 'first' twice"):
+        evaluate(package, [loaded[0], loaded[0]], EvalOptions(device="cpu"))
+    with pytest.raises(OptionError, match="pass --data"):
+        evaluate(package, [], EvalOptions(device="cpu"))
+    write_random_adapter(tmp_path / "more" / "third", backbone("llama"), stage=3, combine="task-id")
+    mixed = read_package([tmp_path / "adapters", tmp_path / "more"])
+    with pytest.raises(OptionError, match=r"do not agree on how to be combined; pass --combine sum\|last\|task-id\|none"):
+        evaluate(mixed, loaded, EvalOptions(device="cpu"))
+
+
+def test_a_task_without_rows_in_a_split_is_told(package, tmp_path):
+    rows = [{"prompt": f"say {i}", "completion": "yes"} for i in range(4)]
+    (tmp_path / "few").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "few" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    with pytest.raises(DataError, match="task 'few' .* has no dev rows"):
+        evaluate(package, [load_task(str(tmp_path / "few"))], EvalOptions(split="dev", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("combine", "route"),
+        ("score", "best"),
+        ("split", "train"),
+        ("dtype", "int8"),
+        ("batch_size", 0),
+        ("max_length", 0),
+        ("max_new_tokens", 0),
+        ("test_rows", -1),
+    ],
+)
+def test_values_out_of_range_are_told_by_the_flag(name, value):
+    with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} "):
+        EvalOptions(**{name: value})
+
+
+def test_a_bare_peft_folder_is_evaluated_when_told_how(package, loaded, model_folder):
+    bare = package[0]
+    (bare.path / "clora.json").unlink()
+    members = read_package([bare.path])
+    options = {"model": str(model_folder("llama")), "score": "labels", "device": "cpu"}
+    assert evaluate(members, loaded[:1], EvalOptions(combine="sum", **options)).rows[0].stage == 1
