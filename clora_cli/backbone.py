@@ -197,7 +197,7 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
     """
     linear = {name: shape for name, module in model.named_modules() if (shape := linear_shape(module)) is not None}
     if list(target_modules) == ["all-linear"]:
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        head = getattr(model, "get_output_embeddings", lambda: None)()
         return {name: shape for name, shape in linear.items() if model.get_submodule(name) is not head}
     targets = tuple(target_modules) or _query_value(linear)
     for target in targets:

@@ -21,6 +21,7 @@ __all__ = ["Factor", "concatenate", "config_problem", "factor_keys", "scaling_at
 
 # Settings under which PEFT computes something else than the base layer plus scaling * B A.
 _NOT_PLAIN = (
+    "use_dora",
     "alora_invocation_tokens",
     "arrow_config",
     "kasa_config",
@@ -86,17 +87,15 @@ def config_problem(config: Mapping[str, Any]) -> str | None:
     """Say why an ``adapter_config.json`` is not a plain LoRA that can be summed exactly, or return None."""
     if config.get("peft_type") != "LORA":
         return f"its peft_type is {config.get('peft_type')!r}, not LORA"
-    if config.get("use_dora"):
-        return "it uses DoRA, whose delta depends on the base weights"
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
         return "it trains biases beside the low-rank factors"
     if config.get("modules_to_save"):
         return f"it replaces whole modules ({', '.join(config['modules_to_save'])})"
     if config.get("init_lora_weights") not in _PLAIN_STARTS:
-        return f"its start ({config['init_lora_weights']}) changes the base weights; convert it with PEFT's path_initial_model_for_weight_conversion"
-    if special := next((setting for setting in _NOT_PLAIN if config.get(setting)), None):
-        return f"it uses {special}, which is more than a sum of low-rank deltas"
-    return None
+        start = config["init_lora_weights"]
+        return f"its start ({start}) changes the base weights; have PEFT convert it (path_initial_model_for_weight_conversion)"
+    special = next((setting for setting in _NOT_PLAIN if config.get(setting)), None)
+    return f"it uses {special}, which is more than a sum of low-rank deltas" if special else None
 
 
 def scaling_at(config: Mapping[str, Any], site: str) -> float:

@@ -64,7 +64,7 @@ def _plugins(kind: str) -> str:
 
 def readme(log: str) -> str:
     """Return the README with the matrices, metrics and paths that a run of the demo ended with."""
-    tail = log[log.index("$ clora show demo/seq-lora.json") :]
+    tail = log[log.index("$ clora", log.index("$ clora show demo/o-lora\n") + 1) :]
     shown = re.sub(r"^eval .*\n", "", tail.partition("\nreal\t")[0], flags=re.MULTILINE).strip()
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     start = text.index("```text\n", text.index("`make demo` ends with")) + len("```text\n")

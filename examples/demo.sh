@@ -29,12 +29,17 @@ run clora show demo/o-lora
 # 3. Score every stage on every task: one row after each task, from the bare base model on.
 for method in "${methods[@]}"; do
   package=demo/$method scores=demo/$method.json
-  [[ $scores -nt $package ]] || run clora eval "$package" --matrix --out "$scores" >/dev/null
-  run clora show "$scores"
+  if [[ $scores -nt $package ]]; then
+    run clora show "$scores" # scored since the package last changed
+  else
+    run clora eval "$package" --matrix --out "$scores"
+  fi
 done
 
 # 4. Compare: the metrics of continual learning, and a figure.
-run clora report demo/seq-lora.json demo/o-lora.json --out demo/report.md --out demo/report.json --out demo/report.png >/dev/null
+report=(clora report demo/seq-lora.json demo/o-lora.json --out demo/report.md --out demo/report.json --out demo/report.png)
+printf '\n$ %s\n' "${report[*]}"
+"${report[@]}" >/dev/null # it prints what demo/report.md holds; three of its metrics are enough here
 
 python3 - demo/report.json <<'PYTHON'
 import json, sys

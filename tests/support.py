@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import Tensor
 from transformers import (
     BertConfig,
     EncoderDecoderConfig,
@@ -119,7 +118,9 @@ def save_model(family: str, folder: Path, seed: int = 0) -> Path:
         generator = torch.Generator().manual_seed(seed)
         for _, parameter in sorted(model.named_parameters(), key=lambda named: named[0]):
             if parameter.ndim == 2:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)  # answers differ from row to row, attention does not saturate
+                parameter.copy_(
+                    torch.randn(parameter.shape, generator=generator) * 0.4
+                )  # answers differ from row to row, attention does not saturate
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -221,7 +222,13 @@ def manifest_of(task: str, stage: int, reference: ModelReference, combine: str =
     return {
         "task": task,
         "stage": stage,
-        "method": {"name": "inc-lora", "options": {"inc-lora": {}}, "past": "sum", "start": "fresh", "combine": combine},
+        "method": {
+            "name": "inc-lora",
+            "options": {"inc-lora": {}},
+            "past": "sum",
+            "start": "fresh",
+            "combine": combine,
+        },
         "base_model": {
             "id": reference.id,
             "kind": reference.kind,

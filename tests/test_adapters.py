@@ -125,7 +125,7 @@ def test_the_past_is_stacked_without_a_copy(backbone):
 def test_a_site_that_the_model_lacks_does_not_fit(backbone):
     bank = AdapterBank(backbone("llama").model)
     factor = Factor(torch.zeros(1, 32), torch.zeros(32, 1), 1.0)
-    with pytest.raises(MismatchError, match="no layer 'model.layers.7.self_attn.q_proj'"):
+    with pytest.raises(MismatchError, match=r"no layer 'model.layers.7.self_attn.q_proj'"):
         bank.activate([{"model.layers.7.self_attn.q_proj": factor}])
 
 
@@ -135,7 +135,7 @@ def test_a_site_of_another_shape_or_kind_does_not_fit(backbone, site):
     before = logits(base)
     bank = AdapterBank(base.model)
     factor = Factor(torch.zeros(1, 32), torch.zeros(32, 1), 1.0)
-    with pytest.raises(MismatchError, match=f"layer '{site}' is .* and \\(32, 32\\) in an adapter"):
+    with pytest.raises(MismatchError, match=rf"layer '{site}' is .* and \(32, 32\) in an adapter"):
         bank.activate([{site: factor}])
     assert torch.equal(logits(base), before)
 

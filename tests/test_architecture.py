@@ -85,7 +85,9 @@ def test_plug_ins_know_the_layers_below_and_their_own_folder_alone(kind):
 
 @pytest.mark.parametrize("part", ["training", "evaluation", "reporting", "cli"])
 def test_engine_reaches_plug_ins_through_the_registry(part):
-    plug_ins = {f"clora_cli.{kind}.{name.replace('-', '_')}" for kind in registry.KINDS for name in registry.names(kind)}
+    plug_ins = {
+        f"clora_cli.{kind}.{name.replace('-', '_')}" for kind in registry.KINDS for name in registry.names(kind)
+    }
     for path in sorted((ROOT / part).rglob("*.py")):
         assert not plug_ins & set(imports(parsed(path)))
 

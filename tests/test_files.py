@@ -51,7 +51,7 @@ def test_an_unwritable_place_is_an_error_of_one_line(tmp_path, place):
     (tmp_path / "file").write_text("here first\n", encoding="utf-8")
     target = NOWHERE if place == "missing" else tmp_path / "file" / "x"
     for write in (lambda: files.write_text(target, "x"), lambda: files.new_folder(target).__enter__()):
-        with pytest.raises(CloraError, match="cannot write .*; nothing was changed") as info:
+        with pytest.raises(CloraError, match=r"cannot write .*; nothing was changed") as info:
             write()
         assert info.value.exit_code == 1
         assert "\n" not in str(info.value)

@@ -58,7 +58,7 @@ def test_a_configuration_that_leaves_rank_and_alpha_out_has_those_of_peft():
     [
         ({"peft_type": "IA3"}, "not LORA"),
         ({"peft_type": None}, "not LORA"),
-        ({"use_dora": True}, "DoRA"),
+        ({"use_dora": True}, "use_dora"),
         ({"bias": "lora_only"}, "biases"),
         ({"bias": "all"}, "biases"),
         ({"lora_bias": True}, "biases"),

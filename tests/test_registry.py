@@ -15,7 +15,9 @@ def test_every_file_is_a_plug_in_and_loads():
 
 
 def test_a_name_that_differs_by_a_letter_is_corrected():
-    with pytest.raises(UnknownNameError, match=r"unknown method 'n-lorra'; did you mean 'n-lora'\?; known: inc-lora, ") as info:
+    with pytest.raises(
+        UnknownNameError, match=r"unknown method 'n-lorra'; did you mean 'n-lora'\?; known: inc-lora, "
+    ) as info:
         registry.load("methods", "n-lorra")
     assert info.value.exit_code == 2
 
@@ -69,7 +71,10 @@ def test_convert_refuses(text, annotation, told):
 
 
 def test_split_options_takes_the_last_value_and_reads_hyphens_as_underscores():
-    assert registry.split_options(["raw-strength=1", "raw_strength = 2", "norm=a=b"]) == {"raw_strength": "2", "norm": "a=b"}
+    assert registry.split_options(["raw-strength=1", "raw_strength = 2", "norm=a=b"]) == {
+        "raw_strength": "2",
+        "norm": "a=b",
+    }
 
 
 @pytest.mark.parametrize("pair", ["strength", "=1", ""])
@@ -80,6 +85,9 @@ def test_split_options_refuses_what_is_no_pair(pair):
 
 def test_bind_refuses_unknown_options_with_the_nearest_name():
     plugin = registry.load("methods", "o-lora")
-    assert registry.bind(plugin, "o-lora", {"strength": "2", "norm": "absolute"}) == {"strength": 2.0, "norm": "absolute"}
+    assert registry.bind(plugin, "o-lora", {"strength": "2", "norm": "absolute"}) == {
+        "strength": 2.0,
+        "norm": "absolute",
+    }
     with pytest.raises(UnknownNameError, match="unknown option of o-lora 'strenght'; did you mean 'strength'"):
         registry.bind(plugin, "o-lora", {"strenght": "2"})

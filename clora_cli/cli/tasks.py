@@ -36,7 +36,7 @@ def tasks(
     if name is None:
         infos = list_tasks()
         lines = [f"{info.name:<18} {info.family:<12} {info.metric:<12} {info.where}" for info in infos]
-        data = {"schema": "clora.tasks/1", "tasks": [asdict(info) for info in infos]}
+        data: dict[str, Any] = {"schema": "clora.tasks/1", "tasks": [asdict(info) for info in infos]}
         emit(output, text="\n".join(lines), data=data, brief="\n".join(info.name for info in infos))
         return
     task = load_task(name)

@@ -201,6 +201,8 @@ def _combination(members: Sequence[AdapterFolder], combine: str) -> str:
     wanted = {member.combine for member in members}
     if not members:
         return "none"
+    if wanted == {None} and len(members) == 1:
+        return "sum"  # one adapter of another tool: there is nothing to choose
     if len(wanted) > 1 or None in wanted:
         raise OptionError(f"these adapters do not agree on how to be combined; pass --combine {'|'.join(COMBINE[1:])}")
     return str(wanted.pop())

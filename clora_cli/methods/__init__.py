@@ -31,6 +31,7 @@ class Factors:
         scaling: Its scaling, so that its delta is ``scaling * b @ a``.
         past_a: ``lora_A`` of all earlier adapters, concatenated, shape (site, past rank, in); None without a past.
         past_b: ``lora_B`` of all earlier adapters times their scalings, shape (site, out, past rank); None without a past.
+        total_sites: Number of sites of the whole adapter, in this stack and in others, for means over sites.
     """
 
     a: Tensor
@@ -38,6 +39,7 @@ class Factors:
     scaling: float
     past_a: Tensor | None
     past_b: Tensor | None
+    total_sites: int = 1
 
 
 @dataclass(frozen=True, eq=False)

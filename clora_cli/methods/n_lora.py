@@ -21,9 +21,9 @@ _TILE = 1 << 20  # entries of the product held at one time: 4 MB, which stays in
 class NLora(Method):
     """Make the new LoRA's delta sparse, so that it collides with few parameters of other tasks.
 
-    ``L = strength * sum_sites ||delta||_1 / sqrt(out * in)`` with ``delta = scaling * B A`` (eq. 3). By eq. 9 and 16 the
-    normalised norm is GSR(delta) * ||delta||_F: it grows with an adapter's size, not with the layer's, so one strength
-    serves layers and models of every width.
+    ``L = strength * mean_sites ||delta||_1 / sqrt(out * in)`` with ``delta = scaling * B A`` (eq. 3). By eq. 9 and 16 the
+    normalised norm is GSR(delta) * ||delta||_F: it grows with an adapter's size, not with the layer's, and the mean does
+    not grow with their number, so one strength serves models of every width and depth.
 
     Args:
         strength: The weight of the normalised term, at least 0.
@@ -68,7 +68,7 @@ class NLora(Method):
             weight = float(self.raw_strength or 0)
         else:
             grad_a, grad_b = _l1_gradients(b, a)
-            size = 1.0 if self.strength is None else math.sqrt(b.shape[1] * a.shape[2])
+            size = 1.0 if self.strength is None else math.sqrt(b.shape[1] * a.shape[2]) * factors.total_sites
             weight = (self.strength or self.raw_strength or 0.0) * factors.scaling / size
         # d||B A||_1 is homogeneous of degree one in B, so its value is <B, dB>: no second pass over the product.
         return Penalty(weight * (b * grad_b).sum(), grad_a=weight * grad_a, grad_b=weight * grad_b)

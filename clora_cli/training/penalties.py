@@ -24,11 +24,12 @@ class _Stack:
     b: list[nn.Parameter]
     scaling: float
     past: tuple[Tensor, Tensor] | None
+    total_sites: int
 
     def factors(self) -> Factors:
         past_a, past_b = self.past or (None, None)
         a, b = (torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
-        return Factors(a, b, self.scaling, past_a, past_b)
+        return Factors(a, b, self.scaling, past_a, past_b, self.total_sites)
 
 
 class Penalties:
@@ -94,9 +95,11 @@ def _stacks(trainable: Mapping[str, Factor], bank: AdapterBank) -> Sequence[_Sta
     for site in sorted(trainable):
         factor = trainable[site]
         groups[(*factor.shape, factor.rank, bank.total_rank(site))].append(site)
-    return [_stack([trainable[site] for site in sites], bank.past_of(sites)) for sites in groups.values()]
+    return [
+        _stack([trainable[site] for site in sites], bank.past_of(sites), len(trainable)) for sites in groups.values()
+    ]
 
 
-def _stack(factors: list[Factor], past: tuple[Tensor, Tensor] | None) -> _Stack:
+def _stack(factors: list[Factor], past: tuple[Tensor, Tensor] | None, total_sites: int) -> _Stack:
     a, b = [f.a for f in factors], [f.b for f in factors]
-    return _Stack(a, b, factors[0].scaling, past)  # type: ignore[arg-type]  # a trainable factor holds parameters
+    return _Stack(a, b, factors[0].scaling, past, total_sites)  # type: ignore[arg-type]  # a trainable factor holds parameters

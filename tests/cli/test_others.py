@@ -124,7 +124,11 @@ def test_show_tells_what_an_adapter_is(clora, package):
     assert text.startswith("adapters/first: task first, stage 1\n")
     assert clora("show", "adapters/first", "-q").out == "first\n"
     data = json.loads(clora("show", "adapters/first", "--json").out)
-    assert (data["schema"], data["adapter"]["sites"], data["adapter"]["shapes"]) == ("clora.show/1", 4, ["16 x 32", "32 x 32"])
+    assert (data["schema"], data["adapter"]["sites"], data["adapter"]["shapes"]) == (
+        "clora.show/1",
+        4,
+        ["16 x 32", "32 x 32"],
+    )
     assert clora("show", "adapters", "-q").out == "first\nsecond\n"
     assert [entry["stage"] for entry in json.loads(clora("show", "adapters", "--json").out)["package"]] == [1, 2]
 

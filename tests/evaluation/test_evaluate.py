@@ -56,7 +56,12 @@ def activated(monkeypatch):
 
 @pytest.mark.parametrize(
     ("combine", "counts"),
-    [("sum", [0, 0, 0, 1, 1, 1, 2, 2, 2]), ("last", [0, 0, 0, 1, 1, 1, 1, 1, 1]), ("task-id", [0, 0, 0, 1, 1]), ("none", [0, 0, 0])],
+    [
+        ("sum", [0, 0, 0, 1, 1, 1, 2, 2, 2]),
+        ("last", [0, 0, 0, 1, 1, 1, 1, 1, 1]),
+        ("task-id", [0, 0, 0, 1, 1]),
+        ("none", [0, 0, 0]),
+    ],
 )
 def test_the_matrix_has_a_row_a_stage_and_scores_nothing_twice(package, loaded, activated, combine, counts):
     scores = evaluate(package, loaded, EvalOptions(combine=combine, matrix=True, score="labels", device="cpu"))
@@ -144,7 +149,9 @@ def test_what_does_not_fit_is_refused(package, loaded, tmp_path, backbone, model
         evaluate(package, [], EvalOptions(device="cpu"))
     write_random_adapter(tmp_path / "more" / "third", backbone("llama"), stage=3, combine="task-id")
     mixed = read_package([tmp_path / "adapters", tmp_path / "more"])
-    with pytest.raises(OptionError, match=r"do not agree on how to be combined; pass --combine sum\|last\|task-id\|none"):
+    with pytest.raises(
+        OptionError, match=r"do not agree on how to be combined; pass --combine sum\|last\|task-id\|none"
+    ):
         evaluate(mixed, loaded, EvalOptions(device="cpu"))
 
 
@@ -153,7 +160,7 @@ def test_a_task_without_rows_in_a_split_is_told(package, tmp_path):
     (tmp_path / "few").mkdir()
     for split in ("train", "test"):
         (tmp_path / "few" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    with pytest.raises(DataError, match="task 'few' .* has no dev rows"):
+    with pytest.raises(DataError, match=r"task 'few' .* has no dev rows"):
         evaluate(package, [load_task(str(tmp_path / "few"))], EvalOptions(split="dev", device="cpu"))
 
 

@@ -116,7 +116,9 @@ def test_sites_add_up_one_by_one(method):
     given = factors()
     whole = method.penalty(given)
     parts = [
-        method.penalty(Factors(*(t[i : i + 1] for t in (given.a, given.b)), 2.0, given.past_a[i : i + 1], given.past_b[i : i + 1]))
+        method.penalty(
+            Factors(*(t[i : i + 1] for t in (given.a, given.b)), 2.0, given.past_a[i : i + 1], given.past_b[i : i + 1])
+        )
         for i in range(2)
     ]
     assert torch.allclose(whole.value, sum(part.value for part in parts))

@@ -20,7 +20,9 @@ def test_one_method_with_its_options():
 
 
 def test_two_methods_share_out_their_options():
-    method = compose("o-lora+n-lora", {"norm": "absolute", "target": "ab", "o_lora.strength": "2", "n-lora.raw_strength": "3"})
+    method = compose(
+        "o-lora+n-lora", {"norm": "absolute", "target": "ab", "o_lora.strength": "2", "n-lora.raw_strength": "3"}
+    )
     assert list(method.parts) == ["o-lora", "n-lora"]
     assert (method.parts["o-lora"].norm, method.parts["o-lora"].strength) == ("absolute", 2.0)
     assert (method.parts["n-lora"].target, method.parts["n-lora"].raw_strength) == ("ab", 3.0)

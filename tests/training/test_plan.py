@@ -79,7 +79,7 @@ def test_seq_lora_goes_on_with_the_same_rank_and_alpha(plan_for, package, chosen
 
 
 def test_another_base_model_does_not_fit(plan_for, package, model_folder):
-    with pytest.raises(MismatchError, match="was trained on base model .* pass --model") as info:
+    with pytest.raises(MismatchError, match=r"was trained on base model .* pass --model") as info:
         plan_for(model=model_folder("llama", 1))
     assert info.value.exit_code == 4
 
@@ -130,7 +130,9 @@ def test_the_manifest_forgets_resume(plan_for):
     assert manifest["argv"] == ["clora", "train-task", "--data", "x"]
 
 
-@pytest.mark.parametrize(("family", "sites", "shapes"), [("llama", 4, ["16 x 32", "32 x 32"]), ("gpt2", 2, ["96 x 32"])])
+@pytest.mark.parametrize(
+    ("family", "sites", "shapes"), [("llama", 4, ["16 x 32", "32 x 32"]), ("gpt2", 2, ["96 x 32"])]
+)
 def test_a_description_counts_what_training_would_make(plan_for, model_folder, family, sites, shapes, backbone):
     plan = plan_for(model=model_folder(family))
     data = describe(plan).data()
