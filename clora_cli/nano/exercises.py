@@ -11,20 +11,31 @@ from collections.abc import Callable, Sequence
 from clora_cli.nano.grammar import (
     Deed,
     Draw,
+    altered,
+    confirmed,
     contradicted,
     deed,
+    denied,
     entailed,
-    question,
     reworded,
     stated,
     unsettled,
-    varied,
 )  # fmt: skip
-from clora_cli.nano.lexicon import DOMAINS, GRADES, KINDS, OBJECTS, VERBS
+from clora_cli.nano.lexicon import (
+    COLOURS,
+    DOMAINS,
+    GRADES,
+    KINDS,
+    OBJECTS,
+    PEOPLE,
+    PLACES,
+    TRAITS,
+    VERBS,
+)  # fmt: skip
 from clora_cli.nano.tasks import ORDER, task
 from clora_cli.nano.texts import entry, mixed_review, post, report, review
 
-__all__ = ["Piece", "exercise"]
+__all__ = ["Piece", "exercise", "vocabulary"]
 
 # A run of text and whether it is an answer, on which training puts the most weight.
 Piece = tuple[str, bool]
@@ -42,21 +53,38 @@ _HOLDS = (("true", "false"), ("correct", "incorrect"), ("indeed", "not so"))
 _PAIRS = (("Fact: ", "Claim: "), ("First: ", "Second: "), ("Given: ", "Then: "), ("A: ", "B: "), ("", ""))
 
 
-def exercise(draw: Draw) -> list[Piece]:
-    """Draw one example to train on: its text in pieces, in order."""
-    at = draw.below(sum(share for _, share in _SHARES))
-    for write, share in _SHARES:
-        at -= share
-        if at < 0:
-            return write(draw)
-    return _copying(draw)
+def exercise(draw: Draw, basic: bool = False) -> list[Piece]:
+    """Draw one example to train on: its text in pieces, in order.
+
+    Args:
+        draw: Source of randomness.
+        basic: Draw only from the exercises in finding, copying and comparing words, on which the others build.
+    """
+    shares = _BASIC_SHARES if basic else _SHARES
+    writers = [write for write, share in shares for _ in range(share)]
+    return draw.one(writers)(draw)
+
+
+def vocabulary() -> list[str]:
+    """List the words of domains, kinds, grades and deeds, each with the space before it that text has."""
+    listed = {word for field in DOMAINS.values() for words in field for word in words}
+    listed |= {word for sort in KINDS.values() for words in sort for text in words for word in text.split()}
+    listed |= {word for adjectives, verdicts in GRADES for text in (*adjectives, *verdicts) for word in text.split()}
+    listed |= {word for verb in VERBS for word in verb} | set(_ALL)
+    return [f" {word}" for word in sorted(listed)]
 
 
 def _asked(draw: Draw, ask: str, options: Sequence[str], items: Sequence[tuple[str, str]]) -> list[Piece]:
-    """Put an instruction, maybe the options, and items with their answers, together."""
-    listed = f"\n{draw.one(_HEADS)}: {', '.join(draw.shuffled(options))}" if draw.chance(0.95) else ""
-    cue = draw.one(_CUES)
-    pieces = [(ask + listed, False)]
+    """Put an instruction, the options, and items with their answers, together.
+
+    Half of the instructions are noise, and many cues and heads any word: the form and the options tell what is asked,
+    so that a model is at ease with words that it has not met there, as in the bundled tasks.
+    """
+    if draw.chance(0.5):
+        ask = " ".join(draw.some(_NOISE, 4 + draw.below(8))).capitalize() + draw.one(".?")
+    head = draw.one(_HEADS) if draw.chance(0.5) else draw.one(_PLAIN).capitalize()
+    cue = draw.one(_CUES) if draw.chance(0.5) else f"{draw.one(_PLAIN).capitalize()}:"
+    pieces = [(f"{ask}\n{head}: {', '.join(draw.shuffled(options))}", False)]
     for body, answer in items:
         pieces += [(f"\n{body}\n{cue}", False), (f" {answer}", True)]
     return pieces
@@ -66,7 +94,7 @@ def _domains(draw: Draw) -> list[Piece]:
     chosen = draw.some(tuple(DOMAINS), 3 + draw.below(5))
     names = {domain: draw.one(DOMAINS[domain].aliases) for domain in chosen}
     write = draw.one((report, post))
-    asked = [draw.one(chosen) for _ in range(1 + draw.below(2))]
+    asked = [draw.one(chosen) for _ in range(1 + draw.below(4))]
     ask = draw.one(("What is this about?", "Name the field.", "Sort the note by theme.", "Find the theme of the text."))
     return _asked(draw, ask, list(names.values()), [(write(domain, draw), names[domain]) for domain in asked])
 
@@ -74,7 +102,7 @@ def _domains(draw: Draw) -> list[Piece]:
 def _kinds(draw: Draw) -> list[Piece]:
     chosen = draw.some(tuple(KINDS), 3 + draw.below(5))
     names = {kind: draw.one(KINDS[kind].aliases) for kind in chosen}
-    asked = [draw.one(chosen) for _ in range(1 + draw.below(2))]
+    asked = [draw.one(chosen) for _ in range(1 + draw.below(4))]
     ask = draw.one(("What sort of thing is it?", "Name the sort.", "Sort the entry.", "What is being told of?"))
     return _asked(draw, ask, list(names.values()), [(entry(kind, draw), names[kind]) for kind in asked])
 
@@ -111,7 +139,7 @@ def _same(draw: Draw) -> list[Piece]:
     first = reworded(event, draw)
     items: list[tuple[str, str]] = []
     for other in [draw.chance(0.5) for _ in range(1 + draw.below(5))]:
-        said = reworded(varied(event, draw) if other else event, draw)
+        said = altered(event, draw) if other else reworded(event, draw)
         items.append((f"{two}{said}" if items else f"{one}{first}\n{two}{said}", names[other]))
     ask = draw.one(("Do both lines tell the same?", "Compare the two lines.", "Same story or another?"))
     return _asked(draw, ask, names, items)
@@ -119,11 +147,9 @@ def _same(draw: Draw) -> list[Piece]:
 
 def _holds(draw: Draw) -> list[Piece]:
     names = draw.one(_HOLDS)
-    event = deed(draw)
-    items: list[tuple[str, str]] = []
-    for fails in [draw.chance(0.5) for _ in range(1 + draw.below(5))]:
-        asked = question(event, not fails, draw)
-        items.append((asked if items else f"{stated(event, draw)}\n{asked}", names[fails]))
+    items = []
+    for fails in [draw.chance(0.5) for _ in range(1 + draw.below(3))]:
+        items.append(((denied if fails else confirmed)(deed(draw), draw), names[fails]))
     ask = draw.one(("Is it so?", "Check what is asked against the story.", "Does the story confirm it?"))
     return _asked(draw, ask, names, items)
 
@@ -207,28 +233,58 @@ def _copying(draw: Draw) -> list[Piece]:
     return pieces
 
 
+def _repeating(draw: Draw) -> list[Piece]:
+    """Say a list of words a second time."""
+    words = draw.some(_ALL, 4 + draw.below(9))
+    pieces: list[Piece] = [(f"Again: {' '.join(words)} ;", False)]
+    return pieces + [(f" {word}", True) for word in words]
+
+
 def _matching(draw: Draw) -> list[Piece]:
-    """Tell phrases that agree from phrases that differ in one word."""
+    """Tell phrases that agree from phrases that differ."""
     names = draw.one(_SAME)
     pieces: list[Piece] = [(f"Compare.\n{draw.one(_HEADS)}: {', '.join(draw.shuffled(names))}", False)]
-    for differs in [draw.chance(0.5) for _ in range(5)]:
-        one = deed(draw)
-        other = varied(one, draw) if differs else one
-        pieces += [(f"\n{_phrase(one, one.verb.past)} / {_phrase(other, draw.one(other.verb[:2]))} =", False)]
-        pieces += [(f" {names[differs]}", True)]
+    for differs in [draw.chance(0.5) for _ in range(4 + draw.below(4))]:
+        one, other, _ = _phrases(draw, differs)
+        pieces += [(f"\n{one} / {other} =", False), (f" {names[differs]}", True)]
     return pieces
 
 
-def _phrase(event: Deed, verb: str) -> str:
-    return f"{event.person} {verb} {event.colour} {event.thing} {event.place}"
+def _difference(draw: Draw) -> list[Piece]:
+    """Find the one word of the second phrase that the first does not have."""
+    pieces: list[Piece] = [("New word?", False)]
+    for differs in [draw.chance(0.8) for _ in range(4 + draw.below(4))]:
+        one, other, word = _phrases(draw, differs)
+        pieces += [(f"\n{one} / {other} =", False), (f" {word}", True)]
+    return pieces
+
+
+def _phrases(draw: Draw, differs: bool) -> tuple[str, str, str]:
+    """Make two phrases of the same words, save one if they differ, and return that word or "none" as well."""
+    one = draw.some(_SAID, 1 + draw.below(5))
+    other, word = list(one), "none"
+    if differs:
+        at = draw.below(len(one))
+        while (word := draw.one(_SAID)) in one:
+            pass
+        other[at] = word
+    return " ".join(one), " ".join(draw.shuffled(other) if draw.chance(0.3) else other), word
 
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 _LABELS = sorted({label for name in ORDER for label in task(name).labels})
+_SAID = sorted({*PEOPLE, *COLOURS, *TRAITS, *(place.split()[-1] for place in PLACES), *(verb.past for verb in VERBS)}
+               | {thing for things in OBJECTS.values() for thing in things})  # fmt: skip
 _WORDS = sorted({word for field in DOMAINS.values() for word in (*field.aliases, *field.things)}
                 | {word for sort in KINDS.values() for word in (*sort.aliases, *sort.nouns)})  # fmt: skip
 
+_ALL = sorted({*_SAID, *_WORDS, *_LABELS})
+_NOISE = sorted({*_ALL, *(word.strip("?.").lower() for name in ORDER for word in task(name).instruction.split()),
+                 "answer", "option"})  # fmt: skip
+_PLAIN = [word for word in _SAID if word.isalpha()]  # no bundled task's cue is among them
+
 _SHARES: tuple[tuple[Callable[[Draw], list[Piece]], int], ...] = (
-    (_domains, 15), (_kinds, 10), (_grades, 7), (_poles, 5), (_follows, 17), (_same, 14), (_holds, 13), (_lookup, 7),
-    (_dictionary, 3), (_copying, 6), (_matching, 6),
+    (_domains, 16), (_kinds, 9), (_grades, 6), (_poles, 4), (_follows, 20), (_same, 21), (_holds, 16), (_lookup, 3),
+    (_dictionary, 1), (_copying, 4),
 )  # fmt: skip
+_BASIC_SHARES = ((_repeating, 25), (_matching, 20), (_difference, 25), (_lookup, 15), (_copying, 15))

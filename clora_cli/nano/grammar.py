@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeVar
 from clora_cli.nano.lexicon import COLOURS, MOODS, OBJECTS, PEOPLE, PLACES, RELATIVES, TIMES, TRAITS, VERBS, Verb
 
 __all__ = [
-    "Deed", "Draw", "claim", "contradicted", "deed", "entailed", "phrased", "question", "reworded", "stated",
-    "unsettled", "varied",
+    "Deed", "Draw", "altered", "confirmed", "contradicted", "deed", "denied", "entailed", "phrased", "reworded",
+    "stated", "unsettled", "varied",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -88,8 +88,10 @@ def stated(event: Deed, draw: Draw) -> str:
     return f"T{told} {event.time}."
 
 
-def claim(event: Deed, draw: Draw) -> str:
-    """Say a part of the event that follows from it, with the event's own words or their synonyms."""
+def entailed(event: Deed, draw: Draw) -> str:
+    """Say something that the event makes certain."""
+    if draw.chance(0.1):
+        return phrased([f"The {event.person} {event.verb.past} a {_general(event.thing)}."], draw)
     verb = draw.one((event.verb.past, event.verb.synonym))
     forms = (
         f"The {event.person} {verb} a {event.thing}.",
@@ -100,13 +102,6 @@ def claim(event: Deed, draw: Draw) -> str:
         f"Someone {verb} a {event.thing} {event.place}.",
     )
     return phrased(forms, draw)
-
-
-def entailed(event: Deed, draw: Draw) -> str:
-    """Say something that the event makes certain."""
-    if draw.chance(0.1):
-        return phrased([f"The {event.person} {event.verb.past} a {_general(event.thing)}."], draw)
-    return claim(event, draw)
 
 
 def contradicted(event: Deed, draw: Draw) -> str:
@@ -136,12 +131,26 @@ def unsettled(event: Deed, draw: Draw) -> str:
 
 
 def reworded(event: Deed, draw: Draw) -> str:
-    """Say who did what and where or when, in one of several orders and with or without the synonym of the deed."""
-    verb = draw.one((event.verb.past, event.verb.synonym))
+    """Say who did what and where, in one of several orders and with or without the synonym of the deed."""
+    return _told(event, event.verb.synonym if draw.chance(0.3) else event.verb.past, draw)
+
+
+def altered(event: Deed, draw: Draw) -> str:
+    """Say, in words like those of ``reworded``, something that does not mean the same: denied, contrary or changed."""
+    way = draw.below(4)
+    if way == 0:
+        verb = draw.one((f"did not {event.verb.base}", f"never {event.verb.past}"))
+        return f"The {event.person} {verb} a {event.colour} {event.thing} {event.place}."
+    if way == 1:
+        return _told(event, event.verb.contrary, draw)
+    return reworded(varied(varied(event, draw), draw), draw)
+
+
+def _told(event: Deed, verb: str, draw: Draw) -> str:
     thing = f"{event.colour} {event.thing}"
     forms = (
         f"The {event.person} {verb} a {thing} {event.place}.",
-        f"A {thing} was {_participle(verb)} by the {event.person} {event.place}.",
+        f"A {thing} was {_PARTICIPLES.get(verb, verb)} by the {event.person} {event.place}.",
         f"{event.place[0].upper()}{event.place[1:]} the {event.person} {verb} a {thing}.",
         f"It was the {event.person} who {verb} a {thing} {event.place}.",
     )
@@ -149,31 +158,46 @@ def reworded(event: Deed, draw: Draw) -> str:
 
 
 def varied(event: Deed, draw: Draw) -> Deed:
-    """Return the event with one part that matters changed: the person, the deed, the thing, its colour or the place."""
-    part = draw.below(5)
+    """Return the event with one part changed: the person, the thing, its colour or the place."""
+    part = draw.below(4)
     if part == 0:
         return event._replace(person=draw.one(PEOPLE, event.person))
     if part == 1:
-        return event._replace(verb=draw.one(VERBS, event.verb))
-    if part == 2:
         return event._replace(thing=_other_thing(event.thing, draw))
-    if part == 3:
+    if part == 2:
         return event._replace(colour=draw.one(COLOURS, event.colour))
     return event._replace(place=draw.one(PLACES, event.place))
 
 
-def question(event: Deed, holds: bool, draw: Draw) -> str:
-    """Ask about the event a question whose answer is yes if ``holds``, else no."""
-    form = draw.below(4)
-    if form == 0:
-        return f"Was the {event.thing} {event.colour if holds else draw.one(COLOURS, event.colour)}?"
-    if form == 1:
-        return f"Was the {event.person} {event.place if holds else draw.one(PLACES, event.place)}?"
-    if form == 2:
-        thing = event.thing if holds else _other_thing(event.thing, draw)
-        return f"Did the {event.person} {draw.one((event.verb.base, event.verb.synonym_base))} a {thing}?"
-    verb = event.verb if holds else draw.one(VERBS, event.verb)
-    return f"Did the {event.person} {draw.one((verb.base, verb.synonym_base))} the {event.thing}?"
+def confirmed(event: Deed, draw: Draw) -> str:
+    """Tell the event, then ask of it what is so."""
+    return f"{stated(event, draw)}\n{_question(event, event.verb.base, draw)}"
+
+
+def denied(event: Deed, draw: Draw) -> str:
+    """Tell an event, then ask of it what is not so: it was denied, or its contrary or a changed part is asked for."""
+    way = draw.below(3)
+    if way == 0:
+        verb = draw.one((f"did not {event.verb.base}", f"never {event.verb.past}"))
+        told = f"The {event.trait} {event.person} {verb} a {event.colour} {event.thing} {event.place} {event.time}."
+        return f"{told}\nDid the {event.person} {event.verb.base} a {event.thing}?"
+    if way == 1:
+        return f"{stated(event, draw)}\nDid the {event.person} {event.verb.contrary_base} a {event.thing}?"
+    other = varied(event, draw)
+    while other.person != event.person:
+        other = varied(event, draw)
+    return f"{stated(event, draw)}\n{_question(other, event.verb.base, draw, event)}"
+
+
+def _question(event: Deed, verb: str, draw: Draw, unlike: Deed | None = None) -> str:
+    """Ask whether a part of the event is so; if ``unlike`` is given, ask for the part that differs from it."""
+    asked = {
+        "colour": f"Was the {event.thing} {event.colour}?",
+        "place": f"Was the {event.person} {event.place}?",
+        "thing": f"Did the {event.person} {verb} a {event.thing}?",
+    }
+    parts = [part for part in asked if unlike is None or getattr(event, part) != getattr(unlike, part)]
+    return asked[draw.one(parts)]
 
 
 def _general(thing: str) -> str:
@@ -184,5 +208,4 @@ def _other_thing(thing: str, draw: Draw) -> str:
     return draw.one([item for items in OBJECTS.values() for item in items], thing)
 
 
-def _participle(past: str) -> str:
-    return {"hid": "hidden", "took": "taken", "chose": "chosen"}.get(past, past)
+_PARTICIPLES = {"hid": "hidden", "took": "taken", "chose": "chosen", "broke": "broken"}

@@ -35,13 +35,14 @@ class Kind(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """A deed: past form, a synonym of it, base form, the synonym's base form, and the past form of its contrary."""
+    """A deed: past form and a synonym of it, their base forms, its contrary's past form and base form."""
 
     past: str
     synonym: str
     base: str
     synonym_base: str
     contrary: str
+    contrary_base: str
 
 
 def _domain(people: str, deeds: str, things: str, places: str, wishes: str, aliases: str) -> Domain:
@@ -209,18 +210,18 @@ GOODS: dict[str, tuple[str, ...]] = {
 VERBS: tuple[Verb, ...] = tuple(
     Verb(*line.split())
     for line in (
-        "bought purchased buy purchase sold",
-        "found discovered find discover lost",
-        "noticed spotted notice spot overlooked",
-        "made crafted make craft destroyed",
-        "fixed repaired fix repair broke",
-        "lifted raised lift raise dropped",
-        "hid concealed hide conceal revealed",
-        "cleaned washed clean wash stained",
-        "liked enjoyed like enjoy hated",
-        "took grabbed take grab returned",
-        "chose picked choose pick refused",
-        "praised admired praise admire mocked",
+        "bought purchased buy purchase sold sell",
+        "found discovered find discover lost lose",
+        "noticed spotted notice spot overlooked overlook",
+        "made crafted make craft destroyed destroy",
+        "fixed repaired fix repair broke break",
+        "lifted raised lift raise dropped drop",
+        "hid concealed hide conceal revealed reveal",
+        "cleaned washed clean wash stained stain",
+        "liked enjoyed like enjoy hated hate",
+        "took grabbed take grab returned return",
+        "chose picked choose pick refused refuse",
+        "praised admired praise admire mocked mock",
     )
 )
 

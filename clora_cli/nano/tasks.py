@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from functools import cache
 
 from clora_cli.errors import DataError, UnknownNameError
-from clora_cli.nano.grammar import Draw, contradicted, deed, entailed, question, reworded, stated, unsettled, varied
+from clora_cli.nano.grammar import (
+    Draw,
+    altered,
+    confirmed,
+    contradicted,
+    deed,
+    denied,
+    entailed,
+    reworded,
+    stated,
+    unsettled,
+)  # fmt: skip
 from clora_cli.nano.texts import entry, mixed_review, post, report, review
 
 __all__ = ["ORDER", "SPLITS", "BundledTask", "rows", "task"]
@@ -129,17 +140,10 @@ def _inference(label: str, draw: Draw) -> str:
 
 def _paraphrase(label: str, draw: Draw) -> str:
     event = deed(draw)
-    first = reworded(event, draw)
-    second = first
-    other = event if label == "equivalent" else varied(event, draw)
+    first = second = reworded(event, draw)
     while second == first:
-        second = reworded(other, draw)
+        second = reworded(event, draw) if label == "equivalent" else altered(event, draw)
     return f"Sentence 1: {first}\nSentence 2: {second}"
-
-
-def _yes_no(label: str, draw: Draw) -> str:
-    event = deed(draw)
-    return f"{stated(event, draw)}\n{question(event, label == 'yes', draw)}"
 
 
 _WRITERS: dict[str, Callable[[str, Draw], str]] = {
@@ -150,5 +154,5 @@ _WRITERS: dict[str, Callable[[str, Draw], str]] = {
     "sentiment-binary": lambda label, draw: mixed_review(label == "positive", draw),
     "inference": _inference,
     "paraphrase": _paraphrase,
-    "yes-no": _yes_no,
+    "yes-no": lambda label, draw: (confirmed if label == "yes" else denied)(deed(draw), draw),
 }

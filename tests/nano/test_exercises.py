@@ -12,11 +12,11 @@ def _examples(count):
 
 def test_exercises_teach_no_bundled_instruction_and_no_bundled_label():
     labels = {label for name in ORDER for label in task(name).labels}
-    for pieces in _examples(3000):
+    for pieces in _examples(1000):
         text = "".join(part for part, _ in pieces)
         assert not [name for name in ORDER if task(name).instruction in text]
         assert "Option:" not in text and "Answer:" not in text
-        if not text.startswith("List: "):
+        if not text.startswith(("Copy a word.", "Say the word.", "Again: ")):  # labels are met as mere words there
             assert not [part for part, is_answer in pieces if is_answer and part.strip() in labels]
 
 
