@@ -72,9 +72,15 @@ def train_task(
             help="Layer name endings, or all-linear; repeatable. Query and value projections by default.",
         ),
     ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the training rows.")] = 3,
+    epochs: Annotated[float, typer.Option(help="Passes over the training rows.")] = 4,
     max_steps: Annotated[int, typer.Option(help="Optimizer steps instead of epochs; 0 goes by epochs.")] = 0,
-    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate of AdamW.")] = 1e-3,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr",
+            help="Peak learning rate of AdamW. By default 3e-3 for clora-nano, 1e-3 for encoder-decoders, 3e-4 for others.",
+        ),
+    ] = None,
     schedule: Annotated[str, typer.Option(help="linear, constant or cosine.")] = "linear",
     warmup_steps: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 0,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import random
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from clora_cli.data import Example, Task, load_task
 from clora_cli.errors import DataError, MismatchError, OptionError
 from clora_cli.package import AdapterFolder, is_adapter, read_adapter, read_package
 from clora_cli.training.composition import Composition, compose
-from clora_cli.training.options import TrainOptions, order_of_examples, run_seed
+from clora_cli.training.options import TrainOptions, default_lr, order_of_examples, run_seed
 
 __all__ = ["Plan", "make_plan"]
 
@@ -143,6 +144,8 @@ def make_plan(options: TrainOptions) -> Plan:
     if not task.train:
         raise DataError(f"task '{task.name}' ({task.source}) has no training rows")
     reference = find_model(options.model, options.revision)
+    if options.lr is None:
+        options = dataclasses.replace(options, lr=default_lr(reference.id, reference.kind))
     out = options.out or options.package / task.name
     if out.exists() and not is_adapter(out):  # also under --force, which replaces adapters and nothing else
         raise OptionError(f"{out} exists and is no adapter folder; choose another --out")

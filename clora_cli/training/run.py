@@ -154,8 +154,7 @@ def _trainer(plan: Plan, built: Built, penalties: Penalties | None) -> PenaltyTr
         train_sampling_strategy="sequential",
         bf16=options.dtype == "bfloat16" or (options.dtype == "auto" and not on_cpu),
         fp16=options.dtype == "float16",
-        activation_checkpointing=options.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
+        **_checkpointing(options.gradient_checkpointing),
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=options.save_steps or max(1, plan.steps // _CHECKPOINTS_A_RUN),
@@ -184,6 +183,18 @@ def _trainer(plan: Plan, built: Built, penalties: Penalties | None) -> PenaltyTr
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    from transformers import TrainingArguments
+
+    # The option has another name from Transformers 5.21 on, which Python 3.10 does not get.
+    name = (
+        "activation_checkpointing"
+        if hasattr(TrainingArguments, "activation_checkpointing")
+        else "gradient_checkpointing"
+    )
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
 
 
 def _last_checkpoint(work: Path) -> Path | None:
