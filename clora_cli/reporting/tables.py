@@ -41,18 +41,16 @@ def matrix_table(run: Run) -> str:
 
 
 def summary_table(runs: Sequence[Run], single: Mapping[str, float] | None = None) -> str:
-    """Return every metric of every run as a Markdown table, with the metrics' equations below it.
+    """Return every metric of every run as a Markdown table, one column a run, with the metrics' equations below it.
 
-    A metric that no run has the entries for is named under the table instead of filling a column with dashes.
+    A metric that no run has the entries for is named under the table instead of filling a row with dashes.
     """
     summaries = [summarise(run, single) for run in runs]
     names = registry.names("metrics")
     shown = [name for name in names if any(not math.isnan(summary[name]) for summary in summaries)]
-    rows = [
-        [_text(run.label), str(len(run.order)), *(_percent(summary[name], 2) for name in shown)]
-        for run, summary in zip(runs, summaries, strict=True)
-    ]
-    lines = [_table(["run", "tasks", *shown], rows)]
+    rows = [[name, *(_percent(summary[name], 2) for summary in summaries)] for name in shown]
+    rows.append(["tasks", *(str(len(run.order)) for run in runs)])
+    lines = [_table(["metric", *(_text(run.label) for run in runs)], rows)]
     lines += [f"- `{name}`: {registry.summary('metrics', name)}\n" for name in shown]
     hidden = [f"`{name}`" for name in names if name not in shown]
     if hidden:

@@ -53,7 +53,7 @@ def process(here: Path) -> Callable[..., Result]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=170,
+            timeout=600,
             env={**os.environ, **environment},
         )
         return Result(result.returncode, result.stdout, result.stderr)

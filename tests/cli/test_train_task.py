@@ -80,7 +80,7 @@ def test_force_and_other_options(train, here):
     before = contents(here)
     result = train("--lr", 0.5)
     assert result.code == 2
-    assert "made differently (training.lr 0.001 -> 0.5); pass --force" in one_line(result)
+    assert "made differently (training.lr 0.0003 -> 0.5); pass --force" in one_line(result)
     assert contents(here) == before
     assert train("--lr", 0.5, "--force", "-q").code == 0
     assert contents(here) != before
@@ -172,7 +172,7 @@ def test_a_configuration_file_gives_defaults(train, here, monkeypatch):
     recipe = rank_of()
     assert recipe["method"]["options"]["n-lora"]["strength"] == 0.1
     assert (recipe["seed"], recipe["training"]["lr"], recipe["lora"]["target_modules"]) == (5, 0.5, ["q_proj"])
-    assert recipe["training"]["epochs"] == 3  # a default
+    assert recipe["training"]["epochs"] == 4  # a default
     monkeypatch.setenv("CLORA_TRAIN_TASK_SEED", "6")
     monkeypatch.setenv("CLORA_TRAIN_TASK_LR", "0.6")
     recipe = rank_of("--lr", 0.7)

@@ -65,7 +65,7 @@ def printed_penalties(built):
     for site, factor in built.trainable.items():
         past_a, _ = built.bank.past(site)
         total = total + 0.5 * ((past_a @ factor.a.T) ** 2).sum()
-        size = (factor.shape[0] * factor.shape[1]) ** 0.5
+        size = (factor.shape[0] * factor.shape[1]) ** 0.5 * len(built.trainable)  # n-lora's is a mean over sites
         total = total + 0.4 * (factor.scaling * factor.b @ factor.a).abs().sum() / size
     return total
 
