@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from clora_cli.nano.exercises import Piece, exercise, vocabulary
@@ -48,6 +48,9 @@ def train_tokenizer(seed: int = 0, examples: int = 4000) -> PreTrainedTokenizerF
         vocab_size=VOCABULARY, special_tokens=[PAD, BOS, EOS], initial_alphabet=alphabet, show_progress=False
     )
     core.train_from_iterator(texts, trainer)
+    # The model is trained on texts that begin with the beginning token: whoever encodes a text must get it too.
+    begin = (BOS, core.token_to_id(BOS))
+    core.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[begin])
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=EOS, model_max_length=512,
         clean_up_tokenization_spaces=False, padding_side="left",

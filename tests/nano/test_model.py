@@ -69,3 +69,9 @@ def test_generating_needs_no_advice(model, tokenizer):
         warnings.simplefilter("error")
         out = model.generate(input_ids=given["input_ids"], attention_mask=given["attention_mask"], max_new_tokens=4)
     assert out.shape[0] == 2
+
+
+def test_every_encoded_text_begins_as_the_training_texts_did():
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_PATH)
+    assert tokenizer("any text")["input_ids"][0] == tokenizer.bos_token_id
+    assert tokenizer.bos_token_id not in tokenizer("any text", add_special_tokens=False)["input_ids"]
