@@ -24,6 +24,7 @@ __all__ = [
     "Kind",
     "ModelReference",
     "check_base",
+    "dtype_name",
     "find_model",
     "find_sites",
     "is_transposed",
@@ -135,6 +136,13 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def dtype_name(dtype: str, device: torch.device) -> str:
+    """Return the type that a ``--dtype`` stands for: ``auto`` is float32 on a CPU, bfloat16 on an accelerator."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device.type == "cpu" else "bfloat16"
+
+
 def load_backbone(
     reference: ModelReference,
     *,
@@ -160,9 +168,7 @@ def load_backbone(
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    torch_dtype = (
-        getattr(torch, dtype) if dtype != "auto" else (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    )
+    torch_dtype = getattr(torch, dtype_name(dtype, device))
     loader = AutoModelForSeq2SeqLM if reference.kind == "seq2seq" else AutoModelForCausalLM
     extra = {} if quantize == "none" else {"quantization_config": _quantization(quantize, torch_dtype, device)}
     try:

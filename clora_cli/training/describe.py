@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from clora_cli.package import WEIGHTS
 from clora_cli.training.plan import Plan
 
 __all__ = ["Description", "describe"]
@@ -37,7 +38,7 @@ class Description:
     @property
     def memory(self) -> int:
         """Bytes of base weights, past adapters and optimizer states; activations come on top."""
-        past = sum((member.path / "adapter_model.safetensors").stat().st_size for member in self.plan.parents)
+        past = sum((member.path / WEIGHTS).stat().st_size for member in self.plan.parents)
         return int(self.parameters * self.bytes_per_parameter) + past + 4 * _ADAM_STATES * self.trainable
 
     def data(self) -> dict[str, Any]:
@@ -81,14 +82,13 @@ def describe(plan: Plan) -> Description:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    from clora_cli.backbone import find_sites, pick_device
+    from clora_cli.backbone import dtype_name, find_sites, pick_device
 
     options = plan.options
     loader = AutoModelForSeq2SeqLM if plan.reference.kind == "seq2seq" else AutoModelForCausalLM
     with torch.device("meta"):
         model = loader.from_config(AutoConfig.from_pretrained(plan.reference.path))
-    on_cpu = pick_device(options.device).type == "cpu"
-    dtype = ("float32" if on_cpu else "bfloat16") if options.dtype == "auto" else options.dtype
+    dtype = dtype_name(options.dtype, pick_device(options.device))
     size = {"none": float(_BYTES[dtype]), "8bit": 1.0, "4bit": 0.5}[options.quantize]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Description(plan, find_sites(model, options.target_modules), parameters, size)
