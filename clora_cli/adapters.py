@@ -2,13 +2,16 @@
 
 The adapters of one site are concatenated, ``[A_1; …; A_K]`` and ``[B_1 … B_K]`` with scalings folded into B: however
 many adapters there are, a site costs one pair of small matrix products, and no dense delta is ever formed. Sites of
-one shape are stacked in one tensor, which penalties over past adapters read without another copy.
+one shape are stacked in one tensor, which penalties over past adapters read without another copy. A dense delta, such
+as a merge that no low rank holds, is added as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,45 +45,74 @@ class AdapterBank:
         self._model = model
         self._handles: list[RemovableHandle] = []
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
+        self._owners: dict[str, tuple[int, ...]] = {}
         self._stacks: dict[tuple[int, ...], tuple[list[str], Tensor, Tensor]] = {}
+        self._dense: dict[str, Tensor] = {}
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites that carry at least one adapter."""
-        return tuple(self._factors)
+        return tuple(dict.fromkeys((*self._factors, *self._dense)))
 
-    def activate(self, adapters: Sequence[Mapping[str, Factor]], *, forward: bool = True) -> None:
+    def activate(self, adapters: Sequence[Mapping[str, Factor | Tensor]]) -> None:
         """Replace the adapters in use.
 
         Args:
-            adapters: For each adapter its factors by site. Ranks and sites may differ; an empty list gives the bare base model.
-            forward: Whether they take part in the forward pass; False keeps them for penalties alone.
+            adapters: For each adapter its factors, or its dense deltas of shape (out, in), by site. Ranks and sites may
+                differ; an empty list gives the bare base model.
 
         Raises:
             MismatchError: If a site does not exist in the model or has another shape.
         """
         self.clear()
         by_site: dict[str, list[Factor]] = defaultdict(list)
-        for adapter in adapters:
-            for site, factor in adapter.items():
-                self._check(site, factor)
-                by_site[site].append(factor)
+        owners: dict[str, list[int]] = defaultdict(list)
+        for number, adapter in enumerate(adapters):
+            for site, delta in adapter.items():
+                self._check(site, tuple(delta.shape))
+                if isinstance(delta, Factor):
+                    by_site[site].append(delta)
+                    owners[site] += [number] * delta.rank
+                else:
+                    self._add_dense(site, delta)
+        self._owners = {site: tuple(numbers) for site, numbers in owners.items()}
         self._stack({site: concatenate(factors) for site, factors in by_site.items()})
-        if forward:
-            self._handles = [self._module(site).register_forward_hook(self._hook(site)) for site in self._factors]
+        self._hook_up()
 
     def clear(self) -> None:
         """Remove every adapter: the model computes what the base model computes."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._factors, self._stacks = [], {}, {}
+        self._unhook()
+        self._factors, self._owners, self._stacks, self._dense = {}, {}, {}, {}
+
+    @contextlib.contextmanager
+    def only(self, adapter: int | None) -> Iterator[None]:
+        """For a while, let one adapter of low rank act alone, or none; what ``past_of`` returns stays as it is.
+
+        Args:
+            adapter: Its number in the order of ``activate``, from 0; None for the bare base model.
+        """
+        self._unhook()
+        try:
+            if adapter is not None:
+                for site, (a, b) in self._factors.items():
+                    mine = [row for row, owner in enumerate(self._owners[site]) if owner == adapter]
+                    if mine:
+                        self._hook(site, _low_rank(a[mine], b[:, mine]))
+            yield
+        finally:
+            self._unhook()
+            self._hook_up()
+
+    def owners(self, site: str) -> tuple[int, ...]:
+        """Return, for each row of a site's concatenated ``a``, the number of the adapter that it came from."""
+        return self._owners.get(site, ())
 
     def past(self, site: str) -> tuple[Tensor, Tensor] | None:
         """Return a site's concatenated factors, (total rank, in) and (out, total rank), or None if it has none."""
         return self._factors.get(site)
 
     def past_of(self, sites: Sequence[str]) -> tuple[Tensor, Tensor] | None:
-        """Return the factors of several sites of one shape and total rank, or None if they have none.
+        """Return the factors of several sites of one shape and the same ``owners``, or None if they have none.
 
         Returns:
             Shapes (site, total rank, in) and (site, out, total rank); the bank's own storage where the sites are one stack.
@@ -91,9 +123,12 @@ class AdapterBank:
         pairs = [self._factors[site] for site in sites if site in self._factors]
         return (torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])) if pairs else None
 
-    def total_rank(self, site: str) -> int:
-        """Return the sum of the ranks of a site's adapters; 0 if it has none."""
-        return self._factors[site][0].shape[0] if site in self._factors else 0
+    def dense_of(self, sites: Sequence[str]) -> Tensor | None:
+        """Return the dense deltas of several sites of one shape, (site, out, in); None if none of them has one."""
+        if not any(site in self._dense for site in sites):
+            return None
+        like = next(iter(self._dense[site] for site in sites if site in self._dense))
+        return torch.stack([self._dense.get(site, torch.zeros_like(like)) for site in sites])
 
     def _stack(self, factors: Mapping[str, Factor]) -> None:
         groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
@@ -101,32 +136,55 @@ class AdapterBank:
             groups[(*factor.shape, factor.rank)].append(site)
         for shape, sites in groups.items():
             sites.sort()
-            like = self._module(sites[0]).weight
-            dtype = like.dtype if like.is_floating_point() and like.element_size() > 1 else torch.bfloat16
-            a = torch.stack([factors[site].a for site in sites]).to(device=like.device, dtype=dtype)
-            b = torch.stack([factors[site].b for site in sites]).to(device=like.device, dtype=dtype)
+            like = {"device": self._module(sites[0]).weight.device, "dtype": self._dtype(sites[0])}
+            a = torch.stack([factors[site].a for site in sites]).to(**like)
+            b = torch.stack([factors[site].b for site in sites]).to(**like)
             self._stacks[shape] = (sites, a, b)
             self._factors.update({site: (a[i], b[i]) for i, site in enumerate(sites)})
 
-    def _check(self, site: str, factor: Factor) -> None:
+    def _add_dense(self, site: str, delta: Tensor) -> None:
+        added = delta.to(device=self._module(site).weight.device, dtype=self._dtype(site))
+        self._dense[site] = self._dense[site] + added if site in self._dense else added
+
+    def _dtype(self, site: str) -> torch.dtype:
+        weight = self._module(site).weight
+        # Quantised weights are integers; their layers compute in half precision.
+        return weight.dtype if weight.is_floating_point() and weight.element_size() > 1 else torch.bfloat16
+
+    def _check(self, site: str, given: tuple[int, ...]) -> None:
         try:
             shape = linear_shape(self._module(site))
         except AttributeError:
             raise MismatchError(
                 f"the base model has no layer '{site}', which an adapter changes; was it trained on another model?"
             ) from None
-        if shape != factor.shape:
+        if shape != given:
             raise MismatchError(
-                f"layer '{site}' is {shape} in the base model and {factor.shape} in an adapter; was it trained on another model?"
+                f"layer '{site}' is {shape} in the base model and {given} in an adapter; was it trained on another model?"
             )
 
     def _module(self, site: str) -> Any:
         return self._model.get_submodule(site)
 
-    def _hook(self, site: str) -> Any:
-        a, b = self._factors[site]
+    def _hook_up(self) -> None:
+        for site, (a, b) in self._factors.items():
+            self._hook(site, _low_rank(a, b))
+        for site, delta in self._dense.items():
+            self._hook(site, functools.partial(functional.linear, weight=delta))
 
-        def add_deltas(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + functional.linear(functional.linear(inputs[0].to(a.dtype), a), b).to(output.dtype)
+    def _unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
-        return add_deltas
+    def _hook(self, site: str, change: Callable[[Tensor], Tensor]) -> None:
+        dtype = self._dtype(site)
+
+        def add_change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + change(inputs[0].to(dtype)).to(output.dtype)
+
+        self._handles.append(self._module(site).register_forward_hook(add_change))
+
+
+def _low_rank(a: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda inputs: functional.linear(functional.linear(inputs, a), b)

@@ -7,54 +7,38 @@ adapter folders over one base model; its members and their order come from the m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.errors import ArtifactError, CloraError, MismatchError
+from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.files import new_folder, read_json, sha256, to_json
+from clora_cli.manifest import MANIFEST, SCHEMA, read_manifest
+from clora_cli.tensors import read_tensors, save_tensors, stream_tensors
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from clora_cli.lora import Factor
 
 __all__ = [
-    "MANIFEST",
-    "SCHEMA",
     "WEIGHTS",
     "AdapterFolder",
     "is_adapter",
     "read_adapter",
     "read_package",
     "write_adapter",
+    "write_dense",
 ]
 
-SCHEMA = "clora.adapter/1"
-MANIFEST = "clora.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_REQUIRED: Mapping[str, type] = {
-    "base_model": dict,
-    "data": dict,
-    "files": dict,
-    "lora": dict,
-    "method": dict,
-    "parents": list,
-    "seed": int,
-    "stage": int,
-    "task": str,
-    "training": dict,
-}
-_REQUIRED_INSIDE = (
-    ("base_model", "id"),
-    ("base_model", "fingerprint"),
-    ("data", "name"),
-    ("method", "name"),
-    ("method", "combine"),
-)
+DENSE = "deltas.safetensors"
+STATE = "state.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +47,7 @@ class AdapterFolder:
 
     Attributes:
         path: The folder.
-        config: ``adapter_config.json``.
+        config: ``adapter_config.json``; empty for dense deltas.
         manifest: ``clora.json``, or an empty mapping for a bare PEFT folder.
     """
 
@@ -91,10 +75,41 @@ class AdapterFolder:
         """How the adapter's method combines adapters at evaluation; None for a bare PEFT folder."""
         return self.manifest["method"]["combine"] if self.manifest else None
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the folder holds dense deltas, as a merge may leave them, instead of low-rank factors."""
+        return not self.config
+
+    @property
+    def weights(self) -> Path:
+        """The tensor file that makes the adapter what it is."""
+        return self.path / (DENSE if self.is_dense else WEIGHTS)
+
+    @property
+    def data_names(self) -> list[str]:
+        """What ``--data`` names its tasks: one, or all those of a merge; none for a bare PEFT folder."""
+        data = self.manifest.get("data", {})
+        return list(data.get("merged") or [data["name"]]) if data else []
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the tensor file: what ``parents`` refer to."""
-        return sha256(self.path / WEIGHTS)
+        return sha256(self.weights)
+
+    def deltas(self) -> Mapping[str, Factor | Tensor]:
+        """Read what the adapter adds, by site: factors, or dense deltas of shape (out, in).
+
+        Raises:
+            CloraError: As ``factors``.
+        """
+        if not self.is_dense:
+            return self.factors()
+        found = read_tensors(self.path / DENSE)
+        if odd := next(
+            (site for site, delta in found.items() if delta.ndim != 2 or not delta.is_floating_point()), None
+        ):
+            raise ArtifactError(f"adapter {self.path} is damaged: the delta at '{odd}' is no matrix; make it again")
+        return dict(sorted(found.items()))
 
     def factors(self) -> dict[str, Factor]:
         """Read the adapter's factors, by site, as stored.
@@ -105,6 +120,10 @@ class AdapterFolder:
         """
         from clora_cli.lora import Factor, config_problem, scaling_at
 
+        if self.is_dense:
+            raise MismatchError(
+                f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors"
+            )
         if problem := config_problem(self.config):
             raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
         sides = self._sides()
@@ -117,6 +136,10 @@ class AdapterFolder:
             site: Factor(pair["A"], pair["B"], scaling_at(self.config, site)) for site, pair in sorted(sides.items())
         }
 
+    def state(self) -> dict[str, Tensor]:
+        """Read what the adapter's method kept for later; empty if it kept nothing."""
+        return read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
+
     def _sides(self) -> dict[str, dict[str, Tensor]]:
         from clora_cli.lora import split_key
 
@@ -127,28 +150,9 @@ class AdapterFolder:
         return sides
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        ArtifactError: If the file is missing or damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ArtifactError(f"tensor file {path} does not exist; restore it or train the adapter again") from None
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(
-            f"tensor file {path} is damaged ({error}); restore it or train the adapter again"
-        ) from error
-
-
 def is_adapter(path: Path) -> bool:
     """Tell whether a path is an adapter folder."""
-    return (path / CONFIG).is_file()
+    return (path / CONFIG).is_file() or (path / DENSE).is_file()
 
 
 def read_adapter(path: Path) -> AdapterFolder:
@@ -161,10 +165,13 @@ def read_adapter(path: Path) -> AdapterFolder:
         raise ArtifactError(f"adapter folder {path} does not exist")
     if not is_adapter(path):
         raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}")
-    config = read_json(path / CONFIG, "adapter configuration")
-    if not (path / WEIGHTS).is_file():
-        raise ArtifactError(f"adapter {path} has no {WEIGHTS}; restore it or train the adapter again")
-    manifest = _read_manifest(path) if (path / MANIFEST).exists() else {}
+    dense = not (path / CONFIG).is_file()
+    config = {} if dense else read_json(path / CONFIG, "adapter configuration")
+    if not dense and not (path / WEIGHTS).is_file():
+        raise ArtifactError(f"adapter {path} has no {WEIGHTS}; restore it or make the adapter again")
+    if dense and not (path / MANIFEST).exists():
+        raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
+    manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
     return AdapterFolder(path, config, manifest)
 
 
@@ -191,6 +198,7 @@ def write_adapter(
     config: Mapping[str, Any],
     manifest: Mapping[str, Any],
     texts: Mapping[str, str],
+    state: Mapping[str, Tensor] | None = None,
 ) -> AdapterFolder:
     """Write one adapter folder atomically and read it back.
 
@@ -200,64 +208,56 @@ def write_adapter(
         config: ``adapter_config.json``.
         manifest: ``clora.json`` but for ``schema`` and ``files``, which are added.
         texts: Further files by name, such as the model card.
+        state: What the method needs later, for ``state.safetensors``.
 
     Raises:
         CloraError: If the folder cannot be written; what was there stays.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with new_folder(target) as folder:
-        ordered = {key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}
-        try:
-            save_file(ordered, folder / WEIGHTS, metadata={"format": "pt"})
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise CloraError(
-                f"cannot write {target}: {error}; nothing was changed, free space or choose another place"
-            ) from error
+    with _member(target, manifest, texts) as folder:
+        save_tensors(folder / WEIGHTS, tensors)
+        if state:
+            save_tensors(folder / STATE, state)
         (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
+    return read_adapter(target)
+
+
+def write_dense(
+    target: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    deltas: Iterable[tuple[str, Tensor]],
+    manifest: Mapping[str, Any],
+    texts: Mapping[str, str],
+) -> AdapterFolder:
+    """Write a folder of dense deltas atomically, one delta at a time, and read it back.
+
+    Args:
+        target: The folder; replaced if it exists.
+        shapes: Site to (out, in), in the order in which the deltas come.
+        dtype: What to store.
+        deltas: Site and delta.
+        manifest: As for ``write_adapter``.
+        texts: As for ``write_adapter``.
+
+    Raises:
+        CloraError: If the folder cannot be written; what was there stays.
+    """
+    with _member(target, manifest, texts) as folder:
+        stream_tensors(folder / DENSE, shapes, dtype, deltas)
+    return read_adapter(target)
+
+
+@contextlib.contextmanager
+def _member(target: Path, manifest: Mapping[str, Any], texts: Mapping[str, str]) -> Iterator[Path]:
+    """Give a folder to fill; then add the texts, and last of all the manifest: a folder that has one had everything else."""
+    with new_folder(target) as folder:
+        yield folder
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         for file in folder.iterdir():
             file.chmod(0o644)  # safetensors writes for the owner alone
         files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-        # The manifest comes last: a folder that has one had everything else.
         (folder / MANIFEST).write_text(to_json({**manifest, "schema": SCHEMA, "files": files}), encoding="utf-8")
-    return read_adapter(target)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = read_json(path / MANIFEST, "manifest")
-    schema = manifest.get("schema")
-    if schema != SCHEMA:
-        raise ArtifactError(
-            f"adapter {path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again"
-        )
-    missing = [key for key in _REQUIRED if key not in manifest]
-    if missing:
-        raise ArtifactError(
-            f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again"
-        )
-    _check_kinds(path / MANIFEST, manifest)
-    for name, digest in manifest["files"].items():
-        if not (path / name).is_file():
-            raise ArtifactError(f"adapter {path} is damaged: {name} is missing; restore it or train the adapter again")
-        if sha256(path / name) != digest:
-            raise ArtifactError(
-                f"adapter {path} is damaged: {name} is not the file that was written; restore it or train again"
-            )
-    return manifest
-
-
-def _check_kinds(path: Path, manifest: Mapping[str, Any]) -> None:
-    wrong = [key for key, kind in _REQUIRED.items() if not isinstance(manifest[key], kind)]
-    wrong = wrong or [
-        f"{outer}.{inner}" for outer, inner in _REQUIRED_INSIDE if not isinstance(manifest[outer].get(inner), str)
-    ]
-    if wrong:
-        raise ArtifactError(
-            f"manifest {path} is damaged: {wrong[0]} is not what it should be; restore it or make it again"
-        )
 
 
 def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:

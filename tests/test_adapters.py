@@ -97,13 +97,34 @@ def test_activating_replaces_what_was_active(backbone):
     assert torch.equal(logits(base), expected)
 
 
-def test_adapters_for_penalties_alone_do_not_touch_the_forward_pass(backbone):
+def test_one_adapter_alone_for_a_while(backbone):
     base = backbone("llama")
-    before = logits(base)
+    one, two = random_factors(base.model, 1, 2, scaling=2.0), random_factors(base.model, 2, 3, ["q_proj"])
     bank = AdapterBank(base.model)
-    bank.activate([random_factors(base.model, 1, 2)], forward=False)
-    assert torch.equal(logits(base), before)
-    assert len(bank.sites) == 4
+    bare = logits(base)
+    alone = []
+    for adapter in (one, two):
+        bank.activate([adapter])
+        alone.append(logits(base))
+    bank.activate([one, two])
+    both = logits(base)
+    for number, expected in ((0, alone[0]), (1, alone[1]), (None, bare)):
+        with bank.only(number):
+            assert torch.allclose(logits(base), expected, atol=1e-5)
+        assert torch.equal(logits(base), both)
+
+
+def test_dense_deltas_act_as_the_factors_that_they_come_from(backbone):
+    base = backbone("gpt2")
+    low, dense = random_factors(base.model, 1, 2), random_factors(base.model, 2, 2)
+    bank = AdapterBank(base.model)
+    bank.activate([low, dense])
+    expected = logits(base)
+    bank.activate([low, {site: factor.delta() for site, factor in dense.items()}])
+    assert torch.allclose(logits(base), expected, atol=1e-4)
+    sites = sorted(dense)
+    assert torch.equal(bank.dense_of(sites)[1], dense[sites[1]].delta())
+    assert bank.dense_of(["lm_head"]) is None
 
 
 def test_the_past_is_stacked_without_a_copy(backbone):
@@ -112,7 +133,7 @@ def test_the_past_is_stacked_without_a_copy(backbone):
     bank = AdapterBank(base.model)
     bank.activate([one, two])
     q, v = ([f"model.layers.{layer}.self_attn.{name}" for layer in (0, 1)] for name in ("q_proj", "v_proj"))
-    assert [bank.total_rank(site) for site in (q[0], v[0], "lm_head")] == [5, 2, 0]
+    assert [bank.owners(site) for site in (q[0], v[0], "lm_head")] == [(0, 0, 1, 1, 1), (0, 0), ()]
     a, b = bank.past_of(q)
     assert (a.shape, b.shape) == ((2, 5, 32), (2, 32, 5))
     assert a.data_ptr() == bank.past(q[0])[0].data_ptr()

@@ -18,9 +18,9 @@ from clora_cli import registry
 ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
     {"errors", "registry", "files", "progress"},
-    {"lora", "scores", "package", "data", "nano", "backbone", "adapters", "card"},
-    {"methods", "metrics"},
-    {"training", "evaluation", "reporting"},
+    {"lora", "tensors", "manifest", "scores", "package", "data", "nano", "backbone", "adapters", "card"},
+    {"methods", "merges", "metrics"},
+    {"training", "evaluation", "transforming", "reporting"},
     {"cli"},
 )
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "pandas", "pyarrow", "matplotlib", "numpy"}
@@ -83,7 +83,7 @@ def test_plug_ins_know_the_layers_below_and_their_own_folder_alone(kind):
             assert inside or layer(top(imported)) < 2, f"{path.name} imports {imported}"
 
 
-@pytest.mark.parametrize("part", ["training", "evaluation", "reporting", "cli"])
+@pytest.mark.parametrize("part", ["training", "evaluation", "transforming", "reporting", "cli"])
 def test_engine_reaches_plug_ins_through_the_registry(part):
     plug_ins = {
         f"clora_cli.{kind}.{name.replace('-', '_')}" for kind in registry.KINDS for name in registry.names(kind)

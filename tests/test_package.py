@@ -11,7 +11,8 @@ from support import config_of, contents, manifest_of, random_factors, write_rand
 from clora_cli.errors import ArtifactError, CloraError, MismatchError
 from clora_cli.files import sha256, to_json
 from clora_cli.lora import factor_keys
-from clora_cli.package import MANIFEST, SCHEMA, WEIGHTS, read_adapter, read_package, write_adapter
+from clora_cli.manifest import MANIFEST, SCHEMA
+from clora_cli.package import WEIGHTS, read_adapter, read_package, write_adapter
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from clora_cli.backbone import find_model, load_backbone
 from clora_cli.errors import ArtifactError, CloraError, MismatchError, OptionError
 from clora_cli.files import sha256
 from clora_cli.lora import factor_keys
-from clora_cli.package import MANIFEST, WEIGHTS, read_adapter, read_package
+from clora_cli.manifest import MANIFEST
+from clora_cli.package import WEIGHTS, read_adapter, read_package
 from clora_cli.progress import Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, read_scores, write_scores
 from clora_cli.training import make_plan, train_task

@@ -98,7 +98,7 @@ def evaluate_command(
         device=device,
     )
     members = read_package(adapters or ())
-    names = data or [str(m.manifest["data"]["name"]) for m in members if m.manifest]
+    names = data or [name for member in members for name in member.data_names]
     tasks = [load_task(name, columns=split_options(columns or ())) for name in names]
     if dry_run:
         text = f"would score {len(members)} adapters on {', '.join(task.name for task in tasks)}"

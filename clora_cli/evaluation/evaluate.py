@@ -16,6 +16,8 @@ from clora_cli.progress import Progress, Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from clora_cli.evaluation.answers import Prompts
     from clora_cli.lora import Factor
 
@@ -106,7 +108,7 @@ def evaluate(
     reference = find_model(_base_name(members, options.model), options.revision)
     for member in members:
         check_base(member.base, reference, member.path)
-    factors = {member.path: member.factors() for member in members}
+    factors = {member.path: member.deltas() for member in members}
     backbone = load_backbone(reference, device=pick_device(options.device), dtype=options.dtype)
     bench = _Bench(
         AdapterBank(backbone.model), factors, _prompts(backbone, tasks, options), options, progress or Silent()
@@ -139,7 +141,7 @@ class _Bench:
     def __init__(
         self,
         bank: object,
-        factors: Mapping[Path, Mapping[str, Factor]],
+        factors: Mapping[Path, Mapping[str, Factor | Tensor]],
         prompts: Mapping[str, Prompts],
         options: EvalOptions,
         progress: Progress,

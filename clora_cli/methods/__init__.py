@@ -1,24 +1,26 @@
 """Continual-learning methods (layer L2): one file each.
 
 A method is a frozen dataclass. Its fields are its options; what differs from plain LoRA on top of frozen earlier
-adapters is said by three class attributes and at most one function:
+adapters is said by three class attributes and few functions, all optional:
 
 - ``past``: how earlier adapters enter the forward pass while the new one is trained,
 - ``start``: where the new adapter starts,
 - ``combine``: how the adapters are combined when the package is evaluated,
-- ``penalty``: a term of the loss that depends on adapter tensors alone, with its gradient in closed form.
+- ``penalty``: a term of the loss that depends on adapter tensors alone, with its gradient in closed form,
+- ``relate`` and ``keep``: what the model's behaviour on the data has to say, for penalties and for later tasks.
 
 The training loop calls ``penalty`` once per optimizer step, however many micro-batches or processes make it up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal, Protocol
 
 from torch import Tensor
 
-__all__ = ["Factors", "Method", "Penalty"]
+__all__ = ["Factors", "Method", "Penalty", "Probe"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,9 @@ class Factors:
         past_a: ``lora_A`` of all earlier adapters, concatenated, shape (site, past rank, in); None without a past.
         past_b: ``lora_B`` of all earlier adapters times their scalings, shape (site, out, past rank); None without a past.
         total_sites: Number of sites of the whole adapter, in this stack and in others, for means over sites.
+        past_delta: The past as one dense delta, shape (site, out, in), where the method's ``past`` is a merge; else None.
+        past_owner: For each row of ``past_a`` the number of the earlier adapter that it belongs to, from 0, shape (past rank,).
+        relations: What the method's ``relate`` returned last, one number per earlier adapter; None before the first time.
     """
 
     a: Tensor
@@ -40,6 +45,22 @@ class Factors:
     past_a: Tensor | None
     past_b: Tensor | None
     total_sites: int = 1
+    past_delta: Tensor | None = None
+    past_owner: Tensor | None = None
+    relations: Tensor | None = None
+
+    @property
+    def has_past(self) -> bool:
+        """Whether any earlier adapter acts on these sites."""
+        return self.past_delta is not None or self.past_b is not None
+
+    def past_rows(self, site: int, rows: slice) -> Tensor | None:
+        """Return some rows of one site's summed or merged earlier deltas, shape (rows, in); None without a past."""
+        if self.past_delta is not None:
+            return self.past_delta[site, rows].to(self.a.dtype)
+        if self.past_a is None or self.past_b is None:
+            return None
+        return self.past_b[site, rows].to(self.a.dtype) @ self.past_a[site].to(self.a.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +78,63 @@ class Penalty:
     grad_b: Tensor | None = None
 
 
+class Probe(Protocol):
+    """What a method may ask of the model during training: how it answers the task's own rows."""
+
+    @property
+    def past(self) -> int:
+        """Number of earlier adapters."""
+
+    def attribution(
+        self,
+        adapter: int | None,
+        *,
+        steps: int,
+        rows: int | None,
+        together: bool,
+        answer: Literal["probability", "log-probability"],
+    ) -> Tensor:
+        """Return the attribution of every knowledge neuron to the right answers.
+
+        Args:
+            adapter: An earlier adapter's number, from 0, or None for the new one; it acts on the base model alone.
+            steps: Points of the integral.
+            rows: Training rows to average over; None for as many as a tenth of the training's own cost allows.
+            together: Scale the neurons of all layers at once instead of one layer after the other.
+            answer: What is attributed.
+
+        Returns:
+            Shape (neuron,), float32: all layers' neurons, one after the other.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Base of all methods: a fresh LoRA on top of the frozen sum of earlier ones, without a penalty."""
+    """Base of all methods: a fresh LoRA on top of the frozen sum of earlier ones, without a penalty.
 
-    past: ClassVar[Literal["none", "sum"]] = "sum"
-    start: ClassVar[Literal["fresh", "previous"]] = "fresh"
-    combine: ClassVar[Literal["sum", "last", "task-id"]] = "sum"
+    Attributes:
+        past: ``none``, ``sum``, or the name of a merge whose dense result of all earlier adapters is used.
+        start: ``fresh`` random factors, or those of the ``previous`` adapter.
+        combine: What ``clora eval`` does by default: ``sum``, ``last``, ``task-id``, or the name of a merge.
+    """
+
+    # Without annotations they are no dataclass fields, hence no options; a method may make one an option of its own.
+    past = "sum"
+    start = "fresh"
+    combine = "sum"
 
     def penalty(self, factors: Factors) -> Penalty | None:
         """Return this method's term for one stack of sites, or None where it does not act."""
         return None
+
+    def relates_at(self, step: int, steps: int) -> bool:
+        """Tell whether ``relate`` is to be called before optimizer step ``step`` (from 0) of ``steps``."""
+        return False
+
+    def relate(self, probe: Probe) -> Tensor:
+        """Return one number per earlier adapter, for ``Factors.relations``; called when ``relates_at`` says so."""
+        raise NotImplementedError
+
+    def keep(self, probe: Probe) -> Mapping[str, Tensor]:
+        """Return what ``state.safetensors`` of the finished adapter is to hold; nothing by default."""
+        return {}

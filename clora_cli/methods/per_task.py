@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 from clora_cli.methods import Method
 
@@ -21,5 +20,5 @@ class PerTask(Method):
         Differs: LoRA per task, where PerTaskFT trains a whole model per task.
     """
 
-    past: ClassVar[Literal["none", "sum"]] = "none"
-    combine: ClassVar[Literal["sum", "last", "task-id"]] = "task-id"
+    past = "none"
+    combine = "task-id"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 from clora_cli.methods import Method
 
@@ -21,6 +20,6 @@ class SeqLora(Method):
         Differs: the optimizer starts afresh at each task.
     """
 
-    past: ClassVar[Literal["none", "sum"]] = "none"
-    start: ClassVar[Literal["fresh", "previous"]] = "previous"
-    combine: ClassVar[Literal["sum", "last", "task-id"]] = "last"
+    past = "none"
+    start = "previous"
+    combine = "last"

@@ -133,7 +133,7 @@ def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -
 
 
 def pretrain(
-    out: Path, steps: int, seed: int = 0, tokens: int = 1536, bfloat16: bool = False, start_from: Path | None = None
+    out: Path, steps: int, seed: int = 0, tokens: int = 3072, bfloat16: bool = False, start_from: Path | None = None
 ) -> None:
     """Train tokenizer and model, and write both to ``out``, the model every 250 steps too.
 
@@ -209,7 +209,7 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description="train clora-nano from generated text")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--steps", type=int, default=2600, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=6000, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--start-from", type=Path, help="go on from this folder of an earlier run")

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
+from torch import Tensor
 from transformers import set_seed
 
+from clora_cli import registry
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites, is_transposed, load_backbone, pick_device
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.lora import Factor, factor_keys
+from clora_cli.merges import merge_sites
 from clora_cli.package import AdapterFolder
 from clora_cli.training.plan import Plan
 
@@ -57,8 +60,7 @@ def build(plan: Plan) -> Built:
         backbone.model.set_attn_implementation("eager")
     sites = find_sites(backbone.model, options.target_modules)
     bank = AdapterBank(backbone.model)
-    if plan.method.lead.past == "sum":
-        bank.activate([member.factors() for member in plan.past])
+    bank.activate(_past_deltas(plan))
     if options.quantize != "none":
         prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
     set_seed(plan.seed)
@@ -75,6 +77,15 @@ def build(plan: Plan) -> Built:
     if plan.method.lead.start == "previous" and plan.past:
         _continue_from(model, plan.past[-1])
     return Built(model, backbone, bank, trainable)
+
+
+def _past_deltas(plan: Plan) -> list[Mapping[str, Factor | Tensor]]:
+    past = plan.method.lead.past
+    deltas = [member.deltas() for member in plan.past] if past != "none" else []
+    if past in {"none", "sum"} or not deltas:
+        return deltas
+    merge = registry.load("merges", past)()
+    return [dict(merge_sites(merge, deltas, torch.ones(len(deltas))))]
 
 
 def _config(plan: Plan, backbone: Backbone, sites: tuple[str, ...]) -> LoraConfig:

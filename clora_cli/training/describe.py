@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from clora_cli.package import WEIGHTS
 from clora_cli.training.plan import Plan
 
 __all__ = ["Description", "describe"]
@@ -38,7 +37,7 @@ class Description:
     @property
     def memory(self) -> int:
         """Bytes of base weights, past adapters and optimizer states; activations come on top."""
-        past = sum((member.path / WEIGHTS).stat().st_size for member in self.plan.parents)
+        past = sum(member.weights.stat().st_size for member in self.plan.parents)
         return int(self.parameters * self.bytes_per_parameter) + past + 4 * _ADAM_STATES * self.trainable
 
     def data(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ class _Stack:
     scaling: float
     past: tuple[Tensor, Tensor] | None
     total_sites: int
+    dense: Tensor | None
+    owner: Tensor
 
     def factors(self) -> Factors:
         past_a, past_b = self.past or (None, None)
         a, b = (torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
-        return Factors(a, b, self.scaling, past_a, past_b, self.total_sites)
+        return Factors(a, b, self.scaling, past_a, past_b, self.total_sites, self.dense, self.owner)
 
 
 class Penalties:
@@ -48,6 +51,7 @@ class Penalties:
     def __init__(self, methods: Mapping[str, Method], trainable: Mapping[str, Factor], bank: AdapterBank) -> None:
         self._methods = methods
         self._stacks = _stacks(trainable, bank)
+        self._relations: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
 
@@ -68,7 +72,7 @@ class Penalties:
         for stack in self._stacks:
             factors = stack.factors()
             for name, method in self._methods.items():
-                penalty = method.penalty(factors)
+                penalty = method.penalty(dataclasses.replace(factors, relations=self._relations.get(name)))
                 if penalty is not None:
                     self._sums[name] = penalty.value + self._sums[name] if name in self._sums else penalty.value
                     _accumulate(stack, penalty, scale)
@@ -91,15 +95,21 @@ def _accumulate(stack: _Stack, penalty: Penalty, scale: float) -> None:
 
 
 def _stacks(trainable: Mapping[str, Factor], bank: AdapterBank) -> Sequence[_Stack]:
-    groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for site in sorted(trainable):
         factor = trainable[site]
-        groups[(*factor.shape, factor.rank, bank.total_rank(site))].append(site)
-    return [
-        _stack([trainable[site] for site in sites], bank.past_of(sites), len(trainable)) for sites in groups.values()
-    ]
+        groups[(*factor.shape, factor.rank, bank.owners(site))].append(site)
+    return [_stack(sites, trainable, bank) for sites in groups.values()]
 
 
-def _stack(factors: list[Factor], past: tuple[Tensor, Tensor] | None, total_sites: int) -> _Stack:
-    a, b = [f.a for f in factors], [f.b for f in factors]
-    return _Stack(a, b, factors[0].scaling, past, total_sites)  # type: ignore[arg-type]  # a trainable factor holds parameters
+def _stack(sites: list[str], trainable: Mapping[str, Factor], bank: AdapterBank) -> _Stack:
+    first = trainable[sites[0]]
+    return _Stack(
+        a=[trainable[site].a for site in sites],  # type: ignore[misc]  # a trainable factor holds parameters
+        b=[trainable[site].b for site in sites],  # type: ignore[misc]
+        scaling=first.scaling,
+        past=bank.past_of(sites),
+        total_sites=len(trainable),
+        dense=bank.dense_of(sites),
+        owner=torch.tensor(bank.owners(sites[0]), dtype=torch.long, device=first.a.device),
+    )

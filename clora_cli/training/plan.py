@@ -53,7 +53,7 @@ class Plan:
         """The earlier adapters that this run builds on: all, the last, or none, as its method has it."""
         if self.method.lead.start == "previous":
             return self.past[-1:]
-        return self.past if self.method.lead.past == "sum" else ()
+        return () if self.method.lead.past == "none" else self.past
 
     @property
     def seed(self) -> int:

@@ -1,0 +1,182 @@
+"""Ways to merge adapters into one delta (layer L2): one file each.
+
+A merge is a frozen dataclass whose fields are its options. It works in product space, on deltas ``scaling * B A`` of
+shape (out, in), never on the factors apart: flipping the sign of both factors of an adapter changes nothing.
+
+- A *linear* merge says by which ``coefficients`` the deltas are added; factors then give the result exactly.
+- Any other merge computes the merged delta of one site from ``Deltas``, which it may iterate over several times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from clora_cli.errors import ArtifactError
+from clora_cli.lora import Factor, concatenate
+
+__all__ = ["Deltas", "Merge", "merge_sites"]
+
+_TILE = 1 << 18  # entries of a tile: 1 MB, so that a tile and what is compared with it stay in a core's cache
+
+
+@dataclass(frozen=True, eq=False)
+class Deltas:
+    """All adapters' deltas at one site, or at some rows of it, computed one at a time whenever they are iterated over.
+
+    Attributes:
+        adapters: Each adapter's factors or dense delta at the site, whole; at least one.
+        weights: The weight of each adapter, shape (adapter,), float32.
+        rows: Which rows of the site the merge is asked for.
+        seed: Seed of ``generator``.
+        base: The base model's weight, rows of it alike, shape (rows, in), where the merge ``needs`` it; else None.
+        states: Each adapter's ``state.safetensors`` at this site: name to tensor of shape (out, in), where ``needs`` asks.
+    """
+
+    adapters: Sequence[Factor | Tensor]
+    weights: Tensor
+    rows: slice = field(default_factory=lambda: slice(None))
+    seed: int = 0
+    base: Tensor | None = None
+    states: Sequence[Mapping[str, Tensor]] = ()
+
+    def __len__(self) -> int:
+        """Return the number of adapters."""
+        return len(self.adapters)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield each adapter's delta, shape (rows, in), float32 unless the factors are float64; the caller may change it in place."""
+        for adapter in self.adapters:
+            if isinstance(adapter, Factor):
+                yield _product(adapter, self.rows)
+            else:
+                yield adapter[self.rows].to(_working(adapter), copy=True)
+
+    def weighted(self) -> Iterator[Tensor]:
+        """Yield each adapter's delta times its weight, as iteration does."""
+        for weight, delta in zip(self.weights.tolist(), self, strict=True):
+            yield delta if weight == 1 else delta.mul_(weight)
+
+    def state(self, name: str) -> Iterator[Tensor]:
+        """Yield each adapter's tensor of this name, shape (rows, in).
+
+        Raises:
+            ArtifactError: If an adapter's state has none.
+        """
+        for number, state in enumerate(self.states):
+            if name not in state:
+                raise ArtifactError(f"adapter {number + 1} of the merge keeps no '{name}' in its state.safetensors")
+            yield state[name][self.rows].to(torch.float32, copy=True)
+
+    def generator(self, adapter: int) -> torch.Generator:
+        """Return a generator for one adapter at this site, the same at every call: its numbers depend on the seed alone."""
+        return torch.Generator().manual_seed((self.seed + 0x9E3779B97F4A7C15 * (adapter + 1)) % (1 << 63))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Base of all merges.
+
+    Attributes:
+        linear: Whether the result is the sum of the deltas times ``coefficients``.
+        by_rows: Whether a row of the result depends on that row of the deltas alone; it is then computed in tiles of rows.
+        needs: What it reads beside the deltas: ``base`` (the base model's weights), ``fisher`` (of each adapter's state).
+    """
+
+    # Without annotations these are no dataclass fields, hence no options.
+    linear = False
+    by_rows = False
+    needs = ()  # type: tuple[str, ...]
+
+    def coefficients(self, weights: Tensor) -> Tensor:
+        """Return a linear merge's factor of each delta, shape (adapter,).
+
+        Raises:
+            OptionError: If the weights make no sense for this merge.
+        """
+        raise NotImplementedError
+
+    def merge(self, deltas: Deltas) -> Tensor:
+        """Return the merged delta of a merge that is not linear, shape (rows, in), float32."""
+        raise NotImplementedError
+
+
+def merge_sites(
+    merge: Merge,
+    adapters: Sequence[Mapping[str, Factor | Tensor]],
+    weights: Tensor,
+    *,
+    seed: int = 0,
+    base: Callable[[str], Tensor] | None = None,
+    states: Sequence[Mapping[str, Mapping[str, Tensor]]] = (),
+) -> Iterator[tuple[str, Factor | Tensor]]:
+    """Merge adapters site by site, in the order of the sites' names; no more than one site's result is held.
+
+    An adapter that lacks a site adds nothing there.
+
+    Args:
+        merge: The bound merge.
+        adapters: Each adapter's factors or dense deltas by site; at least one.
+        weights: Shape (adapter,).
+        seed: For merges that draw random numbers; each site and adapter draws its own.
+        base: Gives the base model's weight at a site, shape (out, in), for merges that need it.
+        states: Each adapter's states, by site and name, for merges that need them.
+
+    Yields:
+        Site, and factors of scaling 1 where a linear merge has factors only, else the dense delta in float32.
+    """
+    for site in sorted({site for adapter in adapters for site in adapter}):
+        having = [number for number, adapter in enumerate(adapters) if site in adapter]
+        deltas = Deltas(
+            [adapters[number][site] for number in having],
+            weights[having],
+            seed=_site_seed(seed, site),
+            base=base(site) if base and "base" in merge.needs else None,
+            states=[states[number].get(site, {}) for number in having] if states else (),
+        )
+        if merge.linear:
+            # Weights are normalised over all adapters, also where one of them lacks the site.
+            yield site, _add_up(deltas.adapters, merge.coefficients(weights)[having])
+        else:
+            yield site, _in_tiles(merge, deltas) if merge.by_rows else merge.merge(deltas)
+
+
+def _add_up(adapters: Sequence[Factor | Tensor], coefficients: Tensor) -> Factor | Tensor:
+    scaled = zip(adapters, coefficients.tolist(), strict=True)
+    if all(isinstance(adapter, Factor) for adapter in adapters):
+        return concatenate([replace(f, scaling=f.scaling * c) for f, c in scaled if isinstance(f, Factor)])
+    total: Tensor | None = None
+    for delta in Deltas(adapters, coefficients).weighted():
+        total = delta if total is None else total.add_(delta)
+    return total  # type: ignore[return-value]  # there is at least one adapter
+
+
+def _in_tiles(merge: Merge, deltas: Deltas) -> Tensor:
+    out, inner = deltas.adapters[0].shape
+    rows = max(1, _TILE // inner)
+    merged: Tensor | None = None
+    for start in range(0, out, rows):
+        part = slice(start, min(out, start + rows))
+        base = deltas.base[part] if deltas.base is not None else None
+        tile = merge.merge(replace(deltas, rows=part, base=base))
+        merged = tile.new_empty(out, inner) if merged is None else merged
+        merged[part] = tile
+    return merged  # type: ignore[return-value]  # a site has at least one row
+
+
+def _site_seed(seed: int, site: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{site}".encode()).digest()[:7], "big")
+
+
+def _product(factor: Factor, rows: slice) -> Tensor:
+    dtype = _working(factor.b)
+    # The scaling goes into the small factor, and one matrix product gives the tile.
+    return (factor.b[rows].to(dtype) * factor.scaling) @ factor.a.to(dtype)
+
+
+def _working(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

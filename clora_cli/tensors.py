@@ -1,0 +1,91 @@
+"""Safetensors files (layer L1): read whole, written whole, or written tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clora_cli.errors import ArtifactError, CloraError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["read_tensors", "save_tensors", "stream_tensors"]
+
+_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ArtifactError: If the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"tensor file {path} does not exist; restore it or make the adapter again") from None
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"tensor file {path} is damaged ({error}); restore it or make the adapter again") from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, names sorted: equal tensors give equal bytes.
+
+    Raises:
+        CloraError: If the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    ordered = {key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}
+    try:
+        save_file(ordered, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise CloraError(
+            f"cannot write {path}: {error}; nothing was changed, free space or choose another place"
+        ) from error
+
+
+def stream_tensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, tensors: Iterable[tuple[str, Tensor]]
+) -> None:
+    """Write a safetensors file of one type tensor by tensor, so that no more than one is ever held.
+
+    The library's own writers take all tensors at once; the format is a length, a JSON header and the bytes in order.
+
+    Args:
+        path: The file.
+        shapes: Name to shape, in the order in which the tensors will come.
+        dtype: float32, bfloat16 or float16.
+        tensors: Name and tensor, in that order.
+
+    Raises:
+        OSError: If the disk is full; the caller's ``writing`` turns it into a message.
+    """
+    import torch
+
+    code, size = _CODES[str(dtype).removeprefix("torch.")], torch.empty(0, dtype=dtype).element_size()
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + size * torch.Size(shape).numel()
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    expected = iter(shapes.items())
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name, tensor in tensors:
+            if (name, tuple(tensor.shape)) != next(expected):
+                raise ValueError(f"tensor '{name}' of shape {tuple(tensor.shape)} does not come where it was announced")
+            file.write(tensor.detach().to(device="cpu", dtype=dtype).contiguous().view(torch.uint8).numpy().data)
+    if next(expected, None) is not None:
+        raise ValueError("fewer tensors came than were announced")
