@@ -62,6 +62,15 @@ class Factors:
             return None
         return self.past_b[site, rows].to(self.a.dtype) @ self.past_a[site].to(self.a.dtype)
 
+    def past_energy(self, site: int) -> float:
+        """Return the squared Frobenius norm of one site's summed or merged earlier deltas; 0 without a past."""
+        if self.past_delta is not None:
+            return self.past_delta[site].double().square().sum().item()
+        if self.past_a is None or self.past_b is None:
+            return 0.0
+        a, b = self.past_a[site].double(), self.past_b[site].double()
+        return ((a @ a.mT) * (b.mT @ b)).sum().item()  # (past rank, past rank) each
+
 
 @dataclass(frozen=True, eq=False)
 class Penalty:
