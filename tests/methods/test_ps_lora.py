@@ -59,7 +59,9 @@ def test_value_and_gradient_are_those_of_the_equation(reading, terms):
 def test_the_temperature_is_relative_to_the_past():
     relative = PsLora(temperature=2.0)
     past_ten_times = Factors(GIVEN.a, GIVEN.b, 2.0, GIVEN.past_a, 10 * GIVEN.past_b)
-    assert relative.penalty(GIVEN).value.item() == pytest.approx(PsLora(raw_temperature=2.0).penalty(GIVEN).value.item())
+    assert relative.penalty(GIVEN).value.item() == pytest.approx(
+        PsLora(raw_temperature=2.0).penalty(GIVEN).value.item()
+    )
     assert relative.penalty(past_ten_times).value.item() == pytest.approx(
         PsLora(raw_temperature=0.2).penalty(past_ten_times).value.item()
     )
