@@ -1,19 +1,14 @@
-"""The frozen base model (layer L1): find it, identify it, load it, find its sites."""
+"""The frozen base model (layer L1): load it, find its sites."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.files import read_json
-from clora_cli.nano import MODEL_NAME, MODEL_PATH
+from clora_cli.base_model import Kind, ModelReference
+from clora_cli.errors import ArtifactError, OptionError
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backbone",
-    "Kind",
-    "ModelReference",
-    "check_base",
     "dtype_name",
-    "find_model",
     "find_sites",
     "is_transposed",
     "linear_shape",
@@ -33,7 +24,6 @@ __all__ = [
     "pick_device",
 ]
 
-Kind = Literal["causal", "seq2seq"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZE = ("none", "4bit", "8bit")
 
@@ -47,29 +37,6 @@ _QUERY_VALUE = (
     ("c_attn",),
     ("qkv_proj",),
 )
-_WEIGHT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-# Keys of config.json that change without the model changing.
-_VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
-_SAMPLE = 64  # bytes read from the middle of each tensor
-
-
-@dataclass(frozen=True)
-class ModelReference:
-    """Where a base model is and which one it is.
-
-    Attributes:
-        id: The name it goes by: ``clora-nano``, a Hub id, or the path that was given.
-        path: The local folder.
-        kind: Decoder-only (``causal``) or encoder and decoder (``seq2seq``).
-        fingerprint: SHA-256 over configuration, tensor names, shapes, types and sampled bytes.
-        revision: The Hub commit, if it came from there.
-    """
-
-    id: str
-    path: Path
-    kind: Kind
-    fingerprint: str
-    revision: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,35 +53,6 @@ class Backbone:
     def kind(self) -> Kind:
         """Decoder-only or encoder and decoder."""
         return self.reference.kind
-
-
-def find_model(name: str, revision: str | None = None) -> ModelReference:
-    """Locate a base model: the bundled one, a folder, or the Hub (its cache only, when offline).
-
-    Raises:
-        ArtifactError: If there is no such model, or its files are missing or damaged.
-    """
-    if name == MODEL_NAME:
-        path, commit = MODEL_PATH, None
-    elif Path(name).is_dir():
-        path, commit = Path(name), None
-    else:
-        path, commit = _download(name, revision)
-    config = read_json(path / "config.json", "model configuration")
-    kind: Kind = "seq2seq" if config.get("is_encoder_decoder") else "causal"
-    return ModelReference(name, path, kind, _fingerprint(path, config), commit)
-
-
-def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Path) -> None:
-    """Refuse an adapter that was trained on another base model.
-
-    Raises:
-        MismatchError: If the recorded fingerprint differs. A bare PEFT folder records none and passes.
-    """
-    if recorded.get("fingerprint", reference.fingerprint) != reference.fingerprint:
-        raise MismatchError(
-            f"{where} was trained on base model '{recorded['id']}', not on '{reference.id}'; pass --model {recorded['id']}"
-        )
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -211,67 +149,6 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
             endings = sorted({name.rpartition(".")[2] for name in linear})
             raise OptionError(f"--target-modules {target} matches no linear layer; this model has {', '.join(endings)}")
     return {name: shape for name, shape in linear.items() if any(_ends(name, target) for target in targets)}
-
-
-def _download(name: str, revision: str | None) -> tuple[Path, str | None]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    nowhere = f"base model '{name}' is neither '{MODEL_NAME}' nor a folder"
-    try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=_WEIGHT_FILES))
-    except HFValidationError:
-        raise ArtifactError(f"{nowhere}, and no name that the Hub could have") from None
-    except LocalEntryNotFoundError:
-        raise ArtifactError(f"{nowhere}, and the Hub cannot be reached nor is it in the Hub's cache") from None
-    except (RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ArtifactError(f"{nowhere}, and the Hub refuses it: {str(error).strip().splitlines()[0]}") from error
-    return path, path.name
-
-
-def _fingerprint(path: Path, config: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(
-        json.dumps({k: v for k, v in config.items() if k not in _VOLATILE}, sort_keys=True).encode()
-    )
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ArtifactError(
-            f"base model {path} has no .safetensors file; convert its weights, pickled ones are never loaded"
-        )
-    lines: list[bytes] = []
-    for file in files:
-        lines.extend(_tensor_lines(file))
-    for line in sorted(lines):
-        digest.update(line)
-    return digest.hexdigest()
-
-
-def _tensor_lines(path: Path) -> list[bytes]:
-    # The header is read by hand: it needs neither torch nor the tensors, so identifying a 140 GB model takes milliseconds.
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            size = path.stat().st_size - 8 - length
-            if size < 0:
-                raise ArtifactError(f"base model file {path} is damaged; fetch it again")
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            lines = []
-            for name, entry in header.items():
-                start, end = entry["data_offsets"]
-                if end > size:
-                    raise ArtifactError(f"base model file {path} is damaged: it ends within '{name}'; fetch it again")
-                file.seek(8 + length + max(start, (start + end - _SAMPLE) // 2))
-                sample = file.read(min(_SAMPLE, end - start))
-                lines.append(f"{name} {entry['dtype']} {entry['shape']} ".encode() + sample.hex().encode())
-            return lines
-    except (struct.error, ValueError, KeyError, OSError) as error:
-        raise ArtifactError(f"base model file {path} is damaged ({error}); fetch it again") from error
 
 
 def _switch_off_dropout(config: Any) -> None:

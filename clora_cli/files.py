@@ -8,13 +8,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from clora_cli.errors import ArtifactError, CloraError
 
-__all__ = ["new_folder", "read_json", "sha256", "to_json", "write_bytes", "write_text", "writing"]
+__all__ = ["differences", "new_folder", "read_json", "sha256", "to_json", "write_bytes", "write_text", "writing"]
 
 
 def sha256(path: Path) -> str:
@@ -50,6 +50,23 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArtifactError(f"{what} {path} is damaged (not a JSON object); restore it or make it again")
     return value
+
+
+def differences(recipe: Mapping[str, Any], manifest: Mapping[str, Any], prefix: str = "") -> str:
+    """Name what differs between a recipe and a manifest, as ``training.lr 0.001 -> 0.002``, at most three entries."""
+    found: list[str] = []
+    for key, value in recipe.items():
+        other = manifest.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            if inner := differences(value, other, f"{prefix}{key}."):
+                found.append(inner)
+        elif value != other:
+            found.append(
+                f"{prefix}{key}"
+                if isinstance(value, (list, Mapping)) or other is None
+                else f"{prefix}{key} {other} -> {value}"
+            )
+    return ", ".join(found[:3])
 
 
 @contextlib.contextmanager

@@ -27,7 +27,6 @@ _REQUIRED: Mapping[str, type] = {
 }
 _REQUIRED_INSIDE = (
     ("base_model", "id"),
-    ("base_model", "fingerprint"),
     ("data", "name"),
     ("method", "name"),
     ("method", "combine"),

@@ -175,12 +175,13 @@ def read_adapter(path: Path) -> AdapterFolder:
     return AdapterFolder(path, config, manifest)
 
 
-def read_package(paths: Iterable[Path], *, missing_ok: bool = False) -> list[AdapterFolder]:
+def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: bool = True) -> list[AdapterFolder]:
     """Read adapter folders, or packages of them, as one sequence ordered by stage.
 
     Args:
         paths: Adapter folders and packages, in any mixture. Bare PEFT folders follow the staged ones, as given.
         missing_ok: Whether a path that does not exist counts as an empty package.
+        distinct: Whether no two may have the same task.
 
     Raises:
         ArtifactError: If a path is missing or holds no adapter, or a member is damaged.
@@ -188,7 +189,8 @@ def read_package(paths: Iterable[Path], *, missing_ok: bool = False) -> list[Ada
     """
     members = [read_adapter(folder) for path in paths for folder in _folders(path, missing_ok)]
     _check_same_base(members)
-    _check_distinct(members)
+    if distinct:
+        _check_distinct(members)
     return sorted(members, key=lambda member: member.stage if member.stage is not None else 1 << 30)
 
 
@@ -254,8 +256,6 @@ def _member(target: Path, manifest: Mapping[str, Any], texts: Mapping[str, str])
         yield folder
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        for file in folder.iterdir():
-            file.chmod(0o644)  # safetensors writes for the owner alone
         files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(to_json({**manifest, "schema": SCHEMA, "files": files}), encoding="utf-8")
 

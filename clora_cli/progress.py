@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["Advance", "Progress", "Silent"]
 
 Advance = Callable[[int, str], None]
 

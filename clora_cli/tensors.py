@@ -48,6 +48,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     ordered = {key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}
     try:
         save_file(ordered, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # the library writes for the owner alone
     except SafetensorError as error:  # how safetensors reports a full disk
         raise CloraError(
             f"cannot write {path}: {error}; nothing was changed, free space or choose another place"

@@ -24,7 +24,8 @@ from transformers import (
     set_seed,
 )
 
-from clora_cli.backbone import Backbone, ModelReference, find_sites
+from clora_cli.backbone import Backbone, find_sites
+from clora_cli.base_model import ModelReference
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.package import AdapterFolder, write_adapter
 from clora_cli.training import TrainOptions, make_plan, train_task

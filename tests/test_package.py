@@ -17,7 +17,8 @@ from clora_cli.package import WEIGHTS, read_adapter, read_package, write_adapter
 
 @pytest.fixture(scope="module")
 def shared(model_folder):
-    from clora_cli.backbone import find_model, load_backbone
+    from clora_cli.backbone import load_backbone
+    from clora_cli.base_model import find_model
 
     return {
         seed: load_backbone(find_model(str(model_folder("llama", seed))), device=torch.device("cpu")) for seed in (0, 1)

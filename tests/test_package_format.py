@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import contents, options_for, train, write_random_adapter
 
-from clora_cli.backbone import find_model, load_backbone
+from clora_cli.backbone import load_backbone
+from clora_cli.base_model import find_model
 from clora_cli.errors import ArtifactError, CloraError, MismatchError, OptionError
 from clora_cli.files import sha256
 from clora_cli.lora import factor_keys
@@ -216,7 +217,7 @@ def test_must_7_name_every_key_that_training_records(model_folder, tasks, tmp_pa
     assert set(manifest) == set(dict(_rows(text)))
     for part in ("method", "base_model", "lora", "data"):
         documented = set(re.findall(rf"`{part}\.(\w+)`", text))
-        assert documented == set(manifest[part])
+        assert documented - {"merged"} == set(manifest[part])  # merges alone have it
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, "README.md"])
@@ -387,3 +388,31 @@ def test_must_24_not_write_what_cannot_be_read(scores, tmp_path):
     with pytest.raises(ArtifactError):
         write_scores(wrong, tmp_path / "new.json")
     assert not (tmp_path / "new.json").exists()
+
+
+@pytest.fixture
+def dense(adapter, tmp_path):
+    from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+
+    merge_adapters(plan_merge([read_adapter(adapter)], MergeOptions(out=tmp_path / "merged", dense=True)))
+    return tmp_path / "merged"
+
+
+@pytest.mark.parametrize("name", ["deltas.safetensors", MANIFEST])
+def test_must_25_hold_dense_deltas_and_a_manifest(dense, name):
+    assert read_adapter(dense).is_dense
+    (dense / name).unlink()
+    with pytest.raises(ArtifactError):
+        read_adapter(dense)
+
+
+@pytest.mark.parametrize("delta", [torch.zeros(4), torch.zeros(4, 4, dtype=torch.int32)])
+def test_must_26_hold_matrices_of_the_layers_shape(dense, adapter, delta):
+    expected = {site: factor.shape for site, factor in read_adapter(adapter).factors().items()}
+    assert {site: tuple(d.shape) for site, d in read_adapter(dense).deltas().items()} == expected
+    save_file({site: delta.clone() for site in expected}, dense / "deltas.safetensors")
+    manifest = json.loads((dense / MANIFEST).read_text(encoding="utf-8"))
+    manifest["files"]["deltas.safetensors"] = sha256(dense / "deltas.safetensors")
+    (dense / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="is no matrix"):
+        read_adapter(dense).deltas()

@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 from clora_cli import __version__
 from clora_cli.cli._output import is_main_process
 from clora_cli.cli.eval import evaluate_command
+from clora_cli.cli.merge import merge
 from clora_cli.cli.report import report
 from clora_cli.cli.show import show
 from clora_cli.cli.tasks import tasks
@@ -31,6 +32,7 @@ app = typer.Typer(
     "4 artifacts that do not fit together, 5 a gate was not met, 130 interrupted.",
 )
 app.command("train-task")(train_task)
+app.command("merge")(merge)
 app.command("eval")(evaluate_command)
 app.command("report")(report)
 app.command("show")(show)

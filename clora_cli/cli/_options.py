@@ -19,6 +19,8 @@ __all__ = [
     "DtypeOption",
     "JsonOption",
     "QuietOption",
+    "complete_combine",
+    "complete_strategy",
     "complete_task",
     "form",
 ]
@@ -28,6 +30,17 @@ def complete_method(incomplete: str) -> list[str]:
     """Complete a method's name, also after a ``+``."""
     before, plus, last = incomplete.rpartition("+")
     return [f"{before}{plus}{name}" for name in registry.names("methods") if name.startswith(last)]
+
+
+def complete_combine(incomplete: str) -> list[str]:
+    """Complete a way to combine adapters: a fixed one or a merge's name."""
+    known = {"auto", "last", "none", "sum", "task-id", *registry.names("merges")}
+    return [name for name in sorted(known) if name.startswith(incomplete)]
+
+
+def complete_strategy(incomplete: str) -> list[str]:
+    """Complete a merge's name."""
+    return [name for name in registry.names("merges") if name.startswith(incomplete)]
 
 
 def complete_task(incomplete: str) -> list[str]:

@@ -16,6 +16,7 @@ from clora_cli.cli._options import (
     DtypeOption,
     JsonOption,
     QuietOption,
+    complete_combine,
     complete_task,
     form,
 )
@@ -41,12 +42,18 @@ def evaluate_command(
             autocompletion=complete_task,
         ),
     ] = None,
-    combine: Annotated[str, typer.Option(help="sum, last, task-id or none; auto asks the adapters' method.")] = "auto",
+    combine: Annotated[
+        str,
+        typer.Option(
+            help="sum, last, task-id, none, or a strategy of clora merge; auto asks the adapters' method.",
+            autocompletion=complete_combine,
+        ),
+    ] = "auto",
     score: Annotated[
         str, typer.Option(help="generate: greedy answers; labels: the likeliest of the label set.")
     ] = "generate",
     matrix: Annotated[bool, typer.Option("--matrix", help="Score after every stage, from the base model on.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the scores to this JSON file.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the scores to this JSON file.")] = None,
     model: Annotated[
         str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
     ] = None,

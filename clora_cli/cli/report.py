@@ -17,7 +17,8 @@ __all__ = ["report"]
 def report(
     scores: Annotated[list[Path], typer.Argument(help="Scores files of clora eval.", show_default=False)],
     out: Annotated[
-        list[Path] | None, typer.Option("--out", help="Also write a file: .md, .json, .png, .svg or .pdf; repeatable.")
+        list[Path] | None,
+        typer.Option("-o", "--out", help="Also write a file: .md, .json, .png, .svg or .pdf; repeatable."),
     ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clora_cli.backbone import DTYPES, check_base, find_model
+from clora_cli import registry
+from clora_cli.backbone import DTYPES
+from clora_cli.base_model import check_base, find_model
 from clora_cli.data import Task
 from clora_cli.errors import DataError, OptionError
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
@@ -18,13 +20,15 @@ from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clora_cli.adapters import AdapterBank
     from clora_cli.evaluation.answers import Prompts
     from clora_cli.lora import Factor
 
 __all__ = ["COMBINE", "SCORE", "EvalOptions", "evaluate"]
 
-COMBINE = ("auto", "sum", "last", "task-id", "none")
+COMBINE = ("auto", "sum", "last", "task-id", "none", *(name for name in registry.names("merges") if name != "sum"))
 SCORE = ("generate", "labels")
+_MERGES = frozenset(COMBINE) - {"auto", "sum", "last", "task-id", "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class EvalOptions:
     Attributes:
         model: Base model; None for the one that the adapters name.
         combine: ``sum`` adds all adapters, ``last`` takes the last, ``task-id`` each task's own, ``none`` the base
-            model alone, ``auto`` what the adapters' method says.
+            model alone, a merge's name merges them with its default options, ``auto`` does what their method says.
         score: ``generate`` answers greedily, ``labels`` ranks the label set by likelihood.
         matrix: Evaluate after every stage, from the bare base model on, instead of after the last alone.
         batch_size: Rows of one forward pass.
@@ -111,7 +115,10 @@ def evaluate(
     factors = {member.path: member.deltas() for member in members}
     backbone = load_backbone(reference, device=pick_device(options.device), dtype=options.dtype)
     bench = _Bench(
-        AdapterBank(backbone.model), factors, _prompts(backbone, tasks, options), options, progress or Silent()
+        _Combiner(AdapterBank(backbone.model), factors, combine),
+        _prompts(backbone, tasks, options),
+        options,
+        progress or Silent(),
     )
     first = 0 if options.matrix else len(members)
     rows = []
@@ -128,32 +135,48 @@ def evaluate(
 
 def active(members: Sequence[AdapterFolder], combine: str, task: str) -> list[AdapterFolder]:
     """Return the adapters that a combination uses for a task: an unknown task gets none under ``task-id``."""
-    if combine == "sum":
-        return list(members)
     if combine == "last":
         return list(members[-1:])
-    return [member for member in members if member.task == task] if combine == "task-id" else []
+    if combine == "task-id":
+        return [member for member in members if member.task == task]
+    return [] if combine == "none" else list(members)
+
+
+class _Combiner:
+    """Puts adapters into the model, added up or merged, and leaves them there while the same ones are asked for."""
+
+    def __init__(self, bank: AdapterBank, deltas: Mapping[Path, Mapping[str, Factor | Tensor]], combine: str) -> None:
+        self._bank, self._deltas, self._combine = bank, deltas, combine
+        self._now: tuple[Path, ...] | None = None
+
+    def use(self, paths: tuple[Path, ...]) -> None:
+        if paths == self._now:
+            return
+        chosen = [self._deltas[path] for path in paths]
+        self._bank.activate([self._merged(chosen)] if chosen and self._combine in _MERGES else chosen)
+        self._now = paths
+
+    def _merged(self, adapters: Sequence[Mapping[str, Factor | Tensor]]) -> Mapping[str, Factor | Tensor]:
+        import torch
+
+        from clora_cli.merges import merge_sites
+
+        return dict(merge_sites(registry.load("merges", self._combine)(), adapters, torch.ones(len(adapters))))
 
 
 class _Bench:
     """Scores a task under a set of active adapters, each pair once."""
 
     def __init__(
-        self,
-        bank: object,
-        factors: Mapping[Path, Mapping[str, Factor | Tensor]],
-        prompts: Mapping[str, Prompts],
-        options: EvalOptions,
-        progress: Progress,
+        self, combiner: _Combiner, prompts: Mapping[str, Prompts], options: EvalOptions, progress: Progress
     ) -> None:
-        self._bank, self._factors, self._prompts = bank, factors, prompts
-        self._options, self._progress = options, progress
+        self._combiner, self._prompts, self._options, self._progress = combiner, prompts, options, progress
         self._known: dict[tuple[str, tuple[Path, ...]], TaskScore] = {}
 
     def score(self, task: Task, adapters: Sequence[AdapterFolder]) -> TaskScore:
         key = (task.name, tuple(adapter.path for adapter in adapters))
         if key not in self._known:
-            self._bank.activate([self._factors[path] for path in key[1]])  # type: ignore[attr-defined]
+            self._combiner.use(key[1])
             title = f"eval {task.name} with {'+'.join(a.task for a in adapters) or 'the base model'}"
             self._known[key] = self._measure(task, title)
         return self._known[key]

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from clora_cli.errors import ArtifactError
 from clora_cli.lora import Factor, concatenate
+from clora_cli.merges._combine import weighted_sum
 
 __all__ = ["Deltas", "Merge", "merge_sites"]
 
-_TILE = 1 << 18  # entries of a tile: 1 MB, so that a tile and what is compared with it stay in a core's cache
+_TILE = 1 << 16  # entries of a tile: 256 KB, so that a tile and the few it is compared with stay in a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class Deltas:
         seed: Seed of ``generator``.
         base: The base model's weight, rows of it alike, shape (rows, in), where the merge ``needs`` it; else None.
         states: Each adapter's ``state.safetensors`` at this site: name to tensor of shape (out, in), where ``needs`` asks.
+        buffer: Where to put products of factors, shape (at least rows, in); None for fresh memory each time.
     """
 
     adapters: Sequence[Factor | Tensor]
@@ -43,16 +45,21 @@ class Deltas:
     seed: int = 0
     base: Tensor | None = None
     states: Sequence[Mapping[str, Tensor]] = ()
+    buffer: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of adapters."""
         return len(self.adapters)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield each adapter's delta, shape (rows, in), float32 unless the factors are float64; the caller may change it in place."""
+        """Yield each adapter's delta, shape (rows, in), float32 unless the factors are float64.
+
+        The caller may change it in place; where tiles are computed, all of them stand in one ``buffer``, and a delta is
+        good until the next one is asked for.
+        """
         for adapter in self.adapters:
             if isinstance(adapter, Factor):
-                yield _product(adapter, self.rows)
+                yield _product(adapter, self.rows, self.buffer)
             else:
                 yield adapter[self.rows].to(_working(adapter), copy=True)
 
@@ -85,12 +92,14 @@ class Merge:
         linear: Whether the result is the sum of the deltas times ``coefficients``.
         by_rows: Whether a row of the result depends on that row of the deltas alone; it is then computed in tiles of rows.
         needs: What it reads beside the deltas: ``base`` (the base model's weights), ``fisher`` (of each adapter's state).
+        refactors: Whether the result is cut to the largest rank among the adapters where the user names no rank.
     """
 
     # Without annotations these are no dataclass fields, hence no options.
     linear = False
     by_rows = False
     needs = ()  # type: tuple[str, ...]
+    refactors = False
 
     def coefficients(self, weights: Tensor) -> Tensor:
         """Return a linear merge's factor of each delta, shape (adapter,).
@@ -149,34 +158,34 @@ def _add_up(adapters: Sequence[Factor | Tensor], coefficients: Tensor) -> Factor
     scaled = zip(adapters, coefficients.tolist(), strict=True)
     if all(isinstance(adapter, Factor) for adapter in adapters):
         return concatenate([replace(f, scaling=f.scaling * c) for f, c in scaled if isinstance(f, Factor)])
-    total: Tensor | None = None
-    for delta in Deltas(adapters, coefficients).weighted():
-        total = delta if total is None else total.add_(delta)
-    return total  # type: ignore[return-value]  # there is at least one adapter
+    return weighted_sum(coefficients, Deltas(adapters, coefficients))
 
 
 def _in_tiles(merge: Merge, deltas: Deltas) -> Tensor:
     out, inner = deltas.adapters[0].shape
     rows = max(1, _TILE // inner)
-    merged: Tensor | None = None
+    # Fresh memory for every product costs more than the product: pages are handed out anew each time.
+    dtype = _working(*deltas.adapters)
+    buffer, merged = torch.empty(rows, inner, dtype=dtype), torch.empty(out, inner, dtype=dtype)
     for start in range(0, out, rows):
         part = slice(start, min(out, start + rows))
         base = deltas.base[part] if deltas.base is not None else None
-        tile = merge.merge(replace(deltas, rows=part, base=base))
-        merged = tile.new_empty(out, inner) if merged is None else merged
-        merged[part] = tile
-    return merged  # type: ignore[return-value]  # a site has at least one row
+        merged[part] = merge.merge(replace(deltas, rows=part, base=base, buffer=buffer))
+    return merged
 
 
 def _site_seed(seed: int, site: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{site}".encode()).digest()[:7], "big")
 
 
-def _product(factor: Factor, rows: slice) -> Tensor:
-    dtype = _working(factor.b)
+def _product(factor: Factor, rows: slice, buffer: Tensor | None) -> Tensor:
+    dtype = _working(factor) if buffer is None else buffer.dtype
     # The scaling goes into the small factor, and one matrix product gives the tile.
-    return (factor.b[rows].to(dtype) * factor.scaling) @ factor.a.to(dtype)
+    left = factor.b[rows].to(dtype) * factor.scaling
+    out = None if buffer is None else buffer[: left.shape[0]]
+    return torch.mm(left, factor.a.to(dtype), out=out)
 
 
-def _working(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def _working(*adapters: Factor | Tensor) -> torch.dtype:
+    types = [adapter.b.dtype if isinstance(adapter, Factor) else adapter.dtype for adapter in adapters]
+    return torch.float64 if torch.float64 in types else torch.float32

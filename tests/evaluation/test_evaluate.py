@@ -57,10 +57,11 @@ def activated(monkeypatch):
 @pytest.mark.parametrize(
     ("combine", "counts"),
     [
-        ("sum", [0, 0, 0, 1, 1, 1, 2, 2, 2]),
-        ("last", [0, 0, 0, 1, 1, 1, 1, 1, 1]),
-        ("task-id", [0, 0, 0, 1, 1]),
-        ("none", [0, 0, 0]),
+        ("sum", [0, 1, 2]),
+        ("last", [0, 1, 1]),
+        ("task-id", [0, 1, 1]),
+        ("none", [0]),
+        ("magmax", [0, 1, 1]),
     ],
 )
 def test_the_matrix_has_a_row_a_stage_and_scores_nothing_twice(package, loaded, activated, combine, counts):
@@ -77,6 +78,18 @@ def test_the_matrix_has_a_row_a_stage_and_scores_nothing_twice(package, loaded, 
     base, last = scores.rows[0].scores, scores.rows[-1].scores
     if combine == "none":
         assert base == last
+
+
+def test_a_merge_scores_as_its_folder_does(package, loaded, tmp_path):
+    from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+
+    merge_adapters(plan_merge(package, MergeOptions(out=tmp_path / "merged", strategy="magmax")))
+    folder = read_package([tmp_path / "merged"])
+    options = {"score": "labels", "device": "cpu"}
+    one = evaluate(folder, loaded, EvalOptions(**options)).rows[-1]
+    other = evaluate(package, loaded, EvalOptions(combine="magmax", **options)).rows[-1]
+    assert one.scores == other.scores
+    assert one.scores != evaluate(package, loaded, EvalOptions(combine="sum", **options)).rows[-1].scores
 
 
 def test_without_a_matrix_there_is_the_last_row_alone(package, loaded):

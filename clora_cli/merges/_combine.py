@@ -1,0 +1,56 @@
+"""Ways to combine deltas that come one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Election", "weighted_sum"]
+
+
+def weighted_sum(weights: Tensor, deltas: Iterable[Tensor]) -> Tensor:
+    """Return the sum of the deltas times their weights; the deltas are changed in place.
+
+    Args:
+        weights: Shape (adapter,).
+        deltas: As many tensors of one shape, at least one.
+    """
+    total: Tensor | None = None
+    for weight, delta in zip(weights.tolist(), deltas, strict=True):
+        delta.mul_(weight)
+        total = delta if total is None else total.add_(delta)
+    return total  # type: ignore[return-value]  # there is at least one adapter
+
+
+class Election:
+    """Elects a sign at every position and takes the weighted mean of the deltas that have it, in one pass over them.
+
+    The elected sign is that of the weighted sum. A delta of 0 takes no part; a negative weight turns its delta around
+    and counts by its absolute value. Where the weighted sum is 0, nobody wins and the mean is 0.
+    """
+
+    def __init__(self) -> None:
+        # Sums and weights of the positive and of the negative entries, each of the deltas' shape.
+        self._totals: list[Tensor] = []
+        self._weights: list[Tensor] = []
+
+    def add(self, weight: float, delta: Tensor) -> None:
+        """Count one adapter's delta, of any shape; it is changed in place."""
+        delta.mul_(weight)
+        if not self._totals:
+            self._totals = [torch.zeros_like(delta) for _ in range(2)]
+            self._weights = [torch.zeros_like(delta) for _ in range(2)]
+        sides = delta.clamp(min=0), delta.clamp_(max=0)
+        for total, weights, side, sign in zip(self._totals, self._weights, sides, (1, -1), strict=True):
+            total.add_(side)
+            weights.add_(side.sign_(), alpha=sign * abs(weight))
+
+    def mean(self) -> Tensor:
+        """Return the weighted mean of those who have the elected sign, of the deltas' shape."""
+        elected = self._totals[0] + self._totals[1]
+        positive = elected > 0
+        total = torch.where(positive, self._totals[0], self._totals[1])
+        weights = torch.where(positive, self._weights[0], self._weights[1])
+        return total.div_(weights).masked_fill_(elected == 0, 0)

@@ -1,0 +1,283 @@
+"""Merge adapter folders: check, plan, compute site by site (layer L3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from clora_cli import __version__, registry
+from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_model
+from clora_cli.errors import MismatchError, OptionError
+from clora_cli.files import differences
+from clora_cli.lora import Factor
+from clora_cli.merges import Merge, merge_sites
+from clora_cli.package import AdapterFolder, is_adapter, read_adapter
+from clora_cli.progress import Advance, Progress, Silent
+
+__all__ = ["DTYPES", "MergeOptions", "MergePlan", "merge_adapters", "plan_merge"]
+
+Form = Literal["factors", "dense", "model"]
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """What to make of adapters.
+
+    Attributes:
+        strategy: A merge.
+        strategy_options: Its options' texts.
+        weights: One weight per adapter; empty for ones.
+        out: The folder to write.
+        rank: Rank of the result; 0 for an exact concatenation where the merge is linear, dense deltas otherwise.
+        dense: Write dense deltas also where factors would do.
+        into_model: Write a whole model with the merge added to its weights.
+        model: Base model, where the adapters do not name it or it lies elsewhere.
+        dtype: Type of dense deltas: ``float32``, ``bfloat16`` or ``float16``.
+        seed: Of merges that draw random numbers and of randomised singular value decompositions.
+    """
+
+    strategy: str = "sum"
+    strategy_options: Mapping[str, str] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
+    out: Path = Path("merged")
+    rank: int = 0
+    dense: bool = False
+    into_model: bool = False
+    model: str | None = None
+    dtype: str = "float32"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            OptionError: If a value is out of range or two exclude each other.
+        """
+        if self.rank < 0:
+            raise OptionError(f"--rank {self.rank}: give a whole number of at least 1")
+        if sum((bool(self.rank), self.dense, self.into_model)) > 1:
+            raise OptionError("--rank, --dense and --into-model exclude each other")
+        if self.dtype not in DTYPES:
+            raise OptionError(f"--dtype {self.dtype}: choose one of {', '.join(DTYPES)}")
+        if odd := next((weight for weight in self.weights if not math.isfinite(weight)), None):
+            raise OptionError(f"--weights {odd}: give finite numbers")
+
+
+@dataclass(frozen=True, eq=False)
+class MergePlan:
+    """A merge that can start: its inputs exist and fit together.
+
+    Attributes:
+        options: What was asked for.
+        merge: The bound merge.
+        members: The adapters, in the order given.
+        reference: The base model, where the merge or its result needs it; else None.
+    """
+
+    options: MergeOptions
+    merge: Merge
+    members: Sequence[AdapterFolder]
+    reference: ModelReference | None
+
+    @cached_property
+    def deltas(self) -> list[Mapping[str, Factor | Tensor]]:
+        """Each member's factors or dense deltas by site."""
+        return [member.deltas() for member in self.members]
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Site to (out, in), sites sorted."""
+        found: dict[str, tuple[int, int]] = {}
+        for deltas in self.deltas:
+            found |= {site: (delta.shape[0], delta.shape[1]) for site, delta in deltas.items()}
+        return dict(sorted(found.items()))
+
+    @property
+    def weights(self) -> Tensor:
+        """One weight per adapter."""
+        return torch.tensor(self.options.weights or [1.0] * len(self.members))
+
+    @property
+    def form(self) -> Form:
+        """What is written: factors, dense deltas or a whole model."""
+        if self.options.into_model:
+            return "model"
+        low_rank = self.merge.linear and not any(member.is_dense for member in self.members)
+        return "factors" if not self.options.dense and (self.rank or low_rank) else "dense"
+
+    @property
+    def rank(self) -> int:
+        """The rank to cut the result to; 0 for no cut."""
+        if self.options.rank or not self.merge.refactors or self.options.dense or self.options.into_model:
+            return self.options.rank
+        ranks = [delta.rank for deltas in self.deltas for delta in deltas.values() if isinstance(delta, Factor)]
+        return max(ranks, default=0)
+
+    @property
+    def total_rank(self) -> int:
+        """The rank of an exact concatenation: the largest sum of ranks at a site."""
+        ranks = dict.fromkeys(self.shapes, 0)
+        for deltas in self.deltas:
+            for site, delta in deltas.items():
+                ranks[site] += delta.rank if isinstance(delta, Factor) else min(delta.shape)
+        return max(ranks.values())
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the base model stores its weights as (in, out), as GPT-2 does."""
+        configs = [member.config or member.manifest["lora"] for member in self.members]
+        return any(bool(config.get("fan_in_fan_out")) for config in configs)
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """What the result records of its base model: the fullest record among the members'."""
+        records: list[dict[str, Any]] = [dict(member.base) for member in self.members]
+        fullest = max(records, key=len)
+        if self.reference is not None:
+            fullest |= {"fingerprint": self.reference.fingerprint, "kind": self.reference.kind}
+        return fullest
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what decides the result: two merges with equal recipes write equal bytes."""
+        options, name = self.options, f"merge/{self.options.strategy}"
+        chosen = dataclasses.asdict(self.merge) | {"weights": list(options.weights)}
+        return {
+            "task": options.out.name,
+            "stage": max((member.stage or 0 for member in self.members), default=0) or len(self.members),
+            "method": {"name": name, "options": {name: chosen}, "past": "none", "start": "fresh", "combine": "sum"},
+            "base_model": self.base,
+            "lora": {"form": self.form, "rank": self.rank, "dtype": options.dtype, "fan_in_fan_out": self.transposed},
+            "parents": [{"task": member.task, "sha256": member.digest} for member in self.members],
+            "data": {
+                "name": options.out.name,
+                "source": "merged adapters",
+                "merged": list(dict.fromkeys(name for member in self.members for name in member.data_names)),
+            },
+            "training": {},
+            "seed": options.seed,
+        }
+
+    def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the manifest: the recipe with what came of it."""
+        versions = {"clora": __version__, "torch": torch.__version__}
+        return {**self.recipe(), "argv": list(argv), "versions": versions, "scores": dict(scores)}
+
+    def finished(self) -> AdapterFolder | None:
+        """Return the folder that this very plan made earlier, if it is there.
+
+        Raises:
+            OptionError: If the folder holds something that another plan made.
+        """
+        out = self.options.out
+        if not out.exists():
+            return None
+        if not is_adapter(out):
+            raise OptionError(f"{out} exists and is no adapter folder; choose another --out")
+        if changed := differences(self.recipe(), read_adapter(out).manifest):
+            raise OptionError(
+                f"{out} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
+            )
+        return read_adapter(out)
+
+    def sites(self, advance: Advance, names: Container[str] | None = None) -> Iterator[tuple[str, Factor | Tensor]]:
+        """Compute the merge one site at a time, at all sites or at those named, and tell the advance."""
+        read = None
+        if "base" in self.merge.needs and self.reference is not None:
+            checkpoint, shapes, transposed = Checkpoint(self.reference.path), self.shapes, self.transposed
+            read = lambda site: checkpoint.weight(site, shapes[site], transposed).float()  # noqa: E731
+        states = [_by_site(member) for member in self.members] if set(self.merge.needs) - {"base"} else ()
+        deltas = [{site: d for site, d in deltas.items() if names is None or site in names} for deltas in self.deltas]
+        for merged in merge_sites(self.merge, deltas, self.weights, seed=self.options.seed, base=read, states=states):
+            yield merged
+            advance(1, "")
+
+
+def plan_merge(members: Sequence[AdapterFolder], options: MergeOptions) -> MergePlan:
+    """Bind the strategy and check that the adapters fit together.
+
+    Raises:
+        CloraError: Whatever is missing, damaged, wrong or does not fit together.
+    """
+    plugin = registry.load("merges", options.strategy)
+    merge = plugin(**registry.bind(plugin, options.strategy, options.strategy_options))
+    if options.weights and len(options.weights) != len(members):
+        raise OptionError(f"--weights gives {len(options.weights)} weights for {len(members)} adapters")
+    needs_model = options.into_model or "base" in merge.needs
+    reference = find_model(options.model or _base_name(members)) if needs_model or options.model else None
+    plan = MergePlan(options, merge, members, reference)
+    _check_shapes(plan)
+    _check_names(members, reference)
+    if merge.linear:
+        merge.coefficients(plan.weights)
+    return plan
+
+
+def merge_adapters(
+    plan: MergePlan, *, force: bool = False, argv: Sequence[str] = (), progress: Progress | None = None
+) -> tuple[Path, Mapping[str, Any], bool]:
+    """Carry out a plan.
+
+    Returns:
+        The folder, its record (``energy`` where the rank was cut), and whether it was made now (False: it was there).
+
+    Raises:
+        CloraError: If the result cannot be written; what was there stays.
+    """
+    from clora_cli.transforming.outputs import write_factors, write_merged, write_model
+
+    if plan.form != "model" and not force and (there := plan.finished()) is not None:
+        return there.path, there.manifest.get("scores", {}), False
+    with (progress or Silent()).track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
+        write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
+        return plan.options.out, write(plan, advance, argv), True
+
+
+def _by_site(member: AdapterFolder) -> dict[str, dict[str, Tensor]]:
+    # In state.safetensors, what a method keeps for a site is named '<what>/<site>'.
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in member.state().items():
+        what, slash, site = key.partition("/")
+        if slash:
+            found.setdefault(site, {})[what] = tensor
+    return found
+
+
+def _base_name(members: Sequence[AdapterFolder]) -> str:
+    name = next((str(member.base["id"]) for member in members if member.base.get("id")), None)
+    if name is None:
+        raise OptionError("no adapter says which base model it stands on; pass --model")
+    return name
+
+
+def _check_shapes(plan: MergePlan) -> None:
+    for member, deltas in zip(plan.members, plan.deltas, strict=True):
+        for site, delta in deltas.items():
+            if tuple(delta.shape) != plan.shapes[site]:
+                raise MismatchError(
+                    f"layer '{site}' is {tuple(delta.shape)} in {member.path} and {plan.shapes[site]} in another adapter; "
+                    "give adapters of one base model"
+                )
+
+
+def _check_names(members: Sequence[AdapterFolder], reference: ModelReference | None) -> None:
+    """Refuse adapters of other base models; fingerprints, where there are any, were compared when they were read."""
+    for member in members:
+        if reference is not None:
+            check_base(member.base, reference, member.path)
+    named = [member for member in members if member.base.get("id")]
+    for member in named[1:]:
+        same = member.base.get("fingerprint") is not None and "fingerprint" in named[0].base
+        if reference is None and not same and member.base["id"] != named[0].base["id"]:
+            raise MismatchError(
+                f"{named[0].path} stands on '{named[0].base['id']}' and {member.path} on '{member.base['id']}'; "
+                "if these are one model, name it with --model"
+            )

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from support import write_random_adapter
+
+
+@pytest.fixture
+def package(here, backbone):
+    base = backbone("llama")
+    for stage, task in enumerate(("first", "second"), start=1):
+        write_random_adapter(here / "adapters" / task, base, stage=stage)
+    return here / "adapters"
+
+
+def test_the_call_without_options_is_the_exact_sum(clora, here, package):
+    result = clora("merge", *sorted(package.iterdir()))
+    assert (result.code, result.out) == (0, "merged  (sum of 2 adapters at 4 sites, exact, as one LoRA of rank 4)\n")
+    assert (here / "merged" / "adapter_model.safetensors").is_file()
+    assert clora("merge", package).out.endswith("up to date)\n")
+    assert clora("merge", package, "-q").out == "merged\n"
+    shown = clora("show", "merged")
+    assert (shown.code, "merge/sum" in shown.out) == (0, True)
+
+
+def test_a_cut_tells_the_energy(clora, package):
+    result = clora("merge", package, "--strategy", "magmax", "--rank", 2, "-o", "small")
+    assert result.code == 0
+    assert "cut to rank 2" in result.out
+    assert "energy kept" in result.out
+    data = json.loads(clora("merge", package, "--strategy", "magmax", "--rank", 2, "-o", "small", "--json").out)
+    assert (data["schema"], data["form"], data["made"]) == ("clora.merge/1", "factors", False)
+    assert 0 < data["energy"]["worst"] <= data["energy"]["kept"] <= 1
+
+
+def test_dense_results_are_shown_and_density_is_short_for_an_option(clora, here, package):
+    assert clora("merge", package, "--strategy", "ties", "--density", 0.5, "-o", "ties").code == 0
+    manifest = json.loads((here / "ties" / "clora.json").read_text())
+    assert manifest["method"]["options"]["merge/ties"]["density"] == 0.5
+    assert clora("show", "ties").code == 0
+
+
+def test_dry_run_writes_nothing(clora, here, package):
+    result = clora("merge", package, "--strategy", "magmax", "--into-model", "whole", "--dry-run")
+    assert (result.code, "would write whole: magmax of 2 adapters" in result.out) == (0, True)
+    assert not (here / "whole").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["adapters", "--strategy", "magmx"], 2, "did you mean 'magmax'"),
+        (["adapters", "--weights", "1,x"], 2, "numbers separated by commas"),
+        (["adapters", "--weights", "1,2"], 2, "use --strategy linear"),
+        (["adapters", "--rank", "2", "--dense"], 2, "exclude each other"),
+        (["adapters", "--strategy", "fisher"], 3, "keeps no 'fisher'"),
+        (["nowhere"], 3, "nowhere does not exist"),
+        (["adapters", "-o", "adapters"], 2, "no adapter folder"),
+    ],
+)
+def test_mistakes_end_in_one_line(clora, package, arguments, code, message):
+    result = clora("merge", *arguments)
+    assert result.code == code
+    error = [line for line in result.err.splitlines() if line.startswith("error")]
+    assert len(error) == 1 and message in error[0]
+    assert "Traceback" not in result.err
