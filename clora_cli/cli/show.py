@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clora_cli.cli._options import JsonOption, QuietOption, form
-from clora_cli.cli._output import emit
-from clora_cli.errors import ArtifactError
+from clora_cli.cli._output import Form, Terminal, emit
+from clora_cli.errors import ArtifactError, OptionError
 
 if TYPE_CHECKING:
     from clora_cli.package import AdapterFolder
@@ -18,28 +19,63 @@ if TYPE_CHECKING:
 __all__ = ["show"]
 
 
+class Measure(str, Enum):
+    """What two adapters are measured by."""
+
+    ORTHOGONAL_OVERLAP = "orthogonal-overlap"
+    AWOM = "awom"
+    COSINE = "cosine"
+    COLLISION_RATE = "collision-rate"
+    SAME_SIGNS = "same-signs"
+    OPPOSITE_SIGNS = "opposite-signs"
+
+
 def show(
-    path: Annotated[Path, typer.Argument(help="An adapter folder, a package or a scores file.", show_default=False)],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="An adapter folder, a package or a scores file; with --diff two adapters or more.", show_default=False
+        ),
+    ],
+    diff: Annotated[bool, typer.Option("--diff", help="Tell how adapters differ: two, a list or a package.")] = False,
+    epsilon: Annotated[
+        float, typer.Option(help="Share of its delta's largest magnitude that an entry must exceed to count.")
+    ] = 0.03,
+    measure: Annotated[Measure | None, typer.Option(help="Tell this measure of --diff alone.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Also draw --diff as heat maps: .png, .svg or .pdf.")
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Tell what an artifact is, after checking it; with --quiet just its task, or its tasks in order.
 
-    Example: clora show adapters
+    With --diff, tell how adapters lie to one another: overlap, collisions and signs of each pair, and of each adapter
+    against all earlier ones; norm, sparsity and rank of each. With --quiet just --measure, opposite-signs unless told:
+    the pair's value, or the mean over all pairs, as a share between 0 and 1 where it is one.
+
+    Example: clora show adapters --diff --out diff.png
     """
     output = form(json, quiet)
+    if diff:
+        _show_difference(paths, epsilon, measure, out, output)
+    elif len(paths) > 1:
+        raise OptionError("show tells of one artifact at a time; add --diff to compare several adapters")
+    elif out is not None:
+        raise OptionError(f"--out {out} draws how adapters differ; add --diff")
+    else:
+        _show_one(paths[0], output)
+
+
+def _show_one(path: Path, output: Form) -> None:
     from clora_cli.package import is_adapter, read_adapter, read_package
 
     if path.is_file():
         _show_scores(path, output)
     elif is_adapter(path):
         member = read_adapter(path)
-        emit(
-            output,
-            text=_adapter_text(member),
-            data={"schema": "clora.show/1", "adapter": _facts(member)},
-            brief=member.task,
-        )
+        data = {"schema": "clora.show/1", "adapter": _facts(member)}
+        emit(output, text=_adapter_text(member), data=data, brief=member.task)
     elif path.exists():
         members = read_package([path])
         facts = [_facts(member) for member in members]
@@ -49,7 +85,28 @@ def show(
         raise ArtifactError(f"{path} does not exist")
 
 
-def _show_scores(path: Path, output: Any) -> None:
+def _show_difference(
+    paths: Sequence[Path], epsilon: float, measure: Measure | None, out: Path | None, output: Form
+) -> None:
+    from clora_cli.reporting import differences, heatmap
+
+    if out is not None:
+        heatmap.check_ending(out)
+    members = differences.read_adapters(paths)
+    found = differences.difference(members, epsilon=epsilon, progress=Terminal(output))
+    chosen = None if measure is None else measure.value
+    if out is not None:
+        heatmap.draw_difference(found, out, chosen)
+    mean = differences.mean_over_pairs(found, chosen or Measure.OPPOSITE_SIGNS.value)
+    emit(
+        output,
+        text=differences.difference_table(found, chosen),
+        data=differences.difference_json(found),
+        brief="nan" if mean is None else f"{mean:.6g}",
+    )
+
+
+def _show_scores(path: Path, output: Form) -> None:
     from clora_cli.reporting import assemble, matrix_table
     from clora_cli.scores import read_scores
 
@@ -59,16 +116,19 @@ def _show_scores(path: Path, output: Any) -> None:
 
 
 def _facts(member: AdapterFolder) -> dict[str, Any]:
-    factors = member.factors()
-    numbers = sum(factor.a.numel() + factor.b.numel() for factor in factors.values())
-    shapes = sorted({f"{factor.shape[0]} x {factor.shape[1]}" for factor in factors.values()})
+    from clora_cli.lora import Factor
+
+    deltas = member.deltas()
+    numbers = sum(d.a.numel() + d.b.numel() if isinstance(d, Factor) else d.numel() for d in deltas.values())
+    shapes = sorted({f"{delta.shape[0]} x {delta.shape[1]}" for delta in deltas.values()})
     return {
         "path": str(member.path),
         "task": member.task,
         "stage": member.stage,
         "base_model": dict(member.base),
         "sha256": member.digest,
-        "sites": len(factors),
+        "form": "dense" if member.is_dense else "factors",
+        "sites": len(deltas),
         "shapes": shapes,
         "parameters": numbers,
         "manifest": dict(member.manifest),
@@ -84,6 +144,7 @@ def _adapter_text(member: AdapterFolder) -> str:
     lines.append(f"  base     {member.base.get('id')}")
     lines.append(
         f"  sites    {facts['sites']} ({', '.join(facts['shapes'])}), {facts['parameters'] / 1e6:.3f} M parameters"
+        + (", dense deltas" if member.is_dense else "")
     )
     if manifest:
         options = {
@@ -92,13 +153,12 @@ def _adapter_text(member: AdapterFolder) -> str:
         }
         lines.append(f"  method   {manifest['method']['name']} {options}")
         lines.append(f"  parents  {', '.join(parent['task'] for parent in manifest['parents']) or 'none'}")
-        lines.append(
-            f"  data     {manifest['data']['source']}, {manifest['data']['train_rows']} rows, {manifest['data']['metric']}"
-        )
-        lines.append(
-            f"  training {', '.join(f'{key} {value}' for key, value in manifest['training'].items())}, seed {manifest['seed']}"
-        )
-        lines.append(f"  last step {manifest['scores']['last_step']}")
+        data = manifest["data"]
+        told = f"{data['source']}, {data['train_rows']} rows, {data['metric']}" if "train_rows" in data else "none"
+        lines.append(f"  data     {told}")
+        training = {**manifest["training"], "seed": manifest["seed"]}
+        lines.append(f"  training {', '.join(f'{key} {value}' for key, value in training.items())}")
+        lines += [f"  {name:<8} {value}" for name, value in manifest.get("scores", {}).items()]
     lines.append(f"  sha256   {facts['sha256']}")
     return "\n".join(lines)
 

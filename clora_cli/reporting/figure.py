@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.errors import OptionError
-from clora_cli.files import write_bytes
+from clora_cli.reporting._canvas import CELL, check_ending, save, short
 from clora_cli.reporting.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ENDINGS", "draw"]
+__all__ = ["draw"]
 
-ENDINGS = ("png", "svg", "pdf")
 # Okabe and Ito's palette without its yellow and black: told apart by colour-blind readers, and visible on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vP"
 _STYLES = ("-", "--", "-.", ":")
-_CELL = 0.42  # inches a heat-map cell: "100.0" in 7.5 points takes 0.30
-_NAME = 22  # characters of a task's name that are shown
-# The user's own matplotlib settings must not change a report, nor the time of day its bytes.
-_STYLE = {"svg.hashsalt": "clora", "text.usetex": False, "text.parse_math": False, "font.size": 9.0}
 
 
 def draw(runs: Sequence[Run], path: str | Path) -> None:
@@ -41,27 +35,10 @@ def draw(runs: Sequence[Run], path: str | Path) -> None:
         CloraError: If the file cannot be written.
     """
     path = Path(path)
-    ending = path.suffix.lower().removeprefix(".")
-    if ending not in ENDINGS:
-        raise OptionError(f"cannot draw {path}: the ending must be one of .{', .'.join(ENDINGS)}")
+    check_ending(path)
     if not runs:
         raise OptionError(f"cannot draw {path}: there is no run; name at least one scores file")
-    write_bytes(path, _render(runs, ending))
-
-
-def _render(runs: Sequence[Run], ending: str) -> bytes:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(layout="constrained", dpi=150)
-        FigureCanvasAgg(figure)
-        _compose(figure, runs)
-        figure.savefig(buffer, format=ending, metadata=undated[ending])
-    return buffer.getvalue()
+    save(path, lambda figure: _compose(figure, runs))
 
 
 def _compose(figure: Figure, runs: Sequence[Run]) -> None:
@@ -73,7 +50,7 @@ def _compose(figure: Figure, runs: Sequence[Run]) -> None:
     tasks = max(len(run.columns) for run in runs)
     stages = max(len(run.order) + 1 for run in runs)
     lowest = 3.8 if has_curves else 1.0
-    figure.set_size_inches(across * max(_CELL * tasks + 2.4, 4.6), down * max(_CELL * 0.8 * stages + 2.0, lowest))
+    figure.set_size_inches(across * max(CELL * tasks + 2.4, 4.6), down * max(CELL * 0.8 * stages + 2.0, lowest))
     axes = figure.subplots(down, across, squeeze=False).flatten()
     for axis, run in zip(axes, runs, strict=False):
         _heat_map(axis, run)
@@ -89,7 +66,7 @@ def _heat_map(axis: Axes, run: Run) -> None:
 
     has_base = not np.isnan(run.zero_shot).all()
     values = np.vstack([run.zero_shot, run.matrix]) if has_base else run.matrix
-    names = [f"{stage} {_short(task)}" for stage, task in enumerate(run.order, start=1)]
+    names = [f"{stage} {short(task)}" for stage, task in enumerate(run.order, start=1)]
     axis.set_facecolor("#dcdcdc")  # what was not evaluated
     axis.imshow(np.ma.masked_invalid(values), cmap="YlGnBu", vmin=0, vmax=100, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -101,12 +78,12 @@ def _heat_map(axis: Axes, run: Run) -> None:
         axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.4))
     if run.unseen and run.order:
         axis.axvline(len(run.order) - 0.5, color="white", linewidth=3)
-    axis.set_xticks(range(len(run.columns)), [_short(task) for task in run.columns], rotation=45, ha="right")
+    axis.set_xticks(range(len(run.columns)), [short(task) for task in run.columns], rotation=45, ha="right")
     axis.set_yticks(range(len(values)), ["0 base model"] * has_base + names)
     axis.tick_params(length=0, labelsize=8)
     axis.spines[:].set_visible(False)
     axis.set(xlabel="score on task (%)", ylabel="after learning")
-    axis.set_title(_short(run.label, 60), fontsize=10, loc="left")
+    axis.set_title(short(run.label, 60), fontsize=10, loc="left")
 
 
 def _curves(axis: Axes, runs: Sequence[Run]) -> None:
@@ -121,7 +98,7 @@ def _curves(axis: Axes, runs: Sequence[Run]) -> None:
         }
         final = "" if math.isnan(run.trajectory[-1]) else f": {run.trajectory[-1]:.1f}"
         stages = range(1, len(run.order) + 1)
-        axis.plot(stages, run.trajectory, markersize=5, linewidth=1.6, label=_short(run.label, 60) + final, **look)
+        axis.plot(stages, run.trajectory, markersize=5, linewidth=1.6, label=short(run.label, 60) + final, **look)
     axis.set_ylim(*_limits([value for run in runs for value in run.trajectory if not math.isnan(value)]))
     longest = max(len(run.order) for run in runs)
     axis.set_xlim(0.5, longest + 0.5)
@@ -141,12 +118,3 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
         return 0, 102
     low, high = 10 * math.floor((min(values) - 2) / 10), 10 * math.ceil((max(values) + 1) / 10)
     return max(low, 0) - 1, min(high, 100) + 2
-
-
-def _short(text: str, length: int = _NAME) -> str:
-    """Cut the middle out of a long name: its beginning and its end tell tasks apart."""
-    text = text.replace("\n", " ")
-    if len(text) <= length:
-        return text
-    head = (length - 1) * 2 // 3
-    return f"{text[:head]}…{text[head + 1 - length :]}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clora_cli import registry
+from clora_cli.reporting._markdown import plain, table
 from clora_cli.reporting.runs import Floats, Run, summarise
 
 __all__ = ["REPORT_SCHEMA", "matrix_table", "report_json", "summary_table"]
@@ -28,16 +29,16 @@ def matrix_table(run: Run) -> str:
         cells = [_percent(value) for value in scores]
         if not math.isnan(scores[stage]):
             cells[stage] = f"**{cells[stage]}**"
-        rows.append([f"{stage + 1} {_text(task)}", *cells, _percent(seen)])
+        rows.append([f"{stage + 1} {plain(task)}", *cells, _percent(seen)])
     if run.single:
         rows.append(["alone", *(_percent(run.single.get(task, math.nan)) for task in run.columns), ""])
     metrics = set(run.task_metrics) - {""}
     if len(metrics) > 1:
-        rows.append(["metric", *(_text(metric) or _MISSING for metric in run.task_metrics), ""])
+        rows.append(["metric", *(plain(metric) or _MISSING for metric in run.task_metrics), ""])
     rows.append(["test rows", *(_MISSING if math.isnan(count) else f"{count:.0f}" for count in run.counts), ""])
-    unseen = {task: f"{_text(task)} (unseen)" for task in run.unseen}
-    corner = f"after stage ({_text(metrics.pop())}, %)" if len(metrics) == 1 else "after stage (%)"
-    return _table([corner, *(unseen.get(task, _text(task)) for task in run.columns), "mean so far"], rows)
+    unseen = {task: f"{plain(task)} (unseen)" for task in run.unseen}
+    corner = f"after stage ({plain(metrics.pop())}, %)" if len(metrics) == 1 else "after stage (%)"
+    return table([corner, *(unseen.get(task, plain(task)) for task in run.columns), "mean so far"], rows)
 
 
 def summary_table(runs: Sequence[Run], single: Mapping[str, float] | None = None) -> str:
@@ -50,7 +51,7 @@ def summary_table(runs: Sequence[Run], single: Mapping[str, float] | None = None
     shown = [name for name in names if any(not math.isnan(summary[name]) for summary in summaries)]
     rows = [[name, *(_percent(summary[name], 2) for summary in summaries)] for name in shown]
     rows.append(["tasks", *(str(len(run.order)) for run in runs)])
-    lines = [_table(["metric", *(_text(run.label) for run in runs)], rows)]
+    lines = [table(["metric", *(plain(run.label) for run in runs)], rows)]
     lines += [f"- `{name}`: {registry.summary('metrics', name)}\n" for name in shown]
     hidden = [f"`{name}`" for name in names if name not in shown]
     if hidden:
@@ -102,20 +103,3 @@ def _known(values: Floats) -> bool:
 
 def _percent(value: float, digits: int = 1) -> str:
     return _MISSING if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: never "-0.0"
-
-
-def _text(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table with aligned columns: text left in the first, numbers right in the others."""
-    lines = [header, *rows]
-    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(header))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "".join(f"| {' | '.join(_pad(line, widths))} |\n" for line in [lines[0], rule, *lines[1:]])
-
-
-def _pad(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    first, *others = [(cell, width) for cell, width in zip(cells, widths, strict=True)]
-    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
