@@ -164,7 +164,8 @@ class AdapterBank:
             )
 
     def _module(self, site: str) -> Any:
-        return self._model.get_submodule(site)
+        module = self._model.get_submodule(site)
+        return getattr(module, "base_layer", module)  # once PEFT has wrapped it, the same layer is below
 
     def _hook_up(self) -> None:
         for site, (a, b) in self._factors.items():

@@ -18,7 +18,21 @@ from clora_cli import registry
 ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
     {"errors", "registry", "files", "progress"},
-    {"lora", "tensors", "manifest", "scores", "package", "data", "nano", "backbone", "adapters", "card"},
+    {
+        "lora",
+        "tensors",
+        "manifest",
+        "scores",
+        "package",
+        "data",
+        "nano",
+        "base_model",
+        "backbone",
+        "adapters",
+        "attribution",
+        "card",
+        "comparison",
+    },
     {"methods", "merges", "metrics"},
     {"training", "evaluation", "transforming", "reporting"},
     {"cli"},

@@ -16,7 +16,7 @@ def test_every_file_is_a_plug_in_and_loads():
 
 def test_a_name_that_differs_by_a_letter_is_corrected():
     with pytest.raises(
-        UnknownNameError, match=r"unknown method 'n-lorra'; did you mean 'n-lora'\?; known: inc-lora, "
+        UnknownNameError, match=r"unknown method 'n-lorra'; did you mean 'n-lora'\?; known: aso-lora, "
     ) as info:
         registry.load("methods", "n-lorra")
     assert info.value.exit_code == 2

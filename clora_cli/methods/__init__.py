@@ -102,6 +102,7 @@ class Probe(Protocol):
         rows: int | None,
         together: bool,
         answer: Literal["probability", "log-probability"],
+        calls: int = 1,
     ) -> Tensor:
         """Return the attribution of every knowledge neuron to the right answers.
 
@@ -111,10 +112,14 @@ class Probe(Protocol):
             rows: Training rows to average over; None for as many as a tenth of the training's own cost allows.
             together: Scale the neurons of all layers at once instead of one layer after the other.
             answer: What is attributed.
+            calls: Calls of a whole run, which share that tenth.
 
         Returns:
             Shape (neuron,), float32: all layers' neurons, one after the other.
         """
+
+    def stored(self, adapter: int) -> Mapping[str, Tensor]:
+        """Return what an earlier adapter, numbered from 0, holds in its ``state.safetensors``."""
 
 
 @dataclass(frozen=True, kw_only=True)

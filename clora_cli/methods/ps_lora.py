@@ -48,7 +48,7 @@ class PsLora(Method):
         Differs: the delta includes LoRA's scaling, which is 1 in the paper.
     """
 
-    strength: float = 0.1
+    strength: float = 0.01
     temperature: float | None = None
     raw_temperature: float | None = None
     past: Literal["sum", "magmax"] = "sum"

@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from clora_cli.errors import CloraError, OptionError
+from clora_cli.methods import Probe
 from clora_cli.progress import Advance
 from clora_cli.training.penalties import Penalties
 
@@ -67,15 +68,23 @@ class PenaltyTrainer(Trainer):
 
     Args:
         penalties: The run's penalties, or None.
+        probe: What those penalties may ask of the model that relate the new adapter to earlier ones.
+        past: The tasks of the earlier adapters, to name such relations by.
         decoder_inputs: Makes decoder inputs from labels, for encoder-decoder models; None for causal ones.
         arguments: The Trainer's own.
     """
 
     def __init__(
-        self, *, penalties: Penalties | None, decoder_inputs: Callable[[Tensor], Tensor] | None, **arguments: Any
+        self,
+        *,
+        penalties: Penalties | None,
+        decoder_inputs: Callable[[Tensor], Tensor] | None,
+        probe: Probe | None = None,
+        past: Sequence[str] = (),
+        **arguments: Any,
     ) -> None:
         super().__init__(compute_loss_func=answer_loss(decoder_inputs is None), **arguments)
-        self._penalties, self._decoder_inputs = penalties, decoder_inputs
+        self._penalties, self._decoder_inputs, self._probe, self._past = penalties, decoder_inputs, probe, past
         if penalties is not None and str(self.accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "FSDP"}:
             raise OptionError(
                 "penalties need whole adapter tensors on every process: launch without DeepSpeed and FSDP"
@@ -91,6 +100,8 @@ class PenaltyTrainer(Trainer):
         """Run one micro-batch; after the last of an optimizer step, add the penalties' gradients (before clipping)."""
         loss: Tensor = super().training_step(*arguments, **options)
         if self._penalties is not None and self.accelerator.sync_gradients:
+            if self._probe is not None:
+                self._penalties.relate(self._probe, self.state.global_step, self.state.max_steps)
             scaler = self.accelerator.scaler
             self._penalties.add_gradients(scaler.get_scale() if scaler is not None else 1.0)
         return loss
@@ -101,10 +112,12 @@ class PenaltyTrainer(Trainer):
         Raises:
             CloraError: If the disk is full or not writable.
         """
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
+            if self._penalties is not None and self.args.should_save:
+                self._penalties.save(folder)  # first: a checkpoint with the Trainer's state is taken for whole
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             shutil.rmtree(folder, ignore_errors=True)
             reason = str(error).splitlines()[0]
             raise CloraError(
@@ -112,9 +125,11 @@ class PenaltyTrainer(Trainer):
             ) from error
 
     def log(self, logs: dict[str, float], *rest: Any, **options: Any) -> None:
-        """Log the task loss and each penalty apart."""
+        """Log the task loss and each penalty apart, and new relations to earlier adapters."""
         if self._penalties is not None and "loss" in logs:
             logs |= {f"penalty/{name}": value for name, value in self._penalties.take().items()}
+            for name, numbers in self._penalties.take_relations().items():
+                logs |= {f"relation/{name}/{task}": one for task, one in zip(self._past, numbers, strict=True)}
         super().log(logs, *rest, **options)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clora_cli.backbone import DTYPES, QUANTIZE, Kind
+from clora_cli.backbone import DTYPES, QUANTIZE
+from clora_cli.base_model import Kind
 from clora_cli.errors import OptionError
 from clora_cli.nano import MODEL_NAME
 

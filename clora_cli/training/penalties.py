@@ -6,15 +6,19 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from clora_cli.adapters import AdapterBank
 from clora_cli.lora import Factor
-from clora_cli.methods import Factors, Method, Penalty
+from clora_cli.methods import Factors, Method, Penalty, Probe
+from clora_cli.tensors import read_tensors, save_tensors
 
 __all__ = ["Penalties"]
+
+_RELATIONS = "relations.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,7 @@ class Penalties:
         self._methods = methods
         self._stacks = _stacks(trainable, bank)
         self._relations: dict[str, Tensor] = {}
+        self._new: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
 
@@ -76,6 +81,49 @@ class Penalties:
                 if penalty is not None:
                     self._sums[name] = penalty.value + self._sums[name] if name in self._sums else penalty.value
                     _accumulate(stack, penalty, scale)
+
+    def relate(self, probe: Probe, step: int, steps: int) -> None:
+        """Let the methods for which it is time relate the new adapter to earlier ones.
+
+        Args:
+            probe: What they may ask of the model.
+            step: The optimizer step that is under way, from 0.
+            steps: Optimizer steps of the run.
+        """
+        if not probe.past:
+            return
+        idle = self.inactive()
+        for name, method in self._methods.items():
+            if name not in idle and method.relates_at(step, steps):
+                self._new[name] = self._relations[name] = method.relate(probe)
+
+    def relations(self) -> dict[str, list[float]]:
+        """Return, by method, the relations in use: one number per earlier adapter."""
+        return {name: numbers.tolist() for name, numbers in self._relations.items()}
+
+    def take_relations(self) -> dict[str, list[float]]:
+        """Return, by method, the relations found since the last call."""
+        new, self._new = self._new, {}
+        return {name: numbers.tolist() for name, numbers in new.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write what cannot be computed again into a checkpoint's folder, if there is anything.
+
+        Raises:
+            CloraError: If it cannot be written.
+        """
+        if self._relations:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_tensors(folder / _RELATIONS, self._relations)
+
+    def load(self, folder: Path) -> None:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ArtifactError: If it is damaged.
+        """
+        if (folder / _RELATIONS).exists():
+            self._relations = read_tensors(folder / _RELATIONS)
 
     def take(self) -> dict[str, float]:
         """Return each penalty's mean value per step since the last call, and start afresh."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli import __version__
-from clora_cli.backbone import ModelReference, check_base, find_model
+from clora_cli.base_model import ModelReference, check_base, find_model
 from clora_cli.data import Example, Task, load_task
 from clora_cli.errors import DataError, MismatchError, OptionError
+from clora_cli.files import differences
 from clora_cli.package import AdapterFolder, is_adapter, read_adapter, read_package
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.options import TrainOptions, default_lr, order_of_examples, run_seed
@@ -155,23 +156,6 @@ def make_plan(options: TrainOptions) -> Plan:
     if method.lead.start == "previous":
         _check_continues(past, options)
     return Plan(options, method, reference, task, past, stage, out, _choose_rows(task, options))
-
-
-def differences(recipe: Mapping[str, Any], manifest: Mapping[str, Any], prefix: str = "") -> str:
-    """Name what differs between a recipe and a manifest, as ``training.lr 0.001 -> 0.002``, at most three entries."""
-    found: list[str] = []
-    for key, value in recipe.items():
-        other = manifest.get(key)
-        if isinstance(value, Mapping) and isinstance(other, Mapping):
-            if inner := differences(value, other, f"{prefix}{key}."):
-                found.append(inner)
-        elif value != other:
-            found.append(
-                f"{prefix}{key}"
-                if isinstance(value, (list, Mapping)) or other is None
-                else f"{prefix}{key} {other} -> {value}"
-            )
-    return ", ".join(found[:3])
 
 
 def _place(package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:

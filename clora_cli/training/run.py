@@ -5,26 +5,50 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.card import model_card
 from clora_cli.errors import InterruptedRunError, OptionError
-from clora_cli.files import read_json, to_json, write_text
+from clora_cli.files import differences, read_json, to_json, write_text
 from clora_cli.package import AdapterFolder, read_adapter, write_adapter
 from clora_cli.progress import Progress, Silent
-from clora_cli.training.plan import Plan, differences
+from clora_cli.training.plan import Plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from clora_cli.training.build import Built
     from clora_cli.training.loop import PenaltyTrainer
     from clora_cli.training.penalties import Penalties
+    from clora_cli.training.probe import RunProbe
 
 __all__ = ["train_task"]
 
 _PLAN = "plan.json"
 _CHECKPOINTS_A_RUN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """What training leaves behind.
+
+    Attributes:
+        history: The Trainer's log.
+        tensors: PEFT's tensor names to LoRA factors.
+        config: PEFT's configuration.
+        state: What the methods keep for later.
+        relations: By method, its last relations to earlier adapters.
+    """
+
+    history: list[dict[str, Any]]
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    relations: Mapping[str, Sequence[float]]
 
 
 def train_task(
@@ -52,13 +76,13 @@ def train_task(
     if _is_main():
         _prepare(plan, resume, force)
     try:
-        history, tensors, config = _train(plan, resume, progress)
+        result = _train(plan, resume, progress)
     except BaseException:
         if _is_main() and _last_checkpoint(plan.work) is None:
             shutil.rmtree(plan.work, ignore_errors=True)  # nothing to continue from: it must not block the next try
         raise
     if _is_main():
-        _write(plan, history, tensors, config, argv)
+        _write(plan, result, argv)
         shutil.rmtree(plan.work, ignore_errors=True)
     _wait_for_main()
     return read_adapter(plan.out), True
@@ -78,14 +102,17 @@ def _prepare(plan: Plan, resume: bool, force: bool) -> None:
     write_text(recorded, to_json(plan.recipe()))
 
 
-def _train(plan: Plan, resume: bool, progress: Progress) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     from peft import get_peft_model_state_dict
 
     from clora_cli.training.build import build
     from clora_cli.training.loop import Interruption, Watch
     from clora_cli.training.penalties import Penalties
+    from clora_cli.training.probe import RunProbe
 
     built = build(plan)
+    items = _items(plan, built)
+    probe = RunProbe(plan, built, items, progress)
     methods = plan.method.penalised
     penalties = Penalties(methods, built.trainable, built.bank) if methods else None
     for name in penalties.inactive() if penalties else ():
@@ -96,29 +123,40 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> tuple[list[dict[str,
         )
         progress.warn(f"{name}: its penalty is inactive in this run: {reason}")
     checkpoint = _last_checkpoint(plan.work) if resume else None
+    if checkpoint and penalties:
+        penalties.load(checkpoint)
+    began = time.monotonic()
     with Interruption() as interruption, progress.track(f"train {plan.task.name}", plan.steps) as advance:
-        trainer = _trainer(plan, built, penalties)
+        trainer = _trainer(plan, built, penalties, probe, items)
         trainer.add_callback(Watch(advance, interruption))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if interruption.wanted and trainer.state.global_step < plan.steps:
             raise InterruptedRunError(
                 f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"
             )
+    state: dict[str, Tensor] = {}
+    for method in plan.method.parts.values():
+        state |= method.keep(probe)
+    if probe.seconds:
+        share = probe.seconds / max(time.monotonic() - began - probe.seconds, 1e-9)
+        progress.note(f"attribution took {probe.seconds:.1f} s, {share:.1%} of the training's own time")
     # PEFT puts the local path of the base model into the configuration; the id is what other machines know.
     config = built.model.peft_config["default"].to_dict()
     config |= {"inference_mode": True, "base_model_name_or_path": plan.reference.id}
-    return trainer.state.log_history, get_peft_model_state_dict(built.model), config
+    return _Result(
+        history=trainer.state.log_history,
+        tensors=get_peft_model_state_dict(built.model),
+        config=config,
+        state=state,
+        relations=penalties.relations() if penalties else {},
+    )
 
 
-def _trainer(plan: Plan, built: Built, penalties: Penalties | None) -> PenaltyTrainer:
-    from transformers import PrinterCallback, TrainingArguments
-    from transformers.integrations import get_available_reporting_integrations
-
-    from clora_cli.data import Collator, encode, uses_chat
-    from clora_cli.training.loop import PenaltyTrainer, Rows
+def _items(plan: Plan, built: Built) -> list[dict[str, list[int]]]:
+    from clora_cli.data import encode, uses_chat
 
     options, backbone = plan.options, built.backbone
-    items = [
+    return [
         encode(
             row,
             backbone.tokenizer,
@@ -129,6 +167,22 @@ def _trainer(plan: Plan, built: Built, penalties: Penalties | None) -> PenaltyTr
         )
         for row in plan.rows
     ]
+
+
+def _trainer(
+    plan: Plan,
+    built: Built,
+    penalties: Penalties | None,
+    probe: RunProbe | None = None,
+    items: list[dict[str, list[int]]] | None = None,
+) -> PenaltyTrainer:
+    from transformers import PrinterCallback, TrainingArguments
+    from transformers.integrations import get_available_reporting_integrations
+
+    from clora_cli.data import Collator
+    from clora_cli.training.loop import PenaltyTrainer, Rows
+
+    options, backbone = plan.options, built.backbone
     trackers = {"none", *get_available_reporting_integrations()}
     if options.report_to not in trackers:
         raise OptionError(
@@ -175,10 +229,12 @@ def _trainer(plan: Plan, built: Built, penalties: Penalties | None) -> PenaltyTr
     trainer = PenaltyTrainer(
         model=built.model,
         args=arguments,
-        train_dataset=Rows(items, plan.order),
+        train_dataset=Rows(_items(plan, built) if items is None else items, plan.order),
         data_collator=Collator(backbone.tokenizer),
         processing_class=backbone.tokenizer,
         penalties=penalties,
+        probe=probe,
+        past=[member.task for member in plan.past],
         decoder_inputs=(lambda labels: shift(labels=labels)) if shift else None,
     )
     trainer.remove_callback(PrinterCallback)
@@ -209,20 +265,20 @@ def _last_checkpoint(work: Path) -> Path | None:
     return None
 
 
-def _write(
-    plan: Plan, history: list[dict[str, Any]], tensors: dict[str, Any], config: dict[str, Any], argv: Sequence[str]
-) -> None:
-    records = [record for record in history if "loss" in record]
+def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
+    records = [record for record in result.history if "loss" in record]
     last = {key: value for key, value in records[-1].items() if key == "loss" or key.startswith("penalty/")}
-    manifest = plan.manifest(argv, {"last_step": last})
+    tasks = [member.task for member in plan.past]
+    relations = {name: dict(zip(tasks, numbers, strict=True)) for name, numbers in result.relations.items()}
+    manifest = plan.manifest(argv, {"last_step": last} | ({"relations": relations} if relations else {}))
     log = "".join(json.dumps(record, sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(manifest)}
-    write_adapter(plan.out, tensors, _plain(config), manifest, texts)
+    write_adapter(plan.out, result.tensors, _plain(result.config), manifest, texts, result.state)
 
 
 def _plain(value: Any) -> Any:
     # PEFT's configuration holds sets and enumerations; sorted lists and strings make equal runs write equal bytes.
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (set, frozenset)):
         return sorted(_plain(entry) for entry in value)

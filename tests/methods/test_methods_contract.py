@@ -38,7 +38,10 @@ PENALISED = [
 
 
 def factors(seed=0, *, past=True, sites=2, rank=3, size=5, zero_b=False):
-    """Return square sites, as one variant needs them, in float64 with no entry of any product near 0."""
+    """Return square sites, as one variant needs them, in float64 with no entry of any product near 0.
+
+    The past is two adapters, of ranks 1 and 3.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -46,7 +49,8 @@ def factors(seed=0, *, past=True, sites=2, rank=3, size=5, zero_b=False):
 
     b = torch.zeros(sites, size, rank, dtype=torch.float64) if zero_b else draw(sites, size, rank)
     old = (draw(sites, 4, size), draw(sites, size, 4)) if past else (None, None)
-    return Factors(draw(sites, rank, size), b, 2.0, *old)
+    known = {"past_owner": torch.tensor([0, 1, 1, 1]), "relations": torch.tensor([0.6, -0.3])} if past else {}
+    return Factors(draw(sites, rank, size), b, 2.0, *old, **known)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,10 +119,9 @@ def test_the_gradient_is_the_slope_of_the_value(method, seed):
 def test_sites_add_up_one_by_one(method):
     given = factors()
     whole = method.penalty(given)
+    by_site = ("a", "b", "past_a", "past_b")
     parts = [
-        method.penalty(
-            Factors(*(t[i : i + 1] for t in (given.a, given.b)), 2.0, given.past_a[i : i + 1], given.past_b[i : i + 1])
-        )
+        method.penalty(dataclasses.replace(given, **{name: getattr(given, name)[i : i + 1] for name in by_site}))
         for i in range(2)
     ]
     assert torch.allclose(whole.value, sum(part.value for part in parts))

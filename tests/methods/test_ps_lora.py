@@ -106,4 +106,4 @@ def test_options_are_checked():
         PsLora(temperature=1.0, raw_temperature=1.0)
     with pytest.raises(OptionError, match=r"raw_temperature=0\.0 of ps-lora"):
         PsLora(raw_temperature=0.0)
-    assert PsLora().temperature == 1.0 and math.isclose(PsLora().strength, 0.1)
+    assert PsLora().temperature == 1.0 and math.isclose(PsLora().strength, 0.01)

@@ -6,8 +6,8 @@ import pytest
 from support import contents, options_for, write_random_adapter
 
 from clora_cli.errors import ArtifactError, DataError, MismatchError, OptionError
+from clora_cli.files import differences
 from clora_cli.training import describe, make_plan
-from clora_cli.training.plan import differences
 
 
 @pytest.fixture

@@ -1,0 +1,260 @@
+"""Asking a run's model about its rows: what is asked, that nothing is disturbed, and what is kept of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from support import contents, options_for, write_random_adapter
+
+from clora_cli.adapters import AdapterBank
+from clora_cli.attribution import attributions, down_projections
+from clora_cli.data import Collator
+from clora_cli.errors import CloraError, InterruptedRunError
+from clora_cli.progress import Silent
+from clora_cli.training import make_plan, train_task
+from clora_cli.training.build import build
+from clora_cli.training.probe import RunProbe, affordable_rows, undisturbed
+from clora_cli.training.run import _items
+
+HOW = {"steps": 3, "rows": 2, "together": False, "answer": "log-probability"}
+
+
+class Listener(Silent):
+    """Keeps warnings and notes, and interrupts this process after so many steps."""
+
+    def __init__(self, after=0):
+        self.after, self.steps, self.warnings, self.notes = after, 0, [], []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    def note(self, text):
+        self.notes.append(text)
+
+    @contextlib.contextmanager
+    def track(self, title, total):
+        def advance(done, status):
+            self.steps += done
+            if self.steps == self.after:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        yield advance
+
+
+@pytest.fixture
+def plan_for(tmp_path, model_folder, tasks):
+    def plan(task="first", **chosen):
+        family, package = chosen.pop("family", "llama"), tmp_path / chosen.pop("package", "adapters")
+        return make_plan(options_for(model_folder(family), tasks[task], package, **chosen))
+
+    return plan
+
+
+@pytest.fixture
+def past(tmp_path, backbone):
+    """Two earlier adapters of ranks 1 and 2."""
+
+    def write(package="adapters", family="llama"):
+        for stage, name in enumerate(("second", "third"), start=1):
+            write_random_adapter(tmp_path / package / name, backbone(family), stage=stage, rank=stage)
+
+    return write
+
+
+def asked(plan):
+    built = build(plan)
+    with torch.no_grad():
+        for factor in built.trainable.values():
+            factor.b.normal_()
+    return built, RunProbe(plan, built, _items(plan, built))
+
+
+@pytest.mark.parametrize("family", ["llama", "t5", "gpt2"])
+@pytest.mark.parametrize("adapter", [None, 0, 1])
+def test_every_adapter_is_asked_alone(plan_for, past, backbone, family, adapter):
+    past(family=family)
+    plan = plan_for(family=family)
+    built, probe = asked(plan)
+    assert probe.past == 2
+    found = probe.attribution(adapter, **HOW)
+    # The same by hand: the base model afresh, with that one adapter's factors put on.
+    base = backbone(family)
+    own = (
+        {site: factor for site, factor in built.trainable.items()} if adapter is None else plan.past[adapter].factors()
+    )
+    AdapterBank(base.model).activate([own])
+    expected, items = 0, _items(plan, built)
+    for row in probe._chosen[:2]:
+        batch = Collator(base.tokenizer)([items[row]])
+        labels = batch.pop("labels")
+        if base.kind == "seq2seq":
+            batch["decoder_input_ids"] = base.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        layers = down_projections(base.model)
+        with undisturbed(built.model):
+            expected = expected + attributions(base.model, batch, labels, layers, steps=3, answer="log-probability")
+    assert torch.allclose(found, expected / 2, rtol=1e-3, atol=1e-4 * float(found.abs().max()))
+
+
+@pytest.mark.parametrize("target", ["down_proj", "all-linear"])
+def test_adapted_down_projections_are_found(plan_for, past, target):
+    past()
+    _, probe = asked(plan_for(target_modules=(target,)))
+    vectors = [probe.attribution(adapter, **HOW) for adapter in (None, 0)]
+    assert {vector.shape for vector in vectors} == {(128,)}
+    assert not torch.equal(*vectors)
+
+
+@pytest.mark.parametrize("adapter", [None, 0])
+def test_nothing_is_disturbed(plan_for, past, adapter):
+    past()
+    built, probe = asked(plan_for(dropout=0.1))
+    built.model.train()
+    built.model.base_model.model.model.layers[0].eval()
+    for factor in built.trainable.values():
+        factor.a.grad = torch.full_like(factor.a, 3.0)
+    modes = [module.training for module in built.model.modules()]
+    wanted = [parameter.requires_grad for parameter in built.model.parameters()]
+    tokens = torch.tensor([[5, 6, 7]])
+    torch.manual_seed(1)
+    random.seed(1)
+    before = built.model(input_ids=tokens).logits
+    torch.manual_seed(1)
+    states = (torch.get_rng_state(), random.getstate())
+    probe.attribution(adapter, **HOW)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == random.getstate()
+    assert modes == [module.training for module in built.model.modules()]
+    assert wanted == [parameter.requires_grad for parameter in built.model.parameters()]
+    assert all(bool((factor.a.grad == 3).all()) and factor.b.grad is None for factor in built.trainable.values())
+    assert torch.equal(before, built.model(input_ids=tokens).logits)
+
+
+def test_a_run_that_asks_trains_as_one_that_does_not(plan_for, past):
+    digests = set()
+    for package, options in (("one", {}), ("other", {"refresh": "3", "warmup": "0", "rows": "1"})):
+        past(package)
+        # A strength of 0: what is found out plays no part.
+        chosen = {"method_options": {"strength": "0", **options}, "dropout": 0.1, "max_steps": 4}
+        digests.add(train_task(plan_for(package=package, method="aso-lora", **chosen))[0].digest)
+    past("third")
+    plain = train_task(plan_for(package="third", method="inc-lora", dropout=0.1, max_steps=4))[0].digest
+    assert digests == {plain}
+
+
+def test_how_many_rows_are_affordable():
+    # A tenth of 10 000 passes; 20 copies of 4 layers, of which 2.5 passes run, each at 0.8, for 5 calls.
+    assert affordable_rows(10_000, 20 * 5, 4) == pytest.approx(5)
+    assert affordable_rows(10_000, 20 * 5, 1) == pytest.approx(12.5)
+
+
+def test_a_row_that_costs_too_much_is_told_once(plan_for):
+    listener = Listener()
+    plan = plan_for()
+    built = build(plan)
+    probe = RunProbe(plan, built, _items(plan, built), listener)
+    for _ in range(2):
+        probe.attribution(None, **{**HOW, "rows": None})
+    # 3 copies of 1.5 passes each, at 0.8, for 12 rows of training: 30 %.
+    assert listener.warnings == [
+        "attributing a single row takes about 30% of the training's own cost; all layers together, or fewer steps, "
+        "cost less"
+    ]
+
+
+def test_a_tenth_of_a_long_run_is_enough_for_many_rows(plan_for):
+    plan = plan_for(max_steps=5000)
+    built = build(plan)
+    probe = RunProbe(plan, built, _items(plan, built))
+    few, all_rows = (probe.attribution(None, **{**HOW, "rows": rows}) for rows in (24, None))
+    assert torch.equal(few, all_rows)  # there are 24
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_relations_are_logged_and_the_vector_is_kept(plan_for, past, backbone, family):
+    past(family=family)
+    folder, _ = train_task(
+        plan_for(family=family, method="aso-lora+n-lora", max_steps=6, method_options={"refresh": "2"})
+    )
+    log = [json.loads(line) for line in (folder.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = [(entry["step"], {k: v for k, v in entry.items() if k.startswith("relation/")}) for entry in log]
+    assert [step for step, entries in found if entries] == [2, 4]  # before the second and the fourth step
+    last = found[3][1]
+    assert set(last) == {"relation/aso-lora/second", "relation/aso-lora/third"}
+    assert all(-1 <= value <= 1 for value in last.values())
+    kept = folder.manifest["scores"]["relations"]
+    assert kept == {"aso-lora": {name.rpartition("/")[2]: value for name, value in last.items()}}
+    state = folder.state()
+    assert {name: (tuple(t.shape), t.dtype) for name, t in state.items()} == {
+        "attribution": ((64 * (2 if family == "llama" else 4),), torch.float32)
+    }
+    assert "state.safetensors" in folder.manifest["files"]
+    loaded = PeftModel.from_pretrained(backbone(family).model, folder.path)
+    stored = load_file(folder.path / "adapter_model.safetensors")
+    assert len(stored) == sum(".lora_" in name for name, _ in loaded.named_parameters())
+
+
+def test_the_first_task_keeps_its_vector_and_relates_to_nothing(plan_for):
+    listener = Listener()
+    folder, _ = train_task(plan_for(method="aso-lora"), progress=listener)
+    assert set(folder.state()) == {"attribution"}
+    assert set(folder.manifest["scores"]) == {"last_step"}
+    assert listener.warnings[0] == "aso-lora: its penalty is inactive in this run: there is no earlier adapter"
+
+
+def test_stored_vectors_of_earlier_runs_are_used(plan_for):
+    for task in ("first", "second"):
+        folder, _ = train_task(plan_for(task, method="aso-lora", method_options={"vectors": "stored"}))
+    assert list(folder.manifest["scores"]["relations"]["aso-lora"]) == ["first"]
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_an_interrupted_run_continues_to_the_same_bytes(plan_for, past, after):
+    chosen = {"method": "aso-lora", "dropout": 0.1, "max_steps": 6, "method_options": {"warmup": "0.3"}}
+    past("undisturbed")
+    past()
+    expected = contents(train_task(plan_for(package="undisturbed", **chosen))[0].path)
+    plan = plan_for(**chosen)
+    with pytest.raises(InterruptedRunError):
+        train_task(plan, progress=Listener(after=after))
+    files = {path.name for path in plan.work.rglob("relations.safetensors")}
+    assert files == ({"relations.safetensors"} if after == 3 else set())
+    folder, _ = train_task(plan, resume=True)
+    assert contents(folder.path) == expected
+
+
+def test_a_damaged_checkpoint_of_relations_is_told(plan_for, past):
+    past()
+    plan = plan_for(method="aso-lora", max_steps=6)
+    with pytest.raises(InterruptedRunError):
+        train_task(plan, progress=Listener(after=3))
+    for path in plan.work.rglob("relations.safetensors"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(CloraError, match=r"relations.safetensors is damaged"):
+        train_task(plan, resume=True)
+
+
+@pytest.mark.parametrize("chosen", [{"dtype": "bfloat16"}, {"gradient_checkpointing": True}])
+def test_half_precision_and_checkpointing(plan_for, past, chosen):
+    past()
+    folder, _ = train_task(plan_for(method="aso-lora", **chosen))
+    vector = folder.state()["attribution"]
+    assert vector.dtype == torch.float32
+    assert bool(vector.isfinite().all())
+    assert bool(vector.any())
+
+
+@pytest.mark.parametrize("method", ["aso-lora+n-lora", "aso-lora+ps-lora", "o-lora+ps-lora"])
+def test_methods_compose(plan_for, past, method):
+    past()
+    folder, _ = train_task(plan_for(method=method))
+    one, other = method.split("+")
+    assert {f"penalty/{one}", f"penalty/{other}"} < set(folder.manifest["scores"]["last_step"])
+    assert ("state.safetensors" in contents(folder.path)) == ("aso-lora" in method)
