@@ -38,6 +38,7 @@ class Plan:
         stage: The new adapter's place, from 1.
         out: The new adapter's folder.
         rows: The training rows.
+        dependents: Later adapters that were trained on top of the one that ``out`` holds now.
     """
 
     options: TrainOptions
@@ -48,6 +49,7 @@ class Plan:
     stage: int
     out: Path
     rows: Sequence[Example]
+    dependents: Sequence[AdapterFolder] = ()
 
     @property
     def parents(self) -> Sequence[AdapterFolder]:
@@ -150,16 +152,18 @@ def make_plan(options: TrainOptions) -> Plan:
     out = options.out or options.package / task.name
     if out.exists() and not is_adapter(out):  # also under --force, which replaces adapters and nothing else
         raise OptionError(f"{out} exists and is no adapter folder; choose another --out")
-    past, stage = _place(options.package, out, task.name)
+    members = read_package([options.package], missing_ok=True)
+    past, stage = _place(members, options.package, out, task.name)
     for member in past:
         check_base(member.base, reference, member.path)
     if method.lead.start == "previous":
         _check_continues(past, options)
-    return Plan(options, method, reference, task, past, stage, out, _choose_rows(task, options))
+    return Plan(
+        options, method, reference, task, past, stage, out, _choose_rows(task, options), _dependents(members, out)
+    )
 
 
-def _place(package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:
-    members = read_package([package], missing_ok=True)
+def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:
     same = next((m for m in members if m.path.resolve() == out.resolve()), None)
     if same is not None and same.stage is not None:
         return [m for m in members if m.stage is not None and m.stage < same.stage], same.stage
@@ -169,6 +173,15 @@ def _place(package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], in
             f"package {package} already holds task '{task}' at {twin.path}; remove it or train into another --package"
         )
     return others, 1 + max((m.stage or 0 for m in others), default=0)
+
+
+def _dependents(members: Sequence[AdapterFolder], out: Path) -> list[AdapterFolder]:
+    replaced = [member.digest for member in members if member.path.resolve() == out.resolve()]
+    return [
+        member
+        for member in members
+        if any(parent["sha256"] in replaced for parent in member.manifest.get("parents", ()))
+    ]
 
 
 def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> None:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["train_task"]
 
 _PLAN = "plan.json"
-_CHECKPOINTS_A_RUN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +72,9 @@ def train_task(
     progress = progress or Silent()
     if not force and (finished := plan.finished()) is not None:
         return finished, False
+    if force and plan.dependents:
+        names = ", ".join(member.task for member in plan.dependents)
+        progress.warn(f"{names} stand on the {plan.out} that is being replaced; train them again too")
     if _is_main():
         _prepare(plan, resume, force)
     try:
@@ -173,63 +175,21 @@ def _trainer(
     plan: Plan,
     built: Built,
     penalties: Penalties | None,
-    probe: RunProbe | None = None,
-    items: list[dict[str, list[int]]] | None = None,
+    probe: RunProbe,
+    items: list[dict[str, list[int]]],
 ) -> PenaltyTrainer:
-    from transformers import PrinterCallback, TrainingArguments
-    from transformers.integrations import get_available_reporting_integrations
+    from transformers import PrinterCallback
 
     from clora_cli.data import Collator
+    from clora_cli.training.arguments import training_arguments
     from clora_cli.training.loop import PenaltyTrainer, Rows
 
-    options, backbone = plan.options, built.backbone
-    trackers = {"none", *get_available_reporting_integrations()}
-    if options.report_to not in trackers:
-        raise OptionError(
-            f"--report-to {options.report_to} is not installed here; choose one of {', '.join(sorted(trackers))}"
-        )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if options.batch_size % processes:
-        raise OptionError(
-            f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple"
-        )
-    on_cpu = backbone.device.type == "cpu"
-    arguments = TrainingArguments(
-        output_dir=str(plan.work),
-        per_device_train_batch_size=options.batch_size // processes,
-        gradient_accumulation_steps=options.grad_accum,
-        max_steps=plan.steps,
-        learning_rate=options.lr,
-        lr_scheduler_type=options.schedule,
-        warmup_steps=options.warmup_steps,
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm,
-        optim="adamw_torch",
-        train_sampling_strategy="sequential",
-        bf16=options.dtype == "bfloat16" or (options.dtype == "auto" and not on_cpu),
-        fp16=options.dtype == "float16",
-        **_checkpointing(options.gradient_checkpointing),
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_steps=options.save_steps or max(1, plan.steps // _CHECKPOINTS_A_RUN),
-        save_total_limit=2,
-        seed=plan.seed,
-        data_seed=plan.seed,
-        use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
-        ddp_find_unused_parameters=False,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        report_to=options.report_to,
-        run_name=plan.task.name,
-        disable_tqdm=True,
-        log_level="error",
-    )
+    backbone = built.backbone
     shift = backbone.model.prepare_decoder_input_ids_from_labels if backbone.kind == "seq2seq" else None
     trainer = PenaltyTrainer(
         model=built.model,
-        args=arguments,
-        train_dataset=Rows(_items(plan, built) if items is None else items, plan.order),
+        args=training_arguments(plan, backbone),
+        train_dataset=Rows(items, plan.order),
         data_collator=Collator(backbone.tokenizer),
         processing_class=backbone.tokenizer,
         penalties=penalties,
@@ -239,18 +199,6 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _checkpointing(wanted: bool) -> dict[str, Any]:
-    from transformers import TrainingArguments
-
-    # The option has another name from Transformers 5.21 on, which Python 3.10 does not get.
-    name = (
-        "activation_checkpointing"
-        if hasattr(TrainingArguments, "activation_checkpointing")
-        else "gradient_checkpointing"
-    )
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
 
 
 def _last_checkpoint(work: Path) -> Path | None:

@@ -11,11 +11,11 @@ from clora_cli.training import make_plan
 from clora_cli.training.build import build
 from clora_cli.training.loop import answer_loss
 from clora_cli.training.penalties import Penalties
-from clora_cli.training.run import _trainer
+from clora_cli.training.run import _items, _trainer
 
 
 def first_batch(plan, built):
-    return next(iter(_trainer(plan, built, None).get_train_dataloader()))
+    return next(iter(_trainer(plan, built, None, None, _items(plan, built)).get_train_dataloader()))
 
 
 def built_for(plan):

@@ -284,3 +284,12 @@ def test_removing_a_member_unlearns_it_and_the_next_task_builds_on_the_rest(tmp_
     folder, _ = train_task(plan_for("third"))
     assert folder.stage == 3
     assert [parent["task"] for parent in folder.manifest["parents"]] == ["second"]
+
+
+def test_replacing_an_early_adapter_names_those_that_stand_on_it(model_folder, tasks, tmp_path):
+    for name in ("first", "second"):
+        train(model_folder("llama"), tasks[name], tmp_path / "adapters")
+    listener = Signals()
+    plan = make_plan(options_for(model_folder("llama"), tasks["first"], tmp_path / "adapters"))
+    train_task(plan, force=True, progress=listener)
+    assert [text.split(" stand on")[0] for text in listener.warnings] == ["second"]

@@ -1,0 +1,79 @@
+"""A plan in the words of Transformers' Trainer (layer L3)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+
+from clora_cli.backbone import Backbone
+from clora_cli.errors import OptionError
+from clora_cli.training.plan import Plan
+
+__all__ = ["training_arguments"]
+
+_CHECKPOINTS_A_RUN = 10
+
+
+def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
+    """Return the Trainer's arguments for one process of a run.
+
+    Raises:
+        OptionError: If the tracker is not installed, or the batch does not divide among the processes.
+    """
+    options = plan.options
+    trackers = {"none", *get_available_reporting_integrations()}
+    if options.report_to not in trackers:
+        raise OptionError(
+            f"--report-to {options.report_to} is not installed here; choose one of {', '.join(sorted(trackers))}"
+        )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if options.batch_size % processes:
+        raise OptionError(
+            f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple"
+        )
+    on_cpu = backbone.device.type == "cpu"
+    return TrainingArguments(
+        output_dir=str(plan.work),
+        per_device_train_batch_size=options.batch_size // processes,
+        gradient_accumulation_steps=options.grad_accum,
+        max_steps=plan.steps,
+        learning_rate=options.lr,
+        lr_scheduler_type=options.schedule,
+        warmup_steps=options.warmup_steps,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        optim="adamw_torch",
+        train_sampling_strategy="sequential",
+        bf16=backbone.dtype == torch.bfloat16,
+        fp16=backbone.dtype == torch.float16,
+        **_checkpointing(options.gradient_checkpointing),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=options.save_steps or max(1, plan.steps // _CHECKPOINTS_A_RUN),
+        save_total_limit=2,
+        seed=plan.seed,
+        data_seed=plan.seed,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        ddp_find_unused_parameters=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=options.report_to,
+        run_name=plan.task.name,
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    # The option has another name from Transformers 5.21 on, which Python 3.10 does not get.
+    name = (
+        "activation_checkpointing"
+        if hasattr(TrainingArguments, "activation_checkpointing")
+        else "gradient_checkpointing"
+    )
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
