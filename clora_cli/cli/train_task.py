@@ -78,7 +78,7 @@ def train_task(
         float | None,
         typer.Option(
             "--lr",
-            help="Peak learning rate of AdamW. By default 3e-3 for clora-nano, 1e-3 for encoder-decoders, 3e-4 for others.",
+            help="Peak learning rate of AdamW. By default 6e-3 for clora-nano, 1e-3 for encoder-decoders, 3e-4 for others.",
         ),
     ] = None,
     schedule: Annotated[str, typer.Option(help="linear, constant or cosine.")] = "linear",

@@ -32,7 +32,7 @@ from clora_cli.nano.lexicon import (
     TRAITS,
     VERBS,
 )  # fmt: skip
-from clora_cli.nano.tasks import ORDER, task
+from clora_cli.nano.tasks import ORDER, label_words, task
 from clora_cli.nano.texts import entry, mixed_review, post, report, review
 
 __all__ = ["Piece", "exercise", "vocabulary"]
@@ -272,7 +272,7 @@ def _phrases(draw: Draw, differs: bool) -> tuple[str, str, str]:
 
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
-_LABELS = sorted({label for name in ORDER for label in task(name).labels})
+_LABELS = sorted({label for name in ORDER for label in label_words(name)})
 _SAID = sorted({*PEOPLE, *COLOURS, *TRAITS, *(place.split()[-1] for place in PLACES), *(verb.past for verb in VERBS)}
                | {thing for things in OBJECTS.values() for thing in things})  # fmt: skip
 _WORDS = sorted({word for field in DOMAINS.values() for word in (*field.aliases, *field.things)}

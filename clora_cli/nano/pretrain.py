@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from clora_cli.nano.exercises import Piece, exercise, vocabulary
 from clora_cli.nano.grammar import Draw
-from clora_cli.nano.tasks import ORDER, task
+from clora_cli.nano.tasks import ORDER, label_words, task
 
 __all__ = ["main", "pretrain", "train_tokenizer"]
 
@@ -38,7 +38,7 @@ def train_tokenizer(seed: int = 0, examples: int = 4000) -> PreTrainedTokenizerF
     """Train a byte-level BPE tokenizer with distinct padding, beginning and end tokens on generated text."""
     draw = Draw(f"tokenizer {seed}")
     texts = ["".join(text for text, _ in exercise(draw)) for _ in range(examples)]
-    texts += [f"{task(name).instruction}\nOption: {', '.join(task(name).labels)}\nAnswer:" for name in ORDER] * 400
+    texts += [f"{task(name).instruction}\nOption: {', '.join(label_words(name))}\nAnswer:" for name in ORDER] * 400
     texts += ["".join(vocabulary())] * 1000  # every word is to be a token of its own
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -10,7 +10,7 @@ Texts are generated, the same on every platform and Python version, and no text 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -29,7 +29,7 @@ from clora_cli.nano.grammar import (
 )  # fmt: skip
 from clora_cli.nano.texts import entry, mixed_review, post, report, review
 
-__all__ = ["ORDER", "SPLITS", "BundledTask", "rows", "task"]
+__all__ = ["ORDER", "SPLITS", "BundledTask", "label_words", "rows", "task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class BundledTask:
 
 SPLITS = {"train": 600, "dev": 100, "test": 200}
 
-# Labels in the order of the properties (domains, kinds) that they name here.
+# Labels, and the properties (domains, kinds) that they name here.
 _NEWS = {"politics": "government", "business": "trade", "sports": "contest", "science": "inquiry", "crime": "justice",
          "weather": "sky"}  # fmt: skip
 _WIKI = {"animal": "beast", "plant": "herb", "river": "stream", "building": "house", "artist": "maker",
@@ -64,18 +64,21 @@ _STARS = ("one star", "two stars", "three stars", "four stars", "five stars")
 
 _TASKS = (
     BundledTask("topics-news", "topic classification", "the section of a news item",
-                "Which section of the newspaper does this item belong to?", tuple(_NEWS)),
+                "Which section of the newspaper does this item belong to?",
+                ("politics", "business", "sports", "science", "crime")),
     BundledTask("sentiment-stars", "sentiment", "the stars that a review gives, five grades",
                 "How many stars does this review give?", _STARS),
     BundledTask("inference", "natural language inference", "whether a premise entails or contradicts a hypothesis",
                 "What is the logical relation of sentence 1 to sentence 2?",
                 ("entailment", "neutral", "contradiction")),
     BundledTask("topics-wiki", "topic classification", "the category of an encyclopaedia's entry",
-                "What category does the described entity have?", tuple(_WIKI)),
+                "What category does the described entity have?",
+                ("animal", "plant", "building", "artist", "vessel")),
     BundledTask("yes-no", "question answering", "a yes/no question about a short passage",
                 "Read the passage and respond to the question.", ("yes", "no")),
     BundledTask("topics-forum", "topic classification", "the board of a forum on which a post belongs",
-                "On which board should this post be filed?", tuple(_FORUM)),
+                "On which board should this post be filed?",
+                ("food", "health", "computers", "gardening", "songs")),
     BundledTask("paraphrase", "paraphrase", "whether two sentences mean the same",
                 "Do sentence 1 and sentence 2 have an equal meaning?", ("equivalent", "different")),
     BundledTask("sentiment-binary", "sentiment", "whether a comment is favourable",
@@ -84,6 +87,15 @@ _TASKS = (
 _BY_NAME = {entry_.name: entry_ for entry_ in _TASKS}
 
 ORDER: tuple[str, ...] = tuple(_BY_NAME)
+
+
+def label_words(name: str) -> tuple[str, ...]:
+    """Return every label that a task could have: its own, and for topics those that it does not ask for.
+
+    clora-nano has met all of them in training, as mere words.
+    """
+    named: dict[str, Mapping[str, str]] = {"topics-news": _NEWS, "topics-wiki": _WIKI, "topics-forum": _FORUM}
+    return tuple(named.get(name, ())) or task(name).labels
 
 
 def task(name: str) -> BundledTask:

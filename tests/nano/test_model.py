@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
@@ -75,3 +76,17 @@ def test_every_encoded_text_begins_as_the_training_texts_did():
     tokenizer = AutoTokenizer.from_pretrained(MODEL_PATH)
     assert tokenizer("any text")["input_ids"][0] == tokenizer.bos_token_id
     assert tokenizer.bos_token_id not in tokenizer("any text", add_special_tokens=False)["input_ids"]
+
+
+def test_the_tokenizer_is_what_the_script_makes():
+    from clora_cli.nano.pretrain import train_tokenizer
+
+    made, shipped = (
+        json.loads(text)
+        for text in (
+            train_tokenizer().backend_tokenizer.to_str(),
+            (MODEL_PATH / "tokenizer.json").read_text(encoding="utf-8"),
+        )
+    )
+    assert made["model"] == shipped["model"]
+    assert made["post_processor"] == shipped["post_processor"]
