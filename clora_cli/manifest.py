@@ -63,9 +63,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def _check_kinds(path: Path, manifest: Mapping[str, Any]) -> None:
     wrong = [key for key, kind in _REQUIRED.items() if not isinstance(manifest[key], kind)]
-    wrong = wrong or [
-        f"{outer}.{inner}" for outer, inner in _REQUIRED_INSIDE if not isinstance(manifest[outer].get(inner), str)
-    ]
+    # A merge of folders that record no fingerprint has none either.
+    needed = (*_REQUIRED_INSIDE, *(() if wrong or "merged" in manifest["data"] else (("base_model", "fingerprint"),)))
+    wrong = wrong or [f"{outer}.{inner}" for outer, inner in needed if not isinstance(manifest[outer].get(inner), str)]
     if wrong:
         raise ArtifactError(
             f"manifest {path} is damaged: {wrong[0]} is not what it should be; restore it or make it again"

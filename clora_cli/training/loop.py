@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +23,7 @@ from clora_cli.methods import Probe
 from clora_cli.progress import Advance
 from clora_cli.training.penalties import Penalties
 
-__all__ = ["Interruption", "PenaltyTrainer", "Rows", "Watch", "answer_loss"]
+__all__ = ["Interruption", "PenaltyTrainer", "Rows", "Watch", "answer_loss", "flushed_denormals"]
 
 _ONE_SIGNAL = 1.0  # seconds within which signals are taken for one
 
@@ -131,6 +132,19 @@ class PenaltyTrainer(Trainer):
             for name, numbers in self._penalties.take_relations().items():
                 logs |= {f"relation/{name}/{task}": one for task, one in zip(self._past, numbers, strict=True)}
         super().log(logs, *rest, **options)
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Let the processor take numbers below 1e-38 for 0 for a while.
+
+    Gradients of a model that has learned its task are full of them, and arithmetic on them is many times slower.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class Interruption:

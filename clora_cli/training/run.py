@@ -108,7 +108,7 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     from peft import get_peft_model_state_dict
 
     from clora_cli.training.build import build
-    from clora_cli.training.loop import Interruption, Watch
+    from clora_cli.training.loop import Interruption, Watch, flushed_denormals
     from clora_cli.training.penalties import Penalties
     from clora_cli.training.probe import RunProbe
 
@@ -128,7 +128,11 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     if checkpoint and penalties:
         penalties.load(checkpoint)
     began = time.monotonic()
-    with Interruption() as interruption, progress.track(f"train {plan.task.name}", plan.steps) as advance:
+    with (
+        flushed_denormals(),
+        Interruption() as interruption,
+        progress.track(f"train {plan.task.name}", plan.steps) as advance,
+    ):
         trainer = _trainer(plan, built, penalties, probe, items)
         trainer.add_callback(Watch(advance, interruption))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
