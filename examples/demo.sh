@@ -19,7 +19,7 @@ methods=(seq-lora o-lora)
 #    --resume continues a run that was interrupted; a finished one is up to date.
 for method in "${methods[@]}"; do
   for task in "${tasks[@]}"; do
-    run clora train-task --method "$method" --data "$task" --package "demo/$method" --epochs 2 --resume
+    run clora train-task --method "$method" --data "$task" --package "demo/$method" --epochs 3 --resume
   done
 done
 
