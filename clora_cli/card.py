@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["model_card"]
+__all__ = ["merge_card", "model_card"]
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
@@ -29,4 +29,19 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         f"| seed | {manifest['seed']} |\n\n"
         f"Notes on the data:\n\n{notes}\n"
         f"Made by:\n\n```\n{' '.join(manifest['argv'])}\n```\n"
+    )
+
+
+def merge_card(manifest: Mapping[str, Any]) -> str:
+    """Write the README.md of a merge from its manifest, with the Hub's metadata block."""
+    import yaml
+
+    base, lora = manifest["base_model"].get("id"), manifest["lora"]
+    metadata: dict[str, Any] = {"tags": ["lora", "model-merging", "clora"]}
+    metadata |= {"base_model": base} if base else {}
+    parents = "".join(f"- {parent['task']} (`{parent['sha256'][:12]}`)\n" for parent in manifest["parents"])
+    return (
+        f"---\n{yaml.safe_dump(metadata, sort_keys=True)}---\n\n# {manifest['task']}: a merge\n\n"
+        f"`{manifest['method']['name'].removeprefix('merge/')}` of {len(manifest['parents'])} adapters on `{base}`, "
+        f"as {lora['form']}, made with clora:\n\n{parents}"
     )

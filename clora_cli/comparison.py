@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from clora_cli.errors import MismatchError, OptionError
-from clora_cli.lora import Factor
+from clora_cli.lora import Factor, row_tiles
 from clora_cli.progress import Advance
 
 __all__ = ["EPSILON", "AdapterMeasures", "Comparison", "Deltas", "Survey", "compare", "measure", "survey"]
@@ -261,9 +261,8 @@ def _tiles(deltas: Sequence[Factor | Tensor]) -> Iterator[Tensor]:
         dtype = torch.promote_types(dtype, delta.b.dtype if isinstance(delta, Factor) else delta.dtype)
     pairs = [(d.b.to(dtype) * d.scaling, d.a.to(dtype)) if isinstance(d, Factor) else (d, None) for d in deltas]
     rows, columns = deltas[0].shape
-    size = max(1, _TILE // (columns * len(deltas)))
-    for start in range(0, rows, size):
-        parts = [b[start : start + size].to(dtype) if a is None else b[start : start + size] @ a for b, a in pairs]
+    for part in row_tiles(rows, columns * len(deltas), _TILE):
+        parts = [b[part].to(dtype) if a is None else b[part] @ a for b, a in pairs]
         tile = torch.stack(parts).flatten(1)
         yield torch.cat([tile, tile[:-1].cumsum(0)[1:]])
 

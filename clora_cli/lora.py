@@ -8,7 +8,7 @@ A *site* is an adapted linear layer, named by its full module path in the base m
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "config_problem",
     "factor_keys",
     "recompress",
+    "row_tiles",
     "scaling_at",
     "split_key",
     "truncate",
@@ -130,6 +131,12 @@ def concatenate(factors: list[Factor]) -> Factor:
     a = torch.cat([factor.a for factor in factors], dim=0)
     b = torch.cat([factor.b * factor.scaling for factor in factors], dim=1)
     return Factor(a, b, 1.0)
+
+
+def row_tiles(rows: int, columns: int, entries: int) -> Iterator[slice]:
+    """Yield slices of a matrix's rows that hold at most so many entries each, and at least one row."""
+    step = max(1, entries // columns)
+    return (slice(start, min(rows, start + step)) for start in range(0, rows, step))
 
 
 def recompress(factor: Factor, rank: int) -> tuple[Factor, float, float]:

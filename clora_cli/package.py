@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.errors import ArtifactError, MismatchError
-from clora_cli.files import new_folder, read_json, sha256, to_json
+from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.files import differences, new_folder, read_json, sha256, to_json
 from clora_cli.manifest import MANIFEST, SCHEMA, read_manifest
 from clora_cli.tensors import read_tensors, save_tensors, stream_tensors
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "WEIGHTS",
     "AdapterFolder",
+    "finished",
     "is_adapter",
     "read_adapter",
     "read_package",
@@ -173,6 +174,29 @@ def read_adapter(path: Path) -> AdapterFolder:
         raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
     manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
     return AdapterFolder(path, config, manifest)
+
+
+def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
+    """Return the folder at a place if it was made by this very recipe; None if nothing is there.
+
+    Args:
+        target: Where a command would write.
+        recipe: The manifest's entries that decide its result.
+
+    Raises:
+        ArtifactError: If what is there is damaged.
+        OptionError: If it is no adapter folder, or another recipe made it.
+    """
+    if not target.exists():
+        return None
+    if not is_adapter(target):
+        raise OptionError(f"{target} exists and is no adapter folder; choose another --out")
+    folder = read_adapter(target)
+    if changed := differences(recipe, folder.manifest):
+        raise OptionError(
+            f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
+        )
+    return folder
 
 
 def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: bool = True) -> list[AdapterFolder]:

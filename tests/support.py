@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
+import os
 import random
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +28,12 @@ from transformers import (
     set_seed,
 )
 
+from clora_cli import registry
 from clora_cli.backbone import Backbone, find_sites
 from clora_cli.base_model import ModelReference
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.package import AdapterFolder, write_adapter
+from clora_cli.progress import Silent
 from clora_cli.training import TrainOptions, make_plan, train_task
 
 FAMILIES = ("llama", "gpt2", "t5", "encoder-decoder")
@@ -261,3 +267,36 @@ def train(model: Path, task: Path, package: Path, **chosen: Any) -> AdapterFolde
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file of a folder by its name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+class Signals(Silent):
+    """Sends this process a signal after so many steps, and keeps what it was told."""
+
+    def __init__(self, after=0, number=signal.SIGINT):
+        self.after, self.number, self.steps = after, number, 0
+        self.warnings, self.notes = [], []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    def note(self, text):
+        self.notes.append(text)
+
+    @contextlib.contextmanager
+    def track(self, title, total):
+        def advance(done, status):
+            self.steps += done
+            if self.steps == self.after:
+                os.kill(os.getpid(), self.number)
+
+        yield advance
+
+
+def check_options_documented(kind: str, name: str) -> None:
+    """Check that a plug-in's options are keyword-only, have defaults and stand in its docstring."""
+    plugin = registry.load(kind, name)
+    options = registry.options(plugin)
+    assert set(options) == set(inspect.signature(plugin).parameters)
+    for option, parameter in options.items():
+        assert parameter.default is not inspect.Parameter.empty
+        assert f"        {option}: " in plugin.__doc__

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clora_cli.errors import ArtifactError
-from clora_cli.lora import Factor, concatenate
+from clora_cli.lora import Factor, concatenate, row_tiles
 from clora_cli.merges._combine import weighted_sum
 
 __all__ = ["Deltas", "Merge", "merge_sites"]
@@ -163,12 +163,11 @@ def _add_up(adapters: Sequence[Factor | Tensor], coefficients: Tensor) -> Factor
 
 def _in_tiles(merge: Merge, deltas: Deltas) -> Tensor:
     out, inner = deltas.adapters[0].shape
-    rows = max(1, _TILE // inner)
+    parts = list(row_tiles(out, inner, _TILE))
     # Fresh memory for every product costs more than the product: pages are handed out anew each time.
     dtype = _working(*deltas.adapters)
-    buffer, merged = torch.empty(rows, inner, dtype=dtype), torch.empty(out, inner, dtype=dtype)
-    for start in range(0, out, rows):
-        part = slice(start, min(out, start + rows))
+    buffer, merged = torch.empty(parts[0].stop, inner, dtype=dtype), torch.empty(out, inner, dtype=dtype)
+    for part in parts:
         base = deltas.base[part] if deltas.base is not None else None
         merged[part] = merge.merge(replace(deltas, rows=part, base=base, buffer=buffer))
     return merged

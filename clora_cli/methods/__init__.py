@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor
+
+from clora_cli.attribution import Answer
 
 __all__ = ["Factors", "Method", "Penalty", "Probe"]
 
@@ -101,7 +103,7 @@ class Probe(Protocol):
         steps: int,
         rows: int | None,
         together: bool,
-        answer: Literal["probability", "log-probability"],
+        answer: Answer,
         calls: int = 1,
     ) -> Tensor:
         """Return the attribution of every knowledge neuron to the right answers.

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clora_cli.attribution import spearman
+from clora_cli.attribution import Answer, spearman
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.methods import Factors, Method, Penalty, Probe
 
@@ -68,7 +68,7 @@ class AsoLora(Method):
     refresh: int = 1
     vectors: Literal["current", "stored"] = "current"
     negative: Literal["strengthen", "clamp"] = "strengthen"
-    answer: Literal["probability", "log-probability"] = "probability"
+    answer: Answer = "probability"
 
     def __post_init__(self) -> None:
         """Check the options."""

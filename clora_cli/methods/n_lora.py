@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clora_cli.errors import OptionError
+from clora_cli.lora import row_tiles
 from clora_cli.methods import Factors, Method, Penalty
 
 __all__ = ["NLora"]
@@ -85,11 +86,10 @@ def _l1_gradients(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         The gradients with respect to ``right`` and to ``left``.
     """
     grad_left, grad_right = torch.empty_like(left), torch.zeros_like(right)
-    rows = max(1, _TILE // right.shape[2])
     for site in range(left.shape[0]):
-        for start in range(0, left.shape[1], rows):
-            tile = left[site, start : start + rows]
+        for rows in row_tiles(left.shape[1], right.shape[2], _TILE):
+            tile = left[site, rows]
             sign = (tile @ right[site]).sign_()
-            torch.mm(sign, right[site].mT, out=grad_left[site, start : start + rows])
+            torch.mm(sign, right[site].mT, out=grad_left[site, rows])
             grad_right[site].addmm_(tile.mT, sign)
     return grad_right, grad_left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clora_cli.errors import OptionError
+from clora_cli.lora import row_tiles
 from clora_cli.methods import Factors, Method, Penalty
 
 __all__ = ["PsLora"]
@@ -138,7 +140,5 @@ def _frobenius(factors: Factors, strength: float) -> Penalty:
     return Penalty(value, grad_a=2 * weight * (gram_b @ factors.a), grad_b=2 * weight * (factors.b @ gram_a))
 
 
-def _tiles(factors: Factors) -> list[slice]:
-    rows, columns = factors.b.shape[1], factors.a.shape[2]
-    step = max(1, _TILE // columns)
-    return [slice(start, min(rows, start + step)) for start in range(0, rows, step)]
+def _tiles(factors: Factors) -> Iterator[slice]:
+    return row_tiles(factors.b.shape[1], factors.a.shape[2], _TILE)

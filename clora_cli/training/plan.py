@@ -15,8 +15,7 @@ from clora_cli import __version__
 from clora_cli.base_model import ModelReference, check_base, find_model
 from clora_cli.data import Example, Task, load_task
 from clora_cli.errors import DataError, MismatchError, OptionError
-from clora_cli.files import differences
-from clora_cli.package import AdapterFolder, is_adapter, read_adapter, read_package
+from clora_cli.package import AdapterFolder, finished, is_adapter, read_package
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.options import TrainOptions, default_lr, order_of_examples, run_seed
 
@@ -126,14 +125,7 @@ class Plan:
         Raises:
             OptionError: If the folder holds something that another plan made.
         """
-        if not self.out.exists():
-            return None
-        folder = read_adapter(self.out)
-        if changed := differences(self.recipe(), folder.manifest):
-            raise OptionError(
-                f"{self.out} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
-            )
-        return folder
+        return finished(self.out, self.recipe())
 
 
 def make_plan(options: TrainOptions) -> Plan:

@@ -16,10 +16,9 @@ from torch import Tensor
 from clora_cli import __version__, registry
 from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_model
 from clora_cli.errors import MismatchError, OptionError
-from clora_cli.files import differences
 from clora_cli.lora import Factor
 from clora_cli.merges import Merge, merge_sites
-from clora_cli.package import AdapterFolder, is_adapter, read_adapter
+from clora_cli.package import AdapterFolder, finished
 from clora_cli.progress import Advance, Progress, Silent
 
 __all__ = ["DTYPES", "MergeOptions", "MergePlan", "merge_adapters", "plan_merge"]
@@ -177,16 +176,7 @@ class MergePlan:
         Raises:
             OptionError: If the folder holds something that another plan made.
         """
-        out = self.options.out
-        if not out.exists():
-            return None
-        if not is_adapter(out):
-            raise OptionError(f"{out} exists and is no adapter folder; choose another --out")
-        if changed := differences(self.recipe(), read_adapter(out).manifest):
-            raise OptionError(
-                f"{out} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
-            )
-        return read_adapter(out)
+        return finished(self.options.out, self.recipe())
 
     def sites(self, advance: Advance, names: Container[str] | None = None) -> Iterator[tuple[str, Factor | Tensor]]:
         """Compute the merge one site at a time, at all sites or at those named, and tell the advance."""

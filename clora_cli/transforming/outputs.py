@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.base_model import Checkpoint, oriented
+from clora_cli.card import merge_card
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.files import new_folder, to_json
 from clora_cli.lora import Factor, factor_keys, recompress, truncate
@@ -51,7 +52,7 @@ def write_factors(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Map
         tensors[key_b] = functional.pad(factor.b.float() * factor.scaling, (0, missing))
     scores = {"energy": _energy(energies)} if energies else {}
     manifest = plan.manifest(argv, scores)
-    write_adapter(plan.options.out, tensors, _config(plan, rank), manifest, {"README.md": _card(manifest)})
+    write_adapter(plan.options.out, tensors, _config(plan, rank), manifest, {"README.md": merge_card(manifest)})
     return scores
 
 
@@ -59,7 +60,7 @@ def write_merged(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapp
     """Write dense deltas, one site after another."""
     deltas = ((site, delta.delta() if isinstance(delta, Factor) else delta) for site, delta in plan.sites(advance))
     manifest, dtype = plan.manifest(argv, {}), getattr(torch, plan.options.dtype)
-    write_dense(plan.options.out, plan.shapes, dtype, deltas, manifest, {"README.md": _card(manifest)})
+    write_dense(plan.options.out, plan.shapes, dtype, deltas, manifest, {"README.md": merge_card(manifest)})
     return {}
 
 
@@ -126,17 +127,3 @@ def _config(plan: MergePlan, rank: int) -> dict[str, Any]:
         # Endings could name layers of the model that no adapter changes: then every site is named in full.
         "target_modules": named or list(plan.shapes),
     }
-
-
-def _card(manifest: Mapping[str, Any]) -> str:
-    import yaml
-
-    base, lora = manifest["base_model"].get("id"), manifest["lora"]
-    metadata: dict[str, Any] = {"tags": ["lora", "model-merging", "clora"]}
-    metadata |= {"base_model": base} if base else {}
-    parents = "".join(f"- {parent['task']} (`{parent['sha256'][:12]}`)\n" for parent in manifest["parents"])
-    return (
-        f"---\n{yaml.safe_dump(metadata, sort_keys=True)}---\n\n# {manifest['task']}: a merge\n\n"
-        f"`{manifest['method']['name'].removeprefix('merge/')}` of {len(manifest['parents'])} adapters on `{base}`, "
-        f"as {lora['form']}, made with clora:\n\n{parents}"
-    )

@@ -9,6 +9,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
+from support import check_options_documented
 
 from clora_cli import merges, registry
 from clora_cli.errors import ArtifactError, OptionError
@@ -115,12 +116,7 @@ def test_defaults_construct_a_frozen_merge(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_keyword_only_typed_and_documented(name):
-    plugin = registry.load("merges", name)
-    options = registry.options(plugin)
-    assert set(options) == set(inspect.signature(plugin).parameters)
-    for option, parameter in options.items():
-        assert parameter.default is not inspect.Parameter.empty
-        assert f"        {option}: " in plugin.__doc__
+    check_options_documented("merges", name)
 
 
 @pytest.mark.parametrize("name", NAMES)

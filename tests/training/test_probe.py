@@ -2,60 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
-import signal
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from support import contents, options_for, write_random_adapter
+from support import Signals, contents, write_random_adapter
 
 from clora_cli.adapters import AdapterBank
 from clora_cli.attribution import attributions, down_projections
 from clora_cli.data import Collator
 from clora_cli.errors import CloraError, InterruptedRunError
-from clora_cli.progress import Silent
-from clora_cli.training import make_plan, train_task
+from clora_cli.training import train_task
 from clora_cli.training.build import build
 from clora_cli.training.probe import RunProbe, affordable_rows, undisturbed
 from clora_cli.training.run import _items
 
 HOW = {"steps": 3, "rows": 2, "together": False, "answer": "log-probability"}
-
-
-class Listener(Silent):
-    """Keeps warnings and notes, and interrupts this process after so many steps."""
-
-    def __init__(self, after=0):
-        self.after, self.steps, self.warnings, self.notes = after, 0, [], []
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-    def note(self, text):
-        self.notes.append(text)
-
-    @contextlib.contextmanager
-    def track(self, title, total):
-        def advance(done, status):
-            self.steps += done
-            if self.steps == self.after:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        yield advance
-
-
-@pytest.fixture
-def plan_for(tmp_path, model_folder, tasks):
-    def plan(task="first", **chosen):
-        family, package = chosen.pop("family", "llama"), tmp_path / chosen.pop("package", "adapters")
-        return make_plan(options_for(model_folder(family), tasks[task], package, **chosen))
-
-    return plan
 
 
 @pytest.fixture
@@ -156,7 +121,7 @@ def test_how_many_rows_are_affordable():
 
 
 def test_a_row_that_costs_too_much_is_told_once(plan_for):
-    listener = Listener()
+    listener = Signals()
     plan = plan_for()
     built = build(plan)
     probe = RunProbe(plan, built, _items(plan, built), listener)
@@ -202,7 +167,7 @@ def test_relations_are_logged_and_the_vector_is_kept(plan_for, past, backbone, f
 
 
 def test_the_first_task_keeps_its_vector_and_relates_to_nothing(plan_for):
-    listener = Listener()
+    listener = Signals()
     folder, _ = train_task(plan_for(method="aso-lora"), progress=listener)
     assert set(folder.state()) == {"attribution"}
     assert set(folder.manifest["scores"]) == {"last_step"}
@@ -223,7 +188,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(plan_for, past, after):
     expected = contents(train_task(plan_for(package="undisturbed", **chosen))[0].path)
     plan = plan_for(**chosen)
     with pytest.raises(InterruptedRunError):
-        train_task(plan, progress=Listener(after=after))
+        train_task(plan, progress=Signals(after=after))
     files = {path.name for path in plan.work.rglob("relations.safetensors")}
     assert files == ({"relations.safetensors"} if after == 3 else set())
     folder, _ = train_task(plan, resume=True)
@@ -234,7 +199,7 @@ def test_a_damaged_checkpoint_of_relations_is_told(plan_for, past):
     past()
     plan = plan_for(method="aso-lora", max_steps=6)
     with pytest.raises(InterruptedRunError):
-        train_task(plan, progress=Listener(after=3))
+        train_task(plan, progress=Signals(after=3))
     for path in plan.work.rglob("relations.safetensors"):
         path.write_bytes(b"nothing")
     with pytest.raises(CloraError, match=r"relations.safetensors is damaged"):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,42 +11,13 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
-from support import FAMILIES, contents, options_for, train, write_random_adapter
+from support import FAMILIES, Signals, contents, options_for, train, write_random_adapter
 
 from clora_cli import registry
 from clora_cli.adapters import AdapterBank
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.package import read_package
-from clora_cli.progress import Silent
 from clora_cli.training import make_plan, train_task
-
-
-class Signals(Silent):
-    """Sends this process a signal after so many steps, and keeps what it was told."""
-
-    def __init__(self, after=0, number=signal.SIGINT):
-        self.after, self.number, self.steps, self.warnings = after, number, 0, []
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-    @contextlib.contextmanager
-    def track(self, title, total):
-        def advance(done, status):
-            self.steps += done
-            if self.steps == self.after:
-                os.kill(os.getpid(), self.number)
-
-        yield advance
-
-
-@pytest.fixture
-def plan_for(tmp_path, model_folder, tasks):
-    def plan(task="first", **chosen):
-        family, package = chosen.pop("family", "llama"), tmp_path / chosen.pop("package", "adapters")
-        return make_plan(options_for(model_folder(family), tasks[task], package, **chosen))
-
-    return plan
 
 
 def logits(backbone, model=None):
