@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from clora_cli.base_model import Kind, ModelReference
 from clora_cli.errors import ArtifactError, OptionError
@@ -51,8 +51,13 @@ class Backbone:
 
     @property
     def kind(self) -> Kind:
-        """Decoder-only or encoder and decoder."""
+        """Decoder-only, encoder and decoder, or encoder alone."""
         return self.reference.kind
+
+    @property
+    def prompt_kind(self) -> Literal["causal", "seq2seq"]:
+        """Whose way of writing prompts is used: an encoder alone takes them as an encoder-decoder's encoder does."""
+        return "causal" if self.kind == "causal" else "seq2seq"
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -104,10 +109,11 @@ def load_backbone(
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     torch_dtype = getattr(torch, dtype_name(dtype, device))
-    loader = AutoModelForSeq2SeqLM if reference.kind == "seq2seq" else AutoModelForCausalLM
+    loaders = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "encoder": AutoModel}
+    loader = loaders[reference.kind]
     extra = {} if quantize == "none" else {"quantization_config": _quantization(quantize, torch_dtype, device)}
     try:
         tokenizer = AutoTokenizer.from_pretrained(reference.path)
@@ -122,7 +128,8 @@ def load_backbone(
     if quantize == "none":
         model = model.to(device)
     model.requires_grad_(False).eval()
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if reference.kind != "encoder":
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     return Backbone(model, tokenizer, reference, device, torch_dtype)
 
 

@@ -18,12 +18,15 @@ from clora_cli.nano import MODEL_NAME, MODEL_PATH
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Checkpoint", "Kind", "ModelReference", "check_base", "find_model", "oriented"]
+__all__ = ["Checkpoint", "Kind", "ModelReference", "check_answers", "check_base", "find_model", "oriented"]
 
-Kind = Literal["causal", "seq2seq"]
+Kind = Literal["causal", "seq2seq", "encoder"]
 _WEIGHT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 # Keys of config.json that change without the model changing.
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+# Model types that are encoders unless their configuration says that they decode.
+_ENCODERS = {"albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "eurobert"}
+_ENCODERS |= {"modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 _SAMPLE = 64  # bytes read from the middle of each tensor
 
 
@@ -34,7 +37,8 @@ class ModelReference:
     Attributes:
         id: The name it goes by: ``clora-nano``, a Hub id, or the path that was given.
         path: The local folder.
-        kind: Decoder-only (``causal``) or encoder and decoder (``seq2seq``).
+        kind: Decoder-only (``causal``), encoder and decoder (``seq2seq``), or an ``encoder`` alone, which has features
+            and gives no answers.
         fingerprint: SHA-256 over configuration, tensor names, shapes, types and sampled bytes.
         revision: The Hub commit, if it came from there.
     """
@@ -59,8 +63,7 @@ def find_model(name: str, revision: str | None = None) -> ModelReference:
     else:
         path, commit = _download(name, revision)
     config = read_json(path / "config.json", "model configuration")
-    kind: Kind = "seq2seq" if config.get("is_encoder_decoder") else "causal"
-    return ModelReference(name, path, kind, _fingerprint(path, config), commit)
+    return ModelReference(name, path, _kind(config), _fingerprint(path, config), commit)
 
 
 def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Path) -> None:
@@ -73,6 +76,26 @@ def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Pa
         raise MismatchError(
             f"{where} was trained on base model '{recorded['id']}', not on '{reference.id}'; pass --model {recorded['id']}"
         )
+
+
+def check_answers(reference: ModelReference) -> None:
+    """Refuse a base model that cannot answer: an encoder without a decoder.
+
+    Raises:
+        MismatchError: If it is one.
+    """
+    if reference.kind == "encoder":
+        raise MismatchError(
+            f"base model '{reference.id}' is an encoder, which gives no answers; it can be used for "
+            "`clora stat-features`, `clora route` and `clora expand`"
+        )
+
+
+def _kind(config: Mapping[str, Any]) -> Kind:
+    if config.get("is_encoder_decoder"):
+        return "seq2seq"
+    decodes = config.get("is_decoder") or any("CausalLM" in name for name in config.get("architectures") or ())
+    return "encoder" if config.get("model_type") in _ENCODERS and not decodes else "causal"
 
 
 def _download(name: str, revision: str | None) -> tuple[Path, str | None]:

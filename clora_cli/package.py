@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.distribution import FEATURES, read_record
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.files import differences, new_folder, read_json, sha256, to_json
 from clora_cli.manifest import MANIFEST, SCHEMA, read_manifest
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from clora_cli.distribution import Distribution
     from clora_cli.lora import Factor
 
 __all__ = [
@@ -68,8 +70,11 @@ class AdapterFolder:
 
     @property
     def base(self) -> Mapping[str, Any]:
-        """Base model: id, revision, fingerprint, as far as the folder records them."""
-        return self.manifest.get("base_model") or {"id": self.config.get("base_model_name_or_path")}
+        """Base model: id, revision, fingerprint, as far as the folder records them; a bare PEFT folder's distribution does."""
+        if self.manifest:
+            return dict(self.manifest["base_model"])
+        known = {"id": self.config.get("base_model_name_or_path")}
+        return {**known, **(read_record(self.features)["base_model"] if self.features.is_file() else {})}
 
     @property
     def combine(self) -> str | None:
@@ -140,6 +145,11 @@ class AdapterFolder:
     def state(self) -> dict[str, Tensor]:
         """Read what the adapter's method kept for later; empty if it kept nothing."""
         return read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
+
+    @property
+    def features(self) -> Path:
+        """Where the adapter's feature distribution is, if it has one."""
+        return self.path / FEATURES
 
     def _sides(self) -> dict[str, dict[str, Tensor]]:
         from clora_cli.lora import split_key
@@ -225,6 +235,7 @@ def write_adapter(
     manifest: Mapping[str, Any],
     texts: Mapping[str, str],
     state: Mapping[str, Tensor] | None = None,
+    distribution: Distribution | None = None,
 ) -> AdapterFolder:
     """Write one adapter folder atomically and read it back.
 
@@ -235,6 +246,7 @@ def write_adapter(
         manifest: ``clora.json`` but for ``schema`` and ``files``, which are added.
         texts: Further files by name, such as the model card.
         state: What the method needs later, for ``state.safetensors``.
+        distribution: Its feature distribution, if it has one.
 
     Raises:
         CloraError: If the folder cannot be written; what was there stays.
@@ -243,6 +255,8 @@ def write_adapter(
         save_tensors(folder / WEIGHTS, tensors)
         if state:
             save_tensors(folder / STATE, state)
+        if distribution is not None:
+            distribution.write(folder / FEATURES)
         (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
     return read_adapter(target)
 
@@ -280,7 +294,8 @@ def _member(target: Path, manifest: Mapping[str, Any], texts: Mapping[str, str])
         yield folder
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+        # A feature distribution may be replaced later: it carries a checksum of its own.
+        files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != FEATURES}
         (folder / MANIFEST).write_text(to_json({**manifest, "schema": SCHEMA, "files": files}), encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ from clora_cli.errors import OptionError, UnknownNameError
 
 __all__ = ["KINDS", "convert", "load", "names", "options", "summary"]
 
-KINDS = ("methods", "merges", "metrics")
+KINDS = ("methods", "merges", "routers", "metrics")
 _ROOT = Path(__file__).parent
 
 

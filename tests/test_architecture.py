@@ -32,8 +32,12 @@ LAYERS = (
         "attribution",
         "card",
         "comparison",
+        "distribution",
+        "features",
+        "routing",
+        "statistics",
     },
-    {"methods", "merges", "metrics"},
+    {"methods", "merges", "routers", "metrics"},
     {"training", "evaluation", "transforming", "reporting"},
     {"cli"},
 )

@@ -40,7 +40,7 @@ class Prompts:
         cls, backbone: Backbone, task: Task, examples: Sequence[Example], max_length: int, batch_size: int
     ) -> Prompts:
         """Tokenise rows of one task. Labels follow the same cue in every row, so one row's tokens serve for all."""
-        tokenizer, kind = backbone.tokenizer, backbone.kind
+        tokenizer, kind = backbone.tokenizer, backbone.prompt_kind
         chat = uses_chat(task, tokenizer)
         ids = [encode_prompt(row, tokenizer, kind=kind, max_length=max_length, chat=chat) for row in examples]
         labels = encode_answers(examples[0], task.labels, tokenizer, kind=kind, chat=chat)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clora_cli import registry
 from clora_cli.backbone import DTYPES
-from clora_cli.base_model import check_base, find_model
+from clora_cli.base_model import check_answers, check_base, find_model
 from clora_cli.data import Task
 from clora_cli.errors import DataError, OptionError
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
@@ -110,6 +110,7 @@ def evaluate(
     _check_scorable(tasks, options)
     combine = _combination(members, options.combine)
     reference = find_model(_base_name(members, options.model), options.revision)
+    check_answers(reference)
     for member in members:
         check_base(member.base, reference, member.path)
     factors = {member.path: member.deltas() for member in members}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli import __version__
-from clora_cli.base_model import ModelReference, check_base, find_model
+from clora_cli.base_model import ModelReference, check_answers, check_base, find_model
 from clora_cli.data import Example, Task, load_task
 from clora_cli.errors import DataError, MismatchError, OptionError
 from clora_cli.package import AdapterFolder, finished, is_adapter, read_package
@@ -139,6 +139,7 @@ def make_plan(options: TrainOptions) -> Plan:
     if not task.train:
         raise DataError(f"task '{task.name}' ({task.source}) has no training rows")
     reference = find_model(options.model, options.revision)
+    check_answers(reference)
     if options.lr is None:
         options = dataclasses.replace(options, lr=default_lr(reference.id, reference.kind))
     out = options.out or options.package / task.name

@@ -166,7 +166,7 @@ def _items(plan: Plan, built: Built) -> list[dict[str, list[int]]]:
         encode(
             row,
             backbone.tokenizer,
-            kind=backbone.kind,
+            kind=backbone.prompt_kind,
             max_length=options.max_length,
             max_answer_length=options.max_answer_length,
             chat=uses_chat(plan.task, backbone.tokenizer),

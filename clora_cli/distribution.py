@@ -1,0 +1,209 @@
+"""Feature distributions on disk (layer L1): ``features.safetensors`` of an adapter folder.
+
+One file says what an adapter's inputs look like to the frozen base model: per site the moments of their pooled
+features, and in the file's own metadata how they were taken, so that adding or replacing it is one atomic rename and
+works for folders that have no manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clora_cli.errors import ArtifactError, MismatchError
+from clora_cli.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clora_cli.statistics import Moments
+
+__all__ = [
+    "FEATURES",
+    "POOLS",
+    "SCHEMA",
+    "SOURCES",
+    "TEXTS",
+    "Distribution",
+    "agree",
+    "read_distribution",
+    "read_record",
+    "read_sites",
+]
+
+FEATURES = "features.safetensors"
+SCHEMA = "clora.features/1"
+POOLS = ("prompt-mean", "last")
+SOURCES = ("base", "adapted")
+TEXTS = ("prompt", "body")
+# What must be equal in distributions that are compared with one another, and with an input.
+_COMPARABLE = ("source", "pool", "text")
+_KEY = "clora"
+
+
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """An adapter's feature distribution.
+
+    Attributes:
+        sites: Site to the moments of its features.
+        record: How they were taken: ``base_model`` (id, fingerprint, kind), ``source``, ``pool``, ``text``,
+            ``second_moment``, ``max_length``, ``data`` (a list of name, fingerprint, split and rows) and ``privacy``.
+    """
+
+    sites: Mapping[str, Moments]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of inputs that it is made of."""
+        return next(iter(self.sites.values())).count if self.sites else 0
+
+    def write(self, path: Path) -> None:
+        """Write the file atomically.
+
+        Raises:
+            CloraError: If it cannot be written; what was there stays.
+        """
+        from safetensors.torch import save
+
+        tensors = self._tensors()
+        record = {**self.record, "schema": SCHEMA, "sha256": _digest(tensors)}
+        metadata = {"format": "pt", _KEY: json.dumps(record, sort_keys=True, ensure_ascii=False)}
+        write_bytes(path, save(tensors, metadata=metadata))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        import torch
+
+        tensors = {}
+        for site, moments in sorted(self.sites.items()):
+            tensors[f"count/{site}"] = torch.tensor(moments.count)
+            tensors[f"mean/{site}"] = moments.mean.double().contiguous()
+            if moments.scatter is not None:
+                # Float32 halves what is by far the largest part; the sums themselves are made in float64.
+                kept = moments.scatter if moments.scatter.ndim == 1 else moments.scatter.float()
+                tensors[f"{moments.second}/{site}"] = kept.contiguous()
+        return tensors
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read how a distribution was taken, and no tensor of it.
+
+    Args:
+        path: The ``features.safetensors`` file.
+
+    Raises:
+        ArtifactError: If the file is damaged, of a newer format, or was written by something else.
+    """
+    with _opened(path) as file:
+        return _record(path, file.metadata() or {})
+
+
+def read_sites(path: Path) -> list[str]:
+    """Return the sites that a distribution has, sorted, without reading any number.
+
+    Raises:
+        ArtifactError: As ``read_record``.
+    """
+    with _opened(path) as file:
+        return sorted({name.partition("/")[2] for name in file.keys()})
+
+
+def read_distribution(path: Path, sites: Collection[str] | None = None) -> Distribution:
+    """Read a distribution, or some sites of it.
+
+    Args:
+        path: The ``features.safetensors`` file.
+        sites: Which sites; all by default. Those that the file lacks are left out.
+
+    Raises:
+        ArtifactError: As ``read_record``; a whole file is also checked against its own checksum.
+    """
+    with _opened(path) as file:
+        record = _record(path, file.metadata() or {})
+        names = list(file.keys())
+        wanted = [name for name in names if sites is None or name.partition("/")[2] in sites]
+        tensors = {name: file.get_tensor(name) for name in wanted}
+    if sites is None and record.get("sha256") != _digest(tensors):
+        raise ArtifactError(f"feature distribution {path} is damaged: its numbers are not those that were written")
+    found = dict.fromkeys(name.partition("/")[2] for name in tensors)
+    return Distribution({site: _moments(path, tensors, site) for site in sorted(found)}, record)
+
+
+def agree(records: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
+    """Check that distributions can be compared with one another.
+
+    Args:
+        records: Where each is, and its record; any number.
+
+    Raises:
+        MismatchError: If two were taken differently, or from different base models.
+    """
+    for path, record in records[1:]:
+        first_path, first = records[0]
+        if record["base_model"]["fingerprint"] != first["base_model"]["fingerprint"]:
+            raise MismatchError(
+                f"the distributions of {first_path} and {path} come from different base models "
+                f"({first['base_model']['id']} and {record['base_model']['id']}); make one of them again"
+            )
+        for key in _COMPARABLE:
+            if record[key] != first[key]:
+                raise MismatchError(
+                    f"the distributions of {first_path} and {path} do not compare: {key} {first[key]} and {record[key]}; "
+                    f"run `clora stat-features --force --{key} …` on one of them"
+                )
+
+
+def _record(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        record = json.loads(metadata[_KEY])
+        schema, wanted = record["schema"], ("base_model", "source", "pool", "text", "data")
+    except (KeyError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} is no feature distribution: it lacks clora's record; make it again") from error
+    if schema != SCHEMA:
+        raise ArtifactError(
+            f"{path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again"
+        )
+    if missing := [key for key in wanted if key not in record]:
+        raise ArtifactError(f"feature distribution {path} is damaged: no {', '.join(missing)}; make it again")
+    return dict(record)
+
+
+def _moments(path: Path, tensors: Mapping[str, Tensor], site: str) -> Moments:
+    try:
+        count, mean = int(tensors[f"count/{site}"]), tensors[f"mean/{site}"]
+    except KeyError as error:
+        raise ArtifactError(f"feature distribution {path} is damaged: {error} is missing; make it again") from error
+    from clora_cli.statistics import Moments
+
+    scatter = tensors.get(f"full/{site}", tensors.get(f"diag/{site}"))
+    return Moments(count, mean.double(), None if scatter is None else scatter.double())
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"adapter {path.parent} has no feature distribution; "
+            f"give it one with `clora stat-features {path.parent} --data <its task>`"
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"feature distribution {path} is damaged ({error}); make it again") from error

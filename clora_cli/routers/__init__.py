@@ -1,0 +1,44 @@
+"""Similarities by which inputs find adapters (layer L2): one file each.
+
+A router is a frozen dataclass whose fields are its options. It is fitted to the feature distributions of several adapters
+at one site and then says, for features of inputs at that site, how similar each input is to each adapter's inputs.
+What follows (softmax, top-k, weights) is the same for all and lies in ``clora_cli.routing``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from clora_cli.statistics import Moments
+
+__all__ = ["Router", "Similarity"]
+
+Similarity = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Router:
+    """Base of all routers.
+
+    Attributes:
+        needs_second: Whether it cannot do without second moments (``clora stat-features --second-moment``).
+    """
+
+    # Without an annotation it is no dataclass field, hence no option.
+    needs_second = False
+
+    def fit(self, moments: Sequence[Moments]) -> Similarity:
+        """Return the similarity to each adapter at one site.
+
+        Args:
+            moments: Each adapter's moments at the site, at least one adapter; all with second moments where they are
+                needed.
+
+        Returns:
+            A function of features, shape (input, feature), that gives similarities, shape (input, adapter), float64;
+            more is more similar.
+        """
+        raise NotImplementedError

@@ -1,0 +1,36 @@
+"""Cosine of the angle to the mean of an adapter's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from clora_cli.routers import Router, Similarity
+from clora_cli.statistics import Moments
+
+__all__ = ["Cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Router):
+    """Cosine of the angle to the mean of an adapter's inputs.
+
+    ``Phi(x, D) = f(x) . D / (||f(x)|| ||D||)``, in [-1, 1]; soft weights need a temperature far below 1.
+
+    References:
+        Exploiting Presentative Feature Distributions for Parameter-Efficient Continual Learning of Large Language Models,
+        ICML 2025, appendix; cosine against class means as in arXiv:1804.09458.
+    """
+
+    def fit(self, moments: Sequence[Moments]) -> Similarity:
+        """Return the cosines with each adapter's mean."""
+        means = functional.normalize(torch.stack([one.mean for one in moments]), dim=1)
+
+        def similarity(features: Tensor) -> Tensor:
+            return functional.normalize(features.double(), dim=1) @ means.to(features.device).mT
+
+        return similarity
