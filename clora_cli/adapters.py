@@ -4,15 +4,17 @@ The adapters of one site are concatenated, ``[A_1; …; A_K]`` and ``[B_1 … B_
 many adapters there are, a site costs one pair of small matrix products, and no dense delta is ever formed. Sites of
 one shape are stacked in one tensor, which penalties over past adapters read without another copy. A dense delta, such
 as a merge that no low rank holds, is added as it is.
+
+A gate weighs the adapters input by input: it multiplies the concatenated ``A``'s output, so that a mixture costs no more
+than the sum, and adapters that no input of a batch asks for are left out of the products.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,9 @@ from clora_cli.backbone import linear_shape
 from clora_cli.errors import MismatchError
 from clora_cli.lora import Factor, concatenate
 
-__all__ = ["AdapterBank"]
+__all__ = ["AdapterBank", "Choose"]
+
+Choose = Callable[[str, Tensor], Tensor]
 
 
 class AdapterBank:
@@ -47,7 +51,11 @@ class AdapterBank:
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._owners: dict[str, tuple[int, ...]] = {}
         self._stacks: dict[tuple[int, ...], tuple[list[str], Tensor, Tensor]] = {}
-        self._dense: dict[str, Tensor] = {}
+        self._dense: dict[str, list[tuple[int, Tensor]]] = {}
+        self._changes: dict[str, list[_Change]] = {}
+        self._count = 0
+        self._choose: Choose | None = None
+        self._chosen: set[str] = set()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -65,6 +73,7 @@ class AdapterBank:
             MismatchError: If a site does not exist in the model or has another shape.
         """
         self.clear()
+        self._count = len(adapters)
         by_site: dict[str, list[Factor]] = defaultdict(list)
         owners: dict[str, list[int]] = defaultdict(list)
         for number, adapter in enumerate(adapters):
@@ -74,7 +83,7 @@ class AdapterBank:
                     by_site[site].append(delta)
                     owners[site] += [number] * delta.rank
                 else:
-                    self._add_dense(site, delta)
+                    self._add_dense(site, number, delta)
         self._owners = {site: tuple(numbers) for site, numbers in owners.items()}
         self._stack({site: concatenate(factors) for site, factors in by_site.items()})
         self._hook_up()
@@ -83,6 +92,31 @@ class AdapterBank:
         """Remove every adapter: the model computes what the base model computes."""
         self._unhook()
         self._factors, self._owners, self._stacks, self._dense = {}, {}, {}, {}
+        self._count = 0
+
+    def gate(self, weights: Mapping[str, Tensor] | None) -> None:
+        """Weigh the adapters input by input in all forward passes from now on, until told otherwise.
+
+        Args:
+            weights: Site to weights, shape (input, adapter), in the order of ``activate``; None adds all adapters up
+                again. A forward pass over several copies of each input, one after the other, as beam search makes them,
+                gives all copies their input's weights.
+
+        Raises:
+            ValueError: If an adapted site has no weights, or there are as many weights as there are not adapters.
+        """
+        self._choose = None
+        for site in self._changes:
+            self._gate(site, None if weights is None else weights[site])
+
+    def gate_by(self, choose: Choose) -> None:
+        """Weigh the adapters by what a forward pass itself shows: the next one's features decide, until told otherwise.
+
+        Args:
+            choose: Called in that pass, once for each adapted site, with the site and the base layer's output, shape
+                (input, token, out); returns weights, shape (input, adapter).
+        """
+        self._choose, self._chosen = choose, set()
 
     @contextlib.contextmanager
     def only(self, adapter: int | None) -> Iterator[None]:
@@ -97,7 +131,7 @@ class AdapterBank:
                 for site, (a, b) in self._factors.items():
                     mine = [row for row, owner in enumerate(self._owners[site]) if owner == adapter]
                     if mine:
-                        self._hook(site, _low_rank(a[mine], b[:, mine]))
+                        self._hook(site, _LowRank(a[mine], b[:, mine], [0] * len(mine)))
             yield
         finally:
             self._unhook()
@@ -127,8 +161,17 @@ class AdapterBank:
         """Return the dense deltas of several sites of one shape, (site, out, in); None if none of them has one."""
         if not any(site in self._dense for site in sites):
             return None
-        like = next(iter(self._dense[site] for site in sites if site in self._dense))
-        return torch.stack([self._dense.get(site, torch.zeros_like(like)) for site in sites])
+        found = {
+            site: torch.stack([delta for _, delta in self._dense[site]]).sum(0) for site in sites if site in self._dense
+        }
+        like = next(iter(found.values()))
+        return torch.stack([found.get(site, torch.zeros_like(like)) for site in sites])
+
+    def _gate(self, site: str, weights: Tensor | None) -> None:
+        if weights is not None and weights.shape[1] != self._count:
+            raise ValueError(f"{weights.shape[1]} weights for {self._count} adapters")
+        for change in self._changes[site]:
+            change.gate(weights)
 
     def _stack(self, factors: Mapping[str, Factor]) -> None:
         groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
@@ -142,9 +185,9 @@ class AdapterBank:
             self._stacks[shape] = (sites, a, b)
             self._factors.update({site: (a[i], b[i]) for i, site in enumerate(sites)})
 
-    def _add_dense(self, site: str, delta: Tensor) -> None:
-        added = delta.to(device=self._module(site).weight.device, dtype=self._dtype(site))
-        self._dense[site] = self._dense[site] + added if site in self._dense else added
+    def _add_dense(self, site: str, number: int, delta: Tensor) -> None:
+        kept = delta.to(device=self._module(site).weight.device, dtype=self._dtype(site))
+        self._dense.setdefault(site, []).append((number, kept))
 
     def _dtype(self, site: str) -> torch.dtype:
         weight = self._module(site).weight
@@ -169,23 +212,95 @@ class AdapterBank:
 
     def _hook_up(self) -> None:
         for site, (a, b) in self._factors.items():
-            self._hook(site, _low_rank(a, b))
-        for site, delta in self._dense.items():
-            self._hook(site, functools.partial(functional.linear, weight=delta))
+            self._hook(site, _LowRank(a, b, self._owners[site]))
+        for site, deltas in self._dense.items():
+            for number, delta in deltas:
+                self._hook(site, _Dense(delta, number))
 
     def _unhook(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._changes = [], {}
 
-    def _hook(self, site: str, change: Callable[[Tensor], Tensor]) -> None:
+    def _hook(self, site: str, change: _Change) -> None:
         dtype = self._dtype(site)
 
         def add_change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + change(inputs[0].to(dtype)).to(output.dtype)
+            if self._choose is not None and site not in self._chosen:
+                self._chosen.add(site)
+                self._gate(site, self._choose(site, output))
+            return change.added(output, inputs[0].to(dtype))
 
         self._handles.append(self._module(site).register_forward_hook(add_change))
+        self._changes.setdefault(site, []).append(change)
 
 
-def _low_rank(a: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda inputs: functional.linear(functional.linear(inputs, a), b)
+class _Change(Protocol):
+    """What adapters add to one layer's output."""
+
+    def gate(self, weights: Tensor | None) -> None:
+        """Weigh the bank's adapters, (input, adapter), or add them up."""
+
+    def added(self, output: Tensor, inputs: Tensor) -> Tensor:
+        """Return the layer's output with the change of its inputs added."""
+
+
+class _LowRank:
+    """Concatenated factors, each row of which belongs to one adapter of the bank."""
+
+    def __init__(self, a: Tensor, b: Tensor, owners: Sequence[int]) -> None:
+        self._a, self._b = a, b
+        self._owners = torch.tensor(owners, device=a.device)
+        self._now: tuple[Tensor, Tensor, Tensor | None] | None = (a, b, None)
+
+    def gate(self, weights: Tensor | None) -> None:
+        if weights is None:
+            self._now = (self._a, self._b, None)
+            return
+        by_row = weights.to(self._a)[:, self._owners]  # (input, rank)
+        used = by_row.any(dim=0).nonzero()[:, 0]
+        if not len(used):
+            self._now = None
+        elif len(used) == len(self._owners):
+            self._now = (self._a, self._b, by_row)
+        else:
+            self._now = (self._a[used], self._b[:, used], by_row[:, used])
+
+    def added(self, output: Tensor, inputs: Tensor) -> Tensor:
+        if self._now is None:
+            return output
+        a, b, gate = self._now
+        inner = functional.linear(inputs, a)
+        if gate is not None:
+            inner = inner * _for_copies(gate, inner)[:, None]
+        if output.dtype != inner.dtype:
+            return output + functional.linear(inner, b).to(output.dtype)
+        # One pass over the output instead of three: the product is added where it is made.
+        flat, small = output.reshape(-1, output.shape[-1]), inner.reshape(-1, inner.shape[-1])
+        add = torch.addmm if torch.is_grad_enabled() else Tensor.addmm_
+        return add(flat, small, b.mT).view(output.shape)
+
+
+class _Dense:
+    """One adapter's dense delta."""
+
+    def __init__(self, delta: Tensor, number: int) -> None:
+        self._delta, self._number = delta, number
+        self._weights: Tensor | None = None
+
+    def gate(self, weights: Tensor | None) -> None:
+        self._weights = None if weights is None else weights.to(self._delta)[:, self._number]
+
+    def added(self, output: Tensor, inputs: Tensor) -> Tensor:
+        change = functional.linear(inputs, self._delta)
+        if self._weights is not None:
+            change = change * _for_copies(self._weights, change)[:, None, None]
+        return output + change.to(output.dtype)
+
+
+def _for_copies(weights: Tensor, batch: Tensor) -> Tensor:
+    """Repeat each input's weights for its copies; shapes (input, …) and (input * copies, token, …)."""
+    copies, left = divmod(len(batch), len(weights))
+    if left or batch.ndim != 3:
+        raise MismatchError(f"a layer got {tuple(batch.shape)} where {len(weights)} gated inputs were expected")
+    return weights if copies == 1 else weights.repeat_interleave(copies, dim=0)

@@ -41,6 +41,13 @@ LABELS = ("great", "very bad", "so so")
 _SUBJECTS = ("the boat", "a quiet film", "this long book", "our lunch", "the last song", "a new lamp")
 _VERBS = ("was", "seemed", "felt", "looked", "remained")
 _ENDINGS = ("today", "to all of us", "in the end", "for a while and then some more", "again")
+# Two groups of layers that adapters of a family may change beside query and value.
+TARGETS = {
+    "llama": (["q_proj"], ["v_proj", "o_proj"]),
+    "gpt2": (["c_attn"], ["c_proj", "c_fc"]),
+    "t5": (["q"], ["v", "wo"]),
+    "encoder-decoder": (["query"], ["value", "crossattention.output.dense"]),
+}
 _SIZE = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 
 
@@ -186,6 +193,11 @@ def random_factors(model: Any, seed: int, rank: int, targets: Sequence[str] = ()
         b = torch.randn(rows, rank, generator=generator) * 0.2
         factors[site] = Factor(a, b, scaling)
     return factors
+
+
+def doubled(adapter: Mapping[str, Factor]) -> dict[str, Factor]:
+    """Return an adapter in float64."""
+    return {site: Factor(f.a.double(), f.b.double(), f.scaling) for site, f in adapter.items()}
 
 
 def write_random_adapter(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import PeftModel
-from support import FAMILIES, random_factors, write_random_adapter
+from support import FAMILIES, TARGETS, doubled, random_factors, write_random_adapter
 
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import is_transposed
@@ -27,18 +27,6 @@ def add_to_weights(model, adapters):
         delta = sum(a[site].scaling * (a[site].b.double() @ a[site].a.double()) for a in adapters if site in a)
         weight = model.get_submodule(site).weight
         weight += (delta.T if is_transposed(model, site) else delta).to(weight.dtype)
-
-
-def doubled(adapter):
-    return {site: Factor(f.a.double(), f.b.double(), f.scaling) for site, f in adapter.items()}
-
-
-TARGETS = {
-    "llama": (["q_proj"], ["v_proj", "o_proj"]),
-    "gpt2": (["c_attn"], ["c_proj", "c_fc"]),
-    "t5": (["q"], ["v", "wo"]),
-    "encoder-decoder": (["query"], ["value", "crossattention.output.dense"]),
-}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
