@@ -13,7 +13,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.files import write_bytes
@@ -30,6 +30,9 @@ __all__ = [
     "SOURCES",
     "TEXTS",
     "Distribution",
+    "Pool",
+    "Source",
+    "Text",
     "agree",
     "read_distribution",
     "read_record",
@@ -38,9 +41,12 @@ __all__ = [
 
 FEATURES = "features.safetensors"
 SCHEMA = "clora.features/1"
-POOLS = ("prompt-mean", "last")
-SOURCES = ("base", "adapted")
-TEXTS = ("prompt", "body")
+Pool = Literal["prompt-mean", "last"]
+Source = Literal["base", "adapted"]
+Text = Literal["prompt", "body"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+SOURCES: tuple[Source, ...] = get_args(Source)
+TEXTS: tuple[Text, ...] = get_args(Text)
 # What must be equal in distributions that are compared with one another, and with an input.
 _COMPARABLE = ("source", "pool", "text")
 _KEY = "clora"
@@ -74,7 +80,8 @@ class Distribution:
 
         tensors = self._tensors()
         record = {**self.record, "schema": SCHEMA, "sha256": _digest(tensors)}
-        metadata = {"format": "pt", _KEY: json.dumps(record, sort_keys=True, ensure_ascii=False)}
+        # One entry: several are written in an order of chance, and equal distributions are to be equal bytes.
+        metadata = {_KEY: json.dumps(record, sort_keys=True, ensure_ascii=False)}
         write_bytes(path, save(tensors, metadata=metadata))
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -169,8 +176,10 @@ def _record(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again"
         )
-    if missing := [key for key in wanted if key not in record]:
-        raise ArtifactError(f"feature distribution {path} is damaged: no {', '.join(missing)}; make it again")
+    missing = [key for key in wanted if key not in record]
+    if missing or not isinstance(record["base_model"], dict) or "fingerprint" not in record["base_model"]:
+        what = ", ".join(missing) or "fingerprint of the base model"
+        raise ArtifactError(f"feature distribution {path} is damaged: no {what}; make it again")
     return dict(record)
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from clora_cli.backbone import Backbone, linear_shape
 from clora_cli.data import Collator, Example, encode_prompt
+from clora_cli.distribution import Pool
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.statistics import Moments, SecondMoment
 
@@ -31,7 +32,6 @@ __all__ = [
     "select_sites",
 ]
 
-Pool = Literal["prompt-mean", "last"]
 _BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 
 

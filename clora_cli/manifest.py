@@ -54,11 +54,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
     for name, digest in manifest["files"].items():
         if not (path / name).is_file():
             raise ArtifactError(f"adapter {path} is damaged: {name} is missing; restore it or train the adapter again")
-        if sha256(path / name) != digest:
+        if _digest(path / name) != digest:
             raise ArtifactError(
                 f"adapter {path} is damaged: {name} is not the file that was written; restore it or train again"
             )
     return manifest
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}; make it readable") from error
 
 
 def _check_kinds(path: Path, manifest: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "WEIGHTS",
     "AdapterFolder",
+    "base_name",
     "finished",
     "is_adapter",
     "read_adapter",
@@ -74,7 +75,9 @@ class AdapterFolder:
         if self.manifest:
             return dict(self.manifest["base_model"])
         known = {"id": self.config.get("base_model_name_or_path")}
-        return {**known, **(read_record(self.features)["base_model"] if self.features.is_file() else {})}
+        with contextlib.suppress(ArtifactError):  # no distribution, or a damaged one, which is then made again
+            known |= read_record(self.features)["base_model"]
+        return known
 
     @property
     def combine(self) -> str | None:
@@ -159,6 +162,18 @@ class AdapterFolder:
             site, side = split_key(key)
             sides.setdefault(site, {})[side] = tensor
         return sides
+
+
+def base_name(members: Iterable[AdapterFolder]) -> str:
+    """Return the name of the base model that adapters stand on, as the first of them that names one gives it.
+
+    Raises:
+        OptionError: If none does.
+    """
+    name = next((str(member.base["id"]) for member in members if member.base.get("id")), None)
+    if name is None:
+        raise OptionError("no adapter says which base model it stands on; pass --model")
+    return name
 
 
 def is_adapter(path: Path) -> bool:

@@ -24,7 +24,7 @@ class RouteOptions:
 
     Attributes:
         similarity: A router, with its options after commas: ``l2``, ``mahalanobis,shrinkage=0.1``; ``auto`` is
-            ``mahalanobis`` where every adapter has second moments, else ``l2``.
+            ``mahalanobis`` where all adapters have the same second moments, else ``l2``.
         top_k: Adapters that take part in an input's mixture, at least 1; 0 for all.
         temperature: Similarities are divided by it before the softmax, above 0.
         layer: Whose features decide: ``all`` has each site decide for itself, ``middle``, ``last`` or a block's number has
@@ -96,9 +96,10 @@ class Routing:
     ) -> None:
         self.options, self.threshold = options, threshold
         kinds = {member[site].second for member in members for site in sites}
-        name = options.similarity if options.similarity != "auto" else "l2" if "none" in kinds else "mahalanobis"
+        alike = len(kinds) == 1 and "none" not in kinds
+        name = options.similarity if options.similarity != "auto" else "mahalanobis" if alike else "l2"
         router = load_router(name)
-        if router.needs_second and (len(kinds) > 1 or "none" in kinds):
+        if router.needs_second and not alike:
             raise MismatchError(
                 f"--similarity {name} needs the same second moments of every adapter, these have {', '.join(sorted(kinds))}; "
                 "run `clora stat-features --second-moment diag|full --force` on all of them"
@@ -112,17 +113,21 @@ class Routing:
         return tuple(self._similarities)
 
     def similarities(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return, by site, the similarity of each input to each adapter, shape (input, adapter), float64."""
-        return {site: similarity(features[site]) for site, similarity in self._similarities.items()}
+        """Return, for each deciding site given, the similarity of each input to each adapter, (input, adapter), float64."""
+        return {site: self._similarities[site](vectors) for site, vectors in features.items()}
 
-    def weights(self, similarities: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def weights(self, similarities: Mapping[str, Tensor], always: int | None = None) -> dict[str, Tensor]:
         """Turn similarities into weights.
+
+        Args:
+            similarities: From ``similarities``.
+            always: An adapter that takes part whatever its similarity, in the place of the last of the best.
 
         Returns:
             Site to weights, shape (input, adapter), float32. Each row sums to 1, or is 0 where the input abstains.
         """
         found = {
-            site: softmax_over_best(values, self.options.top_k, self.options.temperature).float()
+            site: softmax_over_best(values, self.options.top_k, self.options.temperature, always).float()
             for site, values in similarities.items()
         }
         if self.threshold is None:
@@ -131,7 +136,7 @@ class Routing:
         return {site: weights * known for site, weights in found.items()}
 
 
-def softmax_over_best(similarities: Tensor, top_k: int, temperature: float) -> Tensor:
+def softmax_over_best(similarities: Tensor, top_k: int, temperature: float, always: int | None = None) -> Tensor:
     """Return the softmax over the most similar adapters, 0 for the others.
 
     ``exp(Phi_j / T) / sum_{v in Top-K} exp(Phi_v / T)`` for j in Top-K (eq. 6 and below it, of presentative feature
@@ -141,13 +146,17 @@ def softmax_over_best(similarities: Tensor, top_k: int, temperature: float) -> T
         similarities: Shape (input, adapter).
         top_k: At least 1; 0, or more than there are adapters, takes all.
         temperature: Above 0.
+        always: An adapter that is among the best whatever its similarity.
 
     Returns:
         Shape (input, adapter).
     """
     scaled = similarities / temperature
     if 0 < top_k < similarities.shape[1]:
-        order = scaled.argsort(dim=1, descending=True, stable=True)
+        ranked = scaled.clone()
+        if always is not None:
+            ranked[:, always] = float("inf")
+        order = ranked.argsort(dim=1, descending=True, stable=True)
         scaled = scaled.scatter(1, order[:, top_k:], float("-inf"))
     return scaled.softmax(dim=1)
 

@@ -34,7 +34,7 @@ def _library_noise_off() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Give a family's saved model: ``llama gpt2 t5 encoder-decoder``; another seed gives another model."""
+    """Give a family's saved model: ``llama gpt2 t5 encoder-decoder bert``; another seed gives another model."""
     from support import save_model
 
     root = tmp_path_factory.mktemp("models")

@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
+    BertModel,
     EncoderDecoderConfig,
     EncoderDecoderModel,
     GPT2Config,
@@ -126,7 +127,8 @@ def _word_piece() -> PreTrainedTokenizerFast:
 def save_model(family: str, folder: Path, seed: int = 0) -> Path:
     """Save a random model of a family, two layers of width 32, with its tokenizer; nothing drops out in it."""
     set_seed(seed)
-    tokenizer, model = {"llama": _llama, "gpt2": _gpt2, "t5": _t5, "encoder-decoder": _encoder_decoder}[family]()
+    makers = {"llama": _llama, "gpt2": _gpt2, "t5": _t5, "encoder-decoder": _encoder_decoder, "bert": _bert}
+    tokenizer, model = makers[family]()
     # One seed per family, whatever the tokenizer's training drew.
     with torch.no_grad():
         generator = torch.Generator().manual_seed(seed)
@@ -182,6 +184,12 @@ def _encoder_decoder() -> tuple[Any, Any]:
     model.generation_config.decoder_start_token_id = 2
     model.generation_config.eos_token_id = 3
     return tokenizer, model
+
+
+def _bert() -> tuple[Any, Any]:
+    tokenizer = _word_piece()
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 128}
+    return tokenizer, BertModel(BertConfig(vocab_size=len(tokenizer), **_SIZE, **still))
 
 
 def random_factors(model: Any, seed: int, rank: int, targets: Sequence[str] = (), scaling: float = 1.0) -> dict:

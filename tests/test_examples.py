@@ -61,3 +61,22 @@ def test_adapters_travel_between_clora_and_peft(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "PEFT loads" in told
     assert re.search(r"clora scores .*from-peft: \d", told)
+
+
+def test_adapters_of_plain_peft_become_one_model_that_finds_its_inputs(tmp_path, monkeypatch, capsys):
+    example = runpy.run_path(str(EXAMPLES / "plain-peft.py"))
+    less = {"stat-features": ["--limit", "20", "--device", "cpu"], "eval": ["--test-rows", "3", "--device", "cpu"]}
+
+    def clora(*words):  # in this process, and on fewer rows
+        result = CliRunner().invoke(app, [*words, *less.get(words[0], [])], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout.strip()
+
+    main = example["main"]
+    monkeypatch.setitem(main.__globals__, "clora", clora)
+    monkeypatch.setattr(sys, "argv", ["plain-peft.py", str(tmp_path), "2"])
+    main()
+    told = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "expanded.pkg").iterdir()) == ["desk", "mood"]
+    assert not list(tmp_path.rglob("clora.json"))
+    assert re.search(r"\| 2 mood +\| +[\d.]+ \| \*\*[\d.]+\*\* \|", told)

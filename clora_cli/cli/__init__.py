@@ -12,9 +12,12 @@ from typer.exceptions import TyperException
 from clora_cli import __version__
 from clora_cli.cli._output import is_main_process
 from clora_cli.cli.eval import evaluate_command
+from clora_cli.cli.expand import expand
 from clora_cli.cli.merge import merge
 from clora_cli.cli.report import report
+from clora_cli.cli.route import route
 from clora_cli.cli.show import show
+from clora_cli.cli.stat_features import stat_features
 from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.errors import CloraError
@@ -32,7 +35,10 @@ app = typer.Typer(
     "4 artifacts that do not fit together, 5 a gate was not met, 130 interrupted.",
 )
 app.command("train-task")(train_task)
+app.command("stat-features")(stat_features)
 app.command("merge")(merge)
+app.command("route")(route)
+app.command("expand")(expand)
 app.command("eval")(evaluate_command)
 app.command("report")(report)
 app.command("show")(show)

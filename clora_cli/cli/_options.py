@@ -34,7 +34,7 @@ def complete_method(incomplete: str) -> list[str]:
 
 def complete_combine(incomplete: str) -> list[str]:
     """Complete a way to combine adapters: a fixed one or a merge's name."""
-    known = {"auto", "last", "none", "sum", "task-id", *registry.names("merges")}
+    known = {"auto", "last", "none", "route", "sum", "task-id", *registry.names("merges")}
     return [name for name in sorted(known) if name.startswith(incomplete)]
 
 

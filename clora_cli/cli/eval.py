@@ -21,6 +21,16 @@ from clora_cli.cli._options import (
     form,
 )
 from clora_cli.cli._output import Terminal, emit
+from clora_cli.cli._routing import (
+    AbstainOption,
+    CalibrateOption,
+    RouteLayerOption,
+    RouteModuleOption,
+    SimilarityOption,
+    TemperatureOption,
+    TopKOption,
+    route_choices,
+)
 from clora_cli.errors import GateError
 
 __all__ = ["evaluate_command"]
@@ -45,13 +55,20 @@ def evaluate_command(
     combine: Annotated[
         str,
         typer.Option(
-            help="sum, last, task-id, none, or a strategy of clora merge; auto asks the adapters' method.",
+            help="sum, last, route, task-id, none, or a strategy of clora merge; auto asks the adapters' method.",
             autocompletion=complete_combine,
         ),
     ] = "auto",
     score: Annotated[
         str, typer.Option(help="generate: greedy answers; labels: the likeliest of the label set.")
     ] = "generate",
+    similarity: SimilarityOption = None,
+    top_k: TopKOption = None,
+    temperature: TemperatureOption = None,
+    route_layer: RouteLayerOption = None,
+    route_module: RouteModuleOption = None,
+    abstain: AbstainOption = None,
+    calibrate: CalibrateOption = None,
     matrix: Annotated[bool, typer.Option("--matrix", help="Score after every stage, from the base model on.")] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the scores to this JSON file.")] = None,
     model: Annotated[
@@ -78,7 +95,8 @@ def evaluate_command(
 ) -> None:
     """Score adapters on tasks, in any combination, with one load of the base model.
 
-    Prints the scores; with --quiet the mean over tasks alone.
+    Prints the scores; with --quiet the mean over tasks alone. With --combine route each input finds its own adapters, as
+    clora route tells, by the distributions of clora stat-features.
 
     Example: clora eval adapters --matrix --out scores.json
     """
@@ -94,6 +112,8 @@ def evaluate_command(
         model=model or (None if adapters else os.environ.get("CLORA_MODEL", "clora-nano")),
         revision=revision,
         combine=combine,
+        route=route_choices(similarity, top_k, temperature, route_layer, route_module, abstain),
+        calibrate=tuple(calibrate or ()),
         score=score,
         matrix=matrix,
         batch_size=batch_size,

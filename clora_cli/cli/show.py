@@ -131,8 +131,28 @@ def _facts(member: AdapterFolder) -> dict[str, Any]:
         "sites": len(deltas),
         "shapes": shapes,
         "parameters": numbers,
+        "features": _features(member),
         "manifest": dict(member.manifest),
     }
+
+
+def _features(member: AdapterFolder) -> dict[str, Any] | None:
+    """Return how the feature distribution was taken, and of what size it is, after checking its numbers."""
+    from clora_cli.distribution import read_distribution
+
+    if not member.features.is_file():
+        return None
+    found = read_distribution(member.features)
+    return {**found.record, "count": found.count, "sites": len(found.sites)}
+
+
+def _features_text(features: dict[str, Any] | None) -> str:
+    if features is None:
+        return "none; `clora stat-features` gives it one, for routing"
+    data = ", ".join(str(entry["name"]) for entry in features["data"])
+    told = f"{features['count']} inputs of {data} at {features['sites']} sites, source {features['source']}"
+    told += f", pool {features['pool']}, text {features['text']}, second moments {features['second_moment']}"
+    return told + (f", privacy {features['privacy']}" if features.get("privacy") else "")
 
 
 def _adapter_text(member: AdapterFolder) -> str:
@@ -159,14 +179,19 @@ def _adapter_text(member: AdapterFolder) -> str:
         training = {**manifest["training"], "seed": manifest["seed"]}
         lines.append(f"  training {', '.join(f'{key} {value}' for key, value in training.items())}")
         lines += [f"  {name:<8} {value}" for name, value in manifest.get("scores", {}).items()]
+    lines.append(f"  features {_features_text(facts['features'])}")
+    if origin := manifest.get("origin"):
+        lines.append(f"  origin   task {origin['task']}, stage {origin['stage']} of {origin['package']}")
     lines.append(f"  sha256   {facts['sha256']}")
     return "\n".join(lines)
 
 
 def _package_text(members: Sequence[AdapterFolder]) -> str:
-    lines = [f"{'stage':>5}  {'task':<20} {'method':<16} {'base':<24} sha256"]
+    lines = [f"{'stage':>5}  {'task':<20} {'method':<16} {'features':<8}  {'base':<24} sha256"]
     for member in members:
         method = member.manifest["method"]["name"] if member.manifest else "-"
         stage = "-" if member.stage is None else member.stage
-        lines.append(f"{stage:>5}  {member.task:<20} {method:<16} {member.base.get('id')!s:<24} {member.digest[:12]}")
+        features = "yes" if member.features.is_file() else "-"
+        base = str(member.base.get("id"))
+        lines.append(f"{stage:>5}  {member.task:<20} {method:<16} {features:<8}  {base:<24} {member.digest[:12]}")
     return "\n".join(lines)

@@ -26,7 +26,8 @@ class Example:
         head: Instruction, options, system text.
         body: The text itself.
         cue: What asks for the answer, such as ``Answer:`` on a line of its own.
-        references: Accepted answers, at least one. Training uses the first; scoring takes the best.
+        references: Accepted answers, at least one, but for prompts that are only routed. Training uses the first; scoring
+            takes the best.
         turns: ``(role, text)`` of a conversation up to the answer, for tokenizers with a chat template; ``()`` for a
             plain prompt.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from clora_cli.evaluation.evaluate import COMBINE, SCORE, EvalOptions, evaluate
+from clora_cli.evaluation.evaluate import evaluate
+from clora_cli.evaluation.options import COMBINE, SCORE, EvalOptions
 
 __all__ = ["COMBINE", "SCORE", "EvalOptions", "evaluate"]

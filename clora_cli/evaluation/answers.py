@@ -14,7 +14,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from clora_cli.backbone import Backbone
 from clora_cli.data import Collator, Example, Task, encode_answers, encode_prompt, uses_chat
 
-__all__ = ["Prompts", "generate", "rank_labels"]
+__all__ = ["Before", "Prompts", "generate", "rank_labels"]
+
+# Told the rows of a batch and their attention mask, (row, token), before the model sees them.
+Before = Callable[[list[int], Tensor], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,7 @@ class Prompts:
         ids: Their prompt tokens.
         labels: The label set's tokens, end of sequence included; empty for open-ended tasks.
         batch_size: Rows of one forward pass.
+        chat: Whether they went through the tokenizer's chat template.
     """
 
     backbone: Backbone
@@ -34,6 +38,7 @@ class Prompts:
     ids: Sequence[list[int]]
     labels: Sequence[list[int]]
     batch_size: int
+    chat: bool = False
 
     @classmethod
     def encode(
@@ -44,7 +49,7 @@ class Prompts:
         chat = uses_chat(task, tokenizer)
         ids = [encode_prompt(row, tokenizer, kind=kind, max_length=max_length, chat=chat) for row in examples]
         labels = encode_answers(examples[0], task.labels, tokenizer, kind=kind, chat=chat)
-        return cls(backbone, examples, ids, labels, batch_size)
+        return cls(backbone, examples, ids, labels, batch_size, chat)
 
     def batches(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Yield row numbers and padded tensors, (batch, length), causal prompts padded on the left."""
@@ -57,13 +62,16 @@ class Prompts:
 
 
 @torch.inference_mode()
-def generate(prompts: Prompts, max_new_tokens: int, done: Callable[[int], None]) -> list[str]:
+def generate(
+    prompts: Prompts, max_new_tokens: int, done: Callable[[int], None], before: Before | None = None
+) -> list[str]:
     """Answer every prompt greedily.
 
     Args:
         prompts: The prompts of one task.
         max_new_tokens: Tokens of an answer at most.
         done: Told the number of rows after each batch.
+        before: Called before each batch.
 
     Returns:
         The answers, in the order of the rows, without special tokens.
@@ -72,6 +80,8 @@ def generate(prompts: Prompts, max_new_tokens: int, done: Callable[[int], None])
     config = _greedy(backbone, max_new_tokens)
     answers = [""] * len(prompts.ids)
     for rows, batch in prompts.batches():
+        if before is not None:
+            before(rows, batch["attention_mask"])
         output = backbone.model.generate(**batch, generation_config=config)
         new = output if backbone.kind == "seq2seq" else output[:, batch["input_ids"].shape[1] :]
         for row, text in zip(rows, backbone.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
@@ -81,7 +91,9 @@ def generate(prompts: Prompts, max_new_tokens: int, done: Callable[[int], None])
 
 
 @torch.inference_mode()
-def rank_labels(prompts: Prompts, labels: Sequence[str], done: Callable[[int], None]) -> list[str]:
+def rank_labels(
+    prompts: Prompts, labels: Sequence[str], done: Callable[[int], None], before: Before | None = None
+) -> list[str]:
     """Give every prompt the label that the model finds likeliest.
 
     A label's likelihood is that of its tokens and the end of sequence, summed in logarithms: the labels are compared
@@ -96,6 +108,8 @@ def rank_labels(prompts: Prompts, labels: Sequence[str], done: Callable[[int], N
     likelihood = _likelihood_seq2seq if backbone.kind == "seq2seq" else _likelihood_causal
     chosen = [""] * len(prompts.ids)
     for rows, batch in prompts.batches():
+        if before is not None:
+            before(rows, batch["attention_mask"])
         best = likelihood(backbone.model, batch, padded).argmax(dim=1).tolist()
         for row, index in zip(rows, best, strict=True):
             chosen[row] = labels[index]

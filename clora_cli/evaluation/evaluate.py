@@ -3,85 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clora_cli import registry
-from clora_cli.backbone import DTYPES
 from clora_cli.base_model import check_answers, check_base, find_model
 from clora_cli.data import Task
 from clora_cli.errors import DataError, OptionError
+from clora_cli.evaluation.options import COMBINE, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
 from clora_cli.package import AdapterFolder
 from clora_cli.progress import Progress, Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from clora_cli.adapters import AdapterBank
+    from clora_cli.backbone import Backbone
     from clora_cli.evaluation.answers import Prompts
-    from clora_cli.lora import Factor
+    from clora_cli.evaluation.combine import Combination
 
-__all__ = ["COMBINE", "SCORE", "EvalOptions", "evaluate"]
-
-COMBINE = ("auto", "sum", "last", "task-id", "none", *(name for name in registry.names("merges") if name != "sum"))
-SCORE = ("generate", "labels")
-_MERGES = frozenset(COMBINE) - {"auto", "sum", "last", "task-id", "none"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalOptions:
-    """How to evaluate.
-
-    Attributes:
-        model: Base model; None for the one that the adapters name.
-        combine: ``sum`` adds all adapters, ``last`` takes the last, ``task-id`` each task's own, ``none`` the base
-            model alone, a merge's name merges them with its default options, ``auto`` does what their method says.
-        score: ``generate`` answers greedily, ``labels`` ranks the label set by likelihood.
-        matrix: Evaluate after every stage, from the bare base model on, instead of after the last alone.
-        batch_size: Rows of one forward pass.
-        max_length: Tokens of a prompt.
-        max_new_tokens: Tokens of an answer; label sets use the length of their longest label.
-        test_rows: Use the first so many test rows; 0 for all.
-        split: ``test`` or ``dev``.
-        dtype: Type of the base model's weights.
-        device: ``auto``, ``cpu``, ``cuda:0`` …
-    """
-
-    model: str | None = None
-    revision: str | None = None
-    combine: str = "auto"
-    score: str = "generate"
-    matrix: bool = False
-    batch_size: int = 64
-    max_length: int = 512
-    max_new_tokens: int = 50
-    test_rows: int = 0
-    split: str = "test"
-    dtype: str = "auto"
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the choices.
-
-        Raises:
-            OptionError: If a value is not one of those allowed.
-        """
-        choices = {"combine": (self.combine, COMBINE), "score": (self.score, SCORE), "dtype": (self.dtype, DTYPES)}
-        for name, (value, allowed) in (choices | {"split": (self.split, ("test", "dev"))}).items():
-            if value not in allowed:
-                raise OptionError(f"--{name} {value}: choose one of {', '.join(allowed)}")
-        for name, number in {
-            "batch-size": self.batch_size,
-            "max-length": self.max_length,
-            "max-new-tokens": self.max_new_tokens,
-        }.items():
-            if number < 1:
-                raise OptionError(f"--{name} {number}: give a whole number of at least 1")
-        if self.test_rows < 0:
-            raise OptionError(f"--test-rows {self.test_rows}: give a whole number of at least 0")
+__all__ = ["evaluate"]
 
 
 def evaluate(
@@ -104,19 +43,18 @@ def evaluate(
     Raises:
         CloraError: If adapters, base model, tasks and options do not fit together.
     """
-    from clora_cli.adapters import AdapterBank
     from clora_cli.backbone import load_backbone, pick_device
+    from clora_cli.evaluation.combine import active
 
     _check_scorable(tasks, options)
-    combine = _combination(members, options.combine)
+    combine = _way(members, options.combine)
     reference = find_model(_base_name(members, options.model), options.revision)
     check_answers(reference)
     for member in members:
         check_base(member.base, reference, member.path)
-    factors = {member.path: member.deltas() for member in members}
     backbone = load_backbone(reference, device=pick_device(options.device), dtype=options.dtype)
     bench = _Bench(
-        _Combiner(AdapterBank(backbone.model), factors, combine),
+        _combination(backbone, members, combine, options),
         _prompts(backbone, tasks, options),
         options,
         progress or Silent(),
@@ -134,64 +72,49 @@ def evaluate(
     return Scores(base, package, method, combine, options.score, order, tuple(rows))
 
 
-def active(members: Sequence[AdapterFolder], combine: str, task: str) -> list[AdapterFolder]:
-    """Return the adapters that a combination uses for a task: an unknown task gets none under ``task-id``."""
-    if combine == "last":
-        return list(members[-1:])
-    if combine == "task-id":
-        return [member for member in members if member.task == task]
-    return [] if combine == "none" else list(members)
-
-
-class _Combiner:
-    """Puts adapters into the model, added up or merged, and leaves them there while the same ones are asked for."""
-
-    def __init__(self, bank: AdapterBank, deltas: Mapping[Path, Mapping[str, Factor | Tensor]], combine: str) -> None:
-        self._bank, self._deltas, self._combine = bank, deltas, combine
-        self._now: tuple[Path, ...] | None = None
-
-    def use(self, paths: tuple[Path, ...]) -> None:
-        if paths == self._now:
-            return
-        chosen = [self._deltas[path] for path in paths]
-        self._bank.activate([self._merged(chosen)] if chosen and self._combine in _MERGES else chosen)
-        self._now = paths
-
-    def _merged(self, adapters: Sequence[Mapping[str, Factor | Tensor]]) -> Mapping[str, Factor | Tensor]:
-        import torch
-
-        from clora_cli.merges import merge_sites
-
-        return dict(merge_sites(registry.load("merges", self._combine)(), adapters, torch.ones(len(adapters))))
-
-
 class _Bench:
     """Scores a task under a set of active adapters, each pair once."""
 
     def __init__(
-        self, combiner: _Combiner, prompts: Mapping[str, Prompts], options: EvalOptions, progress: Progress
+        self, combination: Combination, prompts: Mapping[str, Prompts], options: EvalOptions, progress: Progress
     ) -> None:
-        self._combiner, self._prompts, self._options, self._progress = combiner, prompts, options, progress
+        self._combination, self._prompts, self._options, self._progress = combination, prompts, options, progress
         self._known: dict[tuple[str, tuple[Path, ...]], TaskScore] = {}
 
     def score(self, task: Task, adapters: Sequence[AdapterFolder]) -> TaskScore:
         key = (task.name, tuple(adapter.path for adapter in adapters))
         if key not in self._known:
-            self._combiner.use(key[1])
-            title = f"eval {task.name} with {'+'.join(a.task for a in adapters) or 'the base model'}"
-            self._known[key] = self._measure(task, title)
+            self._known[key] = self._measure(task, adapters)
         return self._known[key]
 
-    def _measure(self, task: Task, title: str) -> TaskScore:
+    def _measure(self, task: Task, adapters: Sequence[AdapterFolder]) -> TaskScore:
         from clora_cli.evaluation.answers import generate, rank_labels
 
         prompts = self._prompts[task.name]
+        title = f"eval {task.name} with {'+'.join(a.task for a in adapters) or 'the base model'}"
+        before = self._combination.use(adapters, task.name, prompts)
         with self._progress.track(title, len(prompts.ids)) as advance:
             if self._options.score == "labels":
-                answers = rank_labels(prompts, task.labels, lambda rows: advance(rows, ""))
+                answers = rank_labels(prompts, task.labels, lambda rows: advance(rows, ""), before)
                 return _score("label-rank", answers, prompts)
-            answers = generate(prompts, _answer_length(task, prompts, self._options), lambda rows: advance(rows, ""))
+            length = _answer_length(task, prompts, self._options)
+            answers = generate(prompts, length, lambda rows: advance(rows, ""), before)
             return _score(task.metric, answers, prompts)
+
+
+def _combination(
+    backbone: Backbone, members: Sequence[AdapterFolder], combine: str, options: EvalOptions
+) -> Combination:
+    from clora_cli.adapters import AdapterBank
+    from clora_cli.evaluation.combine import Fixed, Routed
+    from clora_cli.evaluation.routing import calibration_tasks, route_options
+
+    bank = AdapterBank(backbone.model)
+    if combine != "route":
+        return Fixed(bank, members, combine)
+    how = route_options(members, options.route)
+    calibration = calibration_tasks(members, options.calibrate) if how.abstain else ()
+    return Routed(backbone, bank, members, how, calibration)
 
 
 def _score(metric: str, answers: Sequence[str], prompts: Prompts) -> TaskScore:
@@ -221,7 +144,7 @@ def _answer_length(task: Task, prompts: Prompts, options: EvalOptions) -> int:
     return 1 + max(map(len, prompts.labels)) if task.labels else options.max_new_tokens
 
 
-def _combination(members: Sequence[AdapterFolder], combine: str) -> str:
+def _way(members: Sequence[AdapterFolder], combine: str) -> str:
     if combine != "auto":
         return combine
     wanted = {member.combine for member in members}

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from clora_cli.backbone import Backbone
-from clora_cli.data import Example
+from clora_cli.base_model import ModelReference
+from clora_cli.data import Example, Task, uses_chat
 from clora_cli.distribution import agree, read_distribution, read_record, read_sites
 from clora_cli.errors import MismatchError
 from clora_cli.features import prompt_ids, read_features
@@ -19,6 +20,7 @@ from clora_cli.statistics import Moments
 
 __all__ = ["Guide"]
 
+_MOST_CALIBRATED = 200  # dev rows a task: enough for a share of percents, and no large task drowns the others
 _NOTHING: Callable[[int], None] = lambda rows: None  # noqa: E731
 
 
@@ -27,10 +29,14 @@ class Guide:
 
     Features are taken exactly as the distributions were: same pooling, same part of the prompt, same longest length.
 
+    Everything about the adapters is read and checked at once; the base model may be loaded later.
+
     Args:
-        backbone: The base model, whose forward pass no adapter takes part in while ``features`` is called.
+        reference: The base model.
         members: The adapters, at least one.
         options: How inputs choose.
+        backbone: The base model, loaded, if it is; else assigned before features are read. No adapter takes part in its
+            forward pass then.
         batch_size: Inputs of one forward pass.
 
     Raises:
@@ -39,22 +45,39 @@ class Guide:
     """
 
     def __init__(
-        self, backbone: Backbone, members: Sequence[AdapterFolder], options: RouteOptions, *, batch_size: int = 32
+        self,
+        reference: ModelReference,
+        members: Sequence[AdapterFolder],
+        options: RouteOptions,
+        *,
+        backbone: Backbone | None = None,
+        batch_size: int = 32,
     ) -> None:
         records = [(member.features, read_record(member.features)) for member in members]
         agree(records)
         path, self.record = records[0]
-        if self.record["base_model"]["fingerprint"] != backbone.reference.fingerprint:
+        if self.record["base_model"]["fingerprint"] != reference.fingerprint:
             raise MismatchError(
                 f"distribution {path} comes from base model '{self.record['base_model']['id']}', "
-                f"not from '{backbone.reference.id}'; pass --model {self.record['base_model']['id']}"
+                f"not from '{reference.id}'; pass --model {self.record['base_model']['id']}"
             )
-        self.backbone, self.options, self._batch_size = backbone, options, batch_size
+        self.options, self._loaded, self._batch_size = options, backbone, batch_size
         self.sites = common_sites([read_sites(member.features) for member in members], options)
         self._moments: list[Mapping[str, Moments]] = [
             read_distribution(member.features, self.sites).sites for member in members
         ]
         self._max_length = max(int(record["max_length"]) for _, record in records)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The loaded base model."""
+        if self._loaded is None:
+            raise RuntimeError("features are read before the base model is loaded")
+        return self._loaded
+
+    @backbone.setter
+    def backbone(self, backbone: Backbone) -> None:
+        self._loaded = backbone
 
     def routing(self, count: int | None = None, threshold: float | None = None) -> Routing:
         """Return the weights' source for the first ``count`` adapters; for all by default.
@@ -86,12 +109,17 @@ class Guide:
                 kept[rows] = vectors.cpu()
         return found
 
-    def threshold(self, examples: Sequence[Example], *, chat: bool = False) -> float:
-        """Return the nearness below which ``options.abstain`` of these known inputs lie.
+    def threshold(self, tasks: Sequence[Task]) -> tuple[float, int]:
+        """Return the nearness below which the share ``options.abstain`` of known inputs lies.
 
         Args:
-            examples: Inputs of the adapters' own tasks that the distributions were not made from, at least one.
-            chat: Use the tokenizer's chat template.
+            tasks: The adapters' own tasks, with dev rows: inputs that the distributions were not made from.
+
+        Returns:
+            The threshold, and the number of inputs that it comes from.
         """
-        near = nearness(self.routing().similarities(self.features(examples, chat=chat)))
-        return near.quantile(self.options.abstain).item()
+        routing, near = self.routing(), []
+        for task in tasks:
+            chat = uses_chat(task, self.backbone.tokenizer)
+            near.append(nearness(routing.similarities(self.features(task.dev[:_MOST_CALIBRATED], chat=chat))))
+        return torch.cat(near).quantile(self.options.abstain).item(), sum(map(len, near))

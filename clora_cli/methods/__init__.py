@@ -7,6 +7,7 @@ adapters is said by three class attributes and few functions, all optional:
 - ``start``: where the new adapter starts,
 - ``combine``: how the adapters are combined when the package is evaluated,
 - ``penalty``: a term of the loss that depends on adapter tensors alone, with its gradient in closed form,
+- ``gating``: how inputs choose among the adapters by their features, where ``past`` is ``route``,
 - ``relate`` and ``keep``: what the model's behaviour on the data has to say, for penalties and for later tasks.
 
 The training loop calls ``penalty`` once per optimizer step, however many micro-batches or processes make it up.
@@ -21,8 +22,11 @@ from typing import Protocol
 from torch import Tensor
 
 from clora_cli.attribution import Answer
+from clora_cli.distribution import Pool, Text
+from clora_cli.routing import RouteOptions
+from clora_cli.statistics import SecondMoment
 
-__all__ = ["Factors", "Method", "Penalty", "Probe"]
+__all__ = ["Factors", "Gating", "Method", "Penalty", "Probe"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +93,29 @@ class Penalty:
     grad_b: Tensor | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gating:
+    """How each input's features mix the adapters, of a method whose ``past`` is ``route``.
+
+    Attributes:
+        train: How rows choose among the earlier adapters and the new one in training.
+        test: How inputs choose at evaluation; the manifest keeps it.
+        always: Whether the new adapter takes part in every row's mixture.
+        floor: The new adapter's least weight in training, in [0, 1).
+        pool: How features, the frozen base model's, are pooled over tokens.
+        text: Of which part of a prompt.
+        second_moment: Which second moments the new adapter's distribution keeps; None for those that ``train`` needs.
+    """
+
+    train: RouteOptions
+    test: RouteOptions
+    always: bool = True
+    floor: float = 0.0
+    pool: Pool = "prompt-mean"
+    text: Text = "prompt"
+    second_moment: SecondMoment | None = None
+
+
 class Probe(Protocol):
     """What a method may ask of the model during training: how it answers the task's own rows."""
 
@@ -129,9 +156,10 @@ class Method:
     """Base of all methods: a fresh LoRA on top of the frozen sum of earlier ones, without a penalty.
 
     Attributes:
-        past: ``none``, ``sum``, or the name of a merge whose dense result of all earlier adapters is used.
+        past: ``none``, ``sum``, ``route`` for a mixture that each input chooses, or the name of a merge whose dense result
+            of all earlier adapters is used.
         start: ``fresh`` random factors, or those of the ``previous`` adapter.
-        combine: What ``clora eval`` does by default: ``sum``, ``last``, ``task-id``, or the name of a merge.
+        combine: What ``clora eval`` does by default: ``sum``, ``last``, ``route``, ``task-id``, or the name of a merge.
     """
 
     # Without annotations they are no dataclass fields, hence no options; a method may make one an option of its own.
@@ -141,6 +169,10 @@ class Method:
 
     def penalty(self, factors: Factors) -> Penalty | None:
         """Return this method's term for one stack of sites, or None where it does not act."""
+        return None
+
+    def gating(self) -> Gating | None:
+        """Return how inputs choose among adapters, where ``past`` is ``route``."""
         return None
 
     def relates_at(self, step: int, steps: int) -> bool:

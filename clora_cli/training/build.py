@@ -19,6 +19,7 @@ from clora_cli.errors import MismatchError, OptionError
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.merges import merge_sites
 from clora_cli.package import AdapterFolder
+from clora_cli.training.gates import Gates, read_gates
 from clora_cli.training.plan import Plan
 
 __all__ = ["Built", "build"]
@@ -36,12 +37,14 @@ class Built:
         backbone: The base model that it wraps.
         bank: The earlier adapters, in the forward pass where the method wants them.
         trainable: The new adapter: site to its trainable factors.
+        gates: What mixes the adapters row by row; None if the method does not route.
     """
 
     model: PeftModel
     backbone: Backbone
     bank: AdapterBank
     trainable: Mapping[str, Factor]
+    gates: Gates | None = None
 
 
 def build(plan: Plan) -> Built:
@@ -59,6 +62,7 @@ def build(plan: Plan) -> Built:
         # On a CPU the fused attention's backward pass is several times slower in half precision than the plain one.
         backbone.model.set_attn_implementation("eager")
     sites = find_sites(backbone.model, options.target_modules)
+    gates = read_gates(plan, backbone)  # from the bare base model, hence before anything is put into it
     bank = AdapterBank(backbone.model)
     bank.activate(_past_deltas(plan))
     if options.quantize != "none":
@@ -76,13 +80,15 @@ def build(plan: Plan) -> Built:
         )
     if plan.method.lead.start == "previous" and plan.past:
         _continue_from(model, plan.past[-1])
-    return Built(model, backbone, bank, trainable)
+    if gates is not None:
+        gates.attach(bank, {site: model.base_model.model.get_submodule(site).lora_A[_ADAPTER] for site in trainable})
+    return Built(model, backbone, bank, trainable, gates)
 
 
 def _past_deltas(plan: Plan) -> list[Mapping[str, Factor | Tensor]]:
     past = plan.method.lead.past
     deltas = [member.deltas() for member in plan.past] if past != "none" else []
-    if past in {"none", "sum"} or not deltas:
+    if past in {"none", "sum", "route"} or not deltas:
         return deltas
     merge = registry.load("merges", past)()
     return [dict(merge_sites(merge, deltas, torch.ones(len(deltas))))]

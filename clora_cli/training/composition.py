@@ -43,7 +43,15 @@ class Composition:
         """Return what the manifest keeps: name, resolved options, and the three choices."""
         options = {name: dataclasses.asdict(part) for name, part in self.parts.items()}
         lead = self.lead
-        return {"name": self.name, "options": options, "past": lead.past, "start": lead.start, "combine": lead.combine}
+        recorded = {
+            "name": self.name,
+            "options": options,
+            "past": lead.past,
+            "start": lead.start,
+            "combine": lead.combine,
+        }
+        gating = lead.gating()
+        return recorded | ({"route": gating.test.recorded()} if gating else {})
 
 
 def compose(name: str, options: Mapping[str, str]) -> Composition:

@@ -21,6 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from clora_cli.errors import CloraError, OptionError
 from clora_cli.methods import Probe
 from clora_cli.progress import Advance
+from clora_cli.training.gates import Gates
 from clora_cli.training.penalties import Penalties
 
 __all__ = ["Interruption", "PenaltyTrainer", "Rows", "Watch", "answer_loss", "flushed_denormals"]
@@ -28,7 +29,7 @@ __all__ = ["Interruption", "PenaltyTrainer", "Rows", "Watch", "answer_loss", "fl
 _ONE_SIGNAL = 1.0  # seconds within which signals are taken for one
 
 
-class Rows(torch.utils.data.Dataset[dict[str, list[int]]]):
+class Rows(torch.utils.data.Dataset[dict[str, Any]]):
     """Encoded rows in the order of a whole run; the Trainer reads them as one epoch, in sequence."""
 
     def __init__(self, items: Sequence[dict[str, list[int]]], order: Sequence[int]) -> None:
@@ -38,9 +39,10 @@ class Rows(torch.utils.data.Dataset[dict[str, list[int]]]):
         """Return the number of rows over all epochs."""
         return len(self._order)
 
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        """Return one encoded row."""
-        return self._items[self._order[index]]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return one encoded row and its number."""
+        row = self._order[index]
+        return {**self._items[row], "row": row}
 
 
 def answer_loss(shift: bool) -> Callable[..., Tensor]:
@@ -69,6 +71,7 @@ class PenaltyTrainer(Trainer):
 
     Args:
         penalties: The run's penalties, or None.
+        gates: What mixes the adapters row by row, or None.
         probe: What those penalties may ask of the model that relate the new adapter to earlier ones.
         past: The tasks of the earlier adapters, to name such relations by.
         decoder_inputs: Makes decoder inputs from labels, for encoder-decoder models; None for causal ones.
@@ -80,11 +83,13 @@ class PenaltyTrainer(Trainer):
         *,
         penalties: Penalties | None,
         decoder_inputs: Callable[[Tensor], Tensor] | None,
+        gates: Gates | None = None,
         probe: Probe | None = None,
         past: Sequence[str] = (),
         **arguments: Any,
     ) -> None:
         super().__init__(compute_loss_func=answer_loss(decoder_inputs is None), **arguments)
+        self._gates = gates
         self._penalties, self._decoder_inputs, self._probe, self._past = penalties, decoder_inputs, probe, past
         if penalties is not None and str(self.accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "FSDP"}:
             raise OptionError(
@@ -93,6 +98,10 @@ class PenaltyTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
         """Compute the task loss; the labels are taken out of the inputs before the model sees them."""
+        inputs = dict(inputs)
+        rows = inputs.pop("row")
+        if self._gates is not None:
+            self._gates.before(rows)
         if self._decoder_inputs is not None:
             inputs = {**inputs, "decoder_input_ids": self._decoder_inputs(inputs["labels"])}
         return super().compute_loss(model, inputs, *rest, **options)

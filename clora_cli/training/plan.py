@@ -14,7 +14,9 @@ from typing import Any
 from clora_cli import __version__
 from clora_cli.base_model import ModelReference, check_answers, check_base, find_model
 from clora_cli.data import Example, Task, load_task
+from clora_cli.distribution import agree, read_record
 from clora_cli.errors import DataError, MismatchError, OptionError
+from clora_cli.methods import Gating
 from clora_cli.package import AdapterFolder, finished, is_adapter, read_package
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.options import TrainOptions, default_lr, order_of_examples, run_seed
@@ -77,19 +79,19 @@ class Plan:
         """Optimizer steps of the run."""
         return len(self.order) // (self.options.batch_size * self.options.grad_accum)
 
+    def base(self) -> dict[str, Any]:
+        """Return what is recorded of the base model."""
+        base = self.reference
+        return {"id": base.id, "revision": base.revision, "fingerprint": base.fingerprint, "kind": base.kind}
+
     def recipe(self) -> dict[str, Any]:
         """Return what decides the result: two runs with equal recipes write equal adapters."""
-        options, base, task = self.options, self.reference, self.task
+        options, task = self.options, self.task
         return {
             "task": task.name,
             "stage": self.stage,
             "method": self.method.recorded(),
-            "base_model": {
-                "id": base.id,
-                "revision": base.revision,
-                "fingerprint": base.fingerprint,
-                "kind": base.kind,
-            },
+            "base_model": self.base(),
             "lora": {
                 "rank": options.rank,
                 "alpha": options.alpha,
@@ -151,6 +153,8 @@ def make_plan(options: TrainOptions) -> Plan:
         check_base(member.base, reference, member.path)
     if method.lead.start == "previous":
         _check_continues(past, options)
+    if gating := method.lead.gating():
+        _check_routable(past, gating, reference)
     return Plan(
         options, method, reference, task, past, stage, out, _choose_rows(task, options), _dependents(members, out)
     )
@@ -185,6 +189,14 @@ def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> No
         raise MismatchError(
             f"--method {options.method} trains {past[-1].path} on, with rank {rank} and alpha {alpha}; pass --rank {rank} --alpha {alpha}"
         )
+
+
+def _check_routable(past: Sequence[AdapterFolder], gating: Gating, reference: ModelReference) -> None:
+    """Check that earlier adapters have distributions, taken as the new one's will be."""
+    new = {"base_model": {"id": reference.id, "fingerprint": reference.fingerprint}, "data": []}
+    new |= {"source": "base", "pool": gating.pool, "text": gating.text}
+    records = [(member.features, read_record(member.features)) for member in past]
+    agree([(Path("this run"), new), *records])
 
 
 def _choose_rows(task: Task, options: TrainOptions) -> Sequence[Example]:

@@ -21,6 +21,7 @@ from clora_cli.training.plan import Plan
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clora_cli.distribution import Distribution
     from clora_cli.training.build import Built
     from clora_cli.training.loop import PenaltyTrainer
     from clora_cli.training.penalties import Penalties
@@ -41,6 +42,7 @@ class _Result:
         config: PEFT's configuration.
         state: What the methods keep for later.
         relations: By method, its last relations to earlier adapters.
+        distribution: The new adapter's feature distribution, if the method routes.
     """
 
     history: list[dict[str, Any]]
@@ -48,6 +50,7 @@ class _Result:
     config: Mapping[str, Any]
     state: Mapping[str, Tensor]
     relations: Mapping[str, Sequence[float]]
+    distribution: Distribution | None
 
 
 def train_task(
@@ -155,6 +158,7 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
         config=config,
         state=state,
         relations=penalties.relations() if penalties else {},
+        distribution=built.gates.distribution if built.gates else None,
     )
 
 
@@ -197,6 +201,7 @@ def _trainer(
         data_collator=Collator(backbone.tokenizer),
         processing_class=backbone.tokenizer,
         penalties=penalties,
+        gates=built.gates,
         probe=probe,
         past=[member.task for member in plan.past],
         decoder_inputs=(lambda labels: shift(labels=labels)) if shift else None,
@@ -225,7 +230,7 @@ def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
     manifest = plan.manifest(argv, {"last_step": last} | ({"relations": relations} if relations else {}))
     log = "".join(json.dumps(record, sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(manifest)}
-    write_adapter(plan.out, result.tensors, _plain(result.config), manifest, texts, result.state)
+    write_adapter(plan.out, result.tensors, _plain(result.config), manifest, texts, result.state, result.distribution)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+from clora_cli.transforming.expanding import ExpandOptions, ExpandPlan, expand_packages, plan_expand
+from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, plan_features
 from clora_cli.transforming.merging import MergeOptions, MergePlan, merge_adapters, plan_merge
+from clora_cli.transforming.taking import FeatureResult, sizes, take_features
 
-__all__ = ["MergeOptions", "MergePlan", "merge_adapters", "plan_merge"]
+__all__ = [
+    "ExpandOptions",
+    "ExpandPlan",
+    "FeatureJob",
+    "FeatureOptions",
+    "FeaturePlan",
+    "FeatureResult",
+    "MergeOptions",
+    "MergePlan",
+    "expand_packages",
+    "merge_adapters",
+    "plan_expand",
+    "plan_features",
+    "plan_merge",
+    "sizes",
+    "take_features",
+]

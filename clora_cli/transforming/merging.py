@@ -18,7 +18,7 @@ from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_mo
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.lora import Factor
 from clora_cli.merges import Merge, merge_sites
-from clora_cli.package import AdapterFolder, finished
+from clora_cli.package import AdapterFolder, base_name, finished
 from clora_cli.progress import Advance, Progress, Silent
 
 __all__ = ["DTYPES", "MergeOptions", "MergePlan", "merge_adapters", "plan_merge"]
@@ -202,7 +202,7 @@ def plan_merge(members: Sequence[AdapterFolder], options: MergeOptions) -> Merge
     if options.weights and len(options.weights) != len(members):
         raise OptionError(f"--weights gives {len(options.weights)} weights for {len(members)} adapters")
     needs_model = options.into_model or "base" in merge.needs
-    reference = find_model(options.model or _base_name(members)) if needs_model or options.model else None
+    reference = find_model(options.model or base_name(members)) if needs_model or options.model else None
     plan = MergePlan(options, merge, members, reference)
     _check_shapes(plan)
     _check_names(members, reference)
@@ -239,13 +239,6 @@ def _by_site(member: AdapterFolder) -> dict[str, dict[str, Tensor]]:
         if slash:
             found.setdefault(site, {})[what] = tensor
     return found
-
-
-def _base_name(members: Sequence[AdapterFolder]) -> str:
-    name = next((str(member.base["id"]) for member in members if member.base.get("id")), None)
-    if name is None:
-        raise OptionError("no adapter says which base model it stands on; pass --model")
-    return name
 
 
 def _check_shapes(plan: MergePlan) -> None:

@@ -8,7 +8,7 @@ from support import write_random_adapter
 from clora_cli.data import load_task
 from clora_cli.errors import DataError, MismatchError, OptionError
 from clora_cli.evaluation import EvalOptions, evaluate
-from clora_cli.evaluation.evaluate import active
+from clora_cli.evaluation.combine import active
 from clora_cli.package import read_package
 
 
@@ -131,7 +131,7 @@ def test_open_ended_tasks_are_scored_by_rouge_l(tmp_path, package, monkeypatch):
     task = load_task(str(path), metric="rouge-l")
     lengths = []
 
-    def half(prompts, length, done):
+    def half(prompts, length, done, before):
         lengths.append(length)
         return [" ".join(row.references[0].split()[:2]) for row in prompts.examples]
 
@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused(package, loaded, tmp_path, backbone, model
     write_random_adapter(tmp_path / "more" / "third", backbone("llama"), stage=3, combine="task-id")
     mixed = read_package([tmp_path / "adapters", tmp_path / "more"])
     with pytest.raises(
-        OptionError, match=r"do not agree on how to be combined; pass --combine sum\|last\|task-id\|none"
+        OptionError, match=r"do not agree on how to be combined; pass --combine sum\|last\|route\|task-id\|none"
     ):
         evaluate(mixed, loaded, EvalOptions(device="cpu"))
 
@@ -180,7 +180,7 @@ def test_a_task_without_rows_in_a_split_is_told(package, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("combine", "route"),
+        ("combine", "routed"),
         ("score", "best"),
         ("split", "train"),
         ("dtype", "int8"),

@@ -57,9 +57,10 @@ def factors(seed=0, *, past=True, sites=2, rank=3, size=5, zero_b=False):
 def test_defaults_construct_a_frozen_method(name):
     method = registry.load("methods", name)()
     assert isinstance(method, Method)
-    assert method.past in {"none", "sum", *registry.names("merges")}
+    assert method.past in {"none", "sum", "route", *registry.names("merges")}
+    assert (method.past == "route") == (method.gating() is not None)
     assert method.start in {"fresh", "previous"}
-    assert method.combine in {"sum", "last", "task-id", *registry.names("merges")}
+    assert method.combine in {"sum", "last", "route", "task-id", *registry.names("merges")}
     with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):
         method.combine = "last"
     assert method == registry.load("methods", name)()

@@ -11,10 +11,12 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
+from routed import give_distribution
 from support import FAMILIES, Signals, contents, options_for, train, write_random_adapter
 
 from clora_cli import registry
 from clora_cli.adapters import AdapterBank
+from clora_cli.data import load_task
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.package import read_package
 from clora_cli.training import make_plan, train_task
@@ -29,9 +31,10 @@ def logits(backbone, model=None):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", [*registry.names("methods"), "o-lora+n-lora"])
-def test_every_method_trains_an_adapter_that_peft_loads(tmp_path, plan_for, backbone, family, method):
+def test_every_method_trains_an_adapter_that_peft_loads(tmp_path, plan_for, backbone, tasks, family, method):
     base, other = backbone(family), backbone(family)
     past = write_random_adapter(tmp_path / "adapters" / "second", base, stage=1)
+    give_distribution(past.path, base, load_task(str(tasks["second"])).train, data="second")
     before = contents(past.path)
     folder, trained = train_task(plan_for(family=family, method=method))
     assert trained

@@ -1,0 +1,104 @@
+"""``clora expand`` (layer L4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
+from clora_cli.cli._output import Terminal, emit
+from clora_cli.errors import OptionError
+
+if TYPE_CHECKING:
+    from clora_cli.transforming import ExpandPlan
+
+__all__ = ["expand"]
+
+
+def expand(
+    packages: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Packages and adapter folders, in any mixture; also PEFT's own folders.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Package to write.")] = Path("expanded.pkg"),
+    on_conflict: Annotated[
+        str,
+        typer.Option(
+            help="Another adapter of a task that is there already: error refuses, keep leaves the later one out, "
+            "rename calls it TASK-2."
+        ),
+    ] = "error",
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="OLD=NEW", help="Rename a task; OLD may be PACKAGE/TASK; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another package at --out.")] = False,
+    config: ConfigOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Unite packages without training: the members of all, each with its feature distribution, as one package.
+
+    Adapters are copied, inputs stay as they are, and removing a member of the result leaves what the union of the others
+    would have been. Every member must have a feature distribution that compares with the others', so that inputs can be
+    routed among them; where one has none, the command that gives it one is told.
+
+    Example: clora expand supernI.pkg longseq.pkg -o both.pkg
+    """
+    output = form(json, quiet)
+    from clora_cli.transforming import ExpandOptions, expand_packages, plan_expand
+
+    terminal = Terminal(output)
+    options = ExpandOptions(out=out, on_conflict=on_conflict, rename=_renames(rename or ()))
+    plan = plan_expand(packages, options, progress=terminal)
+    data: dict[str, Any] = {"schema": "clora.expand/1", "path": str(out), "members": _facts(plan)}
+    if dry_run:
+        emit(output, text=f"would write {out}\n{_table(plan)}", data=data, brief=str(out))
+        return
+    path, made = expand_packages(plan, force=force, progress=terminal)
+    text = f"{path}{'' if made else '  (up to date)'}\n{_table(plan)}"
+    emit(output, text=text, data={**data, "made": made}, brief=str(path))
+
+
+def _renames(pairs: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        old, equals, new = pair.rpartition("=")
+        if not equals or not old:
+            raise OptionError(f"--rename {pair}: give OLD=NEW")
+        if found.setdefault(old, new) != new:
+            raise OptionError(f"--rename gives '{old}' two names, {found[old]} and {new}")
+    return found
+
+
+def _facts(plan: ExpandPlan) -> list[dict[str, Any]]:
+    return [
+        {
+            "task": member.task,
+            "stage": member.stage,
+            "path": str(plan.options.out / member.task),
+            "source": str(member.path),
+            "origin": dict(member.origin),
+            "method": None if member.is_bare else member.folder.manifest["method"]["name"],
+            "rows": member.routable.count if member.routable else None,
+            "second_moment": member.routable.second if member.routable else None,
+        }
+        for member in plan.members
+    ]
+
+
+def _table(plan: ExpandPlan) -> str:
+    lines = [f"{'stage':>5}  {'task':<20} {'from package':<20} {'method':<16} {'rows':>7}  second moments"]
+    for fact in _facts(plan):
+        stage = "-" if fact["stage"] is None else fact["stage"]
+        lines.append(
+            f"{stage:>5}  {fact['task']:<20} {fact['origin']['package']:<20} {fact['method'] or '-':<16} "
+            f"{fact['rows']:>7}  {fact['second_moment']}"
+        )
+    return "\n".join(lines)

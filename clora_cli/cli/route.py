@@ -1,0 +1,236 @@
+"""``clora route`` (layer L4)."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_module
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clora_cli import registry
+from clora_cli.cli._options import (
+    ColumnsOption,
+    ConfigOption,
+    DeviceOption,
+    DryRunOption,
+    DtypeOption,
+    QuietOption,
+    complete_task,
+)
+from clora_cli.cli._output import Form, Terminal, emit
+from clora_cli.cli._routing import (
+    AbstainOption,
+    CalibrateOption,
+    RouteLayerOption,
+    RouteModuleOption,
+    SimilarityOption,
+    TemperatureOption,
+    TopKOption,
+    route_choices,
+)
+from clora_cli.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clora_cli.data import Task
+    from clora_cli.evaluation.dispatch import Decided, Dispatcher
+    from clora_cli.evaluation.inputs import Input
+    from clora_cli.progress import Advance
+    from clora_cli.routes import Routes
+
+__all__ = ["route"]
+
+
+def route(
+    adapters: Annotated[
+        list[Path], typer.Argument(help="Adapter folders or packages, in any mixture.", show_default=False)
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-d",
+            "--data",
+            help="Task, file of rows, or - for JSON lines on stdin; repeatable. Stdin by default.",
+            autocompletion=complete_task,
+        ),
+    ] = None,
+    similarity: SimilarityOption = None,
+    top_k: TopKOption = None,
+    temperature: TemperatureOption = None,
+    route_layer: RouteLayerOption = None,
+    route_module: RouteModuleOption = None,
+    abstain: AbstainOption = None,
+    calibrate: CalibrateOption = None,
+    per_site: Annotated[bool, typer.Option("--per-site", help="Also print the weights at each site.")] = False,
+    split: Annotated[str, typer.Option(help="Of tasks: test, dev or train.")] = "test",
+    limit: Annotated[int, typer.Option("-L", "--limit", help="Take the first so many inputs; 0 takes all.")] = 0,
+    batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Inputs read and decided at once.")] = 32,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a Hub model.")] = None,
+    columns: ColumnsOption = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    heatmap: Annotated[
+        Path | None, typer.Option(help="Draw the mean weights, tasks by adapters: .png, .svg or .pdf.")
+    ] = None,
+    confusion: Annotated[
+        Path | None, typer.Option(help="Write the confusion matrix of tasks and adapters to this JSON file.")
+    ] = None,
+    config: ConfigOption = None,
+    dry_run: DryRunOption = False,
+    json: Annotated[bool, typer.Option("--json", help="Accepted; JSON lines are the output anyway.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Tell which adapter each input goes to, as JSON lines in the inputs' order.
+
+    Rows of stdin and files keep their fields and get "adapter", null for the base model, and "weights" by adapter. With
+    --quiet just the adapter's name. Where the inputs' tasks are known, a confusion matrix follows on stderr.
+
+    Example: clora route adapters --data mnli --data cb --similarity l2 --heatmap weights.png
+    """
+    output = Form.QUIET if quiet else Form.TEXT
+    from clora_cli.evaluation.dispatch import Dispatcher
+    from clora_cli.evaluation.routing import RouteSettings, calibration_tasks, open_source, route_options
+    from clora_cli.package import read_package
+    from clora_cli.reporting.routes import check_ending
+
+    if heatmap is not None:
+        check_ending(heatmap)
+    sources = data or _standard_input()
+    if sources.count("-") > 1:
+        raise OptionError("--data - is given twice, and stdin can be read once")
+    members = read_package(adapters)
+    given = route_choices(similarity, top_k, temperature, route_layer, route_module, abstain)
+    options = route_options(members, given, top_k=0)
+    if calibrate and not options.abstain:
+        raise OptionError("--calibrate has nothing to calibrate; pass --abstain too")
+    settings = RouteSettings(
+        model=model,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        batch_size=batch_size,
+        split=split,
+        limit=limit,
+        columns=registry.split_options(columns or ()),
+    )
+    dispatcher = Dispatcher(members, options, settings)
+    inputs = [open_source(source, sys.stdin.buffer, settings) for source in sources]
+    calibration = calibration_tasks(members, calibrate or (), settings.columns) if options.abstain else []
+    told = _told(dispatcher)
+    if dry_run:
+        emit(Form.JSON if json else output, text=f"would route {told}", data=_plan(dispatcher), brief=told)
+        return
+    terminal = Terminal(output)
+    _prepare(dispatcher, calibration, terminal, told)
+    tally = dispatcher.tally(panels=heatmap is not None)
+    with _tracked(terminal, inputs) as advance:
+        for decided in dispatcher.decide(chain.from_iterable(inputs)):
+            tally.add(decided)
+            _print(decided, dispatcher.names, quiet=quiet, per_site=per_site)
+            advance(len(decided.inputs), "")
+    _report(tally.routes(dispatcher.how), terminal, heatmap, confusion)
+
+
+def _standard_input() -> list[str]:
+    if sys.stdin.isatty():
+        raise OptionError("nothing to route: pass --data, or JSON lines on stdin")
+    return ["-"]
+
+
+def _prepare(dispatcher: Dispatcher, calibration: Sequence[Task], terminal: Terminal, told: str) -> None:
+    terminal.note(f"routing {told}")
+    if dispatcher.guide.record["source"] != "base":
+        terminal.warn(
+            "the distributions were taken with --source adapted, inputs are looked at by the base model alone: "
+            "their features differ above the first layer"
+        )
+    rows = dispatcher.start(calibration)
+    if rows:
+        threshold = dispatcher.routing.threshold
+        terminal.note(
+            f"inputs of a nearness below {threshold:.6g} go to the base model: {100 * dispatcher.options.abstain:g} % of "
+            f"{rows} dev rows"
+        )
+
+
+def _told(dispatcher: Dispatcher) -> str:
+    options, sites = dispatcher.options, len(dispatcher.guide.sites)
+    share = f"top {options.top_k}" if options.top_k else "all weighted"
+    layer = "" if options.layer == "all" else f" of layer {options.layer}"
+    return (
+        f"among {len(dispatcher.members)} adapters of {dispatcher.reference.id}: {dispatcher.routing.similarity}, {share}, "
+        f"temperature {options.temperature:g}, decided at {sites} site{'s' * (sites != 1)}{layer}"
+    )
+
+
+def _plan(dispatcher: Dispatcher) -> dict[str, Any]:
+    return {
+        "schema": "clora.plan/1",
+        "adapters": dispatcher.names,
+        "base_model": dispatcher.reference.id,
+        **dispatcher.how,
+    }
+
+
+def _tracked(terminal: Terminal, inputs: Sequence[Iterable[Input]]) -> contextlib.AbstractContextManager[Advance]:
+    """Show progress where the number of inputs is known and the output does not pass over the same screen."""
+    sized = [one for one in inputs if isinstance(one, list)]
+    if len(sized) < len(inputs) or sys.stdout.isatty():
+        return contextlib.nullcontext(lambda done, status: None)
+    return terminal.track("route", sum(map(len, sized)))
+
+
+def _print(decided: Decided, names: Sequence[str], *, quiet: bool, per_site: bool) -> None:
+    lines = []
+    for row, (one, chosen) in enumerate(zip(decided.inputs, decided.chosen, strict=True)):
+        name = None if chosen is None else names[chosen]
+        if quiet:
+            lines.append(name or "")
+            continue
+        entry = {**one.fields, "adapter": name, "weights": _named(decided.weights[row], names)}
+        if per_site:
+            entry["sites"] = {site: _named(weights[row], names) for site, weights in decided.sites.items()}
+        lines.append(_line(entry))
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _named(weights: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Return the weights by adapter, the largest first, those of the same size by stage; zeros are left out."""
+    values = weights.tolist()
+    order = sorted(range(len(names)), key=lambda number: -values[number])
+    return {names[number]: rounded for number in order if (rounded := round(values[number], 6))}
+
+
+def _line(entry: dict[str, Any]) -> str:
+    text = json_module.dumps(entry, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair in the input, or a terminal without Unicode
+        return json_module.dumps(entry, default=str)
+    return text
+
+
+def _report(routes: Routes, terminal: Terminal, heatmap: Path | None, confusion: Path | None) -> None:
+    from clora_cli.files import to_json, write_text
+    from clora_cli.reporting.routes import confusion_table, draw_routes, routes_json
+
+    if routes.known:
+        terminal.note(confusion_table(routes))
+    if confusion is not None:
+        if not any(routes.tasks):
+            terminal.warn(f'{confusion} holds no task: no input names its own; add a "task" field to the rows')
+        write_text(confusion, to_json(routes_json(routes)))
+    if heatmap is not None and routes.tasks:
+        draw_routes(routes, heatmap)
+    elif heatmap is not None:
+        terminal.warn(f"{heatmap} was not drawn: there was no input")

@@ -1,0 +1,200 @@
+"""``clora stat-features`` (layer L4)."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clora_cli.cli._launch import relaunch
+from clora_cli.cli._options import (
+    ColumnsOption,
+    ConfigOption,
+    DeviceOption,
+    DryRunOption,
+    DtypeOption,
+    JsonOption,
+    QuietOption,
+    complete_task,
+    form,
+)
+from clora_cli.cli._output import Form, Terminal, emit
+
+if TYPE_CHECKING:
+    from clora_cli.privacy import Guarantee
+    from clora_cli.transforming import FeaturePlan, FeatureResult
+
+__all__ = ["stat_features"]
+
+
+def stat_features(
+    adapters: Annotated[
+        list[Path], typer.Argument(help="Adapter folders or packages, also bare PEFT folders.", show_default=False)
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-d",
+            "--data",
+            metavar="DATA|TASK=DATA",
+            help="Whose inputs to read; repeatable. Each adapter's own training data by default. With several adapters, "
+            "TASK= says for which.",
+            autocompletion=complete_task,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a Hub model.")] = None,
+    source: Annotated[
+        str,
+        typer.Option(help="base: features of the frozen model; adapted: with the adapter itself at work."),
+    ] = "base",
+    pool: Annotated[str, typer.Option(help="prompt-mean over tokens, or the last token.")] = "prompt-mean",
+    text: Annotated[str, typer.Option(help="prompt: all of it; body: without instruction and cue.")] = "prompt",
+    second_moment: Annotated[
+        str, typer.Option(help="none, diag (variances) or full (covariances); mahalanobis routing needs them.")
+    ] = "none",
+    layer: Annotated[
+        str, typer.Option(help="all, middle, last or a block's number; the pass ends at the last one needed.")
+    ] = "all",
+    module: Annotated[str, typer.Option(help="Ending of the sites to take, such as v_proj; all by default.")] = "",
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "train",
+    limit: Annotated[
+        int, typer.Option("-L", "--limit", help="Rows of a task at most, drawn by the seed; 0 takes all.")
+    ] = 0,
+    max_length: Annotated[int, typer.Option(help="Tokens of an input.")] = 512,
+    batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Inputs of one forward pass.")] = 32,
+    min_count: Annotated[int, typer.Option(help="Refuse a distribution of fewer inputs; 0 takes any.")] = 10,
+    dp_epsilon: Annotated[
+        float | None, typer.Option(help="Release with differential privacy of this epsilon; needs --dp-delta.")
+    ] = None,
+    dp_delta: Annotated[float | None, typer.Option(help="Its delta: far below one over the number of inputs.")] = None,
+    dp_clip: Annotated[
+        float, typer.Option(help="Its clipping radius, in mean distances of public texts from their centre.")
+    ] = 1.0,
+    columns: ColumnsOption = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    nproc: Annotated[int, typer.Option(help="Processes, which share the inputs out; the result is the same.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the rows that --limit draws; never of privacy's noise.")] = 42,
+    add: Annotated[bool, typer.Option("--add", help="Add these rows to the distributions that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace distributions that were made differently.")] = False,
+    config: ConfigOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Give adapters the feature distributions that routing goes by: one pass over their tasks' inputs.
+
+    Writes features.safetensors into each adapter folder and changes nothing else in it. Prints the files' paths. The same
+    call again finds them up to date.
+
+    Example: clora stat-features adapters --second-moment full
+    """
+    output = form(json, quiet)
+    from clora_cli.package import read_package
+    from clora_cli.registry import split_options
+    from clora_cli.transforming import FeatureOptions, plan_features, take_features
+
+    members = read_package(adapters, distinct=False)
+    named = any(member.base.get("id") for member in members)
+    options = FeatureOptions(
+        data=tuple(data or ()),
+        columns=split_options(columns or ()),
+        model=model or (None if named else os.environ.get("CLORA_MODEL")),
+        revision=revision,
+        source=source,  # type: ignore[arg-type]  # the engine checks these four
+        pool=pool,  # type: ignore[arg-type]
+        text=text,  # type: ignore[arg-type]
+        second_moment=second_moment,  # type: ignore[arg-type]
+        layer=layer,
+        module=module,
+        split=split,
+        limit=limit,
+        max_length=max_length,
+        batch_size=batch_size,
+        min_count=min_count,
+        privacy=_guarantee(dp_epsilon, dp_delta, dp_clip),
+        dtype=dtype,
+        device=device,
+        seed=seed,
+    )
+    if nproc != 1 and not dry_run:
+        relaunch(nproc)
+    plan = plan_features(members, options, force=force, add=add)
+    if dry_run:
+        _emit_plan(output, plan)
+        return
+    terminal = Terminal(output)
+    for note in dict.fromkeys(f"{one.task.name}: {n}" for job in plan.jobs for one in job.rows for n in one.task.notes):
+        terminal.note(f"note: {note}")
+    results = take_features(plan, terminal)
+    if options.privacy is not None and (most := max(len(one.distribution.sites) for one in results)) > 1:
+        terminal.note(
+            f"note: {most} sites share the privacy budget; with --layer and --module fewer get less noise each"
+        )
+    emit(
+        output,
+        text="\n".join(f"{one.member.features}  ({_told(one)})" for one in results),
+        data={"schema": "clora.stat-features/1", "distributions": [_data(one) for one in results]},
+        brief="\n".join(str(one.member.features) for one in results),
+    )
+
+
+def _guarantee(epsilon: float | None, delta: float | None, clip: float) -> Guarantee | None:
+    if epsilon is None and delta is None:
+        return None
+    if epsilon is None or delta is None:
+        raise typer.BadParameter("--dp-epsilon and --dp-delta go together: pass both")
+    from clora_cli.privacy import Guarantee
+
+    return Guarantee(epsilon, delta, clip)
+
+
+def _told(result: FeatureResult) -> str:
+    record = result.distribution.record
+    privacy = record.get("privacy")
+    second = {"none": "means", "diag": "means and variances", "full": "means and covariances"}[record["second_moment"]]
+    private = f", private with epsilon {privacy['epsilon']:g} and delta {privacy['delta']:g}" if privacy else ""
+    rows, sites = result.distribution.count, len(result.distribution.sites)
+    return f"{rows} rows, {sites} {'site' if sites == 1 else 'sites'}, {second}{private}; {result.state}"
+
+
+def _data(result: FeatureResult) -> dict[str, Any]:
+    told = ("source", "pool", "text", "second_moment", "layer", "module", "data", "privacy")
+    return {
+        "adapter": str(result.member.path),
+        "task": result.member.task,
+        "path": str(result.member.features),
+        "state": result.state,
+        "rows": result.distribution.count,
+        "sites": sorted(result.distribution.sites),
+        **{name: result.distribution.record[name] for name in told},
+    }
+
+
+def _emit_plan(output: Form, plan: FeaturePlan) -> None:
+    from clora_cli.transforming import sizes
+
+    lines, entries = [], []
+    for job, widths in sizes(plan).items():
+        batches = math.ceil(job.count / plan.options.batch_size)
+        numbers = {"none": 0, "diag": 8, "full": 4}[plan.options.second_moment]
+        square = plan.options.second_moment == "full"
+        size = sum(8 * width + numbers * (width * width if square else width) for width in widths.values())
+        entry = {"path": str(job.member.features), "task": job.member.task, "state": job.state, "data": job.tasks}
+        entries.append({**entry, "rows": job.count, "batches": batches, "sites": widths, "bytes": size})
+        lines.append(
+            f"{job.member.features}: {job.count} rows of {job.tasks} in {batches} batches, {len(widths)} sites, "
+            f"{size / 1024:.0f} KiB; would be {job.state}"
+        )
+    emit(
+        output,
+        text="\n".join(lines),
+        data={"schema": "clora.plan/1", "distributions": entries},
+        brief="\n".join(str(job.member.features) for job in plan.jobs),
+    )

@@ -1,0 +1,74 @@
+"""Rows one after another, as they come: JSON lines from a pipe, or a file that is read as far as is asked (layer L1)."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from clora_cli.data.bundled import bundled_name
+from clora_cli.data.files import READERS, Record, read_records
+from clora_cli.data.known import canonical
+from clora_cli.data.layouts import is_task_file
+from clora_cli.errors import DataError
+
+__all__ = ["read_lines", "row_file", "stream_records"]
+
+
+def row_file(name: str) -> Path | None:
+    """Return the file of rows that ``--data`` names; None if it names a task, whatever that is.
+
+    A file whose ending is known is one, and so is a named pipe; a file that holds a whole task with its definition is none.
+    """
+    path = Path(name).expanduser()
+    if bundled_name(name) or canonical(name):
+        return None
+    if path.is_fifo():
+        return path
+    return path if path.suffix.lower() in READERS and path.is_file() and not is_task_file(path) else None
+
+
+def stream_records(path: Path) -> Iterator[Record]:
+    """Yield the rows of a file; JSON lines are read one by one, files of other kinds as a whole.
+
+    Raises:
+        DataError: As ``read_records`` and ``read_lines``, when the row is reached.
+    """
+    if path.suffix.lower() != ".jsonl" and not path.is_fifo():
+        yield from read_records(path)
+        return
+    try:
+        with path.open("rb") as file:
+            yield from read_lines(file, str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+
+
+def read_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
+    """Yield the rows of a stream of JSON lines, no line of it read before it is asked for; blank lines are left out.
+
+    Args:
+        stream: Lines with their ends.
+        name: What the stream is, for messages, such as ``standard input``.
+
+    Raises:
+        DataError: A line is not UTF-8, not JSON or no object; the message has its number.
+    """
+    for number, line in enumerate(stream, start=1):
+        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if text.strip():
+            yield Record(name, "line", number, _fields(text, f"{name}, line {number}"))
+
+
+def _fields(line: bytes, where: str) -> Mapping[str, object]:
+    try:
+        value: object = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text; convert it to UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        why = getattr(error, "msg", str(error))
+        raise DataError(f"{where}: not valid JSON ({why}); mend or remove the line") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object with named fields, not {type(value).__name__}")
+    return value

@@ -1,0 +1,102 @@
+"""How adapters take part when a package is evaluated (layer L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from clora_cli import registry
+from clora_cli.adapters import AdapterBank
+from clora_cli.backbone import Backbone
+from clora_cli.data import Task
+from clora_cli.evaluation.answers import Before, Prompts
+from clora_cli.evaluation.guide import Guide
+from clora_cli.evaluation.options import MERGES
+from clora_cli.evaluation.routed import RoutedAdapters
+from clora_cli.lora import Factor
+from clora_cli.merges import merge_sites
+from clora_cli.package import AdapterFolder
+from clora_cli.routing import RouteOptions
+
+__all__ = ["Combination", "Fixed", "Routed", "active"]
+
+
+def active(members: Sequence[AdapterFolder], combine: str, task: str) -> list[AdapterFolder]:
+    """Return the adapters that a combination uses for a task: an unknown task gets none under ``task-id``."""
+    if combine == "last":
+        return list(members[-1:])
+    if combine == "task-id":
+        return [member for member in members if member.task == task]
+    return [] if combine == "none" else list(members)
+
+
+class Combination(Protocol):
+    """Puts adapters into the base model."""
+
+    def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> Before | None:
+        """Make these adapters act on a task's prompts.
+
+        Args:
+            adapters: From ``active``.
+            name: The task.
+            prompts: What will be answered.
+
+        Returns:
+            What is to be called before each batch, if anything.
+        """
+
+
+class Fixed:
+    """Adds adapters up, or merges them, for all inputs alike; they stay in the model while the same ones are asked for."""
+
+    def __init__(self, bank: AdapterBank, members: Sequence[AdapterFolder], combine: str) -> None:
+        self._bank, self._combine = bank, combine
+        self._deltas = {member.path: member.deltas() for member in members}
+        self._now: tuple[Path, ...] | None = None
+
+    def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> None:
+        """Make these adapters act."""
+        paths = tuple(adapter.path for adapter in adapters)
+        if paths == self._now:
+            return
+        chosen = [self._deltas[path] for path in paths]
+        self._bank.activate([self._merged(chosen)] if chosen and self._combine in MERGES else chosen)
+        self._now = paths
+
+    def _merged(self, adapters: Sequence[Mapping[str, Factor | Tensor]]) -> Mapping[str, Factor | Tensor]:
+        return dict(merge_sites(registry.load("merges", self._combine)(), adapters, torch.ones(len(adapters))))
+
+
+class Routed:
+    """Lets each input choose among the adapters.
+
+    Args:
+        backbone: The base model.
+        bank: Its bank.
+        members: The adapters.
+        options: How.
+        calibration: Tasks of whose dev rows the share ``options.abstain`` may get no adapter; none to never abstain.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        bank: AdapterBank,
+        members: Sequence[AdapterFolder],
+        options: RouteOptions,
+        calibration: Sequence[Task] = (),
+    ) -> None:
+        guide = Guide(backbone.reference, members, options, backbone=backbone)
+        self._threshold = guide.threshold(calibration)[0] if calibration else None
+        self._bank, self._adapters = bank, RoutedAdapters(bank, guide, members)
+
+    def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> Before | None:
+        """Make these adapters, the first ones of the package, stand for choice."""
+        if not adapters:
+            self._bank.clear()
+            return None
+        return self._adapters.gates(name, prompts.examples, len(adapters), chat=prompts.chat, threshold=self._threshold)

@@ -1,0 +1,159 @@
+"""Inputs to adapters, batch by batch, in the order in which they come (layer L3): the engine of ``clora route``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clora_cli.backbone import load_backbone, pick_device
+from clora_cli.base_model import check_base, find_model
+from clora_cli.data import Task
+from clora_cli.errors import CloraError, DataError, OptionError
+from clora_cli.evaluation.guide import Guide
+from clora_cli.evaluation.inputs import Input, in_batches
+from clora_cli.evaluation.routing import RouteSettings, tasks_known
+from clora_cli.evaluation.tally import Tally, mean_over, panels_of
+from clora_cli.features import prompt_ids
+from clora_cli.package import AdapterFolder
+from clora_cli.routing import RouteOptions
+
+__all__ = ["Decided", "Dispatcher"]
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """Where a batch of inputs goes.
+
+    Attributes:
+        inputs: The inputs, in order.
+        sites: Deciding site to weights, shape (input, adapter); rows of 0 for inputs that abstain.
+    """
+
+    inputs: Sequence[Input]
+    sites: Mapping[str, Tensor]
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The mean over sites, shape (input, adapter)."""
+        return mean_over(self.sites, list(self.sites))
+
+    @cached_property
+    def chosen(self) -> list[int | None]:
+        """For each input the number of the adapter of the largest mean weight, the first of equals; None if it abstains."""
+        best = self.weights.max(dim=1)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [number if weight > 0 else None for number, weight in pairs]
+
+
+class Dispatcher:
+    """Sends inputs to adapters.
+
+    Everything about the adapters is read and checked at once; the base model is loaded by ``start``.
+
+    Args:
+        members: The adapters, at least one, each with a feature distribution.
+        options: How inputs choose.
+        settings: What to run on.
+
+    Raises:
+        CloraError: If the adapters, the base model and the options do not fit together.
+    """
+
+    def __init__(self, members: Sequence[AdapterFolder], options: RouteOptions, settings: RouteSettings) -> None:
+        self.members, self.options = members, options
+        names = [str(member.base["id"]) for member in members if member.base.get("id")]
+        self.known = [tasks_known(member) for member in members]
+        if settings.model is None and not names:
+            raise OptionError("no adapter says which base model it stands on; pass --model")
+        self.reference = find_model(settings.model or names[0], settings.revision)
+        for member in members:
+            check_base(member.base, self.reference, member.path)
+        self._settings = settings
+        self._device = pick_device(settings.device)
+        self.guide = Guide(self.reference, members, options, batch_size=settings.batch_size)
+        self.routing = self.guide.routing()
+
+    @property
+    def names(self) -> list[str]:
+        """The adapters' names."""
+        return [member.task for member in self.members]
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """How inputs choose, every choice made: ``similarity`` is no longer ``auto``."""
+        return {
+            **self.options.recorded(),
+            "similarity": self.routing.similarity,
+            "threshold": self.routing.threshold,
+            "sites": list(self.guide.sites),
+        }
+
+    def start(self, calibration: Sequence[Task] = ()) -> int:
+        """Load the base model; find the threshold if inputs may abstain.
+
+        Args:
+            calibration: The tasks of whose dev rows the share ``options.abstain`` is to lie below the threshold; each
+                has dev rows.
+
+        Returns:
+            The number of dev rows that the threshold comes from.
+        """
+        self.guide.backbone = load_backbone(self.reference, device=self._device, dtype=self._settings.dtype)
+        if not (self.options.abstain and calibration):
+            return 0
+        self.routing.threshold, rows = self.guide.threshold(calibration)
+        return rows
+
+    def tally(self, *, panels: bool = False) -> Tally:
+        """Return an empty tally; with ``panels`` it keeps the layers apart."""
+        return Tally(self.names, self.known, panels_of(self.guide.sites) if panels else {})
+
+    def decide(self, inputs: Iterable[Input]) -> Iterator[Decided]:
+        """Yield where inputs go, batch by batch, in their order.
+
+        Args:
+            inputs: Any number, read one batch at a time.
+
+        Raises:
+            DataError: If an instruction is longer than what the distributions were taken with.
+            CloraError: If the base model's numbers are not finite.
+        """
+        for batch in in_batches(inputs, self._settings.batch_size):
+            decided = Decided(batch, self.routing.weights(self.routing.similarities(self._features(batch))))
+            if not decided.weights.isfinite().all():
+                raise CloraError(f"{batch[0].where}: the base model's features are not finite; try --dtype float32")
+            yield decided
+
+    def _features(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
+        has_template = bool(getattr(self.guide.backbone.tokenizer, "chat_template", None))
+        found: dict[str, Tensor] = {}
+        for chat in (False, True):
+            rows = [row for row, one in enumerate(inputs) if (one.chat and has_template) is chat]
+            if rows:
+                for site, vectors in self._read([inputs[row] for row in rows], chat).items():
+                    found.setdefault(site, torch.empty(len(inputs), vectors.shape[1]))[rows] = vectors
+        return found
+
+    def _read(self, inputs: Sequence[Input], chat: bool) -> dict[str, Tensor]:
+        try:
+            return self.guide.features([one.example for one in inputs], chat=chat)
+        except DataError:
+            for one in inputs:
+                self._check_length(one, chat)
+            raise
+
+    def _check_length(self, one: Input, chat: bool) -> None:
+        record = self.guide.record
+        try:
+            prompt_ids(
+                self.guide.backbone, [one.example], text=record["text"], max_length=record["max_length"], chat=chat
+            )
+        except DataError as error:
+            raise DataError(
+                f"{one.where}: {error} (inputs are cut as those of `clora stat-features` were, by its --max-length)"
+            ) from error

@@ -1,0 +1,141 @@
+"""What routing goes by: how inputs choose, which tasks adapters know, what is read (layer L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from clora_cli.backbone import DTYPES
+from clora_cli.data import Task, load_task
+from clora_cli.data.streams import read_lines, row_file, stream_records
+from clora_cli.distribution import read_record
+from clora_cli.errors import ArtifactError, DataError, OptionError
+from clora_cli.evaluation.inputs import Input, inputs_of_rows, inputs_of_task
+from clora_cli.package import AdapterFolder
+from clora_cli.routing import RouteOptions
+
+__all__ = ["RouteSettings", "calibration_tasks", "open_source", "route_options", "tasks_known"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteSettings:
+    """What routing runs on.
+
+    Attributes:
+        model: Base model; None for the one that the adapters name.
+        revision: Revision of a Hub model.
+        dtype: Type of the base model's weights.
+        device: ``auto``, ``cpu``, ``cuda:0`` …
+        batch_size: Inputs of one forward pass, at least 1.
+        split: Of tasks: ``train``, ``dev`` or ``test``.
+        limit: Take the first so many inputs of each source; 0 for all.
+        columns: Role to column name, for files.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_size: int = 32
+    split: str = "test"
+    limit: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            OptionError: If a value is not one of those allowed.
+        """
+        for name, value, allowed in (("dtype", self.dtype, DTYPES), ("split", self.split, ("train", "dev", "test"))):
+            if value not in allowed:
+                raise OptionError(f"--{name} {value}: choose one of {', '.join(allowed)}")
+        if self.batch_size < 1:
+            raise OptionError(f"--batch-size {self.batch_size}: give a whole number of at least 1")
+        if self.limit < 0:
+            raise OptionError(f"--limit {self.limit}: give a whole number of at least 0")
+
+
+def route_options(members: Sequence[AdapterFolder], given: Mapping[str, Any], *, top_k: int = 1) -> RouteOptions:
+    """Return how inputs choose: as given, else as the adapters' method recorded it, else by default.
+
+    Args:
+        members: The adapters. Where two of them record different ways, none of these counts.
+        given: Fields of ``RouteOptions`` by name; None for those that were not given.
+        top_k: The default of this one field.
+
+    Raises:
+        OptionError: If a value is out of range.
+        ArtifactError: If an adapter records what is none of these options.
+    """
+    recorded = [_recorded(member) for member in members if member.manifest.get("method", {}).get("route")]
+    agreed = recorded[0] if recorded and all(one == recorded[0] for one in recorded) else {}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return RouteOptions(**{"top_k": top_k, **agreed, **chosen})
+
+
+def _recorded(member: AdapterFolder) -> dict[str, Any]:
+    route = member.manifest["method"]["route"]
+    known = {option.name: type(option.default) for option in fields(RouteOptions)}
+    right = isinstance(route, Mapping) and all(
+        name in known and (type(value) is known[name] or (known[name] is float and type(value) is int))
+        for name, value in route.items()
+    )
+    if not right:
+        raise ArtifactError(
+            f"adapter {member.path} records a way to route that this version does not know; upgrade clora or train it again"
+        )
+    return dict(route)
+
+
+def tasks_known(member: AdapterFolder) -> list[str]:
+    """Return the names of the tasks that an adapter knows: its own, its data's, and those its distribution is made of."""
+    made_of = [str(entry.get("name", "")) for entry in read_record(member.features)["data"]]
+    return list(dict.fromkeys(name for name in (member.task, *member.data_names, *made_of) if name))
+
+
+def calibration_tasks(
+    members: Sequence[AdapterFolder], names: Sequence[str], columns: Mapping[str, str] | None = None
+) -> list[Task]:
+    """Load the tasks whose dev rows say how near an input of a known task is.
+
+    Args:
+        members: The adapters.
+        names: What ``--data`` would call the tasks; empty for those that the adapters' data are.
+        columns: Role to column, for files.
+
+    Raises:
+        DataError: If a task cannot be loaded, or none has dev rows.
+    """
+    own = [member.data_names or tasks_known(member)[1:] for member in members]
+    wanted = list(names) or list(dict.fromkeys(name for found in own for name in found))
+    try:
+        tasks = [task for name in wanted if (task := load_task(name, columns=columns)).dev]
+    except DataError as error:
+        raise DataError(
+            f"--abstain is calibrated on dev rows, and {error}; or name the tasks with --calibrate"
+        ) from error
+    if not tasks:
+        raise DataError(
+            "--abstain is calibrated on dev rows, and there are none; name tasks that have some with --calibrate"
+        )
+    return tasks
+
+
+def open_source(name: str, stdin: Iterable[bytes], settings: RouteSettings) -> Iterable[Input]:
+    """Return the inputs that ``--data`` names: a list of a task's, or rows that are read as they are asked for.
+
+    Args:
+        name: A task, a file of rows, or ``-``.
+        stdin: The lines that ``-`` stands for.
+        settings: For ``split``, ``limit`` and ``columns``.
+
+    Raises:
+        DataError: If there is no such task, or its split is empty.
+    """
+    if name == "-":
+        return inputs_of_rows(read_lines(stdin, "standard input"), settings.columns, settings.limit)
+    if (path := row_file(name)) is not None:
+        return inputs_of_rows(stream_records(path), settings.columns, settings.limit)
+    return inputs_of_task(load_task(name, columns=settings.columns), settings.split, settings.limit)

@@ -1,0 +1,100 @@
+"""Train each LoRA with earlier ones as prior knowledge, chosen input by input by feature distributions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from clora_cli.distribution import Pool, Text
+from clora_cli.errors import OptionError
+from clora_cli.methods import Gating, Method
+from clora_cli.routing import RouteOptions
+
+__all__ = ["Pfd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pfd(Method):
+    """Train each LoRA with earlier ones as prior knowledge, chosen input by input by feature distributions.
+
+    ``W_0 h + sum_j softmax_j(Phi(x, D_j) / T) delta_j h`` (eq. 6) over the earlier, frozen adapters and the new one, or over
+    the most similar of them. D_j are moments of the base model's pooled features of task j's training inputs. They are
+    complete before the first step, and depend on no adapter: any packages' adapters go together afterwards
+    (``clora expand``). At test the same choice is made among all adapters, without the task's identity.
+
+    Args:
+        similarity: A router with its options, such as ``l2`` or ``mahalanobis,shrinkage=0.01``.
+        train_top_k: Adapters in an input's mixture while training; 0 for all.
+        test_top_k: The same at test; 0 for all.
+        temperature: T, above 0.
+        layer: Whose features decide: ``all`` has each site decide for itself, else ``middle``, ``last`` or a block's number.
+        module: Ending of the projections that decide, such as ``v_proj``; empty for all.
+        current: ``included`` gives the new adapter a place among the top-k whatever its similarity, so that it learns from
+            every row; ``compete`` may leave it without any, as the published code does.
+        floor: The new adapter's weight while training is at least this, in [0, 1).
+        pool: How features are pooled over the tokens of a prompt.
+        text: Take features of the whole ``prompt`` or of its ``body``, without instruction and cue.
+        second_moment: What to keep for later similarities; auto is ``full`` where the similarity needs second moments,
+            else ``none``.
+
+    References:
+        Exploiting Presentative Feature Distributions for Parameter-Efficient Continual Learning of Large Language Models,
+        ICML 2025, eq. 3-6; replaces the trained selection of SAPT, arXiv:2401.08295.
+        Differs: features come from the frozen base model, as the paper says, where its code takes them from the model
+        that is being trained. ``clora stat-features --source adapted`` takes them of the trained adapter.
+        Differs: the new task's distribution is complete from the start, where the published code updates it batch by
+        batch in half precision; the mean over tokens is not in the paper.
+        Differs: the new adapter always takes part; with ``current=compete`` and top-1, rows nearer to an old task teach
+        it nothing.
+        Differs: no paper has ``mahalanobis``.
+    """
+
+    past = "route"
+    combine = "route"
+
+    similarity: str = "l2"
+    train_top_k: int = 0
+    test_top_k: int = 0
+    temperature: float = 1.0
+    layer: str = "all"
+    module: str = ""
+    current: Literal["included", "compete"] = "included"
+    floor: float = 0.0
+    pool: Pool = "prompt-mean"
+    text: Text = "prompt"
+    second_moment: Literal["auto", "none", "diag", "full"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not 0 <= self.floor < 1:
+            raise OptionError(f"option floor={self.floor} of pfd: give a number in [0, 1)")
+        if not 0 < self.temperature < math.inf:
+            raise OptionError(f"option temperature={self.temperature} of pfd: give a number above 0")
+        for name in ("train_top_k", "test_top_k"):
+            if getattr(self, name) < 0:
+                raise OptionError(
+                    f"option {name}={getattr(self, name)} of pfd: give a number of at least 1, or 0 for all"
+                )
+        self.gating()  # knows whether there is such a router
+
+    def gating(self) -> Gating:
+        """Return how adapters are mixed in training, and at test."""
+        return Gating(
+            train=self._options(self.train_top_k),
+            test=self._options(self.test_top_k),
+            always=self.current == "included",
+            floor=self.floor,
+            pool=self.pool,
+            text=self.text,
+            second_moment=None if self.second_moment == "auto" else self.second_moment,
+        )
+
+    def _options(self, top_k: int) -> RouteOptions:
+        return RouteOptions(
+            similarity=self.similarity,
+            top_k=top_k,
+            temperature=self.temperature,
+            layer=self.layer,
+            module=self.module,
+        )

@@ -1,0 +1,216 @@
+"""Expand: the union of packages as one package, file to file, without training or a model (layer L3).
+
+A member of the union is its adapter folder, byte for byte, but for the entries of the manifest that say where it stands:
+``task``, ``stage`` and ``origin``, what it was called in the package that it was trained in. So a member that is removed
+from a union leaves what the union of the others would have been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from clora_cli.errors import MismatchError, OptionError, did_you_mean
+from clora_cli.files import new_folder
+from clora_cli.package import AdapterFolder, is_adapter, read_package
+from clora_cli.progress import Progress, Silent
+from clora_cli.transforming.member import Member
+from clora_cli.transforming.routable import check_bases, check_routable, tell_doubts
+
+__all__ = ["ExpandOptions", "ExpandPlan", "expand_packages", "plan_expand"]
+
+OnConflict = Literal["error", "keep", "rename"]
+_POLICIES: tuple[OnConflict, ...] = get_args(OnConflict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpandOptions:
+    """How packages are united.
+
+    Attributes:
+        out: The package to write.
+        on_conflict: What becomes of a different adapter of a task that is there already: ``error`` refuses, ``keep`` leaves
+            the later one out, ``rename`` calls it ``task-2``, ``task-3`` and so on.
+        rename: Task, ``package/task`` or an adapter's path to the task's new name; goes before ``on_conflict``.
+    """
+
+    out: Path = Path("expanded.pkg")
+    on_conflict: str = "error"
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            OptionError: If one does not fit.
+        """
+        if self.on_conflict not in _POLICIES:
+            raise OptionError(f"--on-conflict {self.on_conflict}: choose one of {', '.join(_POLICIES)}")
+        if odd := next((f"{old}={new}" for old, new in self.rename.items() if not _names_a_folder(new)), None):
+            raise OptionError(f"--rename {odd}: the new name is also a folder's; leave out slashes and a leading dot")
+
+
+@dataclass(frozen=True, eq=False)
+class ExpandPlan:
+    """A union that can be written: its inputs are whole and fit together.
+
+    Attributes:
+        options: What was asked for.
+        members: What the union holds, by stage; bare PEFT folders last.
+    """
+
+    options: ExpandOptions
+    members: Sequence[Member]
+
+    def difference(self) -> str | None:
+        """Name the first thing in which the folder at ``out`` is not this union; None if there is none."""
+        out = self.options.out
+        found = {path.name for path in _adapters(out)}
+        if odd := sorted(found ^ {member.task for member in self.members}):
+            return f"{odd[0]} is {'no part of it' if odd[0] in found else 'missing'}"
+        return next((name for member in self.members if (name := member.difference(out / member.task))), None)
+
+
+def plan_expand(paths: Iterable[Path], options: ExpandOptions, *, progress: Progress | None = None) -> ExpandPlan:
+    """Read packages and check that their union can be written, and routed in.
+
+    Args:
+        paths: Packages and adapter folders, in any mixture, in the order in which they are to stand.
+        options: How.
+        progress: Told of adapters that are left out or renamed, and of doubts.
+
+    Raises:
+        CloraError: Whatever is missing, damaged, wrong or does not fit together.
+    """
+    given, progress = list(dict.fromkeys(map(_plain, paths))), progress or Silent()
+    members = _read(given)
+    _check_out(options.out, [*given, *(member.path for member in members)])
+    check_bases([member.folder for member in members])
+    united = _without_conflicts(_renamed(members, options.rename), options.on_conflict, progress)
+    # Bare PEFT folders have no place in a sequence, and nothing in a package tells in which order they were given.
+    united.sort(key=lambda member: member.is_bare)
+    folders = [member.folder for member in united]
+    found = check_routable(folders)
+    _tell_left_behind(folders, progress)
+    tell_doubts(folders, found, progress)
+    stages = [None if member.is_bare else number for number, member in enumerate(united, start=1)]
+    placed = zip(united, stages, found, strict=True)
+    return ExpandPlan(options, [dataclasses.replace(one, stage=stage, routable=r) for one, stage, r in placed])
+
+
+def expand_packages(plan: ExpandPlan, *, force: bool = False, progress: Progress | None = None) -> tuple[Path, bool]:
+    """Carry out a plan.
+
+    Args:
+        plan: From ``plan_expand``.
+        force: Replace another package at its place.
+        progress: Told of the advance.
+
+    Returns:
+        The package, and whether it was written now (False: it was there).
+
+    Raises:
+        OptionError: If something else is at its place.
+        CloraError: If it cannot be written; what was there stays.
+    """
+    out = plan.options.out
+    if not force and out.exists() and _adapters(out):
+        if difference := plan.difference():
+            raise OptionError(
+                f"{out} exists and is not this union ({difference}); pass --force to replace it or --out to keep it"
+            )
+        return out, False
+    if out.exists() and (others := [path.name for path in _entries(out) if not is_adapter(path)]):
+        # Replacing a package must not take with it what is no adapter: scores, a checkpoint, a repository.
+        raise OptionError(f"{out} also holds {min(others)}, which is no adapter; move it away or choose another --out")
+    with (progress or Silent()).track("expand", len(plan.members)) as advance, new_folder(out) as folder:
+        for member in plan.members:
+            member.write(folder / member.task)
+            advance(1, member.task)
+    return out, True
+
+
+def _read(paths: Sequence[Path]) -> list[Member]:
+    # Adapter folders of one package are that package as far as they go: `A.pkg/*` stands in the order of `A.pkg`.
+    packages: dict[Path, list[Path]] = {}
+    for path in paths:
+        packages.setdefault(path.parent if is_adapter(path) else path, []).append(path)
+    found: dict[Path, Member] = {}
+    for package, given in packages.items():
+        for folder in read_package(given, distinct=False):
+            found.setdefault(folder.path, Member(folder, _plain(package), folder.task))
+    return list(found.values())
+
+
+def _check_out(out: Path, inputs: Iterable[Path]) -> None:
+    place = out.resolve()
+    for path in inputs:
+        source = path.resolve()
+        if place.is_relative_to(source) or source.is_relative_to(place):
+            where = "is" if place == source else "lies in" if place.is_relative_to(source) else "holds"
+            raise OptionError(f"--out {out} {where} {path}, which is read and never changed; choose another --out")
+    if out.exists() and (not out.is_dir() or is_adapter(out) or (_entries(out) and not _adapters(out))):
+        raise OptionError(f"{out} exists and is no package; choose another --out")
+
+
+def _renamed(members: Sequence[Member], rename: Mapping[str, str]) -> list[Member]:
+    known = {name for member in members for name in member.names}
+    if odd := next((old for old in rename if old not in known), None):
+        raise OptionError(f"--rename {odd}={rename[odd]}: there is no adapter '{odd}'{did_you_mean(odd, known)}")
+    chosen = (next((rename[name] for name in member.names if name in rename), member.task) for member in members)
+    return [dataclasses.replace(member, task=task) for member, task in zip(members, chosen, strict=True)]
+
+
+def _without_conflicts(members: Sequence[Member], policy: str, progress: Progress) -> list[Member]:
+    """Give every task one member; the order stays."""
+    union: dict[str, Member] = {}
+    taken = {member.task for member in members}
+    for member in members:
+        task, path = member.task, member.path
+        if not _names_a_folder(task):
+            raise MismatchError(f"task '{task}' of {path} cannot be a folder's name; pass --rename {path}=NEW")
+        if (first := union.get(task)) is None:
+            union[task] = member
+        elif twin := next((other for other in union.values() if member.same_as(other)), None):
+            progress.note(f"{path} is the same adapter as {twin.path}; it is kept once")
+        elif policy == "keep":
+            progress.note(f"{path} is left out: {first.path} is another adapter of task '{task}'")
+        elif policy == "rename":
+            new = next(name for number in itertools.count(2) if (name := f"{task}-{number}") not in taken)
+            progress.note(f"{path} becomes task '{new}': {first.path} is another adapter of task '{task}'")
+            union[new] = dataclasses.replace(member, task=new)
+            taken.add(new)
+        else:
+            raise MismatchError(
+                f"{first.path} and {path} are different adapters of task '{task}'; "
+                f"pass --rename {path}=NEW, or --on-conflict keep or rename"
+            )
+    return list(union.values())
+
+
+def _tell_left_behind(folders: Sequence[AdapterFolder], progress: Progress) -> None:
+    inner = [path for folder in folders for path in sorted(folder.path.iterdir()) if path.is_dir()]
+    if shown := [str(path) for path in inner if not path.name.startswith(".")]:
+        more = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
+        progress.note(f"subfolders are no part of an adapter and stay behind: {shown[0]}{more}")
+
+
+def _plain(path: Path) -> Path:
+    """Return a path that has a name: ``.`` and ``..`` have none."""
+    return path if path.name not in {"", ".."} else path.resolve()
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".clora-")]
+
+
+def _adapters(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".") and is_adapter(path)]
+
+
+def _names_a_folder(name: str) -> bool:
+    return bool(name) and name.isprintable() and not name.startswith(".") and not {"/", "\\"} & set(name)

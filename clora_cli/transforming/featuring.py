@@ -1,0 +1,285 @@
+"""Plan feature distributions: whose inputs, taken how, and what is there already (layer L3)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from clora_cli.backbone import DTYPES, dtype_name, pick_device
+from clora_cli.base_model import ModelReference, check_base, find_model
+from clora_cli.data import Task, load_task
+from clora_cli.distribution import (
+    POOLS,
+    SOURCES,
+    TEXTS,
+    Distribution,
+    Pool,
+    Source,
+    Text,
+    read_distribution,
+    read_record,
+)
+from clora_cli.errors import ArtifactError, DataError, OptionError
+from clora_cli.files import differences
+from clora_cli.package import AdapterFolder, base_name
+from clora_cli.privacy import Guarantee
+from clora_cli.statistics import SECOND_MOMENTS, SecondMoment
+from clora_cli.transforming.inputs import Rows, assign_data
+
+__all__ = ["SPLITS", "FeatureJob", "FeatureOptions", "FeaturePlan", "State", "plan_features"]
+
+State = Literal["made", "replaced", "added", "up to date"]
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """How to take feature distributions.
+
+    Attributes:
+        data: Names of tasks, or ``TASK=DATA``, as ``assign_data`` takes them; empty for each adapter's own.
+        columns: Role to column, for files.
+        model: Base model; None for the one that the adapters name.
+        revision: Its revision on the Hub.
+        source: Features of the ``base`` model, or of the model as the adapter changes it (``adapted``).
+        pool: ``prompt-mean`` over tokens, or the ``last``.
+        text: The whole ``prompt``, or its ``body`` without the instruction.
+        second_moment: What to keep beside means: ``none``, ``diag`` (variances) or ``full`` (covariances).
+        layer: ``all``, ``middle``, ``last`` or a block's number.
+        module: Ending of the sites to take; empty for all.
+        split: ``train``, ``dev`` or ``test``.
+        limit: Rows of a task at most, drawn by the seed; 0 for all.
+        max_length: Tokens of an input at most.
+        batch_size: Inputs of one forward pass.
+        min_count: Fewest inputs of a distribution.
+        privacy: The guarantee to give; None releases exact moments.
+        dtype: Type of the base model's weights.
+        device: ``auto``, ``cpu``, ``cuda:0`` …
+        seed: Of the rows drawn.
+
+    References:
+        Exploiting Presentative Feature Distributions for Parameter-Efficient Continual Learning of Large Language Models,
+        ICML 2025, eq. 3 and 4.
+        Differs: ``base`` is a function of the frozen model and the data alone, as the paper says. Its code reads features
+        while it trains, from hidden states that adapters have changed, as a running mean over all steps; ``adapted`` reads
+        them so, once, with the finished adapter.
+    """
+
+    data: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    model: str | None = None
+    revision: str | None = None
+    source: Source = "base"
+    pool: Pool = "prompt-mean"
+    text: Text = "prompt"
+    second_moment: SecondMoment = "none"
+    layer: str = "all"
+    module: str = ""
+    split: str = "train"
+    limit: int = 0
+    max_length: int = 512
+    batch_size: int = 32
+    min_count: int = 10
+    privacy: Guarantee | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            OptionError: If a value is not one of those allowed, or two exclude each other.
+        """
+        for name, value, allowed in (
+            ("source", self.source, SOURCES),
+            ("pool", self.pool, POOLS),
+            ("text", self.text, TEXTS),
+            ("second-moment", self.second_moment, SECOND_MOMENTS),
+            ("split", self.split, SPLITS),
+            ("dtype", self.dtype, DTYPES),
+        ):
+            if value not in allowed:
+                raise OptionError(f"--{name} {value}: choose one of {', '.join(allowed)}")
+        for name, number, least in (
+            ("limit", self.limit, 0),
+            ("min-count", self.min_count, 0),
+            ("max-length", self.max_length, 1),
+            ("batch-size", self.batch_size, 1),
+        ):
+            if number < least:
+                raise OptionError(f"--{name} {number}: give a whole number of at least {least}")
+        if self.layer not in ("all", "middle", "last") and not self.layer.isdecimal():
+            raise OptionError(f"--layer {self.layer}: choose all, middle, last or a block's number")
+        if self.privacy is not None and self.source == "adapted":
+            raise OptionError(
+                "--dp-epsilon needs --source base: adapted features depend on the data through the adapter as well"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureJob:
+    """One adapter's distribution, to be made or there already.
+
+    Attributes:
+        member: The adapter.
+        rows: What goes in now.
+        recipe: What decides the result: equal recipes write equal files.
+        state: What is to be done; ``up to date`` if nothing.
+        before: What is there: the whole distribution, or of one that is to be replaced the record alone.
+    """
+
+    member: AdapterFolder
+    rows: Sequence[Rows]
+    recipe: Mapping[str, Any]
+    state: State
+    before: Distribution | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of inputs that are read now."""
+        return sum(len(one.examples) for one in self.rows)
+
+    @property
+    def tasks(self) -> str:
+        """The tasks' names."""
+        return ", ".join(one.task.name for one in self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePlan:
+    """Distributions that can be taken: adapters, data and base model exist and fit together.
+
+    Attributes:
+        options: How.
+        reference: The base model.
+        jobs: One for each adapter.
+    """
+
+    options: FeatureOptions
+    reference: ModelReference
+    jobs: Sequence[FeatureJob]
+
+
+def plan_features(
+    members: Sequence[AdapterFolder], options: FeatureOptions, *, force: bool = False, add: bool = False
+) -> FeaturePlan:
+    """Find and check everything that taking distributions needs, without loading the model.
+
+    Args:
+        members: The adapters, at least one; a folder that is given twice counts once.
+        options: How.
+        force: Replace distributions that were made differently.
+        add: Add the rows to the distributions that are there.
+
+    Raises:
+        CloraError: Whatever is missing, damaged, wrong or does not fit together.
+    """
+    if force and add:
+        raise OptionError("--force replaces a distribution and --add keeps it: give one of them")
+    members = list({member.path.resolve(): member for member in members}.values())
+    reference = find_model(options.model or base_name(members), options.revision)
+    for member in members:
+        check_base(member.manifest.get("base_model", {}), reference, member.path)
+    loaded: dict[str, Task] = {}
+    jobs = []
+    for member, names in zip(members, assign_data(members, options.data), strict=True):
+        for name in names:
+            loaded.setdefault(name, load_task(name, columns=options.columns))
+        rows = [Rows.draw(loaded[name], options.split, options.limit, options.seed) for name in names]
+        _check_rows(member, rows, options)
+        recipe = _recipe(member, rows, options, reference)
+        jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add)))
+    return FeaturePlan(options, reference, jobs)
+
+
+def _check_rows(member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions) -> None:
+    marks = [one.task.fingerprint for one in rows]
+    if twice := next((one.task.name for one in rows if marks.count(one.task.fingerprint) > 1), None):
+        raise OptionError(f"--data gives {member.path} the rows of '{twice}' twice")
+    # Rows that are added count alone: who has seen the file before and after can tell them from the others.
+    if (count := sum(len(one.examples) for one in rows)) < options.min_count:
+        raise DataError(
+            f"{member.path} would get a distribution of {count} inputs, which may give single ones away; "
+            f"give at least {options.min_count}, or pass --min-count {count}"
+        )
+
+
+def _recipe(
+    member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions, reference: ModelReference
+) -> dict[str, Any]:
+    private = options.privacy is not None
+    names = ("source", "pool", "text", "second_moment", "layer", "module", "max_length")
+    recipe = {
+        **{name: getattr(options, name) for name in names},
+        "base_model": {
+            "id": reference.id,
+            "fingerprint": reference.fingerprint,
+            "kind": reference.kind,
+            "revision": reference.revision,
+        },
+        "data": [one.recorded(private) for one in rows],
+        "privacy": options.privacy.requested() if options.privacy else None,
+        "dtype": dtype_name(options.dtype, pick_device(options.device)),
+    }
+    return recipe | ({"adapter": member.digest} if options.source == "adapted" else {})
+
+
+def _state(path: Path, recipe: Mapping[str, Any], force: bool, add: bool) -> tuple[State, Distribution | None]:
+    """Say what is to be done at a place, given what is there."""
+    if not path.exists():
+        return "made", None
+    if force:
+        with contextlib.suppress(ArtifactError):  # a damaged one is replaced too
+            return "replaced", Distribution({}, read_record(path))
+        return "replaced", None
+    before = read_distribution(path)
+    if add:
+        return _added(path, before, recipe)
+    there, new = _comparable(before.record), _comparable(recipe)
+    if changed := differences(new, there):
+        addable = not differences({**new, "data": there["data"]}, there) and not before.record.get("privacy")
+        mend = "pass --force to replace it" + (" or --add to add these rows" if addable else "")
+        raise OptionError(f"{path} was made differently ({changed}); {mend}")
+    return "up to date", before
+
+
+def _added(path: Path, before: Distribution, recipe: Mapping[str, Any]) -> tuple[State, Distribution]:
+    there, new = _comparable(before.record), _comparable(recipe)
+    old = before.record["data"]
+    if changed := differences({**new, "data": there["data"]}, there):
+        raise OptionError(f"rows cannot be added to {path}: it was made differently ({changed}); pass --force instead")
+    if recipe["privacy"] is not None:
+        raise OptionError(
+            f"rows cannot be added to {path}: its noise is for the rows in it; pass --force and all --data"
+        )
+    if all(entry in old for entry in recipe["data"]):
+        return "up to date", before
+    known = {(entry["fingerprint"], entry["split"]) for entry in old}
+    if twice := next((entry for entry in recipe["data"] if (entry["fingerprint"], entry["split"]) in known), None):
+        raise OptionError(
+            f"{path} has rows of '{twice['name']}' ({twice['split']}) already, which would count twice; "
+            "pass --force and all --data instead"
+        )
+    return "added", before
+
+
+def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be equal for two files to be the same, in words where that tells a difference better."""
+    privacy = record.get("privacy") or dict.fromkeys(("epsilon", "delta", "clip"))
+    return {
+        **record,
+        "base_model": {"fingerprint": record["base_model"]["fingerprint"]},
+        "privacy": {name: privacy[name] for name in ("epsilon", "delta", "clip")},
+        "data": "; ".join(_spelled(entry) for entry in record["data"]),
+        "adapter": record.get("adapter"),
+    }
+
+
+def _spelled(entry: Mapping[str, Any]) -> str:
+    drawn = f", {entry['limit']} by seed {entry['seed']}" if entry.get("limit") else ""
+    mark = f" [{entry['fingerprint'][:8]}]" if entry.get("fingerprint") else ""
+    return f"{entry['name']}{mark} {entry['rows']} {entry['split']} rows{drawn}"

@@ -1,0 +1,125 @@
+"""One adapter's place in a union of packages (layer L3): what it is called there, what is written, what is there already."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clora_cli.errors import ArtifactError
+from clora_cli.files import sha256, to_json
+from clora_cli.manifest import MANIFEST
+from clora_cli.package import AdapterFolder
+from clora_cli.transforming.routable import Routable
+
+__all__ = ["Member"]
+
+# What makes two adapters of equal tensors two adapters after all.
+_SCALING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One adapter's place in a union.
+
+    Attributes:
+        folder: The adapter, where it is now.
+        package: The folder that it is a member of.
+        task: What it is called in the union; its folder there, too.
+        stage: Its place in the union, from 1; None for a bare PEFT folder.
+        routable: What matters of its feature distribution; None until that was checked.
+    """
+
+    folder: AdapterFolder
+    package: Path
+    task: str
+    stage: int | None = None
+    routable: Routable | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where it is now."""
+        return self.folder.path
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it has no manifest, hence no place in a sequence."""
+        return not self.folder.manifest
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """The package that it came from first, with its stage and task there; the present ones of a bare PEFT folder."""
+        now = {"package": self.package.name, "stage": self.folder.stage, "task": self.folder.task}
+        return dict(self.folder.manifest.get("origin") or now)
+
+    @property
+    def names(self) -> list[str]:
+        """What ``--rename`` may call it, the most particular first."""
+        task = self.folder.task
+        return [str(self.path), f"{self.package}/{task}", f"{self.package.name}/{task}", task]
+
+    def manifest(self) -> str | None:
+        """Return its ``clora.json`` in the union; None for a bare PEFT folder, which gets none."""
+        if self.is_bare:
+            return None
+        return to_json({**self.folder.manifest, "task": self.task, "stage": self.stage, "origin": self.origin})
+
+    def same_as(self, other: Member) -> bool:
+        """Tell whether both are one adapter: equal tensors under equal scalings."""
+        return self._digest == other._digest and all(
+            self.folder.config.get(key) == other.folder.config.get(key) for key in _SCALING
+        )
+
+    def write(self, target: Path) -> None:
+        """Write it as a new folder: every file as it is but the manifest, which comes last.
+
+        Raises:
+            ArtifactError: If a file of it cannot be read any more.
+            OSError: If the disk is full; the caller's ``new_folder`` turns it into a message.
+        """
+        target.mkdir()
+        for name in sorted({*_files(self.path), *self._known} - {MANIFEST}):
+            _copy(self.path / name, target / name)
+        if (manifest := self.manifest()) is not None:
+            (target / MANIFEST).write_text(manifest, encoding="utf-8")
+
+    def difference(self, target: Path) -> str | None:
+        """Name the first file in which a folder is not what ``write`` would write there; None if it is."""
+        there, files = _files(target), _files(self.path)
+        for name in sorted(there.keys() | files.keys()):
+            if name not in there or name not in files:
+                return f"{self.task}/{name} is {'missing' if name in files else 'no part of it'}"
+            if not self._equal(there[name], files[name]):
+                return f"{self.task}/{name} differs"
+        return None
+
+    @property
+    def _digest(self) -> str:
+        return str(self._known.get(self.folder.weights.name) or self.folder.digest)
+
+    @property
+    def _known(self) -> Mapping[str, str]:
+        # Reading the manifest has compared these checksums with the files.
+        return dict(self.folder.manifest.get("files", {}))
+
+    def _equal(self, there: Path, source: Path) -> bool:
+        if source.name == MANIFEST:
+            return there.read_bytes() == (self.manifest() or "").encode()
+        same_size = there.stat().st_size == source.stat().st_size
+        return same_size and sha256(there) == (self._known.get(source.name) or sha256(source))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return a folder's own files by name, without hidden ones."""
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except (PermissionError, FileNotFoundError) as error:
+        if error.filename != str(source):
+            raise
+        raise ArtifactError(f"cannot read {source}: {error.strerror}; nothing was changed") from error

@@ -1,0 +1,245 @@
+"""Whether adapters of several owners can stand side by side and be routed to (layer L3), and what to run if they cannot."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clora_cli.distribution import POOLS, SOURCES, TEXTS, read_distribution
+from clora_cli.errors import ArtifactError, MismatchError
+from clora_cli.lora import config_problem, split_key
+from clora_cli.package import AdapterFolder
+from clora_cli.progress import Progress
+from clora_cli.statistics import SECOND_MOMENTS
+
+__all__ = ["Routable", "check_bases", "check_routable", "stat_command", "tell_doubts"]
+
+# What must be equal for distributions to compare; each is an option of `clora stat-features`.
+_COMPARABLE = ("source", "pool", "text")
+# What `clora stat-features` does unless told otherwise.
+_DEFAULTS = {
+    "source": SOURCES[0],
+    "pool": POOLS[0],
+    "text": TEXTS[0],
+    "second-moment": "none",
+    "layer": "all",
+    "module": "",
+}
+_MOST = 20  # adapters that a message names
+
+
+@dataclass(frozen=True, eq=False)
+class Routable:
+    """What matters of an adapter's feature distribution when it joins others.
+
+    Attributes:
+        record: How it was taken.
+        sites: Where.
+        count: Number of inputs that it is made of.
+    """
+
+    record: Mapping[str, Any]
+    sites: frozenset[str]
+    count: int
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The options of ``clora stat-features`` that must be equal for distributions to compare."""
+        return {key: str(self.record[key]) for key in _COMPARABLE}
+
+    @property
+    def second(self) -> str:
+        """Which second moments it has: ``none``, ``diag`` or ``full``."""
+        return str(self.record.get("second_moment", "none"))
+
+
+def check_bases(members: Sequence[AdapterFolder]) -> None:
+    """Check that adapters stand on one base model: by fingerprint where it is recorded, else by name.
+
+    Args:
+        members: At least one.
+
+    Raises:
+        MismatchError: If two stand on different ones.
+    """
+    bases = [(member, member.base) for member in members]
+    first, known = next(((m, b) for m, b in bases if "fingerprint" in b), bases[0])
+    for member, base in bases:
+        key = "fingerprint" if "fingerprint" in base and "fingerprint" in known else "id"
+        if base.get(key) == known.get(key) or base.get(key) is None:
+            continue
+        mend = "give adapters of one base model"
+        if key == "id":
+            mend = f"if they are one model, let `{stat_command([member], {'model': str(known.get('id'))})}` record it"
+        raise MismatchError(
+            f"{first.path} and {member.path} stand on different base models ({_called(known)} and {_called(base)}); {mend}"
+        )
+
+
+def check_routable(members: Sequence[AdapterFolder]) -> list[Routable]:
+    """Check that inputs can be routed among adapters, reading their feature distributions and no factor.
+
+    Args:
+        members: At least one, of one base model.
+
+    Returns:
+        What matters of each one's distribution.
+
+    Raises:
+        ArtifactError: If one has no distribution, or a damaged one; with the command that gives it one.
+        MismatchError: If two distributions do not compare, or an adapter is more than a LoRA.
+    """
+    for member in members:
+        _check_plain(member)
+    found = {member: _read(member) for member in members if member.features.is_file()}
+    usual = _usual(list(found.values()))
+    if lacking := [member for member in members if member not in found]:
+        raise ArtifactError(
+            f"{_named(lacking)} cannot be routed to for want of a feature distribution; "
+            f"run `{stat_command(lacking, usual)}`"
+        )
+    if odd := [member for member, one in found.items() if one.settings.items() - usual.items()]:
+        told = ", ".join(f"{key} {value}" for key, value in found[odd[0]].settings.items() if value != usual[key])
+        common = next(member for member in members if member not in odd)
+        raise MismatchError(
+            f"the distribution of {odd[0].path} ({told}) does not compare with that of {common.path}; "
+            f"run `{stat_command(odd, usual, found)}`"
+        )
+    _check_same_model(found, usual)
+    _check_common_sites(found, usual)
+    return list(found.values())
+
+
+def tell_doubts(members: Sequence[AdapterFolder], found: Sequence[Routable], progress: Progress) -> None:
+    """Warn about what can be routed but not as well as it might.
+
+    Args:
+        members: From ``check_routable``.
+        found: Its answer.
+        progress: Told of each doubt.
+    """
+    known = dict(zip(members, found, strict=True))
+    wanted = max((one.second for one in found), key=SECOND_MOMENTS.index)
+    if odd := [member for member, one in known.items() if one.second != wanted]:
+        command = stat_command(odd, {**_usual(found), "second-moment": wanted}, known)
+        progress.warn(
+            f"{_named(odd)} without the second moments ({wanted}) that others have: routing can go by means alone (l2); "
+            f"`{command}` mends it"
+        )
+    if any(one.settings["source"] == "adapted" for one in found):
+        progress.warn(
+            "these distributions were taken with --source adapted: each describes the base model with its own adapter at "
+            "work, which no input to route has seen; those of --source base are what packages have in common"
+        )
+    if summed := [member for member in members if _leans(member)]:
+        progress.warn(
+            f"{_named(summed)}: trained on top of earlier adapters that were added to the model, which routing leaves out; "
+            "alone they are not what was trained. Methods such as per-task and pfd train adapters that stand alone"
+        )
+
+
+def stat_command(
+    members: Sequence[AdapterFolder], options: Mapping[str, str], known: Mapping[AdapterFolder, Routable] | None = None
+) -> str:
+    """Spell the command that gives adapters distributions.
+
+    Args:
+        members: At least one.
+        options: Long options without their dashes, and their values.
+        known: The distributions that they have, which are to be replaced; None if they have none.
+    """
+    words = ["clora", "stat-features", *(shlex.quote(str(member.path)) for member in members)]
+    for member in members:
+        # An adapter of clora's knows its data; of several adapters, only the others are told theirs.
+        names = member.data_names or ([str(e["name"]) for e in known[member].record["data"]] if known else [])
+        if len(members) == 1:
+            words += [f"--data {name}" for name in map(shlex.quote, names)] or ["--data <its task>"]
+        elif not member.data_names:
+            words += [f"--data {shlex.quote(f'{member.task}={name}')}" for name in names] or [
+                f"--data {shlex.quote(member.task)}=<its task>"
+            ]
+    words += [f"--{key} {shlex.quote(value)}" for key, value in options.items() if value != _DEFAULTS.get(key)]
+    return " ".join([*words, *(["--force"] if known else [])])
+
+
+def _read(member: AdapterFolder) -> Routable:
+    whole = read_distribution(member.features)  # the whole of it: a union must not pass damage on
+    return Routable(whole.record, frozenset(whole.sites), whole.count)
+
+
+def _usual(found: Sequence[Routable]) -> dict[str, str]:
+    """Return the options that most were taken with; of equally many, those of the earliest."""
+    if not found:
+        return {}
+    settings = dict(Counter(tuple(one.settings.items()) for one in found).most_common(1)[0][0])
+    alike = Counter(one.second for one in found if one.settings == settings)
+    return {**settings, "second-moment": alike.most_common(1)[0][0]}
+
+
+def _check_plain(member: AdapterFolder) -> None:
+    if member.is_dense:
+        return
+    problem = config_problem(member.config)
+    if problem is None and not member.manifest:
+        problem = _tensor_problem(member.weights)  # a manifest's checksums have told already
+    if problem:
+        raise MismatchError(f"adapter {member.path} cannot be used: {problem}")
+
+
+def _tensor_problem(path: Path) -> str | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():
+                split_key(key)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"tensor file {path} is damaged ({error}); restore it or make the adapter again") from error
+    except MismatchError as error:
+        return str(error)
+    return None
+
+
+def _check_same_model(found: Mapping[AdapterFolder, Routable], usual: Mapping[str, str]) -> None:
+    first = next(iter(found.values())).record["base_model"].get("fingerprint")
+    expected = next((member.base["fingerprint"] for member in found if "fingerprint" in member.base), first)
+    for member, one in found.items():
+        taken = one.record["base_model"]
+        if taken.get("fingerprint") != expected:
+            model = str(member.base.get("id"))
+            raise MismatchError(
+                f"the distribution of {member.path} comes from base model {_called(taken)}, its adapter stands on "
+                f"{_called(member.base)}; run `{stat_command([member], {'model': model, **usual}, found)}`"
+            )
+
+
+def _check_common_sites(found: Mapping[AdapterFolder, Routable], usual: Mapping[str, str]) -> None:
+    first = next(iter(found))
+    shared = found[first].sites
+    for member, one in found.items():
+        if not shared & one.sites:
+            where = {key: str(found[first].record.get(key, _DEFAULTS[key])) for key in ("layer", "module")}
+            raise MismatchError(
+                f"{first.path} and {member.path} have feature distributions at different layers; "
+                f"run `{stat_command([member], {**usual, **where}, found)}`"
+            )
+        shared &= one.sites
+
+
+def _leans(member: AdapterFolder) -> bool:
+    past = member.manifest.get("method", {}).get("past", "none")
+    return past not in {"none", "route"} and bool(member.manifest.get("parents"))
+
+
+def _called(base: Mapping[str, Any]) -> str:
+    mark = base.get("fingerprint")
+    return f"{base.get('id')} [{mark[:8]}]" if mark else str(base.get("id"))
+
+
+def _named(members: Sequence[AdapterFolder]) -> str:
+    shown = ", ".join(str(member.path) for member in members[:_MOST])
+    return shown if len(members) <= _MOST else f"{shown} and {len(members) - _MOST} more"

@@ -1,0 +1,267 @@
+"""Take feature distributions: one pass over the inputs, one file an adapter (layer L3)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import distributed
+
+from clora_cli import __version__
+from clora_cli.adapters import AdapterBank
+from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
+from clora_cli.base_model import ModelReference
+from clora_cli.data import load_task, uses_chat
+from clora_cli.distribution import Distribution
+from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
+from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
+from clora_cli.nano.tasks import ORDER
+from clora_cli.package import AdapterFolder
+from clora_cli.privacy import Ball, noise_multiplier, release
+from clora_cli.progress import Progress, Silent
+from clora_cli.statistics import Moments
+from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State
+from clora_cli.transforming.inputs import Rows
+
+__all__ = ["FeatureResult", "sizes", "take_features"]
+
+_ANY = 1 << 30  # tokens: no limit
+_PUBLIC_ROWS = 8  # of each bundled task: 64 texts place a ball well enough, and cost two batches
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureResult:
+    """An adapter and its feature distribution.
+
+    Attributes:
+        member: The adapter.
+        state: What was done: ``made``, ``replaced``, ``added`` (rows to what was there), or ``up to date``.
+        distribution: The distribution as it is now.
+    """
+
+    member: AdapterFolder
+    state: State
+    distribution: Distribution
+
+
+def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[FeatureResult]:
+    """Carry out a plan, with one load of the base model; several processes share each pass out.
+
+    Each file is written as soon as it is complete, by the first process alone.
+
+    Args:
+        plan: From ``plan_features``.
+        progress: Who to tell.
+
+    Returns:
+        One result for each of the plan's jobs, in their order.
+
+    Raises:
+        CloraError: If an adapter does not fit the model, or a file cannot be written; what was there stays.
+        InterruptedRunError: After Ctrl-C; the files that are complete stay.
+    """
+    progress = progress or Silent()
+    results = {job: FeatureResult(job.member, job.state, job.before or Distribution({})) for job in plan.jobs}
+    todo = [job for job in plan.jobs if job.state != "up to date"]
+    written = 0
+    try:
+        if todo:
+            _warn(plan, todo, progress)
+            with _together(pick_device(plan.options.device)):
+                for job, distribution in _taken(plan, todo, progress):
+                    results[job] = FeatureResult(job.member, job.state, distribution)
+                    written += 1
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again"
+        ) from None
+    return [results[job] for job in plan.jobs]
+
+
+def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
+    """Work out, on a model without weights, the sites of each job and the widths of their features.
+
+    Raises:
+        CloraError: If an adapter does not fit the model, or no site is left.
+    """
+    backbone = _skeleton(plan.reference)
+    found = {}
+    for job in plan.jobs:
+        sites = _sites(backbone, job.member, plan.options)
+        shapes = {site: linear_shape(backbone.model.get_submodule(site)) for site in sites}
+        found[job] = {site: shape[0] for site, shape in shapes.items() if shape is not None}
+    return found
+
+
+def _taken(
+    plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress
+) -> Iterator[tuple[FeatureJob, Distribution]]:
+    options = plan.options
+    backbone = load_backbone(plan.reference, device=pick_device(options.device), dtype=options.dtype)
+    sites = {job: _sites(backbone, job.member, options) for job in todo}
+    for job in todo:
+        if job.state == "added" and job.before is not None and set(sites[job]) != set(job.before.sites):
+            raise MismatchError(
+                f"rows cannot be added to {job.member.features}: it has other sites; pass --force instead"
+            )
+    everywhere = sorted({site for job in todo for site in sites[job]})
+    balls = _public_balls(backbone, everywhere, options) if options.privacy is not None else {}
+    for job in todo:
+        own = {site: balls[site] for site in sites[job] if site in balls}
+        moments = _moments(backbone, job, sites[job], own, options, progress)
+        distribution = Distribution(moments, _record(job, own, options))
+        if int(os.environ.get("RANK", "0")) == 0:
+            distribution.write(job.member.features)
+        yield job, distribution
+
+
+def _moments(
+    backbone: Backbone,
+    job: FeatureJob,
+    sites: Sequence[str],
+    balls: Mapping[str, Ball],
+    options: FeatureOptions,
+    progress: Progress,
+) -> dict[str, Moments]:
+    ids = [tokens for rows in job.rows for tokens in _ids(backbone, rows, options)]
+    bank = AdapterBank(backbone.model)
+    bank.activate([job.member.deltas()] if options.source == "adapted" else [])
+    change = {"change": lambda site, vectors: balls[site].clipped(vectors)} if balls else {}
+    with progress.track(f"stat-features {job.member.task}", len(ids)) as advance:
+        done = _shared(lambda rows: advance(rows, ""), len(ids))
+        reading: dict[str, Any] = {"pool": options.pool, "batch_size": options.batch_size, "done": done}
+        found = collect_moments(backbone, ids, sites, second=options.second_moment, **change, **reading)
+    bank.clear()
+    if odd := next((site for site, one in found.items() if not one.mean.isfinite().all()), None):
+        raise CloraError(f"features at '{odd}' are not finite in {options.dtype}; pass --dtype float32")
+    if options.privacy is not None:
+        sigma = noise_multiplier(options.privacy.epsilon, options.privacy.delta)
+        return {site: release(one, balls[site], len(found), sigma) for site, one in found.items()}
+    if job.state == "added" and job.before is not None:
+        return {site: job.before.sites[site] + one for site, one in found.items()}
+    return found
+
+
+def _public_balls(backbone: Backbone, sites: Sequence[str], options: FeatureOptions) -> dict[str, Ball]:
+    """Return where the features of texts that come with clora lie: known to everybody, whatever the private inputs."""
+    clip = options.privacy.clip if options.privacy else 1.0
+    examples = [row for name in ORDER for row in load_task(name).train[:_PUBLIC_ROWS]]
+    longest = int(min(options.max_length, _most_tokens(backbone)))
+    # Cut to fit rather than refused: their instructions are not the user's to shorten.
+    ids = [tokens[:longest] for tokens in prompt_ids(backbone, examples, text=options.text, max_length=_ANY)]
+    found: dict[str, list[torch.Tensor]] = {site: [] for site in sites}
+    for _, features in read_features(backbone, ids, sites, pool=options.pool, batch_size=options.batch_size):
+        for site, vectors in features.items():
+            found[site].append(vectors.cpu())
+    return {site: Ball.around(torch.cat(parts), clip) for site, parts in found.items()}
+
+
+def _ids(backbone: Backbone, rows: Rows, options: FeatureOptions) -> list[list[int]]:
+    chat = uses_chat(rows.task, backbone.tokenizer)
+    ids = prompt_ids(backbone, rows.examples, text=options.text, max_length=options.max_length, chat=chat)
+    most = _most_tokens(backbone)
+    if (longest := max(map(len, ids))) > most:
+        raise OptionError(
+            f"an input has {longest} tokens, base model '{backbone.reference.id}' takes {most:g}; pass --max-length {most:g}"
+        )
+    return ids
+
+
+def _most_tokens(backbone: Backbone) -> float:
+    """Return how many positions a base model knows; infinity where they are relative."""
+    model = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
+    most = getattr(model.config, "max_position_embeddings", None) or math.inf
+    # RoBERTa and its like count positions from behind the padding's own.
+    first = next(
+        (getattr(m, "padding_idx", None) for n, m in model.named_modules() if n.endswith("position_embeddings")), None
+    )
+    return float(most - (0 if first is None else first + 1))
+
+
+def _sites(backbone: Backbone, member: AdapterFolder, options: FeatureOptions) -> list[str]:
+    """Return an adapter's sites and the base model's query and value projections, those that see the prompt.
+
+    Any two adapters of a base model have the latter in common, whatever they change: they can be routed together.
+    """
+    bank = AdapterBank(backbone.model)
+    bank.activate([member.deltas()])  # refuses what does not fit the model
+    own = bank.sites
+    bank.clear()
+    usual: Collection[str] = ()
+    with contextlib.suppress(OptionError):  # an architecture of its own: the adapter's sites will do
+        usual = find_sites(backbone.model)
+    if not (found := prompt_sites(backbone, {*own, *usual})):
+        raise MismatchError(f"adapter {member.path} changes no layer that sees the prompt")
+    return select_sites(found, options.layer, options.module)
+
+
+def _record(job: FeatureJob, balls: Mapping[str, Ball], options: FeatureOptions) -> dict[str, Any]:
+    versions = {name: version(name) for name in ("torch", "transformers")} | {"clora": __version__}
+    record = {**job.recipe, "versions": versions}
+    if options.privacy is not None:
+        record["privacy"] = options.privacy.recorded(balls)
+    if job.state == "added" and job.before is not None:
+        record["data"] = [*job.before.record["data"], *record["data"]]
+    return record
+
+
+def _warn(plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress) -> None:
+    privacy = plan.options.privacy
+    for job in todo:
+        if privacy is not None and privacy.delta * job.count >= 1:
+            progress.warn(
+                f"--dp-delta {privacy.delta:g} is no less than one in {job.count} inputs of {job.member.path}: "
+                "a release that gives a whole input away could keep it; pass a far smaller one"
+            )
+        if spent := job.before and job.before.record.get("privacy"):
+            so = (
+                "whoever has both knows more than either tells: the epsilons add up"
+                if privacy is not None
+                else "the new one is exact and promises nothing"
+            )
+            progress.warn(f"{job.member.features} was a private release with epsilon {spent['epsilon']:g}; {so}")
+
+
+def _skeleton(reference: ModelReference) -> Backbone:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    loaders = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "encoder": AutoModel}
+    device = torch.device("meta")
+    with device:
+        model = loaders[reference.kind].from_config(AutoConfig.from_pretrained(reference.path))
+    return Backbone(model, None, reference, device, torch.float32)
+
+
+@contextlib.contextmanager
+def _together(device: torch.device) -> Iterator[None]:
+    """Join the processes of a distributed launch, if this is one of several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device.index or 0)
+    distributed.init_process_group(distributed.get_default_backend_for_device(device))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def _shared(advance: Any, total: int) -> Any:
+    """Return what turns this process's own rows into those of all processes, whose number it does not exceed."""
+    processes = distributed.get_world_size() if distributed.is_initialized() else 1
+    told = 0
+
+    def done(rows: int) -> None:
+        nonlocal told
+        step = min(rows * processes, total - told)
+        told += step
+        advance(step)
+
+    return done

@@ -1,0 +1,208 @@
+"""Training with earlier adapters mixed in row by row: weights, gradients, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from routed import give_distribution
+from support import FAMILIES, contents, write_random_adapter
+from torch.nn import functional
+
+from clora_cli.data import Collator, encode, load_task
+from clora_cli.distribution import read_distribution, read_record
+from clora_cli.errors import ArtifactError, InterruptedRunError, MismatchError, OptionError
+from clora_cli.evaluation.guide import Guide
+from clora_cli.methods.pfd import Pfd
+from clora_cli.package import read_package
+from clora_cli.routing import RouteOptions
+from clora_cli.training import train_task
+from clora_cli.training.build import build
+from clora_cli.training.gates import with_floor
+
+
+@pytest.fixture
+def package(tmp_path, backbone, tasks):
+    """Make a package of one earlier adapter with a distribution."""
+
+    def make(family="llama", name="adapters", **how):
+        base = backbone(family)
+        past = write_random_adapter(tmp_path / name / "second", base, stage=1)
+        give_distribution(past.path, base, load_task(str(tasks["second"])).train, data="second", **how)
+        return base
+
+    return make
+
+
+def batch_of(built, plan, rows):
+    """Return a right-padded batch of training rows with decoder inputs where the model wants them."""
+    backbone = built.backbone
+    kind = backbone.prompt_kind
+    items = [encode(plan.rows[row], backbone.tokenizer, kind=kind, max_length=64) for row in rows]
+    batch = Collator(backbone.tokenizer)(items)
+    labels = batch.pop("labels")
+    if kind == "seq2seq":
+        batch["decoder_input_ids"] = backbone.model.prepare_decoder_input_ids_from_labels(labels=labels)
+    return batch
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_s_mixture_is_the_weighted_sum_of_both_adapters(package, plan_for, family):
+    package(family)
+    plan = plan_for(family=family, method="pfd", method_options={"temperature": "0.5"})
+    built = build(plan)
+    built.model.double()
+    for parameter in built.model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(0))
+    built.model.eval()
+    built.bank.activate([plan.past[0].factors()])  # once more, in float64
+    guide = Guide(
+        plan.reference,
+        [*plan.past, FakeMember(built.gates.distribution, plan)],
+        RouteOptions(similarity="l2", top_k=0, temperature=0.5),
+    )
+    rows = [3, 7, 1]
+    weights = built.gates._weights
+    built.gates.before(torch.tensor(rows))
+    with torch.no_grad():
+        mixed = built.model(**batch_of(built, plan, rows)).logits
+    assert list(weights) == guide.sites
+    for place, row in enumerate(rows):
+        expected = by_hand(built, plan, {site: one[row] for site, one in weights.items()}, batch_of(built, plan, rows))
+        assert torch.allclose(mixed[place], expected[place], rtol=1e-6, atol=1e-6)
+
+
+class FakeMember:
+    """A finished adapter's distribution before the adapter is finished."""
+
+    def __init__(self, distribution, plan):
+        self.features = plan.out.parent / "distribution-of-this-run.safetensors"
+        distribution.write(self.features)
+
+
+def by_hand(built, plan, weights, batch):
+    """Return logits with ``w_0 delta_0 + w_1 delta_1`` added to every site's output by a hook that knows dense deltas alone."""
+    past = plan.past[0].factors()
+    built.bank.clear()
+    handles = []
+    for site, new in built.trainable.items():
+        layer = built.model.base_model.model.get_submodule(site)
+        weight = weights[built.gates._places[site]].double()
+        delta = weight[0] * past[site].scaling * (past[site].b.double() @ past[site].a.double())
+        delta = delta + weight[1] * new.scaling * (new.b @ new.a)
+
+        def replaced(module, inputs, output, layer=layer, delta=delta):
+            return layer.base_layer(*inputs) + functional.linear(inputs[0], delta)
+
+        handles.append(layer.register_forward_hook(replaced))
+    with torch.no_grad():
+        found = built.model(**batch).logits
+    for handle in handles:
+        handle.remove()
+    built.bank.activate([past])
+    return found.detach()
+
+
+def test_the_first_task_trains_as_it_would_alone(plan_for):
+    routed, _ = train_task(plan_for(method="pfd", package="one"))
+    alone, _ = train_task(plan_for(method="per-task", package="two"))
+    assert routed.manifest["scores"] == alone.manifest["scores"]
+    one, two = routed.factors(), alone.factors()
+    assert all(torch.equal(one[site].b, two[site].b) for site in one)
+
+
+def test_with_one_place_the_new_adapter_has_it(package, plan_for):
+    package(name="one")
+    routed, _ = train_task(plan_for(method="pfd", package="one", method_options={"train_top_k": "1"}))
+    alone, _ = train_task(plan_for(method="per-task", package="two"))
+    assert routed.manifest["scores"] == alone.manifest["scores"]
+
+
+def test_rows_nearer_to_an_old_task_teach_nothing_when_adapters_compete(package, plan_for):
+    package()
+    chosen = {"train_top_k": "1", "current": "compete", "layer": "last", "module": "v_proj"}
+    built = build(plan_for(method="pfd", method_options=chosen))
+    (weights,) = built.gates._weights.values()
+    starved = (weights[:, -1] == 0).nonzero()[:, 0]
+    assert 0 < len(starved) < len(weights)
+    built.gates.before(starved[:2])
+    built.model(**batch_of(built, plan_for(method="pfd"), starved[:2].tolist())).logits.sum().backward()
+    assert all(float(factor.b.grad.abs().max()) == 0 for factor in built.trainable.values())
+    included = build(plan_for(method="pfd", method_options={**chosen, "current": "included", "train_top_k": "2"}))
+    (weights,) = included.gates._weights.values()
+    assert (weights[:, -1] > 0).all()
+
+
+def test_a_floor_lifts_the_new_adapter_and_keeps_the_sum():
+    weights = torch.tensor([[0.6, 0.3, 0.1], [0.0, 0.2, 0.8], [1.0, 0.0, 0.0]])
+    lifted = with_floor(weights, 0.4)
+    expected = torch.tensor([[0.4, 0.2, 0.4], [0.0, 0.2, 0.8], [0.6, 0.0, 0.4]])
+    assert torch.allclose(lifted, expected)
+    assert torch.allclose(with_floor(weights, 0.0), weights)
+
+
+def test_the_distribution_is_that_of_the_training_rows_under_the_bare_base_model(package, plan_for, backbone, tmp_path):
+    package()
+    plan = plan_for(method="pfd", method_options={"similarity": "mahalanobis"}, train_rows=11)
+    folder, _ = train_task(
+        plan_for(method="pfd", package="fresh", method_options={"second_moment": "diag"}, train_rows=11)
+    )
+    twin = write_random_adapter(tmp_path / "twin" / "first", backbone("llama"), stage=1)
+    give_distribution(twin.path, backbone("llama"), plan.rows, data="first")
+    one, two = read_distribution(folder.features).sites, read_distribution(twin.features).sites
+    assert list(one) == list(two)
+    for site in one:
+        assert one[site].count == two[site].count == 11
+        assert torch.allclose(one[site].mean, two[site].mean, atol=1e-6)
+        assert torch.allclose(one[site].scatter, two[site].scatter, rtol=1e-4)
+    record = read_record(folder.features)
+    assert (record["data"][0]["name"], record["data"][0]["rows"]) == ("first", 11)
+    assert folder.manifest["method"]["route"]["similarity"] == "l2"
+    assert "features.safetensors" not in folder.manifest["files"]
+
+
+def test_a_resumed_run_writes_the_bytes_of_an_undisturbed_one(tmp_path, package, plan_for, monkeypatch):
+    from clora_cli.training import loop
+
+    package(name="one"), package(name="two")
+    options = {"method": "pfd", "max_steps": 4, "save_steps": 1}
+    whole, _ = train_task(plan_for(package="one", **options))
+    real = loop.Watch.on_step_end
+
+    def stop(self, args, state, control, **rest):
+        self._interruption.wanted = state.global_step == 2
+        return real(self, args, state, control, **rest)
+
+    monkeypatch.setattr(loop.Watch, "on_step_end", stop)
+    with pytest.raises(InterruptedRunError):
+        train_task(plan_for(package="two", **options))
+    monkeypatch.setattr(loop.Watch, "on_step_end", real)
+    resumed, _ = train_task(plan_for(package="two", **options), resume=True)
+    assert contents(resumed.path) == contents(whole.path)
+
+
+def test_earlier_adapters_need_distributions_that_compare(package, plan_for):
+    package(pool="last")
+    with pytest.raises(MismatchError, match="do not compare: pool"):
+        plan_for(method="pfd")
+    read_package([plan_for(method="per-task").options.package])[0].features.unlink()
+    with pytest.raises(ArtifactError, match="has no feature distribution"):
+        plan_for(method="pfd")
+
+
+def test_a_similarity_of_second_moments_keeps_and_needs_them(package, plan_for):
+    package(second="none")
+    with pytest.raises(MismatchError, match="needs the same second moments of every adapter"):
+        train_task(plan_for(method="pfd", method_options={"similarity": "mahalanobis"}))
+    chosen = {"similarity": "mahalanobis,shrinkage=0.2"}
+    folder, _ = train_task(plan_for(method="pfd", package="fresh", method_options=chosen))
+    assert {moments.second for moments in read_distribution(folder.features).sites.values()} == {"full"}
+
+
+def test_options_out_of_range_are_refused():
+    with pytest.raises(OptionError, match="floor"):
+        Pfd(floor=1.0)
+    with pytest.raises(OptionError, match="temperature"):
+        Pfd(temperature=0.0)
+    with pytest.raises(OptionError, match="unknown router 'l3'"):
+        Pfd(similarity="l3")
