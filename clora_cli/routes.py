@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 __all__ = ["Routes"]
@@ -38,12 +39,12 @@ class Routes:
     panels: Mapping[str, _Matrix] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[int, ...]:
         """Number of inputs of each task."""
         return tuple(sum(row) + away for row, away in zip(self.counts, self.abstained, strict=True))
 
-    @property
+    @cached_property
     def known(self) -> tuple[int, ...]:
         """The numbers from 0 of the tasks that an adapter knows."""
         return tuple(number for number, knows in enumerate(self.knows) if knows)
@@ -59,11 +60,9 @@ class Routes:
     @property
     def macro(self) -> float | None:
         """Mean accuracy over the tasks that an adapter knows, percent; None if there is none."""
-        return (
-            sum(100 * self.correct(task) / self.inputs[task] for task in self.known) / len(self.known)
-            if self.known
-            else None
-        )
+        if not self.known:
+            return None
+        return sum(100 * self.correct(task) / self.inputs[task] for task in self.known) / len(self.known)
 
     @property
     def micro(self) -> float | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from clora_cli import registry
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.features import select_sites
-from clora_cli.statistics import Moments
+from clora_cli.statistics import Moments, Prototypes
 
 __all__ = ["RouteOptions", "Routing", "common_sites", "nearness", "routed_site", "softmax_over_best"]
 
@@ -78,7 +78,7 @@ class Routing:
     """Weights over adapters for inputs, from their features.
 
     Args:
-        members: Each adapter's moments by site; at least one adapter.
+        members: Each adapter's moments by site, read one after the other; at least one adapter.
         sites: The sites that decide, from ``common_sites``; each adapter has them.
         options: How.
         threshold: The ``nearness`` below which an input gets no adapter at all; None never abstains.
@@ -89,13 +89,17 @@ class Routing:
 
     def __init__(
         self,
-        members: Sequence[Mapping[str, Moments]],
+        members: Iterable[Mapping[str, Moments]],
         sites: Sequence[str],
         options: RouteOptions,
         threshold: float | None = None,
     ) -> None:
         self.options, self.threshold = options, threshold
-        kinds = {member[site].second for member in members for site in sites}
+        prototypes = {site: Prototypes() for site in sites}
+        for member in members:
+            for site, gathered in prototypes.items():
+                gathered.add(member[site])
+        kinds = set().union(*(gathered.seconds for gathered in prototypes.values()))
         alike = len(kinds) == 1 and "none" not in kinds
         name = options.similarity if options.similarity != "auto" else "mahalanobis" if alike else "l2"
         router = load_router(name)
@@ -105,7 +109,7 @@ class Routing:
                 "run `clora stat-features --second-moment diag|full --force` on all of them"
             )
         self.similarity = name
-        self._similarities = {site: router.fit([member[site] for member in members]) for site in sites}
+        self._similarities = {site: router.fit(gathered) for site, gathered in prototypes.items()}
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["SECOND_MOMENTS", "Moments", "SecondMoment", "pooled_covariance"]
+__all__ = ["SECOND_MOMENTS", "Moments", "Prototypes", "SecondMoment"]
 
 SecondMoment = Literal["none", "diag", "full"]
 SECOND_MOMENTS: tuple[SecondMoment, ...] = ("none", "diag", "full")
@@ -72,15 +70,47 @@ class Moments:
         return "none" if self.scatter is None else "diag" if self.scatter.ndim == 1 else "full"
 
 
-def pooled_covariance(moments: Iterable[Moments]) -> Tensor:
-    """Return the covariance of vectors about their own set's mean, over all sets: the scatters' sum over the counts'.
+class Prototypes:
+    """What several sets of vectors leave for telling them apart: their means, and the covariance that they share.
+
+    Sets are added one at a time, and of their scatters only the sum is kept: a thousand take little more room than one.
 
     Args:
-        moments: One or more, of one feature size, all with the same second moments.
-
-    Returns:
-        Shape (feature,) or (feature, feature), float64.
+        moments: The first sets.
     """
-    found = list(moments)
-    total = functools.reduce(operator.add, (one.scatter for one in found if one.scatter is not None))
-    return total / max(sum(one.count for one in found), 1)
+
+    def __init__(self, moments: Iterable[Moments] = ()) -> None:
+        self._means: list[Tensor] = []
+        self._count = 0
+        self._scatter: Tensor | None = None
+        self.seconds: set[SecondMoment] = set()
+        for one in moments:
+            self.add(one)
+
+    def add(self, one: Moments) -> None:
+        """Add a set."""
+        self._means.append(one.mean)
+        self._count += one.count
+        self.seconds.add(one.second)
+        if one.scatter is None or len(self.seconds) > 1:
+            self._scatter = None
+        else:
+            self._scatter = one.scatter if self._scatter is None else self._scatter + one.scatter
+
+    @property
+    def means(self) -> Tensor:
+        """The sets' means, shape (set, feature), float64."""
+        return torch.stack(self._means)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance of vectors about their own set's mean: the scatters' sum over the counts'.
+
+        Shape (feature,) or (feature, feature), float64.
+
+        Raises:
+            ValueError: If the sets have no second moments, or not all the same.
+        """
+        if self._scatter is None:
+            raise ValueError(f"no covariance of sets with second moments {', '.join(sorted(self.seconds))}")
+        return self._scatter / max(self._count, 1)

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from routed import write_routable
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support import contents, options_for, train, write_random_adapter
 
 from clora_cli.backbone import load_backbone
 from clora_cli.base_model import find_model
+from clora_cli.data import load_task
+from clora_cli.distribution import FEATURES, agree, read_distribution, read_record
 from clora_cli.errors import ArtifactError, CloraError, MismatchError, OptionError
+from clora_cli.features import collect_moments, prompt_ids
 from clora_cli.files import sha256
 from clora_cli.lora import factor_keys
 from clora_cli.manifest import MANIFEST
@@ -23,6 +28,7 @@ from clora_cli.package import WEIGHTS, read_adapter, read_package
 from clora_cli.progress import Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, read_scores, write_scores
 from clora_cli.training import make_plan, train_task
+from clora_cli.transforming import ExpandOptions, expand_packages, plan_expand
 
 CONFIG = "adapter_config.json"
 SPECIFICATION = Path(__file__).parents[1] / "docs" / "package-format.md"
@@ -200,7 +206,7 @@ def _rows(text):
 def test_must_7_have_the_keys_of_the_table(adapter, base):
     table = dict(_rows(SPECIFICATION.read_text(encoding="utf-8")))
     whole = json.loads((adapter / MANIFEST).read_text(encoding="utf-8"))
-    assert set(table) == set(whole)
+    assert set(table) == {*whole, "origin"}  # unions' members alone have it
     for key, optional in table.items():
         shortened = {name: value for name, value in whole.items() if name != key}
         (adapter / MANIFEST).write_text(json.dumps(shortened), encoding="utf-8")
@@ -212,9 +218,9 @@ def test_must_7_have_the_keys_of_the_table(adapter, base):
 
 
 def test_must_7_name_every_key_that_training_records(model_folder, tasks, tmp_path):
-    manifest = train(model_folder("llama"), tasks["first"], tmp_path / "adapters").manifest
+    manifest = train(model_folder("llama"), tasks["first"], tmp_path / "adapters", method="pfd").manifest
     text = SPECIFICATION.read_text(encoding="utf-8")
-    assert set(manifest) == set(dict(_rows(text)))
+    assert {*manifest, "origin"} == set(dict(_rows(text)))
     for part in ("method", "base_model", "lora", "data"):
         documented = set(re.findall(rf"`{part}\.(\w+)`", text))
         assert documented - {"merged"} == set(manifest[part])  # merges alone have it
@@ -416,3 +422,94 @@ def test_must_26_hold_matrices_of_the_layers_shape(dense, adapter, delta):
     (dense / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(ArtifactError, match="is no matrix"):
         read_adapter(dense).deltas()
+
+
+@pytest.fixture
+def routable(tmp_path, base, tasks):
+    """Give a package of two adapters with distributions."""
+    return write_routable(tmp_path / "routable", base, [str(tasks["first"]), str(tasks["second"])], rows=12)
+
+
+def with_record(features, change):
+    """Write a distribution's file anew with its record changed."""
+    with safe_open(features, framework="pt") as file:
+        record = json.loads(file.metadata()["clora"])
+        kept = {name: file.get_tensor(name) for name in file.keys()}
+    change(record)
+    save_file(kept, features, metadata={"clora": json.dumps(record)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record.update(schema="clora.features/2"), "this version reads"),
+        (lambda record: record.update(sha256="0" * 64), "not those that were written"),
+        (lambda record: record.pop("pool"), "no pool"),
+        (lambda record: record.update(base_model="a name"), "fingerprint"),
+    ],
+)
+def test_must_27_hold_numbers_and_their_checksum(routable, change, message):
+    features = routable / "first" / FEATURES
+    found = read_distribution(features)
+    assert all(one.count == 12 and one.mean.ndim == 1 for one in found.sites.values())
+    with_record(features, change)
+    with pytest.raises(ArtifactError, match=message):
+        read_distribution(features)
+
+
+def test_must_28_add_up(base, tasks):
+    rows = load_task(str(tasks["first"])).train
+    ids = prompt_ids(base, rows)
+    site = "model.layers.1.self_attn.v_proj"
+    for second in ("none", "diag", "full"):
+        parts = [collect_moments(base, part, [site], second=second)[site] for part in (ids[:7], ids[7:])]
+        whole, both = collect_moments(base, ids, [site], second=second)[site], parts[0] + parts[1]
+        assert whole.count == both.count == len(rows)
+        assert torch.allclose(whole.mean, both.mean, atol=1e-5)
+        assert second == "none" or torch.allclose(whole.scatter, both.scatter, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["source", "pool", "text"])
+def test_must_29_compare_only_what_was_taken_alike(routable, key):
+    members = read_package([routable])
+    records = [(member.features, read_record(member.features)) for member in members]
+    agree(records)
+    records[1][1][key] = "another way"
+    with pytest.raises(MismatchError, match=f"do not compare: {key}"):
+        agree(records)
+    records[1][1]["base_model"] = {"id": "another", "fingerprint": "1"}
+    with pytest.raises(MismatchError, match="different base models"):
+        agree(records)
+
+
+def test_must_30_write_equal_bytes(routable, tmp_path):
+    features = routable / "first" / FEATURES
+    for number in range(5):
+        read_distribution(features).write(tmp_path / f"{number}.safetensors")
+        assert (tmp_path / f"{number}.safetensors").read_bytes() == features.read_bytes()
+
+
+def united(paths, out):
+    return expand_packages(plan_expand(paths, ExpandOptions(out=out)))[0]
+
+
+def test_must_31_unite_files_as_they_were(routable, tmp_path):
+    before = contents(routable)
+    once = united([routable], tmp_path / "once.pkg")
+    twice = united([once], tmp_path / "twice.pkg")
+    assert contents(routable) == before
+    for member in read_package([twice]):
+        old = json.loads((routable / member.task / MANIFEST).read_text(encoding="utf-8"))
+        changed = {key for key, value in member.manifest.items() if old.get(key) != value}
+        assert changed <= {"task", "stage", "origin"}
+        assert member.manifest["origin"]["package"] == "routable"
+        files = {name: data for name, data in contents(member.path).items() if name != MANIFEST}
+        assert files == {name: data for name, data in contents(routable / member.task).items() if name != MANIFEST}
+
+
+def test_must_32_unite_what_is_left_as_if_nothing_else_had_been(routable, tmp_path):
+    with_both = united([routable], tmp_path / "both.pkg")
+    shutil.rmtree(with_both / "first")
+    without = united([routable / "second"], tmp_path / "without" / "one.pkg")
+    again = united([with_both], tmp_path / "again" / "one.pkg")
+    assert contents(again) == contents(without)

@@ -6,7 +6,7 @@ import operator
 import pytest
 import torch
 
-from clora_cli.statistics import SECOND_MOMENTS, Moments, pooled_covariance
+from clora_cli.statistics import SECOND_MOMENTS, Moments, Prototypes
 
 
 def draw(*shape, seed=0):
@@ -65,7 +65,7 @@ def test_moments_without_second_ones_drop_the_others():
 @pytest.mark.parametrize("second", ["diag", "full"])
 def test_the_pooled_covariance_is_about_each_sets_own_mean(second):
     sets = [draw(30, 3, seed=1), draw(50, 3, seed=2) + 1000]
-    pooled = pooled_covariance(Moments.of(one, second) for one in sets)
+    pooled = Prototypes(Moments.of(one, second) for one in sets).covariance
     deviations = torch.cat([one - one.mean(dim=0) for one in sets])
     expected = deviations.mT @ deviations / 80
     assert torch.allclose(pooled, expected if second == "full" else expected.diagonal(), rtol=1e-9)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+_NAMED = 4  # adapters at most whose names fit into a line of progress
+
 
 def evaluate(
     members: Sequence[AdapterFolder],
@@ -91,7 +93,8 @@ class _Bench:
         from clora_cli.evaluation.answers import generate, rank_labels
 
         prompts = self._prompts[task.name]
-        title = f"eval {task.name} with {'+'.join(a.task for a in adapters) or 'the base model'}"
+        several = f"{len(adapters)} adapters" if len(adapters) > _NAMED else "+".join(a.task for a in adapters)
+        title = f"eval {task.name} with {several or 'the base model'}"
         before = self._combination.use(adapters, task.name, prompts)
         with self._progress.track(title, len(prompts.ids)) as advance:
             if self._options.score == "labels":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from clora_cli.errors import MismatchError
 from clora_cli.features import prompt_ids, read_features
 from clora_cli.package import AdapterFolder
 from clora_cli.routing import RouteOptions, Routing, common_sites, nearness
-from clora_cli.statistics import Moments
 
 __all__ = ["Guide"]
 
@@ -63,9 +62,7 @@ class Guide:
             )
         self.options, self._loaded, self._batch_size = options, backbone, batch_size
         self.sites = common_sites([read_sites(member.features) for member in members], options)
-        self._moments: list[Mapping[str, Moments]] = [
-            read_distribution(member.features, self.sites).sites for member in members
-        ]
+        self._paths = [member.features for member in members]
         self._max_length = max(int(record["max_length"]) for _, record in records)
 
     @property
@@ -85,7 +82,9 @@ class Guide:
         Raises:
             MismatchError: As ``Routing``.
         """
-        return Routing(self._moments[:count], self.sites, self.options, threshold)
+        # Read one at a time, and never kept: a thousand full second moments do not fit in memory, their sum does.
+        members = (read_distribution(path, self.sites).sites for path in self._paths[:count])
+        return Routing(members, self.sites, self.options, threshold)
 
     def features(
         self, examples: Sequence[Example], *, chat: bool = False, done: Callable[[int], None] = _NOTHING

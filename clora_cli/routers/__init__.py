@@ -7,12 +7,12 @@ What follows (softmax, top-k, weights) is the same for all and lies in ``clora_c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from clora_cli.statistics import Moments
+from clora_cli.statistics import Prototypes
 
 __all__ = ["Router", "Similarity"]
 
@@ -30,11 +30,11 @@ class Router:
     # Without an annotation it is no dataclass field, hence no option.
     needs_second = False
 
-    def fit(self, moments: Sequence[Moments]) -> Similarity:
+    def fit(self, prototypes: Prototypes) -> Similarity:
         """Return the similarity to each adapter at one site.
 
         Args:
-            moments: Each adapter's moments at the site, at least one adapter; all with second moments where they are
+            prototypes: The means of the adapters' inputs at the site, at least one adapter; with a covariance where it is
                 needed.
 
         Returns:

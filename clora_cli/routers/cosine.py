@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.routers import Router, Similarity
-from clora_cli.statistics import Moments
+from clora_cli.statistics import Prototypes
 
 __all__ = ["Cosine"]
 
@@ -26,9 +24,9 @@ class Cosine(Router):
         ICML 2025, appendix; cosine against class means as in arXiv:1804.09458.
     """
 
-    def fit(self, moments: Sequence[Moments]) -> Similarity:
+    def fit(self, prototypes: Prototypes) -> Similarity:
         """Return the cosines with each adapter's mean."""
-        means = functional.normalize(torch.stack([one.mean for one in moments]), dim=1)
+        means = functional.normalize(prototypes.means, dim=1)
 
         def similarity(features: Tensor) -> Tensor:
             return functional.normalize(features.double(), dim=1) @ means.to(features.device).mT

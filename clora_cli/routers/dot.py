@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from clora_cli.routers import Router, Similarity
-from clora_cli.statistics import Moments
+from clora_cli.statistics import Prototypes
 
 __all__ = ["Dot"]
 
@@ -26,9 +24,9 @@ class Dot(Router):
         ICML 2025, eq. 5; the scaling is that of arXiv:1706.03762.
     """
 
-    def fit(self, moments: Sequence[Moments]) -> Similarity:
+    def fit(self, prototypes: Prototypes) -> Similarity:
         """Return the scaled products with each adapter's mean."""
-        means = torch.stack([one.mean for one in moments])
+        means = prototypes.means
 
         def similarity(features: Tensor) -> Tensor:
             products: Tensor = features.double() @ means.to(features.device).mT

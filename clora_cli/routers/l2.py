@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from clora_cli.routers import Router, Similarity
-from clora_cli.statistics import Moments
+from clora_cli.statistics import Prototypes
 
 __all__ = ["L2"]
 
@@ -26,9 +25,9 @@ class L2(Router):
         Differs: eq. 4 prints the root of a norm; the published code, and this, take the norm itself.
     """
 
-    def fit(self, moments: Sequence[Moments]) -> Similarity:
+    def fit(self, prototypes: Prototypes) -> Similarity:
         """Return minus the distance to each adapter's mean."""
-        means = torch.stack([one.mean for one in moments])
+        means = prototypes.means
 
         def similarity(features: Tensor) -> Tensor:
             return -torch.cdist(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from clora_cli.errors import OptionError
 from clora_cli.routers import Router, Similarity
-from clora_cli.statistics import Moments, pooled_covariance
+from clora_cli.statistics import Prototypes
 
 __all__ = ["Mahalanobis"]
 
@@ -44,11 +43,11 @@ class Mahalanobis(Router):
         if not 0 < self.shrinkage <= 1:
             raise OptionError(f"option shrinkage={self.shrinkage} of mahalanobis: give a number in (0, 1]")
 
-    def fit(self, moments: Sequence[Moments]) -> Similarity:
+    def fit(self, prototypes: Prototypes) -> Similarity:
         """Return minus half the squared distance to each adapter's mean; means and features are whitened alike."""
-        whiten = self._whitening(pooled_covariance(moments))
-        origin = torch.stack([one.mean for one in moments]).mean(dim=0)  # near the data: less is lost to rounding
-        means = whiten(torch.stack([one.mean for one in moments]) - origin)
+        whiten = self._whitening(prototypes.covariance)
+        origin = prototypes.means.mean(dim=0)  # near the data: less is lost to rounding
+        means = whiten(prototypes.means - origin)
 
         def similarity(features: Tensor) -> Tensor:
             vectors = whiten(features.double() - origin.to(features.device))

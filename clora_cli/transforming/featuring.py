@@ -239,7 +239,7 @@ def _state(path: Path, recipe: Mapping[str, Any], force: bool, add: bool) -> tup
     before = read_distribution(path)
     if add:
         return _added(path, before, recipe)
-    there, new = _comparable(before.record), _comparable(recipe)
+    there, new = _comparable(before.record, recipe), _comparable(recipe, before.record)
     if changed := differences(new, there):
         addable = not differences({**new, "data": there["data"]}, there) and not before.record.get("privacy")
         mend = "pass --force to replace it" + (" or --add to add these rows" if addable else "")
@@ -248,7 +248,7 @@ def _state(path: Path, recipe: Mapping[str, Any], force: bool, add: bool) -> tup
 
 
 def _added(path: Path, before: Distribution, recipe: Mapping[str, Any]) -> tuple[State, Distribution]:
-    there, new = _comparable(before.record), _comparable(recipe)
+    there, new = _comparable(before.record, recipe), _comparable(recipe, before.record)
     old = before.record["data"]
     if changed := differences({**new, "data": there["data"]}, there):
         raise OptionError(f"rows cannot be added to {path}: it was made differently ({changed}); pass --force instead")
@@ -267,19 +267,20 @@ def _added(path: Path, before: Distribution, recipe: Mapping[str, Any]) -> tuple
     return "added", before
 
 
-def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal for two files to be the same, in words where that tells a difference better."""
-    privacy = record.get("privacy") or dict.fromkeys(("epsilon", "delta", "clip"))
+    private = record.get("privacy")
+    marked = not private and not other.get("privacy")
     return {
         **record,
         "base_model": {"fingerprint": record["base_model"]["fingerprint"]},
-        "privacy": {name: privacy[name] for name in ("epsilon", "delta", "clip")},
-        "data": "; ".join(_spelled(entry) for entry in record["data"]),
-        "adapter": record.get("adapter"),
+        "privacy": ", ".join(f"{key} {private[key]:g}" for key in ("epsilon", "delta", "clip")) if private else "none",
+        "data": "; ".join(_spelled(entry, marked) for entry in record["data"]),
+        "adapter": record.get("adapter", ""),
     }
 
 
-def _spelled(entry: Mapping[str, Any]) -> str:
+def _spelled(entry: Mapping[str, Any], marked: bool) -> str:
     drawn = f", {entry['limit']} by seed {entry['seed']}" if entry.get("limit") else ""
-    mark = f" [{entry['fingerprint'][:8]}]" if entry.get("fingerprint") else ""
+    mark = f" [{entry['fingerprint'][:8]}]" if marked and entry.get("fingerprint") else ""
     return f"{entry['name']}{mark} {entry['rows']} {entry['split']} rows{drawn}"

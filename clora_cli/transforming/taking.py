@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from clora_cli import __version__
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
 from clora_cli.base_model import ModelReference
-from clora_cli.data import load_task, uses_chat
+from clora_cli.data import Example, load_task, uses_chat
 from clora_cli.distribution import Distribution
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
@@ -151,15 +152,20 @@ def _moments(
 def _public_balls(backbone: Backbone, sites: Sequence[str], options: FeatureOptions) -> dict[str, Ball]:
     """Return where the features of texts that come with clora lie: known to everybody, whatever the private inputs."""
     clip = options.privacy.clip if options.privacy else 1.0
-    examples = [row for name in ORDER for row in load_task(name).train[:_PUBLIC_ROWS]]
     longest = int(min(options.max_length, _most_tokens(backbone)))
     # Cut to fit rather than refused: their instructions are not the user's to shorten.
-    ids = [tokens[:longest] for tokens in prompt_ids(backbone, examples, text=options.text, max_length=_ANY)]
+    examples = prompt_ids(backbone, _public_examples(), text=options.text, max_length=_ANY)
+    ids = [tokens[:longest] for tokens in examples]
     found: dict[str, list[torch.Tensor]] = {site: [] for site in sites}
     for _, features in read_features(backbone, ids, sites, pool=options.pool, batch_size=options.batch_size):
         for site, vectors in features.items():
             found[site].append(vectors.cpu())
     return {site: Ball.around(torch.cat(parts), clip) for site, parts in found.items()}
+
+
+@functools.cache
+def _public_examples() -> list[Example]:
+    return [row for name in ORDER for row in load_task(name).train[:_PUBLIC_ROWS]]
 
 
 def _ids(backbone: Backbone, rows: Rows, options: FeatureOptions) -> list[list[int]]:

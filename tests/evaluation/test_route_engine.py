@@ -212,7 +212,6 @@ def test_nothing_abstains_unless_asked(package):
 
 def test_calibration_takes_dev_rows_of_the_adapters_own_tasks_or_of_those_named(package, tasks):
     members = read_package([package])
-    settings = RouteSettings()
     assert [task.name for task in calibration_tasks(members, [])] == list(tasks)
     assert [task.name for task in calibration_tasks(members, [str(tasks["third"])])] == ["third"]
     with pytest.raises(DataError, match=r"'absent' is not among the bundled tasks.*--calibrate"):

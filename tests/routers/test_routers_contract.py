@@ -12,7 +12,7 @@ from support import check_options_documented
 from clora_cli import registry
 from clora_cli.errors import OptionError
 from clora_cli.routers import Router
-from clora_cli.statistics import SECOND_MOMENTS, Moments
+from clora_cli.statistics import SECOND_MOMENTS, Moments, Prototypes
 
 NAMES = registry.names("routers")
 SIZE = 6
@@ -74,7 +74,7 @@ def test_numbers_out_of_range_are_refused(name):
 @pytest.mark.parametrize(("name", "second"), CASES)
 @pytest.mark.parametrize(("count", "adapters"), [(5, 4), (1, 4), (5, 1), (1, 1)])
 def test_each_input_has_a_finite_similarity_to_each_adapter(name, second, count, adapters):
-    found = router(name).fit(moments(second, adapters))(features(count))
+    found = router(name).fit(Prototypes(moments(second, adapters)))(features(count))
     assert found.shape == (count, adapters)
     assert found.dtype == torch.float64
     assert bool(found.isfinite().all())
@@ -85,13 +85,13 @@ def test_an_input_at_an_adapters_mean_is_most_similar_to_it(name, second):
     if name == "dot":  # which a longer mean wins
         return
     known = moments(second)
-    found = router(name).fit(known)(torch.stack([one.mean for one in known]))
+    found = router(name).fit(Prototypes(known))(torch.stack([one.mean for one in known]))
     assert found.argmax(dim=1).tolist() == list(range(len(known)))
 
 
 @pytest.mark.parametrize(("name", "second"), CASES)
 def test_inputs_do_not_depend_on_one_another(name, second):
-    similarity = router(name).fit(moments(second))
+    similarity = router(name).fit(Prototypes(moments(second)))
     together = similarity(features(5))
     alone = torch.cat([similarity(one[None]) for one in features(5)])
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
@@ -100,8 +100,8 @@ def test_inputs_do_not_depend_on_one_another(name, second):
 @pytest.mark.parametrize(("name", "second"), CASES)
 def test_the_order_of_adapters_does_not_matter(name, second):
     known, order = moments(second), [2, 0, 3, 1]
-    found = router(name).fit(known)(features())
-    turned = router(name).fit([known[place] for place in order])(features())
+    found = router(name).fit(Prototypes(known))(features())
+    turned = router(name).fit(Prototypes([known[place] for place in order]))(features())
     torch.testing.assert_close(turned, found[:, order], rtol=1e-9, atol=1e-9)
 
 
@@ -109,7 +109,7 @@ def test_the_order_of_adapters_does_not_matter(name, second):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_features_of_any_precision_are_taken_in_float64(name, second, dtype):
     given = features().to(dtype)
-    similarity = router(name).fit(moments(second))
+    similarity = router(name).fit(Prototypes(moments(second)))
     torch.testing.assert_close(similarity(given), similarity(given.double()), rtol=1e-12, atol=1e-12)
 
 
@@ -117,7 +117,7 @@ def test_features_of_any_precision_are_taken_in_float64(name, second, dtype):
 def test_nothing_given_is_changed(name, second):
     known, given = moments(second), features()
     before = [tensor.clone() for one in known for tensor in (one.mean, one.scatter) if tensor is not None]
-    router(name).fit(known)(given)
+    router(name).fit(Prototypes(known))(given)
     after = [tensor for one in known for tensor in (one.mean, one.scatter) if tensor is not None]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
     assert torch.equal(given, features())
@@ -128,7 +128,7 @@ def test_nothing_given_is_changed(name, second):
 def test_distributions_of_a_single_input_are_finite(name, second, adapters):
     """One input has no spread: every scatter is zero."""
     known = [Moments.of(features(1, seed), second) for seed in range(adapters)]
-    similarity = router(name).fit(known)
+    similarity = router(name).fit(Prototypes(known))
     given = torch.cat([features(3, 9), known[0].mean[None].float(), torch.zeros(1, SIZE)])
     found = similarity(given)
     assert bool(found.isfinite().all())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clora_cli import registry
-from clora_cli.statistics import Moments, pooled_covariance
+from clora_cli.statistics import Moments, Prototypes
 
 
 def moments(*means, scatters=None, count=2):
@@ -19,7 +19,7 @@ def moments(*means, scatters=None, count=2):
 
 def similarity(name, known, *inputs, **options):
     given = inputs[0] if torch.is_tensor(inputs[0]) else torch.tensor(inputs)
-    return registry.load("routers", name)(**options).fit(known)(given)
+    return registry.load("routers", name)(**options).fit(Prototypes(known))(given)
 
 
 def clouds(adapters=3, size=5, rows=40, second="full", seed=0):
@@ -125,7 +125,7 @@ def test_mahalanobis_is_the_log_posterior_of_equal_gaussians():
     vectors, known = clouds(adapters=2)
     given = vectors[0, :5]
     found = similarity("mahalanobis", known, given, shrinkage=1e-12)
-    covariance = pooled_covariance(known)
+    covariance = Prototypes(known).covariance
     densities = [
         torch.distributions.MultivariateNormal(one.mean, covariance_matrix=covariance).log_prob(given) for one in known
     ]
@@ -158,16 +158,16 @@ def test_the_pooled_covariance_adds_up_across_packages(second):
     deviations = torch.cat([one - one.mean(dim=0) for one in vectors])
     expected = deviations.mT @ deviations / len(deviations)
     expected = expected.diagonal() if second == "diag" else expected
-    torch.testing.assert_close(pooled_covariance(known), expected)
-    left, right = pooled_covariance(known[:1]), pooled_covariance(known[1:])
-    torch.testing.assert_close(pooled_covariance(known), (30 * left + 90 * right) / 120)
+    torch.testing.assert_close(Prototypes(known).covariance, expected)
+    left, right = Prototypes(known[:1]).covariance, Prototypes(known[1:]).covariance
+    torch.testing.assert_close(Prototypes(known).covariance, (30 * left + 90 * right) / 120)
     halves = [Moments.of(one[:7], second) + Moments.of(one[7:], second) for one in vectors]
-    torch.testing.assert_close(pooled_covariance(halves), expected)
+    torch.testing.assert_close(Prototypes(halves).covariance, expected)
 
 
 def test_an_adapter_of_many_inputs_has_more_say_in_the_pooled_covariance():
     few, many = Moments.of(torch.tensor([[0.0], [2.0]]), "diag"), Moments.of(torch.zeros(6, 1), "diag")
-    assert pooled_covariance([few, many]).item() == pytest.approx(2 / 8)
+    assert Prototypes([few, many]).covariance.item() == pytest.approx(2 / 8)
 
 
 def test_far_means_do_not_cost_mahalanobis_its_precision():
