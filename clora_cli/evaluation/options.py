@@ -14,6 +14,7 @@ __all__ = ["COMBINE", "MERGES", "SCORE", "EvalOptions"]
 
 MERGES = tuple(name for name in registry.names("merges") if name != "sum")
 COMBINE = ("auto", "sum", "last", "route", "task-id", "none", *MERGES)
+_FLAGS = {"layer": "route-layer", "module": "route-module"}
 SCORE = ("generate", "labels")
 
 
@@ -73,6 +74,7 @@ class EvalOptions:
             if number < 1:
                 raise OptionError(f"--{name} {number}: give a whole number of at least 1")
         if self.route and self.combine not in {"auto", "route"}:
-            raise OptionError(f"--combine {self.combine} does not route: leave out {', '.join(self.route)}")
+            flags = [f"--{_FLAGS.get(name, name.replace('_', '-'))}" for name in self.route]
+            raise OptionError(f"--combine {self.combine} does not route: leave out {', '.join(flags)}")
         if self.test_rows < 0:
             raise OptionError(f"--test-rows {self.test_rows}: give a whole number of at least 0")

@@ -187,5 +187,40 @@ def test_mahalanobis_needs_second_moments(package, tasks):
 
 
 def test_routing_options_without_routing_are_refused():
-    with pytest.raises(OptionError, match="--combine sum does not route"):
-        EvalOptions(combine="sum", route={"top_k": 1})
+    with pytest.raises(OptionError, match="--combine sum does not route: leave out --top-k, --route-layer"):
+        EvalOptions(combine="sum", route={"top_k": 1, "layer": "last"})
+
+
+def test_routing_options_for_adapters_that_are_summed_are_refused(package, tasks):
+    _, members = package()
+    loaded = [load_task(str(tasks["first"]))]
+    with pytest.raises(OptionError, match="combined by sum; pass --combine route"):
+        evaluate(members, loaded, EvalOptions(route={"top_k": 1}, device="cpu"))
+    with pytest.raises(OptionError, match="nothing to calibrate"):
+        evaluate(members, loaded, EvalOptions(combine="route", calibrate=("x",), device="cpu"))
+
+
+def test_inputs_that_abstain_get_the_base_model(package, tasks, monkeypatch):
+    _, members = package()
+    loaded = [load_task(str(tasks["third"]))]
+    calibrate = tuple(str(tasks[name]) for name in ("first", "second"))
+    monkeypatch.setattr(Guide, "threshold", lambda self, tasks: (float("inf"), 1))
+    options = EvalOptions(combine="route", route={"abstain": 0.1}, calibrate=calibrate, device="cpu")
+    all_abstain = evaluate(members, loaded, options)
+    assert (
+        all_abstain.rows[-1].scores
+        == evaluate(members, loaded, EvalOptions(combine="none", device="cpu")).rows[-1].scores
+    )
+
+
+def test_the_threshold_leaves_the_asked_share_of_known_inputs_below(package, tasks):
+    base, members = package()
+    options = RouteOptions(similarity="l2", abstain=0.25)
+    guide = Guide(base.reference, members, options, backbone=base)
+    known = [load_task(str(tasks[name])) for name in ("first", "second")]
+    threshold, rows = guide.threshold(known)
+    assert rows == sum(len(task.dev) for task in known)
+    routing = guide.routing(threshold=threshold)
+    kept = [routing.weights(routing.similarities(guide.features(task.dev))) for task in known]
+    abstained = sum(int((weights[guide.sites[0]].sum(dim=1) == 0).sum()) for weights in kept)
+    assert abstained == rows // 4

@@ -263,7 +263,7 @@ def test_adding_is_offered_where_it_would_work(adapter, tasks):
     take(adapter)
     with pytest.raises(OptionError, match="pass --force to replace it or --add to add these rows"):
         take(adapter, data=(str(tasks["second"]),))
-    with pytest.raises(OptionError, match="pass --force to replace it$"):
+    with pytest.raises(OptionError, match=r"pass --force to replace it$"):
         take(adapter, data=(str(tasks["second"]),), text="body")
 
 
@@ -414,6 +414,18 @@ def test_an_input_longer_than_the_model_knows_is_told(tmp_path, backbone):
     with pytest.raises(OptionError, match=r"base model '.*' takes 128; pass --max-length 128"):
         take(member)
     take(member, max_length=128)
+
+
+def test_numbers_that_overflow_are_not_written(tmp_path, backbone, tasks):
+    base = backbone()
+    with torch.no_grad():
+        base.model.get_submodule(V_PROJ[1]).weight[0, 0] = torch.inf
+    base.model.save_pretrained(tmp_path / "model")
+    base.tokenizer.save_pretrained(tmp_path / "model")
+    member = write_bare(tmp_path / "theirs", base)
+    with pytest.raises(CloraError, match=rf"features at '{V_PROJ[1]}' are not finite .*; pass --dtype float32"):
+        take(member, data=(str(tasks["first"]),), model=str(tmp_path / "model"))
+    assert not member.features.exists()
 
 
 def test_a_full_disk_leaves_what_was_there(adapter, monkeypatch):
