@@ -70,6 +70,9 @@ def evaluate_command(
     abstain: AbstainOption = None,
     calibrate: CalibrateOption = None,
     matrix: Annotated[bool, typer.Option("--matrix", help="Score after every stage, from the base model on.")] = False,
+    seen: Annotated[
+        bool, typer.Option("--seen", help="With --matrix: leave out tasks that are not learned yet.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the scores to this JSON file.")] = None,
     model: Annotated[
         str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
@@ -116,6 +119,7 @@ def evaluate_command(
         calibrate=tuple(calibrate or ()),
         score=score,
         matrix=matrix,
+        seen=seen,
         batch_size=batch_size,
         max_length=max_length,
         max_new_tokens=max_new_tokens,

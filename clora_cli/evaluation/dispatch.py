@@ -13,13 +13,13 @@ from torch import Tensor
 from clora_cli.backbone import load_backbone, pick_device
 from clora_cli.base_model import check_base, find_model
 from clora_cli.data import Task
-from clora_cli.errors import CloraError, DataError, OptionError
+from clora_cli.errors import CloraError, DataError
 from clora_cli.evaluation.guide import Guide
 from clora_cli.evaluation.inputs import Input, in_batches
 from clora_cli.evaluation.routing import RouteSettings, tasks_known
 from clora_cli.evaluation.tally import Tally, mean_over, panels_of
 from clora_cli.features import prompt_ids
-from clora_cli.package import AdapterFolder
+from clora_cli.package import AdapterFolder, base_name
 from clora_cli.routing import RouteOptions
 
 __all__ = ["Decided", "Dispatcher"]
@@ -66,11 +66,8 @@ class Dispatcher:
 
     def __init__(self, members: Sequence[AdapterFolder], options: RouteOptions, settings: RouteSettings) -> None:
         self.members, self.options = members, options
-        names = [str(member.base["id"]) for member in members if member.base.get("id")]
         self.known = [tasks_known(member) for member in members]
-        if settings.model is None and not names:
-            raise OptionError("no adapter says which base model it stands on; pass --model")
-        self.reference = find_model(settings.model or names[0], settings.revision)
+        self.reference = find_model(settings.model or base_name(members), settings.revision)
         for member in members:
             check_base(member.base, self.reference, member.path)
         self._settings = settings

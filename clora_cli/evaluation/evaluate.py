@@ -11,7 +11,7 @@ from clora_cli.data import Task
 from clora_cli.errors import DataError, OptionError
 from clora_cli.evaluation.options import COMBINE, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
-from clora_cli.package import AdapterFolder
+from clora_cli.package import AdapterFolder, base_name
 from clora_cli.progress import Progress, Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
@@ -50,7 +50,7 @@ def evaluate(
 
     _check_scorable(tasks, options)
     combine = _way(members, options.combine)
-    reference = find_model(_base_name(members, options.model), options.revision)
+    reference = find_model(options.model or base_name(members), options.revision)
     check_answers(reference)
     for member in members:
         check_base(member.base, reference, member.path)
@@ -61,10 +61,11 @@ def evaluate(
         options,
         progress or Silent(),
     )
-    first = 0 if options.matrix else len(members)
+    first = (1 if options.seen else 0) if options.matrix else len(members)
     rows = []
     for stage in range(first, len(members) + 1):
-        scores = {task.name: bench.score(task, active(members[:stage], combine, task.name)) for task in tasks}
+        chosen = _seen(tasks, members, stage) if options.seen else tasks
+        scores = {task.name: bench.score(task, active(members[:stage], combine, task.name)) for task in chosen}
         after = members[stage - 1].task if stage else ""
         references = tuple(AdapterRef(member.task, member.digest) for member in members[:stage])
         rows.append(ScoreRow(stage, after, references, scores))
@@ -164,13 +165,10 @@ def _way(members: Sequence[AdapterFolder], combine: str) -> str:
     return str(wanted.pop())
 
 
-def _base_name(members: Sequence[AdapterFolder], model: str | None) -> str:
-    if model is not None:
-        return model
-    names = [str(member.base["id"]) for member in members if member.base.get("id")]
-    if not names:
-        raise OptionError("no adapter says which base model it stands on; pass --model")
-    return names[0]
+def _seen(tasks: Sequence[Task], members: Sequence[AdapterFolder], stage: int) -> list[Task]:
+    """Return the tasks that are not those of later stages."""
+    later = {name for member in members[stage:] for name in (member.task, *member.data_names)}
+    return [task for task in tasks if task.name not in later]
 
 
 def _check_scorable(tasks: Sequence[Task], options: EvalOptions) -> None:

@@ -32,6 +32,7 @@ class EvalOptions:
             default.
         score: ``generate`` answers greedily, ``labels`` ranks the label set by likelihood.
         matrix: Evaluate after every stage, from the bare base model on, instead of after the last alone.
+        seen: Of a matrix, leave out the tasks that are not learned yet, and the base model alone.
         batch_size: Rows of one forward pass.
         max_length: Tokens of a prompt.
         max_new_tokens: Tokens of an answer; label sets use the length of their longest label.
@@ -48,6 +49,7 @@ class EvalOptions:
     calibrate: Sequence[str] = ()
     score: str = "generate"
     matrix: bool = False
+    seen: bool = False
     batch_size: int = 64
     max_length: int = 512
     max_new_tokens: int = 50
@@ -76,5 +78,7 @@ class EvalOptions:
         if self.route and self.combine not in {"auto", "route"}:
             flags = [f"--{_FLAGS.get(name, name.replace('_', '-'))}" for name in self.route]
             raise OptionError(f"--combine {self.combine} does not route: leave out {', '.join(flags)}")
+        if self.seen and not self.matrix:
+            raise OptionError("--seen leaves cells out of a matrix: pass --matrix too")
         if self.test_rows < 0:
             raise OptionError(f"--test-rows {self.test_rows}: give a whole number of at least 0")

@@ -80,6 +80,18 @@ def test_the_matrix_has_a_row_a_stage_and_scores_nothing_twice(package, loaded, 
         assert base == last
 
 
+def test_a_matrix_may_leave_out_what_is_not_learned_yet(package, loaded):
+    options = {"matrix": True, "score": "labels", "device": "cpu"}
+    whole, seen = (evaluate(package, loaded, EvalOptions(seen=seen, **options)) for seen in (False, True))
+    assert [(row.stage, list(row.scores)) for row in seen.rows] == [
+        (1, ["first", "third"]),
+        (2, list(whole.rows[2].scores)),
+    ]
+    assert all(row.scores.items() <= whole.rows[row.stage].scores.items() for row in seen.rows)
+    with pytest.raises(OptionError, match="--seen leaves cells out of a matrix"):
+        EvalOptions(seen=True)
+
+
 def test_a_merge_scores_as_its_folder_does(package, loaded, tmp_path):
     from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
 
