@@ -41,6 +41,7 @@ class RoutedAdapters:
         self._deltas: dict[int, Mapping[str, Factor | Tensor]] = {}
         self._active: list[int] = []
         self._features: dict[str, dict[str, Tensor]] = {}
+        self._fitted: dict[tuple[int, float | None], Routing] = {}
 
     def gates(
         self, name: str, examples: Sequence[Example], count: int, *, chat: bool = False, threshold: float | None = None
@@ -57,7 +58,7 @@ class RoutedAdapters:
         Returns:
             A function of the batch's rows among ``examples`` and their attention mask, shape (row, token).
         """
-        routing = self._guide.routing(count, threshold)
+        routing = self._routing(count, threshold)
         if self._guide.record["source"] == "adapted":
             if threshold is not None:
                 raise OptionError(
@@ -66,6 +67,11 @@ class RoutedAdapters:
             return lambda rows, mask: self._decide_within(routing, count, mask)
         weights = routing.weights(routing.similarities(self._known(name, examples, chat)))
         return lambda rows, mask: self._use({site: one[rows] for site, one in weights.items()})
+
+    def _routing(self, count: int, threshold: float | None) -> Routing:
+        if (count, threshold) not in self._fitted:
+            self._fitted = {(count, threshold): self._guide.routing(count, threshold)}  # one stage after another
+        return self._fitted[count, threshold]
 
     def _known(self, name: str, examples: Sequence[Example], chat: bool) -> dict[str, Tensor]:
         if name not in self._features:
