@@ -97,7 +97,8 @@ class Ball:
     def around(cls, vectors: Tensor, clip: float = 1.0) -> Ball:
         """Return the ball around public vectors, whose radius is ``clip`` times their mean distance from their mean.
 
-        The mean distance is the middle of a wide valley: half and twice of it lose accuracy, by clipping and by noise.
+        Routing by l2 over 15 tasks of 200 inputs, against 1: twice the radius costs 7 to 23 points at epsilon 1, by noise;
+        half of it up to 9 points at epsilon 8, by clipping.
 
         Args:
             vectors: Shape (vector, feature), at least two that differ.

@@ -25,8 +25,9 @@ class Pfd(Method):
 
     Args:
         similarity: A router with its options, such as ``l2`` or ``mahalanobis,shrinkage=0.01``.
-        train_top_k: Adapters in an input's mixture while training; 0 for all.
-        test_top_k: The same at test; 0 for all.
+        train_top_k: Adapters in an input's mixture while training; 0 for all. With 1, the published scripts' value, and
+            ``current=included`` the new adapter learns alone; with more, earlier ones take part as prior knowledge.
+        test_top_k: The same at test; 0 for all. An adapter that learned within a mixture is best used in one.
         temperature: T, above 0.
         layer: Whose features decide: ``all`` has each site decide for itself, else ``middle``, ``last`` or a block's number.
         module: Ending of the projections that decide, such as ``v_proj``; empty for all.
@@ -54,8 +55,8 @@ class Pfd(Method):
     combine = "route"
 
     similarity: str = "l2"
-    train_top_k: int = 0
-    test_top_k: int = 0
+    train_top_k: int = 1
+    test_top_k: int = 1
     temperature: float = 1.0
     layer: str = "all"
     module: str = ""

@@ -1,4 +1,4 @@
-"""Adapter folders in, adapter folders out, without loading a model (layer L3)."""
+"""Adapter folders in, adapter folders out (layer L3): merges and unions without a model, feature distributions with one."""
 
 from __future__ import annotations
 

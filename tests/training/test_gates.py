@@ -48,7 +48,7 @@ def batch_of(built, plan, rows):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_s_mixture_is_the_weighted_sum_of_both_adapters(package, plan_for, family):
     package(family)
-    plan = plan_for(family=family, method="pfd", method_options={"temperature": "0.5"})
+    plan = plan_for(family=family, method="pfd", method_options={"temperature": "0.5", "train_top_k": "0"})
     built = build(plan)
     built.model.double()
     for parameter in built.model.parameters():
@@ -113,7 +113,9 @@ def test_the_first_task_trains_as_it_would_alone(plan_for):
 
 def test_with_one_place_the_new_adapter_has_it(package, plan_for):
     package(name="one")
-    routed, _ = train_task(plan_for(method="pfd", package="one", method_options={"train_top_k": "1"}))
+    routed, _ = train_task(plan_for(method="pfd", package="one"))
+    mixed, _ = train_task(plan_for(method="pfd", package="one", task="third", method_options={"train_top_k": "0"}))
+    assert mixed.manifest["scores"] != routed.manifest["scores"]
     alone, _ = train_task(plan_for(method="per-task", package="two"))
     assert routed.manifest["scores"] == alone.manifest["scores"]
 
@@ -165,7 +167,7 @@ def test_a_resumed_run_writes_the_bytes_of_an_undisturbed_one(tmp_path, package,
     from clora_cli.training import loop
 
     package(name="one"), package(name="two")
-    options = {"method": "pfd", "max_steps": 4, "save_steps": 1}
+    options = {"method": "pfd", "max_steps": 4, "save_steps": 1, "method_options": {"train_top_k": "2"}}
     whole, _ = train_task(plan_for(package="one", **options))
     real = loop.Watch.on_step_end
 
