@@ -15,10 +15,11 @@ prompt: the base model's pass that decides, prefill, and one further token.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -177,24 +178,24 @@ def features(arguments: argparse.Namespace, model: Any, ids: Tensor) -> None:
     }
     for name, (took, ratio) in list(compare(rows, arguments.turns).items())[1:]:
         print(f"features, {name}: {1000 * took:.1f} ms, {ratio:.2f} of a bare pass without the output layer")
-    size = model.get_submodule(middle[0]).out_features
-    vectors = torch.randn(len(ids), size)
-    decide: dict[str, Run] = {"base": lambda: None}
-    for count in (15, 1000):
-        moments = [
-            {middle[0]: Moments(200, torch.randn(size).double(), torch.ones(size).double())} for _ in range(count)
-        ]
-        routing = Routing(moments, middle, RouteOptions(similarity="l2"))
+    found = compare(
+        {"base": deciding(backbone, prompts, middle, 15), "many": deciding(backbone, prompts, middle, 1000)},
+        arguments.turns,
+    )
+    print(f"deciding among 15: {1000 * found['base'][0]:.1f} ms, among 1,000: {found['many'][1]:.2f} of that")
 
-        def whole(routing: Routing = routing) -> None:
-            list(read_features(backbone, prompts, middle))
-            routing.weights(routing.similarities({middle[0]: vectors}))
 
-        decide[f"{count}"] = whole
-    del decide["base"]
-    decide = {"base": decide["15"], "1000": decide["1000"]}
-    found = compare(decide, arguments.turns)
-    print(f"deciding among 15: {1000 * found['base'][0]:.1f} ms, among 1,000: {found['1000'][1]:.2f} of that")
+def deciding(backbone: Backbone, prompts: list[list[int]], sites: list[str], count: int) -> Run:
+    """Return what decides among so many adapters: features of one layer, similarities, weights."""
+    size = backbone.model.get_submodule(sites[0]).out_features
+    moments = [{sites[0]: Moments(200, torch.randn(size).double(), torch.ones(size).double())} for _ in range(count)]
+    routing = Routing(moments, sites, RouteOptions(similarity="mahalanobis"))
+
+    def whole() -> None:
+        for _, features in read_features(backbone, prompts, sites):
+            routing.weights(routing.similarities(features))
+
+    return whole
 
 
 def answering(arguments: argparse.Namespace, model: Any, ids: Tensor) -> None:
@@ -204,24 +205,19 @@ def answering(arguments: argparse.Namespace, model: Any, ids: Tensor) -> None:
     soft = torch.rand(len(ids), 15).softmax(1)
     top = functional.one_hot(torch.arange(len(ids)) % 15, 15).float()
     for name, weights in {"base": None, "soft": soft, "top-1, mixed": top}.items():
-        with bank.only(None) if weights is None else _gate(bank, weights):
+        with bank.only(None) if weights is None else gates(bank, weights):
             prefill = seconds(lambda: model(ids, use_cache=True), arguments.turns)
             cache = model(ids, use_cache=True).past_key_values
             step = seconds(lambda cache=cache: model(ids[:, -1:], past_key_values=cache), 20 * arguments.turns)
         print(f"{name}: prefill {1000 * prefill:.1f} ms, one further token {1000 * step:.1f} ms")
 
 
-class _gate:  # noqa: N801
-    """Gates for a while."""
-
-    def __init__(self, bank: AdapterBank, weights: Tensor) -> None:
-        self._bank, self._weights = bank, weights
-
-    def __enter__(self) -> None:
-        self._bank.gate(dict.fromkeys(self._bank.sites, self._weights))
-
-    def __exit__(self, *_: object) -> None:
-        self._bank.gate(None)
+@contextlib.contextmanager
+def gates(bank: AdapterBank, weights: Tensor) -> Iterator[None]:
+    """Weigh the adapters for a while."""
+    bank.gate(dict.fromkeys(bank.sites, weights))
+    yield
+    bank.gate(None)
 
 
 @torch.inference_mode()
