@@ -94,7 +94,7 @@ def test_eval_of_the_base_model_alone(clora, here, tasks, model_folder):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["adapters", "--combine", "route"], 2, "--combine route: choose one of"),
+        (["adapters", "--combine", "routed"], 2, "--combine routed: choose one of"),
         (["adapters", "--score", "best"], 2, "--score best"),
         (["adapters", "-L", "-1"], 2, "--test-rows -1"),
         (["nowhere"], 3, "package nowhere does not exist"),
