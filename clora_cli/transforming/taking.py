@@ -255,6 +255,8 @@ def _together(device: torch.device) -> Iterator[None]:
     distributed.init_process_group(distributed.get_default_backend_for_device(device))
     try:
         yield
+        # One process's connections must not close while another still reads from them: that ends in an abort.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
