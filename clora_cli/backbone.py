@@ -21,6 +21,7 @@ __all__ = [
     "is_transposed",
     "linear_shape",
     "load_backbone",
+    "load_skeleton",
     "pick_device",
 ]
 
@@ -109,18 +110,18 @@ def load_backbone(
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     torch_dtype = getattr(torch, dtype_name(dtype, device))
-    loaders = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "encoder": AutoModel}
-    loader = loaders[reference.kind]
     extra = {} if quantize == "none" else {"quantization_config": _quantization(quantize, torch_dtype, device)}
     try:
         tokenizer = AutoTokenizer.from_pretrained(reference.path)
         config = AutoConfig.from_pretrained(reference.path)
         if not dropout:
             _switch_off_dropout(config)
-        model = loader.from_pretrained(reference.path, config=config, dtype=torch_dtype, use_safetensors=True, **extra)
+        model = _loader(reference).from_pretrained(
+            reference.path, config=config, dtype=torch_dtype, use_safetensors=True, **extra
+        )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"base model {reference.path} cannot be loaded: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token_id is None:
@@ -131,6 +132,22 @@ def load_backbone(
     if reference.kind != "encoder":
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return Backbone(model, tokenizer, reference, device, torch_dtype)
+
+
+def load_skeleton(reference: ModelReference) -> Any:
+    """Return a base model without its weights, on the meta device: for names, shapes and numbers of parameters."""
+    import torch
+    from transformers import AutoConfig
+
+    with torch.device("meta"):
+        return _loader(reference).from_config(AutoConfig.from_pretrained(reference.path))
+
+
+def _loader(reference: ModelReference) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    loaders = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "encoder": AutoModel}
+    return loaders[reference.kind]
 
 
 def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str, tuple[int, int]]:

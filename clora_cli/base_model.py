@@ -49,6 +49,10 @@ class ModelReference:
     fingerprint: str
     revision: str | None = None
 
+    def recorded(self) -> dict[str, Any]:
+        """Return what manifests and distributions keep of it."""
+        return {"id": self.id, "revision": self.revision, "fingerprint": self.fingerprint, "kind": self.kind}
+
 
 def find_model(name: str, revision: str | None = None) -> ModelReference:
     """Locate a base model: the bundled one, a folder, or the Hub (its cache only, when offline).

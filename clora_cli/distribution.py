@@ -21,9 +21,11 @@ from clora_cli.files import write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clora_cli.statistics import Moments
+    from clora_cli.base_model import ModelReference
+    from clora_cli.statistics import Moments, SecondMoment
 
 __all__ = [
+    "COMPARABLE",
     "FEATURES",
     "POOLS",
     "SCHEMA",
@@ -32,6 +34,7 @@ __all__ = [
     "Distribution",
     "Pool",
     "Source",
+    "Taking",
     "Text",
     "agree",
     "read_distribution",
@@ -48,7 +51,7 @@ POOLS: tuple[Pool, ...] = get_args(Pool)
 SOURCES: tuple[Source, ...] = get_args(Source)
 TEXTS: tuple[Text, ...] = get_args(Text)
 # What must be equal in distributions that are compared with one another, and with an input.
-_COMPARABLE = ("source", "pool", "text")
+COMPARABLE = ("source", "pool", "text")
 _KEY = "clora"
 
 
@@ -96,6 +99,37 @@ class Distribution:
                 kept = moments.scatter if moments.scatter.ndim == 1 else moments.scatter.float()
                 tensors[f"{moments.second}/{site}"] = kept.contiguous()
         return tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taking:
+    """How features are taken: the part of a distribution's record that its maker chooses.
+
+    Attributes:
+        source: Features of the ``base`` model, or of the model as the adapter changes it (``adapted``).
+        pool: How they are pooled over tokens.
+        text: The whole ``prompt``, or its ``body``.
+        second_moment: Which second moments are kept.
+        layer: Which layers' sites were asked for.
+        module: Which ending of sites was asked for; empty for all.
+        max_length: Tokens of an input at most.
+        dtype: Type of the base model's weights.
+        privacy: The mechanism and its guarantee; None for exact numbers.
+    """
+
+    source: Source = "base"
+    pool: Pool = "prompt-mean"
+    text: Text = "prompt"
+    second_moment: SecondMoment = "none"
+    layer: str = "all"
+    module: str = ""
+    max_length: int
+    dtype: str
+    privacy: Mapping[str, Any] | None = None
+
+    def recorded(self, reference: ModelReference, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the record of a distribution of these rows' features."""
+        return {**vars(self), "base_model": reference.recorded(), "data": list(data)}
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -158,7 +192,7 @@ def agree(records: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
                 f"the distributions of {first_path} and {path} come from different base models "
                 f"({first['base_model']['id']} and {record['base_model']['id']}); make one of them again"
             )
-        for key in _COMPARABLE:
+        for key in COMPARABLE:
             if record[key] != first[key]:
                 raise MismatchError(
                     f"the distributions of {first_path} and {path} do not compare: {key} {first[key]} and {record[key]}; "

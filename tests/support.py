@@ -8,10 +8,11 @@ import json
 import os
 import random
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -32,6 +33,7 @@ from transformers import (
 from clora_cli import registry
 from clora_cli.backbone import Backbone, find_sites
 from clora_cli.base_model import ModelReference
+from clora_cli.errors import OptionError
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.package import AdapterFolder, write_adapter
 from clora_cli.progress import Silent
@@ -320,3 +322,21 @@ def check_options_documented(kind: str, name: str) -> None:
     for option, parameter in options.items():
         assert parameter.default is not inspect.Parameter.empty
         assert f"        {option}: " in plugin.__doc__
+
+
+def check_source_given(kind: str, name: str) -> None:
+    """Check that a plug-in's docstring begins with a sentence and names its source."""
+    text = registry.load(kind, name).__doc__
+    assert text.splitlines()[0].endswith(".")
+    assert "    References:" in text
+    assert "arXiv:" in text
+
+
+def check_numbers_refused(kind: str, name: str, message: str, texts: Callable[[str], Sequence[str]]) -> None:
+    """Check that every number among a plug-in's options refuses these texts, with a message that names the option."""
+    plugin = registry.load(kind, name)
+    for option, parameter in registry.options(plugin).items():
+        if float in (parameter.annotation, *get_args(parameter.annotation)):
+            for text in texts(option):
+                with pytest.raises(OptionError, match=message.format(option=option, name=name)):
+                    plugin(**registry.bind(plugin, name, {option: text}))

@@ -18,7 +18,9 @@ __all__ = [
     "DryRunOption",
     "DtypeOption",
     "JsonOption",
+    "ModelOption",
     "QuietOption",
+    "RevisionOption",
     "complete_combine",
     "complete_strategy",
     "complete_task",
@@ -68,6 +70,10 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print just the path or the number.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; change nothing.")]
+ModelOption = Annotated[
+    str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
+]
+RevisionOption = Annotated[str | None, typer.Option(help="Revision of a Hub model.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps …")]
 DtypeOption = Annotated[
     str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU, bfloat16 elsewhere.")

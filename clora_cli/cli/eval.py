@@ -15,7 +15,9 @@ from clora_cli.cli._options import (
     DryRunOption,
     DtypeOption,
     JsonOption,
+    ModelOption,
     QuietOption,
+    RevisionOption,
     complete_combine,
     complete_task,
     form,
@@ -74,10 +76,8 @@ def evaluate_command(
         bool, typer.Option("--seen", help="With --matrix: leave out tasks that are not learned yet.")
     ] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the scores to this JSON file.")] = None,
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of a Hub model.")] = None,
+    model: ModelOption = None,
+    revision: RevisionOption = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Rows of one forward pass.")] = 64,
     max_length: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 512,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of an open-ended answer.")] = 50,

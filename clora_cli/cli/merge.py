@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli import registry
-from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, complete_strategy, form
+from clora_cli.cli._options import (
+    ConfigOption,
+    DryRunOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    complete_strategy,
+    form,
+)
 from clora_cli.cli._output import Terminal, emit
 
 if TYPE_CHECKING:
@@ -42,9 +50,7 @@ def merge(
     into_model: Annotated[
         Path | None, typer.Option("--into-model", help="Write the whole model with the merge added to its weights.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
-    ] = None,
+    model: ModelOption = None,
     dtype: Annotated[str, typer.Option(help="Type of dense deltas: float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Seed of strategies that draw random numbers.")] = 42,
     force: Annotated[bool, typer.Option("--force", help="Replace what --out holds.")] = False,

@@ -19,7 +19,9 @@ from clora_cli.cli._options import (
     DeviceOption,
     DryRunOption,
     DtypeOption,
+    ModelOption,
     QuietOption,
+    RevisionOption,
     complete_task,
 )
 from clora_cli.cli._output import Form, Terminal, emit
@@ -71,10 +73,8 @@ def route(
     split: Annotated[str, typer.Option(help="Of tasks: test, dev or train.")] = "test",
     limit: Annotated[int, typer.Option("-L", "--limit", help="Take the first so many inputs; 0 takes all.")] = 0,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Inputs read and decided at once.")] = 32,
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of a Hub model.")] = None,
+    model: ModelOption = None,
+    revision: RevisionOption = None,
     columns: ColumnsOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
@@ -110,8 +110,6 @@ def route(
     members = read_package(adapters)
     given = route_choices(similarity, top_k, temperature, route_layer, route_module, abstain)
     options = route_options(members, given, top_k=0)
-    if calibrate and not options.abstain:
-        raise OptionError("--calibrate has nothing to calibrate; pass --abstain too")
     settings = RouteSettings(
         model=model,
         revision=revision,
@@ -124,7 +122,7 @@ def route(
     )
     dispatcher = Dispatcher(members, options, settings)
     inputs = [open_source(source, sys.stdin.buffer, settings) for source in sources]
-    calibration = calibration_tasks(members, calibrate or (), settings.columns) if options.abstain else []
+    calibration = calibration_tasks(members, options, calibrate or (), settings.columns)
     told = _told(dispatcher)
     if dry_run:
         emit(Form.JSON if json else output, text=f"would route {told}", data=_plan(dispatcher), brief=told)

@@ -17,7 +17,9 @@ from clora_cli.cli._options import (
     DryRunOption,
     DtypeOption,
     JsonOption,
+    ModelOption,
     QuietOption,
+    RevisionOption,
     complete_task,
     form,
 )
@@ -45,10 +47,8 @@ def stat_features(
             autocompletion=complete_task,
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of a Hub model.")] = None,
+    model: ModelOption = None,
+    revision: RevisionOption = None,
     source: Annotated[
         str,
         typer.Option(help="base: features of the frozen model; adapted: with the adapter itself at work."),

@@ -18,6 +18,7 @@ from clora_cli.cli._options import (
     DtypeOption,
     JsonOption,
     QuietOption,
+    RevisionOption,
     complete_method,
     complete_task,
     form,
@@ -55,7 +56,7 @@ def train_task(
             help="Base model: clora-nano (bundled), a folder or a Hub id.",
         ),
     ] = "clora-nano",
-    revision: Annotated[str | None, typer.Option(help="Revision of a Hub model.")] = None,
+    revision: RevisionOption = None,
     package: Annotated[Path, typer.Option("-p", "--package", help="Folder of the earlier adapters.")] = Path(
         "adapters"
     ),

@@ -91,7 +91,7 @@ class Routed:
         calibration: Sequence[Task] = (),
     ) -> None:
         guide = Guide(backbone.reference, members, options, backbone=backbone)
-        self._threshold = guide.threshold(calibration)[0] if calibration else None
+        self._threshold = guide.threshold(guide.routing(), calibration)[0] if calibration else None
         self._bank, self._adapters = bank, RoutedAdapters(bank, guide, members)
 
     def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> Before | None:

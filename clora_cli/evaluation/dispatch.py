@@ -101,9 +101,9 @@ class Dispatcher:
             The number of dev rows that the threshold comes from.
         """
         self.guide.backbone = load_backbone(self.reference, device=self._device, dtype=self._settings.dtype)
-        if not (self.options.abstain and calibration):
+        if not calibration:
             return 0
-        self.routing.threshold, rows = self.guide.threshold(calibration)
+        self.routing.threshold, rows = self.guide.threshold(self.routing, calibration)
         return rows
 
     def tally(self, *, panels: bool = False) -> Tally:

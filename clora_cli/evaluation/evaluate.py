@@ -119,10 +119,7 @@ def _combination(
             raise OptionError(f"these adapters are combined by {combine}; pass --combine route with options of routing")
         return Fixed(bank, members, combine)
     how = route_options(members, options.route)
-    if options.calibrate and not how.abstain:
-        raise OptionError("--calibrate has nothing to calibrate; pass --abstain too")
-    calibration = calibration_tasks(members, options.calibrate) if how.abstain else ()
-    return Routed(backbone, bank, members, how, calibration)
+    return Routed(backbone, bank, members, how, calibration_tasks(members, how, options.calibrate))
 
 
 def _score(metric: str, answers: Sequence[str], prompts: Prompts) -> TaskScore:

@@ -108,16 +108,17 @@ class Guide:
                 kept[rows] = vectors.cpu()
         return found
 
-    def threshold(self, tasks: Sequence[Task]) -> tuple[float, int]:
+    def threshold(self, routing: Routing, tasks: Sequence[Task]) -> tuple[float, int]:
         """Return the nearness below which the share ``options.abstain`` of known inputs lies.
 
         Args:
+            routing: Of all adapters.
             tasks: The adapters' own tasks, with dev rows: inputs that the distributions were not made from.
 
         Returns:
             The threshold, and the number of inputs that it comes from.
         """
-        routing, near = self.routing(), []
+        near = []
         for task in tasks:
             chat = uses_chat(task, self.backbone.tokenizer)
             near.append(nearness(routing.similarities(self.features(task.dev[:_MOST_CALIBRATED], chat=chat))))

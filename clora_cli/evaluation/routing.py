@@ -96,18 +96,27 @@ def tasks_known(member: AdapterFolder) -> list[str]:
 
 
 def calibration_tasks(
-    members: Sequence[AdapterFolder], names: Sequence[str], columns: Mapping[str, str] | None = None
+    members: Sequence[AdapterFolder],
+    options: RouteOptions,
+    names: Sequence[str],
+    columns: Mapping[str, str] | None = None,
 ) -> list[Task]:
-    """Load the tasks whose dev rows say how near an input of a known task is.
+    """Load the tasks whose dev rows say how near an input of a known task is; none where no input may abstain.
 
     Args:
         members: The adapters.
+        options: How inputs choose.
         names: What ``--data`` would call the tasks; empty for those that the adapters' data are.
         columns: Role to column, for files.
 
     Raises:
+        OptionError: If tasks are named and no input may abstain.
         DataError: If a task cannot be loaded, or none has dev rows.
     """
+    if not options.abstain:
+        if names:
+            raise OptionError("--calibrate has nothing to calibrate; pass --abstain too")
+        return []
     own = [member.data_names or tasks_known(member)[1:] for member in members]
     wanted = list(names) or list(dict.fromkeys(name for found in own for name in found))
     try:

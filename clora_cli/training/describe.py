@@ -78,15 +78,9 @@ def describe(plan: Plan) -> Description:
     Raises:
         OptionError: If a target matches no layer.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from clora_cli.backbone import dtype_name, find_sites, load_skeleton, pick_device
 
-    from clora_cli.backbone import dtype_name, find_sites, pick_device
-
-    options = plan.options
-    loader = AutoModelForSeq2SeqLM if plan.reference.kind == "seq2seq" else AutoModelForCausalLM
-    with torch.device("meta"):
-        model = loader.from_config(AutoConfig.from_pretrained(plan.reference.path))
+    options, model = plan.options, load_skeleton(plan.reference)
     dtype = dtype_name(options.dtype, pick_device(options.device))
     size = {"none": float(_BYTES[dtype]), "8bit": 1.0, "4bit": 0.5}[options.quantize]
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites
 from clora_cli.data import uses_chat
-from clora_cli.distribution import Distribution, read_distribution
+from clora_cli.distribution import Distribution, Taking, read_distribution
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features
 from clora_cli.methods import Gating
 from clora_cli.routing import Routing, common_sites, load_router, routed_site
@@ -86,21 +86,14 @@ def read_gates(plan: Plan, backbone: Backbone) -> Gates | None:
 
 
 def _record(plan: Plan, backbone: Backbone, gating: Gating) -> dict[str, Any]:
-    options, task = plan.options, plan.task
-    data = {"name": task.name, "fingerprint": task.fingerprint, "split": "train", "rows": len(plan.rows)}
-    return {
-        "base_model": plan.base(),
-        "source": "base",
-        "pool": gating.pool,
-        "text": gating.text,
-        "second_moment": _second(gating),
-        "layer": "all",
-        "module": "",
-        "max_length": options.max_length,
-        "dtype": str(backbone.dtype).removeprefix("torch."),
-        "data": [{**data, "limit": options.train_rows, "seed": options.seed}],
-        "privacy": None,
-    }
+    taking = Taking(
+        pool=gating.pool,
+        text=gating.text,
+        second_moment=_second(gating),
+        max_length=plan.options.max_length,
+        dtype=str(backbone.dtype).removeprefix("torch."),
+    )
+    return taking.recorded(plan.reference, [plan.drawn.recorded()])
 
 
 def _weights(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from typing import Any
 
 from clora_cli import __version__
 from clora_cli.base_model import ModelReference, check_answers, check_base, find_model
-from clora_cli.data import Example, Task, load_task
+from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.distribution import agree, read_record
 from clora_cli.errors import DataError, MismatchError, OptionError
 from clora_cli.methods import Gating
@@ -38,7 +37,7 @@ class Plan:
         past: The earlier adapters, by stage.
         stage: The new adapter's place, from 1.
         out: The new adapter's folder.
-        rows: The training rows.
+        drawn: The training rows.
         dependents: Later adapters that were trained on top of the one that ``out`` holds now.
     """
 
@@ -49,8 +48,13 @@ class Plan:
     past: Sequence[AdapterFolder]
     stage: int
     out: Path
-    rows: Sequence[Example]
+    drawn: Rows
     dependents: Sequence[AdapterFolder] = ()
+
+    @property
+    def rows(self) -> Sequence[Example]:
+        """The training rows."""
+        return self.drawn.examples
 
     @property
     def parents(self) -> Sequence[AdapterFolder]:
@@ -79,11 +83,6 @@ class Plan:
         """Optimizer steps of the run."""
         return len(self.order) // (self.options.batch_size * self.options.grad_accum)
 
-    def base(self) -> dict[str, Any]:
-        """Return what is recorded of the base model."""
-        base = self.reference
-        return {"id": base.id, "revision": base.revision, "fingerprint": base.fingerprint, "kind": base.kind}
-
     def recipe(self) -> dict[str, Any]:
         """Return what decides the result: two runs with equal recipes write equal adapters."""
         options, task = self.options, self.task
@@ -91,7 +90,7 @@ class Plan:
             "task": task.name,
             "stage": self.stage,
             "method": self.method.recorded(),
-            "base_model": self.base(),
+            "base_model": self.reference.recorded(),
             "lora": {
                 "rank": options.rank,
                 "alpha": options.alpha,
@@ -155,9 +154,8 @@ def make_plan(options: TrainOptions) -> Plan:
         _check_continues(past, options)
     if gating := method.lead.gating():
         _check_routable(past, gating, reference)
-    return Plan(
-        options, method, reference, task, past, stage, out, _choose_rows(task, options), _dependents(members, out)
-    )
+    drawn = Rows.draw(task, "train", options.train_rows, options.seed)
+    return Plan(options, method, reference, task, past, stage, out, drawn, _dependents(members, out))
 
 
 def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:
@@ -193,14 +191,7 @@ def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> No
 
 def _check_routable(past: Sequence[AdapterFolder], gating: Gating, reference: ModelReference) -> None:
     """Check that earlier adapters have distributions, taken as the new one's will be."""
-    new = {"base_model": {"id": reference.id, "fingerprint": reference.fingerprint}, "data": []}
+    new = {"base_model": reference.recorded(), "data": []}
     new |= {"source": "base", "pool": gating.pool, "text": gating.text}
     records = [(member.features, read_record(member.features)) for member in past]
     agree([(Path("this run"), new), *records])
-
-
-def _choose_rows(task: Task, options: TrainOptions) -> Sequence[Example]:
-    if not options.train_rows or options.train_rows >= len(task.train):
-        return task.train
-    chosen = sorted(random.Random(options.seed).sample(range(len(task.train)), options.train_rows))
-    return [task.train[index] for index in chosen]

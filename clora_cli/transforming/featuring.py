@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from clora_cli.backbone import DTYPES, dtype_name, pick_device
 from clora_cli.base_model import ModelReference, check_base, find_model
-from clora_cli.data import Task, load_task
+from clora_cli.data import Rows, Task, load_task
 from clora_cli.distribution import (
     POOLS,
     SOURCES,
@@ -18,6 +18,7 @@ from clora_cli.distribution import (
     Distribution,
     Pool,
     Source,
+    Taking,
     Text,
     read_distribution,
     read_record,
@@ -27,7 +28,7 @@ from clora_cli.files import differences
 from clora_cli.package import AdapterFolder, base_name
 from clora_cli.privacy import Guarantee
 from clora_cli.statistics import SECOND_MOMENTS, SecondMoment
-from clora_cli.transforming.inputs import Rows, assign_data
+from clora_cli.transforming.inputs import assign_data
 
 __all__ = ["SPLITS", "FeatureJob", "FeatureOptions", "FeaturePlan", "State", "plan_features"]
 
@@ -189,11 +190,17 @@ def plan_features(
     for member, names in zip(members, assign_data(members, options.data), strict=True):
         for name in names:
             loaded.setdefault(name, load_task(name, columns=options.columns))
-        rows = [Rows.draw(loaded[name], options.split, options.limit, options.seed) for name in names]
+        rows = [_drawn(loaded[name], options) for name in names]
         _check_rows(member, rows, options)
         recipe = _recipe(member, rows, options, reference)
         jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add)))
     return FeaturePlan(options, reference, jobs)
+
+
+def _drawn(task: Task, options: FeatureOptions) -> Rows:
+    if not getattr(task, options.split):
+        raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows; pass another --split")
+    return Rows.draw(task, options.split, options.limit, options.seed)
 
 
 def _check_rows(member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions) -> None:
@@ -212,19 +219,18 @@ def _recipe(
     member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions, reference: ModelReference
 ) -> dict[str, Any]:
     private = options.privacy is not None
-    names = ("source", "pool", "text", "second_moment", "layer", "module", "max_length")
-    recipe = {
-        **{name: getattr(options, name) for name in names},
-        "base_model": {
-            "id": reference.id,
-            "fingerprint": reference.fingerprint,
-            "kind": reference.kind,
-            "revision": reference.revision,
-        },
-        "data": [one.recorded(private) for one in rows],
-        "privacy": options.privacy.requested() if options.privacy else None,
-        "dtype": dtype_name(options.dtype, pick_device(options.device)),
-    }
+    taking = Taking(
+        source=options.source,
+        pool=options.pool,
+        text=options.text,
+        second_moment=options.second_moment,
+        layer=options.layer,
+        module=options.module,
+        max_length=options.max_length,
+        dtype=dtype_name(options.dtype, pick_device(options.device)),
+        privacy=options.privacy.requested() if options.privacy else None,
+    )
+    recipe = taking.recorded(reference, [one.recorded(private=private) for one in rows])
     return recipe | ({"adapter": member.digest} if options.source == "adapted" else {})
 
 

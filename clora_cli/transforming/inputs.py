@@ -1,68 +1,14 @@
-"""Which inputs a feature distribution is made of (layer L3): whose data, and which of its rows."""
+"""Whose data a feature distribution is made of (layer L3)."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from clora_cli.data import Example, Task
-from clora_cli.errors import DataError, OptionError, did_you_mean
+from clora_cli.errors import OptionError, did_you_mean
 from clora_cli.package import AdapterFolder
 
-__all__ = ["Rows", "assign_data"]
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Inputs of one task that go into a distribution.
-
-    Attributes:
-        task: The task.
-        split: Which split they are from.
-        examples: The inputs, at least one.
-        limit: How many were asked for; 0 if all are in.
-        seed: What they were drawn by; None if all are in.
-    """
-
-    task: Task
-    split: str
-    examples: Sequence[Example]
-    limit: int = 0
-    seed: int | None = None
-
-    @classmethod
-    def draw(cls, task: Task, split: str, limit: int, seed: int) -> Rows:
-        """Take the rows of a task's split, or so many of them, drawn as ``clora train-task --train-rows`` draws.
-
-        Args:
-            task: The task.
-            split: ``train``, ``dev`` or ``test``.
-            limit: How many at most; 0 for all.
-            seed: What to draw by.
-
-        Raises:
-            DataError: If there are none.
-        """
-        rows: Sequence[Example] = getattr(task, split)
-        if not rows:
-            raise DataError(f"task '{task.name}' ({task.source}) has no {split} rows; pass another --split")
-        if not 0 < limit < len(rows):
-            return cls(task, split, rows)
-        chosen = sorted(random.Random(seed).sample(range(len(rows)), limit))
-        return cls(task, split, [rows[index] for index in chosen], limit, seed)
-
-    def recorded(self, private: bool) -> dict[str, Any]:
-        """Return what the file says of them; a private release tells no checksum, by which data could be recognised."""
-        entry = {"name": self.task.name, "split": self.split, "rows": len(self.examples)}
-        return {
-            **entry,
-            "fingerprint": None if private else self.task.fingerprint,
-            "limit": self.limit,
-            "seed": self.seed,
-        }
+__all__ = ["assign_data"]
 
 
 def assign_data(members: Sequence[AdapterFolder], given: Sequence[str]) -> list[list[str]]:

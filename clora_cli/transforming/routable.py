@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clora_cli.distribution import POOLS, SOURCES, TEXTS, read_distribution
+from clora_cli.distribution import COMPARABLE, POOLS, SOURCES, TEXTS, read_distribution
 from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.lora import config_problem, split_key
 from clora_cli.package import AdapterFolder
@@ -18,8 +18,6 @@ from clora_cli.statistics import SECOND_MOMENTS
 
 __all__ = ["Routable", "check_bases", "check_routable", "stat_command", "tell_doubts"]
 
-# What must be equal for distributions to compare; each is an option of `clora stat-features`.
-_COMPARABLE = ("source", "pool", "text")
 # What `clora stat-features` does unless told otherwise.
 _DEFAULTS = {
     "source": SOURCES[0],
@@ -49,7 +47,7 @@ class Routable:
     @property
     def settings(self) -> dict[str, str]:
         """The options of ``clora stat-features`` that must be equal for distributions to compare."""
-        return {key: str(self.record[key]) for key in _COMPARABLE}
+        return {key: str(self.record[key]) for key in COMPARABLE}
 
     @property
     def second(self) -> str:

@@ -16,9 +16,8 @@ from torch import distributed
 
 from clora_cli import __version__
 from clora_cli.adapters import AdapterBank
-from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
-from clora_cli.base_model import ModelReference
-from clora_cli.data import Example, load_task, uses_chat
+from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, load_skeleton, pick_device
+from clora_cli.data import Example, Rows, load_task, uses_chat
 from clora_cli.distribution import Distribution
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
@@ -28,7 +27,6 @@ from clora_cli.privacy import Ball, noise_multiplier, release
 from clora_cli.progress import Progress, Silent
 from clora_cli.statistics import Moments
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State
-from clora_cli.transforming.inputs import Rows
 
 __all__ = ["FeatureResult", "sizes", "take_features"]
 
@@ -91,7 +89,8 @@ def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
     Raises:
         CloraError: If an adapter does not fit the model, or no site is left.
     """
-    backbone = _skeleton(plan.reference)
+    skeleton = load_skeleton(plan.reference)
+    backbone = Backbone(skeleton, None, plan.reference, torch.device("meta"), torch.float32)
     found = {}
     for job in plan.jobs:
         sites = _sites(backbone, job.member, plan.options)
@@ -232,16 +231,6 @@ def _warn(plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress) -> 
                 else "the new one is exact and promises nothing"
             )
             progress.warn(f"{job.member.features} was a private release with epsilon {spent['epsilon']:g}; {so}")
-
-
-def _skeleton(reference: ModelReference) -> Backbone:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    loaders = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "encoder": AutoModel}
-    device = torch.device("meta")
-    with device:
-        model = loaders[reference.kind].from_config(AutoConfig.from_pretrained(reference.path))
-    return Backbone(model, None, reference, device, torch.float32)
 
 
 @contextlib.contextmanager

@@ -210,12 +210,15 @@ def test_nothing_abstains_unless_asked(package):
     assert far.weights.sum().item() == pytest.approx(1)
 
 
+ABSTAINING = RouteOptions(abstain=0.1)
+
+
 def test_calibration_takes_dev_rows_of_the_adapters_own_tasks_or_of_those_named(package, tasks):
     members = read_package([package])
-    assert [task.name for task in calibration_tasks(members, [])] == list(tasks)
-    assert [task.name for task in calibration_tasks(members, [str(tasks["third"])])] == ["third"]
+    assert [task.name for task in calibration_tasks(members, ABSTAINING, [])] == list(tasks)
+    assert [task.name for task in calibration_tasks(members, ABSTAINING, [str(tasks["third"])])] == ["third"]
     with pytest.raises(DataError, match=r"'absent' is not among the bundled tasks.*--calibrate"):
-        calibration_tasks(members, ["absent"])
+        calibration_tasks(members, ABSTAINING, ["absent"])
 
 
 def test_tasks_without_dev_rows_cannot_calibrate(tmp_path):
@@ -223,7 +226,7 @@ def test_tasks_without_dev_rows_cannot_calibrate(tmp_path):
     for split in ("train", "test"):
         (tmp_path / "few" / f"{split}.jsonl").write_text('{"text": "same", "label": "x"}\n', encoding="utf-8")
     with pytest.raises(DataError, match="there are none"):
-        calibration_tasks([], [str(tmp_path / "few")])
+        calibration_tasks([], ABSTAINING, [str(tmp_path / "few")])
 
 
 def test_an_adapter_knows_its_task_its_data_and_what_its_distribution_is_made_of(package, tasks, tmp_path, backbone):

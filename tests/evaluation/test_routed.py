@@ -204,7 +204,7 @@ def test_inputs_that_abstain_get_the_base_model(package, tasks, monkeypatch):
     _, members = package()
     loaded = [load_task(str(tasks["third"]))]
     calibrate = tuple(str(tasks[name]) for name in ("first", "second"))
-    monkeypatch.setattr(Guide, "threshold", lambda self, tasks: (float("inf"), 1))
+    monkeypatch.setattr(Guide, "threshold", lambda self, routing, tasks: (float("inf"), 1))
     options = EvalOptions(combine="route", route={"abstain": 0.1}, calibrate=calibrate, device="cpu")
     all_abstain = evaluate(members, loaded, options)
     assert (
@@ -218,7 +218,7 @@ def test_the_threshold_leaves_the_asked_share_of_known_inputs_below(package, tas
     options = RouteOptions(similarity="l2", abstain=0.25)
     guide = Guide(base.reference, members, options, backbone=base)
     known = [load_task(str(tasks[name])) for name in ("first", "second")]
-    threshold, rows = guide.threshold(known)
+    threshold, rows = guide.threshold(guide.routing(), known)
     assert rows == sum(len(task.dev) for task in known)
     routing = guide.routing(threshold=threshold)
     kept = [routing.weights(routing.similarities(guide.features(task.dev))) for task in known]

@@ -7,10 +7,9 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from support import check_options_documented
+from support import check_numbers_refused, check_options_documented, check_source_given
 
 from clora_cli import registry
-from clora_cli.errors import OptionError
 from clora_cli.methods import Factors, Method
 
 NAMES = registry.names("methods")
@@ -73,21 +72,12 @@ def test_options_are_keyword_only_typed_and_documented(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_docstring_gives_its_source(name):
-    plugin = registry.load("methods", name)
-    first, *_ = plugin.__doc__.splitlines()
-    assert first.endswith(".")
-    assert "    References:" in plugin.__doc__
-    assert "arXiv:" in plugin.__doc__
+    check_source_given("methods", name)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_out_of_range_are_refused(name):
-    plugin = registry.load("methods", name)
-    for option, parameter in registry.options(plugin).items():
-        if float in (parameter.annotation, *get_args(parameter.annotation)):
-            for text in ("-1", "nan", "inf", "-inf"):
-                with pytest.raises(OptionError, match=f"option {option}="):
-                    plugin(**registry.bind(plugin, name, {option: text}))
+    check_numbers_refused("methods", name, "option {option}=", lambda option: ("-1", "nan", "inf", "-inf"))
 
 
 @pytest.mark.parametrize("method", PENALISED)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import get_args
 
 import pytest
 import torch
-from support import check_options_documented
+from support import check_numbers_refused, check_options_documented, check_source_given
 
 from clora_cli import registry
-from clora_cli.errors import OptionError
 from clora_cli.routers import Router
 from clora_cli.statistics import SECOND_MOMENTS, Moments, Prototypes
 
@@ -55,20 +53,12 @@ def test_options_are_keyword_only_typed_and_documented(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_docstring_gives_its_source(name):
-    plugin = registry.load("routers", name)
-    assert plugin.__doc__.splitlines()[0].endswith(".")
-    assert "    References:" in plugin.__doc__
-    assert "arXiv:" in plugin.__doc__
+    check_source_given("routers", name)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_out_of_range_are_refused(name):
-    plugin = registry.load("routers", name)
-    for option, parameter in registry.options(plugin).items():
-        if float in (parameter.annotation, *get_args(parameter.annotation)):
-            for text in ("-1", "nan", "inf", "-inf"):
-                with pytest.raises(OptionError, match=f"option {option}="):
-                    plugin(**registry.bind(plugin, name, {option: text}))
+    check_numbers_refused("routers", name, "option {option}=", lambda option: ("-1", "nan", "inf", "-inf"))
 
 
 @pytest.mark.parametrize(("name", "second"), CASES)

@@ -18,6 +18,7 @@ from clora_cli.routing import RouteOptions
 from clora_cli.training import train_task
 from clora_cli.training.build import build
 from clora_cli.training.gates import with_floor
+from clora_cli.transforming import FeatureOptions, plan_features
 
 
 @pytest.fixture
@@ -161,6 +162,17 @@ def test_the_distribution_is_that_of_the_training_rows_under_the_bare_base_model
     assert (record["data"][0]["name"], record["data"][0]["rows"]) == ("first", 11)
     assert folder.manifest["method"]["route"]["similarity"] == "l2"
     assert "features.safetensors" not in folder.manifest["files"]
+
+
+@pytest.mark.parametrize("train_rows", [0, 11])
+def test_stat_features_finds_the_distribution_that_it_would_take(plan_for, train_rows):
+    plan = plan_for(method="pfd", train_rows=train_rows)
+    folder, _ = train_task(plan)
+    asked = FeatureOptions(
+        data=(plan.options.data,), limit=train_rows, max_length=plan.options.max_length, min_count=0, device="cpu"
+    )
+    (job,) = plan_features([folder], asked).jobs
+    assert job.state == "up to date"
 
 
 def test_a_resumed_run_writes_the_bytes_of_an_undisturbed_one(tmp_path, package, plan_for, monkeypatch):
