@@ -1,167 +1,17 @@
-"""Adapter folders and packages on disk (layer L1): read, validate, write.
+"""Packages on disk (layer L1): adapter folders over one base model, read as one sequence.
 
-An adapter folder is a PEFT LoRA folder, with ``clora.json`` beside it when clora made it. A package is a folder of
-adapter folders over one base model; its members and their order come from the members' own manifests.
-``docs/package-format.md`` is the specification.
+The members of a package and their order come from the members' own manifests. ``docs/package-format.md`` is the specification.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from clora_cli.distribution import FEATURES, read_record
+from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_adapter
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.files import differences, new_folder, read_json, sha256, to_json
-from clora_cli.manifest import MANIFEST, SCHEMA, read_manifest
-from clora_cli.tensors import read_tensors, save_tensors, stream_tensors
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from clora_cli.distribution import Distribution
-    from clora_cli.lora import Factor
-
-__all__ = [
-    "WEIGHTS",
-    "AdapterFolder",
-    "base_name",
-    "finished",
-    "is_adapter",
-    "read_adapter",
-    "read_package",
-    "write_adapter",
-    "write_dense",
-]
-
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-DENSE = "deltas.safetensors"
-STATE = "state.safetensors"
-
-
-@dataclass(frozen=True, eq=False)
-class AdapterFolder:
-    """One adapter on disk: its settings are read and checked, its tensors are read when asked for.
-
-    Attributes:
-        path: The folder.
-        config: ``adapter_config.json``; empty for dense deltas.
-        manifest: ``clora.json``, or an empty mapping for a bare PEFT folder.
-    """
-
-    path: Path
-    config: Mapping[str, Any]
-    manifest: Mapping[str, Any]
-
-    @property
-    def task(self) -> str:
-        """The task's name; a bare PEFT folder's own name."""
-        return str(self.manifest.get("task", self.path.name))
-
-    @property
-    def stage(self) -> int | None:
-        """Position in the sequence of tasks, from 1; None for a bare PEFT folder."""
-        return self.manifest.get("stage")
-
-    @property
-    def base(self) -> Mapping[str, Any]:
-        """Base model: id, revision, fingerprint, as far as the folder records them; a bare PEFT folder's distribution does."""
-        if self.manifest:
-            return dict(self.manifest["base_model"])
-        known = {"id": self.config.get("base_model_name_or_path")}
-        with contextlib.suppress(ArtifactError):  # no distribution, or a damaged one, which is then made again
-            known |= read_record(self.features)["base_model"]
-        return known
-
-    @property
-    def combine(self) -> str | None:
-        """How the adapter's method combines adapters at evaluation; None for a bare PEFT folder."""
-        return self.manifest["method"]["combine"] if self.manifest else None
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether the folder holds dense deltas, as a merge may leave them, instead of low-rank factors."""
-        return not self.config
-
-    @property
-    def weights(self) -> Path:
-        """The tensor file that makes the adapter what it is."""
-        return self.path / (DENSE if self.is_dense else WEIGHTS)
-
-    @property
-    def data_names(self) -> list[str]:
-        """What ``--data`` names its tasks: one, or all those of a merge; none for a bare PEFT folder."""
-        data = self.manifest.get("data", {})
-        return list(data.get("merged") or [data["name"]]) if data else []
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the tensor file: what ``parents`` refer to."""
-        return sha256(self.weights)
-
-    def deltas(self) -> Mapping[str, Factor | Tensor]:
-        """Read what the adapter adds, by site: factors, or dense deltas of shape (out, in).
-
-        Raises:
-            CloraError: As ``factors``.
-        """
-        if not self.is_dense:
-            return self.factors()
-        found = read_tensors(self.path / DENSE)
-        if odd := next(
-            (site for site, delta in found.items() if delta.ndim != 2 or not delta.is_floating_point()), None
-        ):
-            raise ArtifactError(f"adapter {self.path} is damaged: the delta at '{odd}' is no matrix; make it again")
-        return dict(sorted(found.items()))
-
-    def factors(self) -> dict[str, Factor]:
-        """Read the adapter's factors, by site, as stored.
-
-        Raises:
-            ArtifactError: If the tensor file is missing, truncated or incomplete.
-            MismatchError: If it holds more than plain LoRA factors.
-        """
-        from clora_cli.lora import Factor, config_problem, scaling_at
-
-        if self.is_dense:
-            raise MismatchError(
-                f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors"
-            )
-        if problem := config_problem(self.config):
-            raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
-        sides = self._sides()
-        broken = next((site for site, pair in sides.items() if not _fits(pair)), None)
-        if broken is not None or not sides:
-            raise ArtifactError(
-                f"adapter {self.path} is damaged: no matching lora_A and lora_B at '{broken}'; make it again"
-            )
-        return {
-            site: Factor(pair["A"], pair["B"], scaling_at(self.config, site)) for site, pair in sorted(sides.items())
-        }
-
-    def state(self) -> dict[str, Tensor]:
-        """Read what the adapter's method kept for later; empty if it kept nothing."""
-        return read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
-
-    @property
-    def features(self) -> Path:
-        """Where the adapter's feature distribution is, if it has one."""
-        return self.path / FEATURES
-
-    def _sides(self) -> dict[str, dict[str, Tensor]]:
-        from clora_cli.lora import split_key
-
-        sides: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in read_tensors(self.path / WEIGHTS).items():
-            site, side = split_key(key)
-            sides.setdefault(site, {})[side] = tensor
-        return sides
+__all__ = ["base_name", "read_package"]
 
 
 def base_name(members: Iterable[AdapterFolder]) -> str:
@@ -174,54 +24,6 @@ def base_name(members: Iterable[AdapterFolder]) -> str:
     if name is None:
         raise OptionError("no adapter says which base model it stands on; pass --model")
     return name
-
-
-def is_adapter(path: Path) -> bool:
-    """Tell whether a path is an adapter folder."""
-    return (path / CONFIG).is_file() or (path / DENSE).is_file()
-
-
-def read_adapter(path: Path) -> AdapterFolder:
-    """Read and check one adapter folder.
-
-    Raises:
-        ArtifactError: If it is missing, damaged, of a newer format, or its files are not those that were written.
-    """
-    if not path.is_dir():
-        raise ArtifactError(f"adapter folder {path} does not exist")
-    if not is_adapter(path):
-        raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}")
-    dense = not (path / CONFIG).is_file()
-    config = {} if dense else read_json(path / CONFIG, "adapter configuration")
-    if not dense and not (path / WEIGHTS).is_file():
-        raise ArtifactError(f"adapter {path} has no {WEIGHTS}; restore it or make the adapter again")
-    if dense and not (path / MANIFEST).exists():
-        raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
-    manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
-    return AdapterFolder(path, config, manifest)
-
-
-def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
-    """Return the folder at a place if it was made by this very recipe; None if nothing is there.
-
-    Args:
-        target: Where a command would write.
-        recipe: The manifest's entries that decide its result.
-
-    Raises:
-        ArtifactError: If what is there is damaged.
-        OptionError: If it is no adapter folder, or another recipe made it.
-    """
-    if not target.exists():
-        return None
-    if not is_adapter(target):
-        raise OptionError(f"{target} exists and is no adapter folder; choose another --out")
-    folder = read_adapter(target)
-    if changed := differences(recipe, folder.manifest):
-        raise OptionError(
-            f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
-        )
-    return folder
 
 
 def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: bool = True) -> list[AdapterFolder]:
@@ -241,77 +43,6 @@ def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: b
     if distinct:
         _check_distinct(members)
     return sorted(members, key=lambda member: member.stage if member.stage is not None else 1 << 30)
-
-
-def write_adapter(
-    target: Path,
-    tensors: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    manifest: Mapping[str, Any],
-    texts: Mapping[str, str],
-    state: Mapping[str, Tensor] | None = None,
-    distribution: Distribution | None = None,
-) -> AdapterFolder:
-    """Write one adapter folder atomically and read it back.
-
-    Args:
-        target: The folder; replaced if it exists.
-        tensors: PEFT's tensor names to LoRA factors.
-        config: ``adapter_config.json``.
-        manifest: ``clora.json`` but for ``schema`` and ``files``, which are added.
-        texts: Further files by name, such as the model card.
-        state: What the method needs later, for ``state.safetensors``.
-        distribution: Its feature distribution, if it has one.
-
-    Raises:
-        CloraError: If the folder cannot be written; what was there stays.
-    """
-    with _member(target, manifest, texts) as folder:
-        save_tensors(folder / WEIGHTS, tensors)
-        if state:
-            save_tensors(folder / STATE, state)
-        if distribution is not None:
-            distribution.write(folder / FEATURES)
-        (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
-    return read_adapter(target)
-
-
-def write_dense(
-    target: Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: torch.dtype,
-    deltas: Iterable[tuple[str, Tensor]],
-    manifest: Mapping[str, Any],
-    texts: Mapping[str, str],
-) -> AdapterFolder:
-    """Write a folder of dense deltas atomically, one delta at a time, and read it back.
-
-    Args:
-        target: The folder; replaced if it exists.
-        shapes: Site to (out, in), in the order in which the deltas come.
-        dtype: What to store.
-        deltas: Site and delta.
-        manifest: As for ``write_adapter``.
-        texts: As for ``write_adapter``.
-
-    Raises:
-        CloraError: If the folder cannot be written; what was there stays.
-    """
-    with _member(target, manifest, texts) as folder:
-        stream_tensors(folder / DENSE, shapes, dtype, deltas)
-    return read_adapter(target)
-
-
-@contextlib.contextmanager
-def _member(target: Path, manifest: Mapping[str, Any], texts: Mapping[str, str]) -> Iterator[Path]:
-    """Give a folder to fill; then add the texts, and last of all the manifest: a folder that has one had everything else."""
-    with new_folder(target) as folder:
-        yield folder
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        # A feature distribution may be replaced later: it carries a checksum of its own.
-        files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != FEATURES}
-        (folder / MANIFEST).write_text(to_json({**manifest, "schema": SCHEMA, "files": files}), encoding="utf-8")
 
 
 def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:
@@ -349,9 +80,3 @@ def _check_distinct(members: Sequence[AdapterFolder]) -> None:
                 f"{seen[member.task]} and {member.path} both hold task '{member.task}'; give one of them"
             )
         seen[member.task] = member.path
-
-
-def _fits(pair: Mapping[str, Tensor]) -> bool:
-    return (
-        set(pair) == {"A", "B"} and all(t.ndim == 2 for t in pair.values()) and pair["A"].shape[0] == pair["B"].shape[1]
-    )

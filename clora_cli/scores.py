@@ -60,6 +60,8 @@ class TaskScore:
         correct: Number of rows that were right; None for a graded metric such as Rouge-L.
         empty: Number of scored rows whose prediction was empty.
         dropped: Number of test rows left out for having no usable reference; not part of ``total``.
+        per_row: Each scored row's own score, in [0, 1], in the task's order; their mean is ``value / 100``. Empty in files
+            that do not say.
     """
 
     metric: str
@@ -69,6 +71,7 @@ class TaskScore:
     correct: int | None = None
     empty: int = 0
     dropped: int = 0
+    per_row: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Scores:
         order: Tasks of the package's members in the order they were learned, without repetition.
         rows: The rows; each row's ``after`` is in ``order``.
         source: The file that this was read from, for messages; not part of the file.
+        settings: What else decided the scores: rows, lengths, types, how inputs chose; empty in files that do not say.
     """
 
     base: BaseRef
@@ -104,6 +108,7 @@ class Scores:
     order: tuple[str, ...]
     rows: tuple[ScoreRow, ...]
     source: Path | None = field(default=None, compare=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object that is the file's content."""
@@ -192,6 +197,7 @@ def _scores(path: Path, content: dict[str, Any]) -> Scores:
         score=top.text("score"),
         order=order,
         rows=tuple(_row(node, order) for node in top.nodes("rows")),
+        settings=top.node("settings", content.get("settings", {})).data,
         source=path,
     )
 
@@ -223,4 +229,14 @@ def _task(node: _Node) -> TaskScore:
     if correct is not None and not math.isclose(100 * correct / total, value, abs_tol=_ROUNDING):
         node.fault("value", f"{value:g} does not agree with {correct} correct of {total}")
     empty, dropped = node.count("empty"), node.count("dropped")
-    return TaskScore(node.text("metric"), node.text("formula"), value, total, correct, empty, dropped)
+    rows = _per_row(node, value, total)
+    return TaskScore(node.text("metric"), node.text("formula"), value, total, correct, empty, dropped, rows)
+
+
+def _per_row(node: _Node, value: float, total: int) -> tuple[float, ...]:
+    rows = node.items("per_row") if "per_row" in node.data else []
+    if not all(isinstance(one, (int, float)) and 0 <= one <= 1 for one in rows):
+        node.fault("per_row", "must be a list of numbers in [0, 1]")
+    if rows and (len(rows) != total or not math.isclose(100 * sum(rows) / total, value, abs_tol=_ROUNDING)):
+        node.fault("per_row", f"has {len(rows)} rows that do not make {value:g} of {total}")
+    return tuple(rows)

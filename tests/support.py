@@ -31,11 +31,11 @@ from transformers import (
 )
 
 from clora_cli import registry
+from clora_cli.adapter_folder import AdapterFolder, write_adapter
 from clora_cli.backbone import Backbone, find_sites
 from clora_cli.base_model import ModelReference
 from clora_cli.errors import OptionError
 from clora_cli.lora import Factor, factor_keys
-from clora_cli.package import AdapterFolder, write_adapter
 from clora_cli.progress import Silent
 from clora_cli.training import TrainOptions, make_plan, train_task
 

@@ -23,6 +23,7 @@ LAYERS = (
         "tensors",
         "manifest",
         "scores",
+        "adapter_folder",
         "package",
         "privacy",
         "data",

@@ -9,9 +9,9 @@ import pytest
 import torch
 from support import write_random_adapter
 
+from clora_cli.adapter_folder import write_dense
 from clora_cli.comparison import Comparison, compare, measure
 from clora_cli.errors import ArtifactError, CloraError, MismatchError, OptionError
-from clora_cli.package import write_dense
 from clora_cli.reporting.differences import (
     MEASURES,
     difference,

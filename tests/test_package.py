@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import config_of, contents, manifest_of, random_factors, write_random_adapter
 
+from clora_cli.adapter_folder import WEIGHTS, read_adapter, write_adapter
 from clora_cli.errors import ArtifactError, CloraError, MismatchError
 from clora_cli.files import sha256, to_json
 from clora_cli.lora import factor_keys
 from clora_cli.manifest import MANIFEST, SCHEMA
-from clora_cli.package import WEIGHTS, read_adapter, read_package, write_adapter
+from clora_cli.package import read_package
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support import contents, options_for, train, write_random_adapter
 
+from clora_cli.adapter_folder import WEIGHTS, read_adapter
 from clora_cli.backbone import load_backbone
 from clora_cli.base_model import find_model
 from clora_cli.data import load_task
@@ -24,7 +25,7 @@ from clora_cli.features import collect_moments, prompt_ids
 from clora_cli.files import sha256
 from clora_cli.lora import factor_keys
 from clora_cli.manifest import MANIFEST
-from clora_cli.package import WEIGHTS, read_adapter, read_package
+from clora_cli.package import read_package
 from clora_cli.progress import Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, read_scores, write_scores
 from clora_cli.training import make_plan, train_task
@@ -312,7 +313,7 @@ def test_must_16_write_beside_and_rename_with_the_manifest_last(tmp_path, base, 
 def test_must_17_keep_what_stood_there_when_writing_fails(adapter, base, monkeypatch):
     before = contents(adapter)
     with monkeypatch.context() as patch:
-        patch.setattr("clora_cli.package.to_json", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr("clora_cli.adapter_folder.to_json", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(CloraError, match="No space left"):
             rewrite(adapter, base)
     assert contents(adapter) == before

@@ -49,7 +49,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_the_layout_is_the_documented_one(tmp_path):
     write_scores(SCORES, tmp_path / "scores.json")
     content = json.loads((tmp_path / "scores.json").read_text())
-    assert set(content) == {"schema", "base", "package", "method", "combine", "score", "order", "rows"}
+    assert set(content) == {"schema", "base", "package", "method", "combine", "score", "order", "rows", "settings"}
     assert content["schema"] == SCHEMA == "clora.scores/1"
     assert content["base"] == {"id": "clora-nano", "fingerprint": "abc"}
     assert content["order"] == ["cb", "rte"]
@@ -66,6 +66,7 @@ def test_the_layout_is_the_documented_one(tmp_path):
                 "correct": 42,
                 "empty": 0,
                 "dropped": 0,
+                "per_row": [],
             }
         },
     }
@@ -182,3 +183,17 @@ def test_reading_scores_loads_no_heavy_library():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root, env=dict(os.environ)
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_rows_own_scores_are_kept_and_must_make_the_value(tmp_path):
+    cell = replace(SCORES.rows[-1].scores["cb"], value=50.0, total=4, correct=2, per_row=(1, 0, 0, 1))
+    rows = (*SCORES.rows[:-1], replace(SCORES.rows[-1], scores={"cb": cell}))
+    scores = replace(SCORES, rows=rows, settings={"test_rows": 4})
+    write_scores(scores, tmp_path / "scores.json")
+    again = read_scores(tmp_path / "scores.json")
+    assert again.rows[-1].scores["cb"].per_row == (1, 0, 0, 1)
+    assert again.settings == {"test_rows": 4}
+    for wrong in ((1, 0, 0), (1, 1, 0, 1), (2, 0, 0, 0)):
+        broken = replace(scores, rows=(*rows[:-1], replace(rows[-1], scores={"cb": replace(cell, per_row=wrong)})))
+        with pytest.raises(ArtifactError, match="per_row"):
+            write_scores(broken, tmp_path / "scores.json")

@@ -14,7 +14,7 @@ from clora_cli.cli._output import Form, Terminal, emit
 from clora_cli.errors import ArtifactError, OptionError
 
 if TYPE_CHECKING:
-    from clora_cli.package import AdapterFolder
+    from clora_cli.adapter_folder import AdapterFolder
 
 __all__ = ["show"]
 
@@ -68,7 +68,8 @@ def show(
 
 
 def _show_one(path: Path, output: Form) -> None:
-    from clora_cli.package import is_adapter, read_adapter, read_package
+    from clora_cli.adapter_folder import is_adapter, read_adapter
+    from clora_cli.package import read_package
 
     if path.is_file():
         _show_scores(path, output)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clora_cli import registry
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone
 from clora_cli.data import Task
@@ -19,7 +20,6 @@ from clora_cli.evaluation.options import MERGES
 from clora_cli.evaluation.routed import RoutedAdapters
 from clora_cli.lora import Factor
 from clora_cli.merges import merge_sites
-from clora_cli.package import AdapterFolder
 from clora_cli.routing import RouteOptions
 
 __all__ = ["Combination", "Fixed", "Routed", "active"]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import load_backbone, pick_device
 from clora_cli.base_model import check_base, find_model
 from clora_cli.data import Task
@@ -19,7 +20,7 @@ from clora_cli.evaluation.inputs import Input, in_batches
 from clora_cli.evaluation.routing import RouteSettings, tasks_known
 from clora_cli.evaluation.tally import Tally, mean_over, panels_of
 from clora_cli.features import prompt_ids
-from clora_cli.package import AdapterFolder, base_name
+from clora_cli.package import base_name
 from clora_cli.routing import RouteOptions
 
 __all__ = ["Decided", "Dispatcher"]

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.base_model import check_answers, check_base, find_model
 from clora_cli.data import Task
 from clora_cli.errors import DataError, OptionError
 from clora_cli.evaluation.options import COMBINE, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
-from clora_cli.package import AdapterFolder, base_name
+from clora_cli.package import base_name
 from clora_cli.progress import Progress, Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
@@ -72,7 +73,7 @@ def evaluate(
     method = ", ".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
     base = BaseRef(reference.id, reference.fingerprint)
     order = tuple(member.task for member in members)
-    return Scores(base, package, method, combine, options.score, order, tuple(rows))
+    return Scores(base, package, method, combine, options.score, order, tuple(rows), settings=options.recorded())
 
 
 class _Bench:
@@ -126,10 +127,11 @@ def _score(metric: str, answers: Sequence[str], prompts: Prompts) -> TaskScore:
     pairs = list(zip(answers, prompts.examples, strict=True))
     empty = sum(not answer for answer in answers)
     if metric == "rouge-l":
-        value = 100 * sum(rouge_l(answer, row.references) for answer, row in pairs) / len(pairs)
-        return TaskScore(metric, FORMULAS[metric], value, len(pairs), None, empty, 0)
-    correct = sum(is_match(answer, row.references) for answer, row in pairs)
-    return TaskScore(metric, FORMULAS[metric], 100 * correct / len(pairs), len(pairs), correct, empty, 0)
+        graded = tuple(round(rouge_l(answer, row.references), 6) for answer, row in pairs)
+        return TaskScore(metric, FORMULAS[metric], 100 * sum(graded) / len(pairs), len(pairs), None, empty, 0, graded)
+    hits = tuple(int(is_match(answer, row.references)) for answer, row in pairs)
+    correct = sum(hits)
+    return TaskScore(metric, FORMULAS[metric], 100 * correct / len(pairs), len(pairs), correct, empty, 0, hits)
 
 
 def _prompts(backbone: object, tasks: Sequence[Task], options: EvalOptions) -> dict[str, Prompts]:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import Backbone
 from clora_cli.base_model import ModelReference
 from clora_cli.data import Example, Task, uses_chat
 from clora_cli.distribution import agree, read_distribution, read_record, read_sites
 from clora_cli.errors import MismatchError
 from clora_cli.features import prompt_ids, read_features
-from clora_cli.package import AdapterFolder
 from clora_cli.routing import RouteOptions, Routing, common_sites, nearness
 
 __all__ = ["Guide"]

@@ -82,3 +82,9 @@ class EvalOptions:
             raise OptionError("--seen leaves cells out of a matrix: pass --matrix too")
         if self.test_rows < 0:
             raise OptionError(f"--test-rows {self.test_rows}: give a whole number of at least 0")
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a scores file keeps of these options beside ``combine`` and ``score``: all that changes a score."""
+        names = ("route", "calibrate", "test_rows", "split", "max_length", "max_new_tokens", "dtype")
+        found = {name: getattr(self, name) for name in names}
+        return {**found, "route": dict(self.route), "calibrate": list(self.calibrate)}

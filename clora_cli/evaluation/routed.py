@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
 from clora_cli.data import Example
 from clora_cli.errors import OptionError
 from clora_cli.evaluation.guide import Guide
 from clora_cli.features import pooled
 from clora_cli.lora import Factor
-from clora_cli.package import AdapterFolder
 from clora_cli.routing import Routing, routed_site
 
 __all__ = ["RoutedAdapters"]

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import DTYPES
 from clora_cli.data import Task, load_task
 from clora_cli.data.streams import read_lines, row_file, stream_records
 from clora_cli.distribution import read_record
 from clora_cli.errors import ArtifactError, DataError, OptionError
 from clora_cli.evaluation.inputs import Input, inputs_of_rows, inputs_of_task
-from clora_cli.package import AdapterFolder
 from clora_cli.routing import RouteOptions
 
 __all__ = ["RouteSettings", "calibration_tasks", "open_source", "route_options", "tasks_known"]

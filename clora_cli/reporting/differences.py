@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.comparison import EPSILON, Comparison, Survey, survey
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.lora import Factor
-from clora_cli.package import AdapterFolder, read_package
+from clora_cli.package import read_package
 from clora_cli.progress import Progress, Silent
 from clora_cli.reporting._markdown import plain, table
 

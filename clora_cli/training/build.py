@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import set_seed
 
 from clora_cli import registry
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites, is_transposed, load_backbone, pick_device
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.merges import merge_sites
-from clora_cli.package import AdapterFolder
 from clora_cli.training.gates import Gates, read_gates
 from clora_cli.training.plan import Plan
 

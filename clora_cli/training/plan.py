@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli import __version__
+from clora_cli.adapter_folder import AdapterFolder, finished, is_adapter
 from clora_cli.base_model import ModelReference, check_answers, check_base, find_model
 from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.distribution import agree, read_record
 from clora_cli.errors import DataError, MismatchError, OptionError
 from clora_cli.methods import Gating
-from clora_cli.package import AdapterFolder, finished, is_adapter, read_package
+from clora_cli.package import read_package
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.options import TrainOptions, default_lr, order_of_examples, run_seed
 

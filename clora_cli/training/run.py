@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.adapter_folder import AdapterFolder, read_adapter, write_adapter
 from clora_cli.card import model_card
 from clora_cli.errors import InterruptedRunError, OptionError
 from clora_cli.files import differences, read_json, to_json, write_text
-from clora_cli.package import AdapterFolder, read_adapter, write_adapter
 from clora_cli.progress import Progress, Silent
 from clora_cli.training.plan import Plan
 

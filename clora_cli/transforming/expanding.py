@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from clora_cli.adapter_folder import AdapterFolder, is_adapter
 from clora_cli.errors import MismatchError, OptionError, did_you_mean
 from clora_cli.files import new_folder
-from clora_cli.package import AdapterFolder, is_adapter, read_package
+from clora_cli.package import read_package
 from clora_cli.progress import Progress, Silent
 from clora_cli.transforming.member import Member
 from clora_cli.transforming.routable import check_bases, check_routable, tell_doubts

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import DTYPES, dtype_name, pick_device
 from clora_cli.base_model import ModelReference, check_base, find_model
 from clora_cli.data import Rows, Task, load_task
@@ -25,7 +26,7 @@ from clora_cli.distribution import (
 )
 from clora_cli.errors import ArtifactError, DataError, OptionError
 from clora_cli.files import differences
-from clora_cli.package import AdapterFolder, base_name
+from clora_cli.package import base_name
 from clora_cli.privacy import Guarantee
 from clora_cli.statistics import SECOND_MOMENTS, SecondMoment
 from clora_cli.transforming.inputs import assign_data

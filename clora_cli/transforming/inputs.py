@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.errors import OptionError, did_you_mean
-from clora_cli.package import AdapterFolder
 
 __all__ = ["assign_data"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.errors import ArtifactError
 from clora_cli.files import sha256, to_json
 from clora_cli.manifest import MANIFEST
-from clora_cli.package import AdapterFolder
 from clora_cli.transforming.routable import Routable
 
 __all__ = ["Member"]

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from clora_cli import __version__, registry
+from clora_cli.adapter_folder import AdapterFolder, finished
 from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_model
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.lora import Factor
 from clora_cli.merges import Merge, merge_sites
-from clora_cli.package import AdapterFolder, base_name, finished
+from clora_cli.package import base_name
 from clora_cli.progress import Advance, Progress, Silent
 
 __all__ = ["DTYPES", "MergeOptions", "MergePlan", "merge_adapters", "plan_merge"]

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clora_cli.adapter_folder import write_adapter, write_dense
 from clora_cli.base_model import Checkpoint, oriented
 from clora_cli.card import merge_card
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.files import new_folder, to_json
 from clora_cli.lora import Factor, factor_keys, recompress, truncate
-from clora_cli.package import write_adapter, write_dense
 from clora_cli.tensors import save_tensors
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.distribution import COMPARABLE, POOLS, SOURCES, TEXTS, read_distribution
 from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.lora import config_problem, split_key
-from clora_cli.package import AdapterFolder
 from clora_cli.progress import Progress
 from clora_cli.statistics import SECOND_MOMENTS
 

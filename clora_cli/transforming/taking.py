@@ -15,6 +15,7 @@ import torch
 from torch import distributed
 
 from clora_cli import __version__
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, load_skeleton, pick_device
 from clora_cli.data import Example, Rows, load_task, uses_chat
@@ -22,7 +23,6 @@ from clora_cli.distribution import Distribution
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
 from clora_cli.nano.tasks import ORDER
-from clora_cli.package import AdapterFolder
 from clora_cli.privacy import Ball, noise_multiplier, release
 from clora_cli.progress import Progress, Silent
 from clora_cli.statistics import Moments

@@ -10,6 +10,7 @@ import torch
 from routed import give_distribution, write_routable
 from support import config_of, random_factors, write_random_adapter
 
+from clora_cli.adapter_folder import AdapterFolder, read_adapter
 from clora_cli.data import Example, load_task
 from clora_cli.data.files import Record
 from clora_cli.distribution import read_distribution
@@ -24,7 +25,7 @@ from clora_cli.evaluation.routing import (
     tasks_known,
 )
 from clora_cli.evaluation.tally import panels_of
-from clora_cli.package import AdapterFolder, read_adapter, read_package
+from clora_cli.package import read_package
 from clora_cli.routing import RouteOptions
 
 CPU = {"device": "cpu"}

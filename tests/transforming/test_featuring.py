@@ -9,13 +9,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from support import Signals, contents, sentences, write_random_adapter, write_task
 
 from clora_cli import files
+from clora_cli.adapter_folder import read_adapter
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import find_sites
 from clora_cli.data import load_task
 from clora_cli.distribution import FEATURES, read_distribution
 from clora_cli.errors import ArtifactError, CloraError, DataError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.features import prompt_ids, read_features
-from clora_cli.package import read_adapter, read_package
+from clora_cli.package import read_package
 from clora_cli.privacy import Guarantee, noise_multiplier
 from clora_cli.statistics import Moments
 from clora_cli.transforming import (
