@@ -18,9 +18,9 @@ from typing import Any
 
 from clora_cli.errors import OptionError, UnknownNameError
 
-__all__ = ["KINDS", "convert", "load", "names", "options", "summary"]
+__all__ = ["KINDS", "bind", "bound", "convert", "load", "names", "options", "split_options", "summary"]
 
-KINDS = ("methods", "merges", "routers", "metrics")
+KINDS = ("methods", "merges", "trims", "routers", "metrics")
 _ROOT = Path(__file__).parent
 
 
@@ -112,6 +112,18 @@ def bind(plugin: Any, name: str, values: Mapping[str, str]) -> dict[str, Any]:
         if key not in known:
             raise UnknownNameError(f"option of {name}", key, known)
     return {key: convert(key, value, known[key].annotation) for key, value in values.items()}
+
+
+def bound(kind: str, text: str) -> Any:
+    """Return the plug-in that a text such as ``mahalanobis,shrinkage=0.1`` names, with its options bound.
+
+    Raises:
+        UnknownNameError: If there is no such plug-in or option.
+        OptionError: If an option's value does not fit.
+    """
+    name, *pairs = text.split(",")
+    plugin = load(kind, name)
+    return plugin(**bind(plugin, name, split_options(pairs)))
 
 
 def _path(kind: str, name: str) -> Path:

@@ -55,23 +55,11 @@ class RouteOptions:
         if not 0 <= self.abstain < 1:
             raise OptionError(f"--abstain {self.abstain:g}: give a share in [0, 1)")
         if self.similarity != "auto":
-            load_router(self.similarity)
+            registry.bound("routers", self.similarity)
 
     def recorded(self) -> dict[str, Any]:
         """Return what a manifest keeps."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def load_router(spec: str) -> Any:
-    """Return the router that a text such as ``mahalanobis,shrinkage=0.1`` names, with its options bound.
-
-    Raises:
-        UnknownNameError: If there is no such router or option.
-        OptionError: If an option's value does not fit.
-    """
-    name, *pairs = spec.split(",")
-    plugin = registry.load("routers", name)
-    return plugin(**registry.bind(plugin, name, registry.split_options(pairs)))
 
 
 class Routing:
@@ -102,7 +90,7 @@ class Routing:
         kinds = set().union(*(gathered.seconds for gathered in prototypes.values()))
         alike = len(kinds) == 1 and "none" not in kinds
         name = options.similarity if options.similarity != "auto" else "mahalanobis" if alike else "l2"
-        router = load_router(name)
+        router = registry.bound("routers", name)
         if router.needs_second and not alike:
             raise MismatchError(
                 f"--similarity {name} needs the same second moments of every adapter, these have {', '.join(sorted(kinds))}; "

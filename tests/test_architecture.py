@@ -39,8 +39,10 @@ LAYERS = (
         "routes",
         "routing",
         "statistics",
+        "subspace",
+        "task_vector",
     },
-    {"methods", "merges", "routers", "metrics"},
+    {"methods", "merges", "trims", "routers", "metrics"},
     {"training", "evaluation", "transforming", "reporting"},
     {"cli"},
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clora_cli import registry
 from clora_cli.errors import MismatchError, OptionError, UnknownNameError
 from clora_cli.routing import (
     RouteOptions,
     Routing,
     common_sites,
-    load_router,
     nearness,
     routed_site,
     softmax_over_best,
@@ -92,10 +92,10 @@ def test_options_out_of_range_are_refused(values, message):
 
 
 def test_a_similarity_carries_its_options():
-    assert load_router("mahalanobis,shrinkage=0.25").shrinkage == 0.25
+    assert registry.bound("routers", "mahalanobis,shrinkage=0.25").shrinkage == 0.25
     assert RouteOptions(**RouteOptions(top_k=3, layer="last").recorded()) == RouteOptions(top_k=3, layer="last")
     with pytest.raises(UnknownNameError):
-        load_router("")
+        registry.bound("routers", "")
 
 
 @pytest.mark.parametrize(

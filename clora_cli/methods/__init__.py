@@ -7,7 +7,9 @@ adapters is said by three class attributes and few functions, all optional:
 - ``start``: where the new adapter starts,
 - ``combine``: how the adapters are combined when the package is evaluated,
 - ``penalty``: a term of the loss that depends on adapter tensors alone, with its gradient in closed form,
-- ``gating``: how inputs choose among the adapters by their features, where ``past`` is ``route``,
+- ``gating``: how rows choose among the adapters by their features in training, where ``past`` is ``route``,
+- ``routing``: how inputs choose at evaluation, where ``combine`` is ``route``,
+- ``trimming``: to which entries of ``lora_B`` the new adapter is confined, where it shares one LoRA with earlier ones,
 - ``relate`` and ``keep``: what the model's behaviour on the data has to say, for penalties and for later tasks.
 
 The training loop calls ``penalty`` once per optimizer step, however many micro-batches or processes make it up.
@@ -15,9 +17,9 @@ The training loop calls ``penalty`` once per optimizer step, however many micro-
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -26,7 +28,7 @@ from clora_cli.distribution import Pool, Text
 from clora_cli.routing import RouteOptions
 from clora_cli.statistics import SecondMoment
 
-__all__ = ["Factors", "Gating", "Method", "Penalty", "Probe"]
+__all__ = ["Factors", "Gating", "Method", "Penalty", "Probe", "Trimming"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +97,10 @@ class Penalty:
 
 @dataclass(frozen=True, kw_only=True)
 class Gating:
-    """How each input's features mix the adapters, of a method whose ``past`` is ``route``.
+    """How each row's features mix the adapters in training, of a method whose ``past`` is ``route``.
 
     Attributes:
         train: How rows choose among the earlier adapters and the new one in training.
-        test: How inputs choose at evaluation; the manifest keeps it.
         always: Whether the new adapter takes part in every row's mixture.
         floor: The new adapter's least weight in training, in [0, 1).
         pool: How features, the frozen base model's, are pooled over tokens.
@@ -108,12 +109,29 @@ class Gating:
     """
 
     train: RouteOptions
-    test: RouteOptions
     always: bool = True
     floor: float = 0.0
     pool: Pool = "prompt-mean"
     text: Text = "prompt"
     second_moment: SecondMoment | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trimming:
+    """How the new adapter is confined to entries of ``lora_B`` that no other adapter of the package owns.
+
+    Training begins with a warm-up, in which every such entry may move. A trim of how far each of them moved says which stay
+    the adapter's own; the others go back to zero, and nothing but the mask's entries moves from then on.
+
+    Attributes:
+        trim: A trim, with its options after commas: ``knee``, ``density,density=0.05``.
+        scope: Whether all entries of the adapter compete with one another (``all``), or those of each site (``site``).
+        warmup: Length of the warm-up in passes over the training rows, above 0; one pass reads each row once.
+    """
+
+    trim: str = "knee"
+    scope: Literal["all", "site"] = "all"
+    warmup: float = 0.5
 
 
 class Probe(Protocol):
@@ -150,6 +168,13 @@ class Probe(Protocol):
     def stored(self, adapter: int) -> Mapping[str, Tensor]:
         """Return what an earlier adapter, numbered from 0, holds in its ``state.safetensors``."""
 
+    def embeddings(self) -> Tensor:
+        """Return what routing by task vectors sees of the task's training rows, shape (row, hidden), each of norm 1."""
+
+    @property
+    def batches(self) -> Sequence[Sequence[int]]:
+        """The numbers of the rows of each optimizer step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -158,21 +183,34 @@ class Method:
     Attributes:
         past: ``none``, ``sum``, ``route`` for a mixture that each input chooses, or the name of a merge whose dense result
             of all earlier adapters is used.
-        start: ``fresh`` random factors, or those of the ``previous`` adapter.
+        start: ``fresh`` random factors, those of the ``previous`` adapter, or ``shared``: one random ``lora_A`` that all
+            adapters of a package have, never trained, so that they are parts of one LoRA.
         combine: What ``clora eval`` does by default: ``sum``, ``last``, ``route``, ``task-id``, or the name of a merge.
+        reuses_data: Whether it trains on rows of earlier tasks again.
+        grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
     """
 
     # Without annotations they are no dataclass fields, hence no options; a method may make one an option of its own.
     past = "sum"
     start = "fresh"
     combine = "sum"
+    reuses_data = False
+    grows = False
 
     def penalty(self, factors: Factors) -> Penalty | None:
         """Return this method's term for one stack of sites, or None where it does not act."""
         return None
 
     def gating(self) -> Gating | None:
-        """Return how inputs choose among adapters, where ``past`` is ``route``."""
+        """Return how rows choose among adapters in training, where ``past`` is ``route``."""
+        return None
+
+    def routing(self) -> RouteOptions | None:
+        """Return how inputs choose among adapters at evaluation, where ``combine`` is ``route``; the manifest keeps it."""
+        return None
+
+    def trimming(self) -> Trimming | None:
+        """Return how the new adapter is confined to a part of the shared LoRA, where ``start`` is ``shared``."""
         return None
 
     def relates_at(self, step: int, steps: int) -> bool:

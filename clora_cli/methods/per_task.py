@@ -22,3 +22,4 @@ class PerTask(Method):
 
     past = "none"
     combine = "task-id"
+    grows = True

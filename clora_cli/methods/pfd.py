@@ -53,6 +53,7 @@ class Pfd(Method):
 
     past = "route"
     combine = "route"
+    grows = True
 
     similarity: str = "l2"
     train_top_k: int = 1
@@ -80,16 +81,19 @@ class Pfd(Method):
         self.gating()  # knows whether there is such a router
 
     def gating(self) -> Gating:
-        """Return how adapters are mixed in training, and at test."""
+        """Return how adapters are mixed in training."""
         return Gating(
             train=self._options(self.train_top_k),
-            test=self._options(self.test_top_k),
             always=self.current == "included",
             floor=self.floor,
             pool=self.pool,
             text=self.text,
             second_moment=None if self.second_moment == "auto" else self.second_moment,
         )
+
+    def routing(self) -> RouteOptions:
+        """Return how adapters are mixed at test."""
+        return self._options(self.test_top_k)
 
     def _options(self, top_k: int) -> RouteOptions:
         return RouteOptions(

@@ -50,8 +50,8 @@ class Composition:
             "start": lead.start,
             "combine": lead.combine,
         }
-        gating = lead.gating()
-        return recorded | ({"route": gating.test.recorded()} if gating else {})
+        routing = lead.routing()
+        return recorded | ({"route": routing.recorded()} if routing else {})
 
 
 def compose(name: str, options: Mapping[str, str]) -> Composition:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clora_cli import registry
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites
 from clora_cli.data import uses_chat
 from clora_cli.distribution import Distribution, Taking, read_distribution
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features
 from clora_cli.methods import Gating
-from clora_cli.routing import Routing, common_sites, load_router, routed_site
+from clora_cli.routing import Routing, common_sites, routed_site
 from clora_cli.statistics import Moments, SecondMoment
 from clora_cli.training.plan import Plan
 
@@ -123,4 +124,4 @@ def _second(gating: Gating) -> SecondMoment:
     if gating.second_moment is not None:
         return gating.second_moment
     name = gating.train.similarity
-    return "full" if name != "auto" and load_router(name).needs_second else "none"
+    return "full" if name != "auto" and registry.bound("routers", name).needs_second else "none"
