@@ -43,7 +43,10 @@ def show(
     ] = 0.03,
     measure: Annotated[Measure | None, typer.Option(help="Tell this measure of --diff alone.")] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Also draw --diff as heat maps: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Also draw it, as .png, .svg or .pdf: --diff, or who owns what of a shared LoRA."
+        ),
     ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -54,6 +57,8 @@ def show(
     against all earlier ones; norm, sparsity and rank of each. With --quiet just --measure, opposite-signs unless told:
     the pair's value, or the mean over all pairs, as a share between 0 and 1 where it is one.
 
+    Of a package whose tasks share one LoRA, also tell which task owns which share of it and what is idle.
+
     Example: clora show adapters --diff --out diff.png
     """
     output = form(json, quiet)
@@ -61,29 +66,44 @@ def show(
         _show_difference(paths, epsilon, measure, out, output)
     elif len(paths) > 1:
         raise OptionError("show tells of one artifact at a time; add --diff to compare several adapters")
-    elif out is not None:
-        raise OptionError(f"--out {out} draws how adapters differ; add --diff")
     else:
-        _show_one(paths[0], output)
+        _show_one(paths[0], out, output)
 
 
-def _show_one(path: Path, output: Form) -> None:
+def _show_one(path: Path, out: Path | None, output: Form) -> None:
     from clora_cli.adapter_folder import is_adapter, read_adapter
-    from clora_cli.package import read_package
 
+    if path.is_dir() and not is_adapter(path):
+        _show_package(path, out, output)
+        return
+    if out is not None:
+        raise OptionError(f"--out {out} draws how adapters differ, or a package whose tasks share a LoRA; add --diff")
     if path.is_file():
         _show_scores(path, output)
     elif is_adapter(path):
         member = read_adapter(path)
         data = {"schema": "clora.show/1", "adapter": _facts(member)}
         emit(output, text=_adapter_text(member), data=data, brief=member.task)
-    elif path.exists():
-        members = read_package([path])
-        facts = [_facts(member) for member in members]
-        brief = "\n".join(member.task for member in members)
-        emit(output, text=_package_text(members), data={"schema": "clora.show/1", "package": facts}, brief=brief)
     else:
         raise ArtifactError(f"{path} does not exist")
+
+
+def _show_package(path: Path, out: Path | None, output: Form) -> None:
+    from clora_cli.package import read_package
+    from clora_cli.reporting import capacity
+
+    members = read_package([path])
+    text, brief = _package_text(members), "\n".join(member.task for member in members)
+    data: dict[str, Any] = {"schema": "clora.show/1", "package": [_facts(member) for member in members]}
+    ledger = capacity.shared_ledger(members)
+    if ledger is not None:
+        text += f"\n\n{capacity.capacity_table(ledger)}"
+        data["capacity"] = capacity.capacity_json(ledger)
+    if out is not None:
+        if ledger is None:
+            raise OptionError(f"--out {out}: the adapters of {path} share no LoRA; add --diff to draw how they differ")
+        capacity.draw_capacity(ledger, out)
+    emit(output, text=text.rstrip("\n"), data=data, brief=brief)
 
 
 def _show_difference(

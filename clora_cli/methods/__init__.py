@@ -126,12 +126,14 @@ class Trimming:
     Attributes:
         trim: A trim, with its options after commas: ``knee``, ``density,density=0.05``.
         scope: Whether all entries of the adapter compete with one another (``all``), or those of each site (``site``).
-        warmup: Length of the warm-up in passes over the training rows, above 0; one pass reads each row once.
+        warmup: Length of the warm-up in passes over the training rows, above 0; at most half of the run.
+        least: The share of all entries that must be idle for training to start, in [0, 1).
     """
 
     trim: str = "knee"
     scope: Literal["all", "site"] = "all"
     warmup: float = 0.5
+    least: float = 0.01
 
 
 class Probe(Protocol):
@@ -174,6 +176,10 @@ class Probe(Protocol):
     @property
     def batches(self) -> Sequence[Sequence[int]]:
         """The numbers of the rows of each optimizer step."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of this task's run."""
 
 
 @dataclass(frozen=True, kw_only=True)

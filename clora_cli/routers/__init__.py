@@ -1,8 +1,8 @@
 """Similarities by which inputs find adapters (layer L2): one file each.
 
 A router is a frozen dataclass whose fields are its options. It is fitted to the feature distributions of several adapters
-at one site and then says, for features of inputs at that site, how similar each input is to each adapter's inputs.
-What follows (softmax, top-k, weights) is the same for all and lies in ``clora_cli.routing``.
+at one site, or to their task vectors, and then says, for features of inputs at that site, how similar each input is to each
+adapter's inputs. What follows (softmax, top-k, weights) is the same for all and lies in ``clora_cli.routing``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ class Router:
 
     Attributes:
         needs_second: Whether it cannot do without second moments (``clora stat-features --second-moment``).
+        reads: What it knows adapters by: their ``features``, distributions at sites, or their ``task-vector``.
     """
 
-    # Without an annotation it is no dataclass field, hence no option.
+    # Without annotations they are no dataclass fields, hence no options.
     needs_second = False
+    reads = "features"
 
     def fit(self, prototypes: Prototypes) -> Similarity:
         """Return the similarity to each adapter at one site.

@@ -19,10 +19,13 @@ from clora_cli.backbone import Backbone, find_sites, is_transposed, load_backbon
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.merges import merge_sites
+from clora_cli.progress import Progress
 from clora_cli.training.gates import Gates, read_gates
+from clora_cli.training.options import run_seed
 from clora_cli.training.plan import Plan
+from clora_cli.training.subspace import Confinement, warmup_steps
 
-__all__ = ["Built", "build"]
+__all__ = ["Built", "build", "confine"]
 
 _ADAPTER = "default"
 _ALL = "all-linear"
@@ -80,9 +83,48 @@ def build(plan: Plan) -> Built:
         )
     if plan.method.lead.start == "previous" and plan.past:
         _continue_from(model, plan.past[-1])
+    if plan.method.lead.start == "shared":
+        _share_a(plan, trainable)
     if gates is not None:
         gates.attach(bank, {site: model.base_model.model.get_submodule(site).lora_A[_ADAPTER] for site in trainable})
     return Built(model, backbone, bank, trainable, gates)
+
+
+def confine(plan: Plan, built: Built, progress: Progress) -> Confinement | None:
+    """Return what keeps the new adapter within its part of a shared LoRA; None if it shares none.
+
+    Raises:
+        MismatchError: If the package's adapters have other layers.
+    """
+    trimming, options = plan.method.lead.trimming(), plan.options
+    if trimming is None:
+        return None
+    shapes = {site: factor.b.shape for site, factor in built.trainable.items()}
+    idle = {
+        site: plan.ledger.idle_at(site) if plan.ledger else torch.ones(shape).bool() for site, shape in shapes.items()
+    }
+    steps = warmup_steps(trimming, len(plan.rows), options.batch_size * options.grad_accum, plan.steps)
+    return Confinement(trimming, built.trainable, idle, steps, seed=plan.seed, progress=progress)
+
+
+@torch.no_grad()
+def _share_a(plan: Plan, trainable: Mapping[str, Factor]) -> None:
+    """Give the new adapter the ``lora_A`` of the package, or a random one at the first task, and never train it."""
+    first = plan.members[0].factors() if plan.members else {}
+    if first and set(first) != set(trainable):
+        raise MismatchError(
+            f"{plan.members[0].path} adapts other layers than this run; pass the --target-modules that it was trained with"
+        )
+    for site, factor in trainable.items():
+        factor.a.copy_(first[site].a if first else _random_a(factor.a, f"{plan.options.seed}/{site}"))
+        factor.a.requires_grad_(False)
+
+
+def _random_a(like: Tensor, seed: str) -> Tensor:
+    # Uniform as PEFT's own start; by the seed and the site alone, so that packages of one seed share it.
+    generator = torch.Generator().manual_seed(run_seed(0, seed))
+    bound = like.shape[1] ** -0.5
+    return torch.empty(like.shape).uniform_(-bound, bound, generator=generator)
 
 
 def _past_deltas(plan: Plan) -> list[Mapping[str, Factor | Tensor]]:

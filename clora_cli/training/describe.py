@@ -32,12 +32,14 @@ class Description:
     @property
     def trainable(self) -> int:
         """Numbers in the new adapter."""
-        return self.plan.options.rank * sum(rows + columns for rows, columns in self.sites.values())
+        whole = self.plan.method.lead.start != "shared"  # else lora_A is not trained
+        return self.plan.options.rank * sum(rows + columns * whole for rows, columns in self.sites.values())
 
     @property
     def memory(self) -> int:
         """Bytes of base weights, past adapters and optimizer states; activations come on top."""
-        past = sum(member.weights.stat().st_size for member in self.plan.parents)
+        acting = self.plan.parents if self.plan.method.lead.past != "none" else ()
+        past = sum(member.weights.stat().st_size for member in acting)
         return int(self.parameters * self.bytes_per_parameter) + past + 4 * _ADAM_STATES * self.trainable
 
     def data(self) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Description:
             "trainable_parameters": self.trainable,
             "base_parameters": self.parameters,
             "memory_bytes": self.memory,
+            "idle_share": None if plan.ledger is None else plan.ledger.idle / plan.ledger.size,
         }
 
     def text(self) -> str:
@@ -69,6 +72,7 @@ class Description:
             f"{self.trainable / 1e6:.3f} M parameters\n"
             f"steps   {plan.steps} of {plan.options.batch_size * plan.options.grad_accum} rows\n"
             f"memory  {self.memory / 2**20:.0f} MiB before activations"
+            + (f"\nshared  {data['idle_share']:.1%} of lora_B is idle" if plan.ledger else "")
         )
 
 

@@ -23,6 +23,7 @@ from clora_cli.methods import Probe
 from clora_cli.progress import Advance
 from clora_cli.training.gates import Gates
 from clora_cli.training.penalties import Penalties
+from clora_cli.training.subspace import Confinement
 
 __all__ = ["Interruption", "PenaltyTrainer", "Rows", "Watch", "answer_loss", "flushed_denormals"]
 
@@ -72,6 +73,7 @@ class PenaltyTrainer(Trainer):
     Args:
         penalties: The run's penalties, or None.
         gates: What mixes the adapters row by row, or None.
+        confinement: What keeps the new adapter within its subspace, or None.
         probe: What those penalties may ask of the model that relate the new adapter to earlier ones.
         past: The tasks of the earlier adapters, to name such relations by.
         decoder_inputs: Makes decoder inputs from labels, for encoder-decoder models; None for causal ones.
@@ -84,16 +86,20 @@ class PenaltyTrainer(Trainer):
         penalties: Penalties | None,
         decoder_inputs: Callable[[Tensor], Tensor] | None,
         gates: Gates | None = None,
+        confinement: Confinement | None = None,
         probe: Probe | None = None,
         past: Sequence[str] = (),
         **arguments: Any,
     ) -> None:
         super().__init__(compute_loss_func=answer_loss(decoder_inputs is None), **arguments)
-        self._gates = gates
+        self._gates, self._confinement = gates, confinement
+        if confinement is not None:
+            self.add_callback(_AfterSteps(confinement.after_step))
         self._penalties, self._decoder_inputs, self._probe, self._past = penalties, decoder_inputs, probe, past
-        if penalties is not None and str(self.accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "FSDP"}:
+        special = penalties is not None or confinement is not None
+        if special and str(self.accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "FSDP"}:
             raise OptionError(
-                "penalties need whole adapter tensors on every process: launch without DeepSpeed and FSDP"
+                "penalties and subspaces need whole adapter tensors on every process: launch without DeepSpeed and FSDP"
             )
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
@@ -114,6 +120,8 @@ class PenaltyTrainer(Trainer):
                 self._penalties.relate(self._probe, self.state.global_step, self.state.max_steps)
             scaler = self.accelerator.scaler
             self._penalties.add_gradients(scaler.get_scale() if scaler is not None else 1.0)
+        if self._confinement is not None and self.accelerator.sync_gradients:
+            self._confinement.clear_gradients()
         return loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -124,8 +132,9 @@ class PenaltyTrainer(Trainer):
         """
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
-            if self._penalties is not None and self.args.should_save:
-                self._penalties.save(folder)  # first: a checkpoint with the Trainer's state is taken for whole
+            for kept in (self._penalties, self._confinement) if self.args.should_save else ():
+                if kept is not None:
+                    kept.save(folder)  # first: a checkpoint with the Trainer's state is taken for whole
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
             shutil.rmtree(folder, ignore_errors=True)
@@ -216,6 +225,19 @@ class Watch(TrainerCallback):
         if _any_process(self._interruption.wanted, args) and state.global_step < state.max_steps:
             self._interruption.wanted = True
             control.should_save = control.should_training_stop = True
+        return control
+
+
+class _AfterSteps(TrainerCallback):
+    """Does something after every optimizer step, before a checkpoint is written."""
+
+    def __init__(self, act: Callable[[int], None]) -> None:
+        self._act = act
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        self._act(state.global_step)
         return control
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clora_cli import __version__
 from clora_cli.adapter_folder import AdapterFolder, finished, is_adapter
@@ -20,6 +21,9 @@ from clora_cli.methods import Gating
 from clora_cli.package import read_package
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.options import TrainOptions, default_lr, order_of_examples, run_seed
+
+if TYPE_CHECKING:
+    from clora_cli.subspace import Ledger
 
 __all__ = ["Plan", "make_plan"]
 
@@ -40,6 +44,8 @@ class Plan:
         out: The new adapter's folder.
         drawn: The training rows.
         dependents: Later adapters that were trained on top of the one that ``out`` holds now.
+        members: All other adapters of the package, later ones included.
+        ledger: Who owns what of the LoRA that they share; None if there is none yet, or the method shares none.
     """
 
     options: TrainOptions
@@ -51,6 +57,8 @@ class Plan:
     out: Path
     drawn: Rows
     dependents: Sequence[AdapterFolder] = ()
+    members: Sequence[AdapterFolder] = ()
+    ledger: Ledger | None = None
 
     @property
     def rows(self) -> Sequence[Example]:
@@ -62,7 +70,7 @@ class Plan:
         """The earlier adapters that this run builds on: all, the last, or none, as its method has it."""
         if self.method.lead.start == "previous":
             return self.past[-1:]
-        return () if self.method.lead.past == "none" else self.past
+        return () if self.method.lead.past == "none" and self.method.lead.start == "fresh" else self.past
 
     @property
     def seed(self) -> int:
@@ -151,12 +159,15 @@ def make_plan(options: TrainOptions) -> Plan:
     past, stage = _place(members, options.package, out, task.name)
     for member in past:
         check_base(member.base, reference, member.path)
-    if method.lead.start == "previous":
-        _check_continues(past, options)
+    others = [member for member in members if member.path.resolve() != out.resolve()]
+    if method.lead.start != "fresh":
+        _check_continues(others if method.lead.start == "shared" else past, options)
     if gating := method.lead.gating():
         _check_routable(past, gating, reference)
+    ledger = _ledger(others, method, options)
     drawn = Rows.draw(task, "train", options.train_rows, options.seed)
-    return Plan(options, method, reference, task, past, stage, out, drawn, _dependents(members, out))
+    dependents = _dependents(members, out)
+    return Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger)
 
 
 def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:
@@ -186,8 +197,27 @@ def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> No
     rank, alpha = past[-1].config.get("r"), past[-1].config.get("lora_alpha")
     if (rank, alpha) != (options.rank, options.alpha):
         raise MismatchError(
-            f"--method {options.method} trains {past[-1].path} on, with rank {rank} and alpha {alpha}; pass --rank {rank} --alpha {alpha}"
+            f"--method {options.method} builds on {past[-1].path}, of rank {rank} and alpha {alpha}; pass --rank {rank} --alpha {alpha}"
         )
+
+
+def _ledger(others: Sequence[AdapterFolder], method: Composition, options: TrainOptions) -> Ledger | None:
+    """Read who owns what of the shared LoRA, and check that there is room for one more task."""
+    trimming = method.lead.trimming()
+    if trimming is None or not others:
+        return None
+    from clora_cli.subspace import read_ledger
+
+    ledger = read_ledger(others)
+    if ledger.idle < max(1, trimming.least * ledger.size):
+        each = (1 - ledger.idle / ledger.size) / len(others)
+        rank = math.ceil(options.rank * (1 + each + trimming.least))
+        raise MismatchError(
+            f"package {options.package} is full: its tasks own {1 - ledger.idle / ledger.size:.1%} of the {ledger.size} "
+            f"entries at rank {options.rank}, {each:.1%} each; one more takes --rank {rank} in a new package, "
+            "a smaller share for each (-o trim=density,density=…), or the removal of a task"
+        )
+    return ledger
 
 
 def _check_routable(past: Sequence[AdapterFolder], gating: Gating, reference: ModelReference) -> None:

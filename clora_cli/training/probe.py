@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, distributed, nn
 
 from clora_cli.attribution import Answer, attributions, down_projections
-from clora_cli.data import Collator
+from clora_cli.data import Collator, uses_chat
+from clora_cli.features import prompt_ids
 from clora_cli.progress import Progress, Silent
+from clora_cli.task_vector import embeddings
 from clora_cli.training.build import Built
 from clora_cli.training.plan import Plan
 
@@ -45,8 +47,8 @@ class RunProbe:
 
     @property
     def past(self) -> int:
-        """Number of earlier adapters."""
-        return len(self._plan.past) if self._built.bank.sites else 0
+        """Number of earlier adapters that the run builds on."""
+        return len(self._plan.parents)
 
     def attribution(
         self,
@@ -76,7 +78,27 @@ class RunProbe:
 
     def stored(self, adapter: int) -> Mapping[str, Tensor]:
         """Return what an earlier adapter holds in its ``state.safetensors``."""
-        return self._plan.past[adapter].state()
+        return self._plan.parents[adapter].state()
+
+    def embeddings(self) -> Tensor:
+        """Return E(x) of the training rows, shape (row, hidden), each of norm 1, on the CPU."""
+        plan, backbone = self._plan, self._built.backbone
+        chat = uses_chat(plan.task, backbone.tokenizer)
+        ids = prompt_ids(backbone, plan.rows, max_length=plan.options.max_length, chat=chat)
+        with undisturbed(self._built.model):
+            return embeddings(backbone, ids).cpu()
+
+    @property
+    def batches(self) -> Sequence[Sequence[int]]:
+        """The numbers of the rows of each optimizer step."""
+        options, order = self._plan.options, self._plan.order
+        size = options.batch_size * options.grad_accum
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    @property
+    def seed(self) -> int:
+        """The seed of this task's run."""
+        return self._plan.seed
 
     @cached_property
     def _layers(self) -> Mapping[str, int]:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from clora_cli.distribution import Distribution
     from clora_cli.training.build import Built
     from clora_cli.training.loop import PenaltyTrainer
-    from clora_cli.training.penalties import Penalties
-    from clora_cli.training.probe import RunProbe
 
 __all__ = ["train_task"]
 
@@ -42,6 +40,7 @@ class _Result:
         config: PEFT's configuration.
         state: What the methods keep for later.
         relations: By method, its last relations to earlier adapters.
+        subspace: Which share of the LoRA the adapter owns, if it shares one.
         distribution: The new adapter's feature distribution, if the method routes.
     """
 
@@ -50,6 +49,7 @@ class _Result:
     config: Mapping[str, Any]
     state: Mapping[str, Tensor]
     relations: Mapping[str, Sequence[float]]
+    subspace: Mapping[str, Any]
     distribution: Distribution | None
 
 
@@ -110,7 +110,7 @@ def _prepare(plan: Plan, resume: bool, force: bool) -> None:
 def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     from peft import get_peft_model_state_dict
 
-    from clora_cli.training.build import build
+    from clora_cli.training.build import build, confine
     from clora_cli.training.loop import Interruption, Watch, flushed_denormals
     from clora_cli.training.penalties import Penalties
     from clora_cli.training.probe import RunProbe
@@ -127,23 +127,25 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
             else "no earlier adapter shares a layer with the new one"
         )
         progress.warn(f"{name}: its penalty is inactive in this run: {reason}")
+    confinement = confine(plan, built, progress)
     checkpoint = _last_checkpoint(plan.work) if resume else None
-    if checkpoint and penalties:
-        penalties.load(checkpoint)
+    for kept in (penalties, confinement):
+        if checkpoint is not None and kept is not None:
+            kept.load(checkpoint)
     began = time.monotonic()
     with (
         flushed_denormals(),
         Interruption() as interruption,
         progress.track(f"train {plan.task.name}", plan.steps) as advance,
     ):
-        trainer = _trainer(plan, built, penalties, probe, items)
+        trainer = _trainer(plan, built, items, penalties=penalties, confinement=confinement, probe=probe)
         trainer.add_callback(Watch(advance, interruption))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if interruption.wanted and trainer.state.global_step < plan.steps:
             raise InterruptedRunError(
                 f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"
             )
-    state: dict[str, Tensor] = {}
+    state = confinement.state() if confinement else {}
     for method in plan.method.parts.values():
         state |= method.keep(probe)
     if probe.seconds:
@@ -158,6 +160,7 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
         config=config,
         state=state,
         relations=penalties.relations() if penalties else {},
+        subspace=confinement.recorded() if confinement else {},
         distribution=built.gates.distribution if built.gates else None,
     )
 
@@ -179,13 +182,7 @@ def _items(plan: Plan, built: Built) -> list[dict[str, list[int]]]:
     ]
 
 
-def _trainer(
-    plan: Plan,
-    built: Built,
-    penalties: Penalties | None,
-    probe: RunProbe,
-    items: list[dict[str, list[int]]],
-) -> PenaltyTrainer:
+def _trainer(plan: Plan, built: Built, items: list[dict[str, list[int]]], **parts: Any) -> PenaltyTrainer:
     from transformers import PrinterCallback
 
     from clora_cli.data import Collator
@@ -200,11 +197,10 @@ def _trainer(
         train_dataset=Rows(items, plan.order),
         data_collator=Collator(backbone.tokenizer),
         processing_class=backbone.tokenizer,
-        penalties=penalties,
         gates=built.gates,
-        probe=probe,
         past=[member.task for member in plan.past],
         decoder_inputs=(lambda labels: shift(labels=labels)) if shift else None,
+        **parts,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -227,7 +223,8 @@ def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
     last = {key: value for key, value in records[-1].items() if key == "loss" or key.startswith("penalty/")}
     tasks = [member.task for member in plan.past]
     relations = {name: dict(zip(tasks, numbers, strict=True)) for name, numbers in result.relations.items()}
-    manifest = plan.manifest(argv, {"last_step": last} | ({"relations": relations} if relations else {}))
+    scores = {"last_step": last, "relations": relations, "subspace": result.subspace}
+    manifest = plan.manifest(argv, {name: score for name, score in scores.items() if score})
     log = "".join(json.dumps(record, sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(manifest)}
     write_adapter(plan.out, result.tensors, _plain(result.config), manifest, texts, result.state, result.distribution)

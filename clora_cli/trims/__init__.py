@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["Entries", "Kept", "Trim"]
+from clora_cli.trims._curve import Curve
+
+__all__ = ["Curve", "Entries", "Kept", "Trim"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from clora_cli.errors import OptionError
 from clora_cli.trims import Entries, Kept, Trim
+from clora_cli.trims._check import check_share
+from clora_cli.trims._curve import largest, magnitudes_of
 
 __all__ = ["Density"]
 
@@ -27,12 +28,9 @@ class Density(Trim):
 
     def __post_init__(self) -> None:
         """Check the option."""
-        if not 0 < self.density <= 1:
-            raise OptionError(f"option density={self.density} of density: give a share in (0, 1]")
+        check_share("density", "density", self.density)
 
     def keep(self, entries: Entries) -> Kept:
         """Keep that share, by magnitude."""
         wanted = max(1, round(self.density * len(entries.values)))
-        mask = torch.zeros(len(entries.values), dtype=torch.bool)
-        mask[entries.values.abs().argsort(descending=True, stable=True)[:wanted]] = True
-        return Kept(mask)
+        return Kept(torch.from_numpy(largest(magnitudes_of(entries.values), wanted)))

@@ -58,7 +58,9 @@ def test_defaults_construct_a_frozen_method(name):
     assert isinstance(method, Method)
     assert method.past in {"none", "sum", "route", *registry.names("merges")}
     assert (method.past == "route") == (method.gating() is not None)
-    assert method.start in {"fresh", "previous"}
+    assert (method.combine == "route") == (method.routing() is not None)
+    assert (method.start == "shared") == (method.trimming() is not None)
+    assert method.start in {"fresh", "previous", "shared"}
     assert method.combine in {"sum", "last", "route", "task-id", *registry.names("merges")}
     with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):
         method.combine = "last"

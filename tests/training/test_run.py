@@ -33,8 +33,12 @@ def logits(backbone, model=None):
 @pytest.mark.parametrize("method", [*registry.names("methods"), "o-lora+n-lora"])
 def test_every_method_trains_an_adapter_that_peft_loads(tmp_path, plan_for, backbone, tasks, family, method):
     base, other = backbone(family), backbone(family)
-    past = write_random_adapter(tmp_path / "adapters" / "second", base, stage=1)
-    give_distribution(past.path, base, load_task(str(tasks["second"])).train, data="second")
+    shared = registry.load("methods", method.partition("+")[0]).start == "shared"
+    if shared:  # its past must be of its own kind, and a site may have nothing that is worth a place
+        past, _ = train_task(plan_for("second", family=family, method=method, max_steps=1))
+    else:
+        past = write_random_adapter(tmp_path / "adapters" / "second", base, stage=1)
+        give_distribution(past.path, base, load_task(str(tasks["second"])).train, data="second")
     before = contents(past.path)
     folder, trained = train_task(plan_for(family=family, method=method))
     assert trained
@@ -43,7 +47,8 @@ def test_every_method_trains_an_adapter_that_peft_loads(tmp_path, plan_for, back
     assert sorted(path.name for path in (tmp_path / "adapters").iterdir()) == ["first", "second"]
     factors = folder.factors()
     assert set(factors) == set(past.factors())
-    assert all(float(f.b.abs().max()) > 0 for f in factors.values())
+    moved = [float(f.b.abs().max()) > 0 for f in factors.values()]
+    assert any(moved) if shared else all(moved)
     base.model.double()
     AdapterBank(base.model).activate([factors])
     loaded = PeftModel.from_pretrained(other.model, folder.path).eval().double()

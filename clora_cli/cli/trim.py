@@ -1,0 +1,159 @@
+"""``clora trim`` (layer L4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clora_cli import registry
+from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
+from clora_cli.cli._output import Terminal, emit
+
+if TYPE_CHECKING:
+    from clora_cli.transforming import TrimPlan
+
+__all__ = ["trim"]
+
+_TRIMS = ", ".join(registry.names("trims"))
+_MANY = 24  # sites that a table names one by one
+
+
+def _complete_trim(incomplete: str) -> list[str]:
+    return [name for name in registry.names("trims") if name.startswith(incomplete)]
+
+
+def trim(
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder; also PEFT's own.", show_default=False)],
+    by: Annotated[str, typer.Option("--by", help=f"One of {_TRIMS}.", autocompletion=_complete_trim)] = "knee",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Option of the trim; repeatable.")
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Short for --option density=: the share of entries that stay.")
+    ] = None,
+    on: Annotated[str, typer.Option("--on", help="Trim b (lora_B), a (lora_A), or both, each by itself.")] = "b",
+    scope: Annotated[
+        str, typer.Option(help="Whether all entries compete with one another, or those of each site: all, site.")
+    ] = "all",
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--reference",
+            metavar="PACKAGE",
+            help="Package or adapter folder to compare with, for trims that do; repeatable.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of trims that draw random numbers.")] = 42,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("trimmed"),
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Also draw the sorted magnitudes and the cut: .png, .svg or .pdf.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another adapter at --out.")] = False,
+    config: ConfigOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Trim an adapter to the entries that matter: all others become exact zeros, and a mask says which stay.
+
+    The result is an adapter folder like the one given, with the masks in state.safetensors; it can take the other's place
+    in a package. What was trimmed before stays trimmed.
+
+    Example: clora trim adapters/mnli --by knee --plot knee.png -o trimmed/mnli
+    """
+    output = form(json, quiet)
+    from clora_cli.adapter_folder import read_adapter
+    from clora_cli.package import read_package
+    from clora_cli.reporting import knee
+    from clora_cli.transforming import TrimOptions, plan_trim, trim_adapter
+
+    if plot is not None:
+        knee.check_ending(plot)
+    texts = registry.split_options([*(option or ()), *([] if density is None else [f"density={density}"])])
+    terminal = Terminal(output)
+    options = TrimOptions(by=by, by_options=texts, on=on, scope=scope, out=out, seed=seed)
+    members = read_package(reference, distinct=False) if reference else ()
+    plan = plan_trim(read_adapter(adapter), options, members, progress=terminal)
+    sites = _sites(plan)
+    data = _facts(plan, sites)
+    if warnings := data["warnings"]:
+        more = f" (and {len(warnings) - 1} more of its kind)" if len(warnings) > 1 else ""
+        terminal.warn(f"{warnings[0]}{more}")
+    if dry_run:
+        emit(output, text=f"would write {out}  {_told(data)}\n{_table(sites)}", data=data, brief=str(out))
+        return
+    path, made = trim_adapter(plan, force=force, progress=terminal)
+    if plot is not None:
+        knee.draw_knee([knee.Trimmed(f"{by} on lora_{cut.side}", cut.values, cut.kept) for cut in plan.cuts], plot)
+    text = f"{path}  {_told(data)}{'' if made else '; up to date'}\n{_table(sites)}"
+    emit(output, text=text, data={**data, "made": made}, brief=str(path))
+
+
+def _sites(plan: TrimPlan) -> list[dict[str, Any]]:
+    return [
+        {
+            "side": cut.side,
+            "site": site,
+            "entries": mask.numel(),
+            "kept": int(mask.sum()),
+            "density": mask.sum().item() / mask.numel(),
+            "threshold": cut.threshold,
+        }
+        for cut in plan.cuts
+        for site, mask in cut.masks().items()
+    ]
+
+
+def _facts(plan: TrimPlan, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    options = plan.options
+    sides = {}
+    for side in plan.sides:
+        cuts = [cut for cut in plan.cuts if cut.side == side]
+        kept, entries = (sum(site[key] for site in sites if site["side"] == side) for key in ("kept", "entries"))
+        threshold = cuts[0].threshold if len(cuts) == 1 else None
+        sides[side] = {"kept": kept, "entries": entries, "density": plan.density(side), "threshold": threshold}
+    where = {id(cut): "" if options.scope == "all" else f" at {next(iter(cut.shapes))}" for cut in plan.cuts}
+    return {
+        "schema": "clora.trim/1",
+        "path": str(options.out),
+        "adapter": str(plan.member.path),
+        "by": options.by,
+        "options": plan.entry()["options"],
+        "on": options.on,
+        "scope": options.scope,
+        "seed": options.seed,
+        "reference": [str(member.path) for member in plan.reference],
+        "sides": sides,
+        "sites": list(sites),
+        "warnings": [f"lora_{cut.side}{where[id(cut)]}: {cut.warning}" for cut in plan.cuts if cut.warning],
+    }
+
+
+def _told(data: Mapping[str, Any]) -> str:
+    parts = []
+    for side, found in data["sides"].items():
+        threshold = "" if found["threshold"] is None else f", from {found['threshold']:.3g} up"
+        parts.append(f"{found['density']:.2%} of lora_{side}{threshold} ({found['kept']} of {found['entries']})")
+    return f"({data['by']} leaves {' and '.join(parts)})"
+
+
+def _table(sites: Sequence[Mapping[str, Any]]) -> str:
+    """Tell each site's density; where there are many, those of each kind of projection."""
+    if len(sites) <= _MANY:
+        lines = [f"{'factor':<7} {'density':>8}  {'kept':>9} {'of':>9}  site"]
+        for one in sites:
+            counts = f"{one['kept']:>9} {one['entries']:>9}"
+            lines.append(f"lora_{one['side']:<2} {one['density']:>8.2%}  {counts}  {one['site']}")
+        return "\n".join(lines)
+    kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for one in sites:
+        kinds.setdefault((one["side"], one["site"].rpartition(".")[2]), []).append(one)
+    lines = [f"{'factor':<7} {'density':>8}  {'least':>8} {'most':>8}  sites"]
+    for (side, kind), group in kinds.items():
+        shares = [one["density"] for one in group]
+        whole = sum(one["kept"] for one in group) / sum(one["entries"] for one in group)
+        lines.append(f"lora_{side:<2} {whole:>8.2%}  {min(shares):>8.2%} {max(shares):>8.2%}  {kind} ({len(group)})")
+    return "\n".join(lines)

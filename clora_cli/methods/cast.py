@@ -1,0 +1,110 @@
+"""Give each task a sparse subspace of one shared LoRA, and let inputs find theirs by task vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from clora_cli import registry
+from clora_cli.errors import MismatchError, OptionError
+from clora_cli.methods import Method, Probe, Trimming
+from clora_cli.routing import RouteOptions
+from clora_cli.task_vector import KEY, learn_task_vector
+
+__all__ = ["Cast"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast(Method):
+    """Give each task a sparse subspace of one shared LoRA, and let inputs find theirs by task vectors.
+
+    ``h = W x + s (B * M_t) A x`` (eq. 3) with one random A that is never trained and one B that all tasks share: task t owns
+    the entries of its mask M_t and no other task may change them. A warm-up trains every entry that nobody owns; those whose
+    change lies before the knee of the sorted magnitudes (eq. 5, 6) are the mask, the rest go back to zero, and the remaining
+    steps train the mask alone (eq. 7). However many tasks there are, training holds one LoRA; ``clora merge`` gives it back
+    exactly.
+
+    A unit task vector v_t learns ``softplus(max_j <E(x), v_j> - <E(x), v_t> + margin)`` (eq. 8-10; ``1 - <E(x), v_t>`` for
+    the first task). At test, inputs weigh the masks by ``softmax(<E(x), v_k> / T)`` (eq. 11-13).
+
+    Args:
+        trim: How the mask is found, with options after commas: ``knee``, ``knee,maximum=0.08``, ``density,density=0.05``.
+        scope: Whether all entries compete with one another (``all``) or those of each site.
+        warmup: Length of the warm-up in passes over the training rows, above 0; at most half of the run. 0.5 reads half of
+            the rows.
+        least: Training starts only while at least this share of B is idle, in [0, 1).
+        margin: m, at least 0.
+        vector_lr: Learning rate of the task vector, above 0.
+        similarity: How inputs find their subspace at test: ``task-vector``, or ``l2``, ``mahalanobis`` and others once
+            ``clora stat-features`` has given the adapters distributions.
+        top_k: Subspaces that take part at test; 1 chooses, 0 mixes all as in eq. 12.
+        temperature: T at test, above 0.
+
+    References:
+        One LoRA for All: Unlocking Latent Capacity of LoRA for Continual Adaptation (CAST), anonymous ACL submission,
+        eq. 3-13; the frozen random A and sparse B are LoRI's, arXiv:2504.07448.
+        Differs: eq. 5 prints argmax(x + y - 1), which on a curve below its chord leaves an empty mask; the knee is
+        argmax(1 - x - y).
+        Differs: the warm-up is a part of the run's steps, as the paper does not say whether its 300 steps include it.
+        Differs: the task vector is trained apart, on the same rows in the same order: it shares no parameter with the LoRA.
+        Differs: inputs choose one subspace by default. A subspace is trained at weight 1, and eq. 12 never gives it that.
+        Differs: E, m and T are not published; E(x) is the normalised mean of the frozen token embeddings.
+    """
+
+    past = "none"
+    start = "shared"
+    combine = "route"
+
+    trim: str = "knee"
+    scope: Literal["all", "site"] = "all"
+    warmup: float = 0.5
+    least: float = 0.01
+    margin: float = 0.1
+    vector_lr: float = 0.01
+    similarity: str = "task-vector"
+    top_k: int = 1
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        for name in ("warmup", "vector_lr", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise OptionError(f"option {name}={getattr(self, name)} of cast: give a number above 0")
+        if not 0 <= self.margin < math.inf:
+            raise OptionError(f"option margin={self.margin} of cast: give a number of at least 0")
+        if not 0 <= self.least < 1:
+            raise OptionError(f"option least={self.least} of cast: give a share in [0, 1)")
+        if self.top_k < 0:
+            raise OptionError(f"option top_k={self.top_k} of cast: give a number of at least 1, or 0 for all")
+        if registry.bound("trims", self.trim).needs_reference:
+            raise OptionError(f"option trim={self.trim} of cast: it compares with a reference, of which there is none")
+        self.routing()  # knows whether there is such a similarity
+
+    def trimming(self) -> Trimming:
+        """Return how the mask is found."""
+        return Trimming(trim=self.trim, scope=self.scope, warmup=self.warmup, least=self.least)
+
+    def routing(self) -> RouteOptions:
+        """Return how inputs find their subspace at test."""
+        return RouteOptions(similarity=self.similarity, top_k=self.top_k, temperature=self.temperature)
+
+    def keep(self, probe: Probe) -> Mapping[str, Tensor]:
+        """Return the task vector."""
+        inputs = probe.embeddings()
+        past = [self._past_vector(probe, number) for number in range(probe.past)]
+        known = torch.stack(past) if past else inputs.new_zeros(0, inputs.shape[1])
+        vector = learn_task_vector(inputs, known, probe.batches, lr=self.vector_lr, margin=self.margin, seed=probe.seed)
+        return {KEY: vector}
+
+    def _past_vector(self, probe: Probe, number: int) -> Tensor:
+        stored = probe.stored(number).get(KEY)
+        if stored is None:
+            raise MismatchError(
+                f"earlier adapter {number + 1} of the package has no task vector; train it with --method cast as well"
+            )
+        return stored

@@ -1,0 +1,50 @@
+"""Who owns what of a LoRA that tasks share, as CAST's figure 8 shows it: a sector a task, as long as its share."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from clora_cli.reporting._canvas import look, short
+from clora_cli.subspace import Ledger
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["compose_radial"]
+
+_HOLE = 0.18  # of the longest sector: short ones stay apart in the middle
+
+
+def compose_radial(figure: Figure, ledger: Ledger) -> None:
+    """Draw one sector for each task, in the order of learning, and a grey one for what is idle.
+
+    Args:
+        figure: An empty figure.
+        ledger: Who owns what.
+    """
+    figure.set_size_inches(5.2, 5.2)
+    axis: Any = figure.add_subplot(projection="polar")  # typed as an axis without directions
+    shares = {**ledger.shares, "idle": ledger.idle / ledger.size}
+    longest = max(shares.values()) or 1.0
+    width = 2 * math.pi / len(shares)
+    for number, (task, share) in enumerate(shares.items()):
+        angle = number * width
+        colour = "#b9b9b9" if task == "idle" else look(number)["color"]
+        axis.bar(angle, share, width=0.92 * width, bottom=_HOLE * longest, color=colour, edgecolor="white")
+        turn = math.degrees(angle)
+        flipped = turn > 180  # on the left half, or the text would stand on its head
+        axis.text(
+            angle,
+            (_HOLE + 0.04) * longest + share,
+            f"{short(task)} {100 * share:.1f} %",
+            rotation=90 - turn + (180 if flipped else 0),
+            rotation_mode="anchor",
+            ha="right" if flipped else "left",
+            va="center",
+            fontsize=8,
+        )
+    axis.set_theta_zero_location("N")
+    axis.set_theta_direction(-1)
+    axis.set_ylim(0, (1 + _HOLE) * longest)
+    axis.set_axis_off()

@@ -1,0 +1,89 @@
+"""A figure of a trim: sorted magnitudes, their chord, and where they were cut (layer L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clora_cli.reporting._canvas import check_ending, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+__all__ = ["Trimmed", "check_ending", "draw_knee"]
+
+_CURVE, _STAR, _CHORD = "#0072B2", "#D62728", "#8c8c8c"
+
+
+@dataclass(frozen=True, eq=False)
+class Trimmed:
+    """Entries that competed with one another.
+
+    Attributes:
+        panel: Which panel they are drawn in; its title.
+        values: The entries, shape (entry,).
+        kept: Which of them stay, shape (entry,), bool.
+    """
+
+    panel: str
+    values: Tensor
+    kept: Tensor
+
+
+def draw_knee(found: Sequence[Trimmed], path: str | Path) -> None:
+    """Draw magnitudes from the largest to the smallest, and where what stays of them ends.
+
+    Each curve is scaled to the unit square. What stays is drawn over it and ends in a star: on the curve where a trim keeps
+    the largest, below it where it chooses otherwise.
+
+    Args:
+        found: What to draw, at least one; several in one panel are thin lines.
+        path: The file; its ending, one of ``png svg pdf``, is the format.
+
+    Raises:
+        OptionError: If the ending is another.
+        CloraError: If the file cannot be written.
+    """
+    save(Path(path), lambda figure: _compose(figure, found))
+
+
+def _compose(figure: Figure, found: Sequence[Trimmed]) -> None:
+    panels: dict[str, list[Trimmed]] = {}
+    for one in found:
+        panels.setdefault(one.panel, []).append(one)
+    figure.set_size_inches(4.4 * len(panels), 3.6)
+    for axis, (title, group) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axis.plot([0, 1], [1, 0], color=_CHORD, linestyle="--", linewidth=1, label="chord")
+        for one in group:
+            _draw(axis, one, thin=len(group) > 1)
+        axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of the entries, largest first")
+        axis.set_title(f"{title}: {_share(group)}", fontsize=10, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+        handles, labels = axis.get_legend_handles_labels()
+        named = dict(zip(labels, handles, strict=True))
+        axis.legend(named.values(), named.keys(), frameon=False, loc="upper right")
+    figure.axes[0].set_ylabel("magnitude, scaled to [0, 1]")
+
+
+def _draw(axis: Axes, one: Trimmed, *, thin: bool) -> None:
+    from clora_cli.trims import Curve
+
+    curve, width = Curve.of(one.values), 0.6 if thin else 1.4
+    axis.plot(*curve.points(curve.sample()), color=_CURVE, alpha=0.5, linewidth=width, label="all entries")
+    if not bool(one.kept.any()):
+        return
+    stay = Curve.of(one.values[one.kept])
+    numbers = stay.sample()
+    x, y = numbers / len(curve), curve.scaled(stay.magnitudes[numbers - 1])
+    axis.plot(x, y, color=_CURVE, linewidth=2.2 * width, label="what stays")
+    size = 5 if thin else 13
+    axis.plot(x[-1], y[-1], "*", color=_STAR, markersize=size, linestyle="none", label="cut", clip_on=False, zorder=3)
+
+
+def _share(group: Iterable[Trimmed]) -> str:
+    kept = sum(int(one.kept.sum()) for one in group)
+    return f"{kept / sum(len(one.kept) for one in group):.1%} stay"

@@ -1,0 +1,287 @@
+"""Trim an adapter to the entries of its factors that matter, file to file, without a model (layer L3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clora_cli import registry
+from clora_cli.adapter_folder import STATE, WEIGHTS, AdapterFolder, finished, is_adapter
+from clora_cli.distribution import FEATURES
+from clora_cli.errors import ArtifactError, OptionError
+from clora_cli.files import new_folder, sha256, to_json
+from clora_cli.lora import Factor, factor_keys
+from clora_cli.manifest import MANIFEST, SCHEMA
+from clora_cli.progress import Progress, Silent
+from clora_cli.subspace import mask_key, pack, read_masks
+from clora_cli.tensors import save_tensors
+from clora_cli.transforming.cuts import Cut, pulls, side_of
+from clora_cli.transforming.member import check_apart, copy_file, files_of
+from clora_cli.transforming.routable import check_bases
+from clora_cli.trims import Entries, Trim
+
+__all__ = ["TrimOptions", "TrimPlan", "plan_trim", "trim_adapter"]
+
+_SIDES = {"b": ("B",), "a": ("A",), "both": ("B", "A")}
+_SCOPES = ("all", "site")
+_CARD = "README.md"
+# Beside the weights that are trimmed, these hold them as they were, or a trainer's state; and they are pickled.
+_STALE = {".bin", ".pt", ".pth", ".ckpt"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimOptions:
+    """What to leave of an adapter.
+
+    Attributes:
+        by: A trim.
+        by_options: Its options' texts.
+        on: Which factors: ``b`` for ``lora_B``, ``a`` for ``lora_A``, ``both``, each of them by itself.
+        scope: Whether all entries of a factor compete with one another (``all``), or those of each ``site``.
+        out: The folder to write.
+        seed: Of trims that draw random numbers.
+    """
+
+    by: str = "knee"
+    by_options: Mapping[str, str] = field(default_factory=dict)
+    on: str = "b"
+    scope: str = "all"
+    out: Path = Path("trimmed")
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            OptionError: If one does not fit.
+        """
+        if self.on not in _SIDES:
+            raise OptionError(f"--on {self.on}: choose one of {', '.join(_SIDES)}")
+        if self.scope not in _SCOPES:
+            raise OptionError(f"--scope {self.scope}: choose one of {', '.join(_SCOPES)}")
+
+
+@dataclass(frozen=True, eq=False)
+class TrimPlan:
+    """A trim that can start: its inputs exist and fit together.
+
+    Attributes:
+        options: What was asked for.
+        trim: The bound trim.
+        member: The adapter.
+        factors: Its factors by site.
+        reference: The adapters whose summed delta it is compared with; empty where the trim compares with nothing.
+    """
+
+    options: TrimOptions
+    trim: Trim
+    member: AdapterFolder
+    factors: Mapping[str, Factor]
+    reference: Sequence[AdapterFolder]
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The factors that are trimmed, ``"A"`` or ``"B"``."""
+        return _SIDES[self.options.on]
+
+    @cached_property
+    def cuts(self) -> list[Cut]:
+        """All competitions, side by side: one a side, or one a site.
+
+        Raises:
+            CloraError: If an entry is no finite number, or nothing would be left of a side.
+        """
+        groups = [list(self.factors)] if self.options.scope == "all" else [[site] for site in self.factors]
+        pulled = pulls(self.factors, self.reference, self.sides) if self.reference else {}
+        cuts = [self._cut(side, sites, pulled) for side in self.sides for sites in groups]
+        for side in self.sides:
+            if not any(bool(cut.kept.any()) for cut in cuts if cut.side == side):
+                most = max(cut.values.abs().max().item() for cut in cuts if cut.side == side)
+                raise OptionError(
+                    f"{self.options.by} leaves nothing of lora_{side} of {self.member.path}, whose largest magnitude is "
+                    f"{most:.3g}; choose another --by or --option"
+                )
+        return cuts
+
+    @cached_property
+    def masks(self) -> dict[tuple[str, str], Tensor]:
+        """Side and site to the mask of its factor, of the factor's shape."""
+        return {(cut.side, site): mask for cut in self.cuts for site, mask in cut.masks().items()}
+
+    def density(self, side: str) -> float:
+        """Return the share of a side's entries that stay, in (0, 1]."""
+        cuts = [cut for cut in self.cuts if cut.side == side]
+        return sum(int(cut.kept.sum()) for cut in cuts) / sum(len(cut.kept) for cut in cuts)
+
+    def entry(self) -> dict[str, Any]:
+        """Return what the manifest records under ``trim``: what decided the result, and the share that is left."""
+        options, before = self.options, dict(self.member.manifest.get("trim", {}))
+        earlier = before.pop("earlier", [])
+        return {
+            "by": options.by,
+            "options": dataclasses.asdict(self.trim),
+            "on": options.on,
+            "scope": options.scope,
+            "seed": options.seed,
+            "reference": [{"task": member.task, "sha256": member.digest} for member in self.reference],
+            "source": self.member.digest,
+            "density": {side: self.density(side) for side in self.sides},
+            "earlier": [*earlier, *([before] if before else [])],
+        }
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the adapter's manifest with the trim's entry, but for ``schema`` and ``files``; empty if it has none."""
+        kept = {key: value for key, value in self.member.manifest.items() if key not in {"schema", "files", "trim"}}
+        return {"trim": self.entry(), **kept} if kept else {}
+
+    def write(self, folder: Path) -> None:
+        """Fill a folder: trimmed weights and masks, the manifest last, everything else as it is.
+
+        Raises:
+            CloraError: If a file cannot be read or written.
+        """
+        tensors, state = {}, self.member.state()
+        for site, factor in self.factors.items():
+            for side, key, value in zip("AB", factor_keys(site), (factor.a, factor.b), strict=True):
+                tensors[key] = value
+                if (mask := self.masks.get((side, site))) is not None:
+                    tensors[key], state[mask_key(site, side)] = value.masked_fill(~mask, 0), pack(mask)
+        for name, file in files_of(self.member.path).items():
+            if name not in {WEIGHTS, STATE, MANIFEST} and file.suffix not in _STALE:
+                copy_file(file, folder / name)
+        save_tensors(folder / WEIGHTS, tensors)
+        save_tensors(folder / STATE, state)
+        if (card := folder / _CARD).exists():
+            card.write_bytes(card.read_bytes() + self._told().encode())
+        if manifest := self.manifest():
+            files = {name: sha256(file) for name, file in files_of(folder).items() if name != FEATURES}
+            (folder / MANIFEST).write_text(to_json({**manifest, "schema": SCHEMA, "files": files}), encoding="utf-8")
+
+    def _cut(self, side: str, sites: Sequence[str], pulled: Mapping[tuple[str, str], Tensor]) -> Cut:
+        factors = {site: side_of(self.factors[site], side) for site in sites}
+        values = torch.cat([value.flatten().float() for value in factors.values()])
+        if not bool(values.isfinite().all()):
+            raise ArtifactError(f"lora_{side} of adapter {self.member.path} has entries that are no finite numbers")
+        reference = torch.cat([pulled[side, site].flatten() for site in sites]) if pulled else None
+        name = f"{self.options.seed}/{side}/{'' if self.options.scope == 'all' else sites[0]}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        found = self.trim.keep(Entries(values, reference, seed))
+        before = self._before[side]
+        owned = [before.get(site, torch.ones(value.shape, dtype=torch.bool)) for site, value in factors.items()]
+        kept = found.mask & torch.cat([mask.flatten() for mask in owned])
+        return Cut(side, {site: tuple(value.shape) for site, value in factors.items()}, values, kept, found.warning)
+
+    @cached_property
+    def _before(self) -> dict[str, dict[str, Tensor]]:
+        return {side: read_masks(self.member, side) for side in self.sides}
+
+    def _told(self) -> str:
+        shares = ", ".join(f"{self.density(side):.2%} of `lora_{side}`" for side in self.sides)
+        return f"\nTrimmed with clora by {self.options.by}: {shares} stayed, all other entries of it are 0.\n"
+
+
+def plan_trim(
+    member: AdapterFolder,
+    options: TrimOptions,
+    reference: Sequence[AdapterFolder] = (),
+    *,
+    progress: Progress | None = None,
+) -> TrimPlan:
+    """Bind the trim and check that the adapter can be trimmed by it.
+
+    Args:
+        member: The adapter.
+        options: How.
+        reference: The adapters to compare with, where the trim does; the adapter itself does not count among them.
+        progress: Told if it was among them, and if the adapter's ``lora_A`` is not its own.
+
+    Raises:
+        CloraError: Whatever is missing, damaged, wrong or does not fit together.
+    """
+    progress = progress or Silent()
+    plugin = registry.load("trims", options.by)
+    trim: Trim = plugin(**registry.bind(plugin, options.by, options.by_options))
+    if trim.needs_reference != bool(reference):
+        how = "compares with other adapters; pass --reference" if trim.needs_reference else "takes no --reference"
+        raise OptionError(f"trim {options.by} {how}")
+    check_apart(options.out, [member.path, *(other.path for other in reference)])
+    others = [other for other in reference if not _lineage(member) & _lineage(other)] if reference else []
+    if reference and not others:
+        raise OptionError("--reference holds nothing but the adapter itself; give adapters to compare it with")
+    if len(others) < len(reference):
+        progress.note(f"{member.path} itself is no part of its reference")
+    check_bases([member, *others])
+    plan = TrimPlan(options, trim, member, member.factors(), others)
+    _check_shared(member, plan.sides, progress)
+    return plan
+
+
+def trim_adapter(plan: TrimPlan, *, force: bool = False, progress: Progress | None = None) -> tuple[Path, bool]:
+    """Carry out a plan.
+
+    Args:
+        plan: From ``plan_trim``.
+        force: Replace another adapter at its place.
+        progress: Told if the folder was there and has another feature distribution.
+
+    Returns:
+        The folder, and whether it was made now (False: it was there).
+
+    Raises:
+        CloraError: If something else is at its place, or it cannot be written; what was there stays.
+    """
+    out = plan.options.out
+    if out.exists() and not is_adapter(out):
+        # Not even by force: a package or somebody's notes are no earlier result.
+        raise OptionError(f"{out} exists and is no adapter folder; choose another --out")
+    if not force and (there := finished(out, plan.manifest())) is not None:
+        if not plan.member.manifest and (name := _difference(plan)):
+            raise OptionError(
+                f"{out} exists and is not this trim ({name} differs); pass --force to replace it or --out to keep it"
+            )
+        _compare_features(plan.member, there, progress or Silent())
+        return out, False
+    with new_folder(out) as folder:
+        plan.write(folder)
+    return out, True
+
+
+def _difference(plan: TrimPlan) -> str | None:
+    """Name the first file in which the folder at ``out`` is not what would be written: without a manifest bytes must tell."""
+    with tempfile.TemporaryDirectory() as place:
+        plan.write(Path(place))
+        made, there = files_of(Path(place)), files_of(plan.options.out)
+        for name in sorted((made.keys() | there.keys()) - {FEATURES}):
+            if name not in made or name not in there or made[name].read_bytes() != there[name].read_bytes():
+                return name
+    return None
+
+
+def _compare_features(source: AdapterFolder, made: AdapterFolder, progress: Progress) -> None:
+    # A distribution may be replaced at any time, in either folder: that makes it no other trim.
+    if source.features.exists() and not (made.features.exists() and sha256(source.features) == sha256(made.features)):
+        progress.note(
+            f"{made.path} has not the feature distribution that {source.path} has now; pass --force to take it"
+        )
+
+
+def _lineage(member: AdapterFolder) -> set[str]:
+    """Return the checksums of an adapter and of those that it was trimmed from."""
+    trim = member.manifest.get("trim")
+    return {member.digest, *((entry["source"] for entry in (trim, *trim["earlier"])) if trim else ())}
+
+
+def _check_shared(member: AdapterFolder, sides: Collection[str], progress: Progress) -> None:
+    if "A" in sides and member.manifest and member.manifest["method"].get("start") == "shared":
+        progress.warn(
+            f"{member.path} shares its lora_A with other adapters; with a trimmed one it is no part of their LoRA"
+        )

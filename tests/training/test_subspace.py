@@ -1,0 +1,221 @@
+"""Tasks as sparse subspaces of one LoRA: what is chosen, what never moves, what is refused."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import torch
+from support import FAMILIES, Signals, contents, write_random_adapter
+
+from clora_cli.errors import ArtifactError, InterruptedRunError, MismatchError, OptionError
+from clora_cli.lora import Factor
+from clora_cli.methods import Trimming
+from clora_cli.methods.cast import Cast
+from clora_cli.package import read_package
+from clora_cli.subspace import read_ledger, read_masks
+from clora_cli.training import train_task
+from clora_cli.training.describe import describe
+from clora_cli.training.subspace import Confinement, warmup_steps
+
+SOME = {"trim": "density,density=0.25"}
+
+
+@pytest.fixture
+def learn(plan_for):
+    """Train tasks with cast, one after another, and return the last one's folder."""
+
+    def run(*tasks, options=SOME, **chosen):
+        for task in tasks:
+            folder, _ = train_task(plan_for(task, method="cast", method_options=options, **chosen), progress=Signals())
+        return folder
+
+    return run
+
+
+def confinement(idle, **trimming):
+    """Return a confinement of one site with a lora_B of 2 x 3, and that lora_B."""
+    b = torch.nn.Parameter(torch.zeros(2, 3))
+    trainable = {"site": Factor(torch.ones(3, 4), b, 1.0)}
+    return Confinement(Trimming(**trimming), trainable, {"site": torch.tensor(idle, dtype=torch.bool)}, 2), b
+
+
+def test_the_entries_that_moved_most_are_kept_and_the_others_go_back_to_zero():
+    held, b = confinement([[1, 1, 1], [1, 1, 0]], trim="density,density=0.4")
+    b.data = torch.tensor([[0.1, -0.9, 0.2], [0.3, 0.8, 5.0]])  # the last entry is another task's
+    held.after_step(1)
+    assert b.tolist()[1][2] == 0
+    assert int((b != 0).sum()) == 5
+    held.after_step(2)
+    expected = torch.tensor([[0, -0.9, 0], [0, 0.8, 0]])
+    assert torch.equal(b.data, expected)
+    assert held.recorded() == {
+        "entries": 6,
+        "warmup_steps": 2,
+        "owned": 2 / 6,
+        "idle": 3 / 6,
+        "of_idle": 2 / 5,
+        "warnings": [],
+    }
+    b.grad = torch.ones(2, 3)
+    held.clear_gradients()
+    assert torch.equal(b.grad, (expected != 0).float())
+
+
+def test_each_site_may_choose_for_itself():
+    values = {"near": torch.tensor([[0.1, 0.2], [0.3, 0.4]]), "far": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+    counts = {}
+    for scope in ("all", "site"):
+        trainable = {site: Factor(torch.ones(2, 4), torch.nn.Parameter(b.clone()), 1.0) for site, b in values.items()}
+        idle = {site: torch.ones(2, 2).bool() for site in values}
+        Confinement(Trimming(trim="density,density=0.5", scope=scope), trainable, idle, 1).after_step(1)
+        counts[scope] = [int((trainable[site].b != 0).sum()) for site in values]
+    assert counts == {"all": [0, 4], "site": [2, 2]}
+
+
+@pytest.mark.parametrize(
+    ("warmup", "rows", "batch", "steps", "expected"),
+    [(0.5, 100, 10, 40, 5), (0.5, 101, 10, 40, 6), (3, 100, 10, 40, 20), (0.01, 10, 10, 4, 1), (1, 10, 10, 1, 1)],
+)
+def test_the_warm_up_is_a_part_of_the_run(warmup, rows, batch, steps, expected):
+    assert warmup_steps(Trimming(warmup=warmup), rows, batch, steps) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tasks_own_disjoint_parts_of_one_lora(learn, tmp_path, family):
+    learn("first", "second", family=family)
+    first, second = read_package([tmp_path / "adapters"])
+    masks = [read_masks(member) for member in (first, second)]
+    ledger = read_ledger([first, second])
+    assert ledger.shares.keys() == {first.task, second.task}
+    for site, factor in first.factors().items():
+        other = second.factors()[site]
+        assert torch.equal(factor.a, other.a)
+        assert not bool((masks[0][site] & masks[1][site]).any())
+        assert torch.equal(factor.b != 0, masks[0][site])
+        assert torch.equal(other.b != 0, masks[1][site])
+    assert ledger.owned[0] == round(0.25 * ledger.size)
+    assert ledger.owned[1] == round(0.25 * (ledger.size - ledger.owned[0]))
+    recorded = second.manifest["scores"]["subspace"]
+    assert recorded["idle"] == pytest.approx(ledger.idle / ledger.size)
+    assert [parent["task"] for parent in second.manifest["parents"]] == [first.task]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"weight_decay": 0.5},
+        {"max_grad_norm": 0.01, "grad_accum": 2},
+        {"dtype": "bfloat16"},
+        {"schedule": "constant", "dropout": 0.2},
+    ],
+    ids=str,
+)
+def test_what_lies_outside_the_mask_is_zero_to_the_last_bit(learn, chosen):
+    folder = learn("first", "second", max_steps=6, **chosen)
+    for site, mask in read_masks(folder).items():
+        outside = folder.factors()[site].b[~mask]
+        assert torch.equal(outside.view(torch.int32), torch.zeros_like(outside).view(torch.int32))  # not even -0.0
+
+
+def test_the_mask_goes_on_learning_from_where_the_warm_up_left_it(learn):
+    # Adam moves an entry by at most about lr a step: at the end of six steps some are further than the warm-up's three.
+    folder = learn("first", max_steps=6, lr=1e-3, schedule="constant")
+    largest = max(float(factor.b.abs().max()) for factor in folder.factors().values())
+    assert 3.5e-3 < largest <= 6.5e-3
+
+
+def test_packages_of_one_seed_share_their_a(learn, tmp_path):
+    one = learn("first", package="one")
+    other = learn("second", package="other")
+    another = learn("second", package="another", seed=7)
+    for site, factor in one.factors().items():
+        assert torch.equal(factor.a, other.factors()[site].a)
+        assert not torch.equal(factor.a, another.factors()[site].a)
+        bound = factor.a.shape[1] ** -0.5
+        assert 0.8 * bound < float(factor.a.abs().max()) <= bound
+
+
+@pytest.mark.parametrize("after", [1, 4], ids=["in the warm-up", "after it"])
+def test_an_interrupted_run_continues_to_the_same_bytes(learn, plan_for, after):
+    chosen = {"method": "cast", "method_options": SOME, "max_steps": 6, "save_steps": 1}
+    learn("second")
+    learn("second", package="undisturbed")
+    expected = contents(train_task(plan_for(package="undisturbed", **chosen))[0].path)
+    plan = plan_for(**chosen)
+    with pytest.raises(InterruptedRunError):
+        train_task(plan, progress=Signals(after=after, number=signal.SIGTERM))
+    folder, _ = train_task(plan, resume=True)
+    assert contents(folder.path) == expected
+
+
+def test_an_earlier_task_trained_again_leaves_later_tasks_entries_alone(learn, plan_for):
+    learn("first")
+    second = learn("second")
+    before = contents(second.path)
+    again = train_task(plan_for("first", method="cast", method_options=SOME, max_steps=4), force=True)[0]
+    assert contents(second.path) == before
+    assert again.stage == 1
+    read_ledger([again, second])  # raises if two own one entry
+
+
+def test_a_full_lora_is_told_before_training_with_what_it_would_take(learn, plan_for):
+    learn("first", options={"trim": "density,density=1"})
+    with pytest.raises(MismatchError, match=r"own 100.0% of the \d+ entries at rank 2, 100.0% each; .* --rank 5"):
+        plan_for("second", method="cast")
+    assert plan_for("first", method="cast", method_options={"trim": "density,density=1"}).finished()
+
+
+def test_the_plan_tells_what_is_idle(learn, plan_for):
+    learn("first")
+    description = describe(plan_for("second", method="cast"))
+    assert description.data()["idle_share"] == pytest.approx(0.75, abs=0.01)
+    assert "75.0% of lora_B is idle" in description.text()
+    alone = describe(plan_for("second", method="inc-lora", package="other"))
+    assert alone.trainable > description.trainable
+
+
+def test_other_adapters_are_no_parts_of_the_shared_lora(plan_for, learn, tmp_path, backbone):
+    write_random_adapter(tmp_path / "foreign" / "second", backbone("llama"), stage=1)
+    with pytest.raises(MismatchError, match="has no masks"):
+        plan_for(method="cast", package="foreign")
+    learn("first")
+    with pytest.raises(MismatchError, match="pass --rank 2 --alpha 4"):
+        plan_for("second", method="cast", rank=4)
+    with pytest.raises(MismatchError, match="adapts other layers than this run; pass the --target-modules"):
+        train_task(plan_for("second", method="cast", target_modules=("q_proj",)))
+
+
+def test_a_damaged_mask_is_refused(learn, tmp_path, plan_for):
+    folder = learn("first")
+    state = folder.path / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-8])
+    with pytest.raises(ArtifactError, match="first"):
+        plan_for("second", method="cast")
+
+
+def test_the_task_vector_is_kept(learn, tmp_path):
+    learn("first", "second")
+    for member in read_package([tmp_path / "adapters"]):
+        vector = member.state()["task_vector"]
+        assert vector.ndim == 1
+        assert float(vector.norm()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warmup": 0}, "warmup"),
+        ({"least": 1}, "least"),
+        ({"margin": -1}, "margin"),
+        ({"top_k": -1}, "top_k"),
+        ({"vector_lr": 0}, "vector_lr"),
+        ({"temperature": 0}, "temperature"),
+        ({"trim": "sign"}, "there is none"),
+        ({"trim": "kne"}, "unknown trim 'kne'"),
+        ({"similarity": "l3"}, "unknown router"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        Cast(**options)
