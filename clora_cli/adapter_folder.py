@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clora_cli.distribution import Distribution
     from clora_cli.lora import Factor
 
-__all__ = ["WEIGHTS", "AdapterFolder", "finished", "is_adapter", "read_adapter", "write_adapter", "write_dense"]
+__all__ = ["WEIGHTS", "AdapterFolder", "check_place", "finished", "is_adapter", "read_adapter", "write_adapter", "write_dense"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -178,6 +178,16 @@ def read_adapter(path: Path) -> AdapterFolder:
     return AdapterFolder(path, config, manifest)
 
 
+def check_place(target: Path) -> None:
+    """Check that a command may write an adapter folder at a place, or replace what is there.
+
+    Raises:
+        OptionError: If there is something that is no adapter folder, such as a package: no option replaces that.
+    """
+    if target.exists() and not is_adapter(target):
+        raise OptionError(f"{target} exists and is no adapter folder; choose another --out")
+
+
 def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
     """Return the folder at a place if it was made by this very recipe; None if nothing is there.
 
@@ -189,10 +199,9 @@ def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
         ArtifactError: If what is there is damaged.
         OptionError: If it is no adapter folder, or another recipe made it.
     """
+    check_place(target)
     if not target.exists():
         return None
-    if not is_adapter(target):
-        raise OptionError(f"{target} exists and is no adapter folder; choose another --out")
     folder = read_adapter(target)
     if changed := differences(recipe, folder.manifest):
         raise OptionError(

@@ -5,8 +5,12 @@ many adapters there are, a site costs one pair of small matrix products, and no 
 one shape are stacked in one tensor, which penalties over past adapters read without another copy. A dense delta, such
 as a merge that no low rank holds, is added as it is.
 
-A gate weighs the adapters input by input: it multiplies the concatenated ``A``'s output, so that a mixture costs no more
-than the sum, and adapters that no input of a batch asks for are left out of the products.
+Adapters that are parts of one LoRA at a site, with one A and disjoint entries of B, are held as that LoRA and a map of who
+owns what: they take the memory and the time of one.
+
+A gate weighs the adapters input by input: it multiplies the concatenated ``A``'s output, or the entries of a LoRA's B by
+their owners' weights, so that a mixture costs no more than the sum, and adapters that no input of a batch asks for are left
+out of the products.
 """
 
 from __future__ import annotations
@@ -14,14 +18,15 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from clora_cli.backbone import linear_shape
+from clora_cli.changes import Change, Dense, LowRank, Shared, Subspaces, find_shared
 from clora_cli.errors import MismatchError
 from clora_cli.lora import Factor, concatenate
 
@@ -51,8 +56,9 @@ class AdapterBank:
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._owners: dict[str, tuple[int, ...]] = {}
         self._stacks: dict[tuple[int, ...], tuple[list[str], Tensor, Tensor]] = {}
+        self._shared: dict[str, list[Shared]] = {}
         self._dense: dict[str, list[tuple[int, Tensor]]] = {}
-        self._changes: dict[str, list[_Change]] = {}
+        self._changes: dict[str, list[Change]] = {}
         self._count = 0
         self._choose: Choose | None = None
         self._chosen: set[str] = set()
@@ -60,7 +66,14 @@ class AdapterBank:
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites that carry at least one adapter."""
-        return tuple(dict.fromkeys((*self._factors, *self._dense)))
+        return tuple(dict.fromkeys((*self._factors, *self._shared, *self._dense)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the adapters' tensors, without what a gate weighs."""
+        dense = (delta.nbytes for held in self._dense.values() for _, delta in held)
+        shared = (one.nbytes for held in self._shared.values() for one in held)
+        return sum(chain(dense, shared, (a.nbytes + b.nbytes for _, a, b in self._stacks.values())))
 
     def activate(self, adapters: Sequence[Mapping[str, Factor | Tensor]]) -> None:
         """Replace the adapters in use.
@@ -74,24 +87,23 @@ class AdapterBank:
         """
         self.clear()
         self._count = len(adapters)
-        by_site: dict[str, list[Factor]] = defaultdict(list)
-        owners: dict[str, list[int]] = defaultdict(list)
+        by_site: dict[str, list[tuple[int, Factor]]] = defaultdict(list)
         for number, adapter in enumerate(adapters):
             for site, delta in adapter.items():
                 self._check(site, tuple(delta.shape))
                 if isinstance(delta, Factor):
-                    by_site[site].append(delta)
-                    owners[site] += [number] * delta.rank
+                    by_site[site].append((number, delta))
                 else:
                     self._add_dense(site, number, delta)
-        self._owners = {site: tuple(numbers) for site, numbers in owners.items()}
-        self._stack({site: concatenate(factors) for site, factors in by_site.items()})
+        alone = {site: rest for site, held in by_site.items() if (rest := self._share(site, held))}
+        self._owners = {site: tuple(n for n, one in rest for _ in range(one.rank)) for site, rest in alone.items()}
+        self._stack({site: concatenate([one for _, one in rest]) for site, rest in alone.items()})
         self._hook_up()
 
     def clear(self) -> None:
         """Remove every adapter: the model computes what the base model computes."""
         self._unhook()
-        self._factors, self._owners, self._stacks, self._dense = {}, {}, {}, {}
+        self._factors, self._owners, self._stacks, self._shared, self._dense = {}, {}, {}, {}, {}
         self._count = 0
 
     def gate(self, weights: Mapping[str, Tensor] | None) -> None:
@@ -131,7 +143,11 @@ class AdapterBank:
                 for site, (a, b) in self._factors.items():
                     mine = [row for row, owner in enumerate(self._owners[site]) if owner == adapter]
                     if mine:
-                        self._hook(site, _LowRank(a[mine], b[:, mine], [0] * len(mine)))
+                        self._hook(site, LowRank(a[mine], b[:, mine], [0] * len(mine)))
+                for site, held in self._shared.items():
+                    for one in held:
+                        if adapter in one.numbers:
+                            self._hook(site, LowRank(one.a, one.part(adapter), [0] * len(one.a)))
             yield
         finally:
             self._unhook()
@@ -139,11 +155,19 @@ class AdapterBank:
 
     def owners(self, site: str) -> tuple[int, ...]:
         """Return, for each row of a site's concatenated ``a``, the number of the adapter that it came from."""
-        return self._owners.get(site, ())
+        shared = (one.owners for one in self._shared.get(site, ()))
+        return tuple(chain(self._owners.get(site, ()), *shared))
 
     def past(self, site: str) -> tuple[Tensor, Tensor] | None:
-        """Return a site's concatenated factors, (total rank, in) and (out, total rank), or None if it has none."""
-        return self._factors.get(site)
+        """Return a site's concatenated factors, (total rank, in) and (out, total rank), or None if it has none.
+
+        Parts of one LoRA are told apart for it, each with a copy of A and its own entries of B.
+        """
+        if site not in self._shared:
+            return self._factors.get(site)
+        pairs = [one.factors() for one in self._shared[site]]
+        pairs = [self._factors[site], *pairs] if site in self._factors else pairs
+        return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1)
 
     def past_of(self, sites: Sequence[str]) -> tuple[Tensor, Tensor] | None:
         """Return the factors of several sites of one shape and the same ``owners``, or None if they have none.
@@ -152,9 +176,9 @@ class AdapterBank:
             Shapes (site, total rank, in) and (site, out, total rank); the bank's own storage where the sites are one stack.
         """
         for names, a, b in self._stacks.values():
-            if names == list(sites):
+            if names == list(sites) and not self._shared.keys() & names:
                 return a, b
-        pairs = [self._factors[site] for site in sites if site in self._factors]
+        pairs = [pair for site in sites if (pair := self.past(site)) is not None]
         return (torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])) if pairs else None
 
     def dense_of(self, sites: Sequence[str]) -> Tensor | None:
@@ -173,21 +197,32 @@ class AdapterBank:
         for change in self._changes[site]:
             change.gate(weights)
 
+    def _share(self, site: str, held: Sequence[tuple[int, Factor]]) -> Sequence[tuple[int, Factor]]:
+        """Keep those that are parts of one LoRA as that LoRA; return the others."""
+        groups, rest = find_shared(held)
+        like = torch.empty(0, **self._like(site))
+        if groups:
+            self._shared[site] = [Shared.of(group, like) for group in groups]
+        return rest
+
     def _stack(self, factors: Mapping[str, Factor]) -> None:
         groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for site, factor in factors.items():
             groups[(*factor.shape, factor.rank)].append(site)
         for shape, sites in groups.items():
             sites.sort()
-            like = {"device": self._module(sites[0]).weight.device, "dtype": self._dtype(sites[0])}
+            like = self._like(sites[0])
             a = torch.stack([factors[site].a for site in sites]).to(**like)
             b = torch.stack([factors[site].b for site in sites]).to(**like)
             self._stacks[shape] = (sites, a, b)
             self._factors.update({site: (a[i], b[i]) for i, site in enumerate(sites)})
 
     def _add_dense(self, site: str, number: int, delta: Tensor) -> None:
-        kept = delta.to(device=self._module(site).weight.device, dtype=self._dtype(site))
+        kept = delta.to(**self._like(site))
         self._dense.setdefault(site, []).append((number, kept))
+
+    def _like(self, site: str) -> dict[str, Any]:
+        return {"device": self._module(site).weight.device, "dtype": self._dtype(site)}
 
     def _dtype(self, site: str) -> torch.dtype:
         weight = self._module(site).weight
@@ -212,17 +247,20 @@ class AdapterBank:
 
     def _hook_up(self) -> None:
         for site, (a, b) in self._factors.items():
-            self._hook(site, _LowRank(a, b, self._owners[site]))
+            self._hook(site, LowRank(a, b, self._owners[site]))
+        for site, held in self._shared.items():
+            for one in held:
+                self._hook(site, Subspaces(one))
         for site, deltas in self._dense.items():
             for number, delta in deltas:
-                self._hook(site, _Dense(delta, number))
+                self._hook(site, Dense(delta, number))
 
     def _unhook(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles, self._changes = [], {}
 
-    def _hook(self, site: str, change: _Change) -> None:
+    def _hook(self, site: str, change: Change) -> None:
         dtype = self._dtype(site)
 
         def add_change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -233,74 +271,3 @@ class AdapterBank:
 
         self._handles.append(self._module(site).register_forward_hook(add_change))
         self._changes.setdefault(site, []).append(change)
-
-
-class _Change(Protocol):
-    """What adapters add to one layer's output."""
-
-    def gate(self, weights: Tensor | None) -> None:
-        """Weigh the bank's adapters, (input, adapter), or add them up."""
-
-    def added(self, output: Tensor, inputs: Tensor) -> Tensor:
-        """Return the layer's output with the change of its inputs added."""
-
-
-class _LowRank:
-    """Concatenated factors, each row of which belongs to one adapter of the bank."""
-
-    def __init__(self, a: Tensor, b: Tensor, owners: Sequence[int]) -> None:
-        self._a, self._b = a, b
-        self._owners = torch.tensor(owners, device=a.device)
-        self._now: tuple[Tensor, Tensor, Tensor | None] | None = (a, b, None)
-
-    def gate(self, weights: Tensor | None) -> None:
-        if weights is None:
-            self._now = (self._a, self._b, None)
-            return
-        by_row = weights.to(self._a)[:, self._owners]  # (input, rank)
-        used = by_row.any(dim=0).nonzero()[:, 0]
-        if not len(used):
-            self._now = None
-        elif len(used) == len(self._owners):
-            self._now = (self._a, self._b, by_row)
-        else:
-            self._now = (self._a[used], self._b[:, used], by_row[:, used])
-
-    def added(self, output: Tensor, inputs: Tensor) -> Tensor:
-        if self._now is None:
-            return output
-        a, b, gate = self._now
-        inner = functional.linear(inputs, a)
-        if gate is not None:
-            inner = inner * _for_copies(gate, inner)[:, None]
-        if output.dtype != inner.dtype:
-            return output + functional.linear(inner, b).to(output.dtype)
-        # One pass over the output instead of three: the product is added where it is made.
-        flat, small = output.reshape(-1, output.shape[-1]), inner.reshape(-1, inner.shape[-1])
-        add = torch.addmm if torch.is_grad_enabled() else Tensor.addmm_
-        return add(flat, small, b.mT).view(output.shape)
-
-
-class _Dense:
-    """One adapter's dense delta."""
-
-    def __init__(self, delta: Tensor, number: int) -> None:
-        self._delta, self._number = delta, number
-        self._weights: Tensor | None = None
-
-    def gate(self, weights: Tensor | None) -> None:
-        self._weights = None if weights is None else weights.to(self._delta)[:, self._number]
-
-    def added(self, output: Tensor, inputs: Tensor) -> Tensor:
-        change = functional.linear(inputs, self._delta)
-        if self._weights is not None:
-            change = change * _for_copies(self._weights, change)[:, None, None]
-        return output + change.to(output.dtype)
-
-
-def _for_copies(weights: Tensor, batch: Tensor) -> Tensor:
-    """Repeat each input's weights for its copies; shapes (input, …) and (input * copies, token, …)."""
-    copies, left = divmod(len(batch), len(weights))
-    if left or batch.ndim != 3:
-        raise MismatchError(f"a layer got {tuple(batch.shape)} where {len(weights)} gated inputs were expected")
-    return weights if copies == 1 else weights.repeat_interleave(copies, dim=0)

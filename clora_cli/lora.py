@@ -8,7 +8,7 @@ A *site* is an adapted linear layer, named by its full module path in the base m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,14 @@ from clora_cli.errors import MismatchError
 
 __all__ = [
     "Factor",
+    "add_up",
     "concatenate",
     "config_problem",
     "factor_keys",
     "recompress",
     "row_tiles",
     "scaling_at",
+    "sharing",
     "split_key",
     "truncate",
 ]
@@ -133,6 +135,41 @@ def concatenate(factors: list[Factor]) -> Factor:
     return Factor(a, b, 1.0)
 
 
+def sharing(factors: Sequence[Factor]) -> list[list[int]]:
+    """Group the pairs of one site by what they share: one ``a``, number by number, and one scaling.
+
+    Returns:
+        The places of each group's pairs, groups in the order of their first; a pair that shares with none is a group.
+    """
+    groups: dict[tuple[object, ...], list[list[int]]] = {}
+    for place, factor in enumerate(factors):
+        # The first few numbers tell nearly all pairs apart, and spare the comparison of the whole.
+        key = (factor.scaling, factor.a.dtype, factor.b.dtype, factor.a.shape, *factor.a[0, :4].tolist())
+        seen = groups.setdefault(key, [])
+        group = next((one for one in seen if torch.equal(factors[one[0]].a, factor.a)), None)
+        if group is None:
+            seen.append([place])
+        else:
+            group.append(place)
+    return sorted(group for seen in groups.values() for group in seen)
+
+
+def add_up(factors: Sequence[Factor], coefficients: Sequence[float]) -> Factor:
+    """Return one pair whose delta is the sum of the given deltas, each times its coefficient.
+
+    Pairs that share ``a`` and scaling stay one pair of their rank, with the sum of their ``b``; where no two of them use the
+    same entry of ``b``, as with parts of one LoRA, a sum with equal coefficients keeps every number of theirs. Others are
+    concatenated.
+
+    Args:
+        factors: One or more pairs of one site; ranks may differ.
+        coefficients: One number for each.
+    """
+    groups = sharing(factors)
+    sums = [_shared_sum([factors[i] for i in group], [coefficients[i] for i in group]) for group in groups]
+    return sums[0] if len(sums) == 1 else concatenate(sums)
+
+
 def row_tiles(rows: int, columns: int, entries: int) -> Iterator[slice]:
     """Yield slices of a matrix's rows that hold at most so many entries each, and at least one row."""
     step = max(1, entries // columns)
@@ -190,6 +227,17 @@ def truncate(delta: Tensor, rank: int, seed: int = 0) -> tuple[Factor, float, fl
         u = basis @ inner
     kept = values[:rank].double().square().sum().item()
     return _balanced(u[:, :rank], values[:rank], vh[:rank], rank), kept, total
+
+
+def _shared_sum(factors: Sequence[Factor], coefficients: Sequence[float]) -> Factor:
+    first, b = factors[0], factors[0].b
+    if len(factors) == 1:
+        return Factor(first.a, b, first.scaling * coefficients[0])
+    alike = all(one == coefficients[0] for one in coefficients)
+    total = torch.zeros_like(b, dtype=torch.float64)
+    for factor, coefficient in zip(factors, coefficients, strict=True):
+        total.add_(factor.b, alpha=1.0 if alike else coefficient)
+    return Factor(first.a, total.to(b.dtype), first.scaling * coefficients[0] if alike else first.scaling)
 
 
 def _balanced(u: Tensor, values: Tensor, vh: Tensor, rank: int) -> Factor:

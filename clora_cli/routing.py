@@ -24,7 +24,8 @@ class RouteOptions:
 
     Attributes:
         similarity: A router, with its options after commas: ``l2``, ``mahalanobis,shrinkage=0.1``; ``auto`` is
-            ``mahalanobis`` where all adapters have the same second moments, else ``l2``.
+            ``mahalanobis`` where all adapters have the same second moments, else ``l2``. ``task-vector`` goes by the
+            adapters' task vectors, all others by their feature distributions.
         top_k: Adapters that take part in an input's mixture, at least 1; 0 for all.
         temperature: Similarities are divided by it before the softmax, above 0.
         layer: Whose features decide: ``all`` has each site decide for itself, ``middle``, ``last`` or a block's number has
@@ -54,8 +55,16 @@ class RouteOptions:
             raise OptionError(f"--temperature {self.temperature:g}: give a number above 0")
         if not 0 <= self.abstain < 1:
             raise OptionError(f"--abstain {self.abstain:g}: give a share in [0, 1)")
-        if self.similarity != "auto":
-            registry.bound("routers", self.similarity)
+        if self.reads != "features" and (self.layer, self.module) != ("all", ""):
+            given = "--route-layer" if self.layer != "all" else "--route-module"
+            raise OptionError(
+                f"--similarity {self.similarity} goes by input embeddings, which no layer changes; leave out {given}"
+            )
+
+    @property
+    def reads(self) -> str:
+        """What adapters are known by: their ``features`` or their ``task-vector``."""
+        return "features" if self.similarity == "auto" else str(registry.bound("routers", self.similarity).reads)
 
     def recorded(self) -> dict[str, Any]:
         """Return what a manifest keeps."""
@@ -66,7 +75,8 @@ class Routing:
     """Weights over adapters for inputs, from their features.
 
     Args:
-        members: Each adapter's moments by site, read one after the other; at least one adapter.
+        members: Each adapter's moments by site, read one after the other, a task vector as the mean of one input; at least
+            one adapter.
         sites: The sites that decide, from ``common_sites``; each adapter has them.
         options: How.
         threshold: The ``nearness`` below which an input gets no adapter at all; None never abstains.

@@ -83,7 +83,7 @@ def learn_task_vector(
     past: Tensor,
     batches: Sequence[Sequence[int]],
     *,
-    lr: float = 1e-2,
+    lr: float = 0.1,
     margin: float = 0.1,
     seed: int = 0,
 ) -> Tensor:
@@ -92,6 +92,9 @@ def learn_task_vector(
     Starts at a random point of the sphere and returns to the sphere after every step; Adam without weight decay, its rate
     falling linearly to 0. The vector shares no parameter with a LoRA: trained beside one, with an optimiser state of its own
     and the same batches, it would be the same.
+
+    CAST's rate is 0.01. A step then moves the vector by 0.01 in each coordinate at most, and forty steps do not bring it
+    from a random point to its inputs; a rate of 0.1 does, and falling to 0 it is as near in the end.
 
     Args:
         embeddings: E(x) of the task's training rows, shape (row, hidden), each of norm 1.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clora_cli.errors import MismatchError
-from clora_cli.lora import Factor, concatenate, config_problem, factor_keys, scaling_at, split_key
+from clora_cli.lora import Factor, add_up, concatenate, config_problem, factor_keys, scaling_at, sharing, split_key
 
 CONFIG = {"peft_type": "LORA", "r": 8, "lora_alpha": 32}
 SITE = "model.layers.11.self_attn.q_proj"
@@ -125,3 +125,58 @@ def test_keys_and_sites_are_inverse():
 def test_other_tensors_are_refused(key):
     with pytest.raises(MismatchError, match="is not a plain LoRA factor"):
         split_key(key)
+
+
+def parts_of_one(scaling=2.0, count=3):
+    """Return pairs of one ``a`` whose entries of ``b`` do not overlap, and the whole ``b``."""
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(2, 7, generator=generator), torch.randn(5, 2, generator=generator)
+    owner = torch.randint(0, count + 1, (5, 2), generator=generator)
+    return [Factor(a.clone(), b * (owner == number), scaling) for number in range(count)], b * (owner < count)
+
+
+def test_parts_of_one_lora_add_up_to_it_bit_by_bit():
+    factors, b = parts_of_one()
+    whole = add_up(factors, [1.0] * 3)
+    assert (whole.rank, whole.scaling) == (2, 2.0)
+    assert torch.equal(whole.a, factors[0].a)
+    assert torch.equal(whole.b, b)
+    mean = add_up(factors, [1 / 3] * 3)
+    assert torch.equal(mean.b, b)
+    assert mean.scaling == 2 / 3
+
+
+def test_sums_of_pairs_that_share_some_are_the_float64_sum_of_deltas():
+    factors, _ = parts_of_one()
+    generator = torch.Generator().manual_seed(2)
+    other = Factor(torch.randn(3, 7, generator=generator), torch.randn(5, 3, generator=generator), 0.5)
+    rescaled = Factor(factors[0].a, torch.randn(5, 2, generator=generator), 1.5)
+    given = [factors[0], other, factors[1], rescaled, factors[2]]
+    coefficients = [1.0, -2.0, 0.5, 3.0, 0.25]
+    expected = sum(c * f.scaling * f.b.double() @ f.a.double() for c, f in zip(coefficients, given, strict=True))
+    assert sharing(given) == [[0, 2, 4], [1], [3]]
+    whole = add_up(given, coefficients)
+    assert whole.rank == 2 + 3 + 2
+    assert torch.allclose(whole.delta().double(), expected, atol=1e-5)
+
+
+def test_a_pair_that_overlaps_with_another_is_added_too():
+    factors, b = parts_of_one()
+    again = add_up([*factors, factors[0]], [1.0] * 4)
+    assert again.rank == 2
+    assert torch.equal(again.b, b + factors[0].b)
+
+
+def test_pairs_share_if_every_number_of_a_is_equal_and_the_scaling():
+    one = Factor(torch.ones(2, 9), torch.ones(3, 2), 1.0)
+    last = torch.ones(2, 9)
+    last[1, 8] = 2
+    others = [
+        Factor(last, one.b, 1.0),
+        Factor(one.a.double(), one.b.double(), 1.0),
+        Factor(one.a[:, :8], one.b, 1.0),
+        Factor(one.a, one.b, 1.5),
+        Factor(last.clone(), 0 * one.b, 1.0),
+    ]
+    assert sharing([one, *others]) == [[0], [1, 5], [2], [3], [4]]
+    assert sharing([]) == []

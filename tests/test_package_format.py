@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from parts import write_parts
 from routed import write_routable
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -28,8 +29,19 @@ from clora_cli.manifest import MANIFEST
 from clora_cli.package import read_package
 from clora_cli.progress import Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, read_scores, write_scores
+from clora_cli.subspace import mask_key, read_ledger, read_masks
 from clora_cli.training import make_plan, train_task
-from clora_cli.transforming import ExpandOptions, expand_packages, plan_expand
+from clora_cli.transforming import (
+    ExpandOptions,
+    MergeOptions,
+    TrimOptions,
+    expand_packages,
+    merge_adapters,
+    plan_expand,
+    plan_merge,
+    plan_trim,
+    trim_adapter,
+)
 
 CONFIG = "adapter_config.json"
 SPECIFICATION = Path(__file__).parents[1] / "docs" / "package-format.md"
@@ -207,7 +219,7 @@ def _rows(text):
 def test_must_7_have_the_keys_of_the_table(adapter, base):
     table = dict(_rows(SPECIFICATION.read_text(encoding="utf-8")))
     whole = json.loads((adapter / MANIFEST).read_text(encoding="utf-8"))
-    assert set(table) == {*whole, "origin"}  # unions' members alone have it
+    assert set(table) == {*whole, "origin", "trim"}  # members of unions and trimmed ones alone have these
     for key, optional in table.items():
         shortened = {name: value for name, value in whole.items() if name != key}
         (adapter / MANIFEST).write_text(json.dumps(shortened), encoding="utf-8")
@@ -221,7 +233,7 @@ def test_must_7_have_the_keys_of_the_table(adapter, base):
 def test_must_7_name_every_key_that_training_records(model_folder, tasks, tmp_path):
     manifest = train(model_folder("llama"), tasks["first"], tmp_path / "adapters", method="pfd").manifest
     text = SPECIFICATION.read_text(encoding="utf-8")
-    assert {*manifest, "origin"} == set(dict(_rows(text)))
+    assert {*manifest, "origin", "trim"} == set(dict(_rows(text)))
     for part in ("method", "base_model", "lora", "data"):
         documented = set(re.findall(rf"`{part}\.(\w+)`", text))
         assert documented - {"merged"} == set(manifest[part])  # merges alone have it
@@ -514,3 +526,42 @@ def test_must_32_unite_what_is_left_as_if_nothing_else_had_been(routable, tmp_pa
     without = united([routable / "second"], tmp_path / "without" / "one.pkg")
     again = united([with_both], tmp_path / "again" / "one.pkg")
     assert contents(again) == contents(without)
+
+
+def test_must_33_keep_zeros_outside_masks(adapter, tmp_path):
+    trimmed = trim(adapter, tmp_path / "trimmed")
+    assert read_masks(read_adapter(trimmed)).keys() == read_adapter(adapter).factors().keys()
+    state = load_file(trimmed / "state.safetensors")
+    for wrong in (state[mask_key(SITE)][:-1], torch.zeros_like(state[mask_key(SITE)])):
+        save_file({**state, mask_key(SITE): wrong}, trimmed / "state.safetensors")
+        (trimmed / MANIFEST).unlink(missing_ok=True)
+        with pytest.raises(ArtifactError, match="is damaged"):
+            read_masks(read_adapter(trimmed))
+
+
+def test_must_34_share_a_and_own_apart(base, tmp_path):
+    package = write_parts(tmp_path / "shared", base, ["first", "second"])
+    members = read_package([package])
+    assert sum(read_ledger(members).owned) > 0
+    merged, _, _ = merge_adapters(plan_merge(members, MergeOptions(out=tmp_path / "merged")))
+    whole = read_adapter(merged).factors()
+    for site, factor in members[0].factors().items():
+        assert torch.equal(whole[site].a, factor.a)
+        assert torch.equal(whole[site].b, factor.b + members[1].factors()[site].b)
+    twin = shutil.copytree(members[0].path, package / "twin")
+    edit(twin / MANIFEST, lambda manifest: manifest.update(task="twin"))
+    with pytest.raises(MismatchError, match="both own entries"):
+        read_ledger(read_package([package]))
+
+
+def test_must_35_trim_nothing_else(adapter, tmp_path):
+    trimmed = trim(adapter, tmp_path / "trimmed")
+    before, after = contents(adapter), contents(trimmed)
+    changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+    assert changed == {WEIGHTS, "state.safetensors", "README.md", MANIFEST}
+    old, new = (json.loads(files[MANIFEST]) for files in (before, after))
+    assert {key for key in new if new[key] != old.get(key)} == {"trim", "files"}
+
+
+def trim(adapter, out):
+    return trim_adapter(plan_trim(read_adapter(adapter), TrimOptions(by="density", out=out)))[0]

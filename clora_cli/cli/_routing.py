@@ -30,7 +30,7 @@ SimilarityOption = Annotated[
     typer.Option(
         metavar="NAME[,KEY=VALUE]",
         help=f"auto, {', '.join(registry.names('routers'))}. auto, the default, is mahalanobis where all adapters have "
-        "second moments, else l2.",
+        "second moments, else l2; task-vector is for adapters of --method cast.",
         autocompletion=_complete_similarity,
     ),
 ]

@@ -46,8 +46,8 @@ def expand(
     """Unite packages without training: the members of all, each with its feature distribution, as one package.
 
     Adapters are copied, inputs stay as they are, and removing a member of the result leaves what the union of the others
-    would have been. Every member must have a feature distribution that compares with the others', so that inputs can be
-    routed among them; where one has none, the command that gives it one is told.
+    would have been. Inputs must be able to choose among the members: all have feature distributions that compare, or all
+    have task vectors; where a distribution is missing, the command that makes it is told.
 
     Example: clora expand supernI.pkg longseq.pkg -o both.pkg
     """
@@ -99,6 +99,6 @@ def _table(plan: ExpandPlan) -> str:
         stage = "-" if fact["stage"] is None else fact["stage"]
         lines.append(
             f"{stage:>5}  {fact['task']:<20} {fact['origin']['package']:<20} {fact['method'] or '-':<16} "
-            f"{fact['rows']:>7}  {fact['second_moment']}"
+            f"{'-' if fact['rows'] is None else fact['rows']:>7}  {fact['second_moment'] or 'task vector'}"
         )
     return "\n".join(lines)

@@ -57,7 +57,7 @@ class Dispatcher:
     Everything about the adapters is read and checked at once; the base model is loaded by ``start``.
 
     Args:
-        members: The adapters, at least one, each with a feature distribution.
+        members: The adapters, at least one, each with a feature distribution, or a task vector where these are compared.
         options: How inputs choose.
         settings: What to run on.
 
@@ -118,7 +118,7 @@ class Dispatcher:
             inputs: Any number, read one batch at a time.
 
         Raises:
-            DataError: If an instruction is longer than what the distributions were taken with.
+            DataError: If an instruction is longer than what the adapters' own inputs were cut to.
             CloraError: If the base model's numbers are not finite.
         """
         for batch in in_batches(inputs, self._settings.batch_size):
@@ -153,5 +153,5 @@ class Dispatcher:
             )
         except DataError as error:
             raise DataError(
-                f"{one.where}: {error} (inputs are cut as those of `clora stat-features` were, by its --max-length)"
+                f"{one.where}: {error} (inputs are cut as those of {self.guide.cut} were, by its --max-length)"
             ) from error

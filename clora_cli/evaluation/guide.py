@@ -12,10 +12,9 @@ from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import Backbone
 from clora_cli.base_model import ModelReference
 from clora_cli.data import Example, Task, uses_chat
-from clora_cli.distribution import agree, read_distribution, read_record, read_sites
-from clora_cli.errors import MismatchError
+from clora_cli.evaluation.known import known_by
 from clora_cli.features import prompt_ids, read_features
-from clora_cli.routing import RouteOptions, Routing, common_sites, nearness
+from clora_cli.routing import RouteOptions, Routing, nearness
 
 __all__ = ["Guide"]
 
@@ -24,9 +23,10 @@ _NOTHING: Callable[[int], None] = lambda rows: None  # noqa: E731
 
 
 class Guide:
-    """Reads adapters' feature distributions and inputs' features, and brings the two together.
+    """Reads what adapters are known by and inputs' features, and brings the two together.
 
-    Features are taken exactly as the distributions were: same pooling, same part of the prompt, same longest length.
+    Adapters are known by feature distributions or by task vectors, as the similarity asks. Features are taken exactly as
+    the distributions were: same pooling, same part of the prompt, same longest length; for task vectors as in training.
 
     Everything about the adapters is read and checked at once; the base model may be loaded later.
 
@@ -39,7 +39,7 @@ class Guide:
         batch_size: Inputs of one forward pass.
 
     Raises:
-        ArtifactError: If an adapter has no distribution, or a damaged one.
+        ArtifactError: If an adapter has no distribution, or no task vector, or a damaged one.
         MismatchError: If the distributions do not compare, or come from another base model.
     """
 
@@ -52,18 +52,9 @@ class Guide:
         backbone: Backbone | None = None,
         batch_size: int = 32,
     ) -> None:
-        records = [(member.features, read_record(member.features)) for member in members]
-        agree(records)
-        path, self.record = records[0]
-        if self.record["base_model"]["fingerprint"] != reference.fingerprint:
-            raise MismatchError(
-                f"distribution {path} comes from base model '{self.record['base_model']['id']}', "
-                f"not from '{reference.id}'; pass --model {self.record['base_model']['id']}"
-            )
+        self._known = known_by(reference, members, options, backbone.model if backbone else None)
+        self.record, self.sites, self.cut = self._known.record, self._known.sites, self._known.cut
         self.options, self._loaded, self._batch_size = options, backbone, batch_size
-        self.sites = common_sites([read_sites(member.features) for member in members], options)
-        self._paths = [member.features for member in members]
-        self._max_length = max(int(record["max_length"]) for _, record in records)
 
     @property
     def backbone(self) -> Backbone:
@@ -82,9 +73,7 @@ class Guide:
         Raises:
             MismatchError: As ``Routing``.
         """
-        # Read one at a time, and never kept: a thousand full second moments do not fit in memory, their sum does.
-        members = (read_distribution(path, self.sites).sites for path in self._paths[:count])
-        return Routing(members, self.sites, self.options, threshold)
+        return Routing(self._known.moments(count), self.sites, self.options, threshold)
 
     def features(
         self, examples: Sequence[Example], *, chat: bool = False, done: Callable[[int], None] = _NOTHING
@@ -99,7 +88,8 @@ class Guide:
         Returns:
             Deciding site to features, shape (input, feature), float32, on the CPU, in the order of the inputs.
         """
-        ids = prompt_ids(self.backbone, examples, text=self.record["text"], max_length=self._max_length, chat=chat)
+        text, longest = self.record["text"], self.record["max_length"]
+        ids = prompt_ids(self.backbone, examples, text=text, max_length=longest, chat=chat)
         found: dict[str, Tensor] = {}
         reading: dict[str, Any] = {"pool": self.record["pool"], "batch_size": self._batch_size, "done": done}
         for rows, features in read_features(self.backbone, ids, self.sites, **reading):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
@@ -88,11 +89,16 @@ class RoutedAdapters:
         asked = torch.stack([one.any(dim=0) for one in weights.values()]).any(dim=0).nonzero()[:, 0].tolist()
         self._activate(asked)
         device = self._guide.backbone.device
-        active = {site: one[:, self._active].to(device) for site, one in weights.items()}
+        active = {site: self._of_active(one).to(device) for site, one in weights.items()}
         self._bank.gate({site: active[self._place(site, tuple(weights))] for site in self._bank.sites})
 
     def _activate(self, asked: Sequence[int]) -> None:
         if set(asked) <= set(self._active):
+            return
+        if len(self._members) <= _MOST:
+            # All at once, so that what was read need not be kept: of parts of one LoRA the model then holds one LoRA.
+            self._active = list(range(len(self._members)))
+            self._bank.activate([member.deltas() for member in self._members])
             return
         together = sorted({*self._active, *asked})
         self._active = together if len(together) <= _MOST else list(asked)
@@ -102,6 +108,10 @@ class RoutedAdapters:
         }
         self._bank.activate([self._deltas[number] for number in self._active])
 
+    def _of_active(self, weights: Tensor) -> Tensor:
+        """Return the active adapters' columns; adapters of later stages than the weights know have none, and weigh 0."""
+        return functional.pad(weights, (0, len(self._members) - weights.shape[1]))[:, self._active]
+
     def _decide_within(self, routing: Routing, count: int, mask: Tensor) -> None:
         self._activate(range(count))
         found: dict[str, Tensor] = {}
@@ -110,7 +120,7 @@ class RoutedAdapters:
             place = self._place(site, routing.sites)
             if place == site:
                 similarities = routing.similarities({site: pooled(output, mask, self._guide.record["pool"])})
-                found[site] = routing.weights(similarities)[site][:, self._active]
+                found[site] = self._of_active(routing.weights(similarities)[site])
             if place not in found:
                 raise OptionError(
                     f"--route-layer: the distributions were taken with --source adapted, where '{place}' cannot decide for "

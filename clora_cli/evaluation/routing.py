@@ -60,6 +60,8 @@ class RouteSettings:
 def route_options(members: Sequence[AdapterFolder], given: Mapping[str, Any], *, top_k: int = 1) -> RouteOptions:
     """Return how inputs choose: as given, else as the adapters' method recorded it, else by default.
 
+    A recorded temperature is one of the recorded similarity: it does not count under another, whose units differ.
+
     Args:
         members: The adapters. Where two of them record different ways, none of these counts.
         given: Fields of ``RouteOptions`` by name; None for those that were not given.
@@ -72,7 +74,13 @@ def route_options(members: Sequence[AdapterFolder], given: Mapping[str, Any], *,
     recorded = [_recorded(member) for member in members if member.manifest.get("method", {}).get("route")]
     agreed = recorded[0] if recorded and all(one == recorded[0] for one in recorded) else {}
     chosen = {name: value for name, value in given.items() if value is not None}
+    if "similarity" in chosen and _name(chosen["similarity"]) != _name(agreed.get("similarity", "auto")):
+        agreed = {name: value for name, value in agreed.items() if name != "temperature"}
     return RouteOptions(**{"top_k": top_k, **agreed, **chosen})
+
+
+def _name(similarity: str) -> str:
+    return similarity.partition(",")[0]
 
 
 def _recorded(member: AdapterFolder) -> dict[str, Any]:
@@ -91,7 +99,8 @@ def _recorded(member: AdapterFolder) -> dict[str, Any]:
 
 def tasks_known(member: AdapterFolder) -> list[str]:
     """Return the names of the tasks that an adapter knows: its own, its data's, and those its distribution is made of."""
-    made_of = [str(entry.get("name", "")) for entry in read_record(member.features)["data"]]
+    data = read_record(member.features)["data"] if member.features.is_file() else []
+    made_of = [str(entry.get("name", "")) for entry in data]
     return list(dict.fromkeys(name for name in (member.task, *member.data_names, *made_of) if name))
 
 

@@ -3,7 +3,8 @@
 A merge is a frozen dataclass whose fields are its options. It works in product space, on deltas ``scaling * B A`` of
 shape (out, in), never on the factors apart: flipping the sign of both factors of an adapter changes nothing.
 
-- A *linear* merge says by which ``coefficients`` the deltas are added; factors then give the result exactly.
+- A *linear* merge says by which ``coefficients`` the deltas are added; factors then give the result exactly, and parts of
+  one LoRA that LoRA.
 - Any other merge computes the merged delta of one site from ``Deltas``, which it may iterate over several times.
 """
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from clora_cli.errors import ArtifactError
-from clora_cli.lora import Factor, concatenate, row_tiles
+from clora_cli.lora import Factor, add_up, row_tiles
 from clora_cli.merges._combine import weighted_sum
 
 __all__ = ["Deltas", "Merge", "merge_sites"]
@@ -136,7 +137,7 @@ def merge_sites(
         states: Each adapter's states, by site and name, for merges that need them.
 
     Yields:
-        Site, and factors of scaling 1 where a linear merge has factors only, else the dense delta in float32.
+        Site, and factors where a linear merge has factors only, else the dense delta in float32.
     """
     for site in sorted({site for adapter in adapters for site in adapter}):
         having = [number for number, adapter in enumerate(adapters) if site in adapter]
@@ -155,9 +156,9 @@ def merge_sites(
 
 
 def _add_up(adapters: Sequence[Factor | Tensor], coefficients: Tensor) -> Factor | Tensor:
-    scaled = zip(adapters, coefficients.tolist(), strict=True)
-    if all(isinstance(adapter, Factor) for adapter in adapters):
-        return concatenate([replace(f, scaling=f.scaling * c) for f, c in scaled if isinstance(f, Factor)])
+    factors = [adapter for adapter in adapters if isinstance(adapter, Factor)]
+    if len(factors) == len(adapters):
+        return add_up(factors, coefficients.tolist())
     return weighted_sum(coefficients, Deltas(adapters, coefficients))
 
 

@@ -122,7 +122,7 @@ class Confinement:
         kept = registry.bound("trims", self._trimming.trim).keep(Entries(moved, seed=seed))
         if kept.warning:
             self._warnings.append(kept.warning)
-            self._progress.warn(f"subspace: {kept.warning}")
+            self._progress.note(f"subspace: {kept.warning}")
         start = 0
         for site in sites:
             count = int(masks[site].sum())

@@ -6,6 +6,7 @@ from clora_cli.transforming.expanding import ExpandOptions, ExpandPlan, expand_p
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, plan_features
 from clora_cli.transforming.merging import MergeOptions, MergePlan, merge_adapters, plan_merge
 from clora_cli.transforming.taking import FeatureResult, sizes, take_features
+from clora_cli.transforming.trimming import TrimOptions, TrimPlan, plan_trim, trim_adapter
 
 __all__ = [
     "ExpandOptions",
@@ -16,11 +17,15 @@ __all__ = [
     "FeatureResult",
     "MergeOptions",
     "MergePlan",
+    "TrimOptions",
+    "TrimPlan",
     "expand_packages",
     "merge_adapters",
     "plan_expand",
     "plan_features",
     "plan_merge",
+    "plan_trim",
     "sizes",
     "take_features",
+    "trim_adapter",
 ]

@@ -19,7 +19,7 @@ from clora_cli.errors import MismatchError, OptionError, did_you_mean
 from clora_cli.files import new_folder
 from clora_cli.package import read_package
 from clora_cli.progress import Progress, Silent
-from clora_cli.transforming.member import Member
+from clora_cli.transforming.member import Member, check_apart
 from clora_cli.transforming.routable import check_bases, check_routable, tell_doubts
 
 __all__ = ["ExpandOptions", "ExpandPlan", "expand_packages", "plan_expand"]
@@ -148,12 +148,7 @@ def _read(paths: Sequence[Path]) -> list[Member]:
 
 
 def _check_out(out: Path, inputs: Iterable[Path]) -> None:
-    place = out.resolve()
-    for path in inputs:
-        source = path.resolve()
-        if place.is_relative_to(source) or source.is_relative_to(place):
-            where = "is" if place == source else "lies in" if place.is_relative_to(source) else "holds"
-            raise OptionError(f"--out {out} {where} {path}, which is read and never changed; choose another --out")
+    check_apart(out, inputs)
     if out.exists() and (not out.is_dir() or is_adapter(out) or (_entries(out) and not _adapters(out))):
         raise OptionError(f"{out} exists and is no package; choose another --out")
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.errors import ArtifactError
+from clora_cli.errors import ArtifactError, OptionError
 from clora_cli.files import sha256, to_json
 from clora_cli.manifest import MANIFEST
 from clora_cli.transforming.routable import Routable
 
-__all__ = ["Member"]
+__all__ = ["Member", "check_apart", "copy_file", "files_of"]
 
 # What makes two adapters of equal tensors two adapters after all.
 _SCALING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
@@ -29,7 +29,7 @@ class Member:
         package: The folder that it is a member of.
         task: What it is called in the union; its folder there, too.
         stage: Its place in the union, from 1; None for a bare PEFT folder.
-        routable: What matters of its feature distribution; None until that was checked.
+        routable: What matters of its feature distribution; None until that was checked, and where it has none.
     """
 
     folder: AdapterFolder
@@ -80,14 +80,14 @@ class Member:
             OSError: If the disk is full; the caller's ``new_folder`` turns it into a message.
         """
         target.mkdir()
-        for name in sorted({*_files(self.path), *self._known} - {MANIFEST}):
-            _copy(self.path / name, target / name)
+        for name in sorted({*files_of(self.path), *self._known} - {MANIFEST}):
+            copy_file(self.path / name, target / name)
         if (manifest := self.manifest()) is not None:
             (target / MANIFEST).write_text(manifest, encoding="utf-8")
 
     def difference(self, target: Path) -> str | None:
         """Name the first file in which a folder is not what ``write`` would write there; None if it is."""
-        there, files = _files(target), _files(self.path)
+        there, files = files_of(target), files_of(self.path)
         for name in sorted(there.keys() | files.keys()):
             if name not in there or name not in files:
                 return f"{self.task}/{name} is {'missing' if name in files else 'no part of it'}"
@@ -111,12 +111,32 @@ class Member:
         return same_size and sha256(there) == (self._known.get(source.name) or sha256(source))
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def check_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Check that a place to write is none of the inputs, nor in one, nor around one.
+
+    Raises:
+        OptionError: If it is.
+    """
+    place = out.resolve()
+    for path in inputs:
+        source = path.resolve()
+        if place.is_relative_to(source) or source.is_relative_to(place):
+            where = "is" if place == source else "lies in" if place.is_relative_to(source) else "holds"
+            raise OptionError(f"--out {out} {where} {path}, which is read and never changed; choose another --out")
+
+
+def files_of(folder: Path) -> dict[str, Path]:
     """Return a folder's own files by name, without hidden ones."""
     return {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's bytes.
+
+    Raises:
+        ArtifactError: If the source cannot be read.
+        OSError: If the target cannot be written; the caller's ``new_folder`` turns it into a message.
+    """
     try:
         shutil.copyfile(source, target)
     except (PermissionError, FileNotFoundError) as error:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from clora_cli import __version__, registry
-from clora_cli.adapter_folder import AdapterFolder, finished
+from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_model
 from clora_cli.errors import MismatchError, OptionError
-from clora_cli.lora import Factor
+from clora_cli.lora import Factor, sharing
 from clora_cli.merges import Merge, merge_sites
 from clora_cli.package import base_name
 from clora_cli.progress import Advance, Progress, Silent
@@ -124,12 +124,12 @@ class MergePlan:
 
     @property
     def total_rank(self) -> int:
-        """The rank of an exact concatenation: the largest sum of ranks at a site."""
-        ranks = dict.fromkeys(self.shapes, 0)
+        """The rank of an exact sum: the largest sum of ranks at a site, where factors of one ``lora_A`` count once."""
+        held: dict[str, list[Factor]] = {site: [] for site in self.shapes}
         for deltas in self.deltas:
             for site, delta in deltas.items():
-                ranks[site] += delta.rank if isinstance(delta, Factor) else min(delta.shape)
-        return max(ranks.values())
+                held[site] += [delta] if isinstance(delta, Factor) else []
+        return max(sum(factors[group[0]].rank for group in sharing(factors)) for factors in held.values())
 
     @property
     def transposed(self) -> bool:
@@ -225,6 +225,8 @@ def merge_adapters(
     """
     from clora_cli.transforming.outputs import write_factors, write_merged, write_model
 
+    if plan.form != "model":
+        check_place(plan.options.out)
     if plan.form != "model" and not force and (there := plan.finished()) is not None:
         return there.path, there.manifest.get("scores", {}), False
     with (progress or Silent()).track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:

@@ -16,7 +16,7 @@ from clora_cli.base_model import Checkpoint, oriented
 from clora_cli.card import merge_card
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.files import new_folder, to_json
-from clora_cli.lora import Factor, factor_keys, recompress, truncate
+from clora_cli.lora import Factor, factor_keys, recompress, scaling_at, truncate
 from clora_cli.tensors import save_tensors
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ __all__ = ["write_factors", "write_merged", "write_model"]
 
 
 def write_factors(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapping[str, Any]:
-    """Write a PEFT LoRA folder: cut to the plan's rank, or the exact concatenation.
+    """Write a PEFT LoRA folder: cut to the plan's rank, or the exact sum.
 
-    Where sites end up with different ranks, the smaller are filled up with zeros: one rank and scaling 1 everywhere is
-    what every loader, vLLM's included, takes.
+    Where sites end up with different ranks, the smaller are filled up with zeros: one rank and one scaling everywhere is
+    what every loader, vLLM's included, takes. The scaling is the adapters' own where the sum is a LoRA of their rank with
+    their ``lora_A``, whose numbers then stay as they are; else 1.
     """
     factors: dict[str, Factor] = {}
     energies: dict[str, tuple[float, float]] = {}
@@ -44,15 +45,17 @@ def write_factors(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Map
         factors[site], *energy = cut
         energies[site] = (energy[0], energy[1])
     rank = max(factor.rank for factor in factors.values())
+    own = _own_scale(plan, factors, rank)
     tensors: dict[str, Tensor] = {}
     for site, factor in factors.items():
         key_a, key_b = factor_keys(site)
         missing = rank - factor.rank
         tensors[key_a] = functional.pad(factor.a.float(), (0, 0, 0, missing))
-        tensors[key_b] = functional.pad(factor.b.float() * factor.scaling, (0, missing))
+        tensors[key_b] = functional.pad(factor.b.float() * (1.0 if own else factor.scaling), (0, missing))
     scores = {"energy": _energy(energies)} if energies else {}
     manifest = plan.manifest(argv, scores)
-    write_adapter(plan.options.out, tensors, _config(plan, rank), manifest, {"README.md": merge_card(manifest)})
+    config = _config(plan, rank) | own
+    write_adapter(plan.options.out, tensors, config, manifest, {"README.md": merge_card(manifest)})
     return scores
 
 
@@ -105,6 +108,14 @@ def _energy(energies: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
     total = sum(whole for _, whole in energies.values())
     kept = sum(kept for kept, _ in energies.values())
     return {"kept": kept / total if total else 1.0, "worst": shares[worst], "worst_site": worst}
+
+
+def _own_scale(plan: MergePlan, factors: Mapping[str, Factor], rank: int) -> dict[str, Any]:
+    """Return the settings by which the first adapter scales, if all of the result has its rank and scaling."""
+    first = plan.members[0].config
+    own = {key: first[key] for key in ("r", "lora_alpha", "use_rslora") if first.get(key)}
+    same = own.get("r") == rank and all(factor.scaling == scaling_at(own, site) for site, factor in factors.items())
+    return own if same else {}
 
 
 def _config(plan: MergePlan, rank: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.lora import config_problem, split_key
 from clora_cli.progress import Progress
 from clora_cli.statistics import SECOND_MOMENTS
+from clora_cli.task_vector import read_task_vector
 
 __all__ = ["Routable", "check_bases", "check_routable", "stat_command", "tell_doubts"]
 
@@ -78,14 +79,16 @@ def check_bases(members: Sequence[AdapterFolder]) -> None:
         )
 
 
-def check_routable(members: Sequence[AdapterFolder]) -> list[Routable]:
-    """Check that inputs can be routed among adapters, reading their feature distributions and no factor.
+def check_routable(members: Sequence[AdapterFolder]) -> list[Routable | None]:
+    """Check that inputs can be routed among adapters in a way that all have in common, reading no factor.
+
+    Feature distributions that compare are one way, task vectors another.
 
     Args:
         members: At least one, of one base model.
 
     Returns:
-        What matters of each one's distribution.
+        What matters of each one's distribution; None for one that has a task vector alone.
 
     Raises:
         ArtifactError: If one has no distribution, or a damaged one; with the command that gives it one.
@@ -94,6 +97,17 @@ def check_routable(members: Sequence[AdapterFolder]) -> list[Routable]:
     for member in members:
         _check_plain(member)
     found = {member: _read(member) for member in members if member.features.is_file()}
+    if not _have_task_vectors(members):
+        _check_distributions(members, found)
+    return [found.get(member) for member in members]
+
+
+def _have_task_vectors(members: Sequence[AdapterFolder]) -> bool:
+    vectors = [read_task_vector(member) for member in members]
+    return all(one is not None and one.shape == vectors[0].shape for one in vectors)  # type: ignore[union-attr]
+
+
+def _check_distributions(members: Sequence[AdapterFolder], found: Mapping[AdapterFolder, Routable]) -> None:
     usual = _usual(list(found.values()))
     if lacking := [member for member in members if member not in found]:
         raise ArtifactError(
@@ -109,10 +123,9 @@ def check_routable(members: Sequence[AdapterFolder]) -> list[Routable]:
         )
     _check_same_model(found, usual)
     _check_common_sites(found, usual)
-    return list(found.values())
 
 
-def tell_doubts(members: Sequence[AdapterFolder], found: Sequence[Routable], progress: Progress) -> None:
+def tell_doubts(members: Sequence[AdapterFolder], found: Sequence[Routable | None], progress: Progress) -> None:
     """Warn about what can be routed but not as well as it might.
 
     Args:
@@ -120,7 +133,22 @@ def tell_doubts(members: Sequence[AdapterFolder], found: Sequence[Routable], pro
         found: Its answer.
         progress: Told of each doubt.
     """
-    known = dict(zip(members, found, strict=True))
+    known = {member: one for member, one in zip(members, found, strict=True) if one is not None}
+    try:
+        if known:  # of task vectors alone there is nothing to doubt
+            _check_distributions(members, known)
+            _tell_doubts_of_distributions(known, progress)
+    except (ArtifactError, MismatchError) as error:  # task vectors do, as check_routable saw
+        progress.warn(f"by features: {error}; until then inputs find these adapters by --similarity task-vector alone")
+    if summed := [member for member in members if _leans(member)]:
+        progress.warn(
+            f"{_named(summed)}: trained on top of earlier adapters that were added to the model, which routing leaves out; "
+            "alone they are not what was trained. Methods such as per-task and pfd train adapters that stand alone"
+        )
+
+
+def _tell_doubts_of_distributions(known: Mapping[AdapterFolder, Routable], progress: Progress) -> None:
+    found = list(known.values())
     wanted = max((one.second for one in found), key=SECOND_MOMENTS.index)
     if odd := [member for member, one in known.items() if one.second != wanted]:
         command = stat_command(odd, {**_usual(found), "second-moment": wanted}, known)
@@ -132,11 +160,6 @@ def tell_doubts(members: Sequence[AdapterFolder], found: Sequence[Routable], pro
         progress.warn(
             "these distributions were taken with --source adapted: each describes the base model with its own adapter at "
             "work, which no input to route has seen; those of --source base are what packages have in common"
-        )
-    if summed := [member for member in members if _leans(member)]:
-        progress.warn(
-            f"{_named(summed)}: trained on top of earlier adapters that were added to the model, which routing leaves out; "
-            "alone they are not what was trained. Methods such as per-task and pfd train adapters that stand alone"
         )
 
 

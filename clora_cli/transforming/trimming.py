@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clora_cli import registry
-from clora_cli.adapter_folder import STATE, WEIGHTS, AdapterFolder, finished, is_adapter
+from clora_cli.adapter_folder import STATE, WEIGHTS, AdapterFolder, check_place, finished
 from clora_cli.distribution import FEATURES
 from clora_cli.errors import ArtifactError, OptionError
 from clora_cli.files import new_folder, sha256, to_json
@@ -240,9 +240,7 @@ def trim_adapter(plan: TrimPlan, *, force: bool = False, progress: Progress | No
         CloraError: If something else is at its place, or it cannot be written; what was there stays.
     """
     out = plan.options.out
-    if out.exists() and not is_adapter(out):
-        # Not even by force: a package or somebody's notes are no earlier result.
-        raise OptionError(f"{out} exists and is no adapter folder; choose another --out")
+    check_place(out)
     if not force and (there := finished(out, plan.manifest())) is not None:
         if not plan.member.manifest and (name := _difference(plan)):
             raise OptionError(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import typer
+from parts import write_parts
 from support import contents, write_random_adapter
 
 from clora_cli import cli
@@ -145,3 +146,16 @@ def test_mistakes_end_in_one_line(clora, here, packages, arguments, code, messag
     (error,) = result.err.splitlines()
     assert error.startswith("error: ") and message in error
     assert contents(here) == before
+
+
+def test_members_known_by_task_vectors_are_told_apart(clora, here, backbone):
+    write_parts(here / "a.pkg", backbone("llama"), ["first", "second"])
+    result = clora("expand", "a.pkg", "--out", "both.pkg")
+    rows = [line.split() for line in result.out.splitlines()[2:]]
+    assert rows == [
+        ["1", "first", "a.pkg", "cast", "-", "task", "vector"],
+        ["2", "second", "a.pkg", "cast", "-", "task", "vector"],
+    ]
+    facts = json.loads(clora("expand", "a.pkg", "--out", "again.pkg", "--json").out)["members"]
+    assert [(fact["rows"], fact["second_moment"]) for fact in facts] == [(None, None)] * 2
+    assert "warning" not in result.err

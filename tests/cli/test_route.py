@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from parts import mean_vector, write_parts
 from routed import give_distribution, write_routable
 from support import contents, write_random_adapter
 
@@ -327,3 +328,42 @@ def test_each_row_is_answered_before_the_next_is_sent_until_the_reader_leaves(na
         assert process.stderr.read().splitlines()[1:] == []  # after the line that tells what routes
         assert process.wait(timeout=60) == 1
         watch.cancel()
+
+
+def test_parts_of_one_lora_are_found_by_their_task_vectors(clora, here, made, tasks):
+    """What the method recorded is the default; pictures, tables and the bare choice come as with features."""
+    backbone = made[1]
+    vectors = [mean_vector(backbone, load_task(str(tasks[name])).train) for name in ("first", "second")]
+    write_parts(here / "parts", backbone, ["first", "second"], vectors)
+    before = contents(here / "parts")
+    sources = ("--data", tasks["first"], "--data", tasks["second"])
+    result = clora("route", "parts", *sources, "--confusion", "c.json", "--heatmap", "w.png", *CPU)
+    found = lines(result)
+    assert "task-vector, top 1, temperature 0.05, decided by input embeddings" in result.err
+    assert {one["adapter"] for one in found} <= {"first", "second"}
+    assert [list(one["weights"].values()) for one in found] == [[1.0]] * 18
+    record = json.loads((here / "c.json").read_text())
+    assert record["settings"]["sites"] == ["model.embed_tokens"]
+    assert (here / "w.png").stat().st_size > 0
+    soft = lines(clora("route", "parts", *sources, "--top-k", 0, "--temperature", 0.5, "--per-site", *CPU))
+    assert all(list(one["sites"]) == ["model.embed_tokens"] and len(one["weights"]) == 2 for one in soft)
+    names = clora("route", "parts", *sources, "-q", *CPU).out.splitlines()
+    assert names == [one["adapter"] for one in found]
+    plan = json.loads(clora("route", "parts", *sources, "--dry-run", "--json").out)
+    assert (plan["similarity"], plan["sites"]) == ("task-vector", ["model.embed_tokens"])
+    assert contents(here / "parts") == before
+
+
+def test_adapters_without_task_vectors_name_ways_out(clora, package, given):
+    given({"text": "x"})
+    error = one_error(clora("route", package, "--similarity", "task-vector", *CPU), 3)
+    assert (
+        "first has no task vector, which only `clora train-task --method cast` gives; or run `clora stat-features"
+        in error
+    )
+
+
+def test_a_layer_that_cannot_decide_is_refused(clora, package, given):
+    given({"text": "x"})
+    chosen = ("--similarity", "task-vector", "--route-layer", "last")
+    assert "leave out --route-layer" in one_error(clora("route", package, *chosen, *CPU), 2)

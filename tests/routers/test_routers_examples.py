@@ -178,3 +178,14 @@ def test_far_means_do_not_cost_mahalanobis_its_precision():
     found = similarity("mahalanobis", moved, given + far)
     torch.testing.assert_close(found, similarity("mahalanobis", known, given), rtol=1e-6, atol=1e-6)
     assert not math.isnan(found.sum().item())
+
+
+def test_task_vectors_are_compared_by_cosine_whatever_the_features_length():
+    """E(x) = (3, 4) / 5 from a mean of (30, 40): 0.6 and 0.8 with the axes, 0.96 with (4, 3) / 5."""
+    found = similarity("task-vector", moments([1.0, 0.0], [0.0, 1.0], [0.8, 0.6]), [30.0, 40.0])
+    torch.testing.assert_close(found[0], torch.tensor([0.6, 0.8, 0.96], dtype=torch.float64))
+
+
+def test_all_routers_but_task_vector_read_features():
+    reads = {name: registry.load("routers", name)().reads for name in registry.names("routers")}
+    assert {name for name, what in reads.items() if what != "features"} == {"task-vector"}

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from parts import write_parts
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support import Signals, contents, write_random_adapter
@@ -477,3 +478,58 @@ def test_the_options_that_commands_name_are_those_that_must_agree():
     named = set(routable.Routable(record, frozenset(), 1).settings)
     assert named == set(distribution.COMPARABLE)
     assert named <= set(routable._DEFAULTS)
+
+
+@pytest.fixture
+def shared(tmp_path, base):
+    """Two packages of parts of one LoRA each, which know their tasks by vectors alone."""
+    for seed, names in enumerate((["news", "wiki"], ["films", "books"])):
+        write_parts(tmp_path / f"parts-{seed}.pkg", base, names, seed=seed)
+    return tmp_path / "parts-0.pkg", tmp_path / "parts-1.pkg"
+
+
+def test_task_vectors_are_enough_to_be_routed_to(shared, tmp_path):
+    told = Signals()
+    plan = plan_expand(shared, ExpandOptions(out=tmp_path / "both.pkg"), progress=told)
+    assert [member.routable for member in plan.members] == [None] * 4
+    out, made = expand_packages(plan)
+    assert (told.warnings, told.notes, made) == ([], [], True)
+    before = contents(shared[1] / "books")
+    kept = contents(out / "books")
+    assert {name for name in kept if kept[name] != before[name]} == {MANIFEST}
+    assert len(read_package([out])) == 4
+
+
+def test_a_union_needs_one_way_that_all_have_in_common(shared, packages, tmp_path):
+    with pytest.raises(ArtifactError, match=r"parts-0.pkg/news, .*/wiki cannot be routed to for want of a feature"):
+        expanded([shared[0], packages[1]], tmp_path / "both.pkg")
+    (shared[1] / "films" / "state.safetensors").unlink()
+    manifest = manifest_of(shared[1] / "films")
+    del manifest["files"]["state.safetensors"]
+    (shared[1] / "films" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="for want of a feature distribution"):
+        expanded(shared, tmp_path / "both.pkg")
+
+
+def test_parts_with_distributions_join_others(shared, packages, tmp_path, base):
+    for seed, name in enumerate(("news", "wiki")):
+        give_distribution(shared[0] / name, base.reference, seed=seed)
+    told = Signals()
+    expanded([shared[0], packages[1]], tmp_path / "both.pkg", progress=told)
+    assert told.warnings == []
+
+
+def test_distributions_that_do_not_do_are_told_where_vectors_do(shared, tmp_path, base):
+    give_distribution(shared[0] / "news", base.reference)
+    told = Signals()
+    plan = plan_expand(shared, ExpandOptions(out=tmp_path / "a.pkg"), progress=told)
+    assert [member.routable is None for member in plan.members] == [False, True, True, True]
+    (warning,) = told.warnings
+    assert "clora stat-features" in warning and warning.endswith("by --similarity task-vector alone")
+    for package in shared:
+        for folder in package.iterdir():
+            give_distribution(folder, base.reference, pool="last" if folder.name == "films" else "prompt-mean")
+    told = Signals()
+    plan_expand(shared, ExpandOptions(out=tmp_path / "b.pkg"), progress=told)
+    (warning,) = told.warnings
+    assert "pool last" in warning

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from parts import write_parts
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from support import contents, random_factors, write_random_adapter
@@ -283,3 +284,72 @@ def test_a_new_adapter_may_be_trained_on_top_of_a_dense_merge(package, tmp_path,
     merged(package, tmp_path / "later" / "merged", strategy="magmax")
     folder = train(model_folder("llama"), tasks["first"], tmp_path / "later", method="o-lora")
     assert [parent["task"] for parent in folder.manifest["parents"]] == ["merged"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_parts_of_one_lora_merge_back_into_it_bit_by_bit(tmp_path, backbone, count):
+    base = backbone("llama")
+    members = read_package([write_parts(tmp_path / "adapters", base, ["one", "two", "three"][:count])])
+    plan = plan_merge(members, MergeOptions(out=tmp_path / "merged"))
+    assert plan.total_rank == 4
+    merge_adapters(plan)
+    config = json.loads((tmp_path / "merged" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (4, 8)
+    found = load_file(tmp_path / "merged" / "adapter_model.safetensors")
+    tensors = [load_file(member.weights) for member in members]
+    assert found.keys() == tensors[0].keys()
+    for key, tensor in found.items():
+        expected = sum(one[key] for one in tensors) if "lora_B" in key else tensors[0][key]
+        assert torch.equal(tensor, expected), key
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5", "encoder-decoder"])
+def test_peft_computes_with_the_one_lora_what_the_bank_computes_with_its_parts(tmp_path, backbone, family):
+    base, other = backbone(family), backbone(family)
+    members = read_package([write_parts(tmp_path / "adapters", base, ["one", "two", "three"])])
+    out = merged(members, tmp_path / "merged")
+    inputs = {"input_ids": INPUT} | ({} if base.kind == "causal" else {"decoder_input_ids": INPUT})
+    bare = base.model(**inputs).logits
+    AdapterBank(base.model).activate([member.factors() for member in members])
+    loaded = PeftModel.from_pretrained(other.model, out).eval()
+    assert (base.model(**inputs).logits - bare).abs().max() > 0.1
+    assert torch.allclose(base.model(**inputs).logits, loaded(**inputs).logits, atol=1e-4)
+
+
+def test_an_average_of_parts_keeps_their_rank_too(tmp_path, backbone):
+    members = read_package([write_parts(tmp_path / "adapters", backbone("llama"), ["one", "two"])])
+    for strategy, weights in (("average", ()), ("linear", (0.5, -2.0))):
+        out = merged(members, tmp_path / strategy, strategy=strategy, weights=weights)
+        assert {factor.rank for factor in read_adapter(out).factors().values()} == {4}
+        for site, delta in expected(members, strategy, list(weights or (1.0, 1.0))).items():
+            assert torch.allclose(dense(out)[site], delta, atol=1e-6)
+        naive = weights or (0.5, 0.5)
+        total = {s: sum(w * m.factors()[s].delta() for w, m in zip(naive, members, strict=True)) for s in dense(out)}
+        assert all(torch.allclose(dense(out)[site], one, atol=1e-6) for site, one in total.items())
+
+
+def test_parts_beside_an_adapter_of_its_own_add_up_to_both_ranks(package, tmp_path, backbone):
+    parts = read_package([write_parts(tmp_path / "parts", backbone("llama"), ["one", "two"])])
+    plan = plan_merge([*parts, package[1]], MergeOptions(out=tmp_path / "merged"))
+    assert plan.total_rank == 4 + 3
+    merge_adapters(plan)
+    total = {site: sum(m.factors()[site].delta() for m in (*parts, package[1])) for site in plan.shapes}
+    assert all(torch.allclose(dense(tmp_path / "merged")[site], one, atol=1e-6) for site, one in total.items())
+
+
+def test_a_single_adapter_merges_into_itself_with_its_own_scaling(tmp_path, backbone):
+    """Under rsLoRA too, whose scaling no other pair of rank and alpha need give."""
+    folder = write_bare(tmp_path / "one", backbone(), use_rslora=True)
+    out = merged(read_package([folder]), tmp_path / "merged")
+    before, after = (load_file(path / "adapter_model.safetensors") for path in (folder, out))
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert {factor.scaling for factor in read_adapter(out).factors().values()} == {3 / 2**0.5}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_package_is_never_replaced_by_a_merge(package, tmp_path, force):
+    before = contents(tmp_path)
+    plan = plan_merge(package, MergeOptions(out=package[0].path.parent))
+    with pytest.raises(OptionError, match="is no adapter folder; choose another --out"):
+        merge_adapters(plan, force=force)
+    assert contents(tmp_path) == before
