@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from clora_cli.distribution import Distribution
     from clora_cli.lora import Factor
 
-__all__ = ["WEIGHTS", "AdapterFolder", "check_place", "finished", "is_adapter", "read_adapter", "write_adapter", "write_dense"]
+__all__ = [
+    "WEIGHTS",
+    "AdapterFolder",
+    "check_place",
+    "finished",
+    "is_adapter",
+    "read_adapter",
+    "write_adapter",
+    "write_dense",
+]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

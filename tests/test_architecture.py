@@ -33,6 +33,7 @@ LAYERS = (
         "adapters",
         "attribution",
         "card",
+        "changes",
         "comparison",
         "distribution",
         "features",
@@ -44,6 +45,7 @@ LAYERS = (
     },
     {"methods", "merges", "trims", "routers", "metrics"},
     {"training", "evaluation", "transforming", "reporting"},
+    {"recipes"},  # L3 too, but on top of the other rooms: a recipe is all of them in a row
     {"cli"},
 )
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "pandas", "pyarrow", "matplotlib", "numpy"}
@@ -106,7 +108,7 @@ def test_plug_ins_know_the_layers_below_and_their_own_folder_alone(kind):
             assert inside or layer(top(imported)) < 2, f"{path.name} imports {imported}"
 
 
-@pytest.mark.parametrize("part", ["training", "evaluation", "transforming", "reporting", "cli"])
+@pytest.mark.parametrize("part", ["training", "evaluation", "transforming", "reporting", "recipes", "cli"])
 def test_engine_reaches_plug_ins_through_the_registry(part):
     plug_ins = {
         f"clora_cli.{kind}.{name.replace('-', '_')}" for kind in registry.KINDS for name in registry.names(kind)

@@ -66,7 +66,7 @@ def test_bash_completes_task_names(environment):
 
 
 def test_bash_completes_commands_and_options(environment):
-    assert complete(["clora", "tr"], environment) == ["train-task"]
+    assert complete(["clora", "tr"], environment) == ["train-task", "trim"]
     assert "--max-new-tokens" in complete(["clora", "eval", "--max-"], environment)
 
 

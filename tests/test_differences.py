@@ -20,7 +20,7 @@ from clora_cli.reporting.differences import (
     mean_over_pairs,
     read_adapters,
 )
-from clora_cli.reporting.heatmap import _cell_text, _compose, draw_difference
+from clora_cli.reporting.heatmap import _cell_text, compose_difference, draw_difference
 from clora_cli.tensors import read_tensors, save_tensors
 
 TASKS = ("first", "second", "third")
@@ -190,7 +190,7 @@ def test_every_pair_has_a_cell_and_numbers_fit(found):
 
     figure = Figure(layout="constrained", dpi=50)
     canvas = FigureCanvasAgg(figure)
-    _compose(figure, found, list(MEASURES))
+    compose_difference(figure, found, list(MEASURES))
     canvas.draw()
     assert [axis.get_title(loc="left").split(" ")[0] for axis in figure.axes] == list(MEASURES)
     assert figure.axes[3].get_title(loc="left") == "collision-rate (epsilon 0.1)"

@@ -13,8 +13,10 @@ import pytest
 
 from clora_cli import registry
 from clora_cli.errors import CloraError, MismatchError, OptionError
-from clora_cli.reporting import assemble, draw, matrix_table, report_json, summarise, summary_table
-from clora_cli.reporting.figure import _compose
+from clora_cli.reporting import assemble, bring_together, matrix_table, summarise
+from clora_cli.reporting.export import report_json
+from clora_cli.reporting.figure import compose, draw
+from clora_cli.reporting.tables import metrics_tables
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
 ORDER = ("cb", "rte", "wic")
@@ -154,9 +156,14 @@ def test_single_is_not_taken_where_adapters_were_summed():
     assert run.single == {}
 
 
-def test_two_per_task_runs_that_disagree_are_refused():
-    with pytest.raises(MismatchError, match="two scores of cb"):
-        assemble([full(), alone(), replace(alone((70.0, 62.0, 85.0)), package="again")])
+def test_single_is_of_the_same_seed_or_else_the_mean_over_per_task_runs():
+    others = [
+        replace(alone((70.0, 62.0, 85.0)), package="out/per-task/seed-2/adapters"),
+        replace(alone((80.0, 62.0, 85.0)), package="out/per-task/seed-3/adapters"),
+    ]
+    unknown, second, *_ = assemble([full(), full(package="out/n-lora/seed-2/adapters"), *others])
+    assert unknown.single == {"cb": 75, "rte": 62, "wic": 85}
+    assert second.single == {"cb": 70, "rte": 62, "wic": 85}
 
 
 def test_unseen_tasks_are_columns_that_no_metric_counts():
@@ -200,13 +207,13 @@ def test_matrix_table_names_metrics_that_differ_and_escapes_names():
     assert cells(table.replace("\\|", "_").splitlines()[2]) == ["1 a_b", "-", "-", "-"]
 
 
-def test_summary_table_explains_what_it_shows_and_what_it_leaves_out():
-    table = summary_table(assemble([full(), alone()]))
-    runs = assemble([full(), alone()])
+def test_metrics_are_explained_and_those_left_out_are_named():
+    results = bring_together(assemble([full(), alone()]))
+    table = metrics_tables(results)
     rows = {cells(line)[0]: cells(line)[1:] for line in table.splitlines() if line.startswith("|")}
-    assert rows["metric"] == [run.label for run in runs]
+    assert rows["metric"] == ["n-lora", "per-task"]
     assert rows["forgetting-rate"][0] == "17.50"
-    assert rows["tasks"][0] == str(len(runs[0].order))
+    assert rows["tasks"] == ["3", "3"]
     assert "forward-transfer-gem" not in rows  # the base model alone was not scored
     assert "Not shown" in table
     assert f"- `forgetting-rate`: {registry.summary('metrics', 'forgetting-rate')}" in table
@@ -214,7 +221,7 @@ def test_summary_table_explains_what_it_shows_and_what_it_leaves_out():
 
 
 def test_report_json_is_strict_json_with_null_for_nan():
-    report = report_json(assemble([full(), base()]))
+    report = report_json(bring_together(assemble([full(), base()])))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["schema"] == "clora.report/1"
     assert set(report["metrics"]) == set(registry.names("metrics"))
@@ -225,14 +232,17 @@ def test_report_json_is_strict_json_with_null_for_nan():
     assert run["test_rows"] == [100, 100, 100]
     assert run["metrics"]["forward-transfer"] is None
     assert run["metrics"]["average-performance"] == pytest.approx(65)
+    zero_shot, method = report["methods"]
+    assert (zero_shot["label"], zero_shot["average"]["average-performance"]["mean"]) == ("zero-shot", 20)
+    assert (method["label"], method["reuses_data"], method["needs_task_id"]) == ("n-lora", False, False)
 
 
 @pytest.mark.parametrize(("ending", "magic"), [("PNG", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_draw_writes_each_format_with_equal_bytes_each_time(tmp_path, ending, magic):
-    runs = assemble([full(), base()])
+    results = bring_together(assemble([full(), base()]))
     one, two = tmp_path / "new" / f"one.{ending}", tmp_path / f"two.{ending}"
-    draw(runs, one)
-    draw(runs, two)
+    draw(results, one)
+    draw(results, two)
     assert one.read_bytes().startswith(magic)
     assert one.read_bytes() == two.read_bytes()
     assert [path.name for path in one.parent.iterdir()] == [one.name]
@@ -240,20 +250,20 @@ def test_draw_writes_each_format_with_equal_bytes_each_time(tmp_path, ending, ma
 
 
 def test_draw_refuses_other_endings_and_unwritable_places(tmp_path):
-    runs = assemble([full()])
+    results = bring_together(assemble([full()]))
     for name in ("report.html", "report", "report.jpeg"):
         with pytest.raises(OptionError, match=r"\.png, \.svg, \.pdf"):
-            draw(runs, tmp_path / name)
+            draw(results, tmp_path / name)
     with pytest.raises(OptionError, match="no run"):
-        draw([], tmp_path / "report.png")
+        draw(bring_together([]), tmp_path / "report.png")
     (tmp_path / "file").touch()
     with pytest.raises(CloraError, match="cannot write"):
-        draw(runs, tmp_path / "file" / "report.png")
+        draw(results, tmp_path / "file" / "report.png")
 
 
 def test_draw_takes_what_was_not_evaluated_and_names_with_dollars(tmp_path):
     empty = scores(row(1, []), order=("$x$", "b_1"), package="$p$")
-    draw([*assemble([empty]), *assemble([base()])], tmp_path / "figure.svg")
+    draw(bring_together([*assemble([empty]), *assemble([base()])]), tmp_path / "figure.svg")
     assert (tmp_path / "figure.svg").stat().st_size > 1000
 
 
@@ -265,7 +275,7 @@ def test_numbers_fit_their_cells_and_panels_keep_apart_with_fifteen_long_names()
     rows = tuple(row(stage, [100.0] * 15, order=order) for stage in range(1, 16))
     figure = Figure(layout="constrained", dpi=50)
     canvas = FigureCanvasAgg(figure)
-    _compose(figure, assemble([scores(*rows, order=order)]))
+    compose(figure, bring_together(assemble([scores(*rows, order=order)])))
     canvas.draw()
     heat_map, curves = figure.axes
     cell_width, cell_height = (length / 15 for length in heat_map.get_window_extent().size)

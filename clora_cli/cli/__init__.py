@@ -16,10 +16,12 @@ from clora_cli.cli.expand import expand
 from clora_cli.cli.merge import merge
 from clora_cli.cli.report import report
 from clora_cli.cli.route import route
+from clora_cli.cli.run import run
 from clora_cli.cli.show import show
 from clora_cli.cli.stat_features import stat_features
 from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
+from clora_cli.cli.trim import trim
 from clora_cli.errors import CloraError
 
 __all__ = ["app", "main"]
@@ -36,10 +38,12 @@ app = typer.Typer(
 )
 app.command("train-task")(train_task)
 app.command("stat-features")(stat_features)
+app.command("trim")(trim)
 app.command("merge")(merge)
 app.command("route")(route)
 app.command("expand")(expand)
 app.command("eval")(evaluate_command)
+app.command("run")(run)
 app.command("report")(report)
 app.command("show")(show)
 app.command("tasks")(tasks)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,7 +34,11 @@ from clora_cli.cli._routing import (
     TopKOption,
     route_choices,
 )
-from clora_cli.errors import GateError
+from clora_cli.errors import GateError, OptionError
+
+if TYPE_CHECKING:
+    from clora_cli.data import Task
+    from clora_cli.scores import Scores
 
 __all__ = ["evaluate_command"]
 
@@ -91,6 +96,17 @@ def evaluate_command(
     fail_under: Annotated[
         float | None, typer.Option(help="Exit with 5 if the mean score is below this percentage.")
     ] = None,
+    max_forgetting: Annotated[
+        float | None,
+        typer.Option(
+            help="Exit with 5 if a task lost more than so many points since its best earlier score, "
+            "of --matrix or --baseline."
+        ),
+    ] = None,
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option(help="Scores of an earlier evaluation, for --max-forgetting; repeatable.", show_default=False),
+    ] = None,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -109,6 +125,7 @@ def evaluate_command(
     from clora_cli.package import read_package
     from clora_cli.registry import split_options
     from clora_cli.reporting import assemble, matrix_table
+    from clora_cli.reporting.gates import broken_gates
     from clora_cli.scores import write_scores
 
     options = EvalOptions(
@@ -131,6 +148,7 @@ def evaluate_command(
     members = read_package(adapters or ())
     names = data or [name for member in members for name in member.data_names]
     tasks = [load_task(name, columns=split_options(columns or ())) for name in names]
+    earlier = _earlier(baseline or (), max_forgetting, matrix, tasks)
     if dry_run:
         text = f"would score {len(members)} adapters on {', '.join(task.name for task in tasks)}"
         emit(
@@ -151,5 +169,21 @@ def evaluate_command(
     last = scores.rows[-1].scores.values()
     mean = sum(entry.value for entry in last) / len(last)
     emit(output, text=matrix_table(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
-    if fail_under is not None and mean < fail_under:
-        raise GateError(f"the mean score {mean:.2f} is below --fail-under {fail_under:g}")
+    if broken := broken_gates(scores, earlier, fail_under=fail_under, max_forgetting=max_forgetting):
+        raise GateError("; ".join(broken))
+
+
+def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, tasks: Sequence[Task]) -> list[Scores]:
+    """Read the baselines, and refuse before anything is scored what could not be judged afterwards."""
+    from clora_cli.reporting.gates import check_baselines
+    from clora_cli.scores import read_scores
+
+    if max_forgetting is None and paths:
+        raise OptionError("--baseline is what --max-forgetting compares with; pass both")
+    if max_forgetting is not None and not (paths or matrix):
+        raise OptionError("--max-forgetting needs earlier scores: pass --baseline with a scores file, or --matrix")
+    if max_forgetting is not None and max_forgetting < 0:
+        raise OptionError(f"--max-forgetting {max_forgetting:g}: give a number of percent points, 0 or more")
+    found = [read_scores(path) for path in paths]
+    check_baselines(found, [task.name for task in tasks])
+    return found

@@ -2,53 +2,69 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clora_cli.cli._options import JsonOption, QuietOption, form
-from clora_cli.cli._output import emit
-from clora_cli.errors import OptionError
+from clora_cli.cli._output import Form, Terminal, emit
 
 __all__ = ["report"]
 
 
 def report(
-    scores: Annotated[list[Path], typer.Argument(help="Scores files of clora eval.", show_default=False)],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Scores, routes and cost files, adapters, packages, and folders of them, such as those of clora run.",
+            metavar="PATH...",
+            show_default=False,
+        ),
+    ],
     out: Annotated[
         list[Path] | None,
-        typer.Option("-o", "--out", help="Also write a file: .md, .json, .png, .svg or .pdf; repeatable."),
+        typer.Option(
+            "-o", "--out", help="Also write a file: .html, .md, .tex, .csv, .json, .png, .svg or .pdf; repeatable."
+        ),
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="METHOD METHOD", help="Tell whether two methods differ, by a paired bootstrap."),
     ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Turn scores files into the stage x task matrix, the metrics, tables and a figure.
+    """Turn what other commands left into tables, figures and one self-contained HTML page.
 
-    Files of one run (same package, method, combination and base model) become one matrix. A per-task run among them
-    gives the scores of training alone that forward transfer needs.
+    Scores of one run become its stage x task matrix; runs of one method and one order of tasks in different packages are
+    repetitions, told as mean ± standard deviation. Per-task runs give the scores of training alone that forward transfer
+    needs. Adapters add how they collide, how far they move weights and who owns what; routes and cost files their own part.
+    With --quiet the average performance of each method.
 
-    Example: clora report scores.json --out report.md --out report.png
+    Example: clora report scores.json --out report.html
     """
     output = form(json, quiet)
-    from clora_cli.files import to_json, write_text
-    from clora_cli.reporting import assemble, draw, matrix_table, report_json, summarise, summary_table
-    from clora_cli.scores import read_scores
+    from clora_cli.reporting.collect import collect
+    from clora_cli.reporting.report import check_out, make_report, write_report
 
     for path in out or ():
-        if path.suffix not in {".md", ".json", ".png", ".svg", ".pdf"}:
-            raise OptionError(f"--out {path}: the ending must be .md, .json, .png, .svg or .pdf")
-    runs = assemble([read_scores(path) for path in scores])
-    text = "\n".join(
-        [*(f"## {run.label}\n\n{matrix_table(run)}" for run in runs), f"## Metrics\n\n{summary_table(runs)}"]
+        check_out(path)
+    terminal = Terminal(output)
+    made = make_report(
+        collect(paths),
+        pairs=[compare] if compare else [],
+        command=shlex.join(["clora", *sys.argv[1:]]),
+        progress=terminal,
     )
-    data = report_json(runs)
+    for note in made.results.notes:
+        terminal.warn(note)
     for path in out or ():
-        if path.suffix == ".md":
-            write_text(path, text)
-        elif path.suffix == ".json":
-            write_text(path, to_json(data))
-        else:
-            draw(runs, path)
-    brief = "\n".join(f"{summarise(run)['average-performance']:.2f}" for run in runs)
-    emit(output, text=text, data=data, brief=brief)
+        check_out(path, made)
+    for path in out or ():
+        write_report(made, path)
+    brief = "\n".join(made.averages())
+    data = made.data() if output is Form.JSON else {}
+    emit(output, text=made.text(short=True) if output is Form.TEXT else "", data=data, brief=brief)

@@ -1,13 +1,13 @@
-"""From scores files to a run's matrix, metrics, tables and figure (layer L3).
+"""From the files that commands leave behind to tables, figures and pages (layer L3).
 
-``assemble`` merges scores files into runs; ``summarise`` computes every metric plug-in; ``matrix_table``,
-``summary_table``, ``report_json`` and ``draw`` render. All are pure functions, save ``draw``, which writes one file.
+``collect`` finds scores, routes, costs and adapters; ``assemble`` merges scores files into runs, ``bring_together`` groups
+runs by method and order; the modules beside them render. All but ``collect`` and what writes a file are pure functions.
 """
 
 from __future__ import annotations
 
-from clora_cli.reporting.figure import draw
+from clora_cli.reporting.grouping import bring_together
 from clora_cli.reporting.runs import Run, assemble, summarise
-from clora_cli.reporting.tables import matrix_table, report_json, summary_table
+from clora_cli.reporting.tables import matrix_table
 
-__all__ = ["Run", "assemble", "draw", "matrix_table", "report_json", "summarise", "summary_table"]
+__all__ = ["Run", "assemble", "bring_together", "matrix_table", "summarise"]

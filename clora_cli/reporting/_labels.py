@@ -1,4 +1,4 @@
-"""Labels that tell runs apart: the method and how adapters were combined, and no more than is needed beside it."""
+"""Labels that tell runs and methods apart, and no more than is needed for it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from clora_cli.reporting.runs import Run
 
-__all__ = ["labels"]
+__all__ = ["labels", "names"]
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
     """Return one distinct label for each run: ``n-lora (sum)``, with package, base and scoring where they differ."""
     texts = [f"{run.method} ({run.combine})" if run.method else run.base.id for run in runs]
-    for attribute in ("package", "base", "score"):
+    return _distinct(texts, runs, ("package", "route", "base", "score"))
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """Return one distinct name for each run's row in a table: ``n-lora``, with what else differs where names repeat."""
+    texts = [run.place.name or run.method or run.base.id for run in runs]
+    return _distinct(texts, runs, ("method", "combine", "route", "root", "package", "base", "score"))
+
+
+def _distinct(texts: list[str], runs: Sequence[Run], attributes: Sequence[str]) -> list[str]:
+    for attribute in attributes:
         texts = _extended(texts, [_detail(run, attribute) for run in runs])
     repeated = Counter(texts)
     seen: Counter[str] = Counter()
@@ -27,7 +37,15 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _detail(run: Run, attribute: str) -> str:
-    return run.base.id if attribute == "base" else str(getattr(run, attribute))
+    if attribute == "base":
+        return run.base.id
+    if attribute == "root":
+        return run.place.root.rpartition("/")[2]
+    if attribute == "combine":
+        return f"({run.combine})"
+    if attribute == "route":
+        return " ".join(f"{key}={value}" for key, value in run.settings.get("route", {}).items())
+    return str(getattr(run, attribute))
 
 
 def _extended(texts: Sequence[str], details: Sequence[str]) -> list[str]:

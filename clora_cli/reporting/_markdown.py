@@ -11,14 +11,14 @@ def plain(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table with aligned columns: text left in the first, numbers right in the others."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """Return a Markdown table with aligned columns: text left in the first ``texts``, numbers right in the others."""
     lines = [header, *rows]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(header))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "".join(f"| {' | '.join(_pad(line, widths))} |\n" for line in [lines[0], rule, *lines[1:]])
+    rule = ["-" * width if column < texts else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    return "".join(f"| {' | '.join(_pad(line, widths, texts))} |\n" for line in [lines[0], rule, *lines[1:]])
 
 
-def _pad(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    first, *others = [(cell, width) for cell, width in zip(cells, widths, strict=True)]
-    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+def _pad(cells: Sequence[str], widths: Sequence[int], texts: int) -> list[str]:
+    padded = enumerate(zip(cells, widths, strict=True))
+    return [cell.ljust(width) if column < texts else cell.rjust(width) for column, (cell, width) in padded]

@@ -1,33 +1,31 @@
-"""One figure for a set of runs: a stage x task heat map each, and the mean score over stages of all (layer L3)."""
+"""One figure for a set of runs: a stage x task heat map for each method, and the mean score over stages of all (layer L3)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clora_cli.errors import OptionError
-from clora_cli.reporting._canvas import CELL, check_ending, save, short
-from clora_cli.reporting.runs import Run
+from clora_cli.reporting._canvas import check_ending, save
+from clora_cli.reporting.figures.curves import compose_curves, draw_curves, numbers
+from clora_cli.reporting.figures.matrices import draw_matrix, panel_size
+from clora_cli.reporting.results import Order, Results, Series
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw"]
+__all__ = ["compose", "compose_matrices", "draw"]
 
-# Okabe and Ito's palette without its yellow and black: told apart by colour-blind readers, and visible on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "osD^vP"
-_STYLES = ("-", "--", "-.", ":")
+_PAGE = 13.0  # inches: three panels of four tasks, one of fifteen
+_MOST = 12  # matrices in one figure; of more, the curves alone are drawn
 
 
-def draw(runs: Sequence[Run], path: str | Path) -> None:
-    """Draw the runs' matrices and their mean scores over stages into one file, whole or not at all.
+def draw(results: Results, path: str | Path) -> None:
+    """Draw the methods' matrices, means over seeds, and their mean scores over stages into one file, whole or not at all.
 
     Args:
-        runs: At least one run.
+        results: At least one run. Of more than twelve matrices none is drawn, but the mean scores alone.
         path: The file; its ending, one of ``png svg pdf``, is the format.
 
     Raises:
@@ -36,85 +34,64 @@ def draw(runs: Sequence[Run], path: str | Path) -> None:
     """
     path = Path(path)
     check_ending(path)
-    if not runs:
+    if not results.runs:
         raise OptionError(f"cannot draw {path}: there is no run; name at least one scores file")
-    save(path, lambda figure: _compose(figure, runs))
+    many = len(results.series) > _MOST
+    save(path, lambda figure: compose_curves(figure, results) if many else compose(figure, results))
 
 
-def _compose(figure: Figure, runs: Sequence[Run]) -> None:
-    """Lay the panels out row by row, one heat map a run and the curves last, as square as they go."""
-    has_curves = any(run.order for run in runs)
-    panels = len(runs) + has_curves
-    across = panels if panels < 4 else 2 if panels == 4 else 3 if panels <= 9 else 4
+def compose_matrices(figure: Figure, results: Results, order: Order) -> None:
+    """Draw the matrices of one order's methods, no wider than a page."""
+    _lay_out(figure, results, [one for one in results.series if one.order == order], [], widest=_PAGE)
+
+
+def compose(figure: Figure, results: Results) -> None:
+    """Draw every matrix, and the curves of each order after them."""
+    _lay_out(figure, results, results.series, [order for order in results.orders if _has_stages(results, order)])
+
+
+def _lay_out(
+    figure: Figure, results: Results, matrices: list[Series], curves: list[Order], widest: float = 99.0
+) -> None:
+    """Lay the panels out row by row, as square as they go."""
+    from matplotlib.transforms import ScaledTranslation
+
+    panels = len(matrices) + len(curves)
+    width, height = panel_size([one.mean for one in matrices])
+    across = panels if panels < 4 else 2 if panels == 4 else 3
+    across = max(min(across, int(widest / width)), 1)
     down = math.ceil(panels / across)
-    tasks = max(len(run.columns) for run in runs)
-    stages = max(len(run.order) + 1 for run in runs)
-    lowest = 3.8 if has_curves else 1.0
-    figure.set_size_inches(across * max(CELL * tasks + 2.4, 4.6), down * max(CELL * 0.8 * stages + 2.0, lowest))
+    figure.set_size_inches(across * width, down * max(height, 3.6 if curves else 1.0))
     axes = figure.subplots(down, across, squeeze=False).flatten()
-    for axis, run in zip(axes, runs, strict=False):
-        _heat_map(axis, run)
-    if has_curves:
-        _curves(axes[len(runs)], [run for run in runs if run.order])
+    several = len(results.orders) > 1 and len({one.order for one in matrices}) > 1
+    for number, (axis, one) in enumerate(zip(axes, matrices, strict=False)):
+        draw_matrix(axis, one.mean, _title(one, several))
+        if number % across:  # its neighbour to the left says it
+            axis.set_ylabel("")
+        if number + across < len(matrices):
+            axis.set_xlabel("")
+    for axis, order in zip(axes[len(matrices) :], curves, strict=False):
+        draw_curves(axis, [one for one in results.series if one.order == order and one.mean.order], numbers(results))
+        axis.set_title(order.label if several else "", fontsize=10, loc="left")
+        below = axis.transAxes + ScaledTranslation(0, -0.5, figure.dpi_scale_trans)  # clear of the axis label
+        axis.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, 0),
+            bbox_transform=below,
+            frameon=False,
+            borderaxespad=0,
+            ncols=2,
+            fontsize=8,
+        )
     for axis in axes[panels:]:
         axis.set_axis_off()
 
 
-def _heat_map(axis: Axes, run: Run) -> None:
-    import numpy as np
-    from matplotlib.patches import Rectangle
-
-    has_base = not np.isnan(run.zero_shot).all()
-    values = np.vstack([run.zero_shot, run.matrix]) if has_base else run.matrix
-    names = [f"{stage} {short(task)}" for stage, task in enumerate(run.order, start=1)]
-    axis.set_facecolor("#dcdcdc")  # what was not evaluated
-    axis.imshow(np.ma.masked_invalid(values), cmap="YlGnBu", vmin=0, vmax=100, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            colour = "white" if value > 65 else "black"
-            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7.5, color=colour)
-    for stage in range(len(run.order)):  # outlined: the score right after learning
-        corner = (stage - 0.5, stage + has_base - 0.5)
-        axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.4))
-    if run.unseen and run.order:
-        axis.axvline(len(run.order) - 0.5, color="white", linewidth=3)
-    axis.set_xticks(range(len(run.columns)), [short(task) for task in run.columns], rotation=45, ha="right")
-    axis.set_yticks(range(len(values)), ["0 base model"] * has_base + names)
-    axis.tick_params(length=0, labelsize=8)
-    axis.spines[:].set_visible(False)
-    axis.set(xlabel="score on task (%)", ylabel="after learning")
-    axis.set_title(short(run.label, 60), fontsize=10, loc="left")
+def _title(one: Series, several: bool) -> str:
+    order = f", {one.order.label}" if several else ""
+    repeated = f", mean of {len(one.runs)} runs" if len(one.runs) > 1 else ""
+    return f"{one.label}{order}{repeated}"
 
 
-def _curves(axis: Axes, runs: Sequence[Run]) -> None:
-    from matplotlib.ticker import MaxNLocator
-    from matplotlib.transforms import ScaledTranslation
-
-    for index, run in enumerate(runs):
-        look: dict[str, Any] = {
-            "color": _COLOURS[index % len(_COLOURS)],
-            "marker": _MARKERS[index % len(_MARKERS)],
-            "linestyle": _STYLES[index // len(_COLOURS) % len(_STYLES)],
-        }
-        final = "" if math.isnan(run.trajectory[-1]) else f": {run.trajectory[-1]:.1f}"
-        stages = range(1, len(run.order) + 1)
-        axis.plot(stages, run.trajectory, markersize=5, linewidth=1.6, label=short(run.label, 60) + final, **look)
-    axis.set_ylim(*_limits([value for run in runs for value in run.trajectory if not math.isnan(value)]))
-    longest = max(len(run.order) for run in runs)
-    axis.set_xlim(0.5, longest + 0.5)
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
-    axis.grid(axis="y", color="#dddddd", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set(xlabel="tasks learned", ylabel="mean score (%)")
-    axis.set_title("mean over the tasks learned so far", fontsize=10, loc="left")
-    below = axis.transAxes + ScaledTranslation(0, -0.5, axis.figure.dpi_scale_trans)  # clear of the axis label
-    axis.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, frameon=False, borderaxespad=0)
-
-
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return whole tens around the values, with room for the markers."""
-    if not values:
-        return 0, 102
-    low, high = 10 * math.floor((min(values) - 2) / 10), 10 * math.ceil((max(values) + 1) / 10)
-    return max(low, 0) - 1, min(high, 100) + 2
+def _has_stages(results: Results, order: Order) -> bool:
+    return any(one.order == order and one.mean.order for one in results.series)

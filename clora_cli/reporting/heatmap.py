@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["check_ending", "draw_difference"]
+__all__ = ["check_ending", "compose_difference", "draw_difference"]
 
 _BOUNDED = {"cosine", *COUNTED}  # to 1 in every figure: figures can be compared
 _SIGNED = {"cosine"}  # shown about zero; all other measures start there
@@ -34,10 +34,11 @@ def draw_difference(found: Difference, path: str | Path, measure: str | None = N
         CloraError: If the file cannot be written.
     """
     measures = [measure] if measure else list(MEASURES)
-    save(Path(path), lambda figure: _compose(figure, found, measures))
+    save(Path(path), lambda figure: compose_difference(figure, found, measures))
 
 
-def _compose(figure: Figure, found: Difference, measures: Sequence[str]) -> None:
+def compose_difference(figure: Figure, found: Difference, measures: Sequence[str]) -> None:
+    """Fill an empty figure with a panel for each measure, a key of ``MEASURES``."""
     across = min(len(measures), 3)
     down = math.ceil(len(measures) / across)
     count = len(found.labels)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from clora_cli.errors import ArtifactError
+from clora_cli.files import read_json
 from clora_cli.reporting._canvas import check_ending, save, short
 from clora_cli.reporting._route_figure import compose
 from clora_cli.routes import Routes
 
-__all__ = ["check_ending", "confusion_table", "draw_routes", "routes_json"]
+__all__ = ["ROUTES_SCHEMA", "check_ending", "confusion_table", "draw_routes", "read_routes", "routes_json"]
 
+_T = TypeVar("_T")
 _HEADLINE = "adapters chosen, % of each task's inputs"
-_SCHEMA = "clora.routes/1"
+ROUTES_SCHEMA = "clora.routes/1"
 _MOST_ADAPTERS = 16  # columns of a matrix that a terminal can show
 _MOST_TASKS = 30
 _WIDTH = 110  # characters that adapters' names may take before numbers stand for them
@@ -48,7 +51,7 @@ def routes_json(routes: Routes) -> dict[str, Any]:
     """
     tasks = [number for number, task in enumerate(routes.tasks) if task]
     return {
-        "schema": _SCHEMA,
+        "schema": ROUTES_SCHEMA,
         "adapters": list(routes.adapters),
         "tasks": [routes.tasks[task] for task in tasks],
         "inputs": [routes.inputs[task] for task in tasks],
@@ -63,6 +66,33 @@ def routes_json(routes: Routes) -> dict[str, Any]:
     }
 
 
+def read_routes(path: Path) -> Routes:
+    """Read what ``routes_json`` returned from a file, but for panels, which it leaves out.
+
+    Raises:
+        ArtifactError: If it is missing or damaged.
+    """
+    content = read_json(path, "routes file")
+    try:
+        adapters, tasks = tuple(map(str, content["adapters"])), tuple(map(str, content["tasks"]))
+        routes = Routes(
+            adapters=adapters,
+            tasks=tasks,
+            knows=tuple(tuple(adapters.index(name) for name in names) for names in content["known_by"]),
+            counts=_numbers(content["counts"], int),
+            abstained=tuple(map(int, content["abstained"])),
+            weights=_numbers(content["weights"], float),
+            settings=dict(content["settings"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"routes file {path} is damaged ({error!r}); write it again with `clora route`") from error
+    rows = (routes.knows, routes.counts, routes.abstained, routes.weights)
+    columns = {len(row) for row in (*routes.counts, *routes.weights)}
+    if {len(each) for each in rows} != {len(tasks)} or columns - {len(adapters)} or 0 in routes.inputs:
+        raise ArtifactError(f"routes file {path} is damaged (rows do not fit); write it again with `clora route`")
+    return routes
+
+
 def draw_routes(routes: Routes, path: str | Path) -> None:
     """Draw the mean weights, tasks by adapters, with the highest of each row outlined; below them, layer by layer.
 
@@ -75,6 +105,10 @@ def draw_routes(routes: Routes, path: str | Path) -> None:
         CloraError: If the file cannot be written.
     """
     save(Path(path), lambda figure: compose(figure, routes))
+
+
+def _numbers(rows: Sequence[Sequence[Any]], kind: Callable[[Any], _T]) -> tuple[tuple[_T, ...], ...]:
+    return tuple(tuple(map(kind, row)) for row in rows)
 
 
 def _matrix(routes: Routes, tasks: Sequence[int]) -> list[str]:

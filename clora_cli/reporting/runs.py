@@ -1,27 +1,32 @@
 """Runs: scores files that belong together, merged into one stage x task matrix (layer L3).
 
-Files belong to one run if base fingerprint, package, method, combine and score are equal and their task orders are
-prefixes of one another: a package that grew. Base-model rows and a per-task run among the files are lent to the others.
+Files belong to one run if base fingerprint, package, method, combine, route and score are equal and their task orders are
+prefixes of one another: a package that grew. Base-model rows and per-task runs among the files are lent to the others.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clora_cli import registry
-from clora_cli.errors import MismatchError
+from clora_cli.reporting._drafts import Draft, collect_drafts, place_of
 from clora_cli.reporting._labels import labels
-from clora_cli.scores import BaseRef, Scores, TaskScore
+from clora_cli.reporting._places import NOWHERE, Place
+from clora_cli.scores import BaseRef, Scores
 
 __all__ = ["Run", "assemble", "summarise"]
 
 Floats = NDArray[np.float64]
-_Cells = dict[tuple[str, str], tuple[TaskScore, str]]  # (after, task) -> score, and the file it came from
+_Manifests = Mapping[tuple[str, str], Mapping[str, Any]]  # method and sha256 of an adapter's weights -> its manifest
 _ALONE = ("task-id", "last")  # ways to combine under which the diagonal is one adapter alone
 
 
@@ -42,7 +47,13 @@ class Run:
         zero_shot: (column,), percent; the base model alone.
         counts: (column,); number of test rows.
         task_metrics: (column,); each column's metric, ``""`` where never evaluated.
-        single: Percent by task: training on that task alone.
+        single: Percent by task: training on that task alone, with the same seed if there is such a run, else on average.
+        place: What the folders say that it lies in.
+        seed: The seed that it was trained with; None where nothing tells.
+        recipe: What its adapters' manifests say of method and training, as JSON; ``""`` where they are not at hand.
+        settings: How it was evaluated, as its scores files say.
+        final_rows: Each test row's score after the last stage, in [0, 1], by task; without tasks that do not say.
+        sources: Its scores files.
     """
 
     label: str
@@ -58,6 +69,12 @@ class Run:
     counts: Floats
     task_metrics: tuple[str, ...]
     single: Mapping[str, float]
+    place: Place = NOWHERE
+    seed: int | None = None
+    recipe: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    final_rows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    sources: tuple[Path, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -65,31 +82,46 @@ class Run:
         return self.order + self.unseen
 
     @property
+    def route(self) -> str:
+        """How inputs chose their adapters, as JSON; ``{}`` where they did not, or as the method says."""
+        return json.dumps(self.settings.get("route", {}), sort_keys=True)
+
+    @property
     def trajectory(self) -> Floats:
         """(stage,), percent: the mean over the tasks learned so far, NaN where one of them was not evaluated."""
         return np.array([self.matrix[stage, : stage + 1].mean() for stage in range(len(self.order))])
 
+    def final(self, tasks: Iterable[str]) -> Floats:
+        """Return the scores on some tasks after the last stage, or of the base model alone if there is none, percent."""
+        last = self.matrix[-1] if len(self.matrix) else self.zero_shot
+        known = dict(zip(self.columns, last, strict=True))
+        return np.array([known.get(task, math.nan) for task in tasks], dtype=np.float64)
 
-def assemble(scores_files: Sequence[Scores]) -> list[Run]:
+
+def assemble(scores_files: Sequence[Scores], manifests: _Manifests | None = None) -> list[Run]:
     """Merge scores files into runs, in the order in which they are first met.
 
     A file with nothing but base-model rows lends them to every run of the same base and way of scoring, and is a run
-    of its own only if there is none. A per-task run lends its diagonal as ``single`` likewise.
+    of its own only if there is none. Per-task runs lend their diagonals as ``single`` likewise.
+
+    Args:
+        scores_files: What ``read_scores`` returned.
+        manifests: Adapters' manifests by method and SHA-256 of their weights, for seeds and recipes.
 
     Raises:
         MismatchError: If two files disagree on one entry, on the adapter of one task or on how a task is scored.
     """
-    drafts = [_draft(group) for group in _groups(scores_files)]
+    drafts = collect_drafts(scores_files)
     stageless = [draft for draft in drafts if not draft.learned]
     runs = []
     for draft in drafts:
         if draft.learned:
             _lend_zero_shot(draft, stageless)
-            runs.append((draft, _run(draft)))
+            runs.append((draft, _run(draft, manifests or {})))
     if not runs:
-        runs = [(draft, _run(draft)) for draft in stageless]
+        runs = [(draft, _run(draft, {})) for draft in stageless]
     alone = [(draft, run) for draft, run in runs if run.method == "per-task" and run.combine in _ALONE]
-    complete = [replace(run, single=_single(draft, alone)) for draft, run in runs]
+    complete = [replace(run, single=_single(draft, run, alone)) for draft, run in runs]
     return [replace(run, label=label) for run, label in zip(complete, labels(complete), strict=True)]
 
 
@@ -114,107 +146,25 @@ def summarise(run: Run, single: Mapping[str, float] | None = None) -> dict[str, 
     }
 
 
-@dataclass
-class _Draft:
-    """A run while its cells are collected."""
-
-    first: Scores
-    order: tuple[str, ...]
-    cells: _Cells = field(default_factory=dict)
-    yardsticks: dict[str, tuple[str, str]] = field(default_factory=dict)  # task -> how it is scored, and the file
-
-    @property
-    def learned(self) -> bool:
-        return any(after for after, _ in self.cells)
-
-    def add(self, after: str, task: str, cell: TaskScore, source: str) -> None:
-        """Enter one cell; the same one twice is fine, another value is not, nor another yardstick for the task."""
-        self.check_yardstick(task, cell, source)
-        self.yardsticks.setdefault(task, (_yardstick(cell), source))
-        known, where = self.cells.setdefault((after, task), (cell, source))
-        if not math.isclose(known.value, cell.value, abs_tol=1e-6):
-            stage = f"after learning {after}" if after else "of the base model"
-            raise MismatchError(
-                f"two scores of {task} {stage}: {known.value:g} in {where}, {cell.value:g} in {source}; "
-                "leave one file out, or give each run a package folder of its own"
-            )
-
-    def check_yardstick(self, task: str, cell: TaskScore, source: str) -> None:
-        """Refuse a score that is not measured as the task's other scores are."""
-        mine = _yardstick(cell)
-        known, where = self.yardsticks.get(task, (mine, source))
-        if known != mine:
-            raise MismatchError(
-                f"{task} is scored by {known} in {where} but by {mine} in {source}; "
-                "evaluate both in one way, or leave one file out"
-            )
-
-
-def _yardstick(cell: TaskScore) -> str:
-    return f"{cell.metric} ({cell.formula}) on {cell.total} rows"
-
-
-def _groups(files: Sequence[Scores]) -> list[list[Scores]]:
-    """Group files by run; a short order joins every longer one that begins with it (runs may share their start)."""
-    groups: dict[tuple[str, ...], dict[tuple[str, ...], list[Scores]]] = {}
-    for file in files:
-        key = (file.base.fingerprint, file.package, file.method, file.combine, file.score)
-        groups.setdefault(key, {}).setdefault(file.order, []).append(file)
-    result = []
-    for orders in groups.values():
-        longest = [order for order in orders if not any(_begins(other, order) for other in orders if other != order)]
-        result += [[file for order in orders if _begins(full, order) for file in orders[order]] for full in longest]
-    return result
-
-
-def _begins(order: Sequence[str], start: Sequence[str]) -> bool:
-    return tuple(order[: len(start)]) == tuple(start)
-
-
-def _draft(group: Sequence[Scores]) -> _Draft:
-    order = max((file.order for file in group), key=len)
-    _check_adapters(group)
-    draft = _Draft(group[0], order)
-    for file in group:
-        for row in file.rows:
-            for task, cell in row.scores.items():
-                draft.add(row.after, task, cell, _name(file))
-    return draft
-
-
-def _check_adapters(group: Sequence[Scores]) -> None:
-    known: dict[str, tuple[str, str]] = {}
-    for file in group:
-        for adapter in (adapter for row in file.rows for adapter in row.adapters):
-            digest, where = known.setdefault(adapter.task, (adapter.sha256, _name(file)))
-            if digest != adapter.sha256:
-                raise MismatchError(
-                    f"{where} and {_name(file)} scored different adapters of {adapter.task} in one package "
-                    f"'{file.package}'; evaluate again, or give each run a package folder of its own"
-                )
-
-
-def _name(file: Scores) -> str:
-    return str(file.source) if file.source else f"the scores of '{file.package}'"
-
-
-def _lend_zero_shot(draft: _Draft, lenders: Iterable[_Draft]) -> None:
+def _lend_zero_shot(draft: Draft, lenders: Iterable[Draft]) -> None:
     for lender in lenders:
-        if (lender.first.base.fingerprint, lender.first.score) == (draft.first.base.fingerprint, draft.first.score):
+        if lender.matches(draft):
             for (after, task), (cell, source) in lender.cells.items():
                 draft.add(after, task, cell, source)
 
 
-def _run(draft: _Draft) -> Run:
+def _run(draft: Draft, manifests: _Manifests) -> Run:
     first = draft.first
     scored = dict.fromkeys(task for _, task in draft.cells)
     unseen = tuple(task for task in scored if task not in draft.order)
     columns = draft.order + unseen
     by_task = {task: cell for (_, task), (cell, _) in draft.cells.items()}
+    where, last = place_of(first), draft.order[-1] if draft.order else ""
+    trained = _manifests_of(draft, manifests)
     return Run(
         label="",
         base=first.base,
-        package=first.package,
+        package=_package(draft),
         method=first.method,
         combine=first.combine,
         score=first.score,
@@ -225,24 +175,59 @@ def _run(draft: _Draft) -> Run:
         counts=np.array([by_task[task].total if task in by_task else math.nan for task in columns], dtype=np.float64),
         task_metrics=tuple(by_task[task].metric if task in by_task else "" for task in columns),
         single={},
+        place=where,
+        seed=_seed(trained) if where.seed is None else where.seed,
+        recipe=_recipe(trained),
+        settings=first.settings,
+        final_rows={
+            task: cell.per_row for (after, task), (cell, _) in draft.cells.items() if after == last and cell.per_row
+        },
+        sources=tuple(file.source for file in draft.files if file.source is not None),
     )
 
 
-def _row(draft: _Draft, after: str, columns: Iterable[str]) -> Floats:
+def _row(draft: Draft, after: str, columns: Iterable[str]) -> Floats:
     cells = (draft.cells.get((after, task)) for task in columns)
     return np.array([cell[0].value if cell else math.nan for cell in cells], dtype=np.float64)
 
 
-def _single(draft: _Draft, alone: Iterable[tuple[_Draft, Run]]) -> dict[str, float]:
-    """Collect the per-task runs' diagonals of the same base and way of scoring; they must agree among themselves."""
-    found = _Draft(draft.first, draft.order)
-    wanted = (draft.first.base.fingerprint, draft.first.score)
-    for other, run in alone:
-        if (run.base.fingerprint, run.score) != wanted:
-            continue
-        for task in draft.order:
-            if (task, task) in other.cells:
-                cell, source = other.cells[task, task]
-                draft.check_yardstick(task, cell, source)
-                found.add(task, task, cell, source)
-    return {task: cell.value for (task, _), (cell, _) in found.cells.items()}
+def _package(draft: Draft) -> str:
+    """Return the package as the user named it; the folder that adapters share where they were named one by one."""
+    longest = max(draft.files, key=lambda file: len(file.order))
+    named = longest.package.split(" ")
+    return longest.package if len(named) < 2 or place_of(longest) == NOWHERE else os.path.commonpath(named)
+
+
+def _manifests_of(draft: Draft, manifests: _Manifests) -> list[Mapping[str, Any]]:
+    digests = dict.fromkeys(adapter.sha256 for file in draft.files for row in file.rows for adapter in row.adapters)
+    keys = [(method, digest) for digest in digests for method in draft.first.method.split(", ")]
+    return [manifests[key] for key in keys if key in manifests]
+
+
+def _seed(trained: Sequence[Mapping[str, Any]]) -> int | None:
+    seeds = {manifest["seed"] for manifest in trained}
+    return seeds.pop() if len(seeds) == 1 else None
+
+
+def _recipe(trained: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was chosen for training, seed and data apart; sorted by stage, so that files may come in any order."""
+    kept = [
+        [manifest["stage"], manifest["method"].get("options", {}), manifest["training"], manifest["lora"]]
+        for manifest in trained
+    ]
+    return json.dumps(sorted(kept, key=lambda entry: int(entry[0])), sort_keys=True) if kept else ""
+
+
+def _single(draft: Draft, run: Run, alone: Sequence[tuple[Draft, Run]]) -> dict[str, float]:
+    """Return what the per-task runs of the same base and way of scoring say: that of the same seed, else their mean."""
+    fitting = [(other, one) for other, one in alone if other.matches(draft)]
+    found = {}
+    for task in draft.order:
+        cells = [(one.seed, *other.cells[task, task]) for other, one in fitting if (task, task) in other.cells]
+        for _, cell, source in cells:
+            draft.check_yardstick(task, cell, source)
+        same = [cell.value for seed, cell, _ in cells if seed is not None and seed == run.seed]
+        values = same or [cell.value for _, cell, _ in cells]
+        if values:
+            found[task] = sum(values) / len(values)
+    return found

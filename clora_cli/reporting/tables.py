@@ -1,19 +1,37 @@
-"""Tables in GitHub Markdown and the report as JSON (layer L3)."""
+"""Tables in GitHub Markdown (layer L3)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from clora_cli import registry
 from clora_cli.reporting._markdown import plain, table
-from clora_cli.reporting.runs import Floats, Run, summarise
+from clora_cli.reporting.bootstrap import Significance
+from clora_cli.reporting.costs import CostRow
+from clora_cli.reporting.results import Order, Results, Spread
+from clora_cli.reporting.runs import Floats, Run
+from clora_cli.reporting.standings import TRAITS, Place, Standings, standings_notes, written
 
-__all__ = ["REPORT_SCHEMA", "matrix_table", "report_json", "summary_table"]
+__all__ = [
+    "cost_table",
+    "matrix_table",
+    "metric_notes",
+    "metric_rows",
+    "metrics_tables",
+    "significance_table",
+    "standings_table",
+    "tick",
+]
 
-REPORT_SCHEMA = "clora.report/1"
-_MISSING = "-"
+Escape = Callable[[str], str]
+MISSING = "-"
+_TICKS = {True: "✔", False: "✘", None: "?"}
+
+
+def tick(holds: bool | None) -> str:
+    """Return a tick, a cross or a question mark."""
+    return _TICKS[holds]
 
 
 def matrix_table(run: Run) -> str:
@@ -24,82 +42,129 @@ def matrix_table(run: Run) -> str:
     """
     rows = []
     if _known(run.zero_shot):
-        rows.append(["0 (base model)", *map(_percent, run.zero_shot), ""])
+        rows.append(["0 (base model)", *map(percent, run.zero_shot), ""])
     for stage, (task, scores, seen) in enumerate(zip(run.order, run.matrix, run.trajectory, strict=True)):
-        cells = [_percent(value) for value in scores]
+        cells = [percent(value) for value in scores]
         if not math.isnan(scores[stage]):
             cells[stage] = f"**{cells[stage]}**"
-        rows.append([f"{stage + 1} {plain(task)}", *cells, _percent(seen)])
+        rows.append([f"{stage + 1} {plain(task)}", *cells, percent(seen)])
     if run.single:
-        rows.append(["alone", *(_percent(run.single.get(task, math.nan)) for task in run.columns), ""])
+        rows.append(["alone", *(percent(run.single.get(task, math.nan)) for task in run.columns), ""])
     metrics = set(run.task_metrics) - {""}
     if len(metrics) > 1:
-        rows.append(["metric", *(plain(metric) or _MISSING for metric in run.task_metrics), ""])
-    rows.append(["test rows", *(_MISSING if math.isnan(count) else f"{count:.0f}" for count in run.counts), ""])
+        rows.append(["metric", *(plain(metric) or MISSING for metric in run.task_metrics), ""])
+    rows.append(["test rows", *(MISSING if math.isnan(count) else f"{count:.0f}" for count in run.counts), ""])
     unseen = {task: f"{plain(task)} (unseen)" for task in run.unseen}
     corner = f"after stage ({plain(metrics.pop())}, %)" if len(metrics) == 1 else "after stage (%)"
     return table([corner, *(unseen.get(task, plain(task)) for task in run.columns), "mean so far"], rows)
 
 
-def summary_table(runs: Sequence[Run], single: Mapping[str, float] | None = None) -> str:
-    """Return every metric of every run as a Markdown table, one column a run, with the metrics' equations below it.
+def standings_table(found: Standings) -> str:
+    """Return the table of methods in the papers' form, the best in bold, with what its columns mean below it."""
+    blocks = [f"{plain(block)} " if block else "" for block in found.blocks]
+    header = ["method", *TRAITS, "runs", *(f"{block}{column.title}" for block in blocks for column in found.columns)]
+    rows = [[plain(row.label), *map(tick, row.without), str(row.runs), *map(_place, row.cells)] for row in found.rows]
+    return table(header, rows) + "\n" + "".join(f"- {note}\n" for note in standings_notes(found))
 
-    A metric that no run has the entries for is named under the table instead of filling a row with dashes.
+
+def metrics_tables(results: Results) -> str:
+    """Return every metric of every method as Markdown tables, one an order, with the metrics' equations below them."""
+    parts = []
+    for order in results.orders:
+        title = f"### {plain(order.label)}: {plain(' > '.join(order.tasks))}\n\n" if len(results.orders) > 1 else ""
+        header, rows = metric_rows(results, order)
+        parts.append(title + table([plain(cell) for cell in header], [[plain(cell) for cell in row] for row in rows]))
+    return "\n".join(parts) + "\n" + "".join(f"- {note}\n" for note in metric_notes(results))
+
+
+def metric_rows(results: Results, order: Order) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a table of every metric of an order's methods.
+
+    A metric that no run has the entries for is not a row of dashes: ``metric_notes`` names it.
     """
-    summaries = [summarise(run, single) for run in runs]
+    series = [one for one in results.series if one.order == order]
+    rows = [[name, *(written(one.metrics[name]) for one in series)] for name in _shown(results)]
+    rows.append(["tasks", *(str(len(one.mean.order)) for one in series)])
+    rows.append(["runs", *(str(len(one.runs)) for one in series)])
+    return ["metric", *(one.label for one in series)], rows
+
+
+def metric_notes(results: Results) -> list[str]:
+    """Return the equations of the metrics that are shown, and the names of those that are not."""
+    shown = _shown(results)
+    notes = [f"`{name}`: {registry.summary('metrics', name)}" for name in shown]
+    if hidden := [f"`{name}`" for name in registry.names("metrics") if name not in shown]:
+        notes.append(f"Not shown, since scores that they need are missing: {', '.join(hidden)}.")
+    return notes
+
+
+def _shown(results: Results) -> list[str]:
     names = registry.names("metrics")
-    shown = [name for name in names if any(not math.isnan(summary[name]) for summary in summaries)]
-    rows = [[name, *(_percent(summary[name], 2) for summary in summaries)] for name in shown]
-    rows.append(["tasks", *(str(len(run.order)) for run in runs)])
-    lines = [table(["metric", *(plain(run.label) for run in runs)], rows)]
-    lines += [f"- `{name}`: {registry.summary('metrics', name)}\n" for name in shown]
-    hidden = [f"`{name}`" for name in names if name not in shown]
-    if hidden:
-        lines.append(f"- Not shown, since scores that they need are missing: {', '.join(hidden)}.\n")
-    return lines[0] + "\n" + "".join(lines[1:])
+    return [name for name in names if any(not math.isnan(series.metrics[name].mean) for series in results.series)]
 
 
-def report_json(runs: Sequence[Run], single: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Return the whole report as a JSON object; NaN becomes null.
-
-    ``metrics`` explains each metric by its equation; ``runs[i].metrics`` holds its values by the same name.
-    """
-    explained = {name: registry.summary("metrics", name) for name in registry.names("metrics")}
-    return {"schema": REPORT_SCHEMA, "metrics": explained, "runs": [_run(run, single) for run in runs]}
+def significance_table(pairs: Sequence[Significance]) -> str:
+    """Return how pairs of methods compare as a Markdown table."""
+    return table(SIGNIFICANCE_HEADER, [significance_cells(pair, plain) for pair in pairs], texts=2)
 
 
-def _run(run: Run, single: Mapping[str, float] | None) -> dict[str, Any]:
-    known = run.single if single is None else single
-    return {
-        "label": run.label,
-        "base": {"id": run.base.id, "fingerprint": run.base.fingerprint},
-        "package": run.package,
-        "method": run.method,
-        "combine": run.combine,
-        "score": run.score,
-        "order": list(run.order),
-        "unseen": list(run.unseen),
-        "matrix": [_nulls(row) for row in run.matrix],
-        "mean_so_far": _nulls(run.trajectory),
-        "zero_shot": _nulls(run.zero_shot),
-        "single": _nulls(known.get(task, math.nan) for task in run.columns),
-        "task_metrics": list(run.task_metrics),
-        "test_rows": [None if math.isnan(count) else int(count) for count in run.counts],
-        "metrics": {name: _null(value) for name, value in summarise(run, single).items()},
-    }
+SIGNIFICANCE_HEADER = ("first", "second", "AP difference", "95 % interval", "p", "tasks", "test rows")
 
 
-def _null(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def significance_cells(pair: Significance, escape: Escape) -> list[str]:
+    """Return a comparison's cells in the order of ``SIGNIFICANCE_HEADER``."""
+    found = pair.estimate
+    p_value = "< 0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
+    interval = f"{found.low:.2f} to {found.high:.2f}"
+    names = [escape(pair.first), escape(pair.second)]
+    return [*names, f"{found.difference + 0.0:.2f}", interval, p_value, str(pair.tasks), str(pair.rows)]
 
 
-def _nulls(values: Iterable[float]) -> list[float | None]:
-    return [_null(value) for value in values]
+def cost_table(rows: Sequence[CostRow]) -> str:
+    """Return what methods cost as a Markdown table."""
+    header, *cells = cost_lines(rows, plain)
+    return table(header, cells)
+
+
+def cost_lines(rows: Sequence[CostRow], escape: Escape) -> list[list[str]]:
+    """Return the header and the lines of a table of what methods cost, without the columns that nobody measured."""
+    lines = [list(_COST_HEADER), *(_cost_cells(row, escape) for row in rows)]
+    known = [any(cell != MISSING for cell in column[1:]) for column in zip(*lines, strict=True)]
+    return [[cell for cell, shown in zip(line, known, strict=True) if shown] for line in lines]
+
+
+_COST_HEADER = (
+    "method",
+    "train s/task",
+    "eval s/task",
+    "whole run s",
+    "peak GB",
+    "device GB",
+    "trained M/task",
+    "adapter MB/task",
+)
+
+
+def _cost_cells(row: CostRow, escape: Escape) -> list[str]:
+    peaks = [MISSING if peak is None else f"{peak / 1e9:.2f}" for peak in (row.peak_memory, row.peak_device)]
+    sizes = [_scaled(spread, 1e6) for spread in (row.parameters, row.adapter_bytes)]
+    times = (row.train_seconds, row.eval_seconds, row.total_seconds)
+    return [escape(row.name), *map(written, times), *peaks, *sizes]
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """Write a percentage; a dash for what is not known."""
+    return MISSING if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: never "-0.0"
+
+
+def _scaled(spread: Spread, unit: float) -> str:
+    return MISSING if math.isnan(spread.mean) else f"{spread.mean / unit:.2f}"
+
+
+def _place(cell: Place) -> str:
+    text = written(cell.spread)
+    return f"**{text}**" if cell.rank == 1 else text
 
 
 def _known(values: Floats) -> bool:
     return not all(math.isnan(value) for value in values)
-
-
-def _percent(value: float, digits: int = 1) -> str:
-    return _MISSING if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: never "-0.0"

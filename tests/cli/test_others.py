@@ -156,7 +156,7 @@ def test_report_refuses_other_endings_before_it_writes(clora, package, here):
     clora("eval", "adapters", "--score", "labels", "-L", 1, "--out", "scores.json", "--device", "cpu")
     result = clora("report", "scores.json", "--out", "a.md", "--out", "a.docx")
     assert result.code == 2
-    assert "must be .md, .json, .png, .svg or .pdf" in one_line(result)
+    assert "must be .html, .md, .tex, .csv, .json, .png, .svg or .pdf" in one_line(result)
     assert not (here / "a.md").exists()
     assert clora("report", "none.json").code == 3
 

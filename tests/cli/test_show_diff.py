@@ -77,7 +77,7 @@ def test_the_measures_of_the_option_are_those_of_the_engine():
     ("arguments", "code", "told"),
     [
         (["adapters/first", "adapters/second"], 2, "add --diff to compare"),
-        (["adapters", "--out", "diff.png"], 2, "--out diff.png draws how adapters differ; add --diff"),
+        (["adapters", "--out", "diff.png"], 2, "--out diff.png: the adapters of adapters share no LoRA; add --diff"),
         (["adapters/first", "--diff"], 2, "needs two adapters, and adapters/first is one"),
         (["adapters", "--diff", "--out", "diff.gif"], 2, "must be one of .png, .svg, .pdf"),
         (["adapters", "--diff", "--epsilon", "1"], 2, "epsilon 1 is a share"),

@@ -18,6 +18,9 @@ __all__ = ["compose_costs"]
 _PANELS: dict[str, Callable[[Cost], float | None]] = {
     "training a task (s)": lambda cost: cost.seconds,
     "peak memory (GB)": lambda cost: None if cost.peak_memory_bytes is None else cost.peak_memory_bytes / 1e9,
+    "peak memory of the accelerator (GB)": lambda cost: (
+        None if cost.peak_device_bytes is None else cost.peak_device_bytes / 1e9
+    ),
 }
 
 

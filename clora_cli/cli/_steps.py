@@ -1,0 +1,146 @@
+"""The process that carries out the commands of ``clora run`` (layer L4).
+
+It reads a command's words as a line of JSON, forks, has the child run the command as ``main`` runs it, and tells what became
+of it. Every command so has a process, hence memory and faults, of its own, and exactly the effect that it has by hand.
+Started with ``--ready`` it imports the libraries first, which forks then need not. That is for processors: a fork of a
+process that has talked to an accelerator cannot use it.
+
+It ends when its standard input does, as it does when ``clora run`` is killed, and its command with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from clora_cli.recipes.locks import hold
+from clora_cli.recipes.workers import MARK
+
+__all__ = ["serve"]
+
+_READY = (
+    "clora_cli.training.build",
+    "clora_cli.training.loop",
+    "clora_cli.training.penalties",
+    "clora_cli.training.probe",
+    "clora_cli.evaluation.combine",
+    "clora_cli.evaluation.inputs",
+    "clora_cli.evaluation.routing",
+    "clora_cli.reporting",
+    "clora_cli.transforming",
+    "peft",
+)
+_PAUSE = 0.05  # seconds between two looks at the child
+_running: list[int] = []  # the child, while there is one
+
+
+def serve(ready: bool) -> None:
+    """Carry out commands until there are no more.
+
+    Args:
+        ready: Import the libraries first.
+
+    Raises:
+        SystemExit: In a child, with the command's status.
+    """
+    from clora_cli.cli import _quieten_libraries
+
+    signal.signal(signal.SIGTERM, _end)
+    _quieten_libraries()
+    for name in _READY if ready else ():
+        importlib.import_module(name)
+    gc.freeze()  # what is there now is never looked at again, so that forks share its memory
+    commands = os.fdopen(os.dup(0), "rb", buffering=0)
+    while line := commands.readline():
+        if _over(commands.fileno(), 0):  # while the libraries were imported, perhaps
+            return
+        if not _fork():
+            commands.close()
+            request = json.loads(line)
+            _become(request["words"], Path(request["folder"]))
+        _report(_waited(_running[-1], commands.fileno()))
+        _running.clear()
+
+
+def _fork() -> int:
+    # A signal between the fork and the note of it would leave a child that nobody knows of.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    child = os.fork()
+    if child:
+        with contextlib.suppress(OSError):  # both do it: whichever comes second finds it done
+            os.setpgid(child, child)
+        _running.append(child)
+    else:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    return child
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    for child in _running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+    os._exit(128 + number)
+
+
+def _over(commands: int, seconds: float) -> bool:
+    """Tell whether there is nobody left to carry out commands for: nothing is asked while one runs."""
+    return bool(select.select([commands], [], [], seconds)[0])
+
+
+def _become(words: list[str], folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    hold(folder)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _report({"pid": os.getpid()})
+    from clora_cli.cli import main
+
+    sys.argv = ["clora", *words]
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        _report_device()
+
+
+def _waited(child: int, commands: int) -> Mapping[str, Any]:
+    """Wait for the child; end it, and this process, when there is nobody left to tell."""
+    while True:
+        done, status, usage = os.wait4(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            unit = 1 if sys.platform == "darwin" else 1024
+            return {"ended": True, "code": code if code >= 0 else 128 - code, "memory": usage.ru_maxrss * unit}
+        if _over(commands, _PAUSE):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            sys.exit(1)
+
+
+def _report_device() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        _report({"device": torch.cuda.max_memory_allocated()})
+
+
+def _report(facts: Mapping[str, Any]) -> None:
+    sys.stdout.flush()
+    os.write(1, f"{MARK}{json.dumps(facts)}\n".encode())
+
+
+if __name__ == "__main__":
+    serve("--ready" in sys.argv[1:])

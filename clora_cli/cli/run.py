@@ -1,0 +1,304 @@
+"""``clora run`` (layer L4)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form
+from clora_cli.cli._output import Form, Terminal, emit
+from clora_cli.errors import InterruptedRunError, OptionError
+
+if TYPE_CHECKING:
+    from clora_cli.base_model import ModelReference
+    from clora_cli.recipes import Recipe
+    from clora_cli.recipes.planning import UnitPlan
+    from clora_cli.recipes.running import UnitResult
+    from clora_cli.recipes.steps import Unit
+    from clora_cli.recipes.workers import Worker
+
+__all__ = ["run"]
+
+# Steps have the options that the recipe says, whatever the environment has for the same commands typed by hand.
+_NOT_FOR_STEPS = ("CLORA_TRAIN_TASK_", "CLORA_STAT_FEATURES_", "CLORA_EVAL_")
+
+
+def _complete_recipe(incomplete: str) -> list[str]:
+    from clora_cli.recipes import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+def run(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A recipe: a YAML file, or the name of one that comes with clora.",
+            autocompletion=_complete_recipe,
+            show_default=False,
+        ),
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="List the recipes that come with clora; RECIPE is a part of their names.")
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the recipe with everything filled in: to save, edit and run.")
+    ] = False,
+    script: Annotated[bool, typer.Option("--print", help="Print a shell script that does the same.")] = False,
+    only: Annotated[
+        str | None, typer.Option(metavar="METHOD[,METHOD]", help="Run these methods of the recipe alone.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Run this seed of the recipe alone; repeatable.", show_default=False)
+    ] = None,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", help="Methods and seeds that run side by side.")] = 1,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="Base model instead of the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder instead of the recipe's.")] = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a recipe: a whole order of tasks, with one or several methods and seeds.
+
+    Trains task after task and scores all tasks learned so far after each, as the single commands do (--print). The same
+    call again continues where it stopped, and finds what is there up to date.
+
+    Example: clora run compare-nano --dry-run
+    """
+    output = form(json, quiet)
+    if listed:
+        _emit_list(output, recipe or "")
+        return
+    if recipe is None:
+        raise typer.BadParameter("name a recipe, or pass --list")
+    if jobs < 1:
+        raise OptionError(f"--jobs {jobs}: give a whole number of at least 1")
+    with _interruptions():
+        _do(output, _read(recipe, model, out), _Part(only, seed, jobs), show=show, script=script, dry_run=dry_run)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Which part of a recipe, and how much of it at a time."""
+
+    only: str | None
+    seeds: Sequence[int] | None
+    jobs: int
+
+
+def _do(output: Form, recipe: Recipe, part: _Part, *, show: bool, script: bool, dry_run: bool) -> None:
+    from clora_cli.recipes.steps import units_of
+
+    if show:
+        _emit_recipe(output, recipe)
+        return
+    units = units_of(recipe, part.only.split(",") if part.only else (), part.seeds or ())
+    if script:
+        _emit_script(output, recipe, units)
+    elif dry_run:
+        _emit_plan(output, recipe, units)
+    else:
+        _run(output, recipe, units, part.jobs)
+
+
+def _read(name: str, model: str | None, out: Path | None) -> Recipe:
+    from clora_cli.recipes import read_recipe_file, shipped_recipe
+
+    path = Path(name)
+    is_file = path.suffix in {".yaml", ".yml"} or path.is_file()
+    recipe = read_recipe_file(path) if is_file else shipped_recipe(name)
+    changes: dict[str, Any] = {"model": model, "out": out}
+    return dataclasses.replace(recipe, **{key: value for key, value in changes.items() if value is not None})
+
+
+def _emit_list(output: Form, part: str) -> None:
+    from clora_cli.recipes import shipped
+
+    found = [recipe for name, recipe in shipped().items() if part in name]
+    if not found:
+        raise OptionError(f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all")
+    width = max(len(recipe.name) for recipe in found)
+    entries = [{**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published} for recipe in found]
+    emit(
+        output,
+        text="\n".join(f"{recipe.name:{width}}  {recipe.about}" for recipe in found),
+        data={"schema": "clora.recipes/1", "recipes": entries},
+        brief="\n".join(recipe.name for recipe in found),
+    )
+
+
+def _emit_recipe(output: Form, recipe: Recipe) -> None:
+    import yaml
+
+    from clora_cli.recipes import to_yaml
+
+    text = to_yaml(recipe)
+    emit(output, text=text, data={"schema": "clora.recipe/1", **yaml.safe_load(text)}, brief=recipe.name)
+
+
+def _emit_script(output: Form, recipe: Recipe, units: Sequence[Unit]) -> None:
+    from clora_cli.recipes.steps import script
+
+    text = script(recipe, units)
+    commands = [["clora", *step.words] for unit in units for step in unit.steps]
+    emit(output, text=text, data={"schema": "clora.script/1", "commands": commands}, brief=text)
+
+
+def _emit_plan(output: Form, recipe: Recipe, units: Sequence[Unit]) -> None:
+    from clora_cli.recipes.planning import check_inputs, missing_inputs, plan_unit, unchecked
+
+    if missing := missing_inputs(units):
+        plans = [unchecked(unit) for unit in units]
+    else:
+        reference = check_inputs(units)
+        plans = [plan_unit(unit, reference) for unit in units]
+    terminal = Terminal(output)
+    for note in missing:
+        terminal.note(f"note: {note}")
+    steps = sum(len(plan.states) for plan in plans)
+    todo = sum(len(plan.todo) for plan in plans)
+    lines = [f"would carry out {todo} of {steps} steps on {units[0].model} into {recipe.out}"]
+    for plan in plans:
+        lines += [f"{plan.unit.name}:", *_told(plan)]
+    data = {"schema": "clora.plan/1", "recipe": recipe.name, "out": str(recipe.out), "model": units[0].model}
+    emit(
+        output,
+        text="\n".join(lines),
+        data={**data, "missing": missing, "runs": [_data(p) for p in plans]},
+        brief=str(recipe.out),
+    )
+
+
+def _told(plan: UnitPlan) -> list[str]:
+    pairs = zip(plan.unit.steps, plan.states, strict=True)
+    return [f"  {step.stage:>2} {step.task:18} {step.kind:13} {state}" for step, state in pairs]
+
+
+def _data(plan: UnitPlan) -> dict[str, Any]:
+    pairs = zip(plan.unit.steps, plan.states, strict=True)
+    steps = [
+        {"stage": s.stage, "task": s.task, "step": s.kind, "makes": str(s.made), "state": state} for s, state in pairs
+    ]
+    return {"method": plan.unit.entry.label, "seed": plan.unit.seed, "folder": str(plan.unit.folder), "steps": steps}
+
+
+def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int) -> None:
+    from clora_cli.recipes.locks import locked
+    from clora_cli.recipes.planning import check_inputs, plan_unit
+
+    reference = check_inputs(units)
+    with locked([unit.folder for unit in units], Terminal(output)):
+        plans = [plan_unit(unit, reference) for unit in units]
+        _keep_recipe(recipe)
+        results = _carry_out(plans, reference, jobs, output)
+        _emit_results(output, recipe, results)
+    failures = sorted((one for one in results if one.failure), key=lambda one: one.failure.when if one.failure else 0)
+    for one in failures:
+        if one.failure is not None:
+            step = one.failure.step
+            sys.stderr.write(
+                f"error: {one.unit.name}, {step.kind} {step.task}: {one.failure.message}; see {one.unit.log}\n"
+            )
+    if failures and failures[0].failure is not None:
+        raise typer.Exit(failures[0].failure.code)
+
+
+def _carry_out(plans: Sequence[UnitPlan], reference: ModelReference, jobs: int, output: Form) -> list[UnitResult]:
+    from clora_cli.cli._run_view import live_view, plain_view
+    from clora_cli.recipes.running import carry_out
+
+    terminal = Terminal(output)
+    todo = sum(len(plan.todo) for plan in plans)
+    if not todo:
+        terminal.note("everything is up to date")
+    units = [plan.unit for plan in plans]
+    live = todo and sys.stderr.isatty() and output is not Form.QUIET
+    with live_view(units, terminal) if live else plain_view(terminal) as listener:
+        results, interrupted = carry_out(plans, reference, lambda: _worker(units, jobs), jobs=jobs, listener=listener)
+    if interrupted:
+        raise InterruptedRunError("interrupted; give the same command again to continue")
+    return results
+
+
+def _worker(units: Sequence[Unit], jobs: int) -> Worker:
+    from clora_cli.recipes.workers import Worker
+
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_NOT_FOR_STEPS) and name != "CLORA_MODEL"
+    }
+    environment["PYTHONUNBUFFERED"] = "1"
+    if jobs > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    ready = ["--ready"] if _may_fork(units) else []
+    return Worker([sys.executable, "-m", "clora_cli.cli._steps", *ready], environment)
+
+
+def _may_fork(units: Sequence[Unit]) -> bool:
+    """Tell whether steps can be forks of a process that has the libraries: where no accelerator takes part."""
+    if sys.platform != "linux":
+        return False
+    import torch
+
+    on_cpu = all(unit.entry.train.get("device") == unit.entry.eval.get("device") == "cpu" for unit in units)
+    return on_cpu or not torch.accelerator.is_available()
+
+
+def _keep_recipe(recipe: Recipe) -> None:
+    from clora_cli.files import write_text
+    from clora_cli.recipes import to_yaml
+
+    path, text = recipe.out / "recipe.yaml", to_yaml(recipe)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -> None:
+    from clora_cli.recipes.results import method_results, results_table
+
+    found = method_results([one.unit for one in results])
+    runs = [
+        {
+            "method": one.unit.entry.label,
+            "seed": one.unit.seed,
+            "folder": str(one.unit.folder),
+            "done": one.done,
+            "state": "failed" if one.failure else "complete",
+            **({"error": one.failure.message, "code": one.failure.code} if one.failure else {}),
+        }
+        for one in results
+    ]
+    data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs}
+    data |= {"methods": [one.data() for one in found]}
+    emit(output, text=results_table(found), data=data, brief=str(recipe.out))
+
+
+class _Stopped(BaseException):
+    """A signal came; no ``except Exception`` of a library that is being imported takes it for its own."""
+
+
+@contextlib.contextmanager
+def _interruptions() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM, wherever they come, into one line that says how to continue."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except _Stopped:
+        raise InterruptedRunError("interrupted; give the same command again to continue") from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,236 @@
+"""From YAML to a recipe, every value checked before anything starts (layer L3)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clora_cli import registry
+from clora_cli.data.bundled import bundled_name
+from clora_cli.data.known import canonical
+from clora_cli.data.root import data_root, find
+from clora_cli.errors import ArtifactError, OptionError, did_you_mean
+from clora_cli.recipes.document import Item, read_document
+from clora_cli.recipes.orders import orders
+from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name
+from clora_cli.recipes.settings import EachTask, check_together, read_each, read_settings
+
+__all__ = ["read_recipe", "read_recipe_file"]
+
+_KEYS = ("name", "about", "model", "revision", "tasks", "methods", "train", "stat-features", "eval", "seeds", "out")
+_METHOD_KEYS = ("method", "label", "about", "option", "train", "stat-features", "eval")
+_FOLDER = re.compile(r"[A-Za-z0-9][\w.+-]*")
+_UNSEEN = "unseen"
+# What features and an evaluation take from the training before them, where they say nothing themselves.
+_SHARED = ("max-length", "dtype", "device", "columns")
+
+
+def read_recipe_file(path: Path) -> Recipe:
+    """Read a recipe from a file.
+
+    Raises:
+        ArtifactError: If it cannot be read.
+        OptionError: As ``read_recipe``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+    return read_recipe(text, str(path), name=path.stem)
+
+
+def read_recipe(text: str, source: str, *, name: str = "recipe") -> Recipe:
+    """Read a recipe.
+
+    Args:
+        text: YAML.
+        source: Where it is from, for messages.
+        name: Its name, where it gives none itself.
+
+    Raises:
+        OptionError: If anything in it is unknown, of the wrong type or length, or does not go together; with file, line
+            and, for names, the nearest one that exists.
+    """
+    top = read_document(text, source)
+    keys = top.mapping("the recipe", _KEYS)
+    for needed in ("tasks", "methods"):
+        if needed not in keys:
+            top.fail(f"the recipe has no '{needed}'; see `clora run --list` and `clora run NAME --show`")
+    named = _folder_text(keys["name"], "name") if "name" in keys else name
+    tasks = _tasks(keys["tasks"])
+    return Recipe(
+        name=named,
+        about=keys["about"].text("about") if "about" in keys else "",
+        model=keys["model"].text("model") if "model" in keys else os.environ.get("CLORA_MODEL", "clora-nano"),
+        revision=keys["revision"].text("revision") if "revision" in keys else None,
+        tasks=tasks,
+        methods=_methods(keys["methods"], keys, len(tasks)),
+        seeds=_seeds(keys["seeds"]) if "seeds" in keys else (42,),
+        out=Path(keys["out"].text("out") if "out" in keys else f"runs/{named}"),
+    )
+
+
+def _tasks(item: Item) -> tuple[str, ...]:
+    known = orders()
+    if not item.is_list:
+        order = item.text("tasks")
+        if order not in known:
+            item.fail(f"no order '{order}'{did_you_mean(order, known)}; give one of {', '.join(known)} or a list")
+        return known[order]
+    entries = item.items("tasks")
+    if not entries:
+        item.fail("tasks is empty")
+    names = [_task(entry) for entry in entries]
+    for number, (entry, name) in enumerate(zip(entries, names, strict=True)):
+        if folder_name(name) in map(folder_name, names[:number]):
+            entry.fail(f"task '{name}' stands in the order twice")
+    return tuple(names)
+
+
+def _task(item: Item) -> str:
+    name = item.text("a task")
+    root = data_root()
+    if bundled_name(name) or (known := canonical(name)) or Path(name).expanduser().exists() or "/" in name:
+        return name
+    if root and find(root, name, known):
+        return name
+    from clora_cli.data import list_tasks
+
+    names = [info.name for info in list_tasks()]
+    item.fail(f"unknown task '{name}'{did_you_mean(name, names)}; `clora tasks` lists the known ones")
+
+
+def _seeds(item: Item) -> tuple[int, ...]:
+    entries = item.items("seeds")
+    seeds = tuple(entry.whole("a seed") for entry in entries)
+    if not seeds or len(set(seeds)) < len(seeds):
+        item.fail("seeds must be whole numbers, each of them once" if seeds else "seeds is empty")
+    return seeds
+
+
+def _folder_text(item: Item, what: str) -> str:
+    text = item.text(what)
+    if not _FOLDER.fullmatch(text):
+        item.fail(f"{what} '{text}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'")
+    return text
+
+
+def _methods(item: Item, common: Mapping[str, Item], tasks: int) -> tuple[MethodEntry, ...]:
+    found: list[MethodEntry] = []
+    # Read for their own sake too: a fault in what all share is told once, at its own place.
+    shared = {name: common[name] for name in ("train", "stat-features", "eval") if name in common}
+    for name, section in shared.items():
+        _section(section, name, tasks)
+    for entry in item.items("methods"):
+        method = _method(entry, shared, tasks)
+        if method.label in [other.label for other in found]:
+            entry.fail(f"two methods are called '{method.label}'; give one of them a label")
+        found.append(method)
+    if not found:
+        item.fail("methods is empty")
+    return tuple(found)
+
+
+def _section(item: Item, name: str, tasks: int) -> dict[str, Any]:
+    if name == "train":
+        return read_settings(item, "train", tasks)
+    if name == "stat-features":
+        return read_settings(item, "stat-features", tasks)
+    return read_settings(item, "eval", 0, also=(_UNSEEN,))
+
+
+def _method(item: Item, shared: Mapping[str, Item], tasks: int) -> MethodEntry:
+    keys = {"method": item} if isinstance(item.value, str) else item.mapping("a method", _METHOD_KEYS)
+    if "method" not in keys:
+        item.fail("a method needs 'method', its name")
+    name = _known_method(keys["method"])
+    train = _merged(keys, shared, "train", tasks)
+    features = _features(keys, shared, train, tasks)
+    evaluation = _inherited(train) | _merged(keys, shared, "eval", tasks)
+    check_together(keys.get("train", item), "train", train, tasks)
+    check_together(keys.get("eval", item), "eval", evaluation, 0)
+    entry = MethodEntry(
+        label=_folder_text(keys["label"], "label") if "label" in keys else name,
+        method=name,
+        about=keys["about"].text("about") if "about" in keys else "",
+        option=_options(keys["option"], name, tasks) if "option" in keys else {},
+        train=train,
+        features=features,
+        eval=evaluation,
+        unseen=_unseen(keys, shared),
+    )
+    _check_method(keys.get("option", keys["method"]), entry, tasks)
+    return entry
+
+
+def _known_method(item: Item) -> str:
+    name = item.text("method")
+    known = registry.names("methods")
+    for part in name.split("+"):
+        if part not in known:
+            item.fail(f"unknown method '{part}'{did_you_mean(part, known)}; known: {', '.join(known)}")
+    return name
+
+
+def _merged(keys: Mapping[str, Item], shared: Mapping[str, Item], name: str, tasks: int) -> dict[str, Any]:
+    """Return a section's settings for one method: its own before those that all share."""
+    found: dict[str, Any] = {}
+    for place in (shared, keys):
+        if name in place:
+            found |= _section(place[name], name, tasks)
+    return found
+
+
+def _features(
+    keys: Mapping[str, Item], shared: Mapping[str, Item], train: Mapping[str, Any], tasks: int
+) -> dict[str, Any] | None:
+    if "stat-features" not in keys and "stat-features" not in shared:
+        return None
+    if "stat-features" in keys and keys["stat-features"].value is False:
+        return None
+    found = _inherited(train) | _merged(keys, shared, "stat-features", tasks)
+    check_together(keys.get("stat-features") or shared["stat-features"], "stat-features", found, tasks)
+    return found
+
+
+def _inherited(train: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: train[name] for name in _SHARED if name in train and not isinstance(train[name], EachTask)}
+
+
+def _unseen(keys: Mapping[str, Item], shared: Mapping[str, Item]) -> bool:
+    for place in (keys, shared):
+        if "eval" in place and _UNSEEN in place["eval"].value:
+            return bool(place["eval"].value[_UNSEEN].flag(_UNSEEN))
+    return False
+
+
+def _options(item: Item, method: str, tasks: int) -> dict[str, Any]:
+    found = {}
+    for name, entry in item.mapping("option").items():
+        found[name] = read_each(entry, name, tasks, lists=False, read=_scalar)
+        _check_method(entry, MethodEntry(label="", method=method, option={name: found[name]}), tasks)
+    return found
+
+
+def _scalar(item: Item) -> Any:
+    if isinstance(item.value, Mapping) or item.is_list:
+        item.fail(f"an option must be one value, not {item.told}")
+    return item.value
+
+
+def _check_method(item: Item, entry: MethodEntry, tasks: int) -> None:
+    from clora_cli.training.composition import compose
+
+    texts = [entry.option_texts(stage) for stage in range(1, tasks + 1)]
+    for text in texts if _varied(entry.option.values()) else texts[:1]:
+        try:
+            compose(entry.method, text)
+        except OptionError as error:
+            item.fail(str(error))
+
+
+def _varied(values: Iterable[Any]) -> bool:
+    return any(isinstance(value, EachTask) for value in values)

@@ -1,0 +1,130 @@
+"""A recipe: one order of tasks, one base model, one or several methods, seeds (layer L3)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clora_cli.data.bundled import bundled_name
+from clora_cli.data.files import READERS
+from clora_cli.data.layouts import task_name
+from clora_cli.recipes.orders import orders
+from clora_cli.recipes.settings import EachTask, at_stage, spelled
+
+__all__ = ["MethodEntry", "Recipe", "folder_name", "resolved_model", "to_yaml", "unset_variable"]
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodEntry:
+    """One method with all that is set for it; values are ``EachTask`` where there is one for each task.
+
+    Attributes:
+        label: The name of its folder.
+        method: What ``--method`` takes.
+        about: A line on where its settings come from.
+        option: The method's options by name.
+        train: Options of ``clora train-task``.
+        features: Options of ``clora stat-features`` after each training; None to take no features.
+        eval: Options of ``clora eval``.
+        unseen: Whether tasks that are not learned yet are scored too.
+    """
+
+    label: str
+    method: str
+    about: str = ""
+    option: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    features: Mapping[str, Any] | None = None
+    eval: Mapping[str, Any] = field(default_factory=dict)
+    unseen: bool = False
+
+    def option_texts(self, stage: int) -> dict[str, str]:
+        """Return the method's options for one task, as typed."""
+        return {name.replace("-", "_"): spelled(value) for name, value in at_stage(self.option, stage).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A recipe whose every value has been checked, save that models and data are there.
+
+    Attributes:
+        name: Its name.
+        about: A line on what it is and where its numbers come from.
+        model: The base model, or ``$VARIABLE``.
+        revision: Its revision on the Hub.
+        tasks: What ``--data`` takes, in the order of learning.
+        methods: The methods, each with everything that is set for it.
+        seeds: The seeds.
+        out: The folder of everything that it makes.
+    """
+
+    name: str
+    about: str
+    model: str
+    revision: str | None
+    tasks: tuple[str, ...]
+    methods: tuple[MethodEntry, ...]
+    seeds: tuple[int, ...]
+    out: Path
+
+
+def resolved_model(recipe: Recipe) -> str:
+    """Return the base model's name, with a variable's value in its place; the variable itself where it is not set."""
+    match = _VARIABLE.fullmatch(recipe.model)
+    return os.environ.get(match[1] or match[2]) or recipe.model if match else recipe.model
+
+
+def unset_variable(model: str) -> str:
+    """Return the variable that should name a base model and is not set; ``""`` for a model's name."""
+    match = _VARIABLE.fullmatch(model)
+    return match[1] or match[2] if match else ""
+
+
+def folder_name(task: str) -> str:
+    """Return the name of the adapter folder that ``clora train-task --data TASK`` makes."""
+    path = Path(task)
+    leaf = path.stem if path.suffix.lower() in READERS else path.name.partition(":")[0]
+    return bundled_name(task) or task_name(leaf)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Return a recipe as YAML that reads back as the same recipe."""
+    import yaml
+
+    head: dict[str, Any] = {"name": recipe.name, "about": recipe.about, "model": recipe.model}
+    head |= {"revision": recipe.revision, "tasks": _named_order(recipe.tasks)}
+    head |= {"methods": [_plain_method(entry) for entry in recipe.methods]}
+    head |= {"seeds": list(recipe.seeds), "out": str(recipe.out)}
+    content = {key: value for key, value in head.items() if value not in ("", None)}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+
+
+def _named_order(tasks: Sequence[str]) -> str | list[str]:
+    return next((name for name, order in orders().items() if order == tuple(tasks)), list(tasks))
+
+
+def _plain_method(entry: MethodEntry) -> dict[str, Any]:
+    label = entry.label if entry.label != entry.method else ""
+    evaluation = _plain(entry.eval) | ({"unseen": True} if entry.unseen else {})
+    found: dict[str, Any] = {"method": entry.method, "label": label, "about": entry.about}
+    found |= {"option": _plain(entry.option), "train": _plain(entry.train)}
+    found |= {"stat-features": None if entry.features is None else _plain(entry.features), "eval": evaluation}
+    kept = {key: value for key, value in found.items() if value not in ("", None) and (value or key == "stat-features")}
+    return kept
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, EachTask):
+            return [plain(each) for each in value.values]
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {name: plain(value) for name, value in settings.items()}

@@ -1,0 +1,215 @@
+"""Carry out what is left of a recipe, one or several units at a time (layer L3)."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from clora_cli.base_model import ModelReference
+from clora_cli.errors import CloraError
+from clora_cli.files import writing
+from clora_cli.recipes.costs import Cost, adapter_size, append_cost
+from clora_cli.recipes.planning import UnitPlan, clean, scores_current
+from clora_cli.recipes.steps import Step, Unit
+from clora_cli.recipes.workers import Outcome, Worker
+
+__all__ = ["Failure", "Listener", "UnitResult", "carry_out"]
+
+
+class Listener(Protocol):
+    """Who is told how units get on; called from several threads."""
+
+    def begins(self, unit: Unit, step: Step) -> None:
+        """A step begins."""
+
+    def says(self, unit: Unit, line: str) -> None:
+        """The step's command said a line."""
+
+    def ends(self, unit: Unit, step: Step, outcome: Outcome) -> None:
+        """A step has ended, well or not."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a unit did not get to its end.
+
+    Attributes:
+        step: At which step.
+        code: The exit status to end with.
+        message: The command's error, in one line.
+        when: By the monotonic clock: the first failure's status is the whole run's.
+    """
+
+    step: Step
+    code: int
+    message: str
+    when: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What became of a unit.
+
+    Attributes:
+        unit: The unit.
+        done: Steps that were carried out now.
+        failure: Why it stopped, if it did; an interruption is none.
+        complete: Whether all of its steps are done.
+    """
+
+    unit: Unit
+    done: int
+    failure: Failure | None
+    complete: bool
+
+
+class _Crew:
+    """Worker processes, as many as units run at a time."""
+
+    def __init__(self, start: Callable[[], Worker]) -> None:
+        self._start, self._idle = start, queue.SimpleQueue[Worker]()
+        self._all: list[Worker] = []
+        self._lock = threading.Lock()
+        self.stopped = 0
+
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[Worker]:
+        """Lend a worker."""
+        try:
+            worker = self._idle.get_nowait()
+        except queue.Empty:
+            with self._lock:
+                worker = self._start()
+                self._all.append(worker)
+        if self.stopped:
+            worker.stop(self.stopped)
+        yield worker
+        if worker.alive:
+            self._idle.put(worker)
+
+    def stop(self, number: int) -> None:
+        """Send every running command a signal, and begin no more."""
+        self.stopped = number
+        for worker in list(self._all):
+            worker.stop(number)
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._all:
+            worker.close()
+
+
+def carry_out(
+    plans: Sequence[UnitPlan],
+    reference: ModelReference,
+    start: Callable[[], Worker],
+    *,
+    jobs: int,
+    listener: Listener,
+) -> tuple[list[UnitResult], bool]:
+    """Carry out units; one that fails does not stop the others.
+
+    Args:
+        plans: From ``plan_unit``; their folders are this process's alone.
+        reference: The base model.
+        start: Starts a worker process.
+        jobs: Units at a time, at least 1.
+        listener: Who to tell.
+
+    Returns:
+        A result for each plan, in their order, and whether it was interrupted.
+    """
+    crew = _Crew(start)
+    try:
+        with _interruptible(crew), ThreadPoolExecutor(jobs) as pool:
+            futures = [pool.submit(_unit, plan, reference, crew, listener) for plan in plans]
+            wait(futures)
+    finally:
+        crew.close()
+    return [future.result() for future in futures], bool(crew.stopped)
+
+
+def _unit(plan: UnitPlan, reference: ModelReference, crew: _Crew, listener: Listener) -> UnitResult:
+    unit, done = plan.unit, 0
+    try:
+        clean(unit)
+        for step, state in plan.todo:
+            if crew.stopped:
+                return UnitResult(unit, done, None, complete=False)
+            # A stage that was trained again after its scores were written has the same scores if it has the same bytes.
+            if step.kind == "eval" and scores_current(unit, step.stage, reference):
+                continue
+            with crew.worker() as worker:
+                outcome = _step(worker, unit, step, listener)
+            listener.ends(unit, step, outcome)
+            if outcome.code:
+                failure = None if crew.stopped else Failure(step, outcome.code, outcome.message)
+                return UnitResult(unit, done, failure, complete=False)
+            done += 1
+            append_cost(unit.recipe.out, _cost(unit, step, outcome, resumed=state == "to resume"))
+    except CloraError as error:
+        return UnitResult(unit, done, Failure(step, error.exit_code, str(error)), complete=False)
+    return UnitResult(unit, done, None, complete=True)
+
+
+def _step(worker: Worker, unit: Unit, step: Step, listener: Listener) -> Outcome:
+    listener.begins(unit, step)
+    with _log(unit.log) as log:
+        log(f"$ clora {shlex.join(step.words)}")
+
+        def told(line: str) -> None:
+            log(line)
+            listener.says(unit, line)
+
+        return worker.run(step.words, unit.folder, told)
+
+
+@contextlib.contextmanager
+def _log(path: Path) -> Iterator[Callable[[str], Any]]:
+    with writing(path), path.open("a", encoding="utf-8", buffering=1) as file:
+        yield lambda line: file.write(f"{line}\n")
+
+
+def _cost(unit: Unit, step: Step, outcome: Outcome, *, resumed: bool) -> Cost:
+    numbers, size = (None, None) if step.kind == "eval" else adapter_size(step.made)
+    return Cost(
+        method=unit.entry.label,
+        seed=unit.seed,
+        task=step.task,
+        stage=step.stage,
+        step=step.kind,
+        seconds=round(outcome.seconds, 3),
+        peak_memory_bytes=outcome.peak_memory,
+        peak_device_bytes=outcome.peak_device,
+        trainable_parameters=numbers,
+        adapter_bytes=size,
+        resumed=resumed,
+    )
+
+
+@contextlib.contextmanager
+def _interruptible(crew: _Crew) -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on to the running commands, which then keep what they need to continue."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def passed_on(number: int, frame: FrameType | None) -> None:
+        crew.stop(number)
+
+    before = {number: signal.signal(number, passed_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,238 @@
+"""What a recipe may set of each step, named, typed and checked as the step's own command has it (layer L3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections import abc
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from clora_cli.errors import OptionError
+from clora_cli.recipes.document import Item
+
+__all__ = [
+    "EachTask",
+    "Section",
+    "at_stage",
+    "build",
+    "check_together",
+    "read_each",
+    "read_settings",
+    "spelled",
+    "words_of",
+]
+
+Section = Literal["train", "stat-features", "eval"]
+_Kind = Literal["whole", "number", "flag", "text", "texts", "pairs"]
+_KINDS: dict[Any, _Kind] = {int: "whole", float: "number", bool: "flag", tuple: "texts", abc.Sequence: "texts"}
+_KINDS |= {abc.Mapping: "pairs"}
+# What a step's dataclass has and a recipe says elsewhere, or not at all.
+_ELSEWHERE = {"data", "method", "method_options", "model", "revision", "package", "out", "seed"}
+_ELSEWHERE |= {"matrix", "seen", "route", "privacy"}
+# What a command has and its engine has not.
+_COMMAND_ONLY: dict[Section, dict[str, _Kind]] = {
+    "train": {"nproc": "whole"},
+    "stat-features": {"nproc": "whole"},
+    "eval": {"columns": "pairs"},
+}
+# Options of eval that are fields of RouteOptions.
+_ROUTE: dict[str, tuple[str, _Kind]] = {
+    "similarity": ("similarity", "text"),
+    "top-k": ("top_k", "whole"),
+    "temperature": ("temperature", "number"),
+    "route-layer": ("layer", "text"),
+    "route-module": ("module", "text"),
+    "abstain": ("abstain", "number"),
+}
+
+
+@dataclass(frozen=True)
+class EachTask:
+    """One value for each task, in the tasks' order."""
+
+    values: tuple[Any, ...]
+
+
+def at_stage(settings: Mapping[str, Any], stage: int) -> dict[str, Any]:
+    """Return settings as they are for one task, whose stage counts from 1."""
+    return {name: value.values[stage - 1] if isinstance(value, EachTask) else value for name, value in settings.items()}
+
+
+def read_settings(item: Item, section: Section, tasks: int, also: Collection[str] = ()) -> dict[str, Any]:
+    """Read one section's settings.
+
+    Args:
+        item: The mapping.
+        section: Which command's options they are.
+        tasks: How many values a list of one value per task must have; 0 where there are none.
+        also: Further keys that the mapping may have, which are left to others.
+
+    Returns:
+        Values by name as on the command line, ``EachTask`` where there is one per task.
+
+    Raises:
+        OptionError: If a name, a type, a length or a range is wrong, with file and line.
+    """
+    known = _known(section)
+    found = {}
+    for name, entry in item.mapping(section, [*known, *also]).items():
+        if name in also:
+            continue
+        kind, optional = known[name]
+        found[name] = read_each(entry, name, tasks, lists=kind == "texts", read=_reader(name, kind, optional))
+        check_together(entry, section, {name: found[name]}, tasks)
+    return found
+
+
+def read_each(item: Item, name: str, tasks: int, *, lists: bool, read: typing.Callable[[Item], Any]) -> Any:
+    """Read a value, or a list of one value for each task.
+
+    Args:
+        item: The value.
+        name: Its name, for messages.
+        tasks: How many values such a list must have; 0 where there is no such list.
+        lists: Whether one value alone is a list already, so that a list for each task is one of lists.
+        read: Reads one value.
+
+    Raises:
+        OptionError: If the list is too long or too short, or as ``read``.
+    """
+    values = item.value if item.is_list else []
+    if not item.is_list or (lists and not any(each.is_list for each in values)):
+        return read(item)
+    if not tasks:
+        item.fail(f"{name} must be one value: it is the same for all tasks")
+    if len(values) != tasks:
+        item.fail(f"{name} has {len(values)} values for {tasks} tasks; give one for each task, or one for all")
+    return EachTask(tuple(map(read, values)))
+
+
+def check_together(item: Item, section: Section, settings: Mapping[str, Any], tasks: int) -> None:
+    """Check the values of a section, one or several together, for every task.
+
+    Raises:
+        OptionError: If one is out of range, or two do not go together.
+    """
+    varied = any(isinstance(value, EachTask) for value in settings.values())
+    for stage in range(1, (tasks if varied else 1) + 1):
+        try:
+            build(section, at_stage(settings, stage), **({"data": "a-task"} if section == "train" else {}))
+        except OptionError as error:
+            item.fail(str(error))
+
+
+def build(section: Section, settings: Mapping[str, Any], **fixed: Any) -> Any:
+    """Return the options of a step's engine: ``TrainOptions``, ``FeatureOptions`` or ``EvalOptions``.
+
+    Args:
+        section: Whose.
+        settings: Values by name as on the command line, for one task.
+        fixed: Fields that are no settings.
+
+    Raises:
+        OptionError: If a value is out of range.
+    """
+    from clora_cli.routing import RouteOptions
+
+    chosen: dict[str, Any] = {}
+    for name, value in settings.items():
+        if section == "eval" and name in _ROUTE:
+            chosen.setdefault("route", {})[_ROUTE[name][0]] = value
+        elif name not in _COMMAND_ONLY[section]:
+            chosen[name.replace("-", "_")] = value
+    if "route" in chosen:
+        RouteOptions(**chosen["route"])  # knows which values there are
+    return _options(section)(**chosen, **fixed)
+
+
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """Return settings for one task as words of a command line."""
+    words: list[str] = []
+    for name, value in settings.items():
+        flag = f"--{name}"
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        elif isinstance(value, Mapping):
+            words += [word for key, entry in value.items() for word in (flag, f"{key}={entry}")]
+        elif isinstance(value, tuple):
+            words += [word for entry in value for word in (flag, entry)]
+        elif value is not None:
+            words += [flag, spelled(value)]
+    return words
+
+
+def spelled(value: Any) -> str:
+    """Return a value as one types it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    return str(value)
+
+
+def _options(section: Section) -> Any:
+    # Imported here: names of recipes are completed without torch.
+    if section == "train":
+        from clora_cli.training import TrainOptions
+
+        return TrainOptions
+    if section == "eval":
+        from clora_cli.evaluation import EvalOptions
+
+        return EvalOptions
+    from clora_cli.transforming import FeatureOptions
+
+    return FeatureOptions
+
+
+@cache
+def _known(section: Section) -> dict[str, tuple[_Kind, bool]]:
+    """Return each setting's kind, and whether it may be left open, by its name on the command line."""
+    options = _options(section)
+    hints = typing.get_type_hints(options)
+    names = [field.name for field in dataclasses.fields(options) if field.name not in _ELSEWHERE]
+    found = {name.replace("_", "-"): _kind(hints[name]) for name in names}
+    found |= {name: (kind, False) for name, kind in _COMMAND_ONLY[section].items()}
+    return found | ({name: (kind, False) for name, (_, kind) in _ROUTE.items()} if section == "eval" else {})
+
+
+def _kind(annotation: Any) -> tuple[_Kind, bool]:
+    union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    parts: Sequence[Any] = typing.get_args(annotation) if union else (annotation,)
+    (kind,) = (part for part in parts if part is not type(None))
+    return _KINDS.get(typing.get_origin(kind) or kind, "text"), type(None) in parts
+
+
+def _reader(name: str, kind: _Kind, optional: bool) -> typing.Callable[[Item], Any]:
+    readers: dict[_Kind, typing.Callable[[Item], Any]] = {
+        "whole": lambda item: item.whole(name),
+        "number": lambda item: _number(item, name),
+        "flag": lambda item: item.flag(name),
+        "text": lambda item: _text(item, name),
+        "texts": lambda item: tuple(_text(each, name) for each in item.items(name)),
+        "pairs": lambda item: {key: _text(entry, f"{name}.{key}") for key, entry in item.mapping(name).items()},
+    }
+    return lambda item: None if optional and item.value is None else readers[kind](item)
+
+
+def _text(item: Item, name: str) -> str:
+    # A layer's number is a text on the command line.
+    is_number = isinstance(item.value, (int, float)) and not isinstance(item.value, bool)
+    return spelled(item.value) if is_number else item.text(name)
+
+
+def _number(item: Item, name: str) -> float:
+    # YAML 1.1 takes 1e-3 for a text, for want of a dot.
+    value = item.value
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    item.fail(f"{name} must be a number, not {item.told}")

@@ -1,0 +1,157 @@
+"""A recipe as commands: what one would type, in order (layer L3)."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from clora_cli.errors import OptionError, UnknownNameError
+from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name, resolved_model
+from clora_cli.recipes.settings import at_stage, spelled, words_of
+
+__all__ = ["Kind", "Step", "Unit", "script", "units_of"]
+
+Kind = Literal["train", "stat-features", "eval"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+        kind: What it does.
+        stage: Of which task, from 1.
+        task: Its adapter folder's name.
+        words: The command line, without ``clora``.
+        made: The adapter folder or the scores file that it makes.
+    """
+
+    kind: Kind
+    stage: int
+    task: str
+    words: tuple[str, ...]
+    made: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One method with one seed: the steps from the first task to the last.
+
+    Attributes:
+        recipe: The recipe.
+        entry: The method with its settings.
+        seed: The seed.
+        model: The base model, as the commands name it.
+    """
+
+    recipe: Recipe
+    entry: MethodEntry
+    seed: int
+    model: str
+
+    @property
+    def name(self) -> str:
+        """The unit in words: ``n-lora, seed 42``."""
+        return f"{self.entry.label}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of everything that it makes."""
+        return self.recipe.out / self.entry.label / f"seed-{self.seed}"
+
+    @property
+    def package(self) -> Path:
+        """The package that grows task by task."""
+        return self.folder / "adapters"
+
+    @property
+    def log(self) -> Path:
+        """What its commands say."""
+        return self.folder / "run.log"
+
+    def adapter(self, stage: int) -> Path:
+        """Return the adapter folder of a task, by its stage."""
+        return self.package / folder_name(self.recipe.tasks[stage - 1])
+
+    def scores(self, stage: int) -> Path:
+        """Return the scores file of a stage."""
+        return self.folder / "scores" / f"{stage}-{self.adapter(stage).name}.json"
+
+    def scored(self, stage: int) -> tuple[str, ...]:
+        """Return what ``--data`` names at the evaluation of a stage."""
+        return self.recipe.tasks if self.entry.unseen else self.recipe.tasks[:stage]
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """All commands, in order."""
+        return tuple(step for stage in range(1, len(self.recipe.tasks) + 1) for step in self._steps(stage))
+
+    def _steps(self, stage: int) -> Iterator[Step]:
+        adapter = self.adapter(stage)
+        yield Step("train", stage, adapter.name, tuple(self._train(stage)), adapter)
+        if self.entry.features is not None:
+            words = ["stat-features", str(adapter), "--data", self.recipe.tasks[stage - 1]]
+            words += words_of(at_stage(self.entry.features, stage))
+            yield Step("stat-features", stage, adapter.name, (*words, "--seed", str(self.seed)), adapter)
+        yield Step("eval", stage, adapter.name, tuple(self._eval(stage)), self.scores(stage))
+
+    def _train(self, stage: int) -> list[str]:
+        words = ["train-task", "--method", self.entry.method, "--data", self.recipe.tasks[stage - 1]]
+        words += ["--model", self.model, *self._revision(), "--package", str(self.package)]
+        words += words_of(at_stage(self.entry.train, stage))
+        for name, value in at_stage(self.entry.option, stage).items():
+            words += ["-o", f"{name}={spelled(value)}"]
+        return [*words, "--seed", str(self.seed), "--resume"]
+
+    def _eval(self, stage: int) -> list[str]:
+        words = ["eval", *(str(self.adapter(number)) for number in range(1, stage + 1))]
+        words += ["--model", self.model, *self._revision()]
+        words += [word for task in self.scored(stage) for word in ("--data", task)]
+        return [*words, *words_of(at_stage(self.entry.eval, stage)), "--out", str(self.scores(stage))]
+
+    def _revision(self) -> list[str]:
+        return ["--revision", self.recipe.revision] if self.recipe.revision else []
+
+
+def units_of(recipe: Recipe, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Unit]:
+    """Return the methods and seeds of a recipe, or some of them.
+
+    Args:
+        recipe: The recipe.
+        only: Labels of methods; empty for all.
+        seeds: Seeds; empty for all.
+
+    Raises:
+        UnknownNameError: If the recipe has no such method.
+        OptionError: If it has no such seed.
+    """
+    labels = [entry.label for entry in recipe.methods]
+    for label in only:
+        if label not in labels:
+            raise UnknownNameError(f"method of {recipe.name}", label, labels)
+    for seed in seeds:
+        if seed not in recipe.seeds:
+            raise OptionError(f"--seed {seed}: {recipe.name} has {', '.join(map(str, recipe.seeds))}")
+    chosen = [entry for entry in recipe.methods if not only or entry.label in only]
+    model = resolved_model(recipe)
+    return [Unit(recipe, entry, seed, model) for entry in chosen for seed in recipe.seeds if not seeds or seed in seeds]
+
+
+def script(recipe: Recipe, units: Sequence[Unit]) -> str:
+    """Return the shell script that does what ``clora run`` does, step by step."""
+    lines = ["#!/usr/bin/env bash", f"# {recipe.name}: what `clora run` does, as single commands.", "set -euo pipefail"]
+    lines += ["# Options come from here alone, not from the environment.", _UNSET]
+    for unit in units:
+        lines += ["", f"# {unit.name}"]
+        lines += [f"clora {shlex.join(step.words)}" for step in unit.steps]
+    return "\n".join(lines) + "\n"
+
+
+# The same variables that the engine keeps from its steps; CLORA_DATA stays.
+_UNSET = (
+    'for name in ${!CLORA_TRAIN_TASK_@} ${!CLORA_STAT_FEATURES_@} ${!CLORA_EVAL_@} CLORA_MODEL; do unset "$name"; done'
+)

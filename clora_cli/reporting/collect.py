@@ -1,0 +1,161 @@
+"""What a report is made from, found by content: scores, routes, costs, adapters (layer L3)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_adapter
+from clora_cli.errors import ArtifactError
+from clora_cli.package import read_package
+from clora_cli.reporting._drafts import place_of
+from clora_cli.reporting._places import Place, place
+from clora_cli.reporting.costs import COST_SCHEMA, Cost, read_costs
+from clora_cli.reporting.routes import ROUTES_SCHEMA, read_routes
+from clora_cli.routes import Routes
+from clora_cli.scores import SCHEMA, Scores, read_scores
+
+__all__ = ["Material", "Package", "collect"]
+
+_COSTS = "cost.jsonl"
+
+
+@dataclass(frozen=True, eq=False)
+class Package:
+    """Adapters that were learned one after another.
+
+    Attributes:
+        path: The folder.
+        place: What the folders say that it lies in.
+        members: The adapters, by stage.
+    """
+
+    path: Path
+    place: Place
+    members: tuple[AdapterFolder, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called: the run's name, else its members' method, else its folder's name."""
+        methods = dict.fromkeys(str(one.manifest["method"]["name"]) for one in self.members if one.manifest)
+        return self.place.name or ", ".join(methods) or self.path.name
+
+
+@dataclass(frozen=True)
+class Material:
+    """What was found.
+
+    Attributes:
+        scores: Scores files.
+        routes: Where inputs went, by the file that tells.
+        costs: The steps of runs.
+        packages: Adapters, package by package.
+        files: Every file and package, as it was found.
+    """
+
+    scores: list[Scores] = field(default_factory=list)
+    routes: dict[Path, Routes] = field(default_factory=dict)
+    costs: list[Cost] = field(default_factory=list)
+    packages: list[Package] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def manifests(self) -> dict[tuple[str, str], Mapping[str, Any]]:
+        """The adapters' manifests by method and SHA-256 of the weights, those of packages that the scores name included.
+
+        Methods that begin alike leave the same first adapter, so that the weights alone do not tell.
+        """
+        found: dict[tuple[str, str], Mapping[str, Any]] = {}
+        given = (member for package in self.packages for member in package.members)
+        for member in (*self._nearby(), *given):
+            if member.manifest:
+                found[str(member.manifest["method"]["name"]), member.digest] = member.manifest
+        return found
+
+    def _nearby(self) -> Iterator[AdapterFolder]:
+        """Yield the adapters of packages that scores files name, where they are there and no folder tells the seed."""
+        for path in {Path(file.package) for file in self.scores if file.package and not place_of(file).name}:
+            folders = [path, *sorted(path.iterdir())] if path.is_dir() else []
+            for folder in filter(is_adapter, folders):
+                with contextlib.suppress(ArtifactError):  # nobody asked about this adapter
+                    yield read_adapter(folder)
+
+
+def collect(paths: Iterable[Path]) -> Material:
+    """Find scores, routes, costs and adapters; folders are walked through, but for hidden ones.
+
+    Args:
+        paths: Files and folders, in any mixture; what is named twice counts once.
+
+    Raises:
+        ArtifactError: If a path is missing, fits nothing or holds nothing, or a file is damaged.
+        MismatchError: If the adapters of a package do not fit together.
+    """
+    material, seen = Material(), set[Path]()
+    for path in paths:
+        if not path.exists():
+            raise ArtifactError(
+                f"{path} does not exist; name scores, routes or cost files, adapters, or folders of them"
+            )
+        found = list(_walk(path) if path.is_dir() else [path])
+        taken = [_take(one, material, seen, named=one == path) for one in found]
+        if not any(taken):
+            raise ArtifactError(f"{path} holds no scores, routes or cost file and no adapter; name the folder of a run")
+    return material
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the packages and files below a folder, adapters' own files left out."""
+    if is_adapter(folder):
+        yield folder
+        return
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    adapters = [path for path in inside if is_adapter(path)]
+    if adapters:
+        yield folder
+    for path in inside:
+        if path.is_dir() and path not in adapters:
+            yield from _walk(path)
+        elif path.suffix == ".json" or path.name == _COSTS:
+            yield path
+
+
+def _take(path: Path, material: Material, seen: set[Path], *, named: bool) -> bool:
+    """Read one file or package into the material; tell whether it was anything, and refuse a named one that is not."""
+    real = path.resolve()
+    if real in seen:
+        return True
+    if path.is_dir():
+        members = [read_adapter(path)] if is_adapter(path) else read_package([path], distinct=False)
+        material.packages.append(Package(path, place(real), tuple(members)))
+    else:
+        schema = _schema(path)
+        if schema.startswith(SCHEMA.partition("/")[0] + "/"):
+            material.scores.append(read_scores(path))
+        elif schema == ROUTES_SCHEMA:
+            material.routes[path] = read_routes(path)
+        elif schema == COST_SCHEMA:
+            material.costs.extend(read_costs(path))
+        elif named:
+            raise ArtifactError(
+                f"{path} is neither a scores, a routes nor a cost file; give what eval, route or run wrote"
+            )
+        else:
+            return False
+    seen.add(real)
+    material.files.append(path)
+    return True
+
+
+def _schema(path: Path) -> str:
+    """Return the schema that a JSON file, or the first line of a file of JSON lines, names; ``""`` if it names none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text.split("\n", 1)[0] if path.suffix == ".jsonl" else text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}); restore it or make it again") from error
+    return str(content.get("schema", "")) if isinstance(content, dict) else ""

@@ -1,0 +1,69 @@
+"""The process that carries out commands for ``clora run``, with commands that need no model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from clora_cli.recipes.workers import Worker
+
+
+@pytest.fixture
+def worker():
+    made = Worker([sys.executable, "-m", "clora_cli.cli._steps"], {**os.environ, "PYTHONUNBUFFERED": "1"})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def endless(tmp_path):
+    """A command that reads its configuration from a pipe that nobody writes to."""
+    os.mkfifo(tmp_path / "pipe")
+    return ["merge", "-c", str(tmp_path / "pipe")]
+
+
+def test_commands_run_one_after_another_as_by_hand(worker, tmp_path):
+    said = []
+    outcome = worker.run(["tasks", "-q"], tmp_path, said.append)
+    assert (outcome.code, outcome.message) == (0, "")
+    assert "yes-no" in said and "mnli" in said
+    assert outcome.peak_memory > 10e6 and outcome.seconds > 0 and outcome.peak_device is None
+    outcome = worker.run(["tasks", "mnil"], tmp_path, said.append)
+    assert outcome.code == 3
+    assert outcome.message.startswith("'mnil' is not among the bundled tasks")
+    assert worker.run(["run", "--list", "nano", "-q"], tmp_path, said.append).code == 0
+    assert "compare-nano" in said
+
+
+def test_a_command_is_ended_by_a_signal(worker, endless, tmp_path):
+    threading.Timer(2.0, worker.stop, [signal.SIGTERM]).start()
+    outcome = worker.run(endless, tmp_path, lambda line: None)
+    assert (outcome.code, outcome.message) == (128 + signal.SIGTERM, "ended by SIGTERM")
+
+
+def test_it_can_be_stopped_before_a_command_runs(worker, tmp_path):
+    worker.stop(signal.SIGINT)
+    outcome = worker.run(["tasks", "-q"], tmp_path, lambda line: None)
+    assert (outcome.code, worker.alive) == (128 + signal.SIGKILL, False)
+
+
+def test_it_ends_with_its_command_when_nobody_is_left(worker, endless, tmp_path):
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(worker.run(endless, tmp_path, lambda line: None)))
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not worker._pid and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child = worker._pid
+    worker._process.stdin.close()
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert outcomes[0].code == 128 + signal.SIGKILL
+    assert not worker.alive

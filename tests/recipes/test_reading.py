@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clora_cli.errors import ArtifactError, OptionError
+from clora_cli.recipes import read_recipe, read_recipe_file, to_yaml
+from clora_cli.recipes.recipe import folder_name, resolved_model, unset_variable
+from clora_cli.recipes.settings import EachTask
+
+
+def test_a_recipe_with_values_for_each_task(recipe):
+    assert (recipe.name, recipe.tasks, recipe.seeds, recipe.out) == (
+        "small",
+        ("yes-no", "inference"),
+        (1, 2),
+        Path("runs/small"),
+    )
+    first, second = recipe.methods
+    assert (first.label, second.label, second.method) == ("seq-lora", "sparse", "n-lora")
+    assert first.train == second.train == {"lr": 0.001, "epochs": EachTask((1.0, 2.0))}
+    assert [second.option_texts(stage) for stage in (1, 2)] == [{"strength": "0.4"}, {"strength": "0.1"}]
+
+
+def test_what_is_written_reads_back_as_the_same(recipe, text):
+    assert read_recipe(to_yaml(recipe), "again") == recipe
+    rich = text.replace("seeds:", "stat-features: {limit: 5}\neval: {unseen: true, similarity: l2, top-k: 2}\nseeds:")
+    rich = read_recipe(rich + "about: 'one: line'\nout: some where\nrevision: main\n", "rich")
+    assert read_recipe(to_yaml(rich), "again") == rich
+
+
+def test_a_method_overrides_what_all_share():
+    text = (
+        "tasks: order1\ntrain: {lr: 0.1, max-length: 64, dtype: bfloat16}\neval: {test-rows: 9, unseen: true}\n"
+        "stat-features: {limit: 7}\n"
+        "methods:\n  - {method: o-lora, train: {lr: 0.2}, eval: {max-length: 32, unseen: false}, stat-features: false}\n  - pfd\n"
+    )
+    own, shared = read_recipe(text, "x").methods
+    assert own.train == {"lr": 0.2, "max-length": 64, "dtype": "bfloat16"}
+    assert own.eval == {"max-length": 32, "dtype": "bfloat16", "test-rows": 9}
+    assert (own.unseen, own.features) == (False, None)
+    assert shared.eval == {"max-length": 64, "dtype": "bfloat16", "test-rows": 9}
+    assert (shared.unseen, shared.features) == (True, {"max-length": 64, "dtype": "bfloat16", "limit": 7})
+
+
+HEAD = "tasks: [yes-no, inference]\nmethods:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("methods: [seq-lora]", "r.yaml:1: the recipe has no 'tasks'"),
+        ("tasks: order1", "r.yaml:1: the recipe has no 'methods'"),
+        ("tasks: order1\nmetods: [seq-lora]", "r.yaml:2: unknown key 'metods' in the recipe; did you mean 'methods'?"),
+        ("tasks: ordr1\nmethods: [seq-lora]", "r.yaml:1: no order 'ordr1'; did you mean 'order1'?"),
+        ("methods: [seq-lora]\ntasks:\n - mnli\n - yes-noo", "r.yaml:4: unknown task 'yes-noo'; did you mean 'yes-no'?"),
+        ("methods: [seq-lora]\ntasks:\n - mnli\n - NLI/MNLI", "r.yaml:4: task 'NLI/MNLI' stands in the order twice"),
+        ("tasks: []\nmethods: [seq-lora]", "r.yaml:1: tasks is empty"),
+        ("tasks: order1\nmethods: []", "r.yaml:2: methods is empty"),
+        ("tasks: order1\nmethods: [seq-lora, seq-lora]", "r.yaml:2: two methods are called 'seq-lora'"),
+        (HEAD + " - seq-lorra", "r.yaml:3: unknown method 'seq-lorra'; did you mean 'seq-lora'?"),
+        (HEAD + " - n-lora+o-lorra", "r.yaml:3: unknown method 'o-lorra'; did you mean 'o-lora'?"),
+        (HEAD + " - seq-lora+o-lora", "r.yaml:3: --method seq-lora+o-lora: these methods treat past adapters differently"),
+        (HEAD + " - label: x", "r.yaml:3: a method needs 'method'"),
+        (HEAD + " - {method: n-lora, label: a/b}", "r.yaml:3: label 'a/b' must do as a folder's name"),
+        (HEAD + " - method: n-lora\n   option:\n     strenght: 1", "r.yaml:5: unknown option of n-lora 'strenght'; did"),
+        (HEAD + " - method: n-lora\n   option:\n     strength: much", "r.yaml:5: option strength=much: not a valid float"),
+        (HEAD + " - method: n-lora\n   option:\n     strength: [1, 2, 3]", "r.yaml:5: strength has 3 values for 2 tasks"),
+        (HEAD + " - method: n-lora\n   option:\n     strength: [1, -2]", "r.yaml:5: option strength=-2.0 of n-lora"),
+        (HEAD + " - method: n-lora\n   option: {strength: 1, raw-strength: 1}", "r.yaml:4: options strength and raw_strength"),
+        (HEAD + " - seq-lora\ntrain:\n  lrr: 1", "r.yaml:5: unknown key 'lrr' in train; did you mean 'lr'?"),
+        (HEAD + " - seq-lora\ntrain:\n  method: x", "r.yaml:5: unknown key 'method' in train"),
+        (HEAD + " - seq-lora\ntrain:\n  lr: fast", "r.yaml:5: lr must be a number, not 'fast'"),
+        (HEAD + " - seq-lora\ntrain:\n  lr: 0", "r.yaml:5: --lr 0.0: give a number above 0"),
+        (HEAD + " - seq-lora\ntrain:\n  rank: 2.5", "r.yaml:5: rank must be a whole number"),
+        (HEAD + " - seq-lora\ntrain:\n  epochs: [1, 0]", "r.yaml:5: --epochs 0.0"),
+        (HEAD + " - seq-lora\ntrain:\n  epochs: [1]", "r.yaml:5: epochs has 1 values for 2 tasks"),
+        (HEAD + " - seq-lora\ntrain:\n  dtype: float64", "r.yaml:5: --dtype float64: choose one of"),
+        (HEAD + " - seq-lora\neval:\n  test-rows: [1, 2]", "r.yaml:5: test-rows must be one value"),
+        (HEAD + " - seq-lora\neval:\n  unsen: true", "r.yaml:5: unknown key 'unsen' in eval; did you mean 'unseen'?"),
+        (HEAD + " - seq-lora\neval:\n  unseen: 1", "r.yaml:5: unseen must be true or false"),
+        (HEAD + " - seq-lora\neval:\n  combine: sums", "r.yaml:5: --combine sums: choose one of"),
+        (HEAD + " - seq-lora\neval:\n  top-k: x", "r.yaml:5: top-k must be a whole number"),
+        (HEAD + " - seq-lora\neval:\n  similarity: l3", "r.yaml:5: unknown router 'l3'"),
+        (HEAD + " - seq-lora\nstat-features:\n  pool: max", "r.yaml:5: --pool max: choose one of"),
+        (HEAD + " - seq-lora\nseeds: [1, 1]", "r.yaml:4: seeds must be whole numbers, each of them once"),
+        (HEAD + " - seq-lora\nseeds: x", "r.yaml:4: a seed must be a whole number"),
+        (HEAD + " - seq-lora\nname: a b", "r.yaml:4: name 'a b' must do as a folder's name"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_file_and_line(text, told):
+    with pytest.raises(OptionError) as info:
+        read_recipe(text, "r.yaml")
+    assert str(info.value).startswith(told)
+    assert "\n" not in str(info.value)
+
+
+def test_two_settings_that_exclude_each_other():
+    with pytest.raises(OptionError, match=r"r.yaml:3: --combine sum does not route: leave out --top-k"):
+        read_recipe(HEAD + " - {method: inc-lora, eval: {combine: sum, top-k: 2}}", "r.yaml")
+
+
+def test_a_list_that_is_one_value_and_a_list_of_lists():
+    text = HEAD + " - {method: seq-lora, train: {target-modules: %s}}"
+    (method,) = read_recipe(text % "[q_proj, v_proj]", "x").methods
+    assert method.train["target-modules"] == ("q_proj", "v_proj")
+    (method,) = read_recipe(text % "[[q_proj], [q_proj, v_proj]]", "x").methods
+    assert method.train["target-modules"] == EachTask((("q_proj",), ("q_proj", "v_proj")))
+
+
+def test_the_model_may_be_a_variable(monkeypatch):
+    recipe = read_recipe(HEAD + " - seq-lora\nmodel: ${CLORA_MODEL}", "x")
+    assert resolved_model(recipe) == "${CLORA_MODEL}"
+    assert unset_variable(resolved_model(recipe)) == "CLORA_MODEL"
+    monkeypatch.setenv("CLORA_MODEL", "some/model")
+    assert resolved_model(recipe) == "some/model"
+    assert unset_variable("some/model") == ""
+    assert read_recipe(HEAD + " - seq-lora", "x").model == "some/model"
+
+
+def test_a_file_gives_the_recipe_its_name(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.removeprefix("name: small\n"), encoding="utf-8")
+    assert (read_recipe_file(path).name, read_recipe_file(path).out) == ("mine", Path("runs/mine"))
+    with pytest.raises(ArtifactError, match=r"recipe .*none.yaml cannot be read"):
+        read_recipe_file(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("NLI/MNLI", "mnli"),
+        ("task1572_samsum_summary", "task1572"),
+        ("yes-no", "yes-no"),
+        ("data/My Reviews.csv", "my-reviews"),
+        ("somewhere/folder.v2", "folder.v2"),
+        ("owner/set:part", "set"),
+    ],
+)
+def test_the_folder_of_a_task_has_the_name_that_its_data_give_it(task, name):
+    assert folder_name(task) == name
+
+
+def test_names_of_folders_are_those_of_loaded_tasks(tasks):
+    from clora_cli.data import load_task
+
+    for path in [*tasks.values(), tasks["first"] / "train.jsonl"]:
+        assert folder_name(str(path)) == load_task(str(path)).name

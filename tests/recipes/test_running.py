@@ -1,0 +1,166 @@
+"""Units and workers, with a worker that only pretends: no model is loaded here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+
+import pytest
+from pretend import pretending
+
+from clora_cli.base_model import ModelReference
+from clora_cli.errors import CloraError
+from clora_cli.progress import Silent
+from clora_cli.recipes.costs import COSTS, Cost, append_cost, read_costs
+from clora_cli.recipes.locks import hold, locked
+from clora_cli.recipes.planning import UnitPlan, clean
+from clora_cli.recipes.running import carry_out
+from clora_cli.recipes.steps import script, units_of
+
+REFERENCE = ModelReference("clora-nano", None, "causal", "f" * 64)
+
+
+class Heard:
+    def __init__(self):
+        self.begun, self.said, self.ended = [], [], []
+
+    def begins(self, unit, step):
+        self.begun.append((unit.name, step.kind, step.task))
+
+    def says(self, unit, line):
+        self.said.append(line)
+
+    def ends(self, unit, step, outcome):
+        self.ended.append(outcome)
+
+
+@pytest.fixture
+def go(recipe, tmp_path):
+    """Carry out the small recipe with the pretending worker."""
+
+    def run(jobs=1, only=(), **environment):
+        units = units_of(recipe, only)
+        plans = [UnitPlan(unit, ("to do",) * len(unit.steps)) for unit in units]
+        for unit in units:
+            unit.folder.mkdir(parents=True, exist_ok=True)
+        heard = Heard()
+        start = partial(pretending, **environment)
+        return *carry_out(plans, REFERENCE, start, jobs=jobs, listener=heard), heard
+
+    return run
+
+
+def test_steps_of_a_unit_come_in_order_and_cost_a_line_each(go, recipe):
+    results, interrupted, heard = go(only=["sparse"])
+    assert not interrupted
+    assert [(one.done, one.failure, one.complete) for one in results] == [(4, None, True)] * 2
+    one = [("train", "yes-no"), ("eval", "yes-no"), ("train", "inference"), ("eval", "inference")]
+    assert [(kind, task) for _, kind, task in heard.begun] == one * 2
+    costs = read_costs(recipe.out)
+    assert len(costs) == 8
+    first = costs[0]
+    assert (first.method, first.seed, first.stage, first.step) == ("sparse", 1, 1, "train")
+    assert (first.peak_memory_bytes, first.trainable_parameters, first.adapter_bytes) == (123, 6, 97)
+    assert costs[1].trainable_parameters is None
+    log = (recipe.out / "sparse" / "seed-1" / "run.log").read_text().splitlines()
+    assert log[0].startswith("$ clora train-task --method n-lora --data yes-no")
+    assert log[1:4] == ["train x: 3/10  loss 1", "warning: careful", "no end of line"]
+
+
+def test_a_failure_stops_its_unit_and_no_other(go):
+    results, _, _ = go(jobs=3, FAIL="inference")
+    told = {one.unit.name: one.failure and (one.failure.code, one.failure.message, one.done) for one in results}
+    failed = (3, "it went wrong", 2)
+    assert told == {
+        "seq-lora, seed 1": None,
+        "seq-lora, seed 2": None,
+        "sparse, seed 1": failed,
+        "sparse, seed 2": failed,
+    }
+
+
+def test_a_worker_that_is_gone_is_a_failure_with_its_signal(go):
+    results, _, _ = go(only=["sparse"], DIE="eval")
+    assert [one.failure.code for one in results] == [137, 137]  # the second unit has a worker of its own
+    assert "SIGKILL: out of memory, perhaps" in results[0].failure.message
+
+
+def test_a_signal_reaches_the_running_commands_and_nothing_more_begins(go):
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    results, interrupted, heard = go(jobs=2, WAIT="eval")
+    assert interrupted
+    assert [one.failure for one in results] == [None] * 4
+    assert {kind for _, kind, _ in heard.begun} == {"train", "eval"}
+    assert not any(one.complete for one in results)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_costs_survive_a_broken_line(tmp_path):
+    cost = Cost(method="m", seed=1, task="t", stage=1, step="train", seconds=1.5, peak_memory_bytes=7)
+    append_cost(tmp_path, cost)
+    whole = (tmp_path / COSTS).read_bytes()
+    (tmp_path / COSTS).write_bytes(whole + whole[:20])
+    assert read_costs(tmp_path) == [cost]
+    append_cost(tmp_path, Cost(**{**cost.__dict__, "step": "eval"}))
+    lines = (tmp_path / COSTS).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == ["train", "eval"]
+    assert [one.step for one in read_costs(tmp_path)] == ["train", "eval"]
+    assert read_costs(tmp_path / "nowhere") == []
+
+
+def test_a_folder_is_one_process_s_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("clora_cli.recipes.locks._PATIENCE", 0.3)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    with locked(folders, Silent()):
+        with pytest.raises(CloraError, match=rf"b is being worked on by process {os.getpid()}; wait"):
+            with locked([tmp_path / "b"], Silent()):
+                pass
+        with locked([tmp_path / "c"], Silent()):
+            pass
+    with locked(folders, Silent()):  # given back, though the files are there
+        pass
+
+
+def test_a_folder_waits_for_the_last_command_of_a_killed_run(tmp_path):
+    code = f"import time, pathlib; from clora_cli.recipes.locks import hold; hold(pathlib.Path({str(tmp_path)!r})); "
+    import subprocess
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", code + "print(1, flush=True); time.sleep(1)"], stdout=subprocess.PIPE
+    )
+    process.stdout.readline()
+    began = time.monotonic()
+    with locked([tmp_path], Silent()):
+        assert time.monotonic() - began > 0.2
+        hold(tmp_path)  # its own commands are not kept out
+    process.communicate()
+
+
+def test_leftovers_of_a_killed_command_go(recipe):
+    (unit, *_) = units_of(recipe)
+    package, scores = unit.package, unit.folder / "scores"
+    for path in (
+        package / ".clora-yes-no-abc",
+        package / ".yes-no.unfinished",
+        package / ".inference.unfinished",
+        scores,
+    ):
+        path.mkdir(parents=True)
+    (package / "yes-no").mkdir()
+    (scores / ".clora-1-yes-no.json-x").write_text("half")
+    clean(unit)
+    assert sorted(path.name for path in package.iterdir()) == [".inference.unfinished", "yes-no"]
+    assert list(scores.iterdir()) == []
+
+
+def test_the_script_has_every_step_once(recipe):
+    units = units_of(recipe)
+    lines = [line for line in script(recipe, units).splitlines() if line.startswith("clora ")]
+    assert len(lines) == sum(len(unit.steps) for unit in units) == 16
+    assert "-o strength=0.1" in lines[10]
+    assert lines[9].split()[:3] == ["clora", "eval", "runs/small/sparse/seed-1/adapters/yes-no"]
