@@ -236,7 +236,7 @@ def test_must_7_name_every_key_that_training_records(model_folder, tasks, tmp_pa
     assert {*manifest, "origin", "trim"} == set(dict(_rows(text)))
     for part in ("method", "base_model", "lora", "data"):
         documented = set(re.findall(rf"`{part}\.(\w+)`", text))
-        assert documented - {"merged"} == set(manifest[part])  # merges alone have it
+        assert documented - {"merged", "memory"} == set(manifest[part])  # merges, and replay, alone have these
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, "README.md"])

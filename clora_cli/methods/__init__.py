@@ -7,28 +7,32 @@ adapters is said by three class attributes and few functions, all optional:
 - ``start``: where the new adapter starts,
 - ``combine``: how the adapters are combined when the package is evaluated,
 - ``penalty``: a term of the loss that depends on adapter tensors alone, with its gradient in closed form,
+- ``compare``: a term of the loss that compares the model's answers with those of the model that it started from,
+- ``filter_gradients``: which rows of the new adapter's gradients an optimizer step uses,
+- ``memory``: rows of earlier tasks that are trained on again,
 - ``gating``: how rows choose among the adapters by their features in training, where ``past`` is ``route``,
 - ``routing``: how inputs choose at evaluation, where ``combine`` is ``route``,
 - ``trimming``: to which entries of ``lora_B`` the new adapter is confined, where it shares one LoRA with earlier ones,
 - ``relate`` and ``keep``: what the model's behaviour on the data has to say, for penalties and for later tasks.
 
-The training loop calls ``penalty`` once per optimizer step, however many micro-batches or processes make it up.
+The training loop calls ``penalty`` and ``filter_gradients`` once per optimizer step, however many micro-batches or
+processes make it up, and ``compare`` once per micro-batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from clora_cli.attribution import Answer
 from clora_cli.distribution import Pool, Text
+from clora_cli.methods._probe import Probe
 from clora_cli.routing import RouteOptions
 from clora_cli.statistics import SecondMoment
 
-__all__ = ["Factors", "Gating", "Method", "Penalty", "Probe", "Trimming"]
+__all__ = ["Activity", "Factors", "Gating", "Memory", "Method", "Penalty", "Probe", "Trimming"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,7 @@ class Factors:
         past_delta: The past as one dense delta, shape (site, out, in), where the method's ``past`` is a merge; else None.
         past_owner: For each row of ``past_a`` the number of the earlier adapter that it belongs to, from 0, shape (past rank,).
         relations: What the method's ``relate`` returned last, one number per earlier adapter; None before the first time.
+        recalled: What the method ``recalls`` of the last earlier adapter, by name, each stacked over sites; empty without one.
     """
 
     a: Tensor
@@ -56,6 +61,7 @@ class Factors:
     past_delta: Tensor | None = None
     past_owner: Tensor | None = None
     relations: Tensor | None = None
+    recalled: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def has_past(self) -> bool:
@@ -95,6 +101,37 @@ class Penalty:
     grad_b: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Activity:
+    """How strongly the layers answered in one optimizer step, at all sites of one shape, stacked.
+
+    Attributes:
+        a: Mean magnitude of each output of ``lora_A`` over the step's tokens without padding, shape (site, rank), float32.
+        b: The same of the whole adapted layer, base and adapters together, shape (site, out).
+        first: Whether the adapter is the first of its package.
+    """
+
+    a: Tensor
+    b: Tensor
+    first: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Which training rows of every earlier task are trained on again, mixed with the new task's as if they were its own.
+
+    They are drawn by the seed that the earlier task was trained with from the rows that it was trained on: the same ones
+    at each later task.
+
+    Attributes:
+        rows: How many of each task at most; 0 for all.
+        share: The share of each task's rows, rounded up, in [0, 1]; 0 goes by ``rows``.
+    """
+
+    rows: int = 0
+    share: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gating:
     """How each row's features mix the adapters in training, of a method whose ``past`` is ``route``.
@@ -127,59 +164,15 @@ class Trimming:
         trim: A trim, with its options after commas: ``knee``, ``density,density=0.05``.
         scope: Whether all entries of the adapter compete with one another (``all``), or those of each site (``site``).
         warmup: Length of the warm-up in passes over the training rows, above 0; at most half of the run.
+        most: The share of all entries that the adapter may own, in (0, 1]: the largest of those that the trim keeps.
         least: The share of all entries that must be idle for training to start, in [0, 1).
     """
 
     trim: str = "knee"
     scope: Literal["all", "site"] = "all"
     warmup: float = 0.5
+    most: float = 1.0
     least: float = 0.01
-
-
-class Probe(Protocol):
-    """What a method may ask of the model during training: how it answers the task's own rows."""
-
-    @property
-    def past(self) -> int:
-        """Number of earlier adapters."""
-
-    def attribution(
-        self,
-        adapter: int | None,
-        *,
-        steps: int,
-        rows: int | None,
-        together: bool,
-        answer: Answer,
-        calls: int = 1,
-    ) -> Tensor:
-        """Return the attribution of every knowledge neuron to the right answers.
-
-        Args:
-            adapter: An earlier adapter's number, from 0, or None for the new one; it acts on the base model alone.
-            steps: Points of the integral.
-            rows: Training rows to average over; None for as many as a tenth of the training's own cost allows.
-            together: Scale the neurons of all layers at once instead of one layer after the other.
-            answer: What is attributed.
-            calls: Calls of a whole run, which share that tenth.
-
-        Returns:
-            Shape (neuron,), float32: all layers' neurons, one after the other.
-        """
-
-    def stored(self, adapter: int) -> Mapping[str, Tensor]:
-        """Return what an earlier adapter, numbered from 0, holds in its ``state.safetensors``."""
-
-    def embeddings(self) -> Tensor:
-        """Return what routing by task vectors sees of the task's training rows, shape (row, hidden), each of norm 1."""
-
-    @property
-    def batches(self) -> Sequence[Sequence[int]]:
-        """The numbers of the rows of each optimizer step."""
-
-    @property
-    def seed(self) -> int:
-        """The seed of this task's run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +184,10 @@ class Method:
             of all earlier adapters is used.
         start: ``fresh`` random factors, those of the ``previous`` adapter, or ``shared``: one random ``lora_A`` that all
             adapters of a package have, never trained, so that they are parts of one LoRA.
-        combine: What ``clora eval`` does by default: ``sum``, ``last``, ``route``, ``task-id``, or the name of a merge.
+        combine: What ``clora eval`` does by default: ``sum``, ``last``, ``route``, ``task-id``, ``none``, or the name of a merge.
+        trains: Whether there is anything to train; else the adapter is written as zeros and the model is not even loaded.
+        recalls: What penalties need of the last earlier adapter, for ``Factors.recalled``: its ``lora_A`` and ``lora_B``,
+            or what a method kept of each site in its ``state.safetensors``, ``<name>/<site>`` there.
         reuses_data: Whether it trains on rows of earlier tasks again.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
     """
@@ -200,11 +196,39 @@ class Method:
     past = "sum"
     start = "fresh"
     combine = "sum"
+    trains = True
+    recalls: ClassVar[tuple[str, ...]] = ()
     reuses_data = False
     grows = False
 
     def penalty(self, factors: Factors) -> Penalty | None:
         """Return this method's term for one stack of sites, or None where it does not act."""
+        return None
+
+    def compare(self, new: Tensor, old: Tensor) -> Tensor:
+        """Return a term of the loss that compares two models' answers to the batch, where ``start`` is ``previous``.
+
+        Called from the second task on, where a method has it; the sum is divided by the answer tokens of the whole step.
+
+        Args:
+            new: Logits of the model that is trained, at the answers' positions, shape (token, vocabulary), float32.
+            old: Those of the model with the last earlier adapter, shape (token, vocabulary), float32, without gradient.
+
+        Returns:
+            A scalar, summed over tokens, its strength included.
+        """
+        raise NotImplementedError
+
+    def filter_gradients(self, activity: Activity) -> tuple[Tensor, Tensor] | None:
+        """Return what to multiply the gradients' rows by before an optimizer step, or None to leave them.
+
+        Returns:
+            Factors of ``lora_A``'s rows, shape (site, rank), and of ``lora_B``'s, shape (site, out).
+        """
+        raise NotImplementedError
+
+    def memory(self) -> Memory | None:
+        """Return which rows of earlier tasks are trained on again; such a method sets ``reuses_data``."""
         return None
 
     def gating(self) -> Gating | None:

@@ -43,16 +43,18 @@ class Traits:
         reuses_data: Whether it trains on rows of tasks that it has learned already.
         needs_task_id: Whether the task of an input must be known at test.
         grows: Whether its model grows with the number of tasks.
+        learns: Whether it trains anything.
     """
 
     reuses_data: bool | None = None
     needs_task_id: bool | None = None
     grows: bool | None = None
+    learns: bool = True
 
     @property
     def fair(self) -> bool:
-        """Whether it is ranked: it neither reuses data nor is told the task."""
-        return not self.reuses_data and not self.needs_task_id
+        """Whether it is ranked: it learns, and neither reuses data nor is told the task."""
+        return self.learns and not self.reuses_data and not self.needs_task_id
 
     @classmethod
     def of(cls, run: Run) -> Traits:
@@ -63,7 +65,8 @@ class Traits:
             return cls(needs_task_id=needs_task_id)
         plugins = [registry.load("methods", part) for part in parts]
         reuses = any(bool(getattr(plugin, "reuses_data", False)) for plugin in plugins)
-        return cls(reuses, needs_task_id, any(bool(getattr(plugin, "grows", False)) for plugin in plugins))
+        grows = any(bool(getattr(plugin, "grows", False)) for plugin in plugins)
+        return cls(reuses, needs_task_id, grows, any(bool(getattr(plugin, "trains", True)) for plugin in plugins))
 
 
 @dataclass(frozen=True)

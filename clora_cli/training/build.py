@@ -25,7 +25,7 @@ from clora_cli.training.options import run_seed
 from clora_cli.training.plan import Plan
 from clora_cli.training.subspace import Confinement, warmup_steps
 
-__all__ = ["Built", "build", "confine"]
+__all__ = ["Built", "build", "confine", "lora_config"]
 
 _ADAPTER = "default"
 _ALL = "all-linear"
@@ -74,7 +74,8 @@ def build(plan: Plan) -> Built:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
         warnings.simplefilter("ignore", UserWarning)  # and tells that it notes the model's local path
-        model = get_peft_model(backbone.model, _config(plan, backbone, tuple(sites)))
+        config = lora_config(plan, tuple(sites), is_transposed(backbone.model, next(iter(sites))))
+        model = get_peft_model(backbone.model, config)
     trainable = _trainable(model)
     if set(trainable) != set(sites):
         odd = min(set(trainable) ^ set(sites))
@@ -136,7 +137,14 @@ def _past_deltas(plan: Plan) -> list[Mapping[str, Factor | Tensor]]:
     return [dict(merge_sites(merge, deltas, torch.ones(len(deltas))))]
 
 
-def _config(plan: Plan, backbone: Backbone, sites: tuple[str, ...]) -> LoraConfig:
+def lora_config(plan: Plan, sites: tuple[str, ...], transposed: bool) -> LoraConfig:
+    """Return PEFT's configuration of the new adapter.
+
+    Args:
+        plan: The run.
+        sites: The layers that it adapts.
+        transposed: Whether the model stores their weights as (in, out).
+    """
     options = plan.options
     endings = sorted({site.rpartition(".")[2] for site in sites})
     named = _ALL if options.target_modules == (_ALL,) else list(options.target_modules or endings)
@@ -145,7 +153,7 @@ def _config(plan: Plan, backbone: Backbone, sites: tuple[str, ...]) -> LoraConfi
         lora_alpha=int(options.alpha) if float(options.alpha).is_integer() else options.alpha,
         lora_dropout=options.dropout,
         target_modules=named,
-        fan_in_fan_out=is_transposed(backbone.model, sites[0]),
+        fan_in_fan_out=transposed,
         base_model_name_or_path=plan.reference.id,
         revision=plan.reference.revision,
         task_type="SEQ_2_SEQ_LM" if plan.reference.kind == "seq2seq" else "CAUSAL_LM",

@@ -9,7 +9,7 @@ from typing import Any
 
 from clora_cli import registry
 from clora_cli.errors import OptionError
-from clora_cli.methods import Method
+from clora_cli.methods import Memory, Method
 
 __all__ = ["Composition", "compose"]
 
@@ -38,6 +38,27 @@ class Composition:
     def penalised(self) -> dict[str, Method]:
         """The parts that have a penalty."""
         return {name: part for name, part in self.parts.items() if type(part).penalty is not Method.penalty}
+
+    @property
+    def comparing(self) -> dict[str, Method]:
+        """The parts that compare the model's answers with those of the model before."""
+        return {name: part for name, part in self.parts.items() if type(part).compare is not Method.compare}
+
+    @property
+    def filtering(self) -> dict[str, Method]:
+        """The parts that filter gradients."""
+        asked = Method.filter_gradients
+        return {name: part for name, part in self.parts.items() if type(part).filter_gradients is not asked}
+
+    @property
+    def recalling(self) -> dict[str, tuple[str, ...]]:
+        """By part, what it needs of the last earlier adapter, of parts that need anything."""
+        return {name: part.recalls for name, part in self.parts.items() if part.recalls}
+
+    @property
+    def memory(self) -> Memory | None:
+        """Which rows of earlier tasks are trained on again; at most one part says so."""
+        return next((memory for part in self.parts.values() if (memory := part.memory())), None)
 
     def recorded(self) -> dict[str, Any]:
         """Return what the manifest keeps: name, resolved options, and the three choices."""
@@ -96,3 +117,5 @@ def _check_agree(name: str, parts: Mapping[str, Method]) -> None:
     if len(set(choices.values())) > 1:
         told = "; ".join(f"{part}: past {c[0]}, start {c[1]}, combine {c[2]}" for part, c in choices.items())
         raise OptionError(f"--method {name}: these methods treat past adapters differently ({told})")
+    if len(several := [part for part, method in parts.items() if method.memory()]) > 1:
+        raise OptionError(f"--method {name}: {' and '.join(several)} each have a memory of their own; name one of them")

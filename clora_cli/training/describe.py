@@ -32,6 +32,8 @@ class Description:
     @property
     def trainable(self) -> int:
         """Numbers in the new adapter."""
+        if not self.plan.method.lead.trains:
+            return 0
         whole = self.plan.method.lead.start != "shared"  # else lora_A is not trained
         return self.plan.options.rank * sum(rows + columns * whole for rows, columns in self.sites.values())
 
@@ -52,6 +54,7 @@ class Description:
             "recipe": plan.recipe(),
             "steps": plan.steps,
             "rows": len(plan.rows),
+            "remembered_rows": plan.remembered,
             "sites": len(self.sites),
             "shapes": shapes,
             "trainable_parameters": self.trainable,
@@ -73,6 +76,11 @@ class Description:
             f"steps   {plan.steps} of {plan.options.batch_size * plan.options.grad_accum} rows\n"
             f"memory  {self.memory / 2**20:.0f} MiB before activations"
             + (f"\nshared  {data['idle_share']:.1%} of lora_B is idle" if plan.ledger else "")
+            + (
+                f"\nreplay  {', '.join(f'{len(m.examples)} rows of {m.task.name}' for m in plan.memory)}"
+                if plan.memory
+                else ""
+            )
         )
 
 

@@ -1,33 +1,30 @@
-"""Transformers' Trainer with penalties, an order of rows fixed in advance, and clean interruption (layer L3)."""
+"""Transformers' Trainer with what methods add to a step, and an order of rows fixed in advance (layer L3)."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
 from clora_cli.errors import CloraError, OptionError
 from clora_cli.methods import Probe
-from clora_cli.progress import Advance
+from clora_cli.training.answers import answer_logits
+from clora_cli.training.callbacks import AfterSteps
+from clora_cli.training.filtering import GradientFilter
 from clora_cli.training.gates import Gates
 from clora_cli.training.penalties import Penalties
+from clora_cli.training.previous import Previous
 from clora_cli.training.subspace import Confinement
 
-__all__ = ["Interruption", "PenaltyTrainer", "Rows", "Watch", "answer_loss", "flushed_denormals"]
-
-_ONE_SIGNAL = 1.0  # seconds within which signals are taken for one
+__all__ = ["PenaltyTrainer", "Rows", "answer_loss"]
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
@@ -46,7 +43,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         return {**self._items[row], "row": row}
 
 
-def answer_loss(shift: bool) -> Callable[..., Tensor]:
+def answer_loss(shift: bool, term: Callable[[Tensor, Tensor | int], Tensor] | None = None) -> Callable[..., Tensor]:
     """Return the loss: cross-entropy summed over answer tokens, divided by their number in the whole optimizer step.
 
     Dividing by the step's own count makes the gradient independent of micro-batches and processes, for every model
@@ -54,15 +51,14 @@ def answer_loss(shift: bool) -> Callable[..., Tensor]:
 
     Args:
         shift: Whether logits at a position predict the next one (causal) or their own (encoder-decoder).
+        term: What is added to it, a function of the logits at the answers' positions and of that number.
     """
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        logits = outputs["logits"]
-        if shift:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        chosen = labels != -100
-        total = functional.cross_entropy(logits[chosen].float(), labels[chosen], reduction="sum")
-        return total / (chosen.sum() if num_items_in_batch is None else num_items_in_batch)
+        logits, chosen = answer_logits(outputs["logits"], labels, shift)
+        total = functional.cross_entropy(logits, chosen, reduction="sum")
+        tokens = len(chosen) if num_items_in_batch is None else num_items_in_batch
+        return total / tokens if term is None else total / tokens + term(logits, tokens)
 
     return loss
 
@@ -74,6 +70,8 @@ class PenaltyTrainer(Trainer):
         penalties: The run's penalties, or None.
         gates: What mixes the adapters row by row, or None.
         confinement: What keeps the new adapter within its subspace, or None.
+        previous: The model that the new one's answers are compared with, or None.
+        filtering: What filters the gradients, or None.
         probe: What those penalties may ask of the model that relate the new adapter to earlier ones.
         past: The tasks of the earlier adapters, to name such relations by.
         decoder_inputs: Makes decoder inputs from labels, for encoder-decoder models; None for causal ones.
@@ -87,19 +85,22 @@ class PenaltyTrainer(Trainer):
         decoder_inputs: Callable[[Tensor], Tensor] | None,
         gates: Gates | None = None,
         confinement: Confinement | None = None,
+        previous: Previous | None = None,
+        filtering: GradientFilter | None = None,
         probe: Probe | None = None,
         past: Sequence[str] = (),
         **arguments: Any,
     ) -> None:
-        super().__init__(compute_loss_func=answer_loss(decoder_inputs is None), **arguments)
-        self._gates, self._confinement = gates, confinement
+        loss = answer_loss(decoder_inputs is None, previous.term if previous else None)
+        super().__init__(compute_loss_func=loss, **arguments)
+        self._gates, self._confinement, self._previous, self._filtering = gates, confinement, previous, filtering
         if confinement is not None:
-            self.add_callback(_AfterSteps(confinement.after_step))
+            self.add_callback(AfterSteps(confinement.after_step))
         self._penalties, self._decoder_inputs, self._probe, self._past = penalties, decoder_inputs, probe, past
-        special = penalties is not None or confinement is not None
+        special = any(part is not None for part in (penalties, confinement, previous, filtering))
         if special and str(self.accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "FSDP"}:
             raise OptionError(
-                "penalties and subspaces need whole adapter tensors on every process: launch without DeepSpeed and FSDP"
+                "this method needs whole adapter tensors on every process: launch without DeepSpeed and FSDP"
             )
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
@@ -110,17 +111,26 @@ class PenaltyTrainer(Trainer):
             self._gates.before(rows)
         if self._decoder_inputs is not None:
             inputs = {**inputs, "decoder_input_ids": self._decoder_inputs(inputs["labels"])}
-        return super().compute_loss(model, inputs, *rest, **options)
+        if self._previous is not None:
+            self._previous.before(inputs)
+        with self._filtering.watching(inputs) if self._filtering else contextlib.nullcontext(inputs) as given:
+            return super().compute_loss(model, given, *rest, **options)
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
-        """Run one micro-batch; after the last of an optimizer step, add the penalties' gradients (before clipping)."""
+        """Run one micro-batch; after the last of an optimizer step, add the penalties' gradients and filter (before clipping)."""
         loss: Tensor = super().training_step(*arguments, **options)
-        if self._penalties is not None and self.accelerator.sync_gradients:
+        if self._previous is not None:
+            loss = loss - self._previous.last * self.accelerator.num_processes  # which the loss was multiplied by
+        if not self.accelerator.sync_gradients:
+            return loss
+        if self._penalties is not None:
             if self._probe is not None:
                 self._penalties.relate(self._probe, self.state.global_step, self.state.max_steps)
             scaler = self.accelerator.scaler
             self._penalties.add_gradients(scaler.get_scale() if scaler is not None else 1.0)
-        if self._confinement is not None and self.accelerator.sync_gradients:
+        if self._filtering is not None:
+            self._filtering.apply()
+        if self._confinement is not None:
             self._confinement.clear_gradients()
         return loss
 
@@ -145,105 +155,10 @@ class PenaltyTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *rest: Any, **options: Any) -> None:
         """Log the task loss and each penalty apart, and new relations to earlier adapters."""
+        if self._previous is not None and "loss" in logs:
+            logs |= {f"penalty/{name}": value for name, value in self._previous.take().items()}
         if self._penalties is not None and "loss" in logs:
             logs |= {f"penalty/{name}": value for name, value in self._penalties.take().items()}
             for name, numbers in self._penalties.take_relations().items():
                 logs |= {f"relation/{name}/{task}": one for task, one in zip(self._past, numbers, strict=True)}
         super().log(logs, *rest, **options)
-
-
-@contextlib.contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Let the processor take numbers below 1e-38 for 0 for a while.
-
-    Gradients of a model that has learned its task are full of them, and arithmetic on them is many times slower.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-class Interruption:
-    """Turns SIGINT and SIGTERM into a wish to stop after the current step, with a checkpoint."""
-
-    def __init__(self) -> None:
-        self.wanted = False
-        self._first = math.inf
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Interruption:
-        """Take over the two signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        # A second Ctrl-C means now; but one Ctrl-C reaches a process twice where a launcher passes it on as well.
-        now = time.monotonic()
-        if now - self._first > _ONE_SIGNAL:
-            raise KeyboardInterrupt
-        self.wanted, self._first = True, min(self._first, now)
-
-
-class Watch(TrainerCallback):
-    """Shows progress, stops on a wish or on a loss that is no number."""
-
-    def __init__(self, advance: Advance, interruption: Interruption) -> None:
-        self._advance, self._interruption = advance, interruption
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
-    ) -> None:
-        """Advance the progress bar.
-
-        Raises:
-            CloraError: If the loss is not finite.
-        """
-        if "loss" not in logs:
-            return
-        shown = {
-            key.removeprefix("penalty/"): value for key, value in logs.items() if key == "loss" or "penalty" in key
-        }
-        if odd := next((key for key, value in shown.items() if not math.isfinite(value)), None):
-            what = "the loss" if odd == "loss" else f"the penalty of {odd}"
-            raise CloraError(
-                f"{what} is {shown[odd]} at step {state.global_step}: lower --lr, or check the data and --dtype"
-            )
-        self._advance(1, "  ".join(f"{key} {value:.4g}" for key, value in shown.items()))
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        """Ask for a checkpoint and the end, on all processes together, once any of them was asked to stop."""
-        if _any_process(self._interruption.wanted, args) and state.global_step < state.max_steps:
-            self._interruption.wanted = True
-            control.should_save = control.should_training_stop = True
-        return control
-
-
-class _AfterSteps(TrainerCallback):
-    """Does something after every optimizer step, before a checkpoint is written."""
-
-    def __init__(self, act: Callable[[int], None]) -> None:
-        self._act = act
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        self._act(state.global_step)
-        return control
-
-
-def _any_process(flag: bool, args: TrainingArguments) -> bool:
-    if args.world_size == 1:
-        return flag
-    wish = torch.tensor(float(flag), device=args.device)
-    torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
-    return bool(wish.item())

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
 from clora_cli.lora import Factor
 from clora_cli.methods import Factors, Method, Penalty, Probe
 from clora_cli.tensors import read_tensors, save_tensors
 
-__all__ = ["Penalties"]
+__all__ = ["Penalties", "recall"]
+
+Recalled = Mapping[str, Mapping[str, Tensor]]
 
 _RELATIONS = "relations.safetensors"
 
@@ -32,11 +35,13 @@ class _Stack:
     total_sites: int
     dense: Tensor | None
     owner: Tensor
+    recalled: Mapping[str, Tensor]
 
     def factors(self) -> Factors:
         past_a, past_b = self.past or (None, None)
         a, b = (torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
-        return Factors(a, b, self.scaling, past_a, past_b, self.total_sites, self.dense, self.owner)
+        known = {"past_delta": self.dense, "past_owner": self.owner, "recalled": self.recalled}
+        return Factors(a, b, self.scaling, past_a, past_b, self.total_sites, **known)  # type: ignore[arg-type]
 
 
 class Penalties:
@@ -50,11 +55,18 @@ class Penalties:
         methods: Name to method, for every method that has a penalty.
         trainable: The new adapter: site to its trainable factors.
         bank: The earlier adapters.
+        recalled: Of the last earlier adapter, what ``recall`` found.
     """
 
-    def __init__(self, methods: Mapping[str, Method], trainable: Mapping[str, Factor], bank: AdapterBank) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        trainable: Mapping[str, Factor],
+        bank: AdapterBank,
+        recalled: Recalled | None = None,
+    ) -> None:
         self._methods = methods
-        self._stacks = _stacks(trainable, bank)
+        self._stacks = _stacks(trainable, bank, recalled or {})
         self._relations: dict[str, Tensor] = {}
         self._new: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
@@ -132,6 +144,20 @@ class Penalties:
         return means
 
 
+def recall(names: Collection[str], adapter: AdapterFolder | None) -> Recalled:
+    """Read what methods recall of an adapter: by name, site to tensor; nothing of none.
+
+    Args:
+        names: ``lora_A``, ``lora_B``, or names of what its method kept; all of them are there.
+        adapter: The last earlier adapter, if there is one.
+    """
+    if adapter is None or not names:
+        return {}
+    factors, state = adapter.factors(), adapter.state()
+    own = {"lora_A": {s: f.a for s, f in factors.items()}, "lora_B": {s: f.b for s, f in factors.items()}}
+    return {name: own[name] if name in own else {s: state[f"{name}/{s}"] for s in factors} for name in names}
+
+
 def _accumulate(stack: _Stack, penalty: Penalty, scale: float) -> None:
     for parameters, gradient in ((stack.a, penalty.grad_a), (stack.b, penalty.grad_b)):
         if gradient is None:
@@ -142,15 +168,15 @@ def _accumulate(stack: _Stack, penalty: Penalty, scale: float) -> None:
             parameter.grad.add_(own.to(parameter.grad.dtype), alpha=scale)
 
 
-def _stacks(trainable: Mapping[str, Factor], bank: AdapterBank) -> Sequence[_Stack]:
+def _stacks(trainable: Mapping[str, Factor], bank: AdapterBank, recalled: Recalled) -> Sequence[_Stack]:
     groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for site in sorted(trainable):
         factor = trainable[site]
         groups[(*factor.shape, factor.rank, bank.owners(site))].append(site)
-    return [_stack(sites, trainable, bank) for sites in groups.values()]
+    return [_stack(sites, trainable, bank, recalled) for sites in groups.values()]
 
 
-def _stack(sites: list[str], trainable: Mapping[str, Factor], bank: AdapterBank) -> _Stack:
+def _stack(sites: list[str], trainable: Mapping[str, Factor], bank: AdapterBank, recalled: Recalled) -> _Stack:
     first = trainable[sites[0]]
     return _Stack(
         a=[trainable[site].a for site in sites],  # type: ignore[misc]  # a trainable factor holds parameters
@@ -160,4 +186,5 @@ def _stack(sites: list[str], trainable: Mapping[str, Factor], bank: AdapterBank)
         total_sites=len(trainable),
         dense=bank.dense_of(sites),
         owner=torch.tensor(bank.owners(sites[0]), dtype=torch.long, device=first.a.device),
+        recalled={name: torch.stack([found[s] for s in sites]).to(first.a.device) for name, found in recalled.items()},
     )

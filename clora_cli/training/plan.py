@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora_cli import __version__
-from clora_cli.adapter_folder import AdapterFolder, finished, is_adapter
+from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_model import ModelReference, check_answers, check_base, find_model
 from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.distribution import agree, read_record
-from clora_cli.errors import DataError, MismatchError, OptionError
+from clora_cli.errors import DataError, MismatchError
 from clora_cli.methods import Gating
 from clora_cli.package import read_package
 from clora_cli.training.composition import Composition, compose
+from clora_cli.training.memory import read_memory
 from clora_cli.training.options import TrainOptions, default_lr, order_of_examples, run_seed
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Plan:
         dependents: Later adapters that were trained on top of the one that ``out`` holds now.
         members: All other adapters of the package, later ones included.
         ledger: Who owns what of the LoRA that they share; None if there is none yet, or the method shares none.
+        memory: Rows of earlier tasks that are trained on again, by task.
     """
 
     options: TrainOptions
@@ -59,11 +61,17 @@ class Plan:
     dependents: Sequence[AdapterFolder] = ()
     members: Sequence[AdapterFolder] = ()
     ledger: Ledger | None = None
+    memory: Sequence[Rows] = ()
 
     @property
     def rows(self) -> Sequence[Example]:
-        """The training rows."""
+        """The task's own training rows."""
         return self.drawn.examples
+
+    @property
+    def remembered(self) -> int:
+        """Number of earlier tasks' rows, which follow the task's own in ``order``."""
+        return sum(len(rows.examples) for rows in self.memory)
 
     @property
     def parents(self) -> Sequence[AdapterFolder]:
@@ -84,12 +92,14 @@ class Plan:
 
     @property
     def order(self) -> list[int]:
-        """The rows in the order in which the run reads them."""
-        return order_of_examples(len(self.rows), self.options, self.seed)
+        """The rows in the order in which the run reads them: the task's own by number, then those of the memory."""
+        return order_of_examples(len(self.rows) + self.remembered, self.options, self.seed)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run."""
+        """Optimizer steps of the run; 0 if its method trains nothing."""
+        if not self.method.lead.trains:
+            return 0
         return len(self.order) // (self.options.batch_size * self.options.grad_accum)
 
     def recipe(self) -> dict[str, Any]:
@@ -114,10 +124,20 @@ class Plan:
                 "metric": task.metric,
                 "labels": list(task.labels),
                 "train_rows": len(self.rows),
+                **({"memory": self._remembered()} if self.method.memory else {}),
             },
             "training": options.recorded(),
             "seed": options.seed,
         }
+
+    def _remembered(self) -> list[dict[str, Any]]:
+        """Return what the recipe says of each earlier task's rows, which were drawn from those that it was trained on."""
+        found = []
+        for rows, member in zip(self.memory, self.past, strict=True):
+            manifest = member.manifest
+            drawn = {"of": manifest["data"]["train_rows"], "seed": manifest["seed"]}
+            found.append({**rows.recorded(), **drawn})
+        return found
 
     def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
         """Return the manifest: the recipe with what it came from and what came of it."""
@@ -127,6 +147,7 @@ class Plan:
         command = [word for word in argv if word != "--resume"]
         recipe = self.recipe()
         recipe["data"] |= {"source": self.task.source, "notes": list(self.task.notes)}
+        recipe["data"] |= {"given": self.options.data, "columns": dict(self.options.columns)}
         return {**recipe, "argv": command, "versions": versions, "scores": dict(scores)}
 
     def finished(self) -> AdapterFolder | None:
@@ -153,8 +174,7 @@ def make_plan(options: TrainOptions) -> Plan:
     if options.lr is None:
         options = dataclasses.replace(options, lr=default_lr(reference.id, reference.kind))
     out = options.out or options.package / task.name
-    if out.exists() and not is_adapter(out):  # also under --force, which replaces adapters and nothing else
-        raise OptionError(f"{out} exists and is no adapter folder; choose another --out")
+    check_place(out)
     members = read_package([options.package], missing_ok=True)
     past, stage = _place(members, options.package, out, task.name)
     for member in past:
@@ -165,9 +185,12 @@ def make_plan(options: TrainOptions) -> Plan:
     if gating := method.lead.gating():
         _check_routable(past, gating, reference)
     ledger = _ledger(others, method, options)
+    if past and method.recalling:
+        _check_recalled(past[-1], method)
+    memory = read_memory(method.memory, past, method.name) if method.memory else ()
     drawn = Rows.draw(task, "train", options.train_rows, options.seed)
     dependents = _dependents(members, out)
-    return Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger)
+    return Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory)
 
 
 def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:
@@ -218,6 +241,17 @@ def _ledger(others: Sequence[AdapterFolder], method: Composition, options: Train
             "a smaller share for each (-o trim=density,density=…), or the removal of a task"
         )
     return ledger
+
+
+def _check_recalled(last: AdapterFolder, method: Composition) -> None:
+    """Check that the last earlier adapter kept what penalties need of it."""
+    kept = {name.partition("/")[0] for name in last.state()} | {"lora_A", "lora_B"}
+    for part, names in method.recalling.items():
+        if missing := [name for name in names if name not in kept]:
+            raise MismatchError(
+                f"--method {part} needs what the last adapter kept, and {last.path} has no {' and no '.join(missing)}; "
+                f"train that one with --method {part} too"
+            )
 
 
 def _check_routable(past: Sequence[AdapterFolder], gating: Gating, reference: ModelReference) -> None:

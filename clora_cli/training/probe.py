@@ -9,15 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from clora_cli.attribution import Answer, attributions, down_projections
 from clora_cli.data import Collator, uses_chat
 from clora_cli.features import prompt_ids
 from clora_cli.progress import Progress, Silent
 from clora_cli.task_vector import embeddings
+from clora_cli.training.answers import answer_logits
 from clora_cli.training.build import Built
 from clora_cli.training.plan import Plan
+from clora_cli.training.processes import own_share, processes, summed
 
 __all__ = ["RunProbe", "affordable_rows", "undisturbed"]
 
@@ -70,11 +73,30 @@ class RunProbe:
             rows = self._affordable(steps * calls, together)
         total = torch.zeros(sum(self._layers.values()))
         with undisturbed(self._built.model), self._alone(adapter):
-            for row in _own_share(self._chosen[:rows]):
+            for row in own_share(self._chosen[:rows]):
                 total = total + self._attribute(row, steps, together, answer)
-        total = _sum_over_processes(total, self._built.backbone.device)
+        total = summed(total, self._built.backbone.device)
         self.seconds += time.monotonic() - began
         return total / min(rows, len(self._items))
+
+    def fisher(self, rows: int) -> dict[str, dict[str, Tensor]]:
+        """Return the diagonal of the new adapter's empirical Fisher information; see ``methods.Probe``.
+
+        Row by row: it is the square of each row's own gradient that counts. Several processes share the rows out and get
+        the same answer. It is on the CPU.
+        """
+        sides = {f"lora_{side}": self._parameters(side) for side in "AB"}
+        flat = [parameter for found in sides.values() for parameter in found.values()]
+        totals = [torch.zeros_like(parameter) for parameter in flat]
+        chosen = self._chosen[:rows]
+        with undisturbed(self._built.model):
+            for parameter in flat:
+                parameter.requires_grad_(True)
+            for row in own_share(chosen):
+                slopes = torch.autograd.grad(self._log_likelihood(row), flat)
+                totals = [total + slope.square() for total, slope in zip(totals, slopes, strict=True)]
+        means = iter([summed(total, self._built.backbone.device).cpu() / len(chosen) for total in totals])
+        return {name: {site: next(means) for site in found} for name, found in sides.items()}
 
     def stored(self, adapter: int) -> Mapping[str, Tensor]:
         """Return what an earlier adapter holds in its ``state.safetensors``."""
@@ -90,10 +112,11 @@ class RunProbe:
 
     @property
     def batches(self) -> Sequence[Sequence[int]]:
-        """The numbers of the rows of each optimizer step."""
+        """The numbers of the task's own rows of each optimizer step."""
         options, order = self._plan.options, self._plan.order
-        size = options.batch_size * options.grad_accum
-        return [order[start : start + size] for start in range(0, len(order), size)]
+        size, own = options.batch_size * options.grad_accum, len(self._plan.rows)
+        steps = [order[start : start + size] for start in range(0, len(order), size)]
+        return [[row for row in step if row < own] for step in steps] if self._plan.memory else steps
 
     @property
     def seed(self) -> int:
@@ -121,12 +144,27 @@ class RunProbe:
             )
         return max(1, min(_MOST_ROWS, int(found)))
 
-    def _attribute(self, row: int, steps: int, together: bool, answer: Answer) -> Tensor:
-        backbone, options = self._built.backbone, self._plan.options
+    def _parameters(self, side: str) -> dict[str, Tensor]:
+        return {site: factor.a if side == "A" else factor.b for site, factor in self._built.trainable.items()}
+
+    def _batch(self, row: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Return one row as the model takes it, and its labels."""
+        backbone = self._built.backbone
         inputs = {n: t.to(backbone.device) for n, t in Collator(backbone.tokenizer)([self._items[row]]).items()}
         labels = inputs.pop("labels")
         if backbone.kind == "seq2seq":
             inputs["decoder_input_ids"] = backbone.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        return inputs, labels
+
+    def _log_likelihood(self, row: int) -> Tensor:
+        inputs, labels = self._batch(row)
+        logits = self._built.model(**inputs, use_cache=False)["logits"]
+        new, tokens = answer_logits(logits, labels, self._built.backbone.kind == "causal")
+        return -functional.cross_entropy(new, tokens, reduction="sum")
+
+    def _attribute(self, row: int, steps: int, together: bool, answer: Answer) -> Tensor:
+        options = self._plan.options
+        inputs, labels = self._batch(row)
         return attributions(
             self._built.model,
             inputs,
@@ -136,7 +174,7 @@ class RunProbe:
             together=together,
             answer=answer,
             # Where training saves memory, more copies than a batch has rows may not fit.
-            at_once=options.batch_size // _processes() if options.gradient_checkpointing else 0,
+            at_once=options.batch_size // processes() if options.gradient_checkpointing else 0,
         ).cpu()
 
     @contextlib.contextmanager
@@ -182,19 +220,3 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
         for module, mode in modes:
             module.training = mode
-
-
-def _processes() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def _own_share(rows: Sequence[int]) -> Sequence[int]:
-    return rows[distributed.get_rank() :: _processes()] if _processes() > 1 else rows
-
-
-def _sum_over_processes(vector: Tensor, device: torch.device) -> Tensor:
-    if _processes() == 1:
-        return vector
-    vector = vector.to(device)
-    distributed.all_reduce(vector)
-    return vector.cpu()

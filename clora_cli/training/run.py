@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from clora_cli.distribution import Distribution
     from clora_cli.training.build import Built
     from clora_cli.training.loop import PenaltyTrainer
+    from clora_cli.training.penalties import Penalties
 
 __all__ = ["train_task"]
 
@@ -81,7 +82,7 @@ def train_task(
     if _is_main():
         _prepare(plan, resume, force)
     try:
-        result = _train(plan, resume, progress)
+        result = _train(plan, resume, progress) if plan.method.lead.trains else _write_zeros(plan)
     except BaseException:
         if _is_main() and _last_checkpoint(plan.work) is None:
             shutil.rmtree(plan.work, ignore_errors=True)  # nothing to continue from: it must not block the next try
@@ -111,22 +112,13 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     from peft import get_peft_model_state_dict
 
     from clora_cli.training.build import build, confine
-    from clora_cli.training.loop import Interruption, Watch, flushed_denormals
-    from clora_cli.training.penalties import Penalties
+    from clora_cli.training.callbacks import Interruption, Watch, flushed_denormals
     from clora_cli.training.probe import RunProbe
 
     built = build(plan)
     items = _items(plan, built)
-    probe = RunProbe(plan, built, items, progress)
-    methods = plan.method.penalised
-    penalties = Penalties(methods, built.trainable, built.bank) if methods else None
-    for name in penalties.inactive() if penalties else ():
-        reason = (
-            "there is no earlier adapter"
-            if not built.bank.sites
-            else "no earlier adapter shares a layer with the new one"
-        )
-        progress.warn(f"{name}: its penalty is inactive in this run: {reason}")
+    probe = RunProbe(plan, built, items[: len(plan.rows)], progress)
+    penalties = _penalties(plan, built, progress)
     confinement = confine(plan, built, progress)
     checkpoint = _last_checkpoint(plan.work) if resume else None
     for kept in (penalties, confinement):
@@ -138,7 +130,8 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
         Interruption() as interruption,
         progress.track(f"train {plan.task.name}", plan.steps) as advance,
     ):
-        trainer = _trainer(plan, built, items, penalties=penalties, confinement=confinement, probe=probe)
+        parts = {"penalties": penalties, "confinement": confinement, "probe": probe}
+        trainer = _trainer(plan, built, items, **parts, **_comparisons(plan, built))
         trainer.add_callback(Watch(advance, interruption))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if interruption.wanted and trainer.state.global_step < plan.steps:
@@ -151,18 +144,50 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     if probe.seconds:
         share = probe.seconds / max(time.monotonic() - began - probe.seconds, 1e-9)
         progress.note(f"attribution took {probe.seconds:.1f} s, {share:.1%} of the training's own time")
-    # PEFT puts the local path of the base model into the configuration; the id is what other machines know.
-    config = built.model.peft_config["default"].to_dict()
-    config |= {"inference_mode": True, "base_model_name_or_path": plan.reference.id}
     return _Result(
         history=trainer.state.log_history,
         tensors=get_peft_model_state_dict(built.model),
-        config=config,
+        config=_portable(built.model.peft_config["default"].to_dict(), plan),
         state=state,
         relations=penalties.relations() if penalties else {},
         subspace=confinement.recorded() if confinement else {},
         distribution=built.gates.distribution if built.gates else None,
     )
+
+
+def _write_zeros(plan: Plan) -> _Result:
+    from clora_cli.training.untrained import zeros
+
+    tensors, config = zeros(plan)
+    return _Result([], tensors, _portable(config, plan), {}, {}, {}, None)
+
+
+def _penalties(plan: Plan, built: Built, progress: Progress) -> Penalties | None:
+    from clora_cli.training.penalties import Penalties, recall
+
+    if not (methods := plan.method.penalised):
+        return None
+    names = {name for wanted in plan.method.recalling.values() for name in wanted}
+    recalled = recall(names, plan.past[-1] if plan.past else None)
+    penalties = Penalties(methods, built.trainable, built.bank, recalled)
+    for name in penalties.inactive():
+        known = built.bank.sites or recalled
+        reason = "no earlier adapter shares a layer with the new one" if known else "there is no earlier adapter"
+        progress.warn(f"{name}: its penalty is inactive in this run: {reason}")
+    return penalties
+
+
+def _comparisons(plan: Plan, built: Built) -> dict[str, Any]:
+    """Return what compares with the model before, and what filters gradients, where the method has either."""
+    from clora_cli.training.filtering import GradientFilter
+    from clora_cli.training.previous import Previous
+
+    found: dict[str, Any] = {}
+    if plan.method.comparing and plan.past:
+        found["previous"] = Previous(built, plan.past[-1].factors(), plan.method.comparing)
+    if plan.method.filtering:
+        found["filtering"] = GradientFilter(built, plan.method.filtering, first=not plan.past)
+    return found
 
 
 def _items(plan: Plan, built: Built) -> list[dict[str, list[int]]]:
@@ -176,9 +201,10 @@ def _items(plan: Plan, built: Built) -> list[dict[str, list[int]]]:
             kind=backbone.prompt_kind,
             max_length=options.max_length,
             max_answer_length=options.max_answer_length,
-            chat=uses_chat(plan.task, backbone.tokenizer),
+            chat=uses_chat(rows.task, backbone.tokenizer),
         )
-        for row in plan.rows
+        for rows in (plan.drawn, *plan.memory)
+        for row in rows.examples
     ]
 
 
@@ -220,7 +246,8 @@ def _last_checkpoint(work: Path) -> Path | None:
 
 def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
     records = [record for record in result.history if "loss" in record]
-    last = {key: value for key, value in records[-1].items() if key == "loss" or key.startswith("penalty/")}
+    final = records[-1] if records else {}
+    last = {key: value for key, value in final.items() if key == "loss" or key.startswith("penalty/")}
     tasks = [member.task for member in plan.past]
     relations = {name: dict(zip(tasks, numbers, strict=True)) for name, numbers in result.relations.items()}
     scores = {"last_step": last, "relations": relations, "subspace": result.subspace}
@@ -228,6 +255,11 @@ def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
     log = "".join(json.dumps(record, sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(manifest)}
     write_adapter(plan.out, result.tensors, _plain(result.config), manifest, texts, result.state, result.distribution)
+
+
+def _portable(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    # PEFT puts the local path of the base model into the configuration; the id is what other machines know.
+    return config | {"inference_mode": True, "base_model_name_or_path": plan.reference.id}
 
 
 def _plain(value: Any) -> Any:
@@ -248,5 +280,9 @@ def _is_main() -> bool:
 def _wait_for_main() -> None:
     from torch import distributed
 
-    if distributed.is_available() and distributed.is_initialized():
+    if not distributed.is_available():
+        return
+    if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        distributed.init_process_group("gloo")  # nothing was trained that would have brought the processes together
+    if distributed.is_initialized():
         distributed.barrier()

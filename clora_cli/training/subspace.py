@@ -123,12 +123,21 @@ class Confinement:
         if kept.warning:
             self._warnings.append(kept.warning)
             self._progress.note(f"subspace: {kept.warning}")
+        mask = self._limited(kept.mask, moved, sum(masks[site].numel() for site in sites))
         start = 0
         for site in sites:
             count = int(masks[site].sum())
-            masks[site][self._idle[site]] = kept.mask[start : start + count]
+            masks[site][self._idle[site]] = mask[start : start + count]
             start += count
         return masks
+
+    def _limited(self, mask: Tensor, moved: Tensor, size: int) -> Tensor:
+        """Return a mask of the entries that moved furthest among those of a mask, where these are more than may be owned."""
+        limit = max(1, int(self._trimming.most * size))
+        if int(mask.sum()) <= limit:
+            return mask
+        furthest = moved.abs().masked_fill(~mask, -1).topk(limit).indices
+        return torch.zeros_like(mask).index_fill_(0, furthest, True)
 
     def _block(self, masks: Mapping[str, Tensor]) -> None:
         self._blocked = {site: ~masks[site].to(b.device) for site, b in self._b.items()}

@@ -10,7 +10,7 @@ import torch
 from support import check_numbers_refused, check_options_documented, check_source_given
 
 from clora_cli import registry
-from clora_cli.methods import Factors, Method
+from clora_cli.methods import Activity, Factors, Method
 
 NAMES = registry.names("methods")
 
@@ -36,10 +36,24 @@ PENALISED = [
 ]
 
 
-def factors(seed=0, *, past=True, sites=2, rank=3, size=5, zero_b=False):
+COMPARING = [
+    pytest.param(method, id=f"{name}-{number}")
+    for name in NAMES
+    if registry.load("methods", name).compare is not Method.compare
+    for number, method in enumerate(variants(name))
+]
+FILTERING = [
+    pytest.param(method, id=f"{name}-{number}")
+    for name in NAMES
+    if registry.load("methods", name).filter_gradients is not Method.filter_gradients
+    for number, method in enumerate(variants(name))
+]
+
+
+def factors(seed=0, *, past=True, sites=2, rank=3, size=5, zero_b=False, recalls=()):
     """Return square sites, as one variant needs them, in float64 with no entry of any product near 0.
 
-    The past is two adapters, of ranks 1 and 3.
+    The past is two adapters, of ranks 1 and 3. What a method recalls besides factors of the last one is not negative.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -49,7 +63,26 @@ def factors(seed=0, *, past=True, sites=2, rank=3, size=5, zero_b=False):
     b = torch.zeros(sites, size, rank, dtype=torch.float64) if zero_b else draw(sites, size, rank)
     old = (draw(sites, 4, size), draw(sites, size, 4)) if past else (None, None)
     known = {"past_owner": torch.tensor([0, 1, 1, 1]), "relations": torch.tensor([0.6, -0.3])} if past else {}
-    return Factors(draw(sites, rank, size), b, 2.0, *old, **known)
+    shapes = {"a": (sites, rank, size), "b": (sites, size, rank)}
+    kept = {name: draw(*shapes[name[-1].lower()]) for name in recalls if past}
+    kept = {name: tensor if name.startswith("lora_") else tensor.square() for name, tensor in kept.items()}
+    return Factors(draw(sites, rank, size), b, 2.0, *old, **known, recalled=kept)
+
+
+def in_precision(given, dtype, past_dtype):
+    """Return factors in other types, those of the past apart."""
+    past = {
+        name: getattr(given, name).to(past_dtype) for name in ("past_a", "past_b") if getattr(given, name) is not None
+    }
+    recalled = {name: tensor.to(past_dtype) for name, tensor in given.recalled.items()}
+    return dataclasses.replace(given, a=given.a.to(dtype), b=given.b.to(dtype), recalled=recalled, **past)
+
+
+def site_of(given, site):
+    """Return one site of factors."""
+    own = {name: getattr(given, name)[site : site + 1] for name in ("a", "b", "past_a", "past_b")}
+    recalled = {name: tensor[site : site + 1] for name, tensor in given.recalled.items()}
+    return dataclasses.replace(given, **own, recalled=recalled)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,7 +94,11 @@ def test_defaults_construct_a_frozen_method(name):
     assert (method.combine == "route") == (method.routing() is not None)
     assert (method.start == "shared") == (method.trimming() is not None)
     assert method.start in {"fresh", "previous", "shared"}
-    assert method.combine in {"sum", "last", "route", "task-id", *registry.names("merges")}
+    assert method.combine in {"sum", "last", "route", "task-id", "none", *registry.names("merges")}
+    assert method.reuses_data == (method.memory() is not None)
+    assert not (method.reuses_data and method.past == "route")  # features are taken of the task's own rows
+    if method.recalls or type(method).compare is not Method.compare:
+        assert method.start == "previous"  # so that the last earlier adapter is what it goes on from
     with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):
         method.combine = "last"
     assert method == registry.load("methods", name)()
@@ -85,7 +122,7 @@ def test_numbers_out_of_range_are_refused(name):
 @pytest.mark.parametrize("method", PENALISED)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_gradient_is_the_slope_of_the_value(method, seed):
-    given = factors(seed)
+    given = factors(seed, recalls=method.recalls)
     penalty = method.penalty(given)
     assert penalty.value.shape == ()
     assert bool(penalty.value.isfinite()) and float(penalty.value) > 0
@@ -105,13 +142,9 @@ def test_the_gradient_is_the_slope_of_the_value(method, seed):
 
 @pytest.mark.parametrize("method", PENALISED)
 def test_sites_add_up_one_by_one(method):
-    given = factors()
+    given = factors(recalls=method.recalls)
     whole = method.penalty(given)
-    by_site = ("a", "b", "past_a", "past_b")
-    parts = [
-        method.penalty(dataclasses.replace(given, **{name: getattr(given, name)[i : i + 1] for name in by_site}))
-        for i in range(2)
-    ]
+    parts = [method.penalty(site_of(given, site)) for site in range(2)]
     assert torch.allclose(whole.value, sum(part.value for part in parts))
     for side in ("grad_a", "grad_b"):
         if getattr(whole, side) is not None:
@@ -120,10 +153,10 @@ def test_sites_add_up_one_by_one(method):
 
 @pytest.mark.parametrize("method", PENALISED)
 def test_inputs_stay_as_they_were(method):
-    given = factors()
-    before = [tensor.clone() for tensor in (given.a, given.b, given.past_a, given.past_b)]
+    given = factors(recalls=method.recalls)
+    after = (given.a, given.b, given.past_a, given.past_b, *given.recalled.values())
+    before = [tensor.clone() for tensor in after]
     method.penalty(given)
-    after = (given.a, given.b, given.past_a, given.past_b)
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
@@ -131,7 +164,7 @@ def test_inputs_stay_as_they_were(method):
 @pytest.mark.parametrize("past", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_first_step_of_the_first_task_is_finite(method, past, dtype):
-    given = factors(past=past, zero_b=True)
+    given = factors(past=past, zero_b=True, recalls=method.recalls)
     penalty = method.penalty(dataclasses.replace(given, a=given.a.to(dtype), b=given.b.to(dtype)))
     if penalty is None:
         assert not past
@@ -142,15 +175,8 @@ def test_the_first_step_of_the_first_task_is_finite(method, past, dtype):
 
 @pytest.mark.parametrize("method", PENALISED)
 def test_a_past_of_lower_precision_is_taken(method):
-    given = factors()
-    low = dataclasses.replace(
-        given,
-        a=given.a.float(),
-        b=given.b.float(),
-        past_a=given.past_a.bfloat16(),
-        past_b=given.past_b.bfloat16(),
-    )
-    penalty = method.penalty(low)
+    given = factors(recalls=method.recalls)
+    penalty = method.penalty(in_precision(given, torch.float32, torch.bfloat16))
     assert penalty.value.dtype == torch.float32
     assert torch.allclose(penalty.value.double(), method.penalty(given).value, rtol=0.02)
     assert all(g is None or g.dtype == torch.float32 for g in (penalty.grad_a, penalty.grad_b))
@@ -159,7 +185,7 @@ def test_a_past_of_lower_precision_is_taken(method):
 @pytest.mark.parametrize("method", PENALISED)
 def test_the_value_matches_autograd_where_a_part_is_zero(method):
     """At B = 0 an L1 term has no slope; the gradient taken there must be one of its subgradients: no larger than nearby."""
-    given = factors(zero_b=True)
+    given = factors(zero_b=True, recalls=method.recalls)
     penalty = method.penalty(given)
     for gradient, own in ((penalty.grad_a, given.a), (penalty.grad_b, given.b)):
         if gradient is not None:
@@ -167,3 +193,42 @@ def test_the_value_matches_autograd_where_a_part_is_zero(method):
             side = "a" if own is given.a else "b"
             ahead = method.penalty(dataclasses.replace(given, **{side: own - step * gradient}))
             assert float(ahead.value) <= float(penalty.value) + 1e-12
+
+
+@pytest.mark.parametrize("comparing", COMPARING)
+def test_answers_that_did_not_change_cost_nothing(comparing):
+    old = torch.randn(6, 11, generator=torch.Generator().manual_seed(0)) * 4
+    new = old.clone().requires_grad_()
+    term = comparing.compare(new, old)
+    (slope,) = torch.autograd.grad(term, new)
+    assert term.shape == ()
+    assert abs(term.item()) < 1e-5
+    assert float(slope.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("comparing", COMPARING)
+def test_a_comparison_adds_up_token_by_token(comparing):
+    generator = torch.Generator().manual_seed(0)
+    new, old = (torch.randn(6, 11, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
+    whole = comparing.compare(new, old)
+    parts = sum(comparing.compare(new[i : i + 2], old[i : i + 2]) for i in range(0, 6, 2))
+    assert bool(whole.isfinite()) and whole.item() > 0
+    assert torch.allclose(whole, parts)
+
+
+@pytest.mark.parametrize("filtering", FILTERING)
+@pytest.mark.parametrize("first", [False, True])
+def test_gradients_are_filtered_row_by_row_at_every_site_alike(filtering, first):
+    generator = torch.Generator().manual_seed(0)
+    given = Activity(torch.rand(3, 4, generator=generator), torch.rand(3, 9, generator=generator), first)
+    before = (given.a.clone(), given.b.clone())
+    found = filtering.filter_gradients(given)
+    assert torch.equal(before[0], given.a) and torch.equal(before[1], given.b)
+    if found is None:
+        return
+    for rows, magnitudes in zip(found, before, strict=True):
+        assert rows.shape == magnitudes.shape
+        assert bool(((rows >= 0) & (rows <= 1)).all())
+    alone = [filtering.filter_gradients(Activity(given.a[i : i + 1], given.b[i : i + 1], first)) for i in range(3)]
+    for side in range(2):
+        assert torch.equal(found[side], torch.cat([one[side] for one in alone]))

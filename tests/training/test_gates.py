@@ -176,21 +176,21 @@ def test_stat_features_finds_the_distribution_that_it_would_take(plan_for, train
 
 
 def test_a_resumed_run_writes_the_bytes_of_an_undisturbed_one(tmp_path, package, plan_for, monkeypatch):
-    from clora_cli.training import loop
+    from clora_cli.training import callbacks
 
     package(name="one"), package(name="two")
     options = {"method": "pfd", "max_steps": 4, "save_steps": 1, "method_options": {"train_top_k": "2"}}
     whole, _ = train_task(plan_for(package="one", **options))
-    real = loop.Watch.on_step_end
+    real = callbacks.Watch.on_step_end
 
     def stop(self, args, state, control, **rest):
         self._interruption.wanted = state.global_step == 2
         return real(self, args, state, control, **rest)
 
-    monkeypatch.setattr(loop.Watch, "on_step_end", stop)
+    monkeypatch.setattr(callbacks.Watch, "on_step_end", stop)
     with pytest.raises(InterruptedRunError):
         train_task(plan_for(package="two", **options))
-    monkeypatch.setattr(loop.Watch, "on_step_end", real)
+    monkeypatch.setattr(callbacks.Watch, "on_step_end", real)
     resumed, _ = train_task(plan_for(package="two", **options), resume=True)
     assert contents(resumed.path) == contents(whole.path)
 

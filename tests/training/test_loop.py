@@ -15,7 +15,7 @@ from clora_cli.training.run import _items, _trainer
 
 
 def first_batch(plan, built):
-    return next(iter(_trainer(plan, built, None, None, _items(plan, built)).get_train_dataloader()))
+    return next(iter(_trainer(plan, built, _items(plan, built), penalties=None).get_train_dataloader()))
 
 
 def built_for(plan):

@@ -223,3 +223,59 @@ def test_methods_compose(plan_for, past, method):
     one, other = method.split("+")
     assert {f"penalty/{one}", f"penalty/{other}"} < set(folder.manifest["scores"]["last_step"])
     assert ("state.safetensors" in contents(folder.path)) == ("aso-lora" in method)
+
+
+@pytest.mark.parametrize("family", ["llama", "t5", "gpt2"])
+def test_fisher_information_is_the_mean_of_each_row_s_squared_gradient(plan_for, past, backbone, family):
+    past(family=family)
+    plan = plan_for(family=family, method="seq-lora", dropout=0.2, rank=2, alpha=4)
+    built, probe = asked(plan)
+    found = probe.fisher(3)
+    # By hand: the base model afresh, the adapter's factors as leaves, one row at a time.
+    base, items = backbone(family), _items(plan, built)
+    leaves = {
+        site: (f.a.detach().clone().requires_grad_(), f.b.detach().clone().requires_grad_())
+        for site, f in built.trainable.items()
+    }
+    for site, (a, b) in leaves.items():
+        scaling = built.trainable[site].scaling
+        base.model.get_submodule(site).register_forward_hook(
+            lambda _, given, output, a=a, b=b, scaling=scaling: output + scaling * (given[0] @ a.T @ b.T)
+        )
+    flat = [tensor for pair in leaves.values() for tensor in pair]
+    expected = [torch.zeros_like(tensor) for tensor in flat]
+    for row in probe._chosen[:3]:
+        batch = Collator(base.tokenizer)([items[row]])
+        labels = batch.pop("labels")
+        if base.kind == "seq2seq":
+            batch["decoder_input_ids"] = base.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        logits = base.model(**batch).logits[0]
+        pairs = (
+            zip(logits, labels[0], strict=True)
+            if base.kind == "seq2seq"
+            else zip(logits[:-1], labels[0, 1:], strict=True)
+        )
+        likelihood = sum(one.log_softmax(-1)[token] for one, token in pairs if token != -100)
+        slopes = torch.autograd.grad(likelihood, flat)
+        expected = [total + slope**2 / 3 for total, slope in zip(expected, slopes, strict=True)]
+    own = [found[side][site] for site in leaves for side in ("lora_A", "lora_B")]
+    for one, other in zip(own, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.max()))
+
+
+def test_asking_for_fisher_information_disturbs_nothing(plan_for):
+    built, probe = asked(plan_for(method="seq-lora", dropout=0.2))
+    built.model.train()
+    for factor in built.trainable.values():
+        factor.a.grad = torch.full_like(factor.a, 3.0)
+    modes = [module.training for module in built.model.modules()]
+    state = torch.get_rng_state()
+    one, other = probe.fisher(4), probe.fisher(4)
+    assert torch.equal(state, torch.get_rng_state())
+    assert modes == [module.training for module in built.model.modules()]
+    assert all(factor.a.requires_grad and factor.b.grad is None for factor in built.trainable.values())
+    assert all(bool((factor.a.grad == 3).all()) for factor in built.trainable.values())
+    assert all(torch.equal(one[side][site], other[side][site]) for side in one for site in one[side])
+    assert {name: tensor.shape for name, tensor in probe.fisher(99)["lora_B"].items()} == {
+        site: factor.b.shape for site, factor in built.trainable.items()
+    }

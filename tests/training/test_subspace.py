@@ -18,7 +18,7 @@ from clora_cli.training import train_task
 from clora_cli.training.describe import describe
 from clora_cli.training.subspace import Confinement, warmup_steps
 
-SOME = {"trim": "density,density=0.25"}
+SOME = {"trim": "density,density=0.25", "most": "1"}
 
 
 @pytest.fixture
@@ -71,6 +71,13 @@ def test_each_site_may_choose_for_itself():
         Confinement(Trimming(trim="density,density=0.5", scope=scope), trainable, idle, 1).after_step(1)
         counts[scope] = [int((trainable[site].b != 0).sum()) for site in values]
     assert counts == {"all": [0, 4], "site": [2, 2]}
+
+
+def test_no_task_owns_more_than_its_share_of_all():
+    held, b = confinement([[1, 1, 1], [1, 1, 0]], trim="density,density=0.8", most=0.34)
+    b.data = torch.tensor([[0.1, -0.9, 0.2], [0.3, 0.8, 5.0]])
+    held.after_step(2)
+    assert torch.equal(b.data, torch.tensor([[0, -0.9, 0], [0, 0.8, 0]]))
 
 
 @pytest.mark.parametrize(
@@ -160,10 +167,10 @@ def test_an_earlier_task_trained_again_leaves_later_tasks_entries_alone(learn, p
 
 
 def test_a_full_lora_is_told_before_training_with_what_it_would_take(learn, plan_for):
-    learn("first", options={"trim": "density,density=1"})
+    learn("first", options={"trim": "density,density=1", "most": "1"})
     with pytest.raises(MismatchError, match=r"own 100.0% of the \d+ entries at rank 2, 100.0% each; .* --rank 5"):
         plan_for("second", method="cast")
-    assert plan_for("first", method="cast", method_options={"trim": "density,density=1"}).finished()
+    assert plan_for("first", method="cast", method_options={"trim": "density,density=1", "most": "1"}).finished()
 
 
 def test_the_plan_tells_what_is_idle(learn, plan_for):
@@ -207,6 +214,7 @@ def test_the_task_vector_is_kept(learn, tmp_path):
     [
         ({"warmup": 0}, "warmup"),
         ({"least": 1}, "least"),
+        ({"most": 0}, "most"),
         ({"margin": -1}, "margin"),
         ({"top_k": -1}, "top_k"),
         ({"vector_lr": 0}, "vector_lr"),

@@ -1,0 +1,47 @@
+"""Train one LoRA on through all tasks, with some rows of the earlier ones mixed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clora_cli.methods import Memory, Method
+from clora_cli.methods._check import check_at_least, check_share
+
+__all__ = ["Replay"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(Method):
+    """Train one LoRA on through all tasks, with some rows of the earlier ones mixed in.
+
+    Otherwise as seq-lora. A task's rows of the memory are the same at every later task. Needs the earlier tasks' data at
+    training: what the other methods do without.
+
+    Args:
+        rows: Rows of each earlier task at most; 0 for all.
+        share: The share of each earlier task's rows instead, in [0, 1], such as 0.02; 0 goes by ``rows``.
+
+    References:
+        Rolnick et al., Experience Replay for Continual Learning, 2018, arXiv:1811.11682; de Masson d'Autume et al.,
+        Episodic Memory in Lifelong Language Learning, 2019, arXiv:1906.01076; with LoRA as the baseline of MIGU
+        (arXiv:2406.17245), which replays 2 % of each past task.
+        Differs: the memory's rows are shuffled among the new ones, and each is read as often as a new one; the first two
+        papers fill a memory while data stream by, and replay from it at a fixed rate.
+    """
+
+    past = "none"
+    start = "previous"
+    combine = "last"
+    reuses_data = True
+
+    rows: int = 50
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_at_least("replay", "rows", self.rows, 0)
+        check_share("replay", "share", self.share)
+
+    def memory(self) -> Memory:
+        """Return which rows are in the memory."""
+        return Memory(rows=self.rows, share=self.share)

@@ -1,0 +1,119 @@
+"""What goes on beside the steps of a run: progress, clean interruption, a processor in its fast mode (layer L3)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from clora_cli.errors import CloraError
+from clora_cli.progress import Advance
+
+__all__ = ["AfterSteps", "Interruption", "Watch", "flushed_denormals"]
+
+_ONE_SIGNAL = 1.0  # seconds within which signals are taken for one
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Let the processor take numbers below 1e-38 for 0 for a while.
+
+    Gradients of a model that has learned its task are full of them, and arithmetic on them is many times slower.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+class Interruption:
+    """Turns SIGINT and SIGTERM into a wish to stop after the current step, with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._first = math.inf
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        """Take over the two signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        # A second Ctrl-C means now; but one Ctrl-C reaches a process twice where a launcher passes it on as well.
+        now = time.monotonic()
+        if now - self._first > _ONE_SIGNAL:
+            raise KeyboardInterrupt
+        self.wanted, self._first = True, min(self._first, now)
+
+
+class Watch(TrainerCallback):
+    """Shows progress, stops on a wish or on a loss that is no number."""
+
+    def __init__(self, advance: Advance, interruption: Interruption) -> None:
+        self._advance, self._interruption = advance, interruption
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        """Advance the progress bar.
+
+        Raises:
+            CloraError: If the loss is not finite.
+        """
+        if "loss" not in logs:
+            return
+        shown = {
+            key.removeprefix("penalty/"): value for key, value in logs.items() if key == "loss" or "penalty" in key
+        }
+        if odd := next((key for key, value in shown.items() if not math.isfinite(value)), None):
+            what = "the loss" if odd == "loss" else f"the penalty of {odd}"
+            raise CloraError(
+                f"{what} is {shown[odd]} at step {state.global_step}: lower --lr, or check the data and --dtype"
+            )
+        self._advance(1, "  ".join(f"{key} {value:.4g}" for key, value in shown.items()))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Ask for a checkpoint and the end, on all processes together, once any of them was asked to stop."""
+        if _any_process(self._interruption.wanted, args) and state.global_step < state.max_steps:
+            self._interruption.wanted = True
+            control.should_save = control.should_training_stop = True
+        return control
+
+
+class AfterSteps(TrainerCallback):
+    """Does something after every optimizer step, before a checkpoint is written."""
+
+    def __init__(self, act: Callable[[int], None]) -> None:
+        self._act = act
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Do it."""
+        self._act(state.global_step)
+        return control
+
+
+def _any_process(flag: bool, args: TrainingArguments) -> bool:
+    if args.world_size == 1:
+        return flag
+    wish = torch.tensor(float(flag), device=args.device)
+    torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
+    return bool(wish.item())

@@ -1,0 +1,31 @@
+"""An adapter of zeros, of methods that train nothing (layer L3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clora_cli.backbone import find_sites, is_transposed, load_skeleton
+from clora_cli.lora import factor_keys
+from clora_cli.training.build import lora_config
+from clora_cli.training.plan import Plan
+
+__all__ = ["zeros"]
+
+
+def zeros(plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the configuration of a LoRA that does nothing, without loading the model's weights.
+
+    Raises:
+        OptionError: If a target matches no layer.
+    """
+    options, model = plan.options, load_skeleton(plan.reference)
+    sites = find_sites(model, options.target_modules)
+    tensors: dict[str, Tensor] = {}
+    for site, (rows, columns) in sites.items():
+        key_a, key_b = factor_keys(site)
+        tensors |= {key_a: torch.zeros(options.rank, columns), key_b: torch.zeros(rows, options.rank)}
+    config = lora_config(plan, tuple(sites), is_transposed(model, next(iter(sites))))
+    return tensors, config.to_dict()
