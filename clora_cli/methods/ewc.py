@@ -25,7 +25,7 @@ class Ewc(Method):
     task. Nothing happens at the first task.
 
     Args:
-        strength: The weight of the term, at least 0. 100 suited clora-nano, on dev rows, best of 10, 100, 400 and 10,000.
+        strength: The weight of the term, at least 0. 100 suited clora-nano, on dev rows, best of 10, 30, 100, 400 and 10,000.
         decay: What is left of earlier tasks' F at each further one, in [0, 1]; 1 adds them up.
         rows: Training rows that F is estimated from at most, one backward pass each.
 
