@@ -21,9 +21,9 @@ from statistics import median
 from typing import Any
 
 import torch
+from routed_forward import base_model  # beside this script
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import find_sites
@@ -31,21 +31,6 @@ from clora_cli.lora import Factor
 
 Row = tuple[Callable[[], None], Callable[[], object]]  # what comes before, and what is timed
 Member = dict[str, Factor]
-
-
-def base_model(width: int, layers: int) -> Any:
-    """Return a random Llama with grouped-query attention."""
-    set_seed(0)
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=width,
-        intermediate_size=int(width * 2.75),
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        num_key_value_heads=max(1, width // 256),
-        max_position_embeddings=2048,
-    )
-    return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
 def parts_of_one_lora(model: Any, count: int, rank: int) -> list[Member]:

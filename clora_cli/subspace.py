@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.errors import ArtifactError, MismatchError
+from clora_cli.lora import Factor
 
 __all__ = ["Ledger", "mask_key", "pack", "read_ledger", "read_masks", "unpack"]
 
@@ -52,10 +53,17 @@ def read_masks(member: AdapterFolder, side: str = "B") -> dict[str, Tensor]:
     Raises:
         ArtifactError: If a mask does not fit its factor, or an entry outside it is not zero.
     """
-    if member.is_dense:
+    state = member.state()
+    if member.is_dense or not any(key.startswith("mask_") for key in state):
         return {}
-    state, masks = member.state(), {}
-    for site, factor in member.factors().items() if any(key.startswith("mask_") for key in state) else ():
+    return _masks(member, state, member.factors(), side)
+
+
+def _masks(
+    member: AdapterFolder, state: Mapping[str, Tensor], factors: Mapping[str, Factor], side: str
+) -> dict[str, Tensor]:
+    masks = {}
+    for site, factor in factors.items():
         packed = state.get(mask_key(site, side))
         if packed is None:
             continue
@@ -133,8 +141,8 @@ def read_ledger(members: Sequence[AdapterFolder]) -> Ledger:
     """
     owners: dict[str, Tensor] = {}
     for number, member in enumerate(members, start=1):
-        masks = read_masks(member)
         factors = member.factors()
+        masks = _masks(member, member.state(), factors, "B")
         if set(masks) != set(factors):
             raise MismatchError(
                 f"{member.path} owns no part of a shared LoRA: it has no masks in state.safetensors; "

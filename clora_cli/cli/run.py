@@ -58,7 +58,7 @@ def run(
         str | None, typer.Option(metavar="METHOD[,METHOD]", help="Run these methods of the recipe alone.")
     ] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(help="Run this seed of the recipe alone; repeatable.", show_default=False)
+        list[int] | None, typer.Option(help="Seed instead of the recipe's; repeatable.", show_default=False)
     ] = None,
     jobs: Annotated[int, typer.Option("-j", "--jobs", help="Methods and seeds that run side by side.")] = 1,
     model: Annotated[str | None, typer.Option("-m", "--model", help="Base model instead of the recipe's.")] = None,
@@ -83,40 +83,33 @@ def run(
     if jobs < 1:
         raise OptionError(f"--jobs {jobs}: give a whole number of at least 1")
     with _interruptions():
-        _do(output, _read(recipe, model, out), _Part(only, seed, jobs), show=show, script=script, dry_run=dry_run)
+        _do(output, _read(recipe, seed, model, out), only, jobs, show=show, script=script, dry_run=dry_run)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Which part of a recipe, and how much of it at a time."""
-
-    only: str | None
-    seeds: Sequence[int] | None
-    jobs: int
-
-
-def _do(output: Form, recipe: Recipe, part: _Part, *, show: bool, script: bool, dry_run: bool) -> None:
+def _do(output: Form, recipe: Recipe, only: str | None, jobs: int, *, show: bool, script: bool, dry_run: bool) -> None:
     from clora_cli.recipes.steps import units_of
 
     if show:
         _emit_recipe(output, recipe)
         return
-    units = units_of(recipe, part.only.split(",") if part.only else (), part.seeds or ())
+    units = units_of(recipe, only.split(",") if only else ())
     if script:
         _emit_script(output, recipe, units)
     elif dry_run:
         _emit_plan(output, recipe, units)
     else:
-        _run(output, recipe, units, part.jobs)
+        _run(output, recipe, units, jobs)
 
 
-def _read(name: str, model: str | None, out: Path | None) -> Recipe:
+def _read(name: str, seeds: list[int] | None, model: str | None, out: Path | None) -> Recipe:
     from clora_cli.recipes import read_recipe_file, shipped_recipe
 
     path = Path(name)
     is_file = path.suffix in {".yaml", ".yml"} or path.is_file()
     recipe = read_recipe_file(path) if is_file else shipped_recipe(name)
-    changes: dict[str, Any] = {"model": model, "out": out}
+    if len(set(seeds or ())) < len(seeds or ()):
+        raise OptionError("--seed: give each seed once")
+    changes: dict[str, Any] = {"seeds": tuple(seeds) if seeds else None, "model": model, "out": out}
     return dataclasses.replace(recipe, **{key: value for key, value in changes.items() if value is not None})
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from clora_cli.errors import OptionError, UnknownNameError
+from clora_cli.errors import UnknownNameError
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name, resolved_model
 from clora_cli.recipes.settings import at_stage, spelled, words_of
 
@@ -117,28 +117,23 @@ class Unit:
         return ["--revision", self.recipe.revision] if self.recipe.revision else []
 
 
-def units_of(recipe: Recipe, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Unit]:
-    """Return the methods and seeds of a recipe, or some of them.
+def units_of(recipe: Recipe, only: Sequence[str] = ()) -> list[Unit]:
+    """Return the methods and seeds of a recipe, or those of some methods.
 
     Args:
         recipe: The recipe.
         only: Labels of methods; empty for all.
-        seeds: Seeds; empty for all.
 
     Raises:
         UnknownNameError: If the recipe has no such method.
-        OptionError: If it has no such seed.
     """
     labels = [entry.label for entry in recipe.methods]
     for label in only:
         if label not in labels:
             raise UnknownNameError(f"method of {recipe.name}", label, labels)
-    for seed in seeds:
-        if seed not in recipe.seeds:
-            raise OptionError(f"--seed {seed}: {recipe.name} has {', '.join(map(str, recipe.seeds))}")
     chosen = [entry for entry in recipe.methods if not only or entry.label in only]
     model = resolved_model(recipe)
-    return [Unit(recipe, entry, seed, model) for entry in chosen for seed in recipe.seeds if not seeds or seed in seeds]
+    return [Unit(recipe, entry, seed, model) for entry in chosen for seed in recipe.seeds]
 
 
 def script(recipe: Recipe, units: Sequence[Unit]) -> str:

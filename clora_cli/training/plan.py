@@ -238,7 +238,7 @@ def _ledger(others: Sequence[AdapterFolder], method: Composition, options: Train
         raise MismatchError(
             f"package {options.package} is full: its tasks own {1 - ledger.idle / ledger.size:.1%} of the {ledger.size} "
             f"entries at rank {options.rank}, {each:.1%} each; one more takes --rank {rank} in a new package, "
-            "a smaller share for each (-o trim=density,density=…), or the removal of a task"
+            "a smaller share for each (-o most=…), or the removal of a task"
         )
     return ledger
 

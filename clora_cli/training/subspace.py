@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clora_cli import registry
+from clora_cli.files import read_json, to_json, write_text
 from clora_cli.lora import Factor
 from clora_cli.methods import Trimming
 from clora_cli.progress import Progress, Silent
@@ -22,6 +23,7 @@ from clora_cli.trims import Entries
 __all__ = ["Confinement", "warmup_steps"]
 
 _MASKS = "masks.safetensors"
+_WARNINGS = "masks.json"
 
 
 class Confinement:
@@ -84,6 +86,7 @@ class Confinement:
         if self._masks is not None:
             folder.mkdir(parents=True, exist_ok=True)
             save_tensors(folder / _MASKS, self.state())
+            write_text(folder / _WARNINGS, to_json({"warnings": self._warnings}))  # the manifest is to have them
 
     def load(self, folder: Path) -> None:
         """Read what ``save`` wrote.
@@ -94,6 +97,7 @@ class Confinement:
         if (folder / _MASKS).exists():
             packed = read_tensors(folder / _MASKS)
             self._masks = {site: unpack(packed[mask_key(site)], b.shape) for site, b in self._b.items()}
+            self._warnings = list(read_json(folder / _WARNINGS, "checkpoint's record")["warnings"])
             self._block(self._masks)
 
     def state(self) -> dict[str, Tensor]:

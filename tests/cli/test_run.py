@@ -246,7 +246,9 @@ def test_parts_of_a_recipe_and_other_places(clora, here):
     assert commands[0][commands[0].index("--package") + 1] == "there/o-lora/seed-42/adapters"
     result = clora("run", "compare-nano", "--only", "o-lorra")
     assert (result.code, "did you mean 'o-lora'" in result.err) == (2, True)
-    assert "--seed 7: compare-nano has 42" in clora("run", "compare-nano", "--seed", 7).err
+    shown = clora("run", "compare-nano", "--only", "o-lora", "--seed", 7, "--seed", 8, "--dry-run").out
+    assert [line for line in shown.splitlines() if "seed" in line] == ["o-lora, seed 7:", "o-lora, seed 8:"]
+    assert clora("run", "compare-nano", "--seed", 7, "--seed", 7).code == 2
     assert clora("run", "compare-nano", "--jobs", 0).code == 2
     assert clora("run").code == 2
     assert "did you mean 'compare-nano'" in clora("run", "compare-nan").err

@@ -143,9 +143,10 @@ def test_packages_of_one_seed_share_their_a(learn, tmp_path):
         assert 0.8 * bound < float(factor.a.abs().max()) <= bound
 
 
+@pytest.mark.parametrize("options", [SOME, {"trim": "knee,maximum=0.02"}], ids=["quiet", "with a warning"])
 @pytest.mark.parametrize("after", [1, 4], ids=["in the warm-up", "after it"])
-def test_an_interrupted_run_continues_to_the_same_bytes(learn, plan_for, after):
-    chosen = {"method": "cast", "method_options": SOME, "max_steps": 6, "save_steps": 1}
+def test_an_interrupted_run_continues_to_the_same_bytes(learn, plan_for, after, options):
+    chosen = {"method": "cast", "method_options": options, "max_steps": 6, "save_steps": 1}
     learn("second")
     learn("second", package="undisturbed")
     expected = contents(train_task(plan_for(package="undisturbed", **chosen))[0].path)
@@ -154,6 +155,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(learn, plan_for, after):
         train_task(plan, progress=Signals(after=after, number=signal.SIGTERM))
     folder, _ = train_task(plan, resume=True)
     assert contents(folder.path) == expected
+    assert bool(folder.manifest["scores"]["subspace"]["warnings"]) == (options is not SOME)
 
 
 def test_an_earlier_task_trained_again_leaves_later_tasks_entries_alone(learn, plan_for):
