@@ -1,7 +1,8 @@
 """Accuracy of a task over the share of lora_B that it may own, with the knee's own choice marked (CAST, figure 6).
 
-Each share trains one adapter with ``--method cast -o trim=density,density=SHARE`` into a package of its own; the knee trains one
-more. All are scored alone, on the same test rows. Trained adapters are kept in --out, so that a second call only adds to them.
+Each share trains one adapter with ``--method cast -o trim=density,density=SHARE -o most=1`` into a package of its own; the
+knee trains one more. All are scored alone, on the same test rows. Trained adapters are kept in --out, so that a second call
+only adds to them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def measure(task: str, trim: str, options: argparse.Namespace) -> tuple[float, f
         name: getattr(options, name) for name in ("model", "rank", "alpha", "epochs", "lr", "dtype")
     }
     chosen |= {name: getattr(options, name) for name in ("batch_size", "max_length", "train_rows", "seed")}
-    plan = make_plan(TrainOptions(data=task, method="cast", method_options={"trim": trim}, package=folder, **chosen))
+    chosen["method_options"] = {"trim": trim, "most": 1}  # nothing but the trim bounds the share
+    plan = make_plan(TrainOptions(data=task, method="cast", package=folder, **chosen))
     adapter, _ = train_task(plan)
     how = EvalOptions(combine="last", max_length=options.max_length, dtype=options.dtype, test_rows=options.test_rows)
     scores = evaluate([adapter], [load_task(task)], how)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.merges import Deltas, Merge
-from clora_cli.merges._check import check_number, check_share
 from clora_cli.merges._combine import weighted_sum
 from clora_cli.merges._prune import keep_largest
 
@@ -39,8 +39,8 @@ class Breadcrumbs(Merge):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_share("breadcrumbs", "density", self.density)
-        check_number("breadcrumbs", "scale", self.scale)
+        check_option("breadcrumbs", "density", self.density, "(0, 1]")
+        check_option("breadcrumbs", "scale", self.scale, "(-inf, inf)")
         room = round(1 - self.density, 9)  # 1 - 0.9 is less than 0.1
         if not 0 <= self.outliers <= room:
             raise OptionError(

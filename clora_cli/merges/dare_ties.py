@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from clora_cli.intervals import check_option
 from clora_cli.merges import Deltas, Merge
-from clora_cli.merges._check import check_number, check_share
 from clora_cli.merges._combine import Election
 from clora_cli.merges._prune import drop
 
@@ -36,8 +36,8 @@ class DareTies(Merge):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_share("dare-ties", "density", self.density)
-        check_number("dare-ties", "scale", self.scale)
+        check_option("dare-ties", "density", self.density, "(0, 1]")
+        check_option("dare-ties", "scale", self.scale, "(-inf, inf)")
 
     def merge(self, deltas: Deltas) -> Tensor:
         """Return the merged delta, shape (rows, in)."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.merges import Deltas, Merge
-from clora_cli.merges._check import check_number, check_share
 from clora_cli.merges._combine import Election
 from clora_cli.merges._prune import drop
 
@@ -42,8 +42,8 @@ class Della(Merge):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_share("della", "density", self.density)
-        check_number("della", "scale", self.scale)
+        check_option("della", "density", self.density, "(0, 1]")
+        check_option("della", "scale", self.scale, "(-inf, inf)")
         room = round(2 * min(self.density, 1 - self.density), 9)  # 2 * (1 - 0.9) is less than 0.2
         if not 0 <= self.epsilon <= room:
             raise OptionError(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from clora_cli.intervals import check_option
 from clora_cli.merges import Deltas, Merge
-from clora_cli.merges._check import check_share
 from clora_cli.merges._combine import weighted_sum
 from clora_cli.merges._prune import keep_largest
 
@@ -33,7 +33,7 @@ class Magnitude(Merge):
 
     def __post_init__(self) -> None:
         """Check the option."""
-        check_share("magnitude", "density", self.density)
+        check_option("magnitude", "density", self.density, "(0, 1]")
 
     def merge(self, deltas: Deltas) -> Tensor:
         """Return the merged delta, shape (rows, in)."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.merges import Deltas, Merge
-from clora_cli.merges._check import check_number, check_share
 from clora_cli.merges._combine import Election
 from clora_cli.merges._prune import keep_largest
 
@@ -48,9 +48,9 @@ class Neuro(Merge):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_number("neuro", "parallel", self.parallel)
-        check_number("neuro", "orthogonal", self.orthogonal)
-        check_share("neuro", "density", self.density)
+        check_option("neuro", "parallel", self.parallel, "(-inf, inf)")
+        check_option("neuro", "orthogonal", self.orthogonal, "(-inf, inf)")
+        check_option("neuro", "density", self.density, "(0, 1]")
 
     def merge(self, deltas: Deltas) -> Tensor:
         """Return the merged delta, shape (rows, in).

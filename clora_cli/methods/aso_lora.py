@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from clora_cli.attribution import Answer, spearman
-from clora_cli.errors import MismatchError, OptionError
+from clora_cli.errors import MismatchError
+from clora_cli.intervals import check_option
 from clora_cli.methods import Factors, Method, Penalty, Probe
 
 __all__ = ["AsoLora"]
@@ -72,14 +73,10 @@ class AsoLora(Method):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not 0 <= self.strength < math.inf:
-            raise OptionError(f"option strength={self.strength} of aso-lora: give a number of at least 0")
-        if not 0 <= self.warmup < 1:
-            raise OptionError(f"option warmup={self.warmup} of aso-lora: give a number in [0, 1)")
+        check_option("aso-lora", "strength", self.strength, "[0, inf)")
+        check_option("aso-lora", "warmup", self.warmup, "[0, 1)")
         for name in ("steps", "rows", "refresh"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"option {name}={value} of aso-lora: give a whole number of at least 1")
+            check_option("aso-lora", name, getattr(self, name), "[1, inf)")
 
     def penalty(self, factors: Factors) -> Penalty | None:
         """Return the weighted overlap of the new A with the past ones; None without a past."""

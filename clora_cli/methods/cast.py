@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from clora_cli import registry
 from clora_cli.errors import MismatchError, OptionError
+from clora_cli.intervals import check_option
 from clora_cli.methods import Method, Probe, Trimming
 from clora_cli.routing import RouteOptions
 from clora_cli.task_vector import KEY, learn_task_vector
@@ -79,16 +79,11 @@ class Cast(Method):
     def __post_init__(self) -> None:
         """Check the options."""
         for name in ("warmup", "vector_lr", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise OptionError(f"option {name}={getattr(self, name)} of cast: give a number above 0")
-        if not 0 <= self.margin < math.inf:
-            raise OptionError(f"option margin={self.margin} of cast: give a number of at least 0")
-        if not 0 < self.most <= 1:
-            raise OptionError(f"option most={self.most} of cast: give a share in (0, 1]")
-        if not 0 <= self.least < 1:
-            raise OptionError(f"option least={self.least} of cast: give a share in [0, 1)")
-        if self.top_k < 0:
-            raise OptionError(f"option top_k={self.top_k} of cast: give a number of at least 1, or 0 for all")
+            check_option("cast", name, getattr(self, name), "(0, inf)")
+        check_option("cast", "margin", self.margin, "[0, inf)")
+        check_option("cast", "most", self.most, "(0, 1]")
+        check_option("cast", "least", self.least, "[0, 1)")
+        check_option("cast", "top_k", self.top_k, "[0, inf)")
         if registry.bound("trims", self.trim).needs_reference:
             raise OptionError(f"option trim={self.trim} of cast: it compares with a reference, of which there is none")
         self.routing()  # knows whether there is such a similarity

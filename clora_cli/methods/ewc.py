@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from clora_cli.intervals import check_option
 from clora_cli.methods import Factors, Method, Penalty, Probe
-from clora_cli.methods._check import check_at_least, check_share
 
 __all__ = ["Ewc"]
 
@@ -49,9 +49,9 @@ class Ewc(Method):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_at_least("ewc", "strength", self.strength, 0)
-        check_share("ewc", "decay", self.decay)
-        check_at_least("ewc", "rows", self.rows, 1)
+        check_option("ewc", "strength", self.strength, "[0, inf)")
+        check_option("ewc", "decay", self.decay, "[0, 1]")
+        check_option("ewc", "rows", self.rows, "[1, inf)")
 
     def penalty(self, factors: Factors) -> Penalty | None:
         """Return the weighted distance from the previous adapter; None without one."""

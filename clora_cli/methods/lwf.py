@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional
 
-from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.methods import Method
-from clora_cli.methods._check import check_at_least
 
 __all__ = ["Lwf"]
 
@@ -43,9 +41,8 @@ class Lwf(Method):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_at_least("lwf", "strength", self.strength, 0)
-        if not 0 < self.temperature < math.inf:
-            raise OptionError(f"option temperature={self.temperature} of lwf: give a number above 0")
+        check_option("lwf", "strength", self.strength, "[0, inf)")
+        check_option("lwf", "temperature", self.temperature, "(0, inf)")
 
     def compare(self, new: Tensor, old: Tensor) -> Tensor:
         """Return the weighted divergence of the new answers from the old ones, summed over tokens."""

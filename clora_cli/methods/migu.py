@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clora_cli.intervals import check_option
 from clora_cli.methods import Activity, Method
-from clora_cli.methods._check import check_share
 
 __all__ = ["Migu"]
 
@@ -43,7 +43,7 @@ class Migu(Method):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_share("migu", "share", self.share)
+        check_option("migu", "share", self.share, "[0, 1]")
 
     def filter_gradients(self, activity: Activity) -> tuple[Tensor, Tensor] | None:
         """Return 1 for rows that are updated and 0 for the others; None at the first task."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.lora import row_tiles
 from clora_cli.methods import Factors, Method, Penalty
 
@@ -50,9 +51,7 @@ class NLora(Method):
         if self.target == "ab" and self.strength is not None:
             raise OptionError("option target=ab of n-lora takes raw_strength, as the published code does, not strength")
         for name in ("strength", "raw_strength"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise OptionError(f"option {name}={value} of n-lora: give a number of at least 0")
+            check_option("n-lora", name, getattr(self, name), "[0, inf)")
         if self.strength is None and self.raw_strength is None:
             default = "raw_strength" if self.target == "ab" else "strength"
             object.__setattr__(self, default, 0.4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.methods import Factors, Method, Penalty
 
 __all__ = ["OLora"]
@@ -33,8 +33,7 @@ class OLora(Method):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not 0 <= self.strength < float("inf"):
-            raise OptionError(f"option strength={self.strength} of o-lora: give a number of at least 0")
+        check_option("o-lora", "strength", self.strength, "[0, inf)")
 
     def penalty(self, factors: Factors) -> Penalty | None:
         """Return the overlap of the new A with the past ones; None without a past."""

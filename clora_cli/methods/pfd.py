@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from clora_cli.distribution import Pool, Text
-from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.methods import Gating, Method
 from clora_cli.routing import RouteOptions
 
@@ -69,15 +68,10 @@ class Pfd(Method):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not 0 <= self.floor < 1:
-            raise OptionError(f"option floor={self.floor} of pfd: give a number in [0, 1)")
-        if not 0 < self.temperature < math.inf:
-            raise OptionError(f"option temperature={self.temperature} of pfd: give a number above 0")
+        check_option("pfd", "floor", self.floor, "[0, 1)")
+        check_option("pfd", "temperature", self.temperature, "(0, inf)")
         for name in ("train_top_k", "test_top_k"):
-            if getattr(self, name) < 0:
-                raise OptionError(
-                    f"option {name}={getattr(self, name)} of pfd: give a number of at least 1, or 0 for all"
-                )
+            check_option("pfd", name, getattr(self, name), "[0, inf)")
         self.gating()  # knows whether there is such a router
 
     def gating(self) -> Gating:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.lora import row_tiles
 from clora_cli.methods import Factors, Method, Penalty
 
@@ -59,14 +60,11 @@ class PsLora(Method):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not 0 <= self.strength < math.inf:
-            raise OptionError(f"option strength={self.strength} of ps-lora: give a number of at least 0")
+        check_option("ps-lora", "strength", self.strength, "[0, inf)")
         if self.temperature is not None and self.raw_temperature is not None:
             raise OptionError("options temperature and raw_temperature of ps-lora exclude each other")
         for name in ("temperature", "raw_temperature"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise OptionError(f"option {name}={value} of ps-lora: give a number above 0")
+            check_option("ps-lora", name, getattr(self, name), "(0, inf)")
         if self.temperature is None and self.raw_temperature is None:
             object.__setattr__(self, "temperature", 1.0)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clora_cli.intervals import check_option
 from clora_cli.methods import Memory, Method
-from clora_cli.methods._check import check_at_least, check_share
 
 __all__ = ["Replay"]
 
@@ -39,8 +39,8 @@ class Replay(Method):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_at_least("replay", "rows", self.rows, 0)
-        check_share("replay", "share", self.share)
+        check_option("replay", "rows", self.rows, "[0, inf)")
+        check_option("replay", "share", self.share, "[0, 1]")
 
     def memory(self) -> Memory:
         """Return which rows are in the memory."""

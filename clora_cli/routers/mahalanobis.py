@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.routers import Router, Similarity
 from clora_cli.statistics import Prototypes
 
@@ -40,8 +40,7 @@ class Mahalanobis(Router):
 
     def __post_init__(self) -> None:
         """Check the option."""
-        if not 0 < self.shrinkage <= 1:
-            raise OptionError(f"option shrinkage={self.shrinkage} of mahalanobis: give a number in (0, 1]")
+        check_option("mahalanobis", "shrinkage", self.shrinkage, "(0, 1]")
 
     def fit(self, prototypes: Prototypes) -> Similarity:
         """Return minus half the squared distance to each adapter's mean; means and features are whitened alike."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from clora_cli.intervals import check_option
 from clora_cli.trims import Entries, Kept, Trim
-from clora_cli.trims._check import check_share
 from clora_cli.trims._curve import largest, magnitudes_of
 
 __all__ = ["Density"]
@@ -28,7 +28,7 @@ class Density(Trim):
 
     def __post_init__(self) -> None:
         """Check the option."""
-        check_share("density", "density", self.density)
+        check_option("density", "density", self.density, "(0, 1]")
 
     def keep(self, entries: Entries) -> Kept:
         """Keep that share, by magnitude."""

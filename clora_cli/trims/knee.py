@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.trims import Entries, Kept, Trim
-from clora_cli.trims._check import check_share
 from clora_cli.trims._curve import Curve, largest, magnitudes_of
 
 __all__ = ["Knee"]
@@ -53,8 +53,7 @@ class Knee(Trim):
     def __post_init__(self) -> None:
         """Check the options."""
         for option in ("minimum", "maximum"):
-            if getattr(self, option) is not None:
-                check_share("knee", option, getattr(self, option))
+            check_option("knee", option, getattr(self, option), "(0, 1]")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise OptionError(f"option minimum={self.minimum} of knee: give a number up to maximum={self.maximum}")
 

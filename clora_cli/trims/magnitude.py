@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_option
 from clora_cli.trims import Entries, Kept, Trim
 
 __all__ = ["Magnitude"]
@@ -27,8 +27,7 @@ class Magnitude(Trim):
 
     def __post_init__(self) -> None:
         """Check the option."""
-        if self.threshold is not None and not 0 < self.threshold < math.inf:
-            raise OptionError(f"option threshold={self.threshold} of magnitude: give a number above 0")
+        check_option("magnitude", "threshold", self.threshold, "(0, inf)")
 
     def keep(self, entries: Entries) -> Kept:
         """Keep what reaches the threshold, which may be nothing."""

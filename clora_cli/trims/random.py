@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from clora_cli.intervals import check_option
 from clora_cli.trims import Entries, Kept, Trim
-from clora_cli.trims._check import check_share
 from clora_cli.trims._curve import largest
 
 __all__ = ["Random"]
@@ -30,7 +30,7 @@ class Random(Trim):
 
     def __post_init__(self) -> None:
         """Check the option."""
-        check_share("random", "density", self.density)
+        check_option("random", "density", self.density, "(0, 1]")
 
     def keep(self, entries: Entries) -> Kept:
         """Keep that share, drawn with the entries' seed; their values do not matter."""

@@ -131,7 +131,7 @@ def test_no_model_library_is_loaded(process, package):
     [
         (["adapters/first", "--by", "knees"], 2, "did you mean 'knee'"),
         (["adapters/first", "--density", "0.2"], 2, "unknown option of knee 'density'"),
-        (["adapters/first", "--by", "density", "--density", "0"], 2, "give a number above 0 and up to 1"),
+        (["adapters/first", "--by", "density", "--density", "0"], 2, "give a number in (0, 1]"),
         (["adapters/first", "--on", "both", "--scope", "row"], 2, "--scope row"),
         (["adapters/first", "--by", "sign"], 2, "pass --reference"),
         (["adapters/first", "--by", "magnitude"], 2, "threshold=0.001"),

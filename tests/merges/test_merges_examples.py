@@ -297,8 +297,8 @@ def test_della_drops_small_entries_more_often():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("ties", {"density": 2.0}, "option density=2.0 of ties: give a number above 0 and up to 1"),
-        ("dare", {"density": 0.0}, "option density=0.0 of dare: give a number above 0 and up to 1"),
+        ("ties", {"density": 2.0}, "option density=2.0 of ties: give a number in (0, 1]"),
+        ("dare", {"density": 0.0}, "option density=0.0 of dare: give a number in (0, 1]"),
         (
             "breadcrumbs",
             {"density": 1.0},

@@ -131,5 +131,5 @@ def test_the_own_vector_is_kept():
 
 @pytest.mark.parametrize("name", ["steps", "rows", "refresh"])
 def test_counts_start_at_one(name):
-    with pytest.raises(OptionError, match=f"option {name}=0 of aso-lora: give a whole number of at least 1"):
+    with pytest.raises(OptionError, match=rf"option {name}=0 of aso-lora: give a number in \[1, inf\)"):
         AsoLora(**{name: 0})
