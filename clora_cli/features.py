@@ -13,12 +13,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from clora_cli.backbone import Backbone, linear_shape
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.distribution import Pool
 from clora_cli.errors import MismatchError, OptionError
+from clora_cli.processes import gathered, processes, rank
 from clora_cli.statistics import Moments, SecondMoment
 
 __all__ = [
@@ -180,13 +181,11 @@ def collect_moments(
     Returns:
         Site to moments, on the CPU.
     """
-    together = distributed.is_available() and distributed.is_initialized()
-    share = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
     found = {site: _nothing(backbone.model, site, second) for site in sites}
-    for _, features in read_features(backbone, ids, sites, share=share, **reading):
+    for _, features in read_features(backbone, ids, sites, share=(rank(), processes()), **reading):
         for site, vectors in features.items():
             found[site] = found[site] + Moments.of(change(site, vectors).cpu(), second)
-    return {site: _over_processes(moments, backbone.device) for site, moments in found.items()} if together else found
+    return {site: _over_processes(moments, backbone.device) for site, moments in found.items()}
 
 
 class _ReachedError(Exception):
@@ -252,17 +251,11 @@ def _nothing(model: nn.Module, site: str, second: SecondMoment) -> Moments:
 
 
 def _over_processes(mine: Moments, device: torch.device) -> Moments:
-    counts = _gathered(torch.tensor(mine.count), device)
-    means = _gathered(mine.mean, device)
-    scatters = _gathered(mine.scatter, device) if mine.scatter is not None else [None] * len(means)
+    counts = gathered(torch.tensor(mine.count), device)
+    means = gathered(mine.mean, device)
+    scatters = gathered(mine.scatter, device) if mine.scatter is not None else [None] * len(means)
     parts = [Moments(int(c), m, s) for c, m, s in zip(counts, means, scatters, strict=True)]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
     return total
-
-
-def _gathered(mine: Tensor, device: torch.device) -> list[Any]:
-    parts = [torch.empty_like(mine, device=device) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, mine.contiguous().to(device))
-    return [part.cpu() for part in parts]

@@ -10,7 +10,6 @@ import typer
 from typer.exceptions import TyperException
 
 from clora_cli import __version__
-from clora_cli.cli._output import is_main_process
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
 from clora_cli.cli.merge import merge
@@ -23,6 +22,7 @@ from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
 from clora_cli.errors import CloraError
+from clora_cli.processes import is_main_process
 
 __all__ = ["app", "main"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.processes import is_main_process
 from clora_cli.progress import Advance
 
 if TYPE_CHECKING:
@@ -43,11 +43,6 @@ def emit(form: Form, *, text: str, data: Mapping[str, Any], brief: str) -> None:
     shown = {Form.TEXT: text, Form.JSON: json.dumps(data, ensure_ascii=False), Form.QUIET: brief}[form]
     sys.stdout.write(shown.rstrip("\n") + "\n")
     sys.stdout.flush()
-
-
-def is_main_process() -> bool:
-    """Tell whether this is the process that speaks, among those of a distributed launch."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class Terminal:

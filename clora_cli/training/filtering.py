@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from clora_cli.lora import Factor
 from clora_cli.methods import Activity, Method
+from clora_cli.processes import summed
 from clora_cli.training.build import Built
-from clora_cli.training.processes import summed
 
 __all__ = ["GradientFilter"]
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from clora_cli.adapters import AdapterBank
 from clora_cli.lora import Factor
 from clora_cli.methods import Method
+from clora_cli.processes import summed
 from clora_cli.training.answers import answer_logits
 from clora_cli.training.build import Built
 from clora_cli.training.probe import undisturbed
-from clora_cli.training.processes import summed
 
 __all__ = ["Previous"]
 

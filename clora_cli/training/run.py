@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from clora_cli.adapter_folder import AdapterFolder, read_adapter, write_adapter
 from clora_cli.card import model_card
 from clora_cli.errors import InterruptedRunError, OptionError
 from clora_cli.files import differences, read_json, to_json, write_text
+from clora_cli.processes import is_main_process, wait_for_all
 from clora_cli.progress import Progress, Silent
 from clora_cli.training.plan import Plan
 
@@ -79,18 +79,18 @@ def train_task(
     if force and plan.dependents:
         names = ", ".join(member.task for member in plan.dependents)
         progress.warn(f"{names} stand on the {plan.out} that is being replaced; train them again too")
-    if _is_main():
+    if is_main_process():
         _prepare(plan, resume, force)
     try:
         result = _train(plan, resume, progress) if plan.method.lead.trains else _write_zeros(plan)
     except BaseException:
-        if _is_main() and _last_checkpoint(plan.work) is None:
+        if is_main_process() and _last_checkpoint(plan.work) is None:
             shutil.rmtree(plan.work, ignore_errors=True)  # nothing to continue from: it must not block the next try
         raise
-    if _is_main():
+    if is_main_process():
         _write(plan, result, argv)
         shutil.rmtree(plan.work, ignore_errors=True)
-    _wait_for_main()
+    wait_for_all()  # what is returned is whole
     return read_adapter(plan.out), True
 
 
@@ -271,18 +271,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return getattr(value, "value", value)
-
-
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def _wait_for_main() -> None:
-    from torch import distributed
-
-    if not distributed.is_available():
-        return
-    if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        distributed.init_process_group("gloo")  # nothing was trained that would have brought the processes together
-    if distributed.is_initialized():
-        distributed.barrier()

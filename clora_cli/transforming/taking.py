@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import distributed
 
 from clora_cli import __version__
 from clora_cli.adapter_folder import AdapterFolder
@@ -24,6 +22,7 @@ from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, Opt
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
 from clora_cli.nano.tasks import ORDER
 from clora_cli.privacy import Ball, noise_multiplier, release
+from clora_cli.processes import is_main_process, processes, together
 from clora_cli.progress import Progress, Silent
 from clora_cli.statistics import Moments
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State
@@ -72,7 +71,7 @@ def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[F
     try:
         if todo:
             _warn(plan, todo, progress)
-            with _together(pick_device(plan.options.device)):
+            with together(pick_device(plan.options.device)):
                 for job, distribution in _taken(plan, todo, progress):
                     results[job] = FeatureResult(job.member, job.state, distribution)
                     written += 1
@@ -116,7 +115,7 @@ def _taken(
         own = {site: balls[site] for site in sites[job] if site in balls}
         moments = _moments(backbone, job, sites[job], own, options, progress)
         distribution = Distribution(moments, _record(job, own, options))
-        if int(os.environ.get("RANK", "0")) == 0:
+        if is_main_process():
             distribution.write(job.member.features)
         yield job, distribution
 
@@ -233,31 +232,13 @@ def _warn(plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress) -> 
             progress.warn(f"{job.member.features} was a private release with epsilon {spent['epsilon']:g}; {so}")
 
 
-@contextlib.contextmanager
-def _together(device: torch.device) -> Iterator[None]:
-    """Join the processes of a distributed launch, if this is one of several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
-        yield
-        return
-    if device.type != "cpu":
-        torch.accelerator.set_device_index(device.index or 0)
-    distributed.init_process_group(distributed.get_default_backend_for_device(device))
-    try:
-        yield
-        # One process's connections must not close while another still reads from them: that ends in an abort.
-        distributed.barrier()
-    finally:
-        distributed.destroy_process_group()
-
-
 def _shared(advance: Any, total: int) -> Any:
     """Return what turns this process's own rows into those of all processes, whose number it does not exceed."""
-    processes = distributed.get_world_size() if distributed.is_initialized() else 1
     told = 0
 
     def done(rows: int) -> None:
         nonlocal told
-        step = min(rows * processes, total - told)
+        step = min(rows * processes(), total - told)
         told += step
         advance(step)
 
