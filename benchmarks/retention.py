@@ -29,7 +29,7 @@ def measure(task: str, trim: str, options: argparse.Namespace) -> tuple[float, f
         name: getattr(options, name) for name in ("model", "rank", "alpha", "epochs", "lr", "dtype")
     }
     chosen |= {name: getattr(options, name) for name in ("batch_size", "max_length", "train_rows", "seed")}
-    chosen["method_options"] = {"trim": trim, "most": 1}  # nothing but the trim bounds the share
+    chosen["method_options"] = {"trim": trim, "most": "1"}  # nothing but the trim bounds the share
     plan = make_plan(TrainOptions(data=task, method="cast", package=folder, **chosen))
     adapter, _ = train_task(plan)
     how = EvalOptions(combine="last", max_length=options.max_length, dtype=options.dtype, test_rows=options.test_rows)

@@ -164,6 +164,7 @@ class Trimming:
         trim: A trim, with its options after commas: ``knee``, ``density,density=0.05``.
         scope: Whether all entries of the adapter compete with one another (``all``), or those of each site (``site``).
         warmup: Length of the warm-up in passes over the training rows, above 0; at most half of the run.
+        warmup_lr: The learning rate of the warm-up over that of the run, in (0, 1].
         most: The share of all entries that the adapter may own, in (0, 1]: the largest of those that the trim keeps.
         least: The share of all entries that must be idle for training to start, in [0, 1).
     """
@@ -171,6 +172,7 @@ class Trimming:
     trim: str = "knee"
     scope: Literal["all", "site"] = "all"
     warmup: float = 0.5
+    warmup_lr: float = 1.0
     most: float = 1.0
     least: float = 0.01
 

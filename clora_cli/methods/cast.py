@@ -37,6 +37,7 @@ class Cast(Method):
         scope: Whether all entries compete with one another (``all``) or those of each site.
         warmup: Length of the warm-up in passes over the training rows, above 0; at most half of the run. 0.5 reads half of
             the rows.
+        warmup_lr: The learning rate of the warm-up over that of the run, in (0, 1]; by default the value of ``most``.
         most: The largest share of all of B that a task may own, in (0, 1]. Fifteen tasks of 0.05 leave a quarter idle, as in the
             paper, and late ones get no less than early ones.
         least: Training starts only while at least this share of B is idle, in [0, 1).
@@ -53,6 +54,8 @@ class Cast(Method):
         Differs: eq. 5 prints argmax(x + y - 1), which on a curve below its chord leaves an empty mask; the knee is
         argmax(1 - x - y).
         Differs: the warm-up is a part of the run's steps, as the paper does not say whether its 300 steps include it.
+        Differs: the warm-up's learning rate is ``most`` times the run's; 1 is the paper's. In the warm-up all idle entries move,
+        of which that share may move later, so that the layers' outputs change by as much in a step of either.
         Differs: the task vector is trained apart, on the same rows in the same order: it shares no parameter with the LoRA.
         Differs: the vector's learning rate is 0.1 falling to 0, the paper's 0.01: forty steps at 0.01 do not reach a task's
         inputs from a random point.
@@ -68,6 +71,7 @@ class Cast(Method):
     trim: str = "knee"
     scope: Literal["all", "site"] = "all"
     warmup: float = 0.5
+    warmup_lr: float | None = None
     most: float = 0.05
     least: float = 0.01
     margin: float = 0.1
@@ -80,6 +84,7 @@ class Cast(Method):
         """Check the options."""
         for name in ("warmup", "vector_lr", "temperature"):
             check_option("cast", name, getattr(self, name), "(0, inf)")
+        check_option("cast", "warmup_lr", self.warmup_lr, "(0, 1]")
         check_option("cast", "margin", self.margin, "[0, inf)")
         check_option("cast", "most", self.most, "(0, 1]")
         check_option("cast", "least", self.least, "[0, 1)")
@@ -90,7 +95,10 @@ class Cast(Method):
 
     def trimming(self) -> Trimming:
         """Return how the mask is found."""
-        return Trimming(trim=self.trim, scope=self.scope, warmup=self.warmup, most=self.most, least=self.least)
+        rate = self.most if self.warmup_lr is None else self.warmup_lr
+        return Trimming(
+            trim=self.trim, scope=self.scope, warmup=self.warmup, warmup_lr=rate, most=self.most, least=self.least
+        )
 
     def routing(self) -> RouteOptions:
         """Return how inputs find their subspace at test."""

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
 from clora_cli.errors import CloraError, OptionError
@@ -103,6 +104,14 @@ class PenaltyTrainer(Trainer):
                 "this method needs whole adapter tensors on every process: launch without DeepSpeed and FSDP"
             )
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Create the schedule of the learning rate; a subspace's warm-up has another rate."""
+        schedule: Any = super().create_scheduler(num_training_steps, optimizer)
+        if self._confinement is not None:
+            rates = [_product(factor, self._confinement.rate) for factor in schedule.lr_lambdas]
+            self.lr_scheduler = schedule = LambdaLR(schedule.optimizer, rates)
+        return schedule
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
         """Compute the task loss; the labels are taken out of the inputs before the model sees them."""
         inputs = dict(inputs)
@@ -162,3 +171,7 @@ class PenaltyTrainer(Trainer):
             for name, numbers in self._penalties.take_relations().items():
                 logs |= {f"relation/{name}/{task}": one for task, one in zip(self._past, numbers, strict=True)}
         super().log(logs, *rest, **options)
+
+
+def _product(first: Callable[[int], float], second: Callable[[int], float]) -> Callable[[int], float]:
+    return lambda step: first(step) * second(step)

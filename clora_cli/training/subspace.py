@@ -60,6 +60,10 @@ class Confinement:
         self._warnings: list[str] = []
         self._block(self._idle)
 
+    def rate(self, step: int) -> float:
+        """Return what the learning rate of one optimizer step, counted from 0, is multiplied by."""
+        return self._trimming.warmup_lr if step < self._warmup else 1.0
+
     @torch.no_grad()
     def clear_gradients(self) -> None:
         """Clear the gradients of all other entries: once per optimizer step, before clipping."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -86,6 +87,22 @@ def test_no_task_owns_more_than_its_share_of_all():
 )
 def test_the_warm_up_is_a_part_of_the_run(warmup, rows, batch, steps, expected):
     assert warmup_steps(Trimming(warmup=warmup), rows, batch, steps) == expected
+
+
+def test_the_warm_up_has_a_learning_rate_of_its_own(learn):
+    options = {"trim": "density,density=0.1", "most": "0.2", "warmup": "0.5"}
+    rates = {}
+    for rate in (None, "0.5", "1"):
+        chosen = options if rate is None else options | {"warmup_lr": rate}
+        path = learn("first", package=f"rate-{rate}", options=chosen, max_steps=6, lr=0.01).path
+        logged = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+        rates[rate] = [line["learning_rate"] for line in logged if "learning_rate" in line]
+    linear = [0.01 * (1 - step / 6) for step in range(6)]
+    warmup = sum(rate < whole * 0.99 for rate, whole in zip(rates["0.5"], linear, strict=True))
+    assert 0 < warmup < 6
+    for given, factor in ((None, 0.2), ("0.5", 0.5), ("1", 1)):
+        expected = [rate * (factor if step < warmup else 1) for step, rate in enumerate(linear)]
+        assert rates[given] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
