@@ -1,8 +1,8 @@
 """Accuracy of a task over the share of lora_B that it may own, with the knee's own choice marked (CAST, figure 6).
 
-Each share trains one adapter with ``--method cast -o trim=density,density=SHARE -o most=1`` into a package of its own; the
-knee trains one more. All are scored alone, on the same test rows. Trained adapters are kept in --out, so that a second call
-only adds to them.
+Each share trains one adapter with ``--method cast -o trim=density,density=SHARE -o most=1 -o warmup_lr=0.05`` into a
+package of its own; the knee trains one more. All are scored alone, on the same test rows. Trained adapters are kept in --out,
+so that a second call only adds to them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def measure(task: str, trim: str, options: argparse.Namespace) -> tuple[float, f
         name: getattr(options, name) for name in ("model", "rank", "alpha", "epochs", "lr", "dtype")
     }
     chosen |= {name: getattr(options, name) for name in ("batch_size", "max_length", "train_rows", "seed")}
-    chosen["method_options"] = {"trim": trim, "most": "1"}  # nothing but the trim bounds the share
+    # Nothing but the trim bounds the share, and the warm-up that ranks the entries is the same for all.
+    chosen["method_options"] = {"trim": trim, "most": "1", "warmup_lr": "0.05"}
     plan = make_plan(TrainOptions(data=task, method="cast", package=folder, **chosen))
     adapter, _ = train_task(plan)
     how = EvalOptions(combine="last", max_length=options.max_length, dtype=options.dtype, test_rows=options.test_rows)
