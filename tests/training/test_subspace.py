@@ -7,8 +7,10 @@ import signal
 
 import pytest
 import torch
-from support import FAMILIES, Signals, contents, write_random_adapter
+from support import FAMILIES, Signals, contents, train, write_random_adapter, write_task
+from test_gated_adapters import batch_of, logits, weights_of
 
+from clora_cli.adapters import AdapterBank
 from clora_cli.errors import ArtifactError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.lora import Factor
 from clora_cli.methods import Trimming
@@ -123,6 +125,26 @@ def test_tasks_own_disjoint_parts_of_one_lora(learn, tmp_path, family):
     recorded = second.manifest["scores"]["subspace"]
     assert recorded["idle"] == pytest.approx(ledger.idle / ledger.size)
     assert [parent["task"] for parent in second.manifest["parents"]] == [first.task]
+
+
+def test_after_ten_tasks_the_first_has_the_bytes_and_the_outputs_it_had(tmp_path, model_folder, backbone):
+    options = {"method": "cast", "method_options": {"most": "0.08"}, "rank": 8, "max_steps": 2}
+    base = backbone()
+    inputs, bank = batch_of(base), AdapterBank(base.model)
+    train(model_folder("llama"), write_task(tmp_path / "task0"), tmp_path / "adapters", **options)
+    (first,) = read_package([tmp_path / "adapters"])
+    files = contents(first.path)
+    bank.activate([first.deltas()])
+    outputs = logits(base, inputs)
+    for number in range(1, 10):
+        train(model_folder("llama"), write_task(tmp_path / f"task{number}", number), tmp_path / "adapters", **options)
+    members = read_package([tmp_path / "adapters"])
+    bank.activate([member.deltas() for member in members])
+    bank.gate(weights_of(bank, len(inputs["input_ids"]), 10, [0] * len(inputs["input_ids"])))
+    assert contents(first.path) == files
+    assert torch.equal(logits(base, inputs), outputs)
+    bank.gate(weights_of(bank, len(inputs["input_ids"]), 10, [9] * len(inputs["input_ids"])))
+    assert not torch.equal(logits(base, inputs), outputs)
 
 
 @pytest.mark.parametrize(
