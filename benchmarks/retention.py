@@ -47,6 +47,8 @@ def draw(found: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
             axis.plot(*zip(*curves["shares"], strict=True), marker="o", color="#0072B2")
             axis.plot(*curves["knee"][0], marker="*", markersize=14, color="#D55E00", linestyle="none", label="knee")
             axis.set_xscale("log")
+            axis.minorticks_off()
+            axis.set_xticks(ticks := [share for share, _ in curves["shares"]], [f"{share:.3g}" for share in ticks])
             axis.set_title(task, loc="left")
             axis.set_xlabel("share of lora_B kept (%)")
             axis.set_ylabel("accuracy (%)")
