@@ -43,7 +43,7 @@ def test_a_baseline_may_lead_and_has_no_penalty():
         ("o-lora+seq-lora", {}, "treat past adapters differently"),
         ("per-task+n-lora", {}, "treat past adapters differently"),
         ("o-lora", {"strength": "much"}, "not a valid float"),
-        ("o-lora", {"strength": "-1"}, "at least 0"),
+        ("o-lora", {"strength": "-1"}, r"strength=-1.0 of o-lora: give a number in \[0, inf\)"),
     ],
 )
 def test_what_does_not_go_together(name, options, told):
