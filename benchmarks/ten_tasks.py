@@ -25,7 +25,7 @@ methods:
 - inc-lora
 - o-lora
 - method: cast
-  train: {{rank: 64, alpha: 256, lr: 0.04}}
+  train: {{rank: 128, alpha: 512, lr: 0.06}}
 train: {{epochs: 4}}
 out: {out}/runs
 """
