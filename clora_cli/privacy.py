@@ -27,9 +27,8 @@ _LIMITS = (
     "covers this file alone, not the adapter's weights, and each release of the same inputs spends a budget of its own; "
     "noise is drawn in floating point, its low bits rounded away"
 )
-_GRID = (
-    20  # bits below the noise's size at which released sums are rounded: what floating point leaves there tells nothing
-)
+# Bits below the noise's size at which released sums are rounded: what floating point leaves there tells nothing.
+_GRID = 20
 
 
 @dataclass(frozen=True)

@@ -286,6 +286,15 @@ def train(model: Path, task: Path, package: Path, **chosen: Any) -> AdapterFolde
     return train_task(make_plan(options_for(model, task, package, **chosen)), argv=["clora", "train-task"])[0]
 
 
+def one_line(result: Any) -> str:
+    """Check that a command's error is one line on stderr and nothing on stdout; return it."""
+    assert result.out == ""
+    assert result.err.startswith("error: "), result.err
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+    return str(result.err)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file of a folder by its name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

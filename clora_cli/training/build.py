@@ -25,9 +25,9 @@ from clora_cli.training.options import run_seed
 from clora_cli.training.plan import Plan
 from clora_cli.training.subspace import Confinement, warmup_steps
 
-__all__ = ["Built", "build", "confine", "lora_config"]
+__all__ = ["ADAPTER", "Built", "build", "confine", "lora_config"]
 
-_ADAPTER = "default"
+ADAPTER = "default"  # PEFT's name of the new adapter
 _ALL = "all-linear"
 
 
@@ -87,7 +87,7 @@ def build(plan: Plan) -> Built:
     if plan.method.lead.start == "shared":
         _share_a(plan, trainable)
     if gates is not None:
-        gates.attach(bank, {site: model.base_model.model.get_submodule(site).lora_A[_ADAPTER] for site in trainable})
+        gates.attach(bank, {site: model.base_model.model.get_submodule(site).lora_A[ADAPTER] for site in trainable})
     return Built(model, backbone, bank, trainable, gates)
 
 
@@ -163,9 +163,9 @@ def lora_config(plan: Plan, sites: tuple[str, ...], transposed: bool) -> LoraCon
 def _trainable(model: PeftModel) -> dict[str, Factor]:
     found = {}
     for name, module in model.named_modules():
-        if _ADAPTER in getattr(module, "lora_A", {}):
-            a, b = module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight
-            found[name.removeprefix("base_model.model.")] = Factor(a, b, module.scaling[_ADAPTER])
+        if ADAPTER in getattr(module, "lora_A", {}):
+            a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
+            found[name.removeprefix("base_model.model.")] = Factor(a, b, module.scaling[ADAPTER])
     return found
 
 

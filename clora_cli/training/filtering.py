@@ -14,11 +14,9 @@ from torch.nn import functional
 from clora_cli.lora import Factor
 from clora_cli.methods import Activity, Method
 from clora_cli.processes import summed
-from clora_cli.training.build import Built
+from clora_cli.training.build import ADAPTER, Built
 
 __all__ = ["GradientFilter"]
-
-_ADAPTER = "default"
 
 
 class GradientFilter:
@@ -43,7 +41,7 @@ class GradientFilter:
         for site in self._trainable:
             layer = built.backbone.model.get_submodule(site)
             layer.register_forward_hook(self._hook(site, "b"))
-            layer.lora_A[_ADAPTER].register_forward_hook(self._hook(site, "a"))
+            layer.lora_A[ADAPTER].register_forward_hook(self._hook(site, "a"))
 
     @contextlib.contextmanager
     def watching(self, inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

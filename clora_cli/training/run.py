@@ -111,7 +111,7 @@ def _prepare(plan: Plan, resume: bool, force: bool) -> None:
 def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     from peft import get_peft_model_state_dict
 
-    from clora_cli.training.build import build, confine
+    from clora_cli.training.build import ADAPTER, build, confine
     from clora_cli.training.callbacks import Interruption, Watch, flushed_denormals
     from clora_cli.training.probe import RunProbe
 
@@ -147,7 +147,7 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     return _Result(
         history=trainer.state.log_history,
         tensors=get_peft_model_state_dict(built.model),
-        config=_portable(built.model.peft_config["default"].to_dict(), plan),
+        config=_portable(built.model.peft_config[ADAPTER].to_dict(), plan),
         state=state,
         relations=penalties.relations() if penalties else {},
         subspace=confinement.recorded() if confinement else {},

@@ -15,9 +15,8 @@ from clora_cli.trims._curve import Curve, largest, magnitudes_of
 
 __all__ = ["Knee"]
 
-_FLAT = (
-    0.2  # a bend below this is no knee: magnitudes that vary by 10 % of their mean have less, normal values have 0.5
-)
+# A bend below this is no knee: magnitudes that vary by 10 % of their mean have less, normal values have 0.5.
+_FLAT = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,3 +59,15 @@ def process(here: Path) -> Callable[..., Result]:
         return Result(result.returncode, result.stdout, result.stderr)
 
     return run
+
+
+@pytest.fixture
+def package(here: Path, backbone: Callable[..., object], tasks: dict[str, Path]) -> Path:
+    """Two adapters whose tasks are the files of the fixtures."""
+    from support import write_random_adapter
+
+    base = backbone("llama")
+    for stage, task in enumerate(("first", "second"), start=1):
+        data = {"name": str(tasks[task]), "source": "made up", "metric": "exact-match", "labels": [], "train_rows": 24}
+        write_random_adapter(here / "adapters" / task, base, stage=stage, manifest={"data": data})
+    return here / "adapters"

@@ -3,15 +3,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from support import write_random_adapter
-
-
-@pytest.fixture
-def package(here, backbone):
-    base = backbone("llama")
-    for stage, task in enumerate(("first", "second"), start=1):
-        write_random_adapter(here / "adapters" / task, base, stage=stage)
-    return here / "adapters"
 
 
 def test_the_call_without_options_is_the_exact_sum(clora, here, package):

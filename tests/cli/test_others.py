@@ -3,26 +3,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from support import contents, write_random_adapter
+from support import contents, one_line
 
 from clora_cli import __version__, registry
-
-
-@pytest.fixture
-def package(here, backbone, tasks):
-    """Two adapters whose tasks are the files of the fixtures."""
-    base = backbone("llama")
-    for stage, task in enumerate(("first", "second"), start=1):
-        data = {"name": str(tasks[task]), "source": "made up", "metric": "exact-match", "labels": [], "train_rows": 24}
-        write_random_adapter(here / "adapters" / task, base, stage=stage, manifest={"data": data})
-    return here / "adapters"
-
-
-def one_line(result):
-    assert result.out == ""
-    assert result.err.startswith("error: "), result.err
-    assert result.err.count("\n") == 1
-    return result.err
 
 
 def test_version_and_help(clora):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from reported import bits, cell, stage_scores, write_routes, write_run, write_runs
-from support import contents, write_random_adapter
+from support import contents, one_line
 
 from clora_cli.files import to_json, write_text
 
@@ -12,23 +12,6 @@ from clora_cli.files import to_json, write_text
 @pytest.fixture
 def runs(here):
     return write_runs(here / "runs")
-
-
-@pytest.fixture
-def package(here, backbone, tasks):
-    """Two adapters whose tasks are the files of the fixtures."""
-    base = backbone("llama")
-    for stage, task in enumerate(("first", "second"), start=1):
-        data = {"name": str(tasks[task]), "source": "made up", "metric": "exact-match", "labels": [], "train_rows": 24}
-        write_random_adapter(here / "adapters" / task, base, stage=stage, manifest={"data": data})
-    return here / "adapters"
-
-
-def one_line(result):
-    assert result.out == ""
-    assert result.err.startswith("error: "), result.err
-    assert result.err.count("\n") == 1
-    return result.err
 
 
 def test_a_folder_of_runs_becomes_every_form(clora, here):

@@ -10,21 +10,11 @@ import time
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from support import contents, write_random_adapter
+from support import contents
 
 from clora_cli.distribution import FEATURES, read_distribution
 
 ON_CPU = ("--device", "cpu")
-
-
-@pytest.fixture
-def package(here, backbone, tasks):
-    """Two adapters whose tasks are the files of the fixtures."""
-    base = backbone("llama")
-    for stage, task in enumerate(("first", "second"), start=1):
-        data = {"name": str(tasks[task]), "source": "made up", "metric": "exact-match", "labels": [], "train_rows": 24}
-        write_random_adapter(here / "adapters" / task, base, stage=stage, manifest={"data": data})
-    return here / "adapters"
 
 
 def features(package, task="first"):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support import contents, write_random_adapter
+from support import contents, one_line, write_random_adapter
 
 SHORT = ("--max-steps", 2, "--batch-size", 4, "--rank", 2, "--alpha", 4, "--device", "cpu")
 
@@ -18,15 +18,6 @@ def train(clora, model_folder, tasks):
         return clora("train-task", *named, *SHORT, *arguments)
 
     return run
-
-
-def one_line(result):
-    """Check that an error is one line on stderr and nothing on stdout; return it."""
-    assert result.out == ""
-    assert result.err.startswith("error: "), result.err
-    assert result.err.count("\n") == 1
-    assert "Traceback" not in result.err
-    return result.err
 
 
 def test_a_first_run_and_its_repetition(train, here):

@@ -4,7 +4,6 @@ import json
 import sys
 
 import pytest
-from support import write_random_adapter
 
 from clora_cli import registry
 from clora_cli.cli.trim import _complete_trim
@@ -16,14 +15,6 @@ app(["trim", "adapters/first", "--by", "density", "-o", "probed"], standalone_mo
 loaded = [name for name in ("transformers", "peft", "datasets", "matplotlib") if name in sys.modules]
 assert not loaded, loaded
 """
-
-
-@pytest.fixture
-def package(here, backbone):
-    base = backbone("llama")
-    for stage, task in enumerate(("first", "second"), start=1):
-        write_random_adapter(here / "adapters" / task, base, stage=stage)
-    return here / "adapters"
 
 
 def density(clora, *arguments):
