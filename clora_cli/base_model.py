@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.files import read_json
 from clora_cli.nano import MODEL_NAME, MODEL_PATH
+from clora_cli.tensors import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,26 +141,18 @@ def _fingerprint(path: Path, config: Mapping[str, Any]) -> str:
 
 
 def _tensor_lines(path: Path) -> list[bytes]:
-    # The header is read by hand: it needs neither torch nor the tensors, so identifying a 140 GB model takes milliseconds.
+    lines = []
     try:
+        header, begin = read_header(path)
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            size = path.stat().st_size - 8 - length
-            if size < 0:
-                raise ArtifactError(f"base model file {path} is damaged; fetch it again")
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            lines = []
             for name, entry in header.items():
                 start, end = entry["data_offsets"]
-                if end > size:
-                    raise ArtifactError(f"base model file {path} is damaged: it ends within '{name}'; fetch it again")
-                file.seek(8 + length + max(start, (start + end - _SAMPLE) // 2))
+                file.seek(begin + max(start, (start + end - _SAMPLE) // 2))
                 sample = file.read(min(_SAMPLE, end - start))
                 lines.append(f"{name} {entry['dtype']} {entry['shape']} ".encode() + sample.hex().encode())
-            return lines
-    except (struct.error, ValueError, KeyError, OSError) as error:
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"base model file {path} is damaged ({error}); fetch it again") from error
+    return lines
 
 
 class Checkpoint:

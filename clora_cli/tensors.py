@@ -6,7 +6,7 @@ import json
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clora_cli.errors import ArtifactError, CloraError
 
@@ -14,9 +14,33 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["read_tensors", "save_tensors", "stream_tensors"]
+__all__ = ["read_header", "read_tensors", "save_tensors", "stream_tensors"]
 
 _CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """Read what a safetensors file holds, without torch and without its tensors: 140 GB take milliseconds.
+
+    Returns:
+        Name to ``dtype``, ``shape`` and ``data_offsets``, and the byte at which the tensors begin.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no such file, or ends before its last tensor does.
+    """
+    with path.open("rb") as file:
+        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+        header = json.loads(file.read(min(length, size)))  # a damaged length may be any
+    try:
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            _, end = entry["data_offsets"]
+            if 8 + length + end > size:
+                raise ValueError(f"it ends within '{name}'")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"no header of a safetensors file: {error!r}") from error
+    return header, 8 + length
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ LAYERS = (
         "card",
         "changes",
         "comparison",
+        "costs",
         "distribution",
         "features",
         "routes",

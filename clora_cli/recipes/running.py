@@ -11,17 +11,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from clora_cli.base_model import ModelReference
-from clora_cli.errors import CloraError
+from clora_cli.costs import COSTS, Cost, append_cost
+from clora_cli.errors import ArtifactError, CloraError
 from clora_cli.files import writing
-from clora_cli.recipes.costs import Cost, adapter_size, append_cost
 from clora_cli.recipes.planning import UnitPlan, clean, scores_current
 from clora_cli.recipes.steps import Step, Unit
 from clora_cli.recipes.workers import Outcome, Worker
+from clora_cli.tensors import read_header
 
 __all__ = ["Failure", "Listener", "UnitResult", "carry_out"]
 
@@ -156,7 +158,7 @@ def _unit(plan: UnitPlan, reference: ModelReference, crew: _Crew, listener: List
                 failure = None if crew.stopped else Failure(step, outcome.code, outcome.message)
                 return UnitResult(unit, done, failure, complete=False)
             done += 1
-            append_cost(unit.recipe.out, _cost(unit, step, outcome, resumed=state == "to resume"))
+            append_cost(unit.recipe.out / COSTS, _cost(unit, step, outcome, resumed=state == "to resume"))
     except CloraError as error:
         return UnitResult(unit, done, Failure(step, error.exit_code, str(error)), complete=False)
     return UnitResult(unit, done, None, complete=True)
@@ -181,7 +183,7 @@ def _log(path: Path) -> Iterator[Callable[[str], Any]]:
 
 
 def _cost(unit: Unit, step: Step, outcome: Outcome, *, resumed: bool) -> Cost:
-    numbers, size = (None, None) if step.kind == "eval" else adapter_size(step.made)
+    numbers, size = (None, None) if step.kind == "eval" else _size(step.made)
     return Cost(
         method=unit.entry.label,
         seed=unit.seed,
@@ -195,6 +197,16 @@ def _cost(unit: Unit, step: Step, outcome: Outcome, *, resumed: bool) -> Cost:
         adapter_bytes=size,
         resumed=resumed,
     )
+
+
+def _size(adapter: Path) -> tuple[int, int]:
+    """Return how many numbers an adapter's weights are, and how many bytes its tensor files."""
+    try:
+        header, _ = read_header(adapter / "adapter_model.safetensors")
+        size = sum(file.stat().st_size for file in adapter.glob("*.safetensors"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"adapter {adapter} is damaged ({error}); remove it and run again") from error
+    return sum(prod(entry["shape"]) for entry in header.values()), size
 
 
 @contextlib.contextmanager

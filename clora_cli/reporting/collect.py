@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_adapter
+from clora_cli.costs import COSTS, Cost, read_costs
+from clora_cli.costs import SCHEMA as COST_SCHEMA
 from clora_cli.errors import ArtifactError
 from clora_cli.package import read_package
 from clora_cli.reporting._drafts import place_of
 from clora_cli.reporting._places import Place, place
-from clora_cli.reporting.costs import COST_SCHEMA, Cost, read_costs
 from clora_cli.reporting.routes import ROUTES_SCHEMA, read_routes
 from clora_cli.routes import Routes
 from clora_cli.scores import SCHEMA, Scores, read_scores
 
 __all__ = ["Material", "Package", "collect"]
-
-_COSTS = "cost.jsonl"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +51,14 @@ class Material:
     Attributes:
         scores: Scores files.
         routes: Where inputs went, by the file that tells.
-        costs: The steps of runs.
+        costs: The steps of runs, by the file that tells.
         packages: Adapters, package by package.
         files: Every file and package, as it was found.
     """
 
     scores: list[Scores] = field(default_factory=list)
     routes: dict[Path, Routes] = field(default_factory=dict)
-    costs: list[Cost] = field(default_factory=list)
+    costs: dict[Path, list[Cost]] = field(default_factory=dict)
     packages: list[Package] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
@@ -120,7 +119,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for path in inside:
         if path.is_dir() and path not in adapters:
             yield from _walk(path)
-        elif path.suffix == ".json" or path.name == _COSTS:
+        elif path.suffix == ".json" or path.name == COSTS:
             yield path
 
 
@@ -139,7 +138,7 @@ def _take(path: Path, material: Material, seen: set[Path], *, named: bool) -> bo
         elif schema == ROUTES_SCHEMA:
             material.routes[path] = read_routes(path)
         elif schema == COST_SCHEMA:
-            material.costs.extend(read_costs(path))
+            material.costs[path] = read_costs(path)
         elif named:
             raise ArtifactError(
                 f"{path} is neither a scores, a routes nor a cost file; give what eval, route or run wrote"

@@ -186,7 +186,8 @@ def _cost(report: Report, figures: Figures) -> str:
         return ""
     header, *rows = cost_lines(report.costs, escape)
     shown = table(header, rows)
-    costs, colours = report.material.costs, numbers(report.results)
+    costs = [step for steps in report.material.costs.values() for step in steps]
+    colours = numbers(report.results)
     if not any(cost.step == "train" for cost in costs):
         return shown
     caption = "What each further task costs; means over runs."

@@ -14,9 +14,9 @@ import pytest
 from pretend import pretending
 
 from clora_cli.base_model import ModelReference
+from clora_cli.costs import COSTS, Cost, append_cost, read_costs
 from clora_cli.errors import CloraError
 from clora_cli.progress import Silent
-from clora_cli.recipes.costs import COSTS, Cost, append_cost, read_costs
 from clora_cli.recipes.locks import hold, locked
 from clora_cli.recipes.planning import UnitPlan, clean
 from clora_cli.recipes.running import carry_out
@@ -61,7 +61,7 @@ def test_steps_of_a_unit_come_in_order_and_cost_a_line_each(go, recipe):
     assert [(one.done, one.failure, one.complete) for one in results] == [(4, None, True)] * 2
     one = [("train", "yes-no"), ("eval", "yes-no"), ("train", "inference"), ("eval", "inference")]
     assert [(kind, task) for _, kind, task in heard.begun] == one * 2
-    costs = read_costs(recipe.out)
+    costs = read_costs(recipe.out / COSTS)
     assert len(costs) == 8
     first = costs[0]
     assert (first.method, first.seed, first.stage, first.step) == ("sparse", 1, 1, "train")
@@ -102,15 +102,15 @@ def test_a_signal_reaches_the_running_commands_and_nothing_more_begins(go):
 
 def test_costs_survive_a_broken_line(tmp_path):
     cost = Cost(method="m", seed=1, task="t", stage=1, step="train", seconds=1.5, peak_memory_bytes=7)
-    append_cost(tmp_path, cost)
-    whole = (tmp_path / COSTS).read_bytes()
-    (tmp_path / COSTS).write_bytes(whole + whole[:20])
-    assert read_costs(tmp_path) == [cost]
-    append_cost(tmp_path, Cost(**{**cost.__dict__, "step": "eval"}))
-    lines = (tmp_path / COSTS).read_text().splitlines()
+    path = tmp_path / COSTS
+    append_cost(path, cost)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:20])
+    assert read_costs(path) == [cost]
+    append_cost(path, Cost(**{**cost.__dict__, "step": "eval"}))
+    lines = path.read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == ["train", "eval"]
-    assert [one.step for one in read_costs(tmp_path)] == ["train", "eval"]
-    assert read_costs(tmp_path / "nowhere") == []
+    assert [one.step for one in read_costs(path)] == ["train", "eval"]
 
 
 def test_a_folder_is_one_process_s_at_a_time(tmp_path, monkeypatch):

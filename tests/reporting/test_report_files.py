@@ -111,7 +111,7 @@ def test_everything_in_a_folder_is_found_by_its_content(runs, packages):
     (packages / ".hidden" / "broken.json").write_text("{", encoding="utf-8")
     material = collect([runs, packages, packages / "any-name.json", runs])
     assert (len(material.scores), len(material.packages), len(material.routes)) == (22, 3, 1)
-    assert len(material.costs) == 44
+    assert [len(steps) for steps in material.costs.values()] == [36, 8]
     assert {package.name for package in material.packages} == {"n-lora", "seq-lora"}
     assert len(material.files) == 22 + 3 + 1 + 2
     one = collect([packages / "n-lora" / "seed-1" / "adapters" / "first"])
@@ -160,7 +160,7 @@ def test_damaged_costs_are_refused_by_line(tmp_path, change, message):
 def test_of_a_step_done_twice_the_last_counts_and_a_line_cut_off_does_not(tmp_path):
     lines = [json.dumps(cost("n-lora", 1, "first", 1, "train", seconds)) for seconds in (2.0, 3.0)]
     (tmp_path / "cost.jsonl").write_text("\n".join([*lines, lines[0][:20]]), encoding="utf-8")
-    assert [one.seconds for one in collect([tmp_path]).costs] == [3.0]
+    assert [one.seconds for one in collect([tmp_path]).costs[tmp_path / "cost.jsonl"]] == [3.0]
 
 
 def test_routes_are_read_as_they_were_written_and_damaged_ones_refused(tmp_path):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from clora_cli.costs import Cost
 from clora_cli.reporting._canvas import look, shared_legend, short, stage_axis
-from clora_cli.reporting.costs import Cost
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,10 +43,10 @@ def compose_costs(figure: Figure, costs: Sequence[Cost], colours: Mapping[str, i
 
 
 def _panel(axis: Axes, costs: Sequence[Cost], of: Callable[[Cost], float | None], colours: Mapping[str, int]) -> None:
-    for number, name in enumerate(dict.fromkeys(cost.name for cost in costs)):
+    for number, name in enumerate(dict.fromkeys(cost.method for cost in costs)):
         by_stage: dict[int, list[float]] = {}
         for cost in costs:
-            if cost.name == name and (value := of(cost)) is not None:
+            if cost.method == name and (value := of(cost)) is not None:
                 by_stage.setdefault(cost.stage, []).append(value)
         stages = sorted(by_stage)
         means = [fmean(by_stage[stage]) for stage in stages]
