@@ -73,9 +73,9 @@ def _clash(bucket: Sequence[Run]) -> bool:
 
 def _orders(runs: Sequence[Run]) -> list[Order]:
     """Return the orders in which tasks were learned; of models that learned them at once, the tasks if no order has them."""
-    found = dict.fromkeys(run.order for run in runs if not _at_once(run))
+    found = dict.fromkeys(run.order for run in runs if not run.at_once)
     for run in runs:
-        if _at_once(run) and not any(_covers(run, tasks) for tasks in found):
+        if run.at_once and not any(_covers(run, tasks) for tasks in found):
             found.setdefault(_own(run))
     roots = [{run.place.root.rpartition("/")[2] for run in runs if run.order == tasks} for tasks in found]
     known = [root.copy().pop() for root in roots if len(root) == 1]
@@ -83,13 +83,8 @@ def _orders(runs: Sequence[Run]) -> list[Order]:
     return [Order(known[n] if told else f"order {n + 1}", tasks) for n, tasks in enumerate(found)]
 
 
-def _at_once(run: Run) -> bool:
-    """Tell whether a run has no order that it was scored in: a merge, joint training, the base model."""
-    return not run.order or not any(run.task_metrics[: len(run.order)])
-
-
 def _own(run: Run) -> tuple[str, ...]:
-    return (run.unseen or run.order) if _at_once(run) else run.order
+    return (run.unseen or run.order) if run.at_once else run.order
 
 
 def _covers(run: Run, tasks: Sequence[str]) -> bool:
@@ -99,7 +94,7 @@ def _covers(run: Run, tasks: Sequence[str]) -> bool:
 def _group(label: str, bucket: Sequence[Run], orders: Sequence[Order]) -> Group:
     series = {}
     for order in orders:
-        fitting = [run for run in bucket if _own(run) == order.tasks or (_at_once(run) and _covers(run, order.tasks))]
+        fitting = [run for run in bucket if _own(run) == order.tasks or (run.at_once and _covers(run, order.tasks))]
         if fitting:
             series[order] = Series(label, order, tuple(fitting))
     return Group(label, Traits.of(bucket[0]), series)

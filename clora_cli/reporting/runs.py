@@ -42,7 +42,7 @@ class Run:
         combine: How adapters were combined.
         score: How answers were scored.
         order: The learned tasks, in order.
-        unseen: Tasks that were scored but never learned.
+        unseen: Tasks that were scored but are not in the order: never learned, or learned at once.
         matrix: (stage, column), percent; columns are ``order`` then ``unseen``; NaN where not evaluated.
         zero_shot: (column,), percent; the base model alone.
         counts: (column,); number of test rows.
@@ -80,6 +80,16 @@ class Run:
     def columns(self) -> tuple[str, ...]:
         """The matrix's tasks."""
         return self.order + self.unseen
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it has no order that it was scored in: a merge, joint training, the base model."""
+        return not any(self.task_metrics[: len(self.order)])
+
+    @property
+    def scored(self) -> slice:
+        """The columns to show: all, or the tasks scored of what was learned at once, whose order says nothing."""
+        return slice(len(self.order) if self.at_once else 0, None)
 
     @property
     def route(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from clora_cli import registry
 from clora_cli.reporting._markdown import plain, table
@@ -38,25 +38,33 @@ def matrix_table(run: Run) -> str:
     """Return a run's stage x task matrix, percent, as a Markdown table.
 
     Rows are stages, with the base model alone as stage 0 and training alone as the last row where they are known. The
-    diagonal is bold: the score right after learning. The last column is the mean over the tasks learned so far.
+    diagonal is bold: the score right after learning. The last column is the mean over the tasks learned so far; of what
+    learned all at once, such as a merge, over the tasks scored.
     """
-    rows = []
+    shown, columns = run.scored, run.columns[run.scored]
+    rows = list(_stages(run))
+    if run.single:
+        rows.append(["alone", *(percent(run.single.get(task, math.nan)) for task in columns), ""])
+    metrics = set(run.task_metrics) - {""}
+    if len(metrics) > 1:
+        rows.append(["metric", *(plain(metric) or MISSING for metric in run.task_metrics[shown]), ""])
+    rows.append(["test rows", *(MISSING if math.isnan(count) else f"{count:.0f}" for count in run.counts[shown]), ""])
+    unseen = () if run.at_once else run.unseen
+    heads = [f"{plain(task)} (unseen)" if task in unseen else plain(task) for task in columns]
+    corner = f"after stage ({plain(metrics.pop())}, %)" if len(metrics) == 1 else "after stage (%)"
+    return table([corner, *heads, "mean" if run.at_once else "mean so far"], rows)
+
+
+def _stages(run: Run) -> Iterator[list[str]]:
     if _known(run.zero_shot):
-        rows.append(["0 (base model)", *map(percent, run.zero_shot), ""])
-    for stage, (task, scores, seen) in enumerate(zip(run.order, run.matrix, run.trajectory, strict=True)):
+        scores = run.zero_shot[run.scored]
+        yield ["0 (base model)", *map(percent, scores), percent(scores.mean()) if run.at_once else ""]
+    means = run.matrix[:, run.scored].mean(axis=1) if run.at_once else run.trajectory
+    for stage, (task, scores, mean) in enumerate(zip(run.order, run.matrix, means, strict=True)):
         cells = [percent(value) for value in scores]
         if not math.isnan(scores[stage]):
             cells[stage] = f"**{cells[stage]}**"
-        rows.append([f"{stage + 1} {plain(task)}", *cells, percent(seen)])
-    if run.single:
-        rows.append(["alone", *(percent(run.single.get(task, math.nan)) for task in run.columns), ""])
-    metrics = set(run.task_metrics) - {""}
-    if len(metrics) > 1:
-        rows.append(["metric", *(plain(metric) or MISSING for metric in run.task_metrics), ""])
-    rows.append(["test rows", *(MISSING if math.isnan(count) else f"{count:.0f}" for count in run.counts), ""])
-    unseen = {task: f"{plain(task)} (unseen)" for task in run.unseen}
-    corner = f"after stage ({plain(metrics.pop())}, %)" if len(metrics) == 1 else "after stage (%)"
-    return table([corner, *(unseen.get(task, plain(task)) for task in run.columns), "mean so far"], rows)
+        yield [f"{stage + 1} {plain(task)}", *cells[run.scored], percent(mean)]
 
 
 def standings_table(found: Standings) -> str:

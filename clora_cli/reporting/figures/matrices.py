@@ -28,7 +28,7 @@ def draw_matrix(axis: Axes, run: Run, title: str) -> None:
     from matplotlib.patches import Rectangle
 
     has_base = not np.isnan(run.zero_shot).all()
-    values = np.vstack([run.zero_shot, run.matrix]) if has_base else run.matrix
+    values = (np.vstack([run.zero_shot, run.matrix]) if has_base else run.matrix)[:, run.scored]
     names = [f"{stage} {short(task)}" for stage, task in enumerate(run.order, start=1)]
     axis.set_facecolor("#dcdcdc")  # what was not evaluated
     places = np.arange(values.shape[1] + 1) - 0.5, np.arange(len(values) + 1) - 0.5
@@ -40,14 +40,13 @@ def draw_matrix(axis: Axes, run: Run, title: str) -> None:
         if not np.isnan(value):
             colour = "white" if value > 60 else "black"
             axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7.5, color=colour)
-    for stage in range(len(run.order)):
+    for stage in range(0 if run.at_once else len(run.order)):
         corner = (stage - 0.5, stage + has_base - 0.5)
         axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=_LEARNED, linewidth=1.4, clip_on=False))
-    if run.unseen and run.order:
+    if run.unseen and not run.at_once:
         axis.axvline(len(run.order) - 0.5, color="white", linewidth=3)
-    axis.set_xticks(
-        range(len(run.columns)), [short(task) for task in run.columns], rotation=45, ha="right", rotation_mode="anchor"
-    )
+    tasks = [short(task) for task in run.columns[run.scored]]
+    axis.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(values)), ["0 base model"] * has_base + names)
     bare_axis(axis)
     axis.set(xlabel="score on task (%)", ylabel="after learning")
