@@ -199,8 +199,11 @@ def _natural(full_name: str, family: str, summary: str) -> KnownTask:
 
 
 def fold(name: str) -> str:
-    """Return a name without case, hyphens, underscores, spaces or a task number's leading zeros."""
-    folded = re.sub(r"[-_ ]+", "", name.casefold())
+    """Return a name without case, hyphens, underscores, spaces or a task number's leading zeros.
+
+    A user's ``task-2.jsonl`` is not Natural-Instructions' task002: what stands between ``task`` and a number stays.
+    """
+    folded = re.sub(r"(?<!^task)[-_ ]+|[-_ ]+(?!\d)", "", name.casefold())
     return re.sub(r"^task0+(?=\d)", "task", folded)
 
 

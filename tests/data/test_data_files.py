@@ -57,6 +57,12 @@ def test_every_format_reads_the_same_task(folder: Path, ending: str) -> None:
     assert (len(task.train), len(task.dev), len(task.test)) == (32, 4, 4)
 
 
+def test_a_numbered_file_of_ones_own_is_no_known_task(folder: Path) -> None:
+    assert load_task(str(save(folder / "task-2.jsonl", ROWS))).name == "task-2"
+    assert load_task(str(save(folder / "task_02.jsonl", ROWS))).name == "task_02"
+    assert load_task(str(save(folder / "Task002.jsonl", ROWS))).name == "task002"
+
+
 def test_json_may_keep_its_rows_under_data_or_be_lines(folder: Path) -> None:
     expected = load_task(str(save(folder / "a.jsonl", ROWS))).fingerprint
     assert load_task(str(put(folder / "b.json", json.dumps({"data": ROWS})))).fingerprint == expected
