@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
 
 import numpy as np
 
@@ -77,10 +79,18 @@ def _orders(runs: Sequence[Run]) -> list[Order]:
     for run in runs:
         if run.at_once and not any(_covers(run, tasks) for tasks in found):
             found.setdefault(_own(run))
-    roots = [{run.place.root.rpartition("/")[2] for run in runs if run.order == tasks} for tasks in found]
-    known = [root.copy().pop() for root in roots if len(root) == 1]
+    roots = [{Path(run.place.root).name for run in runs if run.order == tasks} for tasks in found]
+    known = [next(iter(root)) for root in roots if len(root) == 1]
     told = len(set(known) - {""}) == len(found)
-    return [Order(known[n] if told else f"order {n + 1}", tasks) for n, tasks in enumerate(found)]
+    named = _short(known) if told else [f"order {n + 1}" for n in range(len(found))]
+    return [Order(label, tasks) for label, tasks in zip(named, found, strict=True)]
+
+
+def _short(labels: Sequence[str]) -> list[str]:
+    """Leave out the words that all begin with: of ``small-order1`` and ``small-order2`` stay ``order1`` and ``order2``."""
+    words = [label.split("-") for label in labels]
+    alike = sum(1 for _ in takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False)))
+    return ["-".join(each[alike:]) or label for label, each in zip(labels, words, strict=True)]
 
 
 def _own(run: Run) -> tuple[str, ...]:

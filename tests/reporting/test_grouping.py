@@ -146,6 +146,13 @@ def test_what_learned_all_at_once_is_under_every_order_of_its_tasks(tmp_path):
     assert [cell.strip() for cell in row.split("|")[1:-1]] == ["1 merged", "40.0", "90.0", "65.0"]
 
 
+def test_orders_are_told_without_the_words_that_all_begin_with(tmp_path):
+    for name, order in (("small-order1", ORDER), ("small-order2", ORDER[::-1])):
+        write_run(tmp_path / name, "n-lora", 1, [[5], [4, 6]], order=order)
+    assert [order.label for order in bring(tmp_path).orders] == ["order1", "order2"]
+    assert [order.label for order in bring(tmp_path / "small-order1").orders] == ["small-order1"]
+
+
 def test_the_base_model_is_a_row_where_it_was_scored(results):
     assert results.zero_shot == ()
     base = stage_scores(0, {"first": 1, "second": 3}, "", "", order=())
