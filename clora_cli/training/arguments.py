@@ -36,7 +36,7 @@ def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
             f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple"
         )
     on_cpu = backbone.device.type == "cpu"
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(plan.work),
         per_device_train_batch_size=options.batch_size // processes,
         gradient_accumulation_steps=options.grad_accum,
@@ -67,6 +67,9 @@ def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
         disable_tqdm=True,
         log_level="error",
     )
+    # Seeing several devices, the Trainer gives one process DataParallel with a batch on each; --nproc is how to ask for them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:

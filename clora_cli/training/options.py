@@ -51,7 +51,7 @@ class TrainOptions:
         gradient_checkpointing: Recompute activations to save memory.
         base_dropout: Keep the base model's own dropout, where it has any (T5 and BERT have 0.1).
         seed: Seed of initial values, data order and dropout.
-        device: ``auto``, ``cpu``, ``cuda:0`` …
+        device: ``auto``, ``cpu``, ``cuda`` …: of several devices a process takes the first.
         columns: Our column roles to a file's own column names.
         save_steps: Steps between checkpoints for ``--resume``; 0 for ten in a run.
     """
@@ -113,6 +113,11 @@ class TrainOptions:
                 raise OptionError(f"--{name} {number}: give a number above 0")
         if not 0 <= self.dropout < 1:
             raise OptionError(f"--dropout {self.dropout}: give a number in [0, 1)")
+        if self.device.partition(":")[2] not in {"", "0"}:
+            raise OptionError(
+                f"--device {self.device}: a training takes the first device that it sees; "
+                "let it see another one alone, as CUDA_VISIBLE_DEVICES does, or take several with --nproc"
+            )
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("quantize", self.quantize, QUANTIZE)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from support import FAMILIES, options_for, train, write_random_adapter
 
 from clora_cli.training import make_plan
+from clora_cli.training.arguments import training_arguments
 from clora_cli.training.build import build
 from clora_cli.training.loop import answer_loss
 from clora_cli.training.penalties import Penalties
@@ -40,6 +43,14 @@ def test_the_loss_is_the_model_s_own(tmp_path, model_folder, tasks, family):
     assert torch.allclose(own, outputs.loss, rtol=1e-6)
     count = int((batch["labels"] != -100).sum())
     assert torch.allclose(loss(outputs, batch["labels"], torch.tensor(2 * count)), own / 2)
+
+
+def test_one_process_trains_on_one_device_however_many_it_sees(tmp_path, model_folder, tasks, monkeypatch):
+    plan = make_plan(options_for(model_folder("llama"), tasks["first"], tmp_path, batch_size=4))
+    backbone = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    arguments = training_arguments(plan, backbone)
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

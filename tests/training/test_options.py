@@ -85,6 +85,7 @@ def test_each_task_has_a_seed_of_its_own():
         ("schedule", "cosin"),
         ("dtype", "float64"),
         ("quantize", "2bit"),
+        ("device", "cuda:1"),
     ],
 )
 def test_values_out_of_range_are_told_by_the_flag(name, value):
