@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 from typer.exceptions import TyperException
@@ -21,7 +23,7 @@ from clora_cli.cli.stat_features import stat_features
 from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
-from clora_cli.errors import CloraError
+from clora_cli.errors import CloraError, OptionError
 from clora_cli.processes import is_main_process
 
 __all__ = ["app", "main"]
@@ -68,32 +70,61 @@ def _clora(
 def main() -> None:
     """Run the command line; the only place that turns an error into a message and an exit code."""
     _quieten_libraries()
+    _replace_closed_streams()
     try:
+        _check_words(sys.argv[1:])
         sys.exit(app(standalone_mode=False))
     except CloraError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
     except TyperException as error:
-        _complain(_usage_message(error))
+        _complain_of_usage(error)
         sys.exit(2)
-    except BrokenPipeError:
-        # The reader of our output left, as `head` does; Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        _give_stdout_up()
         sys.exit(1)
+    except (OSError, UnicodeError) as error:  # what no command has words for, such as a full disk under stdout
+        _give_stdout_up()
+        where = getattr(error, "filename", None) or "input or output"
+        why = getattr(error, "strerror", None) or error
+        _complain(f"{where}: {why}; check the name, its permissions and the disk")
+        sys.exit(1)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise OptionError(f"{word!a} is not UTF-8; rename the file or folder") from None
+
+
+def _replace_closed_streams() -> None:
+    # A shell's `>&-` leaves no stream at all, and Python None in its place.
+    nothing = Path(os.devnull)
+    sys.stdin = sys.stdin or nothing.open(encoding="utf-8")
+    sys.stdout = sys.stdout or nothing.open("w", encoding="utf-8")
+    sys.stderr = sys.stderr or nothing.open("w", encoding="utf-8")
+
+
+def _give_stdout_up() -> None:
+    # Python would complain once more when it closes stdout.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:
     if is_main_process():
-        sys.stderr.write(message if "\n" in message else f"error: {message}\n")
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
 
 
-def _usage_message(error: TyperException) -> str:
+def _complain_of_usage(error: TyperException) -> None:
     message = str(error.format_message())
     if "\n" in message:  # the whole help: a command without arguments
-        return f"{message}\n"
+        sys.stderr.write(f"{message}\n")
+        return
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "clora"
-    return f"{message.rstrip('.')}; see {command} --help"
+    _complain(f"{message.rstrip('.')}; see {command} --help")
 
 
 def _quieten_libraries() -> None:

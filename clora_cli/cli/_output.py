@@ -16,7 +16,7 @@ from clora_cli.progress import Advance
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Form", "Terminal", "emit"]
+__all__ = ["Form", "Terminal", "emit", "json_line"]
 
 _SECONDS_BETWEEN_LINES = 20  # a log of hours stays readable
 
@@ -40,9 +40,20 @@ def emit(form: Form, *, text: str, data: Mapping[str, Any], brief: str) -> None:
     """
     if not is_main_process():
         return
-    shown = {Form.TEXT: text, Form.JSON: json.dumps(data, ensure_ascii=False), Form.QUIET: brief}[form]
+    shown = json_line(data) if form is Form.JSON else _printable({Form.TEXT: text, Form.QUIET: brief}[form])
     sys.stdout.write(shown.rstrip("\n") + "\n")
     sys.stdout.flush()
+
+
+def json_line(data: Mapping[str, Any]) -> str:
+    """Return one line of JSON; in ASCII where stdout has no Unicode, or the text is half a surrogate pair."""
+    text = json.dumps(data, ensure_ascii=False, default=str)
+    return text if _printable(text) == text else json.dumps(data, default=str)
+
+
+def _printable(text: str) -> str:
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class Terminal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json as json_module
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -24,7 +23,7 @@ from clora_cli.cli._options import (
     RevisionOption,
     complete_task,
 )
-from clora_cli.cli._output import Form, Terminal, emit
+from clora_cli.cli._output import Form, Terminal, emit, json_line
 from clora_cli.cli._routing import (
     AbstainOption,
     CalibrateOption,
@@ -198,7 +197,7 @@ def _print(decided: Decided, names: Sequence[str], *, quiet: bool, per_site: boo
         entry = {**one.fields, "adapter": name, "weights": _named(decided.weights[row], names)}
         if per_site:
             entry["sites"] = {site: _named(weights[row], names) for site, weights in decided.sites.items()}
-        lines.append(_line(entry))
+        lines.append(json_line(entry))
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
 
@@ -208,15 +207,6 @@ def _named(weights: Tensor, names: Sequence[str]) -> dict[str, float]:
     values = weights.tolist()
     order = sorted(range(len(names)), key=lambda number: -values[number])
     return {names[number]: rounded for number in order if (rounded := round(values[number], 6))}
-
-
-def _line(entry: dict[str, Any]) -> str:
-    text = json_module.dumps(entry, ensure_ascii=False, default=str)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair in the input, or a terminal without Unicode
-        return json_module.dumps(entry, default=str)
-    return text
 
 
 def _report(routes: Routes, terminal: Terminal, heatmap: Path | None, confusion: Path | None) -> None:

@@ -63,7 +63,7 @@ def read_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
 
 def _fields(line: bytes, where: str) -> Mapping[str, object]:
     try:
-        value: object = json.loads(line.decode("utf-8"))
+        value: object = json.loads(line.decode("utf-8"), parse_constant=_refuse)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 text; convert it to UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -72,3 +72,7 @@ def _fields(line: bytes, where: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object with named fields, not {type(value).__name__}")
     return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")

@@ -116,6 +116,7 @@ def test_blank_lines_count_and_a_byte_order_mark_does_not() -> None:
         (b'{"a": 1} {"a": 2}', "not valid JSON"),
         (b"[1]", "expected an object with named fields, not list"),
         (b"null", "not NoneType"),
+        (b'{"a": NaN}', "NaN is no number of JSON"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b'{"a":' * 100_000, "not valid JSON"),
         (b'{"a": ' + b"1" * 5000 + b"}", "not valid JSON"),
