@@ -119,7 +119,7 @@ class AdapterFolder:
         return dict(sorted(found.items()))
 
     def factors(self) -> dict[str, Factor]:
-        """Read the adapter's factors, by site, as stored.
+        """Read the adapter's factors, by site, as stored; 8-bit ones as float32.
 
         Raises:
             ArtifactError: If the tensor file is missing, truncated or incomplete.
@@ -139,9 +139,15 @@ class AdapterFolder:
             raise ArtifactError(
                 f"adapter {self.path} is damaged: no matching lora_A and lora_B at '{broken}'; make it again"
             )
-        return {
-            site: Factor(pair["A"], pair["B"], scaling_at(self.config, site)) for site, pair in sorted(sides.items())
-        }
+        try:
+            return {
+                site: Factor(pair["A"], pair["B"], scaling_at(self.config, site, len(pair["A"])))
+                for site, pair in sorted(sides.items())
+            }
+        except ValueError as error:
+            raise ArtifactError(
+                f"adapter {self.path} is damaged: {CONFIG} has {error}; restore it or make the adapter again"
+            ) from error
 
     def state(self) -> dict[str, Tensor]:
         """Read what the adapter's method kept for later; empty if it kept nothing."""
@@ -158,7 +164,8 @@ class AdapterFolder:
         sides: dict[str, dict[str, Tensor]] = {}
         for key, tensor in read_tensors(self.path / WEIGHTS).items():
             site, side = split_key(key)
-            sides.setdefault(site, {})[side] = tensor
+            eighth = tensor.is_floating_point() and tensor.element_size() == 1  # 8-bit numbers are for storing alone
+            sides.setdefault(site, {})[side] = tensor.float() if eighth else tensor
         return sides
 
 
@@ -291,6 +298,5 @@ def _member(target: Path, manifest: Mapping[str, Any], texts: Mapping[str, str])
 
 
 def _fits(pair: Mapping[str, Tensor]) -> bool:
-    return (
-        set(pair) == {"A", "B"} and all(t.ndim == 2 for t in pair.values()) and pair["A"].shape[0] == pair["B"].shape[1]
-    )
+    matrices = all(tensor.ndim == 2 and tensor.is_floating_point() for tensor in pair.values())
+    return set(pair) == {"A", "B"} and matrices and 0 < pair["A"].shape[0] == pair["B"].shape[1]

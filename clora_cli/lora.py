@@ -7,6 +7,7 @@ A *site* is an adapted linear layer, named by its full module path in the base m
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ def config_problem(config: Mapping[str, Any]) -> str | None:
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
         return "it trains biases beside the low-rank factors"
     if config.get("modules_to_save"):
-        return f"it replaces whole modules ({', '.join(config['modules_to_save'])})"
+        saved = config["modules_to_save"]
+        return f"it replaces whole modules ({', '.join(map(str, saved)) if isinstance(saved, list) else saved})"
     if config.get("init_lora_weights") not in _PLAIN_STARTS:
         start = config["init_lora_weights"]
         return f"its start ({start}) changes the base weights; have PEFT convert it (path_initial_model_for_weight_conversion)"
@@ -113,12 +115,28 @@ def config_problem(config: Mapping[str, Any]) -> str | None:
     return f"it uses {special}, which is more than a sum of low-rank deltas" if special else None
 
 
-def scaling_at(config: Mapping[str, Any], site: str) -> float:
-    """Return the scaling of a site under an ``adapter_config.json``: patterns and rsLoRA included."""
-    # A configuration that leaves them out has PEFT's defaults, 8 and 8.
-    rank = float(_at(config.get("rank_pattern"), site, config.get("r", 8)))
-    alpha = float(_at(config.get("alpha_pattern"), site, config.get("lora_alpha", 8)))
-    return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+def scaling_at(config: Mapping[str, Any], site: str, rank: int | None = None) -> float:
+    """Return the scaling of a site under an ``adapter_config.json``: patterns and rsLoRA included.
+
+    Args:
+        config: The configuration; one that leaves rank and alpha out has PEFT's defaults, 8 and 8.
+        site: The site.
+        rank: That of the site's tensors, if it is known.
+
+    Raises:
+        ValueError: If rank or alpha are no numbers that PEFT takes, or the rank is not that of the tensors.
+    """
+    try:
+        told = _at(config.get("rank_pattern"), site, config.get("r", 8))
+        alpha = float(_at(config.get("alpha_pattern"), site, config.get("lora_alpha", 8)))
+        scaling = alpha / (told**0.5 if config.get("use_rslora") else told)
+    except (ArithmeticError, AttributeError, TypeError, re.error) as error:
+        raise ValueError(f"rank or alpha of '{site}': {error}") from error
+    if not math.isfinite(scaling) or (rank is not None and told != rank):
+        raise ValueError(
+            f"rank {told} and alpha {alpha:g} of '{site}'{f', whose tensors have rank {rank}' if rank else ''}"
+        )
+    return float(scaling)
 
 
 def concatenate(factors: list[Factor]) -> Factor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,23 @@ _REQUIRED: Mapping[str, type] = {
     "task": str,
     "training": dict,
 }
-_REQUIRED_INSIDE = (
-    ("base_model", "id"),
-    ("data", "name"),
-    ("method", "name"),
-    ("method", "combine"),
-)
+_REQUIRED_INSIDE: Mapping[str, type] = {
+    "base_model.id": str,
+    "data.name": str,
+    "method.name": str,
+    "method.combine": str,
+    "method.options": dict,
+}
+# A merge has none of these: it was not trained, and may be of folders that record no fingerprint.
+_OF_A_TRAINING: Mapping[str, type] = {
+    "base_model.fingerprint": str,
+    "data.source": str,
+    "data.fingerprint": str,
+    "data.template": str,
+    "data.metric": str,
+    "data.train_rows": int,
+}
+_OPTIONAL: Mapping[str, type] = {"scores": dict, "origin": dict, "trim": dict, "versions": dict, "argv": list}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -69,11 +80,33 @@ def _digest(path: Path) -> str:
 
 
 def _check_kinds(path: Path, manifest: Mapping[str, Any]) -> None:
-    wrong = [key for key, kind in _REQUIRED.items() if not isinstance(manifest[key], kind)]
-    # A merge of folders that record no fingerprint has none either.
-    needed = (*_REQUIRED_INSIDE, *(() if wrong or "merged" in manifest["data"] else (("base_model", "fingerprint"),)))
-    wrong = wrong or [f"{outer}.{inner}" for outer, inner in needed if not isinstance(manifest[outer].get(inner), str)]
+    wrong = [key for key, kind in _REQUIRED.items() if not _is(manifest[key], kind)]
+    wrong = wrong or list(_odd(manifest))
     if wrong:
         raise ArtifactError(
             f"manifest {path} is damaged: {wrong[0]} is not what it should be; restore it or make it again"
         )
+
+
+def _odd(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of entries that are missing or of another type, inside a manifest's required keys."""
+    needed = _REQUIRED_INSIDE if "merged" in manifest["data"] else {**_REQUIRED_INSIDE, **_OF_A_TRAINING}
+    for name, kind in needed.items():
+        outer, inner = name.split(".")
+        if not _is(manifest[outer].get(inner), kind):
+            yield name
+    if manifest["stage"] < 1:
+        yield "stage"
+    for parent in manifest["parents"]:
+        if not _is(parent, dict) or not all(_is(parent.get(key), str) for key in ("task", "sha256")):
+            yield "parents"
+    for name in manifest["files"]:
+        if Path(name).name != name:
+            yield "files"
+    for name, kind in _OPTIONAL.items():
+        if name in manifest and not _is(manifest[name], kind):
+            yield name
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -226,6 +226,8 @@ def _task(node: _Node) -> TaskScore:
     correct = None if node.data.get("correct") is None else node.count("correct")
     if total == 0:
         node.fault("total", "must be at least 1")
+    if correct is not None and correct > total:
+        node.fault("correct", "must be at most total")
     if correct is not None and not math.isclose(100 * correct / total, value, abs_tol=_ROUNDING):
         node.fault("value", f"{value:g} does not agree with {correct} correct of {total}")
     empty, dropped = node.count("empty"), node.count("dropped")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from support import write_random_adapter
+from support import data_of, write_random_adapter
 
 from clora_cli.adapter_folder import AdapterFolder, read_adapter
 from clora_cli.backbone import Backbone, find_sites
@@ -38,7 +38,7 @@ def write_routable(package: Path, backbone: Backbone, names: Sequence[str], *, r
     """Write a package of random adapters, one for each task that ``--data`` names, with distributions of training rows."""
     for stage, name in enumerate(names, start=1):
         task = load_task(name)
-        data = {"name": name, "source": task.source, "metric": task.metric, "labels": [], "train_rows": rows}
+        data = data_of(name, []) | {"source": task.source, "metric": task.metric, "train_rows": rows}
         write_random_adapter(package / task.name, backbone, stage=stage, manifest={"data": data})
         give_distribution(package / task.name, backbone, task.train[:rows], data=task.name, **how)
     return package

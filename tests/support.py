@@ -246,6 +246,20 @@ def config_of(backbone: Backbone, factors: Mapping[str, Factor], rank: int, alph
     }
 
 
+def data_of(name: str, labels: Sequence[str] = LABELS) -> dict[str, Any]:
+    """Return a manifest's entry of the data of a training."""
+    return {
+        "name": name,
+        "source": "made up",
+        "fingerprint": "0" * 64,
+        "template": "plain",
+        "metric": "exact-match",
+        "labels": list(labels),
+        "train_rows": 24,
+        "notes": [],
+    }
+
+
 def manifest_of(task: str, stage: int, reference: ModelReference, combine: str = "sum") -> dict[str, Any]:
     """Return a manifest as training records it, but for schema and files."""
     return {
@@ -266,7 +280,7 @@ def manifest_of(task: str, stage: int, reference: ModelReference, combine: str =
         },
         "lora": {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": []},
         "parents": [],
-        "data": {"name": task, "source": "made up", "metric": "exact-match", "labels": list(LABELS), "train_rows": 24},
+        "data": data_of(task),
         "training": {"lr": 0.001},
         "seed": 42,
         "argv": ["clora", "train-task"],

@@ -63,6 +63,14 @@ def test_a_folder_is_never_written_over_by_a_file(tmp_path):
         files.write_text(tmp_path, "x")
 
 
+def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "real.json").write_text("old", encoding="utf-8")
+    (tmp_path / "link.json").symlink_to("real.json")
+    files.write_text(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_text(encoding="utf-8") == "new"
+
+
 def test_new_folder_appears_whole(tmp_path):
     with files.new_folder(tmp_path / "a" / "b") as folder:
         (folder / "one").write_text("1", encoding="utf-8")

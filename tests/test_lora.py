@@ -29,6 +29,25 @@ def test_scaling_follows_patterns_and_rslora(change, scaling):
     assert scaling_at(CONFIG | change, SITE) == scaling
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"r": 0},
+        {"r": "eight"},
+        {"r": 4},
+        {"lora_alpha": None},
+        {"lora_alpha": float("nan")},
+        {"rank_pattern": [1]},
+        {"rank_pattern": {"(q_proj": 8}},
+        {"rank_pattern": {"q_proj": 16}},
+    ],
+)
+def test_ranks_and_alphas_that_nothing_can_have_are_told(change):
+    assert scaling_at(CONFIG, SITE, 8) == 4.0
+    with pytest.raises(ValueError, match=r"rank|could not convert"):
+        scaling_at(CONFIG | change, SITE, 8)
+
+
 def test_scaling_is_the_one_that_peft_computes():
     from peft import LoraConfig, get_peft_model
 
@@ -63,6 +82,8 @@ def test_a_configuration_that_leaves_rank_and_alpha_out_has_those_of_peft():
         ({"bias": "all"}, "biases"),
         ({"lora_bias": True}, "biases"),
         ({"modules_to_save": ["lm_head"]}, "lm_head"),
+        ({"modules_to_save": "lm_head"}, "(lm_head)"),
+        ({"modules_to_save": [1, 2]}, "(1, 2)"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
         ({"init_lora_weights": "olora"}, "olora"),
         ({"alora_invocation_tokens": [1, 2]}, "alora"),

@@ -142,7 +142,15 @@ def test_a_manifest_without_a_required_key_is_damaged(adapter, key):
         ("base_model", None),
         ("data", {}),
         ("parents", {}),
+        ("parents", ["a"]),
+        ("parents", [{"task": "a"}]),
         ("lora", 3),
+        ("stage", 0),
+        ("stage", True),
+        ("method", {"name": "n-lora", "combine": "sum"}),
+        ("files", {"../x": "0"}),
+        ("scores", [1]),
+        ("origin", "here"),
     ],
 )
 def test_a_manifest_whose_entries_are_of_another_kind_is_damaged(adapter, key, value):

@@ -181,7 +181,7 @@ def test_must_3_be_a_plain_lora(bare, entry):
         ({}, 8 / 4),
         ({"use_rslora": True}, 8 / 2),
         ({"alpha_pattern": {"layers.0.self_attn.q_proj": 12}}, 12 / 4),
-        ({"rank_pattern": {"layers.0.self_attn.q_proj": 16}}, 8 / 16),
+        ({"r": 16, "rank_pattern": {".*": 4}}, 8 / 4),
         ({"alpha_pattern": {"layers.1.self_attn.q_proj": 12}}, 8 / 4),
     ],
 )

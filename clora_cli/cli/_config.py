@@ -33,7 +33,8 @@ def use_config(context: typer.Context, path: Path | None) -> Path | None:
         if name not in known:
             options = (known_name.replace("_", "-") for known_name in known)
             raise UnknownNameError(f"key in {path}", str(key), options)
-        defaults[name] = _as_texts(value)
+        several = getattr(known[name], "multiple", False)
+        defaults[name] = [value] if several and isinstance(value, (str, int, float)) else _as_texts(value)
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
@@ -45,7 +46,7 @@ def _read(path: Path) -> dict[Any, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"configuration {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ArtifactError(f"configuration {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise OptionError(f"configuration {path} is not a mapping of options to values")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,6 +123,7 @@ def evaluate_command(
     output = form(json, quiet)
     from clora_cli.data import load_task
     from clora_cli.evaluation import EvalOptions, evaluate
+    from clora_cli.evaluation.evaluate import check_scorable
     from clora_cli.package import read_package
     from clora_cli.registry import split_options
     from clora_cli.reporting import assemble, matrix_table
@@ -145,10 +147,16 @@ def evaluate_command(
         dtype=dtype,
         device=device,
     )
+    for flag, limit in (("--fail-under", fail_under), ("--max-forgetting", max_forgetting)):
+        if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the gate would stand open
+            raise OptionError(f"{flag} {limit}: give a number of percent points")
+    if out is not None and out.exists() and not out.is_file():
+        raise OptionError(f"--out {out} exists and is no regular file; choose another name")
     members = read_package(adapters or ())
     names = data or [name for member in members for name in member.data_names]
     tasks = [load_task(name, columns=split_options(columns or ())) for name in names]
     earlier = _earlier(baseline or (), max_forgetting, matrix, tasks)
+    check_scorable(tasks, options)
     if dry_run:
         text = f"would score {len(members)} adapters on {', '.join(task.name for task in tasks)}"
         emit(

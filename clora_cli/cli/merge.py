@@ -69,6 +69,7 @@ def merge(
     output = form(json, quiet)
     from clora_cli.package import read_package
     from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+    from clora_cli.transforming.member import check_apart
 
     texts = registry.split_options([*(option or ()), *([] if density is None else [f"density={density}"])])
     options = MergeOptions(
@@ -83,6 +84,7 @@ def merge(
         dtype=dtype,
         seed=seed,
     )
+    check_apart(options.out, adapters)
     plan = plan_merge(read_package(adapters, distinct=False), options)
     data: dict[str, Any] = {
         "schema": "clora.merge/1",

@@ -252,7 +252,7 @@ def _keep_recipe(recipe: Recipe) -> None:
     from clora_cli.recipes import to_yaml
 
     path, text = recipe.out / "recipe.yaml", to_yaml(recipe)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 
 

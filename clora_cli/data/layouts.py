@@ -158,8 +158,8 @@ def _note_cues(draft: Draft, rows: Mapping[str, list[_Row]]) -> None:
 
 
 def _looks_closed(splits: Mapping[str, list[Example]]) -> bool:
-    rows = next(iter(splits.values()))
-    return len({row.references[0] for row in rows}) <= _MOST_LABELS and all(len(row.references) == 1 for row in rows)
+    answers = [row.references for row in next(iter(splits.values())) if row.references]
+    return 0 < len({first for first, *_ in answers}) <= _MOST_LABELS and all(len(each) == 1 for each in answers)
 
 
 def _rows(values: list[object], file: Path, text: str, answer: str) -> Iterator[_Row]:

@@ -50,7 +50,14 @@ def load_task(
     """
     if metric is not None and metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
-    draft = _draft(name.strip(), columns)
+    if not name.strip():
+        raise DataError("--data is empty: name a task, a file or a folder")
+    try:
+        draft = _draft(name.strip(), columns)
+    except OSError as error:
+        raise DataError(
+            f"{name[:80]!r} cannot be looked at: {error.strerror}; check the name and its permissions"
+        ) from error
     return finish(replace(draft, metric=metric or draft.metric), keep_bad_labels=keep_bad_labels)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clora_cli.evaluation.answers import Prompts
     from clora_cli.evaluation.combine import Combination
 
-__all__ = ["evaluate"]
+__all__ = ["check_scorable", "evaluate"]
 
 _NAMED = 4  # adapters at most whose names fit into a line of progress
 
@@ -49,7 +49,7 @@ def evaluate(
     from clora_cli.backbone import load_backbone, pick_device
     from clora_cli.evaluation.combine import active
 
-    _check_scorable(tasks, options)
+    check_scorable(tasks, options)
     combine = _way(members, options.combine)
     reference = find_model(options.model or base_name(members), options.revision)
     check_answers(reference)
@@ -170,7 +170,12 @@ def _seen(tasks: Sequence[Task], members: Sequence[AdapterFolder], stage: int) -
     return [task for task in tasks if task.name not in later]
 
 
-def _check_scorable(tasks: Sequence[Task], options: EvalOptions) -> None:
+def check_scorable(tasks: Sequence[Task], options: EvalOptions) -> None:
+    """Refuse tasks that cannot be scored, before anything is loaded.
+
+    Raises:
+        OptionError: If there is none, one is named twice, or one has no labels to rank.
+    """
     names = [task.name for task in tasks]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise OptionError(f"--data names task '{twice}' twice")

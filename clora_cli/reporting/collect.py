@@ -132,7 +132,7 @@ def _take(path: Path, material: Material, seen: set[Path], *, named: bool) -> bo
         members = [read_adapter(path)] if is_adapter(path) else read_package([path], distinct=False)
         material.packages.append(Package(path, place(real), tuple(members)))
     else:
-        schema = _schema(path)
+        schema = _schema(path, named=named)
         if schema.startswith(SCHEMA.partition("/")[0] + "/"):
             material.scores.append(read_scores(path))
         elif schema == ROUTES_SCHEMA:
@@ -150,11 +150,17 @@ def _take(path: Path, material: Material, seen: set[Path], *, named: bool) -> bo
     return True
 
 
-def _schema(path: Path) -> str:
-    """Return the schema that a JSON file, or the first line of a file of JSON lines, names; ``""`` if it names none."""
+def _schema(path: Path, *, named: bool) -> str:
+    """Return the schema that a JSON file, or the first line of a file of JSON lines, names; ``""`` if it names none.
+
+    A file that nobody named and that does not speak of clora, such as an editor's settings, may be anything.
+    """
+    text = ""
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text.split("\n", 1)[0] if path.suffix == ".jsonl" else text)
     except (OSError, ValueError, RecursionError) as error:
+        if text and "clora." not in text and not named:
+            return ""
         raise ArtifactError(f"{path} is damaged ({error}); restore it or make it again") from error
     return str(content.get("schema", "")) if isinstance(content, dict) else ""

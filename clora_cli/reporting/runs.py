@@ -205,7 +205,12 @@ def _package(draft: Draft) -> str:
     """Return the package as the user named it; the folder that adapters share where they were named one by one."""
     longest = max(draft.files, key=lambda file: len(file.order))
     named = longest.package.split(" ")
-    return longest.package if len(named) < 2 or place_of(longest) == NOWHERE else os.path.commonpath(named)
+    if len(named) < 2 or place_of(longest) == NOWHERE:
+        return longest.package
+    try:
+        return os.path.commonpath(named) or longest.package
+    except ValueError:  # no list of adapters after all, but one folder with a space in its name
+        return longest.package
 
 
 def _manifests_of(draft: Draft, manifests: _Manifests) -> list[Mapping[str, Any]]:

@@ -64,10 +64,10 @@ def process(here: Path) -> Callable[..., Result]:
 @pytest.fixture
 def package(here: Path, backbone: Callable[..., object], tasks: dict[str, Path]) -> Path:
     """Two adapters whose tasks are the files of the fixtures."""
-    from support import write_random_adapter
+    from support import data_of, write_random_adapter
 
     base = backbone("llama")
     for stage, task in enumerate(("first", "second"), start=1):
-        data = {"name": str(tasks[task]), "source": "made up", "metric": "exact-match", "labels": [], "train_rows": 24}
-        write_random_adapter(here / "adapters" / task, base, stage=stage, manifest={"data": data})
+        manifest = {"data": data_of(str(tasks[task]), [])}
+        write_random_adapter(here / "adapters" / task, base, stage=stage, manifest=manifest)
     return here / "adapters"

@@ -10,7 +10,7 @@ import pytest
 import torch
 import typer
 from parts import write_parts
-from support import contents, write_random_adapter
+from support import contents, data_of, write_random_adapter
 
 from clora_cli import cli
 from clora_cli.cli.expand import expand
@@ -102,7 +102,7 @@ def test_the_commands_that_refusals_name_mend_them(clora, here, backbone, tasks)
     base = backbone("llama")
     shutil.copytree(tasks["third"], here / "third")
     for package, task in (("a.pkg", "first"), ("a.pkg", "second"), ("b.pkg", "third")):
-        data = {"name": str(tasks[task]), "source": "made up"}
+        data = data_of(str(tasks[task]))
         write_random_adapter(here / package / task, base, stage=1 + len(task), manifest={"data": data})
     (here / "b.pkg" / "third" / "clora.json").unlink()  # as PEFT leaves it
     clora("stat-features", "a.pkg/second", "--pool", "last", "--layer", "0", "--second-moment", "diag")

@@ -47,7 +47,9 @@ def test_dry_run_writes_nothing(clora, here, package):
         (["adapters", "--rank", "2", "--dense"], 2, "exclude each other"),
         (["adapters", "--strategy", "fisher"], 3, "keeps no 'fisher'"),
         (["nowhere"], 3, "nowhere does not exist"),
-        (["adapters", "-o", "adapters"], 2, "no adapter folder"),
+        (["adapters", "-o", "adapters"], 2, "--out adapters is adapters, which is read"),
+        (["adapters", "-o", "adapters/merged"], 2, "lies in adapters"),
+        (["adapters/first", "adapters/second", "-o", "adapters/first", "--force"], 2, "is adapters/first"),
     ],
 )
 def test_mistakes_end_in_one_line(clora, package, arguments, code, message):

@@ -84,7 +84,12 @@ def test_eval_of_the_base_model_alone(clora, here, tasks, model_folder):
         (["adapters", "--data", "mnil"], 3, "did you mean 'mnli'"),
         (["adapters", "--model", "no/such"], 3, "base model 'no/such'"),
         (["adapters", "--out", "/proc/clora/x.json", "-L", "1"], 1, "cannot write /proc/clora"),
+        (["adapters", "--fail-under", "nan"], 2, "--fail-under nan"),
+        (["adapters", "--out", "adapters"], 2, "no regular file"),
+        (["adapters", "--data", ""], 3, "--data is empty"),
+        (["adapters", "--data", "x" * 300], 3, "File name too long"),
         ([], 2, "pass --data"),
+        (["--dry-run"], 2, "pass --data"),
     ],
 )
 def test_eval_refuses_in_one_line(clora, package, here, arguments, code, told):

@@ -163,6 +163,17 @@ def test_of_a_step_done_twice_the_last_counts_and_a_line_cut_off_does_not(tmp_pa
     assert [one.seconds for one in collect([tmp_path]).costs[tmp_path / "cost.jsonl"]] == [3.0]
 
 
+def test_a_foreign_file_that_is_no_json_is_passed_over(tmp_path):
+    write_runs(tmp_path)
+    (tmp_path / "settings.json").write_text("{ // mine\n}", encoding="utf-8")
+    assert len(collect([tmp_path]).scores) == 22
+
+
+def test_a_folder_with_a_space_in_its_name_is_one_folder(tmp_path):
+    write_runs(tmp_path / "my runs")
+    assert len(make_report(collect([tmp_path / "my runs"])).results.runs) == 11
+
+
 def test_routes_are_read_as_they_were_written_and_damaged_ones_refused(tmp_path):
     path = write_routes(tmp_path / "routes.json")
     written = json.loads(path.read_text(encoding="utf-8"))

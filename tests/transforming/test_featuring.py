@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from support import Signals, contents, sentences, write_random_adapter, write_task
+from support import Signals, contents, data_of, sentences, write_random_adapter, write_task
 
 from clora_cli import files
 from clora_cli.adapter_folder import read_adapter
@@ -37,8 +37,7 @@ V_PROJ = [f"model.layers.{layer}.self_attn.v_proj" for layer in (0, 1)]
 
 def write(folder, base, data, stage=1, **chosen):
     """Write an adapter whose own data is a folder of the tests."""
-    entry = {"name": str(data), "source": "made up", "metric": "exact-match", "labels": [], "train_rows": 24}
-    return write_random_adapter(folder, base, stage=stage, manifest={"data": entry}, **chosen)
+    return write_random_adapter(folder, base, stage=stage, manifest={"data": data_of(str(data), [])}, **chosen)
 
 
 @pytest.fixture
@@ -469,7 +468,7 @@ def three(tmp_path, backbone):
     for stage, (folder, task, data) in enumerate(
         (("a", "mnli", "mnli"), ("b", "both", "x"), ("c", "qa", "qa")), start=1
     ):
-        entry = {"name": data, "merged": ["cb", "copa"]} if task == "both" else {"name": data}
+        entry = {"name": data, "merged": ["cb", "copa"]} if task == "both" else data_of(data)
         manifest = {"task": task, "data": entry}
         members.append(write_random_adapter(tmp_path / folder, base, stage=stage, manifest=manifest))
     return [*members, write_bare(tmp_path / "theirs", base)]
