@@ -62,22 +62,24 @@ class Backbone:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device to run on: ``auto`` takes an accelerator where there is one.
+    """Return the device to run on: ``auto`` takes an accelerator where there is one; of several processes each takes its own.
 
     Raises:
         OptionError: If the name is no device of this machine.
     """
     import torch
 
-    if name != "auto":
-        try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            raise OptionError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        if accelerator is None or os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}:
+            return torch.device("cpu")
+        return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    several = device.type != "cpu" and "LOCAL_RANK" in os.environ
+    return torch.device(device.type, int(os.environ["LOCAL_RANK"])) if several else device
 
 
 def dtype_name(dtype: str, device: torch.device) -> str:
@@ -113,7 +115,9 @@ def load_backbone(
     from transformers import AutoConfig, AutoTokenizer
 
     torch_dtype = getattr(torch, dtype_name(dtype, device))
-    extra = {} if quantize == "none" else {"quantization_config": _quantization(quantize, torch_dtype, device)}
+    extra: dict[str, Any] = {}
+    if quantize != "none":  # such weights are placed while they are read, on the first device unless told
+        extra = {"quantization_config": _quantization(quantize, torch_dtype, device), "device_map": {"": device}}
     try:
         tokenizer = AutoTokenizer.from_pretrained(reference.path)
         config = AutoConfig.from_pretrained(reference.path)

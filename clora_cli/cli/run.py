@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import signal
 import sys
@@ -214,15 +215,18 @@ def _carry_out(plans: Sequence[UnitPlan], reference: ModelReference, jobs: int, 
     if not todo:
         terminal.note("everything is up to date")
     units = [plan.unit for plan in plans]
+    number = itertools.count()
     live = todo and sys.stderr.isatty() and output is not Form.QUIET
     with live_view(units, terminal) if live else plain_view(terminal) as listener:
-        results, interrupted = carry_out(plans, reference, lambda: _worker(units, jobs), jobs=jobs, listener=listener)
+        results, interrupted = carry_out(
+            plans, reference, lambda: _worker(units, jobs, next(number)), jobs=jobs, listener=listener
+        )
     if interrupted:
         raise InterruptedRunError("interrupted; give the same command again to continue")
     return results
 
 
-def _worker(units: Sequence[Unit], jobs: int) -> Worker:
+def _worker(units: Sequence[Unit], jobs: int, number: int) -> Worker:
     from clora_cli.recipes.workers import Worker
 
     environment = {
@@ -233,8 +237,21 @@ def _worker(units: Sequence[Unit], jobs: int) -> Worker:
     environment["PYTHONUNBUFFERED"] = "1"
     if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+        if len(devices := _devices(units)) > 1:  # else all would share the first
+            environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
     ready = ["--ready"] if _may_fork(units) else []
     return Worker([sys.executable, "-m", "clora_cli.cli._steps", *ready], environment)
+
+
+def _devices(units: Sequence[Unit]) -> list[str]:
+    """Return the names of the GPUs that workers may share out: none where a command takes several by itself."""
+    if any(unit.entry.train.get("nproc", 1) != 1 for unit in units):
+        return []
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in visible.split(",") if name]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
 
 
 def _may_fork(units: Sequence[Unit]) -> bool:

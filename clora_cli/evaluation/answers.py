@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,9 @@ def rank_labels(
     padded = torch.tensor([ids + [-100] * (width - len(ids)) for ids in prompts.labels], device=backbone.device)
     likelihood = _likelihood_seq2seq if backbone.kind == "seq2seq" else _likelihood_causal
     chosen = [""] * len(prompts.ids)
-    for rows, batch in prompts.batches():
+    # Every row goes through the model once for each label, with a cache of its own.
+    fewer = dataclasses.replace(prompts, batch_size=max(1, prompts.batch_size // len(labels)))
+    for rows, batch in fewer.batches():
         if before is not None:
             before(rows, batch["attention_mask"])
         best = likelihood(backbone.model, batch, padded).argmax(dim=1).tolist()

@@ -119,7 +119,7 @@ class RoutedAdapters:
         def choose(site: str, output: Tensor) -> Tensor:
             place = self._place(site, routing.sites)
             if place == site:
-                similarities = routing.similarities({site: pooled(output, mask, self._guide.record["pool"])})
+                similarities = routing.similarities({site: pooled(output, mask, self._guide.record["pool"]).cpu()})
                 found[site] = self._of_active(routing.weights(similarities)[site])
             if place not in found:
                 raise OptionError(

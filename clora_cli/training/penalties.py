@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -36,11 +36,17 @@ class _Stack:
     dense: Tensor | None
     owner: Tensor
     recalled: Mapping[str, Tensor]
+    energies: dict[int, float] = field(default_factory=dict)
 
     def factors(self) -> Factors:
         past_a, past_b = self.past or (None, None)
         a, b = (torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
-        known = {"past_delta": self.dense, "past_owner": self.owner, "recalled": self.recalled}
+        known = {
+            "past_delta": self.dense,
+            "past_owner": self.owner,
+            "recalled": self.recalled,
+            "energies": self.energies,
+        }
         return Factors(a, b, self.scaling, past_a, past_b, self.total_sites, **known)  # type: ignore[arg-type]
 
 
@@ -102,12 +108,13 @@ class Penalties:
             step: The optimizer step that is under way, from 0.
             steps: Optimizer steps of the run.
         """
-        if not probe.past:
+        due = [name for name, method in self._methods.items() if method.relates_at(step, steps)]
+        if not probe.past or not due:
             return
-        idle = self.inactive()
-        for name, method in self._methods.items():
-            if name not in idle and method.relates_at(step, steps):
-                self._new[name] = self._relations[name] = method.relate(probe)
+        idle = self.inactive()  # computes the penalties: too dear for every step
+        for name in due:
+            if name not in idle:
+                self._new[name] = self._relations[name] = self._methods[name].relate(probe)
 
     def relations(self) -> dict[str, list[float]]:
         """Return, by method, the relations in use: one number per earlier adapter."""

@@ -173,8 +173,9 @@ class RunProbe:
             steps=steps,
             together=together,
             answer=answer,
-            # Where training saves memory, more copies than a batch has rows may not fit.
-            at_once=options.batch_size // processes() if options.gradient_checkpointing else 0,
+            # No more copies than a batch has rows; and one where training saves memory, which this pass cannot: checkpoints
+            # are of models in training mode.
+            at_once=1 if options.gradient_checkpointing else max(1, options.batch_size // processes()),
         ).cpu()
 
     @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -138,6 +139,11 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
             raise InterruptedRunError(
                 f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"
             )
+    tensors = get_peft_model_state_dict(built.model)
+    if sharded := next((key for key, tensor in tensors.items() if tensor.ndim != 2 or not tensor.numel()), None):
+        raise OptionError(
+            f"'{sharded}' is not whole on this process: weights are sharded (ZeRO-3, FSDP); train under DDP or ZeRO-2"
+        )
     state = confinement.state() if confinement else {}
     for method in plan.method.parts.values():
         state |= method.keep(probe)
@@ -146,7 +152,7 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
         progress.note(f"attribution took {probe.seconds:.1f} s, {share:.1%} of the training's own time")
     return _Result(
         history=trainer.state.log_history,
-        tensors=get_peft_model_state_dict(built.model),
+        tensors=tensors,
         config=_portable(built.model.peft_config[ADAPTER].to_dict(), plan),
         state=state,
         relations=penalties.relations() if penalties else {},
@@ -252,9 +258,15 @@ def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
     relations = {name: dict(zip(tasks, numbers, strict=True)) for name, numbers in result.relations.items()}
     scores = {"last_step": last, "relations": relations, "subspace": result.subspace}
     manifest = plan.manifest(argv, {name: score for name, score in scores.items() if score})
-    log = "".join(json.dumps(record, sort_keys=True) + "\n" for record in records)
+    log = "".join(json.dumps(_finite(record), sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(manifest)}
     write_adapter(plan.out, result.tensors, _plain(result.config), manifest, texts, result.state, result.distribution)
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    # A first step that overflows under a loss scale has no gradient norm; JSON knows no infinity.
+    odd = {key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)}
+    return {key: None if key in odd else value for key, value in record.items()}
 
 
 def _portable(config: dict[str, Any], plan: Plan) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from pretend import pretending
@@ -198,7 +199,7 @@ def test_a_failed_unit_is_told_in_one_line_and_the_others_go_on(clora, here, mon
     text = "name: two\nmodel: clora-nano\ntasks: [yes-no, inference]\nmethods: [n-lora, seq-lora]\n"
     (here / "two.yaml").write_text(text, encoding="utf-8")
     module = importlib.import_module("clora_cli.cli.run")  # the package has a function of this name
-    monkeypatch.setattr(module, "_worker", lambda units, jobs: pretending(FAIL="inference"))
+    monkeypatch.setattr(module, "_worker", lambda units, jobs, number: pretending(FAIL="inference"))
     result = clora("run", "two.yaml")
     assert (result.code, result.out.count("\n")) == (3, 4)
     told = [line for line in result.err.splitlines() if line.startswith("error: ")]
@@ -265,3 +266,17 @@ def test_recipes_are_listed_and_shown(clora, here):
     shown = clora("run", "n-lora-nano", "--show").out
     (here / "mine.yaml").write_text(shown, encoding="utf-8")
     assert clora("run", "mine.yaml", "--print").out == clora("run", "n-lora-nano", "--print").out
+
+
+def test_workers_share_the_gpus_out(monkeypatch):
+    from clora_cli.cli.run import _devices
+
+    def units(**train):
+        return [SimpleNamespace(entry=SimpleNamespace(train=train))]
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert _devices(units()) == ["2", "5"]
+    assert _devices(units(nproc=2)) == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert _devices(units(lr=0.1)) == ["0", "1", "2"]

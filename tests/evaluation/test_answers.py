@@ -58,6 +58,15 @@ def test_ranking_equals_a_naive_loop(backbone, task, family, batch_size):
     assert sum(done) == len(task.test)
 
 
+def test_rows_times_labels_stay_within_a_batch(backbone, task):
+    base = backbone("llama")
+    prompts = Prompts.encode(base, task, task.test, 64, 7)
+    widths = []
+    rank_labels(prompts, task.labels, lambda count: None, lambda rows, mask: widths.append(len(rows)))
+    assert len(task.labels) > 1
+    assert max(widths) == 7 // len(task.labels)
+
+
 def greedy(backbone, ids, length):
     """Return the greedy answer's tokens, without a cache, up to the end of sequence."""
     tokenizer = backbone.tokenizer

@@ -53,6 +53,27 @@ def test_one_process_trains_on_one_device_however_many_it_sees(tmp_path, model_f
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
 
 
+def test_the_type_asked_for_wins_over_the_launcher_s(tmp_path, model_folder, tasks, monkeypatch):
+    plan = make_plan(options_for(model_folder("llama"), tasks["first"], tmp_path))
+    for dtype, expected in ((torch.float32, "no"), (torch.bfloat16, "bf16")):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+        arguments = training_arguments(plan, SimpleNamespace(device=torch.device("cpu"), dtype=dtype))
+        assert arguments.mixed_precision == expected
+
+
+def test_penalties_are_computed_once_a_step(tmp_path, model_folder, backbone, tasks, monkeypatch):
+    write_random_adapter(tmp_path / "old", backbone("llama"), stage=1)
+    plan = make_plan(options_for(model_folder("llama"), tasks["first"], tmp_path, method="n-lora"))
+    built, calls = built_for(plan), []
+    penalty = type(plan.method.lead).penalty
+    monkeypatch.setattr(type(plan.method.lead), "penalty", lambda self, f: calls.append(1) or penalty(self, f))
+    penalties = Penalties(plan.method.penalised, built.trainable, built.bank)
+    for step in range(3):
+        penalties.relate(SimpleNamespace(past=["old"]), step, 3)
+        penalties.add_gradients()
+    assert len(calls) == 3 * 2  # query and value projections have different shapes
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_answers_are_trained(tmp_path, model_folder, tasks, family):
     plan = make_plan(options_for(model_folder(family), tasks["first"], tmp_path))
