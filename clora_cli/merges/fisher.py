@@ -16,7 +16,9 @@ __all__ = ["Fisher"]
 class Fisher(Merge):
     """Average the adapters, each entry weighted by its Fisher information.
 
-    ``merged[i, j] = sum_k w_k F_k[i, j] delta_k[i, j] / sum_k w_k F_k[i, j]`` with the diagonals F_k that the adapters keep.
+    ``merged[i, j] = sum_k w_k F_k[i, j] delta_k[i, j] / sum_k w_k F_k[i, j]`` with diagonals F_k of each layer's weight
+    that the adapters keep as ``fisher/<site>``. No method of clora's keeps them (ewc's are of ``lora_A`` and ``lora_B``): they are for
+    adapters to which you add them.
     The weights are relative; a negative one turns its adapter around.
 
     References:

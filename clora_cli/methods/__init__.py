@@ -50,7 +50,6 @@ class Factors:
         past_owner: For each row of ``past_a`` the number of the earlier adapter that it belongs to, from 0, shape (past rank,).
         relations: What the method's ``relate`` returned last, one number per earlier adapter; None before the first time.
         recalled: What the method ``recalls`` of the last earlier adapter, by name, each stacked over sites; empty without one.
-        energies: What ``past_energy`` has found, by site: it is the same at every step.
     """
 
     a: Tensor
@@ -63,7 +62,6 @@ class Factors:
     past_owner: Tensor | None = None
     relations: Tensor | None = None
     recalled: Mapping[str, Tensor] = field(default_factory=dict)
-    energies: dict[int, float] = field(default_factory=dict)
 
     @property
     def has_past(self) -> bool:
@@ -80,11 +78,6 @@ class Factors:
 
     def past_energy(self, site: int) -> float:
         """Return the squared Frobenius norm of one site's summed or merged earlier deltas; 0 without a past."""
-        if site not in self.energies:
-            self.energies[site] = self._past_energy(site)
-        return self.energies[site]
-
-    def _past_energy(self, site: int) -> float:
         if self.past_delta is not None:
             return self.past_delta[site].cpu().double().square().sum().item()  # not every accelerator has float64
         if self.past_a is None or self.past_b is None:

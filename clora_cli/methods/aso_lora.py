@@ -45,19 +45,22 @@ class AsoLora(Method):
         vectors: ``current`` attributes every adapter on the new task's rows; ``stored`` takes the vectors that earlier
             adapters kept, each from its own task's rows, at no cost.
         negative: ``strengthen`` lets psi exceed 1 where w is negative; ``clamp`` keeps it in [0, 1].
-        answer: P is the ``probability`` of the whole answer, or its logarithm, which does not vanish for long answers.
+        answer: P is the ``log-probability`` of the whole answer, or its ``probability``, whose slopes vanish for answers of
+            tens of tokens.
 
     References:
         Wang et al., Soft Orthogonal Low-Rank Adaptation for Knowledge Sharing in Large Language Model Continual Learning
         (ASO-LoRA), ACL 2026, https://aclanthology.org/2026.acl-long.842/, eq. 4-13.
         Dai et al., Knowledge Neurons in Pretrained Transformers, 2021, arXiv:2104.08696: attribution by integrated gradients.
         Wang et al., Orthogonal Subspace Learning for Language Model Continual Learning, 2023, arXiv:2310.14152: the case psi = 1.
+        Differs: eq. 9 prints the probability of an answer; its logarithm is the default, as answers have many tokens.
         Differs: eq. 7 adds the log-likelihood to the penalty; its negative is what is minimised.
         Differs: eq. 11 scales one neuron at a time; a whole layer is scaled at once, as is done for knowledge neurons.
         Differs: when w is computed and on how many rows is not published. At the start the new adapter does nothing and
         its vector is the base model's, so there is a warm-up.
         Differs: lambda follows o-lora in the paper; its value was used there with ``norm=absolute``.
         Differs: an undefined correlation, of a constant vector, counts as w = 0.
+        Differs: dropout as in inc-lora.
     """
 
     strength: float = 0.5
@@ -69,7 +72,7 @@ class AsoLora(Method):
     refresh: int = 1
     vectors: Literal["current", "stored"] = "current"
     negative: Literal["strengthen", "clamp"] = "strengthen"
-    answer: Answer = "probability"
+    answer: Answer = "log-probability"
 
     def __post_init__(self) -> None:
         """Check the options."""

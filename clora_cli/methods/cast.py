@@ -25,9 +25,9 @@ class Cast(Method):
 
     ``h = W x + s (B * M_t) A x`` (eq. 3) with one random A that is never trained and one B that all tasks share: task t owns
     the entries of its mask M_t and no other task may change them. A warm-up trains every entry that nobody owns; those whose
-    change lies before the knee of the sorted magnitudes (eq. 5, 6) are the mask, the rest go back to zero, and the remaining
-    steps train the mask alone (eq. 7). However many tasks there are, training holds one LoRA; ``clora merge`` gives it back
-    exactly.
+    change lies before the knee of the sorted magnitudes (eq. 5, 6), but at most ``most`` of all, are the mask. The rest go back
+    to zero, and the remaining steps train the mask alone (eq. 7). However many tasks there are, training holds one LoRA;
+    ``clora merge`` gives it back exactly.
 
     A unit task vector v_t learns ``softplus(max_j <E(x), v_j> - <E(x), v_t> + margin)`` (eq. 8-10; ``1 - <E(x), v_t>`` for
     the first task). At test, inputs weigh the masks by ``softmax(<E(x), v_k> / T)`` (eq. 11-13).
@@ -53,6 +53,7 @@ class Cast(Method):
         eq. 3-13; the frozen random A and sparse B are LoRI's, arXiv:2504.07448.
         Differs: eq. 5 prints argmax(x + y - 1), which on a curve below its chord leaves an empty mask; the knee is
         argmax(1 - x - y).
+        Differs: a task owns at most ``most`` of B; the paper cuts at the knee alone (``most=1``).
         Differs: the warm-up is a part of the run's steps, as the paper does not say whether its 300 steps include it.
         Differs: the warm-up's learning rate is ``most`` times the run's; 1 is the paper's. In the warm-up all idle entries move,
         of which that share may move later, so that the layers' outputs change by as much in a step of either.

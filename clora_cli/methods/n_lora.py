@@ -38,6 +38,7 @@ class NLora(Method):
         Differs: the strength is normalised; published strengths belong to ``target=ab`` and are thousands of times too
         strong for the plain sum over a delta.
         Differs: the gradient is the closed form ``S A^T``, ``B^T S`` with ``S = sign(B A)``, in tiles of rows.
+        Differs: dropout as in inc-lora.
     """
 
     strength: float | None = None

@@ -26,6 +26,7 @@ class OLora(Method):
         Wang et al., Orthogonal Subspace Learning for Language Model Continual Learning, 2023, arXiv:2310.14152, eq. 6-8.
         Differs: the default norm is the paper's; the published strength 0.5 was used with ``norm=absolute``.
         Differs: the code's second term (an L2 norm of the new factors, lambda_2) is left to ``--weight-decay``.
+        Differs: dropout as in inc-lora.
     """
 
     strength: float = 0.5

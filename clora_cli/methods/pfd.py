@@ -44,7 +44,7 @@ class Pfd(Method):
         Differs: features come from the frozen base model, as the paper says, where its code takes them from the model
         that is being trained. ``clora stat-features --source adapted`` takes them of the trained adapter.
         Differs: the new task's distribution is complete from the start, where the published code updates it batch by
-        batch in half precision; the mean over tokens is not in the paper.
+        batch in half precision, and is accumulated in float64; the mean over tokens is not in the paper.
         Differs: the new adapter always takes part; with ``current=compete`` and top-1, rows nearer to an old task teach
         it nothing.
         Differs: no paper has ``mahalanobis``.

@@ -40,6 +40,7 @@ class PsLora(Method):
             ``1 - tanh tanh`` summed over sites, for the paper's ablation.
         reading: ``elementwise`` as above, or ``scalar-mean``: ``||w||_F^2`` times the mean over entries of
             ``1 - tanh tanh``, site by site, which is eq. 4 read literally.
+        first: Whether the first task, which has no past, is held small too, by ``||w||_F^2``.
 
     References:
         Zhou et al., Resolving Conflicts in Lifelong Learning via Aligning Updates in Subspaces (PS-LoRA), 2025,
@@ -49,6 +50,7 @@ class PsLora(Method):
         Differs: alpha is not published. Deltas of small and of large models differ a hundredfold in size, so the default
         is relative to the past's; docs/results.md shows how little depends on it.
         Differs: the delta includes LoRA's scaling, which is 1 in the paper.
+        Differs: dropout as in inc-lora.
     """
 
     strength: float = 0.01
@@ -57,6 +59,7 @@ class PsLora(Method):
     past: Literal["sum", "magmax"] = "sum"
     terms: Literal["both", "magnitude", "sign"] = "both"
     reading: Literal["elementwise", "scalar-mean"] = "elementwise"
+    first: bool = True
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -74,9 +77,11 @@ class PsLora(Method):
         return self.past
 
     def penalty(self, factors: Factors) -> Penalty | None:
-        """Return the stability loss of one stack of sites; None where the sign term alone is asked for and has no past."""
+        """Return the stability loss of one stack of sites; None without a past where nothing is asked for then."""
+        if not factors.has_past and (self.terms == "sign" or not self.first):
+            return None
         if self.terms == "magnitude" or not factors.has_past:
-            return None if self.terms == "sign" else _frobenius(factors, self.strength)
+            return _frobenius(factors, self.strength)
         totals = torch.zeros((), dtype=factors.a.dtype, device=factors.a.device)
         grad_a, grad_b = torch.zeros_like(factors.a), torch.empty_like(factors.b)
         for site in range(factors.a.shape[0]):

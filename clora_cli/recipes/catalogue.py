@@ -90,7 +90,8 @@ def _tables() -> dict[str, Any]:
 
 @cache
 def _methods() -> list[str]:
-    return [name for name in _tables()["methods"] if name in registry.names("methods")]
+    preferred, there = _tables()["methods"], registry.names("methods")
+    return [name for name in preferred if name in there] + [name for name in there if name not in preferred]
 
 
 def _all() -> Iterator[Shipped]:

@@ -22,7 +22,6 @@ class L2(Router):
     References:
         Exploiting Presentative Feature Distributions for Parameter-Efficient Continual Learning of Large Language Models,
         ICML 2025, eq. 4; the nearest class mean of arXiv:1611.07725 (iCaRL), with tasks for classes.
-        Differs: eq. 4 prints the root of a norm; the published code, and this, take the norm itself.
     """
 
     def fit(self, prototypes: Prototypes) -> Similarity:

@@ -98,7 +98,7 @@ def test_relations_are_rank_correlations():
     # Rank differences -1, 1, -1, 1: 1 - 6 * 4 / (4 * 15) = 0.6; then reversed; then constant.
     assert AsoLora(rows=7, layers="together").relate(probe).tolist() == pytest.approx([0.6, -1.0, 0.0])
     assert [adapter for adapter, _ in probe.asked] == [None, 0, 1, 2]
-    how = {"steps": 20, "rows": 7, "together": True, "answer": "probability", "calls": 5}
+    how = {"steps": 20, "rows": 7, "together": True, "answer": "log-probability", "calls": 5}
     assert all(asked == how for _, asked in probe.asked)
 
 

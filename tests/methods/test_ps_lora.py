@@ -74,6 +74,8 @@ def test_without_a_past_it_is_the_squared_norm():
         assert method.penalty(first).value.item() == pytest.approx(0.5 * squared)
     assert PsLora(strength=0.5, terms="magnitude").penalty(GIVEN).value.item() == pytest.approx(0.5 * squared)
     assert PsLora(terms="sign").penalty(first) is None
+    assert PsLora(first=False).penalty(first) is None
+    assert PsLora(first=False).penalty(GIVEN) is not None
 
 
 def test_a_dense_past_gives_what_its_factors_give():
