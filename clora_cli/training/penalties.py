@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,17 +36,11 @@ class _Stack:
     dense: Tensor | None
     owner: Tensor
     recalled: Mapping[str, Tensor]
-    energies: dict[int, float] = field(default_factory=dict)
 
     def factors(self) -> Factors:
         past_a, past_b = self.past or (None, None)
         a, b = (torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
-        known = {
-            "past_delta": self.dense,
-            "past_owner": self.owner,
-            "recalled": self.recalled,
-            "energies": self.energies,
-        }
+        known = {"past_delta": self.dense, "past_owner": self.owner, "recalled": self.recalled}
         return Factors(a, b, self.scaling, past_a, past_b, self.total_sites, **known)  # type: ignore[arg-type]
 
 
