@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from typing import Any
 
 from clora_cli.errors import OptionError, UnknownNameError
 
-__all__ = ["KINDS", "bind", "bound", "convert", "load", "names", "options", "split_options", "summary"]
+__all__ = ["KINDS", "bind", "bound", "convert", "described", "load", "names", "options", "split_options", "summary"]
 
 KINDS = ("methods", "merges", "trims", "routers", "metrics")
 _ROOT = Path(__file__).parent
@@ -59,6 +60,14 @@ def options(plugin: Any) -> dict[str, inspect.Parameter]:
         for name, parameter in parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
+
+
+def described(plugin: Any) -> dict[str, str]:
+    """Return what a plug-in's docstring says of its options, by name, each in one line."""
+    text = inspect.getdoc(plugin) or ""
+    block = re.search(r"^Args:\n((?: .*\n|\n)+)", f"{text}\n", re.MULTILINE)
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", block[1] if block else "", re.MULTILINE)
+    return {name: " ".join(about.split()) for name, about in entries}
 
 
 def convert(option: str, text: str, annotation: Any) -> Any:

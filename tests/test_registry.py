@@ -91,3 +91,12 @@ def test_bind_refuses_unknown_options_with_the_nearest_name():
     }
     with pytest.raises(UnknownNameError, match="unknown option of o-lora 'strenght'; did you mean 'strength'"):
         registry.bind(plugin, "o-lora", {"strenght": "2"})
+
+
+@pytest.mark.parametrize("kind", [kind for kind in registry.KINDS if kind != "metrics"])
+def test_every_option_is_described(kind):
+    for name in registry.names(kind):
+        plugin = registry.load(kind, name)
+        about = registry.described(plugin)
+        assert about.keys() == registry.options(plugin).keys(), name
+        assert all(len(text.split()) > 1 for text in about.values())

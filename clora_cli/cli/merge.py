@@ -36,7 +36,10 @@ def merge(
         str, typer.Option("--strategy", help=f"One of {_STRATEGIES}.", autocompletion=complete_strategy)
     ] = "sum",
     option: Annotated[
-        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Option of the strategy; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--option", metavar="KEY=VALUE", help="Option of the strategy, as `clora show STRATEGY` tells; repeatable."
+        ),
     ] = None,
     density: Annotated[
         float | None, typer.Option(help="Short for --option density=: the share of entries that are kept.")

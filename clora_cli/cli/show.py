@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clora_cli import registry
 from clora_cli.cli._options import JsonOption, QuietOption, form
 from clora_cli.cli._output import Form, Terminal, emit
 from clora_cli.errors import ArtifactError, OptionError
@@ -34,7 +36,8 @@ def show(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="An adapter folder, a package or a scores file; with --diff two adapters or more.", show_default=False
+            help="An adapter folder, a package, a scores file or the name of a plug-in; with --diff two adapters or more.",
+            show_default=False,
         ),
     ],
     diff: Annotated[bool, typer.Option("--diff", help="Tell how adapters differ: two, a list or a package.")] = False,
@@ -58,6 +61,8 @@ def show(
     the pair's value, or the mean over all pairs, as a share between 0 and 1 where it is one.
 
     Of a package whose tasks share one LoRA, also tell which task owns which share of it and what is idle.
+
+    Of a method, merge, trim, router or metric, tell its equations, options and sources.
 
     Example: clora show adapters --diff --out diff.png
     """
@@ -84,8 +89,26 @@ def _show_one(path: Path, out: Path | None, output: Form) -> None:
         member = read_adapter(path)
         data = {"schema": "clora.show/1", "adapter": _facts(member)}
         emit(output, text=_adapter_text(member), data=data, brief=member.task)
+    elif kinds := [kind for kind in registry.KINDS if str(path) in registry.names(kind)]:
+        _show_plugins(kinds, str(path), output)
     else:
-        raise ArtifactError(f"{path} does not exist")
+        raise ArtifactError(f"{path} does not exist, and is the name of no plug-in")
+
+
+def _show_plugins(kinds: Sequence[str], name: str, output: Form) -> None:
+    """Tell of a plug-in; of several, where kinds share a name."""
+    texts: list[str] = []
+    data: list[dict[str, Any]] = []
+    for kind in kinds:
+        plugin = registry.load(kind, name)
+        text = inspect.getdoc(plugin)
+        known = {} if kind == "metrics" else registry.options(plugin)  # what a metric takes are scores
+        defaults = {key: one.default for key, one in known.items()}
+        told = ", ".join(f"{key}={value}" for key, value in defaults.items())
+        texts.append(f"{kind.removesuffix('s')} {name}\n\n{text}" + (f"\n\nDefaults: {told}" if told else ""))
+        data.append({"kind": kind, "name": name, "documentation": text, "options": defaults})
+    brief = "\n".join(option for entry in data for option in entry["options"])
+    emit(output, text="\n\n".join(texts), data={"schema": "clora.show/1", "plugins": data}, brief=brief)
 
 
 def _show_package(path: Path, out: Path | None, output: Form) -> None:

@@ -45,7 +45,13 @@ def train_task(
         typer.Option("--method", help=f"Method, or several joined by '+': {_METHODS}.", autocompletion=complete_method),
     ] = "inc-lora",
     option: Annotated[
-        list[str] | None, typer.Option("-o", "--option", metavar="KEY=VALUE", help="Option of the method; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "-o",
+            "--option",
+            metavar="KEY=VALUE",
+            help="Option of the method, as `clora show METHOD` tells; repeatable.",
+        ),
     ] = None,
     model: Annotated[
         str,

@@ -29,7 +29,10 @@ def trim(
     adapter: Annotated[Path, typer.Argument(help="Adapter folder; also PEFT's own.", show_default=False)],
     by: Annotated[str, typer.Option("--by", help=f"One of {_TRIMS}.", autocompletion=_complete_trim)] = "knee",
     option: Annotated[
-        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Option of the trim; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--option", metavar="KEY=VALUE", help="Option of the trim, as `clora show TRIM` tells; repeatable."
+        ),
     ] = None,
     density: Annotated[
         float | None, typer.Option(help="Short for --option density=: the share of entries that stay.")

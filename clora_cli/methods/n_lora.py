@@ -28,7 +28,7 @@ class NLora(Method):
     not grow with their number, so one strength serves models of every width and depth.
 
     Args:
-        strength: The weight of the normalised term, at least 0.
+        strength: The weight of the normalised term, at least 0; 0.4 where neither strength is given.
         raw_strength: The weight of the plain sum ``sum_sites ||delta||_1`` instead (the paper's lambda as printed).
         target: ``ba`` penalises the delta, as in the paper; ``ab`` the r x r product ``A B`` that the published code
             penalises, which needs square layers, no scaling, and takes ``raw_strength`` (0.4 there).

@@ -33,6 +33,7 @@ class PsLora(Method):
     Args:
         strength: The weight of the term (the paper's lambda), at least 0; the paper has 0.001 to 0.1.
         temperature: How sharply signs are told apart, above 0: of entries far above ``rms(P) / temperature`` only the sign counts.
+            1 where neither of the two is given.
         raw_temperature: The paper's alpha itself, per unit of weight, the same at every site, instead of ``temperature``.
         past: The tensor that is P and takes part in the forward pass: the ``sum`` of the earlier deltas, as in eq. 4, or
             their running ``magmax`` merge, as in Algorithm 1; then the package is evaluated as such a merge too.

@@ -121,6 +121,16 @@ def test_show_tells_what_an_adapter_is(clora, package):
     assert [entry["stage"] for entry in json.loads(clora("show", "adapters", "--json").out)["package"]] == [1, 2]
 
 
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_show_tells_what_every_plug_in_is(clora, kind):
+    for name in registry.names(kind):
+        result = clora("show", name)
+        assert (result.code, registry.load(kind, name).__doc__.splitlines()[0] in result.out) == (0, True)
+        told = next(one for one in json.loads(clora("show", name, "--json").out)["plugins"] if one["kind"] == kind)
+        known = {} if kind == "metrics" else registry.options(registry.load(kind, name))
+        assert set(told["options"]) == set(known) == set(clora("show", name, "-q").out.split()) & set(known)
+
+
 def test_show_refuses_damage(clora, package):
     weights = package / "first" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
