@@ -45,7 +45,7 @@ class Cost:
         peak_memory_bytes: The most main memory that its process held; of several processes the largest; None where
             nobody measured it.
         peak_device_bytes: The most memory of an accelerator that its tensors held; None without one.
-        trainable_parameters: Numbers in the adapter; None for an evaluation.
+        trainable_parameters: Numbers of the adapter that were trained; None for an evaluation.
         adapter_bytes: Bytes of the adapter's tensor files; None for an evaluation.
         resumed: Whether it continued what an interrupted one had begun, whose time is not in ``seconds``.
     """

@@ -56,7 +56,8 @@ def run(
     ] = False,
     script: Annotated[bool, typer.Option("--print", help="Print a shell script that does the same.")] = False,
     only: Annotated[
-        str | None, typer.Option(metavar="METHOD[,METHOD]", help="Run these methods of the recipe alone.")
+        str | None,
+        typer.Option(metavar="LABEL[,LABEL]", help="Run these methods of the recipe alone, by their labels."),
     ] = None,
     seed: Annotated[
         list[int] | None, typer.Option(help="Seed instead of the recipe's; repeatable.", show_default=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from clora_cli import registry
 from clora_cli.base_model import ModelReference
 from clora_cli.costs import COSTS, Cost, append_cost
 from clora_cli.errors import ArtifactError, CloraError
@@ -183,7 +184,7 @@ def _log(path: Path) -> Iterator[Callable[[str], Any]]:
 
 
 def _cost(unit: Unit, step: Step, outcome: Outcome, *, resumed: bool) -> Cost:
-    numbers, size = (None, None) if step.kind == "eval" else _size(step.made)
+    numbers, size = (None, None) if step.kind == "eval" else _size(step.made, unit.entry.method)
     return Cost(
         method=unit.entry.label,
         seed=unit.seed,
@@ -199,14 +200,17 @@ def _cost(unit: Unit, step: Step, outcome: Outcome, *, resumed: bool) -> Cost:
     )
 
 
-def _size(adapter: Path) -> tuple[int, int]:
-    """Return how many numbers an adapter's weights are, and how many bytes its tensor files."""
+def _size(adapter: Path, method: str) -> tuple[int, int]:
+    """Return how many numbers of an adapter were trained, and how many bytes its tensor files are."""
+    lead = registry.load("methods", method.split("+", maxsplit=1)[0])
+    fixed = ".lora_A." if lead.start == "shared" else None  # the LoRA that tasks share has an A that nobody trains
     try:
         header, _ = read_header(adapter / "adapter_model.safetensors")
         size = sum(file.stat().st_size for file in adapter.glob("*.safetensors"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"adapter {adapter} is damaged ({error}); remove it and run again") from error
-    return sum(prod(entry["shape"]) for entry in header.values()), size
+    trained = [entry["shape"] for name, entry in header.items() if lead.trains and not (fixed and fixed in name)]
+    return sum(map(prod, trained)), size
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def _group(label: str, bucket: Sequence[Run], orders: Sequence[Order]) -> Group:
 
 def _base_models(runs: Sequence[Run], orders: Sequence[Order]) -> list[Group]:
     """Return the base models alone, on every order that a run of theirs tells their scores on."""
-    traits = Traits(reuses_data=False, needs_task_id=False, grows=False)
+    traits = Traits(reuses_data=False, needs_task_id=False, grows=False, learns=False)
     found = []
     for bucket in _split([run for run in runs if run.order], lambda run: (run.base.fingerprint, run.score)):
         bare = {order: one for order in orders if (one := _bare(bucket, order)) is not None}

@@ -112,7 +112,7 @@ def standings_notes(found: Standings) -> list[str]:
     notes = [f"{column.title}: {registry.summary('metrics', column.metric)}" for column in found.columns]
     notes.append("✔ " + "; ".join(f"{title}: {meaning}" for title, meaning in TRAITS.items()) + ".")
     if any(cell.rank for row in found.rows for cell in row.cells):
-        notes.append("Bold: the best of the methods that neither replay data nor are told the task.")
+        notes.append("Bold: the best of the methods that learn and neither replay data nor are told the task.")
     if found.repeated:
         notes.append("±: standard deviation over runs that differ in their seed (n - 1 in the denominator).")
     if _AVERAGE in found.blocks:
