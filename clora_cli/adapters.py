@@ -115,9 +115,11 @@ class AdapterBank:
                 gives all copies their input's weights.
 
         Raises:
-            ValueError: If an adapted site has no weights, or there are as many weights as there are not adapters.
+            ValueError: If an adapted site has no weights, or not one for each adapter.
         """
         self._choose = None
+        if weights is not None and (missing := next((site for site in self._changes if site not in weights), None)):
+            raise ValueError(f"no weights for site '{missing}'")
         for site in self._changes:
             self._gate(site, None if weights is None else weights[site])
 

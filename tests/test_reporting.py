@@ -16,6 +16,7 @@ from clora_cli.errors import CloraError, MismatchError, OptionError
 from clora_cli.reporting import assemble, bring_together, matrix_table, summarise
 from clora_cli.reporting.export import report_json
 from clora_cli.reporting.figure import compose, draw
+from clora_cli.reporting.runs import _independent
 from clora_cli.reporting.tables import metrics_tables
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
@@ -285,3 +286,9 @@ def test_numbers_fit_their_cells_and_panels_keep_apart_with_fifteen_long_names()
         assert text.get_window_extent().width < cell_width
         assert text.get_window_extent().height < cell_height
     assert not heat_map.get_tightbbox().overlaps(curves.get_tightbbox())
+
+
+def test_only_methods_of_independent_adapters_tell_what_training_alone_scores():
+    assert [name for name in registry.names("methods") if _independent(name)] == ["per-task"]
+    assert not _independent("per-task+seq-lora")
+    assert not _independent("somebody-elses")

@@ -1,7 +1,7 @@
 """Runs: scores files that belong together, merged into one stage x task matrix (layer L3).
 
 Files belong to one run if base fingerprint, package, method, combine, route and score are equal and their task orders are
-prefixes of one another: a package that grew. Base-model rows and per-task runs among the files are lent to the others.
+prefixes of one another: a package that grew. Base-model rows and runs of independent adapters among the files are lent to the others.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def assemble(scores_files: Sequence[Scores], manifests: _Manifests | None = None
             runs.append((draft, _run(draft, manifests or {})))
     if not runs:
         runs = [(draft, _run(draft, {})) for draft in stageless]
-    alone = [(draft, run) for draft, run in runs if run.method == "per-task" and run.combine in _ALONE]
+    alone = [(draft, run) for draft, run in runs if run.combine in _ALONE and _independent(run.method)]
     complete = [replace(run, single=_single(draft, run, alone)) for draft, run in runs]
     return [replace(run, label=label) for run, label in zip(complete, labels(complete), strict=True)]
 
@@ -154,6 +154,15 @@ def summarise(run: Run, single: Mapping[str, float] | None = None) -> dict[str, 
         name: float(registry.load("metrics", name)(learned, single=alone, counts=counts, zero_shot=zero_shot))
         for name in registry.names("metrics")
     }
+
+
+def _independent(method: str) -> bool:
+    """Tell whether a method trains each task's adapter by itself, so that its scores are those of training alone."""
+    parts = method.split("+")
+    if not set(parts) <= set(registry.names("methods")):
+        return False
+    plugins = [registry.load("methods", part) for part in parts]
+    return all(one.trains and one.past == "none" and one.start == "fresh" and not one.reuses_data for one in plugins)
 
 
 def _lend_zero_shot(draft: Draft, lenders: Iterable[Draft]) -> None:
