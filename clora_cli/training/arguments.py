@@ -36,10 +36,9 @@ def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
             f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple"
         )
     on_cpu = backbone.device.type == "cpu"
+    # --dtype decides, not the configuration of whatever launched this.
     half = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-    os.environ["ACCELERATE_MIXED_PRECISION"] = half.get(
-        backbone.dtype, "no"
-    )  # --dtype decides, not its launcher's file
+    os.environ["ACCELERATE_MIXED_PRECISION"] = half.get(backbone.dtype, "no")
     arguments = TrainingArguments(
         output_dir=str(plan.work),
         per_device_train_batch_size=options.batch_size // processes,

@@ -108,10 +108,9 @@ def _weights(
     found = {site: torch.empty(len(ids), len(past) + 1) for site in deciding}
     for rows, features in read_features(backbone, ids, deciding, pool=gating.pool):
         always = len(past) if gating.always else None
-        near = {
-            site: feature.cpu() for site, feature in features.items()
-        }  # distributions are in float64, and stay there
-        for site, weights in routing.weights(routing.similarities(near), always).items():
+        # Distributions are in float64, which not every accelerator has.
+        similarities = routing.similarities({site: feature.cpu() for site, feature in features.items()})
+        for site, weights in routing.weights(similarities, always).items():
             found[site][rows] = with_floor(weights, gating.floor)
     return found
 
