@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Figures", "Section", "fold", "notes", "page", "table"]
 
+_MOST = 16  # columns in type of full size
+
 _PAGE = Template("""\
 <!DOCTYPE html>
 <html lang="en">
@@ -57,7 +59,8 @@ th:first-child, td:first-child, td.text, th.text { text-align: left; } td.text {
 td.tick, th.tick { text-align: center; padding: .28rem .4rem; } th.tick { white-space: normal; max-width: 5.2rem; }
 th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
 td .spread { color: var(--dim); font-size: .85em; } table.blocks td .spread { display: block; }
-table.blocks th, table.blocks td { padding: .2rem .45rem; vertical-align: top; } u { text-underline-offset: .2em; }
+table.blocks th, table.blocks td { padding: .2rem .45rem; vertical-align: top; }
+table.dense { font-size: .74rem; } table.dense th, table.dense td { padding: .18rem .28rem; } u { text-underline-offset: .2em; }
 ul.notes { margin: .7rem 0 0; padding-left: 1.1rem; color: var(--dim); font-size: .85rem; }
 figure { margin: 1rem 0; } figure .drawing { overflow-x: auto; } svg { max-width: 100%; height: auto; }
 figcaption { max-width: 60rem; margin-top: .3rem; color: var(--dim); font-size: .85rem; }
@@ -128,7 +131,8 @@ def table(
     spans = "".join(f'<th class="group" colspan="{span}">{escape(title)}</th>' for title, span in above)
     head = (f"<tr>{spans}</tr>\n" if spans else "") + (_line("th", map(escape, header), kinds) if any(header) else "")
     body = "".join(f"{_line('td', row, kinds)}\n" for row in rows)
-    blocks = ' class="blocks"' if above else ""
+    # More, as of three orders and their average, fit the page in small type.
+    blocks = f' class="blocks{" dense" if len(header) > _MOST else ""}"' if above else ""
     return f'<div class="scroll"><table{blocks}>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n'
 
 

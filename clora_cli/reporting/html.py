@@ -83,7 +83,10 @@ def _results(report: Report) -> str:
     above = [("", lead), *((block, width) for block in found.blocks)] if len(found.blocks) > 1 else []
     shown = table(["method", *TRAITS, "runs", *titles], rows, tick=range(1, lead - 1), above=above)
     orders = [f"{order.label}: {' > '.join(order.tasks)}" for order in report.results.orders]
-    return shown + notes([*standings_notes(found), *orders])
+    second = (
+        ["Underlined: the second best of them."] if any(c.rank == 2 for row in found.rows for c in row.cells) else []
+    )
+    return shown + notes([*standings_notes(found), *second, *orders])
 
 
 def _place(cell: Place) -> str:
