@@ -98,7 +98,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     if path.exists() and not path.is_file():
         raise CloraError(f"cannot write {path}: it exists and is no regular file; choose another name")
-    path = Path(os.path.realpath(path))  # a link stays one: what it leads to is replaced
+    if path.is_symlink():  # it stays one: what it leads to is replaced
+        path = path.resolve()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".clora-{path.name}-")

@@ -146,7 +146,8 @@ def test_rows_that_changed_are_refused(plan_for, model_folder, tmp_path):
 
 
 def test_an_adapter_that_does_not_name_its_rows_is_refused(plan_for, backbone, tmp_path):
-    write_random_adapter(tmp_path / "adapters" / "second", backbone("llama"), stage=1)
+    merged = {"data": {"name": "second", "merged": ["a", "b"]}}
+    write_random_adapter(tmp_path / "adapters" / "second", backbone("llama"), stage=1, manifest=merged)
     with pytest.raises(MismatchError, match="does not say which it was trained on"):
         plan_for(**FEW)
 
