@@ -15,7 +15,7 @@ import numpy as np
 
 from clora_cli import registry
 from clora_cli.errors import UnknownNameError
-from clora_cli.reporting.runs import Floats, Run, summarise
+from clora_cli.reporting.runs import Floats, Run, plugins_of, summarise
 
 __all__ = ["Group", "Order", "Results", "Series", "Spread", "Traits"]
 
@@ -60,10 +60,9 @@ class Traits:
     def of(cls, run: Run) -> Traits:
         """Return what the method's plug-ins say, and how its adapters were combined."""
         needs_task_id = run.combine == "task-id"
-        parts = [part.strip() for part in run.method.split("+")]
-        if not run.method or not set(parts) <= set(registry.names("methods")):
+        plugins = plugins_of(run.method)
+        if not plugins:
             return cls(needs_task_id=needs_task_id)
-        plugins = [registry.load("methods", part) for part in parts]
         reuses = any(bool(getattr(plugin, "reuses_data", False)) for plugin in plugins)
         grows = any(bool(getattr(plugin, "grows", False)) for plugin in plugins)
         return cls(reuses, needs_task_id, grows, any(bool(getattr(plugin, "trains", True)) for plugin in plugins))

@@ -23,7 +23,7 @@ from clora_cli.reporting._labels import labels
 from clora_cli.reporting._places import NOWHERE, Place
 from clora_cli.scores import BaseRef, Scores
 
-__all__ = ["Run", "assemble", "summarise"]
+__all__ = ["Run", "assemble", "plugins_of", "summarise"]
 
 Floats = NDArray[np.float64]
 _Manifests = Mapping[tuple[str, str], Mapping[str, Any]]  # method and sha256 of an adapter's weights -> its manifest
@@ -156,13 +156,19 @@ def summarise(run: Run, single: Mapping[str, float] | None = None) -> dict[str, 
     }
 
 
+def plugins_of(method: str) -> list[Any]:
+    """Return the plug-ins that a method's name joins by ``+``; none if it is not only of this version's methods."""
+    parts = [part.strip() for part in method.split("+")]
+    known = set(parts) <= set(registry.names("methods"))
+    return [registry.load("methods", part) for part in parts] if known else []
+
+
 def _independent(method: str) -> bool:
     """Tell whether a method trains each task's adapter by itself, so that its scores are those of training alone."""
-    parts = method.split("+")
-    if not set(parts) <= set(registry.names("methods")):
-        return False
-    plugins = [registry.load("methods", part) for part in parts]
-    return all(one.trains and one.past == "none" and one.start == "fresh" and not one.reuses_data for one in plugins)
+    found = plugins_of(method)
+    return bool(found) and all(
+        one.trains and one.past == "none" and one.start == "fresh" and not one.reuses_data for one in found
+    )
 
 
 def _lend_zero_shot(draft: Draft, lenders: Iterable[Draft]) -> None:
