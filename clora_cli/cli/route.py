@@ -119,14 +119,14 @@ def route(
         limit=limit,
         columns=registry.split_options(columns or ()),
     )
-    dispatcher = Dispatcher(members, options, settings)
+    terminal = Terminal(output)
+    dispatcher = Dispatcher(members, options, settings, terminal)
     inputs = [open_source(source, sys.stdin.buffer, settings) for source in sources]
     calibration = calibration_tasks(members, options, calibrate or (), settings.columns)
     told = _told(dispatcher)
     if dry_run:
         emit(Form.JSON if json else output, text=f"would route {told}", data=_plan(dispatcher), brief=told)
         return
-    terminal = Terminal(output)
     _prepare(dispatcher, calibration, terminal, told)
     tally = dispatcher.tally(panels=heatmap is not None)
     with _tracked(terminal, inputs) as advance:
