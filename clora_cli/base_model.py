@@ -41,8 +41,8 @@ class ModelReference:
             and gives no answers.
         fingerprint: SHA-256 over configuration, tensor names, shapes, types and sampled bytes.
         revision: The Hub commit, if it came from there.
-        weights: SHA-256 over the model's type and its weights' shapes, types and sampled bytes: it stays when a model is saved again, as another
-            version of Transformers would, with other keys in its configuration or in other files.
+        weights: SHA-256 over the model's type and its weights' shapes, types and sampled bytes: it stays when a model is
+            saved again with other keys in its configuration or in other files, as by another version of Transformers.
     """
 
     id: str

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.files import damage, read_json
@@ -16,19 +15,18 @@ from clora_cli.tensors import read_header
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CONFIG", "Checkpoint", "Part", "read_part", "read_parts"]
+__all__ = ["CONFIG", "Checkpoint", "Part", "entry_of", "read_part", "read_parts"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _WHOLE = "give the model before quantisation"
-_MOST = 4000  # names at most among which the nearest is looked for
 _SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 # In a model's folder, but no weights that Transformers reads: Mistral's and Meta's own names, adapters.
 _OTHER = ("consolidated", "adapter_model")
 _FLOATS = {"F64", "F32", "BF16", "F16"}
 # What layers keep in place of ``weight`` once they are quantised.
-_QUANTISED = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "weight.absmax", "SCB", "qzeros")
+_CODES = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "weight.absmax", "SCB", "qzeros")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +56,21 @@ def read_part(path: Path) -> Part:
         raise ArtifactError(f"base model file {path} {damage(path, error, 'fetch it again')}") from error
 
 
+def entry_of(folder: Path) -> str | None:
+    """Return the name of the file at which Transformers begins to read a model's weights: the weights, or their index."""
+    named = read_json(folder / CONFIG, "model configuration").get("transformers_weights")
+    names = [name for name in (named, WEIGHTS, INDEX) if isinstance(name, str) and Path(name).name == name]
+    return next((name for name in names if (folder / name).exists() or (folder / name).is_symlink()), None)
+
+
 def read_parts(folder: Path) -> list[Part]:
     """Read what a model's files hold: those that Transformers reads, whatever else lies beside them.
 
     Raises:
         ArtifactError: If there are none, or one is missing or damaged, or an index names what is not there.
     """
-    named = read_json(folder / CONFIG, "model configuration").get("transformers_weights")
-    for name in (named, WEIGHTS, INDEX):
-        if isinstance(name, str) and ((folder / name).exists() or (folder / name).is_symlink()):
-            return _indexed(folder, name) if name.endswith(".json") else [read_part(folder / name)]
+    if name := entry_of(folder):
+        return _indexed(folder, name) if name.endswith(".json") else [read_part(folder / name)]
     found = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(_OTHER))
     if not found:
         raise ArtifactError(f"base model {folder} {_without(folder)}")
@@ -78,7 +81,9 @@ def read_parts(folder: Path) -> list[Part]:
 
 def _indexed(folder: Path, name: str) -> list[Part]:
     places = read_json(folder / name, "index of a model's files").get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
+    if not isinstance(places, dict) or not all(
+        isinstance(file, str) and Path(file).name == file for file in places.values()
+    ):
         raise ArtifactError(f"{folder / name} is damaged: it has no weight_map of tensors to files; fetch it again")
     files = sorted(set(places.values()))
     if missing := [file for file in files if not (folder / file).exists()]:
@@ -97,7 +102,9 @@ def _indexed(folder: Path, name: str) -> list[Part]:
 def _without(folder: Path) -> str:
     names = [file.name for file in folder.iterdir()]
     if any(name.startswith("consolidated") and name.endswith(".safetensors") for name in names):
-        return f"has no {WEIGHTS}, but consolidated ones under names that Transformers does not read; fetch {WEIGHTS} too"
+        return (
+            f"has no {WEIGHTS}, but consolidated ones under names that Transformers does not read; fetch {WEIGHTS} too"
+        )
     if any(name.endswith(".gguf") for name in names):
         return "has no .safetensors file, but GGUF ones, which are no base for training; give the model they were made from"
     return "has no .safetensors file; convert its weights, pickled ones are never loaded"
@@ -138,30 +145,26 @@ class Checkpoint:
         path = self._part_of[key].path
         try:
             with safe_open(path, framework="pt") as tensors:
-                return tensors.get_tensor(key)
+                return cast("Tensor", tensors.get_tensor(key))
         except (SafetensorError, OSError) as error:
             raise ArtifactError(f"base model file {path} {damage(path, error, 'fetch it again')}") from error
 
-    def check_number(self, key: str) -> None:
-        """Check that a weight can be added to: that it is no code of a quantised one.
+    def check_whole(self, sites: Iterable[str]) -> None:
+        """Check that no layer's weight is kept as codes of a quantised one.
 
         Raises:
-            MismatchError: If it is.
+            MismatchError: If one is.
         """
-        stem = key.removesuffix("weight")
-        if self._part_of[key].tensors[key]["dtype"] not in _FLOATS or self._codes(stem):
+        codes = {key.removesuffix(f".{code}") for key in self.keys for code in _CODES if key.endswith(f".{code}")}
+        for site in sites:
+            if site in codes:
+                raise MismatchError(f"base model {self.folder} keeps '{site}' quantised; {_WHOLE}")
+
+    def check_number(self, key: str) -> None:
+        """Check that a tensor holds plain numbers.
+
+        Raises:
+            MismatchError: If it does not.
+        """
+        if self._part_of[key].tensors[key]["dtype"] not in _FLOATS:
             raise MismatchError(f"weight '{key}' of base model {self.folder} is quantised; {_WHOLE}")
-
-    def missing(self, site: str) -> str:
-        """Say why there may be no weight of a layer, for a message: it is quantised, or has another name, the nearest one."""
-        if self._codes(f"{site}."):
-            return f"base model {self.folder} keeps '{site}' quantised; {_WHOLE}"
-        ending = f".{site.rpartition('.')[2]}.weight"
-        alike = [key for key in self._part_of if key.endswith(ending)]
-        close = difflib.get_close_matches(f"{site}.weight", alike[:_MOST], n=1, cutoff=0.0)
-        return f"the files of base model {self.folder} have no weight '{site}.weight'" + (
-            f"; the nearest is '{close[0]}'" if close else ", nor any other of that ending"
-        )
-
-    def _codes(self, stem: str) -> bool:
-        return any(stem + name in self._part_of for name in _QUANTISED)

@@ -17,8 +17,8 @@ from torch.nn import functional
 from clora_cli.adapter_folder import STATE, AdapterFolder
 from clora_cli.backbone import Backbone
 from clora_cli.errors import ArtifactError
-from clora_cli.files import damage
 from clora_cli.features import read_features
+from clora_cli.files import damage
 
 __all__ = ["KEY", "embedding_site", "embeddings", "learn_task_vector", "read_task_vector", "routing_loss", "table_of"]
 

@@ -41,7 +41,7 @@ def check_member(
             )
         _check_numbers(member, site, bound(delta))
         for name in needed:
-            _check_state(member, f"{name}/{site}", states.get(site, {}).get(name), shapes[site])
+            _check_state(member, name, site, states.get(site, {}).get(name), shapes[site])
 
 
 def states_of(member: AdapterFolder) -> dict[str, dict[str, Tensor]]:
@@ -63,8 +63,12 @@ def _check_numbers(member: AdapterFolder, site: str, most: float) -> None:
         )
 
 
-def _check_state(member: AdapterFolder, key: str, state: Tensor | None, shape: tuple[int, int]) -> None:
+def _check_state(member: AdapterFolder, name: str, site: str, state: Tensor | None, shape: tuple[int, int]) -> None:
     if state is None:
-        raise ArtifactError(f"adapter {member.path} keeps no '{key}' in its state.safetensors, which this merge needs")
+        raise ArtifactError(
+            f"adapter {member.path} keeps no '{name}' of '{site}' in its state.safetensors, which this merge needs"
+        )
     if tuple(state.shape) != shape or not bool(state.isfinite().all()):
-        raise ArtifactError(f"adapter {member.path} is damaged: '{key}' of its state is no finite matrix of {shape}")
+        raise ArtifactError(
+            f"adapter {member.path} is damaged: '{name}/{site}' in its state.safetensors is no finite matrix of {shape}"
+        )

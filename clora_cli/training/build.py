@@ -16,9 +16,10 @@ from clora_cli import registry
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites, is_transposed, load_backbone, pick_device
+from clora_cli.base_layers import BaseLayers
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.lora import Factor, factor_keys
-from clora_cli.merges import merge_sites
+from clora_cli.merges import Merger
 from clora_cli.progress import Progress
 from clora_cli.training.gates import Gates, read_gates
 from clora_cli.training.options import run_seed
@@ -133,8 +134,9 @@ def _past_deltas(plan: Plan) -> list[Mapping[str, Factor | Tensor]]:
     deltas = [member.deltas() for member in plan.past] if past != "none" else []
     if past in {"none", "sum", "route"} or not deltas:
         return deltas
-    merge = registry.load("merges", past)()
-    return [dict(merge_sites(merge, deltas, torch.ones(len(deltas))))]
+    merger = Merger(merge=registry.load("merges", past)(), members=plan.past, layers=BaseLayers(plan.reference))
+    merger.check()
+    return [{one.site: one.delta for one in merger.sites()}]
 
 
 def lora_config(plan: Plan, sites: tuple[str, ...], transposed: bool) -> LoraConfig:

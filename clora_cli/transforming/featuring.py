@@ -284,12 +284,12 @@ def _added(path: Path, before: Distribution, recipe: Mapping[str, Any]) -> tuple
 def _comparable(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal for two files to be the same, in words where that tells a difference better."""
     private = record.get("privacy")
-    bases = record["base_model"], other["base_model"]
-    marks = [base["fingerprint"] for base in bases]
+    mine, theirs = record["base_model"], other["base_model"]
+    mark = min(mine["fingerprint"], theirs["fingerprint"]) if same_base(mine, theirs) else mine["fingerprint"]
     marked = not private and not other.get("privacy")
     return {
         **record,
-        "base_model": {"fingerprint": min(marks) if same_base(*bases) else marks[0]},
+        "base_model": {"fingerprint": mark},
         "privacy": ", ".join(f"{key} {private[key]:g}" for key in ("epsilon", "delta", "clip")) if private else "none",
         "data": "; ".join(_spelled(entry, marked) for entry in record["data"]),
         "adapter": record.get("adapter", ""),

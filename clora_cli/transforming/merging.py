@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from clora_cli import __version__, registry
 from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_layers import BaseLayers
 from clora_cli.base_model import ModelReference, check_base, same_base
-from clora_cli.errors import MismatchError, OptionError
+from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.lora import Factor, sharing
 from clora_cli.merges import SEED, Merged, Merger
 from clora_cli.package import base_at_hand, find_base
@@ -80,13 +79,11 @@ class MergePlan:
         options: What was asked for.
         merger: The merge, with its adapters.
         reference: The base model, where it is given, or the merge or its result needs it; else None.
-        layers: Where the adapters' sites are in the base model, if that is here; None if nobody could check them.
     """
 
     options: MergeOptions
     merger: Merger
     reference: ModelReference | None
-    layers: BaseLayers | None
 
     @property
     def members(self) -> Sequence[AdapterFolder]:
@@ -123,8 +120,7 @@ class MergePlan:
     @property
     def transposed(self) -> bool:
         """Whether the adapters say that the base model stores its weights as (in, out), as GPT-2 does."""
-        configs = [member.config or member.manifest["lora"] for member in self.members]
-        return any(bool(config.get("fan_in_fan_out")) for config in configs)
+        return _transposed(self.members)
 
     @property
     def base(self) -> dict[str, Any]:
@@ -197,18 +193,16 @@ def plan_merge(
     needs_model = options.into_model or "base" in merge.needs
     reference = find_base(members, options.model, progress=progress) if needs_model or options.model else None
     _check_names(members, reference)
-    there = reference or base_at_hand(members)
-    layers = BaseLayers(there) if there else None
     merger = Merger(
         merge=merge,
-        members=layers.fitted(members) if layers else members,
+        members=members,
         weights=options.weights,
         rank=None if options.dense or options.into_model else options.rank,
         seed=options.seed,
-        base=layers.weight if layers and "base" in merge.needs else None,
+        layers=_layers(members, reference),
     )
     merger.check()
-    return MergePlan(options, merger, reference, layers)
+    return MergePlan(options, merger, reference)
 
 
 def merge_adapters(
@@ -217,7 +211,8 @@ def merge_adapters(
     """Carry out a plan.
 
     Returns:
-        The folder, its record (``energy`` where the rank was cut), and whether it was made now (False: it was there).
+        The folder, its record (``energy`` where the rank was cut, ``left_out`` of a whole model), and whether it was made now
+        (False: it was there).
 
     Raises:
         CloraError: If the result cannot be written; what was there stays.
@@ -231,13 +226,28 @@ def merge_adapters(
         return there.path, there.manifest.get("scores", {}), False
     progress = progress or Silent()
     with progress.track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
-        if plan.form == "model":
-            left, scores = write_model(plan, advance, argv), {}
-        else:
-            left, scores = [], (write_factors if plan.form == "factors" else write_merged)(plan, advance, argv)
-    if left:
-        progress.note(f"note: left out of {plan.options.out}: {', '.join(left)}")
+        write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
+        scores = write(plan, advance, argv)
+    if left := scores.get("left_out"):
+        progress.note(f"note: left out of {plan.options.out}, as they may hold what is not merged: {', '.join(left)}")
     return plan.options.out, scores, True
+
+
+def _layers(members: Sequence[AdapterFolder], reference: ModelReference | None) -> BaseLayers | None:
+    """Return what the adapters' sites can be compared with; None if the base model is not here."""
+    there = reference or base_at_hand(members)
+    layers = BaseLayers(there, transposed=_transposed(members)) if there else None
+    if layers and reference is None:
+        try:
+            layers.fitted(members)
+        except ArtifactError:  # nobody asked for a comparison, and this model cannot be compared with
+            return None
+    return layers
+
+
+def _transposed(members: Sequence[AdapterFolder]) -> bool:
+    configs = [member.config or member.manifest["lora"] for member in members]
+    return any(bool(config.get("fan_in_fan_out")) for config in configs)
 
 
 def _check_names(members: Sequence[AdapterFolder], reference: ModelReference | None) -> None:

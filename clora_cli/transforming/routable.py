@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.distribution import COMPARABLE, POOLS, SOURCES, TEXTS, read_distribution
 from clora_cli.base_model import same_base
+from clora_cli.distribution import COMPARABLE, POOLS, SOURCES, TEXTS, read_distribution
 from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.files import damage
-from clora_cli.lora import config_problem, split_key
+from clora_cli.lora import config_problem
+from clora_cli.names import parse_name
 from clora_cli.progress import Progress
 from clora_cli.statistics import SECOND_MOMENTS
 from clora_cli.task_vector import read_task_vector
@@ -219,7 +220,7 @@ def _tensor_problem(path: Path) -> str | None:
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():
-                split_key(key)
+                parse_name(key)
     except (SafetensorError, OSError) as error:
         told = damage(path, error, "restore it or make the adapter again")
         raise ArtifactError(f"tensor file {path} {told}") from error

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from clora_cli.checkpoint import INDEX
+from clora_cli.base_layers import BaseLayers
+from clora_cli.checkpoint import entry_of
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.files import new_folder, to_json
 from clora_cli.lora import Factor
@@ -24,25 +25,25 @@ if TYPE_CHECKING:
 __all__ = ["write_model"]
 
 # Configurations, tokenizers and licences: what is neither a weight nor code, whoever reads it.
-_CARRIED = {".json", ".model", ".txt", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab", ".tsv", ".md"}
+_CARRIED = {".json", ".model", ".txt", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab", ".tsv"}
 _LICENCES = ("license", "licence", "notice", "copying", "use_policy")
 # What leads a loader to weights that are not merged: records of other tools' weights, and of adapters.
 _LEADING = ("adapter_", "clora.json", "params.json", "consolidated")
 
 
-def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> list[str]:
+def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapping[str, Any]:
     """Write the base model with the merge added to its weights, shard by shard, and what is no weight beside them.
 
     Sums are made in float32 and rounded once to the type that the weight is stored in.
 
     Returns:
-        What of the base model's folder was left out: whatever may hold the weights as they were.
+        ``left_out``: what of the base model's folder was not carried over, as it may hold the weights as they were.
 
     Raises:
         OptionError: If the folder is there already, or lies in the base model's.
         MismatchError: If a layer shares its weight with another, or its type cannot hold a sum.
     """
-    out, layers = plan.options.out, plan.layers
+    out, layers = plan.options.out, plan.merger.layers
     if out.exists():
         raise OptionError(f"{out} exists; choose another --into-model")
     if layers is None:
@@ -51,7 +52,7 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> list[
     if out.resolve().is_relative_to(base.resolve()):
         raise OptionError(f"--into-model {out} lies in the base model's folder, which is never changed; choose another")
     places = layers.stored(plan.shapes)
-    _check_apart(plan, places)
+    _check_apart(places, layers)
     with new_folder(out) as folder:
         for part in layers.checkpoint.parts:
             here = {site: place for site, place in places.items() if place.parameter in part.tensors}
@@ -59,21 +60,22 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> list[
             for merged in plan.sites(advance, here):
                 _add(tensors, here[merged.site], merged.delta)
             save_tensors(folder / part.path.name, tensors)
-        left = list(_carry(base, folder, {part.path.name for part in layers.checkpoint.parts}))
+        written = {part.path.name for part in layers.checkpoint.parts}
+        left = list(_carry(base, folder, written, entry_of(base)))
         record = {**plan.manifest(argv, {}), "schema": "clora.model/1"}
         (folder / "clora.json").write_text(to_json(record), encoding="utf-8")
-    return left
+    return {"left_out": left}
 
 
-def _check_apart(plan: MergePlan, places: Mapping[str, Place]) -> None:
+def _check_apart(stored: Mapping[str, Place], layers: BaseLayers) -> None:
     """Refuse sites that are one weight, and those whose weight the model ties to another's."""
     seen: dict[tuple[object, ...], str] = {}
-    for site, place in places.items():
+    for site, place in stored.items():
         key = (place.parameter, place.expert, place.first)
         if key in seen:
             raise MismatchError(f"'{seen[key]}' and '{site}' of the adapters are one weight of the base model")
         seen[key] = site
-        if other := plan.layers.places.tied(site):  # type: ignore[union-attr]  # there is one, or there are no places
+        if other := layers.tied(site):
             raise MismatchError(
                 f"layer '{site}' has one weight with '{other}' in the base model, which would change too; "
                 "write the merge as an adapter: leave out --into-model"
@@ -93,20 +95,19 @@ def _add(tensors: Mapping[str, Tensor], place: Place, delta: Factor | Tensor) ->
         )
 
 
-def _carry(base: Path, folder: Path, weights: set[str]) -> Iterator[str]:
+def _carry(base: Path, folder: Path, written: set[str], entry: str | None) -> Iterator[str]:
     """Copy what is neither weights nor code, and yield the names of everything else."""
     for item in sorted(base.iterdir()):
-        if item.name in weights or item.name.startswith("."):
+        if item.name in written or item.name.startswith("."):
             continue
-        if item.is_dir() and (inner := [path for path in item.rglob("*") if not path.is_dir()]) and all(map(_harmless, inner)):
-            for path in inner:
-                target = folder / path.relative_to(base)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-        elif item.is_file() and (_harmless(item) or (item.name == INDEX and len(weights) > 1)):
-            shutil.copyfile(item, folder / item.name)
-        else:
+        inner = [path for path in item.rglob("*") if not path.is_dir()] if item.is_dir() else [item]
+        if item.name != entry and not (inner and all(map(_harmless, inner))):
             yield f"{item.name}/" if item.is_dir() else item.name
+            continue
+        for path in inner:
+            target = folder / path.relative_to(base)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def _harmless(path: Path) -> bool:
