@@ -47,20 +47,19 @@ def sha256(path: Path) -> str:
 
 
 def stand_in(path: Path) -> str:
-    """Say what stands in a file's place: a pointer to large-file storage, a web page, nothing; empty for anything else."""
+    """Say what stands in a file's place: a pointer to large-file storage, a web page; empty for anything else."""
     try:
         with path.open("rb") as file:
             begin = file.read(64).lstrip().lower()
     except OSError:
         return ""
-    if not begin:
-        return "is empty; fetch it again"
     return next((told for mark, told in _STAND_INS if begin.startswith(mark)), "")
 
 
 def damage(path: Path, error: object, mend: str) -> str:
     """Say why a file cannot be read, and what to do: what stands in its place, or the reader's error and a mend."""
-    return stand_in(path) or f"is damaged ({error}); {mend}"
+    empty = path.is_file() and not path.stat().st_size
+    return stand_in(path) or f"is damaged ({'it is empty' if empty else error}); {mend}"
 
 
 def to_json(value: Any) -> str:

@@ -19,6 +19,7 @@ ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
     {"errors", "registry", "intervals", "files", "processes", "progress"},
     {
+        "loading",
         "lora",
         "tensors",
         "manifest",
