@@ -27,6 +27,7 @@ LAYERS = (
         "names",
         "places",
         "spelling",
+        "targets",
         "scores",
         "adapter_folder",
         "package",
