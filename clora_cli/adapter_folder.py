@@ -146,8 +146,9 @@ class AdapterFolder:
         return self._named(factors)
 
     def state(self) -> dict[str, Tensor]:
-        """Read what the adapter's method kept for later; empty if it kept nothing."""
-        return read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
+        """Read what the adapter's method kept for later, by ``<what>/<site>`` where it is a site's; empty if it kept nothing."""
+        found = read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
+        return found if self.places is None else {self._state_key(key): tensor for key, tensor in found.items()}
 
     @property
     def features(self) -> Path:
@@ -161,6 +162,10 @@ class AdapterFolder:
 
         sites = frozenset() if self.is_dense else embedding_sites(self.weights)
         return sites if self.places is None else frozenset(self.places.place(site).site for site in sites)
+
+    def _state_key(self, key: str) -> str:
+        what, slash, site = key.partition("/")
+        return f"{what}/{self.places.place(site, self.path).site}" if slash and self.places else key
 
     def _named(self, deltas: Mapping[str, Any]) -> dict[str, Any]:
         return dict(deltas) if self.places is None else self.places.reconcile(deltas, self.path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from clora_cli.base_model import Kind, ModelReference
 from clora_cli.errors import OptionError
 from clora_cli.loading import load_skeleton, model_with_weights, read_config, read_tokenizer
+from clora_cli.targets import ALL_LINEAR, adaptable
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backbone",
+    "all_linear",
     "dtype_name",
     "find_sites",
     "is_transposed",
@@ -136,7 +138,8 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
 
     Args:
         model: The base model.
-        target_modules: Endings of module paths, or ``all-linear``; empty for query and value projections.
+        target_modules: Endings of module paths, or ``all-linear``, which is all those that PEFT adapts but the output layer;
+            empty for query and value projections.
 
     Returns:
         Module path to (out, in), in the model's order.
@@ -145,15 +148,20 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
         OptionError: If a target matches no linear layer.
     """
     linear = {name: shape for name, module in model.named_modules() if (shape := linear_shape(module)) is not None}
-    if list(target_modules) == ["all-linear"]:
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        return {name: shape for name, shape in linear.items() if model.get_submodule(name) is not head}
+    if list(target_modules) == [ALL_LINEAR]:
+        return {name: linear[name] for name in adaptable(model, all_linear(model))}
     targets = tuple(target_modules) or _query_value(linear)
     for target in targets:
         if not any(_ends(name, target) for name in linear):
             endings = sorted({name.rpartition(".")[2] for name in linear})
             raise OptionError(f"--target-modules {target} matches no linear layer; this model has {', '.join(endings)}")
     return {name: shape for name, shape in linear.items() if any(_ends(name, target) for target in targets)}
+
+
+def all_linear(model: nn.Module) -> list[str]:
+    """Return the paths of all linear layers but the output layer, in the model's order."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    return [name for name, module in model.named_modules() if linear_shape(module) is not None and module is not head]
 
 
 def _switch_off_dropout(config: Any) -> None:

@@ -86,7 +86,7 @@ class Places:
     """
 
     def __init__(self, model: nn.Module, checkpoint: Checkpoint | None = None) -> None:
-        self._model, self._checkpoint = model, checkpoint
+        self.model, self._checkpoint = model, checkpoint
         self._layers = {name: module for name, module in model.named_modules() if not _PEFTS.search(name)}
         self._known: dict[str, Place] = {}
         self._spelling = Spelling(model)
@@ -180,7 +180,7 @@ class Places:
         return self._tied_to(self.place(site).parameter)
 
     def _tied_to(self, parameter: str) -> str | None:
-        pairs: Mapping[str, str] = getattr(self._model, "all_tied_weights_keys", None) or {}
+        pairs: Mapping[str, str] = getattr(self.model, "all_tied_weights_keys", None) or {}
         if parameter in pairs:
             return pairs[parameter]
         return next((target for target, source in pairs.items() if source == parameter), None)

@@ -28,6 +28,7 @@ LAYERS = (
         "names",
         "places",
         "spelling",
+        "targets",
         "scores",
         "adapter_folder",
         "package",
