@@ -88,7 +88,7 @@ def _indexed(folder: Path, name: str) -> list[Part]:
     files = sorted(set(places.values()))
     if missing := [file for file in files if not (folder / file).exists()]:
         raise ArtifactError(
-            f"base model {folder} lacks {missing[0]}, one of {len(missing)} of {len(files)} files that {name} names; fetch it"
+            f"base model {folder} lacks {len(missing)} of {len(files)} files that {name} names ({missing[0]}); fetch what is missing"
         )
     parts = {file: read_part(folder / file) for file in files}
     if odd := next((key for key, file in places.items() if key not in parts[file].tensors), None):

@@ -229,7 +229,9 @@ def merge_adapters(
         write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
         scores = write(plan, advance, argv)
     if left := scores.get("left_out"):
-        progress.note(f"note: left out of {plan.options.out}, as they may hold what is not merged: {', '.join(left)}")
+        progress.note(
+            f"note: left out of {plan.options.out}, being neither merged weights nor settings: {', '.join(left)}"
+        )
     return plan.options.out, scores, True
 
 
