@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +61,7 @@ class Composition:
 
     def recorded(self) -> dict[str, Any]:
         """Return what the manifest keeps: name, resolved options, and the three choices."""
-        options = {name: dataclasses.asdict(part) for name, part in self.parts.items()}
+        options = {name: registry.recorded(part) for name, part in self.parts.items()}
         lead = self.lead
         recorded = {
             "name": self.name,
