@@ -122,7 +122,10 @@ def _emit_list(output: Form, part: str) -> None:
     if not found:
         raise OptionError(f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all")
     width = max(len(recipe.name) for recipe in found)
-    entries = [{**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published} for recipe in found]
+    entries = [
+        {**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published, "status": recipe.status}
+        for recipe in found
+    ]
     emit(
         output,
         text="\n".join(f"{recipe.name:{width}}  {recipe.about}" for recipe in found),

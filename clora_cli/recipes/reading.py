@@ -18,14 +18,14 @@ from clora_cli.recipes.orders import orders
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name
 from clora_cli.recipes.settings import EachTask, check_together, read_each, read_settings
 
-__all__ = ["read_recipe", "read_recipe_file"]
+__all__ = ["SHARED", "read_recipe", "read_recipe_file"]
 
 _KEYS = ("name", "about", "model", "revision", "tasks", "methods", "train", "stat-features", "eval", "seeds", "out")
-_METHOD_KEYS = ("method", "label", "about", "option", "train", "stat-features", "eval")
+_METHOD_KEYS = ("method", "label", "about", "sources", "option", "train", "stat-features", "eval")
 _FOLDER = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _UNSEEN = "unseen"
 # What features and an evaluation take from the training before them, where they say nothing themselves.
-_SHARED = ("max-length", "dtype", "device", "columns")
+SHARED = ("max-length", "dtype", "device", "columns")
 
 
 def read_recipe_file(path: Path) -> Recipe:
@@ -161,6 +161,7 @@ def _method(item: Item, shared: Mapping[str, Item], tasks: int) -> MethodEntry:
         features=features,
         eval=evaluation,
         unseen=_unseen(keys, shared),
+        sources=_sources(keys["sources"]) if "sources" in keys else {},
     )
     _check_method(keys.get("option", keys["method"]), entry, tasks)
     return entry
@@ -197,7 +198,7 @@ def _features(
 
 
 def _inherited(train: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: train[name] for name in _SHARED if name in train and not isinstance(train[name], EachTask)}
+    return {name: train[name] for name in SHARED if name in train and not isinstance(train[name], EachTask)}
 
 
 def _unseen(keys: Mapping[str, Item], shared: Mapping[str, Item]) -> bool:
@@ -205,6 +206,11 @@ def _unseen(keys: Mapping[str, Item], shared: Mapping[str, Item]) -> bool:
         if "eval" in place and _UNSEEN in place["eval"].value:
             return bool(place["eval"].value[_UNSEEN].flag(_UNSEEN))
     return False
+
+
+def _sources(item: Item) -> dict[str, tuple[str, ...]]:
+    found = item.mapping("sources")
+    return {source: tuple(each.text("a setting") for each in names.items("sources")) for source, names in found.items()}
 
 
 def _options(item: Item, method: str, tasks: int) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class MethodEntry:
         features: Options of ``clora stat-features`` after each training; None to take no features.
         eval: Options of ``clora eval``.
         unseen: Whether tasks that are not learned yet are scored too.
+        sources: Where settings come from, for people: what says so, to their names, such as ``train.lr``.
     """
 
     label: str
@@ -43,6 +44,7 @@ class MethodEntry:
     features: Mapping[str, Any] | None = None
     eval: Mapping[str, Any] = field(default_factory=dict)
     unseen: bool = False
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def option_texts(self, stage: int) -> dict[str, str]:
         """Return the method's options for one task, as typed."""
@@ -113,6 +115,7 @@ def _plain_method(entry: MethodEntry) -> dict[str, Any]:
     label = entry.label if entry.label != entry.method else ""
     evaluation = _plain(entry.eval) | ({"unseen": True} if entry.unseen else {})
     found: dict[str, Any] = {"method": entry.method, "label": label, "about": entry.about}
+    found |= {"sources": {source: list(names) for source, names in entry.sources.items()}}
     found |= {"option": _plain(entry.option), "train": _plain(entry.train)}
     found |= {"stat-features": None if entry.features is None else _plain(entry.features), "eval": evaluation}
     kept = {key: value for key, value in found.items() if value not in ("", None) and (value or key == "stat-features")}
