@@ -121,7 +121,7 @@ def _about(method: str, backbone: str, order: str, protocol: Mapping[str, Any] |
     if backbone in _OURS:
         return settings
     if known := reports(method, backbone, order):
-        return f"reported without its settings in {' and '.join(map(str, known))}; {settings}"
+        return f"reported in {' and '.join(map(str, known))}, its settings not known here; {settings}"
     return f"no paper reports this combination; {settings}"
 
 
