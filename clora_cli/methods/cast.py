@@ -67,7 +67,8 @@ class Cast(Method):
         inputs from a random point.
         Differs: s_pos is the cosine, so that its gradient is tangent to the sphere.
         Differs: inputs choose one subspace by default. A subspace is trained at weight 1, and eq. 12 never gives it that.
-        Differs: E, m and T are not published; E(x) is the normalised mean of the frozen token embeddings.
+        Differs: E, m, T, s, the adapted layers and whether entries compete over all layers are not published; E(x)
+        is the normalised mean of the frozen token embeddings.
     """
 
     past = "none"

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from functools import cache
 
+from clora_cli.data.naming import NAMES
 from clora_cli.nano.tasks import ORDER
 from clora_cli.recipes.tables import table
 
-__all__ = ["BUNDLED", "orders"]
+__all__ = ["BUNDLED", "named_orders", "orders"]
 
 BUNDLED = "bundled"
+
+
+def named_orders() -> dict[str, tuple[str, ...]]:
+    """Return the known orders, and each as ``order1+names``: with prompts that begin with the tasks' names."""
+    named = {f"{name}{NAMES}": tuple(f"{task}{NAMES}" for task in tasks) for name, tasks in orders().items()}
+    return orders() | named
 
 
 @cache

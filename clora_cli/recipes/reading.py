@@ -11,10 +11,11 @@ from typing import Any
 from clora_cli import registry
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known import canonical
+from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, OptionError, did_you_mean
 from clora_cli.recipes.document import Item, read_document
-from clora_cli.recipes.orders import orders
+from clora_cli.recipes.orders import named_orders, orders
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name
 from clora_cli.recipes.settings import EachTask, check_together, read_each, read_settings
 
@@ -74,11 +75,11 @@ def read_recipe(text: str, source: str, *, name: str = "recipe") -> Recipe:
 
 
 def _tasks(item: Item) -> tuple[str, ...]:
-    known = orders()
+    known = named_orders()
     if not item.is_list:
         order = item.text("tasks")
         if order not in known:
-            item.fail(f"no order '{order}'{did_you_mean(order, known)}; give one of {', '.join(known)} or a list")
+            item.fail(f"no order '{order}'{did_you_mean(order, known)}; give one of {', '.join(orders())} or a list")
         return known[order]
     entries = item.items("tasks")
     if not entries:
@@ -91,8 +92,9 @@ def _tasks(item: Item) -> tuple[str, ...]:
 
 
 def _task(item: Item) -> str:
-    name = item.text("a task")
-    root = data_root()
+    name, root = item.text("a task"), data_root()
+    if split_names(name)[1]:
+        return name
     if bundled_name(name) or (known := canonical(name)) or Path(name).expanduser().exists() or "/" in name:
         return name
     if root and find(root, name, known):

@@ -12,7 +12,8 @@ from typing import Any
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.files import READERS
 from clora_cli.data.layouts import task_name
-from clora_cli.recipes.orders import orders
+from clora_cli.data.naming import split_names
+from clora_cli.recipes.orders import named_orders
 from clora_cli.recipes.settings import EachTask, at_stage, spelled
 
 __all__ = ["MethodEntry", "Recipe", "folder_name", "resolved_model", "to_yaml", "unset_variable"]
@@ -90,6 +91,7 @@ def unset_variable(model: str) -> str:
 
 def folder_name(task: str) -> str:
     """Return the name of the adapter folder that ``clora train-task --data TASK`` makes."""
+    task, _ = split_names(task)
     path = Path(task)
     leaf = path.stem if path.suffix.lower() in READERS else path.name.partition(":")[0]
     return bundled_name(task) or task_name(leaf)
@@ -108,7 +110,8 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def _named_order(tasks: Sequence[str]) -> str | list[str]:
-    return next((name for name, order in orders().items() if order == tuple(tasks)), list(tasks))
+    known = {spelled: order for spelled, order in named_orders().items() if order == tuple(tasks)}
+    return next(iter(known), list(tasks))
 
 
 def _plain_method(entry: MethodEntry) -> dict[str, Any]:
