@@ -52,15 +52,27 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
-def differences(recipe: Mapping[str, Any], manifest: Mapping[str, Any], prefix: str = "") -> str:
-    """Name what differs between a recipe and a manifest, as ``training.lr 0.001 -> 0.002``, at most three entries."""
-    found: list[str] = []
+def differences(
+    recipe: Mapping[str, Any], manifest: Mapping[str, Any], prefix: str = "", *, whole: bool = False
+) -> str:
+    """Name what differs between a recipe and a manifest, as ``training.lr 0.001 -> 0.002``, at most three entries.
+
+    A manifest may hold more than its recipe, but for plug-ins' options: there what the recipe leaves out is at its default.
+
+    Args:
+        recipe: What is asked for.
+        manifest: What is there.
+        prefix: Of the names.
+        whole: Whether what one of the two alone has differs too.
+    """
+    missing = [key for key in manifest if whole and key not in recipe]
+    found = [f"{prefix}{key} {manifest[key]} -> default" for key in missing]
     for key, value in recipe.items():
         other = manifest.get(key)
         if isinstance(value, Mapping) and isinstance(other, Mapping):
-            if inner := differences(value, other, f"{prefix}{key}."):
+            if inner := differences(value, other, f"{prefix}{key}.", whole=whole or key == "options"):
                 found.append(inner)
-        elif value != other:
+        elif value != other or (whole and key not in manifest):
             found.append(
                 f"{prefix}{key}"
                 if isinstance(value, (list, Mapping)) or other is None

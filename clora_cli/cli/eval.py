@@ -121,7 +121,7 @@ def evaluate_command(
     Example: clora eval adapters --matrix --out scores.json
     """
     output = form(json, quiet)
-    from clora_cli.data import load_task
+    from clora_cli.data import as_trained, load_task
     from clora_cli.evaluation import EvalOptions, evaluate
     from clora_cli.evaluation.evaluate import check_scorable
     from clora_cli.package import read_package
@@ -153,7 +153,8 @@ def evaluate_command(
     if out is not None and out.exists() and not out.is_file():
         raise OptionError(f"--out {out} exists and is no regular file; choose another name")
     members = read_package(adapters or ())
-    names = data or [name for member in members for name in member.data_names]
+    manifests = [member.manifest for member in members]
+    names = [as_trained(name, manifests) for name in data or [n for member in members for n in member.data_names]]
     tasks = [load_task(name, columns=split_options(columns or ())) for name in names]
     earlier = _earlier(baseline or (), max_forgetting, matrix, tasks)
     check_scorable(tasks, options)

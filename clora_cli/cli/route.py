@@ -96,6 +96,7 @@ def route(
     Example: clora route adapters --data mnli --data cb --similarity l2 --heatmap weights.png
     """
     output = Form.QUIET if quiet else Form.TEXT
+    from clora_cli.data import as_trained
     from clora_cli.evaluation.dispatch import Dispatcher
     from clora_cli.evaluation.routing import RouteSettings, calibration_tasks, open_source, route_options
     from clora_cli.package import read_package
@@ -120,7 +121,8 @@ def route(
         columns=registry.split_options(columns or ()),
     )
     dispatcher = Dispatcher(members, options, settings)
-    inputs = [open_source(source, sys.stdin.buffer, settings) for source in sources]
+    named = [as_trained(source, [member.manifest for member in members]) for source in sources]
+    inputs = [open_source(source, sys.stdin.buffer, settings) for source in named]
     calibration = calibration_tasks(members, options, calibrate or (), settings.columns)
     told = _told(dispatcher)
     if dry_run:

@@ -122,7 +122,10 @@ def _emit_list(output: Form, part: str) -> None:
     if not found:
         raise OptionError(f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all")
     width = max(len(recipe.name) for recipe in found)
-    entries = [{**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published} for recipe in found]
+    entries = [
+        {**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published, "status": recipe.status}
+        for recipe in found
+    ]
     emit(
         output,
         text="\n".join(f"{recipe.name:{width}}  {recipe.about}" for recipe in found),
@@ -275,9 +278,12 @@ def _keep_recipe(recipe: Recipe) -> None:
 
 
 def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -> None:
-    from clora_cli.recipes.results import method_results, results_table
+    from clora_cli.recipes.results import method_results, results_table, unequal_footing
 
-    found = method_results([one.unit for one in results])
+    units = [one.unit for one in results]
+    found, unequal = method_results(units), unequal_footing(units)
+    for text in unequal:
+        Terminal(output).warn(f"unequal protocols: {text}")
     runs = [
         {
             "method": one.unit.entry.label,
@@ -290,7 +296,7 @@ def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -
         for one in results
     ]
     data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs}
-    data |= {"methods": [one.data() for one in found]}
+    data |= {"methods": [one.data() for one in found], "unequal": unequal}
     emit(output, text=results_table(found), data=data, brief=str(recipe.out))
 
 

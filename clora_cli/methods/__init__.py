@@ -191,6 +191,8 @@ class Method:
         recalls: What penalties need of the last earlier adapter, for ``Factors.recalled``: its ``lora_A`` and ``lora_B``,
             or what a method kept of each site in its ``state.safetensors``, ``<name>/<site>`` there.
         reuses_data: Whether it trains on rows of earlier tasks again.
+        joins: Whether, beside other methods, it takes over how they treat earlier adapters, as a filter of gradients can; alone it has
+            a way of its own.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
     """
 
@@ -201,6 +203,7 @@ class Method:
     trains = True
     recalls: ClassVar[tuple[str, ...]] = ()
     reuses_data = False
+    joins = False
     grows = False
 
     def penalty(self, factors: Factors) -> Penalty | None:

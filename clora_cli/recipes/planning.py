@@ -14,6 +14,7 @@ from clora_cli.base_model import ModelReference, check_answers, find_model
 from clora_cli.data import Task, load_task
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known import canonical
+from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, DataError, MismatchError, OptionError
 from clora_cli.files import differences
@@ -178,6 +179,7 @@ def _missing_model(name: str) -> str:
 
 
 def _missing_task(name: str) -> str:
+    name, _ = split_names(name)
     known, root = canonical(name), data_root()
     if bundled_name(name) or Path(name).expanduser().exists() or (root and find(root, name, known)):
         return ""

@@ -87,7 +87,8 @@ def _results(report: Report) -> str:
     second = (
         ["Underlined: the second best of them."] if any(c.rank == 2 for row in found.rows for c in row.cells) else []
     )
-    return shown + notes([*standings_notes(found), *second, *orders])
+    warnings = [f"Warning: {note}" for note in report.footing]
+    return shown + notes([*standings_notes(found), *second, *warnings, *orders])
 
 
 def _place(cell: Place) -> str:

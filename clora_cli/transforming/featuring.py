@@ -11,7 +11,7 @@ from typing import Any, Literal
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import DTYPES, dtype_name, pick_device
 from clora_cli.base_model import ModelReference, check_base, find_model
-from clora_cli.data import Rows, Task, load_task
+from clora_cli.data import Rows, Task, as_trained, load_task
 from clora_cli.distribution import (
     POOLS,
     SOURCES,
@@ -189,9 +189,10 @@ def plan_features(
     loaded: dict[str, Task] = {}
     jobs = []
     for member, names in zip(members, assign_data(members, options.data), strict=True):
-        for name in names:
+        spelled = [as_trained(name, [member.manifest]) for name in names]
+        for name in spelled:
             loaded.setdefault(name, load_task(name, columns=options.columns))
-        rows = [_drawn(loaded[name], options) for name in names]
+        rows = [_drawn(loaded[name], options) for name in spelled]
         _check_rows(member, rows, options)
         recipe = _recipe(member, rows, options, reference)
         jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add)))

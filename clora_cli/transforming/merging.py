@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -149,7 +148,7 @@ class MergePlan:
     def recipe(self) -> dict[str, Any]:
         """Return what decides the result: two merges with equal recipes write equal bytes."""
         options, name = self.options, f"merge/{self.options.strategy}"
-        chosen = dataclasses.asdict(self.merge) | {"weights": list(options.weights)}
+        chosen = registry.recorded(self.merge) | {"weights": list(options.weights)}
         return {
             "task": options.out.name,
             "stage": max((member.stage or 0 for member in self.members), default=0) or len(self.members),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -128,7 +127,7 @@ class TrimPlan:
         earlier = before.pop("earlier", [])
         return {
             "by": options.by,
-            "options": dataclasses.asdict(self.trim),
+            "options": registry.recorded(self.trim),
             "on": options.on,
             "scope": options.scope,
             "seed": options.seed,
