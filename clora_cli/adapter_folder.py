@@ -7,6 +7,7 @@ An adapter folder is a PEFT LoRA folder, with ``clora.json`` beside it when clor
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from clora_cli.distribution import Distribution
     from clora_cli.lora import Factor
+    from clora_cli.places import Places
 
 __all__ = [
     "WEIGHTS",
@@ -51,11 +53,17 @@ class AdapterFolder:
         path: The folder.
         config: ``adapter_config.json``; empty for dense deltas.
         manifest: ``clora.json``, or an empty mapping for a bare PEFT folder.
+        places: The layers of the base model that it is used with, whose names its sites then have; None without one.
     """
 
     path: Path
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
+    places: Places | None = None
+
+    def on(self, places: Places) -> AdapterFolder:
+        """Return the adapter as it is used with a base model: under the model's own names, and compared with its weights."""
+        return dataclasses.replace(self, places=places)
 
     @property
     def task(self) -> str:
@@ -116,16 +124,17 @@ class AdapterFolder:
             (site for site, delta in found.items() if delta.ndim != 2 or not delta.is_floating_point()), None
         ):
             raise ArtifactError(f"adapter {self.path} is damaged: the delta at '{odd}' is no matrix; make it again")
-        return dict(sorted(found.items()))
+        return self._named(dict(sorted(found.items())))
 
     def factors(self) -> dict[str, Factor]:
         """Read the adapter's factors, by site, as stored; 8-bit ones as float32.
 
         Raises:
             ArtifactError: If the tensor file is missing, truncated or incomplete.
-            MismatchError: If it holds more than plain LoRA factors.
+            MismatchError: If it holds more than plain LoRA factors, or does not fit the base model that it is used with.
         """
-        from clora_cli.lora import Factor, config_problem, scaling_at
+        from clora_cli.adapter_tensors import read_factors
+        from clora_cli.lora import config_problem
 
         if self.is_dense:
             raise MismatchError(
@@ -133,40 +142,33 @@ class AdapterFolder:
             )
         if problem := config_problem(self.config):
             raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
-        sides = self._sides()
-        broken = next((site for site, pair in sides.items() if not _fits(pair)), None)
-        if broken is not None or not sides:
-            raise ArtifactError(
-                f"adapter {self.path} is damaged: no matching lora_A and lora_B at '{broken}'; make it again"
-            )
-        try:
-            return {
-                site: Factor(pair["A"], pair["B"], scaling_at(self.config, site, len(pair["A"])))
-                for site, pair in sorted(sides.items())
-            }
-        except ValueError as error:
-            raise ArtifactError(
-                f"adapter {self.path} is damaged: {CONFIG} has {error}; restore it or make the adapter again"
-            ) from error
+        factors = read_factors(self.weights, self.config, self.places)
+        return self._named(factors)
 
     def state(self) -> dict[str, Tensor]:
-        """Read what the adapter's method kept for later; empty if it kept nothing."""
-        return read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
+        """Read what the adapter's method kept for later, by ``<what>/<site>`` where it is a site's; empty if it kept nothing."""
+        found = read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
+        return found if self.places is None else {self._state_key(key): tensor for key, tensor in found.items()}
 
     @property
     def features(self) -> Path:
         """Where the adapter's feature distribution is, if it has one."""
         return self.path / FEATURES
 
-    def _sides(self) -> dict[str, dict[str, Tensor]]:
-        from clora_cli.lora import split_key
+    @cached_property
+    def embeddings(self) -> frozenset[str]:
+        """The sites that are tables of embeddings, whose factors have names of their own in PEFT's files."""
+        from clora_cli.adapter_tensors import embedding_sites
 
-        sides: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in read_tensors(self.path / WEIGHTS).items():
-            site, side = split_key(key)
-            eighth = tensor.is_floating_point() and tensor.element_size() == 1  # 8-bit numbers are for storing alone
-            sides.setdefault(site, {})[side] = tensor.float() if eighth else tensor
-        return sides
+        sites = frozenset() if self.is_dense else embedding_sites(self.weights)
+        return sites if self.places is None else frozenset(self.places.place(site).site for site in sites)
+
+    def _state_key(self, key: str) -> str:
+        what, slash, site = key.partition("/")
+        return f"{what}/{self.places.place(site, self.path).site}" if slash and self.places else key
+
+    def _named(self, deltas: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(deltas) if self.places is None else self.places.reconcile(deltas, self.path)
 
 
 def is_adapter(path: Path) -> bool:
@@ -256,6 +258,7 @@ def write_adapter(
         if distribution is not None:
             distribution.write(folder / FEATURES)
         (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
+        AdapterFolder(folder, config, {}).factors()  # what no command could read again never gets its name
     return read_adapter(target)
 
 
@@ -295,8 +298,3 @@ def _member(target: Path, manifest: Mapping[str, Any], texts: Mapping[str, str])
         # A feature distribution may be replaced later: it carries a checksum of its own.
         files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != FEATURES}
         (folder / MANIFEST).write_text(to_json({**manifest, "schema": SCHEMA, "files": files}), encoding="utf-8")
-
-
-def _fits(pair: Mapping[str, Tensor]) -> bool:
-    matrices = all(tensor.ndim == 2 and tensor.is_floating_point() for tensor in pair.values())
-    return set(pair) == {"A", "B"} and matrices and 0 < pair["A"].shape[0] == pair["B"].shape[1]

@@ -16,6 +16,7 @@ out of the products.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -25,23 +26,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from clora_cli.backbone import linear_shape
 from clora_cli.changes import Change, Dense, LowRank, Shared, Subspaces, find_shared
-from clora_cli.errors import MismatchError
+from clora_cli.inside import Inside
 from clora_cli.lora import Factor, concatenate
+from clora_cli.places import Place, Places
 
 __all__ = ["AdapterBank", "Choose"]
 
-Choose = Callable[[str, Tensor], Tensor]
+Choose = Callable[[str, Tensor | None], Tensor]
 
 
 class AdapterBank:
     """Adds a set of frozen adapters to a base model through forward hooks; the model itself stays untouched.
 
-    Works on every layer type whose forward takes one input (linear, GPT-2's Conv1D, quantised linear).
+    Works on every layer type whose forward takes one input (linear, GPT-2's Conv1D, quantised linear, tables of embeddings), and
+    on experts that are kept in one tensor.
 
     Args:
         model: The base model, before any PEFT wrapper is put around it. Its hooks survive the wrapping.
+
+    Attributes:
+        places: The model's layers.
 
     Example:
         >>> bank = AdapterBank(nn.Sequential(nn.Linear(3, 2)))
@@ -52,28 +57,31 @@ class AdapterBank:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self.places = Places(model)
         self._handles: list[RemovableHandle] = []
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._owners: dict[str, tuple[int, ...]] = {}
         self._stacks: dict[tuple[int, ...], tuple[list[str], Tensor, Tensor]] = {}
         self._shared: dict[str, list[Shared]] = {}
         self._dense: dict[str, list[tuple[int, Tensor]]] = {}
-        self._changes: dict[str, list[Change]] = {}
+        self._inside: dict[str, Inside] = {}
+        self._changes: dict[str, list[Change | Inside]] = {}
         self._count = 0
         self._choose: Choose | None = None
         self._chosen: set[str] = set()
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The sites that carry at least one adapter."""
-        return tuple(dict.fromkeys((*self._factors, *self._shared, *self._dense)))
+        """The sites that carry at least one adapter; of experts in one tensor, and of routers, the modules."""
+        return tuple(dict.fromkeys((*self._factors, *self._shared, *self._dense, *self._inside)))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the adapters' tensors, without what a gate weighs."""
         dense = (delta.nbytes for held in self._dense.values() for _, delta in held)
         shared = (one.nbytes for held in self._shared.values() for one in held)
-        return sum(chain(dense, shared, (a.nbytes + b.nbytes for _, a, b in self._stacks.values())))
+        inside = (one.nbytes for one in self._inside.values())
+        return sum(chain(dense, shared, inside, (a.nbytes + b.nbytes for _, a, b in self._stacks.values())))
 
     def activate(self, adapters: Sequence[Mapping[str, Factor | Tensor]]) -> None:
         """Replace the adapters in use.
@@ -88,13 +96,17 @@ class AdapterBank:
         self.clear()
         self._count = len(adapters)
         by_site: dict[str, list[tuple[int, Factor]]] = defaultdict(list)
+        inside: dict[str, list[tuple[int, Place, Factor | Tensor]]] = defaultdict(list)
         for number, adapter in enumerate(adapters):
-            for site, delta in adapter.items():
-                self._check(site, tuple(delta.shape))
-                if isinstance(delta, Factor):
+            for site, delta in self.places.reconcile(adapter).items():
+                place = self.places.place(site)
+                if not place.hooked:
+                    inside[place.module].append((number, place, delta))
+                elif isinstance(delta, Factor):
                     by_site[site].append((number, delta))
                 else:
                     self._add_dense(site, number, delta)
+        self._inside = {module: Inside(self._module(module), held) for module, held in inside.items()}
         alone = {site: rest for site, held in by_site.items() if (rest := self._share(site, held))}
         self._owners = {site: tuple(n for n, one in rest for _ in range(one.rank)) for site, rest in alone.items()}
         self._stack({site: concatenate([one for _, one in rest]) for site, rest in alone.items()})
@@ -103,7 +115,7 @@ class AdapterBank:
     def clear(self) -> None:
         """Remove every adapter: the model computes what the base model computes."""
         self._unhook()
-        self._factors, self._owners, self._stacks, self._shared, self._dense = {}, {}, {}, {}, {}
+        self._factors, self._owners, self._stacks, self._shared, self._dense, self._inside = {}, {}, {}, {}, {}, {}
         self._count = 0
 
     def gate(self, weights: Mapping[str, Tensor] | None) -> None:
@@ -128,7 +140,7 @@ class AdapterBank:
 
         Args:
             choose: Called in that pass, once for each adapted site, with the site and the base layer's output, shape
-                (input, token, out); returns weights, shape (input, adapter).
+                (input, token, out), or None where a module hides it; returns weights, shape (input, adapter).
         """
         self._choose, self._chosen = choose, set()
 
@@ -150,6 +162,8 @@ class AdapterBank:
                     for one in held:
                         if adapter in one.numbers:
                             self._hook(site, LowRank(one.a, one.part(adapter), [0] * len(one.a)))
+                for inside in self._inside.values():
+                    self._handles += inside.hook(lambda: None, adapter)
             yield
         finally:
             self._unhook()
@@ -231,18 +245,6 @@ class AdapterBank:
         # Quantised weights are integers; their layers compute in half precision.
         return weight.dtype if weight.is_floating_point() and weight.element_size() > 1 else torch.bfloat16
 
-    def _check(self, site: str, given: tuple[int, ...]) -> None:
-        try:
-            shape = linear_shape(self._module(site))
-        except AttributeError:
-            raise MismatchError(
-                f"the base model has no layer '{site}', which an adapter changes; was it trained on another model?"
-            ) from None
-        if shape != given:
-            raise MismatchError(
-                f"layer '{site}' is {shape} in the base model and {given} in an adapter; was it trained on another model?"
-            )
-
     def _module(self, site: str) -> Any:
         module = self._model.get_submodule(site)
         return getattr(module, "base_layer", module)  # once PEFT has wrapped it, the same layer is below
@@ -256,6 +258,9 @@ class AdapterBank:
         for site, deltas in self._dense.items():
             for number, delta in deltas:
                 self._hook(site, Dense(delta, number))
+        for module, inside in self._inside.items():
+            self._changes[module] = [inside]
+            self._handles += inside.hook(functools.partial(self._decide, module))
 
     def _unhook(self) -> None:
         for handle in self._handles:
@@ -266,10 +271,19 @@ class AdapterBank:
         dtype = self._dtype(site)
 
         def add_change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if self._choose is not None and site not in self._chosen:
-                self._chosen.add(site)
-                self._gate(site, self._choose(site, output))
-            return change.added(output, inputs[0].to(dtype))
+            self._decide(site, output)
+            given = inputs[0].to(dtype) if inputs[0].is_floating_point() else inputs[0]
+            if scale is None:
+                return change.added(output, given)
+            return output + change.added(torch.zeros_like(output), given) * scale.to(output)
 
+        # Gemma's tables of embeddings scale what they look up, and PEFT what an adapter adds to it.
+        scale: Tensor | None = getattr(self._module(site), "embed_scale", None)
         self._handles.append(self._module(site).register_forward_hook(add_change))
         self._changes.setdefault(site, []).append(change)
+
+    def _decide(self, site: str, output: Tensor | None = None) -> None:
+        """Let the features of this very pass weigh a site's adapters, where they are to."""
+        if self._choose is not None and site not in self._chosen:
+            self._chosen.add(site)
+            self._gate(site, self._choose(site, output))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from clora_cli.base_model import Kind, ModelReference
-from clora_cli.errors import ArtifactError, OptionError
+from clora_cli.errors import ArtifactError, OptionError, translated
+from clora_cli.targets import ALL_LINEAR, adaptable
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backbone",
+    "all_linear",
     "dtype_name",
     "find_sites",
     "is_transposed",
@@ -111,14 +114,13 @@ def load_backbone(
         OptionError: If the quantisation cannot be had here.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer
 
     torch_dtype = getattr(torch, dtype_name(dtype, device))
     extra: dict[str, Any] = {}
     if quantize != "none":  # such weights are placed while they are read, on the first device unless told
         extra = {"quantization_config": _quantization(quantize, torch_dtype, device), "device_map": {"": device}}
-    try:
+    with _loading(reference):
         tokenizer = AutoTokenizer.from_pretrained(reference.path)
         config = AutoConfig.from_pretrained(reference.path)
         if not dropout:
@@ -126,8 +128,6 @@ def load_backbone(
         model = _loader(reference).from_pretrained(
             reference.path, config=config, dtype=torch_dtype, use_safetensors=True, **extra
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ArtifactError(f"base model {reference.path} cannot be loaded: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     if quantize == "none":
@@ -139,12 +139,27 @@ def load_backbone(
 
 
 def load_skeleton(reference: ModelReference) -> Any:
-    """Return a base model without its weights, on the meta device: for names, shapes and numbers of parameters."""
+    """Return a base model without its weights, on the meta device: for names, shapes and numbers of parameters.
+
+    Raises:
+        ArtifactError: If Transformers cannot make it.
+    """
     import torch
     from transformers import AutoConfig
 
-    with torch.device("meta"):
+    with _loading(reference), torch.device("meta"):
         return _loader(reference).from_config(AutoConfig.from_pretrained(reference.path))
+
+
+@contextlib.contextmanager
+def _loading(reference: ModelReference) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        with translated(f"base model {reference.path} cannot be loaded", ArtifactError):
+            yield
+    except SafetensorError as error:
+        raise ArtifactError(f"base model {reference.path} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def _loader(reference: ModelReference) -> Any:
@@ -159,7 +174,8 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
 
     Args:
         model: The base model.
-        target_modules: Endings of module paths, or ``all-linear``; empty for query and value projections.
+        target_modules: Endings of module paths, or ``all-linear``, which is all those that PEFT adapts but the output layer;
+            empty for query and value projections.
 
     Returns:
         Module path to (out, in), in the model's order.
@@ -168,15 +184,20 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
         OptionError: If a target matches no linear layer.
     """
     linear = {name: shape for name, module in model.named_modules() if (shape := linear_shape(module)) is not None}
-    if list(target_modules) == ["all-linear"]:
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        return {name: shape for name, shape in linear.items() if model.get_submodule(name) is not head}
+    if list(target_modules) == [ALL_LINEAR]:
+        return {name: linear[name] for name in adaptable(model, all_linear(model))}
     targets = tuple(target_modules) or _query_value(linear)
     for target in targets:
         if not any(_ends(name, target) for name in linear):
             endings = sorted({name.rpartition(".")[2] for name in linear})
             raise OptionError(f"--target-modules {target} matches no linear layer; this model has {', '.join(endings)}")
     return {name: shape for name, shape in linear.items() if any(_ends(name, target) for target in targets)}
+
+
+def all_linear(model: nn.Module) -> list[str]:
+    """Return the paths of all linear layers but the output layer, in the model's order."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    return [name for name, module in model.named_modules() if linear_shape(module) is not None and module is not head]
 
 
 def _switch_off_dropout(config: Any) -> None:

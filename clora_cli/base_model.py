@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.files import read_json
@@ -171,6 +171,16 @@ class Checkpoint:
             with _opened(file) as tensors:
                 self.files[file] = list(tensors.keys())
         self._keys = {key: file for file, keys in self.files.items() for key in keys}
+
+    @property
+    def keys(self) -> Iterable[str]:
+        """Names of all tensors."""
+        return self._keys.keys()
+
+    def tensor(self, key: str) -> Tensor:
+        """Read a tensor as it is stored."""
+        with _opened(self._keys[key]) as tensors:
+            return cast("Tensor", tensors.get_tensor(key))
 
     def key_of(self, site: str) -> str:
         """Return the name under which a site's weight is stored.

@@ -61,7 +61,7 @@ class LowRank:
         if self._now is None:
             return output
         a, b, gate = self._now
-        inner = functional.linear(inputs, a)
+        inner = _inner(inputs, a)
         if gate is not None:
             inner = inner * _for_copies(gate, inner)[:, None]
         return _plus(output, inner, b)
@@ -85,7 +85,7 @@ class Dense:
 
     def added(self, output: Tensor, inputs: Tensor) -> Tensor:
         """Return the output with the change added."""
-        change = functional.linear(inputs, self._delta)
+        change = _inner(inputs, self._delta)
         if self._weights is not None:
             change = change * _for_copies(self._weights, change)[:, None, None]
         return output + change.to(output.dtype)
@@ -179,7 +179,7 @@ class Subspaces:
         """Return the output with the change added."""
         if self._now is None:
             return output
-        inner = functional.linear(inputs, self._shared.a)
+        inner = _inner(inputs, self._shared.a)
         if self._inputs:
             _copies(self._inputs, inner)
         if self._now.ndim == 2:
@@ -228,6 +228,11 @@ def _disjoint(held: _Held) -> tuple[list[tuple[int, Factor]], list[tuple[int, Fa
         if fits:
             taken |= mine
     return parts, others
+
+
+def _inner(inputs: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply inputs by a matrix; tokens, which are columns of it by their numbers, choose those."""
+    return functional.linear(inputs, matrix) if inputs.is_floating_point() else functional.embedding(inputs, matrix.mT)
 
 
 def _plus(output: Tensor, inner: Tensor, b: Tensor) -> Tensor:

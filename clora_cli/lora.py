@@ -1,8 +1,8 @@
-"""Low-rank algebra and PEFT's names (layer L1): no files, no models.
+"""Low-rank algebra and what PEFT's settings say of it (layer L1): no files, no models.
 
 A *site* is an adapted linear layer, named by its full module path in the base model. At a site, an adapter holds
 ``a`` of shape (rank, in) and ``b`` of shape (out, rank), PEFT's ``lora_A`` and ``lora_B``; its *delta* is
-``scaling * b @ a`` of shape (out, in).
+``scaling * b @ a`` of shape (out, in). A table of embeddings is a linear layer whose inputs are tokens, one of ``in`` each.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clora_cli.errors import MismatchError
-
 __all__ = [
     "Factor",
     "add_up",
@@ -29,7 +27,6 @@ __all__ = [
     "row_tiles",
     "scaling_at",
     "sharing",
-    "split_key",
     "truncate",
 ]
 
@@ -50,7 +47,6 @@ _NOT_PLAIN = (
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 _EXACT = 512  # a matrix whose smaller side is at most this gets the exact SVD
 _EXTRA = 16  # columns of the random sketch beyond the rank
-_KEY = re.compile(r"^base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])(\.default)?\.weight$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,20 +78,10 @@ class Factor:
         return self.scaling * (self.b.float() @ self.a.float())
 
 
-def split_key(key: str) -> tuple[str, str]:
-    """Split a tensor name of a PEFT LoRA file into its site and ``"A"`` or ``"B"``.
-
-    Raises:
-        MismatchError: If the tensor is not a LoRA factor (DoRA magnitudes, biases, embeddings, saved modules).
-    """
-    match = _KEY.match(key)
-    if match is None:
-        raise MismatchError(f"tensor '{key}' is not a plain LoRA factor; only LoRA on linear layers is supported")
-    return match["site"], match["factor"]
-
-
-def factor_keys(site: str) -> tuple[str, str]:
-    """Return the names of a site's ``lora_A`` and ``lora_B`` in a PEFT LoRA file."""
+def factor_keys(site: str, embedding: bool = False) -> tuple[str, str]:
+    """Return the names of a site's two factors in a PEFT LoRA file; a table of embeddings' have names of their own."""
+    if embedding:
+        return f"base_model.model.{site}.lora_embedding_A", f"base_model.model.{site}.lora_embedding_B"
     return f"base_model.model.{site}.lora_A.weight", f"base_model.model.{site}.lora_B.weight"
 
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clora_cli.errors import MismatchError
-from clora_cli.lora import Factor, add_up, concatenate, config_problem, factor_keys, scaling_at, sharing, split_key
+from clora_cli.lora import Factor, add_up, concatenate, config_problem, scaling_at, sharing
 
 CONFIG = {"peft_type": "LORA", "r": 8, "lora_alpha": 32}
 SITE = "model.layers.11.self_attn.q_proj"
@@ -125,27 +124,6 @@ def test_concatenation_is_the_float64_sum_of_deltas_of_differing_ranks():
 def test_delta_by_hand():
     factor = Factor(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0], [-1.0]]), 2.0)
     assert factor.delta().tolist() == [[2, 4, 6], [-2, -4, -6]]
-
-
-def test_keys_and_sites_are_inverse():
-    for side, key in zip("AB", factor_keys(SITE), strict=True):
-        assert split_key(key) == (SITE, side)
-        assert split_key(key.replace(".weight", ".default.weight")) == (SITE, side)
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "base_model.model.q_proj.lora_magnitude_vector",
-        "base_model.model.q_proj.bias",
-        "base_model.model.embed.lora_embedding_A",
-        "base_model.model.lm_head.weight",
-        "q_proj.lora_A.weight",
-    ],
-)
-def test_other_tensors_are_refused(key):
-    with pytest.raises(MismatchError, match="is not a plain LoRA factor"):
-        split_key(key)
 
 
 def parts_of_one(scaling=2.0, count=3):

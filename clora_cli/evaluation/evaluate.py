@@ -115,6 +115,7 @@ def _combination(
     from clora_cli.evaluation.routing import calibration_tasks, route_options
 
     bank = AdapterBank(backbone.model)
+    members = [member.on(bank.places) for member in members]
     if combine != "route":
         if options.route or options.calibrate:
             raise OptionError(f"these adapters are combined by {combine}; pass --combine route with options of routing")

@@ -116,9 +116,9 @@ class RoutedAdapters:
         self._activate(range(count))
         found: dict[str, Tensor] = {}
 
-        def choose(site: str, output: Tensor) -> Tensor:
+        def choose(site: str, output: Tensor | None) -> Tensor:
             place = self._place(site, routing.sites)
-            if place == site:
+            if place == site and output is not None:
                 similarities = routing.similarities({site: pooled(output, mask, self._guide.record["pool"]).cpu()})
                 found[site] = self._of_active(routing.weights(similarities)[site])
             if place not in found:

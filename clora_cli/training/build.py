@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import set_seed
 
 from clora_cli import registry
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
-from clora_cli.backbone import Backbone, find_sites, is_transposed, load_backbone, pick_device
-from clora_cli.errors import MismatchError, OptionError
+from clora_cli.backbone import Backbone, all_linear, find_sites, is_transposed, load_backbone, pick_device
+from clora_cli.errors import MismatchError, OptionError, translated
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.merges import merge_sites
-from clora_cli.progress import Progress
+from clora_cli.progress import Progress, Silent
+from clora_cli.targets import ALL_LINEAR, adapted_layers, left_out, target_names
 from clora_cli.training.gates import Gates, read_gates
 from clora_cli.training.options import run_seed
 from clora_cli.training.plan import Plan
@@ -28,7 +29,6 @@ from clora_cli.training.subspace import Confinement, warmup_steps
 __all__ = ["ADAPTER", "Built", "build", "confine", "lora_config"]
 
 ADAPTER = "default"  # PEFT's name of the new adapter
-_ALL = "all-linear"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,7 @@ class Built:
         model: The base model under PEFT, with the new adapter as its only trainable part.
         backbone: The base model that it wraps.
         bank: The earlier adapters, in the forward pass where the method wants them.
+        past: The plan's earlier adapters, under the model's own names.
         trainable: The new adapter: site to its trainable factors.
         gates: What mixes the adapters row by row; None if the method does not route.
     """
@@ -46,12 +47,17 @@ class Built:
     model: PeftModel
     backbone: Backbone
     bank: AdapterBank
+    past: Sequence[AdapterFolder]
     trainable: Mapping[str, Factor]
     gates: Gates | None = None
 
 
-def build(plan: Plan) -> Built:
+def build(plan: Plan, progress: Progress | None = None) -> Built:
     """Load the base model, put the earlier adapters into its forward pass and a new LoRA on top.
+
+    Args:
+        plan: The run.
+        progress: Who to tell what ``all-linear`` leaves out.
 
     Raises:
         CloraError: If the model cannot be loaded, a target matches nothing, or an adapter does not fit.
@@ -67,28 +73,38 @@ def build(plan: Plan) -> Built:
     sites = find_sites(backbone.model, options.target_modules)
     gates = read_gates(plan, backbone)  # from the bare base model, hence before anything is put into it
     bank = AdapterBank(backbone.model)
-    bank.activate(_past_deltas(plan))
+    past = [member.on(bank.places) for member in plan.past]
+    bank.activate(_past_deltas(plan, past))
     if options.quantize != "none":
         prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
-    set_seed(plan.seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
-        warnings.simplefilter("ignore", UserWarning)  # and tells that it notes the model's local path
-        config = lora_config(plan, tuple(sites), is_transposed(backbone.model, next(iter(sites))))
-        model = get_peft_model(backbone.model, config)
+    model = _adapted(plan, backbone, tuple(sites), progress or Silent())
     trainable = _trainable(model)
-    if set(trainable) != set(sites):
-        odd = min(set(trainable) ^ set(sites))
-        raise OptionError(
-            f"--target-modules: PEFT adapts other layers than these endings name, such as '{odd}'; name whole paths"
-        )
-    if plan.method.lead.start == "previous" and plan.past:
-        _continue_from(model, plan.past[-1])
+    if plan.method.lead.start == "previous" and past:
+        _continue_from(model, past[-1])
     if plan.method.lead.start == "shared":
-        _share_a(plan, trainable)
+        _share_a(plan, bank, trainable)
     if gates is not None:
         gates.attach(bank, {site: model.base_model.model.get_submodule(site).lora_A[ADAPTER] for site in trainable})
-    return Built(model, backbone, bank, trainable, gates)
+    return Built(model, backbone, bank, past, trainable, gates)
+
+
+def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: Progress) -> PeftModel:
+    """Put PEFT's new LoRA around the base model, and check that it is at the sites that are meant, and nowhere else."""
+    if plan.options.target_modules == (ALL_LINEAR,) and (
+        missing := left_out(backbone.model, sites, all_linear(backbone.model))
+    ):
+        progress.note(f"all-linear leaves out what no plain LoRA can adapt in this model: {', '.join(missing)}")
+    config = lora_config(plan, backbone.model, sites)
+    set_seed(plan.seed)
+    with warnings.catch_warnings(), translated("--target-modules: PEFT cannot adapt these layers", OptionError):
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
+        warnings.simplefilter("ignore", UserWarning)  # and tells that it notes the model's local path
+        model = get_peft_model(backbone.model, config)
+    if odd := set(adapted_layers(model, ADAPTER)) ^ set(sites):
+        raise OptionError(
+            f"--target-modules: PEFT adapts other layers than these endings name, such as '{min(odd)}'; name whole paths"
+        )
+    return cast("PeftModel", model)
 
 
 def confine(plan: Plan, built: Built, progress: Progress) -> Confinement | None:
@@ -109,9 +125,9 @@ def confine(plan: Plan, built: Built, progress: Progress) -> Confinement | None:
 
 
 @torch.no_grad()
-def _share_a(plan: Plan, trainable: Mapping[str, Factor]) -> None:
+def _share_a(plan: Plan, bank: AdapterBank, trainable: Mapping[str, Factor]) -> None:
     """Give the new adapter the ``lora_A`` of the package, or a random one at the first task, and never train it."""
-    first = plan.members[0].factors() if plan.members else {}
+    first = plan.members[0].on(bank.places).factors() if plan.members else {}
     if first and set(first) != set(trainable):
         raise MismatchError(
             f"{plan.members[0].path} adapts other layers than this run; pass the --target-modules that it was trained with"
@@ -128,45 +144,47 @@ def _random_a(like: Tensor, seed: str) -> Tensor:
     return torch.empty(like.shape).uniform_(-bound, bound, generator=generator)
 
 
-def _past_deltas(plan: Plan) -> list[Mapping[str, Factor | Tensor]]:
-    past = plan.method.lead.past
-    deltas = [member.deltas() for member in plan.past] if past != "none" else []
-    if past in {"none", "sum", "route"} or not deltas:
+def _past_deltas(plan: Plan, past: Sequence[AdapterFolder]) -> list[Mapping[str, Factor | Tensor]]:
+    way = plan.method.lead.past
+    deltas = [member.deltas() for member in past] if way != "none" else []
+    if way in {"none", "sum", "route"} or not deltas:
         return deltas
-    merge = registry.load("merges", past)()
+    merge = registry.load("merges", way)()
     return [dict(merge_sites(merge, deltas, torch.ones(len(deltas))))]
 
 
-def lora_config(plan: Plan, sites: tuple[str, ...], transposed: bool) -> LoraConfig:
+def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraConfig:
     """Return PEFT's configuration of the new adapter.
 
     Args:
         plan: The run.
-        sites: The layers that it adapts.
-        transposed: Whether the model stores their weights as (in, out).
+        model: The base model, with or without weights.
+        sites: The layers that the run adapts.
     """
     options = plan.options
-    endings = sorted({site.rpartition(".")[2] for site in sites})
-    named = _ALL if options.target_modules == (_ALL,) else list(options.target_modules or endings)
     return LoraConfig(
         r=options.rank,
         lora_alpha=int(options.alpha) if float(options.alpha).is_integer() else options.alpha,
         lora_dropout=options.dropout,
-        target_modules=named,
-        fan_in_fan_out=transposed,
+        target_modules=_named(options.target_modules, model, sites),
+        fan_in_fan_out=is_transposed(model, sites[0]),
         base_model_name_or_path=plan.reference.id,
         revision=plan.reference.revision,
         task_type="SEQ_2_SEQ_LM" if plan.reference.kind == "seq2seq" else "CAUSAL_LM",
     )
 
 
+def _named(targets: tuple[str, ...], model: nn.Module, sites: tuple[str, ...]) -> str | list[str]:
+    if targets == (ALL_LINEAR,):
+        return target_names(model, sites)
+    return list(targets) or sorted({site.rpartition(".")[2] for site in sites})
+
+
 def _trainable(model: PeftModel) -> dict[str, Factor]:
-    found = {}
-    for name, module in model.named_modules():
-        if ADAPTER in getattr(module, "lora_A", {}):
-            a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
-            found[name.removeprefix("base_model.model.")] = Factor(a, b, module.scaling[ADAPTER])
-    return found
+    return {
+        site: Factor(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER])
+        for site, layer in cast("Mapping[str, Any]", adapted_layers(model, ADAPTER)).items()
+    }
 
 
 def _continue_from(model: PeftModel, last: AdapterFolder) -> None:

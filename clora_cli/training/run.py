@@ -116,7 +116,7 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     from clora_cli.training.callbacks import Interruption, Watch, flushed_denormals
     from clora_cli.training.probe import RunProbe
 
-    built = build(plan)
+    built = build(plan, progress)
     items = _items(plan, built)
     probe = RunProbe(plan, built, items[: len(plan.rows)], progress)
     penalties = _penalties(plan, built, progress)
@@ -139,7 +139,7 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
             raise InterruptedRunError(
                 f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"
             )
-    tensors = get_peft_model_state_dict(built.model)
+    tensors = get_peft_model_state_dict(built.model, save_embedding_layers=False)  # factors alone, no base weights
     if sharded := next((key for key, tensor in tensors.items() if tensor.ndim != 2 or not tensor.numel()), None):
         raise OptionError(
             f"'{sharded}' is not whole on this process: weights are sharded (ZeRO-3, FSDP); train under DDP or ZeRO-2"
@@ -174,7 +174,7 @@ def _penalties(plan: Plan, built: Built, progress: Progress) -> Penalties | None
     if not (methods := plan.method.penalised):
         return None
     names = {name for wanted in plan.method.recalling.values() for name in wanted}
-    recalled = recall(names, plan.past[-1] if plan.past else None)
+    recalled = recall(names, built.past[-1] if built.past else None)
     penalties = Penalties(methods, built.trainable, built.bank, recalled)
     for name in penalties.inactive():
         known = built.bank.sites or recalled
@@ -189,8 +189,8 @@ def _comparisons(plan: Plan, built: Built) -> dict[str, Any]:
     from clora_cli.training.previous import Previous
 
     found: dict[str, Any] = {}
-    if plan.method.comparing and plan.past:
-        found["previous"] = Previous(built, plan.past[-1].factors(), plan.method.comparing)
+    if plan.method.comparing and built.past:
+        found["previous"] = Previous(built, built.past[-1].factors(), plan.method.comparing)
     if plan.method.filtering:
         found["filtering"] = GradientFilter(built, plan.method.filtering, first=not plan.past)
     return found

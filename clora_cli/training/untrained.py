@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clora_cli.backbone import find_sites, is_transposed, load_skeleton
+from clora_cli.backbone import find_sites, load_skeleton
 from clora_cli.lora import factor_keys
 from clora_cli.training.build import lora_config
 from clora_cli.training.plan import Plan
@@ -27,5 +27,4 @@ def zeros(plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for site, (rows, columns) in sites.items():
         key_a, key_b = factor_keys(site)
         tensors |= {key_a: torch.zeros(options.rank, columns), key_b: torch.zeros(rows, options.rank)}
-    config = lora_config(plan, tuple(sites), is_transposed(model, next(iter(sites))))
-    return tensors, config.to_dict()
+    return tensors, lora_config(plan, model, tuple(sites)).to_dict()

@@ -12,7 +12,8 @@ from typing import Any
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.distribution import COMPARABLE, POOLS, SOURCES, TEXTS, read_distribution
 from clora_cli.errors import ArtifactError, MismatchError
-from clora_cli.lora import config_problem, split_key
+from clora_cli.lora import config_problem
+from clora_cli.names import parse_name
 from clora_cli.progress import Progress
 from clora_cli.statistics import SECOND_MOMENTS
 from clora_cli.task_vector import read_task_vector
@@ -217,7 +218,7 @@ def _tensor_problem(path: Path) -> str | None:
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():
-                split_key(key)
+                parse_name(key)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"tensor file {path} is damaged ({error}); restore it or make the adapter again") from error
     except MismatchError as error:

@@ -15,12 +15,13 @@ import torch
 from clora_cli import __version__
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
-from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, load_skeleton, pick_device
+from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
 from clora_cli.data import Example, Rows, load_task, uses_chat
 from clora_cli.distribution import Distribution
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
 from clora_cli.nano.tasks import ORDER
+from clora_cli.places import Places, places_of
 from clora_cli.privacy import Ball, noise_multiplier, release
 from clora_cli.processes import is_main_process, processes, together
 from clora_cli.progress import Progress, Silent
@@ -88,11 +89,11 @@ def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
     Raises:
         CloraError: If an adapter does not fit the model, or no site is left.
     """
-    skeleton = load_skeleton(plan.reference)
-    backbone = Backbone(skeleton, None, plan.reference, torch.device("meta"), torch.float32)
+    places = places_of(plan.reference)
+    backbone = Backbone(places.model, None, plan.reference, torch.device("meta"), torch.float32)
     found = {}
     for job in plan.jobs:
-        sites = _sites(backbone, job.member, plan.options)
+        sites = _sites(backbone, job.member.on(places), plan.options)
         shapes = {site: linear_shape(backbone.model.get_submodule(site)) for site in sites}
         found[job] = {site: shape[0] for site, shape in shapes.items() if shape is not None}
     return found
@@ -103,7 +104,8 @@ def _taken(
 ) -> Iterator[tuple[FeatureJob, Distribution]]:
     options = plan.options
     backbone = load_backbone(plan.reference, device=pick_device(options.device), dtype=options.dtype)
-    sites = {job: _sites(backbone, job.member, options) for job in todo}
+    places = Places(backbone.model)
+    sites = {job: _sites(backbone, job.member.on(places), options) for job in todo}
     for job in todo:
         if job.state == "added" and job.before is not None and set(sites[job]) != set(job.before.sites):
             raise MismatchError(
@@ -130,7 +132,7 @@ def _moments(
 ) -> dict[str, Moments]:
     ids = [tokens for rows in job.rows for tokens in _ids(backbone, rows, options)]
     bank = AdapterBank(backbone.model)
-    bank.activate([job.member.deltas()] if options.source == "adapted" else [])
+    bank.activate([job.member.on(bank.places).deltas()] if options.source == "adapted" else [])
     change = {"change": lambda site, vectors: balls[site].clipped(vectors)} if balls else {}
     with progress.track(f"stat-features {job.member.task}", len(ids)) as advance:
         done = _shared(lambda rows: advance(rows, ""), len(ids))
@@ -193,16 +195,21 @@ def _sites(backbone: Backbone, member: AdapterFolder, options: FeatureOptions) -
 
     Any two adapters of a base model have the latter in common, whatever they change: they can be routed together.
     """
-    bank = AdapterBank(backbone.model)
-    bank.activate([member.deltas()])  # refuses what does not fit the model
-    own = bank.sites
-    bank.clear()
+    own = [site for site in member.deltas() if _has_features(backbone, site)]
     usual: Collection[str] = ()
     with contextlib.suppress(OptionError):  # an architecture of its own: the adapter's sites will do
         usual = find_sites(backbone.model)
     if not (found := prompt_sites(backbone, {*own, *usual})):
         raise MismatchError(f"adapter {member.path} changes no layer that sees the prompt")
     return select_sites(found, options.layer, options.module)
+
+
+def _has_features(backbone: Backbone, site: str) -> bool:
+    """Tell whether a site is a linear layer: experts in one tensor show no output of their own, and tokens are no features."""
+    try:
+        return linear_shape(backbone.model.get_submodule(site)) is not None
+    except AttributeError:
+        return False
 
 
 def _record(job: FeatureJob, balls: Mapping[str, Ball], options: FeatureOptions) -> dict[str, Any]:

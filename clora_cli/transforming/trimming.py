@@ -150,7 +150,9 @@ class TrimPlan:
         """
         tensors, state = {}, self.member.state()
         for site, factor in self.factors.items():
-            for side, key, value in zip("AB", factor_keys(site), (factor.a, factor.b), strict=True):
+            for side, key, value in zip(
+                "AB", factor_keys(site, site in self.member.embeddings), (factor.a, factor.b), strict=True
+            ):
                 tensors[key] = value
                 if (mask := self.masks.get((side, site))) is not None:
                     tensors[key], state[mask_key(site, side)] = value.masked_fill(~mask, 0), pack(mask)

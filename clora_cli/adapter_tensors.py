@@ -1,0 +1,95 @@
+"""The tensors of an adapter file (layer L1): factors by site, and what else PEFT may have put beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from clora_cli.errors import ArtifactError, MismatchError
+from clora_cli.lora import Factor, scaling_at
+from clora_cli.names import TensorName, parse_name
+from clora_cli.tensors import read_header, read_tensors
+
+if TYPE_CHECKING:
+    from clora_cli.places import Places
+
+__all__ = ["embedding_sites", "read_factors"]
+
+
+def read_factors(path: Path, config: Mapping[str, Any], places: Places | None = None) -> dict[str, Factor]:
+    """Read the factors of an adapter file, by site as the file spells it, sorted; 8-bit ones as float32.
+
+    Args:
+        path: The file.
+        config: Its ``adapter_config.json``, a plain LoRA's.
+        places: The base model's layers: copies of its weights that the file holds too must be what they are.
+
+    Raises:
+        ArtifactError: If the file is missing, truncated or incomplete.
+        MismatchError: If it holds more than plain LoRA factors.
+    """
+    sides: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_tensors(path).items():
+        name = parse_name(key)
+        if name.part == "base":
+            _compare(path, name, tensor, places)
+            continue
+        if name.part in sides.setdefault(name.site, {}):
+            raise MismatchError(
+                f"adapter {path.parent} holds several adapters: '{key}' is a second lora_{name.part} of '{name.site}'; "
+                "save each in a folder of its own"
+            )
+        eighth = tensor.is_floating_point() and tensor.element_size() == 1  # 8-bit numbers are for storing alone
+        sides[name.site][name.part] = tensor.float() if eighth else tensor
+    return _paired(path, sides, config)
+
+
+def embedding_sites(path: Path) -> frozenset[str]:
+    """Return the sites of an adapter file that are tables of embeddings, as the file spells them.
+
+    Raises:
+        ArtifactError: If it is damaged.
+    """
+    try:
+        names = [parse_name(key) for key in read_header(path)[0]]
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"tensor file {path} is damaged ({error}); restore it or make the adapter again") from error
+    return frozenset(name.site for name in names if name.embedding)
+
+
+def _paired(path: Path, sides: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]) -> dict[str, Factor]:
+    broken = next((site for site, pair in sides.items() if not _fits(pair)), None)
+    if broken is not None or not sides:
+        raise ArtifactError(
+            f"adapter {path.parent} is damaged: no matching lora_A and lora_B at '{broken}'; make it again"
+        )
+    try:
+        return {
+            site: Factor(pair["A"], pair["B"], scaling_at(config, site, len(pair["A"])))
+            for site, pair in sorted(sides.items())
+        }
+    except ValueError as error:
+        raise ArtifactError(
+            f"adapter {path.parent} is damaged: adapter_config.json has {error}; restore it or make the adapter again"
+        ) from error
+
+
+def _compare(path: Path, name: TensorName, copy: Tensor, places: Places | None) -> None:
+    """Let a copy of a weight of the base model pass that is what the base model has; it says nothing then."""
+    what = (
+        f"adapter {path.parent} holds the {name.tensor} of the base model's '{name.site}' beside its low-rank factors"
+    )
+    if places is None:
+        raise MismatchError(f"{what}, which the base model must be compared with; pass --model")
+    if not places.has(name.site, name.tensor, copy):
+        raise MismatchError(
+            f"{what}, and not as the base model has it: it was trained or resized, and is no low-rank change"
+        )
+
+
+def _fits(pair: Mapping[str, Tensor]) -> bool:
+    matrices = all(tensor.ndim == 2 and tensor.is_floating_point() for tensor in pair.values())
+    return set(pair) == {"A", "B"} and matrices and 0 < pair["A"].shape[0] == pair["B"].shape[1]
