@@ -14,7 +14,27 @@ from typing import Any
 
 from clora_cli.errors import ArtifactError, CloraError
 
-__all__ = ["differences", "new_folder", "read_json", "sha256", "to_json", "write_bytes", "write_text", "writing"]
+__all__ = [
+    "damage",
+    "differences",
+    "new_folder",
+    "read_json",
+    "sha256",
+    "stand_in",
+    "to_json",
+    "write_bytes",
+    "write_text",
+    "writing",
+]
+
+# What stands in a file's place when fetching it went wrong, by how it begins.
+_STAND_INS = (
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run `git lfs pull` where it was cloned"),
+    (b"/annex/objects/", "is a git-annex pointer, not the file itself; run `git annex get` where it was cloned"),
+    (b"# xet version", "is a Xet pointer, not the file itself; fetch it with `hf download`"),
+    (b"<!doctype html", "is a web page, not the file itself; fetch it again, logged in where the model asks for it"),
+    (b"<html", "is a web page, not the file itself; fetch it again, logged in where the model asks for it"),
+)
 
 
 def sha256(path: Path) -> str:
@@ -24,6 +44,22 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def stand_in(path: Path) -> str:
+    """Say what stands in a file's place: a pointer to large-file storage, a web page; empty for anything else."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(64).lstrip().lower()
+    except OSError:
+        return ""
+    return next((told for mark, told in _STAND_INS if begin.startswith(mark)), "")
+
+
+def damage(path: Path, error: object, mend: str) -> str:
+    """Say why a file cannot be read, and what to do: what stands in its place, or the reader's error and a mend."""
+    empty = path.is_file() and not path.stat().st_size
+    return stand_in(path) or f"is damaged ({'it is empty' if empty else error}); {mend}"
 
 
 def to_json(value: Any) -> str:
@@ -46,7 +82,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise ArtifactError(f"{what} {path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{what} {path} is damaged ({error}); restore it or make it again") from error
+        raise ArtifactError(f"{what} {path} {damage(path, error, 'restore it or make it again')}") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{what} {path} is damaged (not a JSON object); restore it or make it again")
     return value

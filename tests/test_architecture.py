@@ -19,6 +19,7 @@ ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
     {"errors", "registry", "intervals", "files", "processes", "progress"},
     {
+        "loading",
         "lora",
         "tensors",
         "manifest",
@@ -35,7 +36,9 @@ LAYERS = (
         "privacy",
         "data",
         "nano",
+        "base_layers",
         "base_model",
+        "checkpoint",
         "backbone",
         "adapters",
         "attribution",

@@ -123,7 +123,7 @@ def evaluate_command(
     output = form(json, quiet)
     from clora_cli.data import as_trained, load_task
     from clora_cli.evaluation import EvalOptions, evaluate
-    from clora_cli.evaluation.evaluate import check_scorable
+    from clora_cli.evaluation.evaluate import check_combination, check_scorable
     from clora_cli.package import read_package
     from clora_cli.registry import split_options
     from clora_cli.reporting import assemble, matrix_table
@@ -159,6 +159,7 @@ def evaluate_command(
     earlier = _earlier(baseline or (), max_forgetting, matrix, tasks)
     check_scorable(tasks, options)
     if dry_run:
+        check_combination(members, options)
         text = f"would score {len(members)} adapters on {', '.join(task.name for task in tasks)}"
         emit(
             output,

@@ -88,7 +88,8 @@ def merge(
         seed=seed,
     )
     check_apart(options.out, adapters)
-    plan = plan_merge(read_package(adapters, distinct=False), options)
+    terminal = Terminal(output)
+    plan = plan_merge(read_package(adapters, distinct=False), options, progress=terminal)
     data: dict[str, Any] = {
         "schema": "clora.merge/1",
         "path": str(options.out),
@@ -96,13 +97,14 @@ def merge(
         "form": plan.form,
         "rank": plan.rank or None,
         "sites": len(plan.shapes),
+        "checked": plan.merger.layers is not None,
         "adapters": [str(member.path) for member in plan.members],
     }
     told = f"{strategy} of {len(plan.members)} adapters at {len(plan.shapes)} sites, {_told(plan)}"
     if dry_run:
         emit(output, text=f"would write {options.out}: {told}", data=data, brief=str(options.out))
         return
-    path, scores, made = merge_adapters(plan, force=force, argv=["clora", *sys.argv[1:]], progress=Terminal(output))
+    path, scores, made = merge_adapters(plan, force=force, argv=["clora", *sys.argv[1:]], progress=terminal)
     text = f"{path}  ({told}{'' if made else '; up to date'})"
     if energy := scores.get("energy"):
         text += (
@@ -113,9 +115,11 @@ def merge(
 
 
 def _told(plan: MergePlan) -> str:
-    if plan.form == "factors":
-        return f"cut to rank {plan.rank}" if plan.rank else f"exact, as one LoRA of rank {plan.total_rank}"
-    return "as dense deltas" if plan.form == "dense" else "added to the model's weights"
+    exact = f"exact, as one LoRA of rank {plan.total_rank}"
+    factors = f"cut to rank {plan.rank}" if plan.rank else exact
+    told = {"factors": factors, "dense": "as dense deltas", "model": "added to the model's weights"}[plan.form]
+    checked = plan.merger.layers is not None
+    return told if checked else f"{told}; its sites were not checked, --model names the base model to compare them with"
 
 
 def _numbers(weights: str | None) -> tuple[float, ...]:

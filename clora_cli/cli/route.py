@@ -120,7 +120,8 @@ def route(
         limit=limit,
         columns=registry.split_options(columns or ()),
     )
-    dispatcher = Dispatcher(members, options, settings)
+    terminal = Terminal(output)
+    dispatcher = Dispatcher(members, options, settings, terminal)
     named = [as_trained(source, [member.manifest for member in members]) for source in sources]
     inputs = [open_source(source, sys.stdin.buffer, settings) for source in named]
     calibration = calibration_tasks(members, options, calibrate or (), settings.columns)
@@ -128,7 +129,6 @@ def route(
     if dry_run:
         emit(Form.JSON if json else output, text=f"would route {told}", data=_plan(dispatcher), brief=told)
         return
-    terminal = Terminal(output)
     _prepare(dispatcher, calibration, terminal, told)
     tally = dispatcher.tally(panels=heatmap is not None)
     with _tracked(terminal, inputs) as advance:

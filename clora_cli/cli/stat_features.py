@@ -125,11 +125,11 @@ def stat_features(
     )
     if nproc != 1 and not dry_run:
         relaunch(nproc)
-    plan = plan_features(members, options, force=force, add=add)
+    terminal = Terminal(output)
+    plan = plan_features(members, options, force=force, add=add, progress=terminal)
     if dry_run:
         _emit_plan(output, plan)
         return
-    terminal = Terminal(output)
     for note in dict.fromkeys(f"{one.task.name}: {n}" for job in plan.jobs for one in job.rows for n in one.task.notes):
         terminal.note(f"note: {note}")
     results = take_features(plan, terminal)

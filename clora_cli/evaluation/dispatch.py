@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import load_backbone, pick_device
-from clora_cli.base_model import check_base, find_model
+from clora_cli.base_model import check_base
 from clora_cli.data import Task
 from clora_cli.errors import CloraError, DataError
 from clora_cli.evaluation.guide import Guide
@@ -20,7 +20,8 @@ from clora_cli.evaluation.inputs import Input, in_batches
 from clora_cli.evaluation.routing import RouteSettings, tasks_known
 from clora_cli.evaluation.tally import Tally, mean_over, panels_of
 from clora_cli.features import prompt_ids
-from clora_cli.package import base_name
+from clora_cli.package import find_base
+from clora_cli.progress import Progress
 from clora_cli.routing import RouteOptions
 
 __all__ = ["Decided", "Dispatcher"]
@@ -60,15 +61,22 @@ class Dispatcher:
         members: The adapters, at least one, each with a feature distribution, or a task vector where these are compared.
         options: How inputs choose.
         settings: What to run on.
+        progress: Told where the adapters' own word leads to the Hub.
 
     Raises:
         CloraError: If the adapters, the base model and the options do not fit together.
     """
 
-    def __init__(self, members: Sequence[AdapterFolder], options: RouteOptions, settings: RouteSettings) -> None:
+    def __init__(
+        self,
+        members: Sequence[AdapterFolder],
+        options: RouteOptions,
+        settings: RouteSettings,
+        progress: Progress | None = None,
+    ) -> None:
         self.members, self.options = members, options
         self.known = [tasks_known(member) for member in members]
-        self.reference = find_model(settings.model or base_name(members), settings.revision)
+        self.reference = find_base(members, settings.model, settings.revision, progress)
         for member in members:
             check_base(member.base, self.reference, member.path)
         self._settings = settings

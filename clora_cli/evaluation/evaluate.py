@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.base_model import check_answers, check_base, find_model
+from clora_cli.base_model import ModelReference, check_answers, check_base, is_local
 from clora_cli.data import Task
 from clora_cli.errors import DataError, OptionError
-from clora_cli.evaluation.options import COMBINE, EvalOptions
+from clora_cli.evaluation.options import COMBINE, MERGES, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
-from clora_cli.package import base_name
+from clora_cli.package import base_at_hand, find_base
 from clora_cli.progress import Progress, Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
 if TYPE_CHECKING:
     from clora_cli.backbone import Backbone
+    from clora_cli.base_layers import BaseLayers
     from clora_cli.evaluation.answers import Prompts
     from clora_cli.evaluation.combine import Combination
 
-__all__ = ["check_scorable", "evaluate"]
+__all__ = ["check_combination", "check_scorable", "evaluate"]
 
 _NAMED = 4  # adapters at most whose names fit into a line of progress
 
@@ -51,16 +52,18 @@ def evaluate(
 
     check_scorable(tasks, options)
     combine = _way(members, options.combine)
-    reference = find_model(options.model or base_name(members), options.revision)
+    progress = progress or Silent()
+    reference = find_base(members, options.model, options.revision, progress)
     check_answers(reference)
     for member in members:
         check_base(member.base, reference, member.path)
+    layers = _mergeable(members, combine, reference)
     backbone = load_backbone(reference, device=pick_device(options.device), dtype=options.dtype)
     bench = _Bench(
-        _combination(backbone, members, combine, options),
+        _combination(backbone, members, combine, options, layers),
         _prompts(backbone, tasks, options),
         options,
-        progress or Silent(),
+        progress,
     )
     first = (1 if options.seen else 0) if options.matrix else len(members)
     rows = []
@@ -74,6 +77,28 @@ def evaluate(
     base = BaseRef(reference.id, reference.fingerprint)
     order = tuple(member.task for member in members)
     return Scores(base, package, method, combine, options.score, order, tuple(rows), settings=options.recorded())
+
+
+def check_combination(members: Sequence[AdapterFolder], options: EvalOptions) -> None:
+    """Check that adapters can be combined as they are asked to, as far as that shows without fetching the base model.
+
+    Raises:
+        CloraError: If they do not agree on how, or a merge of them is not possible.
+    """
+    there = find_base(members, options.model) if options.model and is_local(options.model) else base_at_hand(members)
+    _mergeable(members, _way(members, options.combine), there)
+
+
+def _mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelReference | None) -> BaseLayers | None:
+    """Check that adapters can be merged, where they are to be; return the base model's layers, which that may take."""
+    if combine not in MERGES or not members:
+        return None
+    from clora_cli.base_layers import BaseLayers
+    from clora_cli.evaluation.combine import merger_of
+
+    layers = BaseLayers(reference) if reference else None
+    merger_of(members, combine, layers).check()
+    return layers
 
 
 class _Bench:
@@ -108,7 +133,11 @@ class _Bench:
 
 
 def _combination(
-    backbone: Backbone, members: Sequence[AdapterFolder], combine: str, options: EvalOptions
+    backbone: Backbone,
+    members: Sequence[AdapterFolder],
+    combine: str,
+    options: EvalOptions,
+    layers: BaseLayers | None,
 ) -> Combination:
     from clora_cli.adapters import AdapterBank
     from clora_cli.evaluation.combine import Fixed, Routed
@@ -119,7 +148,7 @@ def _combination(
     if combine != "route":
         if options.route or options.calibrate:
             raise OptionError(f"these adapters are combined by {combine}; pass --combine route with options of routing")
-        return Fixed(bank, members, combine)
+        return Fixed(bank, members, combine, layers)
     how = route_options(members, options.route)
     return Routed(backbone, bank, members, how, calibration_tasks(members, how, options.calibrate))
 

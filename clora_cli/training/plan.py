@@ -145,7 +145,7 @@ class Plan:
         versions |= {"clora": __version__, "python": platform.python_version()}
         # --resume is left out: a resumed run writes the bytes that an undisturbed one writes.
         command = [word for word in argv if word != "--resume"]
-        recipe = self.recipe()
+        recipe = {**self.recipe(), "base_model": self.reference.described()}
         recipe["data"] |= {"source": self.task.source, "notes": list(self.task.notes)}
         recipe["data"] |= {"given": self.options.data, "columns": dict(self.options.columns)}
         return {**recipe, "argv": command, "versions": versions, "scores": dict(scores)}
@@ -256,7 +256,7 @@ def _check_recalled(last: AdapterFolder, method: Composition) -> None:
 
 def _check_routable(past: Sequence[AdapterFolder], gating: Gating, reference: ModelReference) -> None:
     """Check that earlier adapters have distributions, taken as the new one's will be."""
-    new = {"base_model": reference.recorded(), "data": []}
+    new = {"base_model": reference.described(), "data": []}
     new |= {"source": "base", "pool": gating.pool, "text": gating.text}
     records = [(member.features, read_record(member.features)) for member in past]
     agree([(Path("this run"), new), *records])

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import DTYPES, dtype_name, pick_device
-from clora_cli.base_model import ModelReference, check_base, find_model
+from clora_cli.base_model import ModelReference, check_base, same_base
 from clora_cli.data import Rows, Task, as_trained, load_task
 from clora_cli.distribution import (
     POOLS,
@@ -26,8 +26,9 @@ from clora_cli.distribution import (
 )
 from clora_cli.errors import ArtifactError, DataError, OptionError
 from clora_cli.files import differences
-from clora_cli.package import base_name
+from clora_cli.package import find_base
 from clora_cli.privacy import Guarantee
+from clora_cli.progress import Progress
 from clora_cli.statistics import SECOND_MOMENTS, SecondMoment
 from clora_cli.transforming.inputs import assign_data
 
@@ -167,7 +168,12 @@ class FeaturePlan:
 
 
 def plan_features(
-    members: Sequence[AdapterFolder], options: FeatureOptions, *, force: bool = False, add: bool = False
+    members: Sequence[AdapterFolder],
+    options: FeatureOptions,
+    *,
+    force: bool = False,
+    add: bool = False,
+    progress: Progress | None = None,
 ) -> FeaturePlan:
     """Find and check everything that taking distributions needs, without loading the model.
 
@@ -176,6 +182,7 @@ def plan_features(
         options: How.
         force: Replace distributions that were made differently.
         add: Add the rows to the distributions that are there.
+        progress: Told where the adapters' own word leads to the Hub.
 
     Raises:
         CloraError: Whatever is missing, damaged, wrong or does not fit together.
@@ -183,7 +190,7 @@ def plan_features(
     if force and add:
         raise OptionError("--force replaces a distribution and --add keeps it: give one of them")
     members = list({member.path.resolve(): member for member in members}.values())
-    reference = find_model(options.model or base_name(members), options.revision)
+    reference = find_base(members, options.model, options.revision, progress)
     for member in members:
         check_base(member.manifest.get("base_model", {}), reference, member.path)
     loaded: dict[str, Task] = {}
@@ -278,10 +285,12 @@ def _added(path: Path, before: Distribution, recipe: Mapping[str, Any]) -> tuple
 def _comparable(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal for two files to be the same, in words where that tells a difference better."""
     private = record.get("privacy")
+    mine, theirs = record["base_model"], other["base_model"]
+    mark = min(mine["fingerprint"], theirs["fingerprint"]) if same_base(mine, theirs) else mine["fingerprint"]
     marked = not private and not other.get("privacy")
     return {
         **record,
-        "base_model": {"fingerprint": record["base_model"]["fingerprint"]},
+        "base_model": {"fingerprint": mark},
         "privacy": ", ".join(f"{key} {private[key]:g}" for key in ("epsilon", "delta", "clip")) if private else "none",
         "data": "; ".join(_spelled(entry, marked) for entry in record["data"]),
         "adapter": record.get("adapter", ""),
