@@ -5,11 +5,13 @@ The members of a package and their order come from the members' own manifests. `
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_adapter
+from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_once
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.steady import identity, steady
 
 __all__ = ["base_name", "read_package"]
 
@@ -27,7 +29,7 @@ def base_name(members: Iterable[AdapterFolder]) -> str:
 
 
 def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: bool = True) -> list[AdapterFolder]:
-    """Read adapter folders, or packages of them, as one sequence ordered by stage.
+    """Read adapter folders, or packages of them, as one sequence ordered by stage, all as they were at one moment.
 
     Args:
         paths: Adapter folders and packages, in any mixture. Bare PEFT folders follow the staged ones, as given.
@@ -38,11 +40,26 @@ def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: b
         ArtifactError: If a path is missing or holds no adapter, or a member is damaged.
         MismatchError: If two members stand on different base models, or two have the same task.
     """
-    members = [read_adapter(folder) for path in paths for folder in _folders(path, missing_ok)]
+    paths = list(paths)
+    members = steady(
+        lambda: [read_once(folder) for path in paths for folder in _folders(path, missing_ok)],
+        lambda: [_listing(path) for path in paths],
+        [place for path in paths for place in (path, path.parent)],
+        listed=True,
+    )
     _check_same_base(members)
     if distinct:
         _check_distinct(members)
     return sorted(members, key=lambda member: member.stage if member.stage is not None else 1 << 30)
+
+
+def _listing(path: Path) -> object:
+    """Return which adapters there are at a path now; None if it cannot be told."""
+    if is_adapter(path) or not path.is_dir():
+        return identity(path)
+    with contextlib.suppress(OSError):
+        return {folder.name: identity(folder) for folder in path.iterdir() if not folder.name.startswith(".")}
+    return None
 
 
 def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:

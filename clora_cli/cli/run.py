@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -84,8 +81,10 @@ def run(
         raise typer.BadParameter("name a recipe, or pass --list")
     if jobs < 1:
         raise OptionError(f"--jobs {jobs}: give a whole number of at least 1")
-    with _interruptions():
+    try:
         _do(output, _read(recipe, seed, model, out), only, jobs, show=show, script=script, dry_run=dry_run)
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted; give the same command again to continue") from None
 
 
 def _do(output: Form, recipe: Recipe, only: str | None, jobs: int, *, show: bool, script: bool, dry_run: bool) -> None:
@@ -292,24 +291,3 @@ def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -
     data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs}
     data |= {"methods": [one.data() for one in found]}
     emit(output, text=results_table(found), data=data, brief=str(recipe.out))
-
-
-class _Stopped(BaseException):
-    """A signal came; no ``except Exception`` of a library that is being imported takes it for its own."""
-
-
-@contextlib.contextmanager
-def _interruptions() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM, wherever they come, into one line that says how to continue."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Stopped
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except _Stopped:
-        raise InterruptedRunError("interrupted; give the same command again to continue") from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
