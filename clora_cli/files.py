@@ -17,7 +17,17 @@ from clora_cli.leftovers import sweep
 from clora_cli.locks import confirm
 from clora_cli.owners import owned_name
 
-__all__ = ["differences", "new_folder", "read_json", "sha256", "to_json", "write_bytes", "write_text", "writing"]
+__all__ = [
+    "differences",
+    "discard",
+    "new_folder",
+    "read_json",
+    "sha256",
+    "to_json",
+    "write_bytes",
+    "write_text",
+    "writing",
+]
 
 
 def sha256(path: Path) -> str:
@@ -143,3 +153,19 @@ def new_folder(target: Path) -> Iterator[Path]:
             publish(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder: under its name it is gone at once and as a whole, however long that takes.
+
+    Raises:
+        CloraError: If it cannot be removed.
+    """
+    if not path.exists():
+        return
+    grave = owned_name(path.parent)
+    try:
+        path.rename(grave)
+        shutil.rmtree(grave)
+    except OSError as error:
+        raise CloraError(f"cannot remove {path}: {error.strerror or error}; remove it by hand") from error

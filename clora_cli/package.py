@@ -11,9 +11,9 @@ from pathlib import Path
 
 from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_once
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.steady import identity, steady
+from clora_cli.steady import Identity, identity, steady
 
-__all__ = ["base_name", "read_package"]
+__all__ = ["base_name", "changed", "read_package"]
 
 
 def base_name(members: Iterable[AdapterFolder]) -> str:
@@ -53,13 +53,19 @@ def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: b
     return sorted(members, key=lambda member: member.stage if member.stage is not None else 1 << 30)
 
 
-def _listing(path: Path) -> object:
-    """Return which adapters there are at a path now; None if it cannot be told."""
-    if is_adapter(path) or not path.is_dir():
-        return identity(path)
+def changed(package: Path, members: Iterable[AdapterFolder]) -> bool:
+    """Tell whether a package now holds other adapters than those that were read from it."""
+    return _listing(package) != {member.path.name: member.seen for member in members}
+
+
+def _listing(path: Path) -> dict[str, Identity | None]:
+    """Return which adapters there are at a path now, by name."""
+    if is_adapter(path):
+        return {path.name: identity(path)}
     with contextlib.suppress(OSError):
-        return {folder.name: identity(folder) for folder in path.iterdir() if not folder.name.startswith(".")}
-    return None
+        folders = [folder for folder in path.iterdir() if not folder.name.startswith(".")]
+        return {folder.name: seen for folder in folders if (seen := identity(folder)) is not None}
+    return {}
 
 
 def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:

@@ -36,7 +36,9 @@ class Spot:
         """Yield the locks that exclude this one: of the same folder, of those that hold it, of what is in it."""
         yield self.lock
         yield from (lock for lock in (inside(self.what).lock, place(self.what).lock) if lock != self.lock)
-        yield from (folder / LOCK for folder in self.what.parents)
+        for folder in self.what.parents:
+            yield folder / LOCK
+            yield place(folder).lock
         if self.lock.parent == self.what:
             with contextlib.suppress(OSError):
                 found = sorted(self.what.iterdir())

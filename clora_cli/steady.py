@@ -16,7 +16,7 @@ from typing import TypeVar
 from clora_cli.errors import ArtifactError, CloraError, ReplacedError
 from clora_cli.owners import OLD, parse_owner
 
-__all__ = ["Identity", "identity", "steady", "unchanged"]
+__all__ = ["Identity", "identity", "mark", "steady", "unchanged"]
 
 Identity = tuple[int, int, int, int]
 _Read = TypeVar("_Read")
@@ -27,11 +27,16 @@ _PAUSE = 0.02  # seconds
 
 def identity(path: Path) -> Identity | None:
     """Return what tells an adapter folder from any other that is or will be at its path; None if there is none."""
-    for name in _ANCHORS:
-        with contextlib.suppress(OSError):
-            found = (path / name).stat()
-            return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
-    return None
+    return next((found for name in _ANCHORS if (found := mark(path / name)) is not None), None)
+
+
+def mark(file: Path) -> Identity | None:
+    """Return what tells a file from any other that is or will be at its path; None if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @contextlib.contextmanager

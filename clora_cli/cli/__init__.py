@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from clora_cli import __version__, signals
+from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
 from clora_cli.cli.merge import merge
@@ -110,11 +111,12 @@ def _outcome() -> int:
 
 def _carried_out() -> int:
     """Run the command, again from the start where what it read was replaced meanwhile: it has done nothing yet."""
-    for turn in range(_TURNS):
+    turns = _TURNS if int(os.environ.get("WORLD_SIZE", "1")) == 1 else 1  # else the others would not know
+    for turn in range(turns):
         try:
-            return int(app(standalone_mode=False) or 0)
+            return int(app(filled(sys.argv[1:]), standalone_mode=False) or 0)
         except ReplacedError:
-            if turn == _TURNS - 1:
+            if turn == turns - 1:
                 raise
             time.sleep(random.uniform(0, _PAUSE))  # not in step with whoever replaces it
     return 0

@@ -15,6 +15,8 @@ import typer
 from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form
 from clora_cli.cli._output import Form, Terminal, emit
 from clora_cli.errors import InterruptedRunError, OptionError
+from clora_cli.locks import locked
+from clora_cli.spots import inside
 
 if TYPE_CHECKING:
     from clora_cli.base_model import ModelReference
@@ -28,6 +30,8 @@ __all__ = ["run"]
 
 # Steps have the options that the recipe says, whatever the environment has for the same commands typed by hand.
 _NOT_FOR_STEPS = ("CLORA_TRAIN_TASK_", "CLORA_STAT_FEATURES_", "CLORA_EVAL_")
+_PATIENCE = 10.0  # seconds: far more than the last command of a killed run takes to die
+_ADVICE = "wait until it ends, or run another part with --only and --seed"
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
@@ -186,11 +190,11 @@ def _data(plan: UnitPlan) -> dict[str, Any]:
 
 
 def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int) -> None:
-    from clora_cli.recipes.locks import locked
     from clora_cli.recipes.planning import check_inputs, plan_unit
 
     reference = check_inputs(units)
-    with locked([unit.folder for unit in units], Terminal(output)):
+    spots = [inside(unit.folder) for unit in units]
+    with locked(spots, progress=Terminal(output), advice=_ADVICE, grace=_PATIENCE, hand_on=True):
         plans = [plan_unit(unit, reference) for unit in units]
         _keep_recipe(recipe)
         results = _carry_out(plans, reference, jobs, output)
@@ -235,6 +239,7 @@ def _worker(units: Sequence[Unit], jobs: int, number: int) -> Worker:
         if not name.startswith(_NOT_FOR_STEPS) and name != "CLORA_MODEL"
     }
     environment["PYTHONUNBUFFERED"] = "1"
+    environment |= {f"{prefix}WAIT": f"{_PATIENCE:g}" for prefix in ("CLORA_TRAIN_TASK_", "CLORA_STAT_FEATURES_")}
     if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
         if len(devices := _devices(units)) > 1:  # else all would share the first

@@ -17,10 +17,12 @@ from clora_cli import __version__, registry
 from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_model
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.locks import NO_PATIENCE, Patience
 from clora_cli.lora import Factor, sharing
 from clora_cli.merges import Merge, merge_sites
 from clora_cli.package import base_name
 from clora_cli.progress import Advance, Progress, Silent
+from clora_cli.transforming.alone import writing_alone
 
 __all__ = ["DTYPES", "MergeOptions", "MergePlan", "merge_adapters", "plan_merge"]
 
@@ -213,9 +215,23 @@ def plan_merge(members: Sequence[AdapterFolder], options: MergeOptions) -> Merge
 
 
 def merge_adapters(
-    plan: MergePlan, *, force: bool = False, argv: Sequence[str] = (), progress: Progress | None = None
+    plan: MergePlan,
+    *,
+    force: bool = False,
+    argv: Sequence[str] = (),
+    progress: Progress | None = None,
+    patience: Patience = NO_PATIENCE,
+    package: Path | None = None,
 ) -> tuple[Path, Mapping[str, Any], bool]:
     """Carry out a plan.
+
+    Args:
+        plan: From ``plan_merge``.
+        force: Replace another merge at its place.
+        argv: The command line, for the manifest.
+        progress: Who to tell.
+        patience: What to do if another process writes there.
+        package: The package that was read as a whole, if the result becomes a member of it.
 
     Returns:
         The folder, its record (``energy`` where the rank was cut), and whether it was made now (False: it was there).
@@ -225,13 +241,24 @@ def merge_adapters(
     """
     from clora_cli.transforming.outputs import write_factors, write_merged, write_model
 
-    if plan.form != "model":
-        check_place(plan.options.out)
-    if plan.form != "model" and not force and (there := plan.finished()) is not None:
-        return there.path, there.manifest.get("scores", {}), False
-    with (progress or Silent()).track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
-        write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
-        return plan.options.out, write(plan, advance, argv), True
+    out, progress = plan.options.out, progress or Silent()
+    if (there := _there(plan, force)) is not None:
+        return there
+    with writing_alone(out, package, plan.members, patience=patience, progress=progress):
+        if (there := _there(plan, force)) is not None:  # another process has made it meanwhile
+            return there
+        with progress.track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
+            write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
+            return out, write(plan, advance, argv), True
+
+
+def _there(plan: MergePlan, force: bool) -> tuple[Path, Mapping[str, Any], bool] | None:
+    """Return what an equal plan made, if it is there, and refuse what another did."""
+    if plan.form == "model":
+        return None
+    check_place(plan.options.out)
+    there = None if force else plan.finished()
+    return None if there is None else (there.path, there.manifest.get("scores", {}), False)
 
 
 def _by_site(member: AdapterFolder) -> dict[str, dict[str, Tensor]]:
