@@ -17,7 +17,21 @@ from clora_cli import registry
 
 ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
-    {"errors", "registry", "intervals", "files", "processes", "progress"},
+    {
+        "errors",
+        "registry",
+        "intervals",
+        "files",
+        "processes",
+        "progress",
+        "owners",
+        "signals",
+        "spots",
+        "holders",
+        "locks",
+        "leftovers",
+        "durable",
+    },
     {
         "loading",
         "lora",
@@ -52,6 +66,7 @@ LAYERS = (
         "routes",
         "routing",
         "statistics",
+        "steady",
         "subspace",
         "task_vector",
     },

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,8 @@ from pathlib import Path
 import typer
 from typer.exceptions import TyperException
 
-from clora_cli import __version__
+from clora_cli import __version__, signals
+from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
 from clora_cli.cli.merge import merge
@@ -23,10 +26,13 @@ from clora_cli.cli.stat_features import stat_features
 from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
-from clora_cli.errors import CloraError, OptionError
+from clora_cli.errors import CloraError, OptionError, ReplacedError
 from clora_cli.processes import is_main_process
 
 __all__ = ["app", "main"]
+
+_TURNS = 20
+_PAUSE = 0.2  # seconds
 
 app = typer.Typer(
     name="clora",
@@ -36,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich costs a third of the start-up time of --help, and plain text reads well everywhere
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLORA"},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong option, 3 missing or damaged artifact or data, "
-    "4 artifacts that do not fit together, 5 a gate was not met, 130 interrupted.",
+    "4 artifacts that do not fit together, 5 a gate was not met; 130, 143, 129 interrupted by SIGINT, SIGTERM, SIGHUP.",
 )
 app.command("train-task")(train_task)
 app.command("stat-features")(stat_features)
@@ -69,26 +75,51 @@ def _clora(
 
 def main() -> None:
     """Run the command line; the only place that turns an error into a message and an exit code."""
-    _quieten_libraries()
-    _replace_closed_streams()
+    code: int | None = None
     try:
+        with signals.interruptible():
+            code = _outcome()
+    except BaseException:  # a signal may turn into any error on its way up through libraries
+        if not signals.received():
+            raise
+    sys.exit(signals.exit_code() if signals.received() and code != 0 else code)
+
+
+def _outcome() -> int:
+    """Carry the command out; tell what went wrong, and return the exit status."""
+    try:
+        _quieten_libraries()
+        _replace_closed_streams()
         _check_words(sys.argv[1:])
-        sys.exit(app(standalone_mode=False))
+        return _carried_out()
     except CloraError as error:
         _complain(str(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
     except TyperException as error:
         _complain_of_usage(error)
-        sys.exit(2)
+        return 2
     except BrokenPipeError:  # the reader of our output left, as `head` does
         _give_stdout_up()
-        sys.exit(1)
+        return 1
     except (OSError, UnicodeError) as error:  # what no command has words for, such as a full disk under stdout
         _give_stdout_up()
         where = getattr(error, "filename", None) or "input or output"
         why = getattr(error, "strerror", None) or error
         _complain(f"{where}: {why}; check the name, its permissions and the disk")
-        sys.exit(1)
+        return 1
+
+
+def _carried_out() -> int:
+    """Run the command, again from the start where what it read was replaced meanwhile: it has done nothing yet."""
+    turns = _TURNS if int(os.environ.get("WORLD_SIZE", "1")) == 1 else 1  # else the others would not know
+    for turn in range(turns):
+        try:
+            return int(app(filled(sys.argv[1:]), standalone_mode=False) or 0)
+        except ReplacedError:
+            if turn == turns - 1:
+                raise
+            time.sleep(random.uniform(0, _PAUSE))  # not in step with whoever replaces it
+    return 0
 
 
 def _check_words(words: Sequence[str]) -> None:

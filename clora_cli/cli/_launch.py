@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from clora_cli import signals
 from clora_cli.errors import OptionError
 
 __all__ = ["relaunch"]
@@ -46,6 +47,8 @@ def relaunch(processes: int) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
+    if hasattr(config, "signals_to_handle"):  # from PyTorch 2.9 on
+        config.signals_to_handle = ",".join(number.name for number in signals.ending())
     try:
         elastic_launch(config, sys.executable)("-m", "clora_cli", *sys.argv[1:])
     except ChildFailedError as error:
@@ -53,7 +56,7 @@ def relaunch(processes: int) -> None:
         # The launcher ends the others by a signal, which shows as a negative code: the first real one counts.
         code = codes[min(codes, key=lambda rank: (codes[rank] < 0, rank))]
         raise typer.Exit(code if code > 0 else 128 - code) from None
-    except SignalException:
+    except SignalException as error:
         # The launcher has passed the signal on and waited: the first process has said what to do next.
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + error.sigval) from None
     raise typer.Exit(0)

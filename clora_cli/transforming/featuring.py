@@ -30,6 +30,7 @@ from clora_cli.package import find_base
 from clora_cli.privacy import Guarantee
 from clora_cli.progress import Progress
 from clora_cli.statistics import SECOND_MOMENTS, SecondMoment
+from clora_cli.steady import Identity, identity, mark
 from clora_cli.transforming.inputs import assign_data
 
 __all__ = ["SPLITS", "FeatureJob", "FeatureOptions", "FeaturePlan", "State", "plan_features"]
@@ -133,6 +134,7 @@ class FeatureJob:
         recipe: What decides the result: equal recipes write equal files.
         state: What is to be done; ``up to date`` if nothing.
         before: What is there: the whole distribution, or of one that is to be replaced the record alone.
+        seen: What told the file there from any other, when it was looked at.
     """
 
     member: AdapterFolder
@@ -140,6 +142,12 @@ class FeatureJob:
     recipe: Mapping[str, Any]
     state: State
     before: Distribution | None = None
+    seen: Identity | None = None
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the adapter or its distribution was replaced after this was planned."""
+        return identity(self.member.path) != self.member.seen or mark(self.member.features) != self.seen
 
     @property
     def count(self) -> int:
@@ -202,7 +210,8 @@ def plan_features(
         rows = [_drawn(loaded[name], options) for name in spelled]
         _check_rows(member, rows, options)
         recipe = _recipe(member, rows, options, reference)
-        jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add)))
+        seen = mark(member.features)
+        jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add), seen))
     return FeaturePlan(options, reference, jobs)
 
 

@@ -18,13 +18,15 @@ from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
 from clora_cli.data import Example, Rows, load_task, uses_chat
 from clora_cli.distribution import Distribution
-from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
+from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError, ReplacedError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
+from clora_cli.locks import NO_PATIENCE, Patience, locked
 from clora_cli.nano.tasks import ORDER
 from clora_cli.places import Places, places_of
 from clora_cli.privacy import Ball, noise_multiplier, release
 from clora_cli.processes import is_main_process, processes, together
 from clora_cli.progress import Progress, Silent
+from clora_cli.spots import inside
 from clora_cli.statistics import Moments
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State
 
@@ -49,7 +51,9 @@ class FeatureResult:
     distribution: Distribution
 
 
-def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[FeatureResult]:
+def take_features(
+    plan: FeaturePlan, progress: Progress | None = None, *, patience: Patience = NO_PATIENCE
+) -> list[FeatureResult]:
     """Carry out a plan, with one load of the base model; several processes share each pass out.
 
     Each file is written as soon as it is complete, by the first process alone.
@@ -57,6 +61,7 @@ def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[F
     Args:
         plan: From ``plan_features``.
         progress: Who to tell.
+        patience: What to do if another process writes to one of the adapters.
 
     Returns:
         One result for each of the plan's jobs, in their order.
@@ -72,7 +77,7 @@ def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[F
     try:
         if todo:
             _warn(plan, todo, progress)
-            with together(pick_device(plan.options.device)):
+            with _alone(todo, patience, progress), together(pick_device(plan.options.device)):
                 for job, distribution in _taken(plan, todo, progress):
                     results[job] = FeatureResult(job.member, job.state, distribution)
                     written += 1
@@ -81,6 +86,18 @@ def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[F
             f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again"
         ) from None
     return [results[job] for job in plan.jobs]
+
+
+@contextlib.contextmanager
+def _alone(todo: Sequence[FeatureJob], patience: Patience, progress: Progress) -> Iterator[None]:
+    """Keep other writers off the adapters; the first process does that for all."""
+    if not is_main_process():
+        yield
+        return
+    with locked([inside(job.member.path) for job in todo], patience=patience, progress=progress):
+        if odd := next((job for job in todo if job.outdated), None):
+            raise ReplacedError(f"{odd.member.path} changed after it was read; try again")
+        yield
 
 
 def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
