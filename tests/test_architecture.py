@@ -23,6 +23,7 @@ LAYERS = (
         "tensors",
         "manifest",
         "adapter_tensors",
+        "conversion",
         "inside",
         "names",
         "places",

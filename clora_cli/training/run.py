@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora_cli.adapter_folder import AdapterFolder, read_adapter, write_adapter
 from clora_cli.card import model_card
-from clora_cli.errors import InterruptedRunError, OptionError
+from clora_cli.errors import InterruptedRunError, OptionError, translated
 from clora_cli.files import differences, read_json, to_json, write_text
 from clora_cli.processes import is_main_process, wait_for_all
 from clora_cli.progress import Progress, Silent
@@ -134,7 +134,8 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
         parts = {"penalties": penalties, "confinement": confinement, "probe": probe}
         trainer = _trainer(plan, built, items, **parts, **_comparisons(plan, built))
         trainer.add_callback(Watch(advance, interruption))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with translated(f"training base model '{plan.reference.id}' failed"):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if interruption.wanted and trainer.state.global_step < plan.steps:
             raise InterruptedRunError(
                 f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"
