@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.conversion import conversion
 from clora_cli.distribution import FEATURES, read_record
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.files import differences, new_folder, read_json, sha256, to_json
@@ -116,24 +117,27 @@ class AdapterFolder:
         with unchanged(self.path, self.seen):
             return sha256(self.weights)
 
-    def deltas(self) -> Mapping[str, Factor | Tensor]:
-        """Read what the adapter adds, by site: factors, or dense deltas of shape (out, in).
+    def deltas(self, *, compare: bool = True) -> Mapping[str, Factor | Tensor]:
+        """Read what the adapter adds, by site: factors, as ``factors`` reads them, or dense deltas of shape (out, in).
 
         Raises:
             CloraError: As ``factors``.
         """
-        if not self.is_dense:
-            return self.factors()
-        with unchanged(self.path, self.seen):
-            found = read_tensors(self.path / DENSE)
-        if odd := next(
-            (site for site, delta in found.items() if delta.ndim != 2 or not delta.is_floating_point()), None
-        ):
-            raise ArtifactError(f"adapter {self.path} is damaged: the delta at '{odd}' is no matrix; make it again")
-        return self._named(dict(sorted(found.items())))
+        from clora_cli.adapter_tensors import read_dense
 
-    def factors(self) -> dict[str, Factor]:
+        if not self.is_dense:
+            return self.factors(compare=compare)
+        with unchanged(self.path, self.seen):
+            return self._named(read_dense(self.weights))
+
+        return self._named(read_dense(self.weights)) if self.is_dense else self.factors(compare=compare)
+
+    def factors(self, *, compare: bool = True) -> dict[str, Factor]:
         """Read the adapter's factors, by site, as stored; 8-bit ones as float32.
+
+        Args:
+            compare: Whether weights of the base model that the file holds too must be what the base model has, so that the
+                factors are all that the adapter changes; else they are passed over.
 
         Raises:
             ArtifactError: If the tensor file is missing, truncated or incomplete.
@@ -143,13 +147,11 @@ class AdapterFolder:
         from clora_cli.lora import config_problem
 
         if self.is_dense:
-            raise MismatchError(
-                f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors"
-            )
+            raise MismatchError(f"{self.path} holds dense deltas, no low-rank factors; merge with --rank for factors")
         if problem := config_problem(self.config):
             raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
         with unchanged(self.path, self.seen):
-            factors = read_factors(self.weights, self.config, self.places)
+            factors = read_factors(self.weights, self.config, self.places, compare=compare)
         return self._named(factors)
 
     def state(self) -> dict[str, Tensor]:
@@ -166,10 +168,10 @@ class AdapterFolder:
     @cached_property
     def embeddings(self) -> frozenset[str]:
         """The sites that are tables of embeddings, whose factors have names of their own in PEFT's files."""
-        from clora_cli.adapter_tensors import embedding_sites
+        from clora_cli.adapter_tensors import names_in
 
-        sites = frozenset() if self.is_dense else embedding_sites(self.weights)
-        return sites if self.places is None else frozenset(self.places.place(site).site for site in sites)
+        sites = set() if self.is_dense else {name.site for name in names_in(self.weights) if name.embedding}
+        return frozenset(sites if self.places is None else {self.places.place(site).site for site in sites})
 
     def _state_key(self, key: str) -> str:
         what, slash, site = key.partition("/")
@@ -206,7 +208,7 @@ def read_once(path: Path) -> AdapterFolder:
     seen, dense = identity(path), not (path / CONFIG).is_file()
     config = {} if dense else read_json(path / CONFIG, "adapter configuration")
     if not dense and not (path / WEIGHTS).is_file():
-        raise ArtifactError(f"adapter {path} has no {WEIGHTS}; restore it or make the adapter again")
+        raise ArtifactError(f"adapter {path} has no {WEIGHTS}{conversion(path)}")
     if dense and not (path / MANIFEST).exists():
         raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
     manifest = read_manifest(path) if (path / MANIFEST).exists() else {}

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clora_cli.backbone import Backbone, linear_shape
+from clora_cli.backbone import Backbone, linear_shape, text_modules
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.distribution import Pool
-from clora_cli.errors import MismatchError, OptionError
+from clora_cli.errors import MismatchError, OptionError, translated
 from clora_cli.processes import gathered, processes, rank
 from clora_cli.statistics import Moments, SecondMoment
 
@@ -61,9 +61,9 @@ def _body(example: Example) -> Example:
 
 
 def prompt_sites(backbone: Backbone, sites: Collection[str]) -> list[str]:
-    """Return those sites that see the prompt, in the model's order: all but an encoder-decoder's decoder."""
-    encoder = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
-    inside = {id(module) for module in encoder.modules()}
+    """Return those sites that see the prompt, in the model's order: not those of an encoder-decoder's decoder or of vision."""
+    encoder = backbone.model.get_encoder() if backbone.kind == "seq2seq" else None
+    inside = {id(module) for module in encoder.modules()} if encoder else text_modules(backbone.model)
     return [name for name, module in backbone.model.named_modules() if name in sites and id(module) in inside]
 
 
@@ -217,7 +217,8 @@ class _Capture:
         model = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
         extra = {"use_cache": False} if backbone.kind == "causal" else {}
         try:
-            model(**batch, **extra)
+            with translated(f"base model '{backbone.reference.id}' fails on these inputs", MismatchError):
+                model(**batch, **extra)
         except _ReachedError:
             return self._found
         missing = next(site for site in self._sites if site not in self._found)

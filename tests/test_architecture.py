@@ -38,6 +38,7 @@ LAYERS = (
         "tensors",
         "manifest",
         "adapter_tensors",
+        "conversion",
         "inside",
         "names",
         "places",

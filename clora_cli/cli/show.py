@@ -168,7 +168,7 @@ def _show_scores(path: Path, output: Form) -> None:
 def _facts(member: AdapterFolder) -> dict[str, Any]:
     from clora_cli.lora import Factor
 
-    deltas = member.deltas()
+    deltas = member.deltas(compare=False)
     numbers = sum(d.a.numel() + d.b.numel() if isinstance(d, Factor) else d.numel() for d in deltas.values())
     shapes = sorted({f"{delta.shape[0]} x {delta.shape[1]}" for delta in deltas.values()})
     return {
@@ -181,9 +181,18 @@ def _facts(member: AdapterFolder) -> dict[str, Any]:
         "sites": len(deltas),
         "shapes": shapes,
         "parameters": numbers,
+        "base_copies": _base_copies(member),
         "features": _features(member),
         "manifest": dict(member.manifest),
     }
+
+
+def _base_copies(member: AdapterFolder) -> list[str]:
+    """Return the weights of the base model that a folder holds beside its factors, as PEFT saves those of a vocabulary."""
+    from clora_cli.adapter_tensors import names_in
+
+    names = [] if member.is_dense else names_in(member.weights)
+    return [f"{name.site}.{name.tensor}" for name in names if name.part == "base"]
 
 
 def _features(member: AdapterFolder) -> dict[str, Any] | None:
@@ -216,6 +225,9 @@ def _adapter_text(member: AdapterFolder) -> str:
         f"  sites    {facts['sites']} ({', '.join(facts['shapes'])}), {facts['parameters'] / 1e6:.3f} M parameters"
         + (", dense deltas" if member.is_dense else "")
     )
+    if facts["base_copies"]:
+        told = ", ".join(facts["base_copies"])
+        lines.append(f"  beside   {told} of the base model, compared with it when the adapter is used")
     if manifest:
         options = {
             name: {k: v for k, v in chosen.items() if v is not None}

@@ -29,7 +29,9 @@ __all__ = [
 
 SCHEMA = "clora.checkpoint/1"
 RECORD = "checkpoint.json"
-ADAPTER, OPTIMIZER, RANDOM = "adapter.safetensors", "optimizer.safetensors", "random.safetensors"
+ADAPTER = "adapter.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+RANDOM = "random.safetensors"
 STATE = "state.json"
 _TRAINER = "trainer_state.json"
 _NEEDED = {ADAPTER, OPTIMIZER, RANDOM, STATE, _TRAINER}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from clora_cli.adapter_folder import AdapterFolder, read_adapter, write_adapter
 from clora_cli.card import model_card
 from clora_cli.durable import make_folder
-from clora_cli.errors import ArtifactError, CloraError, InterruptedRunError, OptionError, ReplacedError
+from clora_cli.errors import ArtifactError, CloraError, InterruptedRunError, OptionError, ReplacedError, translated
 from clora_cli.files import differences, discard, read_json, to_json, write_text, writing
 from clora_cli.locks import NO_PATIENCE, Patience, locked
 from clora_cli.package import changed
@@ -193,7 +193,8 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
         if trainer.sharded:
             _tell_of_no_checkpoints(checkpoint, progress)
         trainer.add_callback(Watch(advance, interruption))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with translated(f"training base model '{plan.reference.id}' failed"):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if interruption.wanted and trainer.state.global_step < plan.steps:
             raise InterruptedRunError(
                 f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"
