@@ -10,8 +10,9 @@ from pathlib import Path
 
 from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_adapter
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.files import sha256
 
-__all__ = ["base_name", "read_package"]
+__all__ = ["base_name", "marks", "read_package"]
 
 
 def base_name(members: Iterable[AdapterFolder]) -> str:
@@ -24,6 +25,17 @@ def base_name(members: Iterable[AdapterFolder]) -> str:
     if name is None:
         raise OptionError("no adapter says which base model it stands on; pass --model")
     return name
+
+
+def marks(members: Iterable[AdapterFolder]) -> dict[str, dict[str, str]]:
+    """Return what tells adapters from others, wherever their folders are: by task, the checksums of their files."""
+    found: dict[str, dict[str, str]] = {}
+    for number, member in enumerate(members, start=1):
+        files = dict(member.manifest.get("files") or {member.weights.name: member.digest})
+        if member.features.is_file():
+            files[member.features.name] = sha256(member.features)
+        found[member.task if member.task not in found else f"{member.task} ({number})"] = files
+    return found
 
 
 def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: bool = True) -> list[AdapterFolder]:

@@ -1,25 +1,20 @@
-"""Several processes of one run: which one writes, who takes which rows, sums over all of them (layer L0).
-
-PyTorch is imported where the processes meet: who speaks must be known before anything is loaded.
-"""
+"""The group of processes that PyTorch knows: who takes which rows, sums and copies over all of them (layer L0)."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from clora_cli.meeting import launched, wait_for_all
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["gathered", "is_main_process", "own_share", "processes", "rank", "summed", "together", "wait_for_all"]
+T = TypeVar("T")
 
-
-def is_main_process() -> bool:
-    """Tell whether this is the process that speaks and writes, among those of a distributed launch."""
-    return os.environ.get("RANK", "0") == "0"
+__all__ = ["gathered", "own_share", "processes", "rank", "spread", "summed", "together"]
 
 
 def processes() -> int:
@@ -36,8 +31,8 @@ def rank() -> int:
     return distributed.get_rank() if processes() > 1 else 0
 
 
-def own_share(rows: Sequence[int]) -> Sequence[int]:
-    """Return those of some rows that are this process's to work on."""
+def own_share(rows: Sequence[T]) -> Sequence[T]:
+    """Return those of some rows, or of anything else, that are this process's to work on."""
     return rows[rank() :: processes()]
 
 
@@ -74,32 +69,42 @@ def gathered(tensor: Tensor, device: torch.device) -> list[Tensor]:
     return [part.to(tensor.device) for part in parts]
 
 
-def wait_for_all() -> None:
-    """Wait until all processes of a distributed launch are here."""
+def spread(tensor: Tensor, owner: int, device: torch.device) -> Tensor:
+    """Return one process's tensor in all of them, where the tensor was.
+
+    Args:
+        tensor: The owner's; of the same shape and type in the others.
+        owner: Its number.
+        device: Where the processes meet: that of the model.
+    """
     from torch import distributed
 
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return
-    if not distributed.is_initialized():
-        distributed.init_process_group("gloo")  # nothing was trained that would have brought the processes together
-    distributed.barrier()
+    if processes() == 1:
+        return tensor
+    given = tensor.to(device, copy=True)
+    distributed.broadcast(given, owner)
+    return given.to(tensor.device)
 
 
 @contextlib.contextmanager
 def together(device: torch.device) -> Iterator[None]:
-    """Let the processes of a distributed launch meet, if this is one of several and they have not, and part after the block."""
+    """Let the processes of a launch meet, if this is one of several and they have not, and part after the block.
+
+    Raises:
+        CloraError: If one of them has failed, or does not come.
+    """
     import torch
     from torch import distributed
 
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+    if not launched() or distributed.is_initialized():
         yield
         return
+    wait_for_all()  # PyTorch would wait for one that has failed
     if device.type != "cpu":
         torch.accelerator.set_device_index(device.index or 0)
     distributed.init_process_group(distributed.get_default_backend_for_device(device))
-    try:
-        yield
-        # One process's connections must not close while another still reads from them: that ends in an abort.
-        distributed.barrier()
-    finally:
-        distributed.destroy_process_group()
+    yield
+    # One process's connections must not close while another still reads from them: that ends in an abort. After an error
+    # they stay open until it has been told, or the others would tell of theirs.
+    distributed.barrier()
+    distributed.destroy_process_group()

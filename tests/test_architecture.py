@@ -17,7 +17,7 @@ from clora_cli import registry
 
 ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
-    {"errors", "registry", "intervals", "files", "processes", "progress"},
+    {"errors", "registry", "intervals", "files", "processes", "meeting", "progress"},
     {
         "lora",
         "tensors",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import typer
@@ -24,7 +25,7 @@ from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
 from clora_cli.errors import CloraError, OptionError
-from clora_cli.processes import is_main_process
+from clora_cli.meeting import end_all, fallen_out, is_main_process, launched, leave
 
 __all__ = ["app", "main"]
 
@@ -57,38 +58,71 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+# What several processes of a launch do together; the rest is the first one's to do.
+_TOGETHER = {"train-task", "stat-features", "route", "eval"}
+
+
 @app.callback()
 def _clora(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version.", callback=_print_version, is_eager=True),
 ) -> None:
     """Teach one language model task after task with LoRA, without forgetting.
 
     Each command reads and writes adapter folders on disk, which PEFT loads as they are.
     """
+    if launched() and not is_main_process() and context.invoked_subcommand not in _TOGETHER:
+        raise typer.Exit  # and wait for the first one, as at the end of every command
 
 
 def main() -> None:
     """Run the command line; the only place that turns an error into a message and an exit code."""
     _quieten_libraries()
     _replace_closed_streams()
+    with _one_voice():
+        sys.exit(_carried_out())
+
+
+def _carried_out() -> int:
+    say: Callable[[str], None] = _complain
     try:
         _check_words(sys.argv[1:])
-        sys.exit(app(standalone_mode=False))
+        return leave(app(standalone_mode=False) or 0)
     except CloraError as error:
-        _complain(str(error))
-        sys.exit(error.exit_code)
+        code, message = error.exit_code, str(error)
     except TyperException as error:
-        _complain_of_usage(error)
-        sys.exit(2)
+        code, message = 2, _told_of_usage(error)
+        say = _show if "\n" in message else _complain
+    except KeyboardInterrupt:  # while it waited for the others
+        code, message = 130, ""
     except BrokenPipeError:  # the reader of our output left, as `head` does
         _give_stdout_up()
-        sys.exit(1)
+        code, message = 1, ""
     except (OSError, UnicodeError) as error:  # what no command has words for, such as a full disk under stdout
         _give_stdout_up()
         where = getattr(error, "filename", None) or "input or output"
         why = getattr(error, "strerror", None) or error
-        _complain(f"{where}: {why}; check the name, its permissions and the disk")
-        sys.exit(1)
+        code, message = 1, f"{where}: {why}; check the name, its permissions and the disk"
+    except RuntimeError as error:
+        if not fallen_out(error):
+            end_all(1)
+            raise
+        why = str(error).partition("\n")[0]
+        code, message = 1, f"another process of this launch has gone, out of memory perhaps ({why}); see its log"
+    except BaseException:  # a fault of this program, whose traceback is what is told
+        end_all(1)
+        raise
+    return end_all(code, message, say)
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Leave standard output to the first process of a launch."""
+    with contextlib.ExitStack() as stack:
+        if not is_main_process():
+            nothing = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nothing))
+        yield
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -113,18 +147,20 @@ def _give_stdout_up() -> None:
 
 
 def _complain(message: str) -> None:
-    if is_main_process():
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
 
 
-def _complain_of_usage(error: TyperException) -> None:
+def _show(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _told_of_usage(error: TyperException) -> str:
     message = str(error.format_message())
     if "\n" in message:  # the whole help: a command without arguments
-        sys.stderr.write(f"{message}\n")
-        return
+        return message
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "clora"
-    _complain(f"{message.rstrip('.')}; see {command} --help")
+    return f"{message.rstrip('.')}; see {command} --help"
 
 
 def _quieten_libraries() -> None:
@@ -133,6 +169,7 @@ def _quieten_libraries() -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTORCH_ENABLE_MPS_FALLBACK": "1",
     }.items():

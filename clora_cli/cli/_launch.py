@@ -13,13 +13,14 @@ from clora_cli.errors import OptionError
 __all__ = ["relaunch"]
 
 
-def relaunch(processes: int) -> None:
+def relaunch(processes: int, *, dry_run: bool = False) -> None:
     """Run this command again in several processes and exit with their status; inside them, return at once.
 
     ``accelerate launch --cpu --num_processes 2`` runs one process without saying so; the elastic launcher does not.
 
     Args:
-        processes: How many; at least 1.
+        processes: How many; at least 1. One process is this one.
+        dry_run: Nothing is to be done, which one process can do.
 
     Raises:
         OptionError: If the number is below 1.
@@ -27,7 +28,7 @@ def relaunch(processes: int) -> None:
     """
     if processes < 1:
         raise OptionError(f"--nproc {processes}: give a whole number of at least 1")
-    if "RANK" in os.environ:
+    if processes == 1 or dry_run or "RANK" in os.environ:
         return
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

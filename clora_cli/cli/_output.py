@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.processes import is_main_process
+from clora_cli.meeting import is_main_process
 from clora_cli.progress import Advance
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ def emit(form: Form, *, text: str, data: Mapping[str, Any], brief: str) -> None:
         data: For programs: one JSON object on one line; it names its ``schema``.
         brief: For shell variables: the path or the number alone.
     """
-    if not is_main_process():
-        return
     shown = json_line(data) if form is Form.JSON else _printable({Form.TEXT: text, Form.QUIET: brief}[form])
     sys.stdout.write(shown.rstrip("\n") + "\n")
     sys.stdout.flush()

@@ -18,6 +18,7 @@ from clora_cli.cli._options import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    NprocOption,
     QuietOption,
     RevisionOption,
     complete_task,
@@ -79,7 +80,7 @@ def stat_features(
     columns: ColumnsOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    nproc: Annotated[int, typer.Option(help="Processes, which share the inputs out; the result is the same.")] = 1,
+    nproc: NprocOption = 1,
     seed: Annotated[int, typer.Option(help="Seed of the rows that --limit draws; never of privacy's noise.")] = 42,
     add: Annotated[bool, typer.Option("--add", help="Add these rows to the distributions that are there.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace distributions that were made differently.")] = False,
@@ -123,8 +124,7 @@ def stat_features(
         device=device,
         seed=seed,
     )
-    if nproc != 1 and not dry_run:
-        relaunch(nproc)
+    relaunch(nproc, dry_run=dry_run)
     plan = plan_features(members, options, force=force, add=add)
     if dry_run:
         _emit_plan(output, plan)

@@ -24,6 +24,7 @@ from clora_cli.cli._options import (
     form,
 )
 from clora_cli.cli._output import Terminal, emit
+from clora_cli.meeting import is_main_process
 
 __all__ = ["train_task"]
 
@@ -166,8 +167,7 @@ def train_task(
         save_steps=save_steps,
         report_to=report_to,
     )
-    if nproc != 1 and not dry_run:
-        relaunch(nproc)
+    relaunch(nproc, dry_run=dry_run)
     plan = make_plan(options)
     terminal = Terminal(output)
     for note in plan.task.notes:
@@ -179,6 +179,8 @@ def train_task(
         emit(output, text=description.text(), data=description.data(), brief=str(plan.out))
         return
     folder, trained = train(plan, resume=resume, force=force, argv=["clora", *sys.argv[1:]], progress=terminal)
+    if not is_main_process():
+        return  # there may be no disk that it could read the folder from
     state = "trained" if trained else "up to date"
     data_out = {"schema": "clora.train-task/1", "adapter": str(folder.path), "task": folder.task, "stage": folder.stage}
     data_out |= {"state": state, "sha256": folder.digest, "scores": folder.manifest.get("scores", {})}

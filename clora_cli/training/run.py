@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.adapter_folder import AdapterFolder, read_adapter, write_adapter
+from clora_cli.adapter_folder import AdapterFolder, write_adapter
 from clora_cli.card import model_card
 from clora_cli.errors import InterruptedRunError, OptionError
 from clora_cli.files import differences, read_json, to_json, write_text
-from clora_cli.processes import is_main_process, wait_for_all
+from clora_cli.meeting import agree, is_main_process, wait_for_all
 from clora_cli.progress import Progress, Silent
+from clora_cli.training.facts import facts
 from clora_cli.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -75,24 +76,35 @@ def train_task(
         InterruptedRunError: After SIGINT or SIGTERM; a checkpoint is kept for ``resume``.
     """
     progress = progress or Silent()
-    if not force and (finished := plan.finished()) is not None:
+    finished = None if force else plan.finished()
+    checkpoint = _last_checkpoint(plan.work) if resume and not force and (plan.work / _PLAN).exists() else None
+    agree(lambda: facts(plan, checkpoint))
+    if finished is not None:
         return finished, False
     if force and plan.dependents:
         names = ", ".join(member.task for member in plan.dependents)
         progress.warn(f"{names} stand on the {plan.out} that is being replaced; train them again too")
     if is_main_process():
         _prepare(plan, resume, force)
+    wait_for_all()  # what is not continued from is gone
     try:
-        result = _train(plan, resume, progress) if plan.method.lead.trains else _write_zeros(plan)
+        result = _train(plan, checkpoint, progress) if plan.method.lead.trains else _write_zeros(plan)
     except BaseException:
         if is_main_process() and _last_checkpoint(plan.work) is None:
             shutil.rmtree(plan.work, ignore_errors=True)  # nothing to continue from: it must not block the next try
         raise
+    return _finish(plan, result, argv), True
+
+
+def _finish(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
     if is_main_process():
-        _write(plan, result, argv)
-        shutil.rmtree(plan.work, ignore_errors=True)
+        folder = _write(plan, result, argv)
+    else:  # as that is, which this process may have no disk to read it from
+        folder = AdapterFolder(plan.out, _plain(result.config), plan.manifest(argv, {}))
     wait_for_all()  # what is returned is whole
-    return read_adapter(plan.out), True
+    shutil.rmtree(plan.work, ignore_errors=True)  # in each process: they may have disks of their own
+    wait_for_all()
+    return folder
 
 
 def _prepare(plan: Plan, resume: bool, force: bool) -> None:
@@ -109,7 +121,7 @@ def _prepare(plan: Plan, resume: bool, force: bool) -> None:
     write_text(recorded, to_json(plan.recipe()))
 
 
-def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
+def _train(plan: Plan, checkpoint: Path | None, progress: Progress) -> _Result:
     from peft import get_peft_model_state_dict
 
     from clora_cli.training.build import ADAPTER, build, confine
@@ -121,7 +133,6 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     probe = RunProbe(plan, built, items[: len(plan.rows)], progress)
     penalties = _penalties(plan, built, progress)
     confinement = confine(plan, built, progress)
-    checkpoint = _last_checkpoint(plan.work) if resume else None
     for kept in (penalties, confinement):
         if checkpoint is not None and kept is not None:
             kept.load(checkpoint)
@@ -250,7 +261,7 @@ def _last_checkpoint(work: Path) -> Path | None:
     return None
 
 
-def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
+def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
     records = [record for record in result.history if "loss" in record]
     final = records[-1] if records else {}
     last = {key: value for key, value in final.items() if key == "loss" or key.startswith("penalty/")}
@@ -260,7 +271,8 @@ def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
     manifest = plan.manifest(argv, {name: score for name, score in scores.items() if score})
     log = "".join(json.dumps(_finite(record), sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(manifest)}
-    write_adapter(plan.out, result.tensors, _plain(result.config), manifest, texts, result.state, result.distribution)
+    config = _plain(result.config)
+    return write_adapter(plan.out, result.tensors, config, manifest, texts, result.state, result.distribution)
 
 
 def _finite(record: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -20,9 +20,11 @@ from clora_cli.data import Example, Rows, load_task, uses_chat
 from clora_cli.distribution import Distribution
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
+from clora_cli.meeting import agree, is_main_process
 from clora_cli.nano.tasks import ORDER
+from clora_cli.package import marks
 from clora_cli.privacy import Ball, noise_multiplier, release
-from clora_cli.processes import is_main_process, processes, together
+from clora_cli.processes import together
 from clora_cli.progress import Progress, Silent
 from clora_cli.statistics import Moments
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State
@@ -62,9 +64,11 @@ def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[F
 
     Raises:
         CloraError: If an adapter does not fit the model, or a file cannot be written; what was there stays.
+        MismatchError: If one of several processes would do something else than the first one.
         InterruptedRunError: After Ctrl-C; the files that are complete stay.
     """
     progress = progress or Silent()
+    agree(lambda: _facts(plan))
     results = {job: FeatureResult(job.member, job.state, job.before or Distribution({})) for job in plan.jobs}
     todo = [job for job in plan.jobs if job.state != "up to date"]
     written = 0
@@ -80,6 +84,22 @@ def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[F
             f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again"
         ) from None
     return [results[job] for job in plan.jobs]
+
+
+def _facts(plan: FeaturePlan) -> dict[str, Any]:
+    """Return what all processes must find alike; names of models and data may be paths, which differ from disk to disk."""
+    chosen = {name: value for name, value in asdict(plan.options).items() if name not in {"model", "data", "device"}}
+    jobs = [
+        {"state": job.state, "data": [(one.task.fingerprint, len(one.examples)) for one in job.rows]}
+        for job in plan.jobs
+    ]
+    return {
+        **chosen,
+        "base_model": plan.reference.fingerprint,
+        "device": pick_device(plan.options.device).type,
+        "package": marks(job.member for job in plan.jobs),
+        "jobs": {f"{job.member.task}": fact for job, fact in zip(plan.jobs, jobs, strict=True)},
+    }
 
 
 def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
@@ -133,8 +153,8 @@ def _moments(
     bank.activate([job.member.deltas()] if options.source == "adapted" else [])
     change = {"change": lambda site, vectors: balls[site].clipped(vectors)} if balls else {}
     with progress.track(f"stat-features {job.member.task}", len(ids)) as advance:
-        done = _shared(lambda rows: advance(rows, ""), len(ids))
-        reading: dict[str, Any] = {"pool": options.pool, "batch_size": options.batch_size, "done": done}
+        reading: dict[str, Any] = {"pool": options.pool, "batch_size": options.batch_size}
+        reading["done"] = lambda rows: advance(rows, "")
         found = collect_moments(backbone, ids, sites, second=options.second_moment, **change, **reading)
     bank.clear()
     if odd := next((site for site, one in found.items() if not one.mean.isfinite().all()), None):
@@ -230,16 +250,3 @@ def _warn(plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress) -> 
                 else "the new one is exact and promises nothing"
             )
             progress.warn(f"{job.member.features} was a private release with epsilon {spent['epsilon']:g}; {so}")
-
-
-def _shared(advance: Any, total: int) -> Any:
-    """Return what turns this process's own rows into those of all processes, whose number it does not exceed."""
-    told = 0
-
-    def done(rows: int) -> None:
-        nonlocal told
-        step = min(rows * processes(), total - told)
-        told += step
-        advance(step)
-
-    return done
