@@ -1,12 +1,13 @@
-"""The group of processes that PyTorch knows: who takes which rows, sums and copies over all of them (layer L0)."""
+"""Several processes of one run: which one writes, who takes which rows, sums and copies over all of them (layer L0).
+
+PyTorch is imported where the processes meet: who speaks must be known before anything is loaded.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
-
-from clora_cli.meeting import launched, wait_for_all
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["gathered", "own_share", "processes", "rank", "spread", "summed", "together"]
+__all__ = ["gathered", "is_main_process", "own_share", "processes", "rank", "spread", "summed"]
+
+
+def is_main_process() -> bool:
+    """Tell whether this is the process that speaks and writes, among those of a launch."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def processes() -> int:
@@ -84,27 +90,3 @@ def spread(tensor: Tensor, owner: int, device: torch.device) -> Tensor:
     given = tensor.to(device, copy=True)
     distributed.broadcast(given, owner)
     return given.to(tensor.device)
-
-
-@contextlib.contextmanager
-def together(device: torch.device) -> Iterator[None]:
-    """Let the processes of a launch meet, if this is one of several and they have not, and part after the block.
-
-    Raises:
-        CloraError: If one of them has failed, or does not come.
-    """
-    import torch
-    from torch import distributed
-
-    if not launched() or distributed.is_initialized():
-        yield
-        return
-    wait_for_all()  # PyTorch would wait for one that has failed
-    if device.type != "cpu":
-        torch.accelerator.set_device_index(device.index or 0)
-    distributed.init_process_group(distributed.get_default_backend_for_device(device))
-    yield
-    # One process's connections must not close while another still reads from them: that ends in an abort. After an error
-    # they stay open until it has been told, or the others would tell of theirs.
-    distributed.barrier()
-    distributed.destroy_process_group()

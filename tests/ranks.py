@@ -13,7 +13,7 @@ from typing import Any
 
 # It reads a launch as a line of JSON and answers with the exit codes: a signal's number below 0, "hung" after the time-out.
 _SERVER = r"""
-import importlib, json, os, signal, socket, sys, time, traceback
+import gc, importlib, json, os, pathlib, signal, socket, sys, time, traceback
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
 from clora_cli.cli import _quieten_libraries, main
 from clora_cli.cli._steps import _READY
@@ -23,6 +23,7 @@ for name in _READY:
 import torch.distributed as distributed
 torch = sys.modules["torch"]
 torch.set_num_threads(1)
+gc.freeze()  # what is there now is never looked at again, so that forks share its memory
 
 def become(rank):
     for number, (path, flags) in enumerate([(rank["in"], os.O_RDONLY), (rank["out"], os.O_WRONLY), (rank["err"], os.O_WRONLY)]):
@@ -55,13 +56,15 @@ for line in sys.stdin:
             become(rank)
     # A launcher of PyTorch's keeps the store itself; others leave that to the first process.
     kept = distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False) if launch["agent"] else None
-    deadline, codes = time.monotonic() + launch["timeout"], {}
+    deadline, codes, (victim, sign) = time.monotonic() + launch["timeout"], {}, launch["kill"]
     while len(codes) < len(children):
+        if sign and list(pathlib.Path(launch["ranks"][victim]["folder"]).glob(sign)):
+            os.kill(children[victim], signal.SIGKILL)
+            sign = ""
         for child in set(children) - set(codes):
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 codes[child] = os.waitstatus_to_exitcode(status)
-                number = children.index(child)
             elif time.monotonic() > deadline:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
@@ -112,6 +115,7 @@ class Ranks:
         late: Sequence[float] = (),
         stdin: str = "",
         agent: bool = False,
+        kill: tuple[int, str] = (0, ""),
         timeout: float = 120,
     ) -> Ended:
         """Run a command in one process for each folder that is given.
@@ -124,12 +128,13 @@ class Ranks:
             late: Seconds by which each starts later.
             stdin: What all of them have as standard input.
             agent: Whether the launcher keeps the store, as PyTorch's own does.
+            kill: A process that is to be killed, and the file in its folder at whose sight; a pattern.
             timeout: Seconds after which a process counts as hanging.
         """
         with tempfile.TemporaryDirectory() as name:
             place, size = Path(name), len(folders)
             (place / "in").write_text(stdin, encoding="utf-8")
-            launch = {"agent": agent, "timeout": timeout}
+            launch = {"agent": agent, "kill": kill, "timeout": timeout}
             launch["ranks"] = [
                 {
                     "words": [str(word) for word in (*words, *(also[rank] if also else ()))],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,8 @@ from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
 from clora_cli.errors import CloraError, OptionError
-from clora_cli.meeting import end_all, fallen_out, is_main_process, launched, leave
+from clora_cli.meeting import end_all, fallen_out, launched, leave
+from clora_cli.processes import is_main_process
 
 __all__ = ["app", "main"]
 
@@ -107,7 +109,7 @@ def _carried_out() -> int:
         if not fallen_out(error):
             end_all(1)
             raise
-        why = str(error).partition("\n")[0]
+        why = re.sub(r"^\[.*?\] |\. .*", "", str(error).partition("\n")[0])
         code, message = 1, f"another process of this launch has gone, out of memory perhaps ({why}); see its log"
     except BaseException:  # a fault of this program, whose traceback is what is told
         end_all(1)

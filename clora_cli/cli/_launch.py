@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 
 import typer
@@ -51,8 +52,9 @@ def relaunch(processes: int, *, dry_run: bool = False) -> None:
         elastic_launch(config, sys.executable)("-m", "clora_cli", *sys.argv[1:])
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        # The launcher ends the others by a signal, which shows as a negative code: the first real one counts.
-        code = codes[min(codes, key=lambda rank: (codes[rank] < 0, rank))]
+        # A signal shows as a negative code. All that have failed by themselves have one code; what says least is SIGTERM, by
+        # which the launcher ends the others.
+        code = codes[min(codes, key=lambda rank: (codes[rank] < 0, codes[rank] == -signal.SIGTERM, rank))]
         raise typer.Exit(code if code > 0 else 128 - code) from None
     except SignalException:
         # The launcher has passed the signal on and waited: the first process has said what to do next.

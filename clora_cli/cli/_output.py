@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.meeting import is_main_process
+from clora_cli.processes import is_main_process
 from clora_cli.progress import Advance
 
 if TYPE_CHECKING:

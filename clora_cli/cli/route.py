@@ -37,7 +37,7 @@ from clora_cli.cli._routing import (
     route_choices,
 )
 from clora_cli.errors import OptionError
-from clora_cli.meeting import is_main_process
+from clora_cli.processes import is_main_process
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,7 @@ from clora_cli.cli._options import (
     form,
 )
 from clora_cli.cli._output import Terminal, emit
-from clora_cli.meeting import is_main_process
+from clora_cli.processes import is_main_process
 
 __all__ = ["train_task"]
 

@@ -21,9 +21,8 @@ from clora_cli.evaluation.inputs import Input, in_batches, read_spelled, spelled
 from clora_cli.evaluation.routing import RouteSettings, tasks_known
 from clora_cli.evaluation.tally import Tally, mean_over, panels_of
 from clora_cli.features import prompt_ids
-from clora_cli.meeting import WORK, Meeting, agree, meet
+from clora_cli.meeting import WORK, Meeting, agree, meet, together
 from clora_cli.package import base_name, marks
-from clora_cli.processes import together
 from clora_cli.routing import RouteOptions
 
 __all__ = ["Decided", "Dispatcher"]

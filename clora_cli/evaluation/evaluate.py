@@ -12,9 +12,9 @@ from clora_cli.data import Task
 from clora_cli.errors import DataError, OptionError
 from clora_cli.evaluation.options import COMBINE, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
-from clora_cli.meeting import agree, joined
+from clora_cli.meeting import agree, joined, together
 from clora_cli.package import base_name, marks
-from clora_cli.processes import processes, together
+from clora_cli.processes import processes
 from clora_cli.progress import Advance, Progress, Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 

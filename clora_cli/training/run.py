@@ -15,7 +15,8 @@ from clora_cli.adapter_folder import AdapterFolder, write_adapter
 from clora_cli.card import model_card
 from clora_cli.errors import InterruptedRunError, OptionError
 from clora_cli.files import differences, read_json, to_json, write_text
-from clora_cli.meeting import agree, is_main_process, wait_for_all
+from clora_cli.meeting import agree, wait_for_all
+from clora_cli.processes import is_main_process
 from clora_cli.progress import Progress, Silent
 from clora_cli.training.facts import facts
 from clora_cli.training.plan import Plan

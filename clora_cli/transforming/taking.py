@@ -20,11 +20,11 @@ from clora_cli.data import Example, Rows, load_task, uses_chat
 from clora_cli.distribution import Distribution
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
-from clora_cli.meeting import agree, is_main_process
+from clora_cli.meeting import agree, together
 from clora_cli.nano.tasks import ORDER
 from clora_cli.package import marks
 from clora_cli.privacy import Ball, noise_multiplier, release
-from clora_cli.processes import together
+from clora_cli.processes import is_main_process
 from clora_cli.progress import Progress, Silent
 from clora_cli.statistics import Moments
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State

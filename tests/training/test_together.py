@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -45,47 +42,22 @@ def test_gradient_accumulation_does_not_change_the_adapter(learn, family):
     assert scores[0] == pytest.approx(scores[1], rel=1e-3, abs=1e-6)  # the old answers and the new ones nearly cancel
 
 
-def test_two_processes_train_the_adapter_that_one_trains(learn, tmp_path, model_folder, tasks):
+def test_two_processes_train_the_adapter_that_one_trains(learn, ranks, tmp_path, model_folder, tasks):
     for package in ("one", "two"):
         learn("first", package)
     one = learn("second", "one").path
-    short = (
-        "--max-steps 3 --batch-size 4 --rank 2 --alpha 4 --lr 1e-3 --device cpu -o replay.rows=5 -o ewc.rows=5".split()
-    )
-    command = ["train-task", "--data", tasks["second"], "--model", model_folder("llama"), "--package", tmp_path / "two"]
-    command += ["--method", METHOD, *short, "--nproc", 2]
-    result = subprocess.run(
-        [sys.executable, "-m", "clora_cli", *map(str, command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr
+    chosen = "--max-steps 3 --batch-size 4 --rank 2 --alpha 4 --lr 1e-3 -o replay.rows=5 -o ewc.rows=5".split()
+    command = ("train-task", "--data", tasks["second"], "--model", model_folder("llama"), "--device", "cpu")
+    found = ranks(*command, "--package", "two", "--method", METHOD, *chosen, folders=[tmp_path] * 2)
+    assert found.codes == [0, 0], found.err
     two = tmp_path / "two" / "second"
     assert largest_difference(one, two) < 1e-5
     states = [load_file(folder / "state.safetensors") for folder in (one, two)]
     for name, kept in states[0].items():
         assert torch.allclose(kept, states[1][name], rtol=1e-2, atol=1e-4 * float(kept.max()))
     # Of zeros there is nothing to train together, and yet no process runs ahead.
-    command = [
-        "train-task",
-        "--data",
-        tasks["second"],
-        "--model",
-        model_folder("llama"),
-        "--package",
-        tmp_path / "none",
-    ]
-    command += ["--method", "zero-shot", "--nproc", 2]
-    result = subprocess.run(
-        [sys.executable, "-m", "clora_cli", *map(str, command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+    found = ranks(*command, "--package", "none", "--method", "zero-shot", folders=[tmp_path] * 2)
+    assert (found.codes, found.err) == ([0, 0], ["", ""])
 
 
 @pytest.mark.parametrize("after", [1, 4])

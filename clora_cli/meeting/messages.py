@@ -1,6 +1,5 @@
-"""Processes of one launch: they compare what they found, hand out work, and end together (layer L0).
+"""What the processes of a launch tell each other, and how they end (layer L0).
 
-Messages go through the store of whatever launched them, which needs no group of PyTorch's, no device and no shared disk.
 The first process, rank 0, sends to every other one, and those to it alone. Who waits, waits for the next message of one
 process, and a process that fails says so in place of its next message: in whatever order things go wrong, nobody waits
 for one that has gone.
@@ -9,38 +8,20 @@ for one that has gone.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.errors import CloraError, MismatchError, OptionError
+from clora_cli.errors import CloraError, MismatchError
 from clora_cli.files import differences
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-__all__ = [
-    "LAUNCH_VARIABLES",
-    "WORK",
-    "ElsewhereError",
-    "Meeting",
-    "agree",
-    "end_all",
-    "fallen_out",
-    "is_main_process",
-    "joined",
-    "launched",
-    "leave",
-    "meet",
-    "wait_for_all",
-]
+__all__ = ["PATIENCE", "WORK", "ElsewhereError", "Meeting", "tell"]
 
-# What a launcher sets for each of its processes; a command that one of them starts on its own must not see it.
-LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 PATIENCE = 1800.0  # seconds for a process to come, or to find out what it would do: PyTorch's own
 WORK = 86400.0  # seconds for work, or for input that comes slowly
 _BRIEF = 60.0  # seconds for others to hear how it ended
@@ -134,7 +115,7 @@ class Meeting:
         try:
             first, code = json.loads(self._store.compare_set("ended", "", json.dumps([self.rank, code])))
             if first == self.rank:
-                _say(message, say)
+                tell(message, say)
                 self._store.set("said", "")
             else:  # whoever ends first is what the launcher looks at, and then stops the others
                 self._wait("said", _BRIEF)
@@ -142,7 +123,7 @@ class Meeting:
                 self._put(peer, _GONE + str(code).encode())
         except (CloraError, RuntimeError):  # the store has gone, and whoever kept it: one of those that are left tells
             if self.rank == int(self._kept):
-                _say(message, say)
+                tell(message, say)
         self._part()
         return code
 
@@ -166,11 +147,12 @@ class Meeting:
 
     def _part(self) -> None:
         """Tell that this process reads no more; whoever keeps the store waits for that, but not for ever."""
+        deadline = time.monotonic() + _BRIEF
         with contextlib.suppress(CloraError, RuntimeError):
             if self._store is not None and self.rank:
                 self._store.set(f"left/{self.rank}", "")
             for rank in range(1, self.size) if self._kept and not self.rank else ():
-                self._wait(f"left/{rank}", _BRIEF)
+                self._wait(f"left/{rank}", deadline - time.monotonic())
 
     def _put(self, to: int, piece: bytes) -> None:
         if self._store is not None:
@@ -207,134 +189,8 @@ class Meeting:
                 return
 
 
-def is_main_process() -> bool:
-    """Tell whether this is the process that speaks and writes, among those of a launch."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def launched() -> bool:
-    """Tell whether this is one of several processes of a launch."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    return "RANK" in os.environ and size.isdecimal() and int(size) > 1
-
-
-@functools.cache
-def meet() -> Meeting:
-    """Return the processes of this launch, which is one process where nothing launched several.
-
-    Raises:
-        OptionError: If the environment does not say where they meet.
-        CloraError: If the others do not come.
-    """
-    if not launched():
-        return Meeting()
-    from datetime import timedelta
-
-    from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
-
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    try:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    except (KeyError, ValueError):
-        raise OptionError(
-            "RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT are not; start with torchrun, accelerate launch or --nproc"
-        ) from None
-    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    patience = timedelta(seconds=PATIENCE)
-    try:
-        # On the port that PyTorch's own group of these processes uses too, hence of several tenants.
-        store = TCPStore(address, port, None, kept and rank == 0, patience, wait_for_workers=False, multi_tenant=True)
-    except (DistError, RuntimeError) as error:
-        raise CloraError(
-            f"rank {rank} cannot meet the others at {address}:{port}: {str(error).splitlines()[0]}"
-        ) from error
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return Meeting(PrefixStore(f"clora/{attempt}", store), rank, size, kept=kept)
-
-
-def agree(facts: Callable[[], Mapping[str, Any]]) -> None:
-    """Check, before anything is done, that all processes of this launch found what the first one found.
-
-    Args:
-        facts: Tells what decides what this process would do, for JSON; of files and rows their checksums.
-
-    Raises:
-        MismatchError: In all of them, if one found something else; it is named, and what differs.
-        CloraError: If one has failed, or does not come.
-    """
-    if meet().size > 1:
-        meet().agree(facts())
-
-
-def wait_for_all() -> None:
-    """Wait until all processes of this launch are here.
-
-    Raises:
-        CloraError: If one has failed, or does not come.
-    """
-    meet().collect(b"")
-    meet().hand_out(b"")
-
-
-def joined(texts: Sequence[str]) -> list[str]:
-    """Return texts of which each process of this launch has some, and empty ones in place of the others'."""
-    if meet().size == 1:
-        return list(texts)
-    told = meet().collect(json.dumps(list(texts)).encode(), WORK)
-    whole = ["".join(parts) for parts in zip(*map(json.loads, told), strict=True)]
-    found: list[str] = json.loads(meet().hand_out(json.dumps(whole).encode(), WORK))
-    return found
-
-
-def end_all(code: int, message: str = "", say: Callable[[str], None] = lambda text: None) -> int:
-    """End all processes of this launch, with one line in all: the first one that fails says why.
-
-    Args:
-        code: This process's exit status.
-        message: Why, in one line; empty if there is nothing to say.
-        say: Tells it.
-
-    Returns:
-        The exit status, which is that of the first one that failed.
-    """
-    if not launched():
-        if is_main_process():
-            _say(message, say)
-        return code
-    try:
-        return meet().fail(code, message, say)
-    except CloraError:  # nobody can be reached
-        _say(message, say)
-        return code
-
-
-def leave(code: int) -> int:
-    """End this process as the first one ends, which is waited for.
-
-    Args:
-        code: This process's exit status; one that is not 0 ends all.
-
-    Returns:
-        The exit status of the launch.
-
-    Raises:
-        CloraError: If the first one has gone without a word.
-    """
-    if not launched():
-        return code
-    return end_all(code) if code else meet().leave()
-
-
-def fallen_out(error: RuntimeError) -> bool:
-    """Tell whether an error of this process comes of the end of another one of its launch."""
-    if not launched():
-        return False
-    from torch.distributed import DistError
-
-    return isinstance(error, DistError) or "gloo" in str(error) or meet().has_ended()
-
-
-def _say(message: str, say: Callable[[str], None]) -> None:
+def tell(message: str, say: Callable[[str], None]) -> None:
+    """Say a message, if there is one."""
     if message:
         say(message)
 
