@@ -12,10 +12,11 @@ from pathlib import Path
 from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_once
 from clora_cli.base_model import ModelReference, find_model, is_local, same_base
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.files import sha256
 from clora_cli.progress import Progress, Silent
 from clora_cli.steady import Identity, identity, steady
 
-__all__ = ["base_at_hand", "changed", "find_base", "read_package"]
+__all__ = ["base_at_hand", "changed", "find_base", "marks", "read_package"]
 
 
 def find_base(
@@ -73,6 +74,17 @@ def _named(members: Iterable[AdapterFolder]) -> tuple[str, AdapterFolder]:
             f"there; pass --model {name} if that is meant"
         )
     return name, member
+
+
+def marks(members: Iterable[AdapterFolder]) -> dict[str, dict[str, str]]:
+    """Return what tells adapters from others, wherever their folders are: by task, the checksums of their files."""
+    found: dict[str, dict[str, str]] = {}
+    for number, member in enumerate(members, start=1):
+        files = dict(member.manifest.get("files") or {member.weights.name: member.digest})
+        if member.features.is_file():
+            files[member.features.name] = sha256(member.features)
+        found[member.task if member.task not in found else f"{member.task} ({number})"] = files
+    return found
 
 
 def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: bool = True) -> list[AdapterFolder]:

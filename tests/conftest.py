@@ -75,6 +75,16 @@ def backbone(model_folder: Callable[..., Path]) -> Callable[..., object]:
 
 
 @pytest.fixture(scope="session")
+def ranks() -> Iterator[Callable[..., object]]:
+    """Run a command in several processes, as a launcher does."""
+    from ranks import Ranks
+
+    launched = Ranks()
+    yield launched
+    launched.close()
+
+
+@pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three labelled tasks of 24 training and 9 test rows."""
     from support import write_task

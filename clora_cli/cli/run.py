@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form
 from clora_cli.cli._output import Form, Terminal, emit
 from clora_cli.errors import InterruptedRunError, OptionError
 from clora_cli.locks import locked
+from clora_cli.meeting import LAUNCH_VARIABLES
 from clora_cli.spots import inside
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def _worker(units: Sequence[Unit], jobs: int, number: int) -> Worker:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(_NOT_FOR_STEPS) and name != "CLORA_MODEL"
+        if not name.startswith((*_NOT_FOR_STEPS, *LAUNCH_VARIABLES)) and name != "CLORA_MODEL"
     }
     environment["PYTHONUNBUFFERED"] = "1"
     environment |= {f"{prefix}WAIT": f"{_PATIENCE:g}" for prefix in ("CLORA_TRAIN_TASK_", "CLORA_STAT_FEATURES_")}
@@ -253,13 +254,17 @@ def _worker(units: Sequence[Unit], jobs: int, number: int) -> Worker:
 
 def _devices(units: Sequence[Unit]) -> list[str]:
     """Return the names of the GPUs that workers may share out: none where a command takes several by itself."""
-    if any(unit.entry.train.get("nproc", 1) != 1 for unit in units):
+    if any(settings.get("nproc", 1) != 1 for unit in units for settings in _settings(unit)):
         return []
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in visible.split(",") if name]
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _settings(unit: Unit) -> tuple[Mapping[str, Any], ...]:
+    return unit.entry.train, unit.entry.features or {}, unit.entry.eval
 
 
 def _may_fork(units: Sequence[Unit]) -> bool:

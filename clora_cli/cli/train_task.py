@@ -26,6 +26,7 @@ from clora_cli.cli._options import (
 )
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, command_line, handed_on, patience
+from clora_cli.processes import is_main_process
 from clora_cli.spots import Spot, inside
 
 __all__ = ["train_task"]
@@ -186,6 +187,8 @@ def train_task(
         return
     how: dict[str, Any] = {"argv": command_line(), "progress": terminal, "patience": patience(wait, break_lock)}
     folder, trained = train(plan, resume=resume, force=force, **how)
+    if not is_main_process():
+        return  # there may be no disk that it could read the folder from
     state = "trained" if trained else "up to date"
     data_out = {"schema": "clora.train-task/1", "adapter": str(folder.path), "task": folder.task, "stage": folder.stage}
     data_out |= {"state": state, "sha256": folder.digest, "scores": folder.manifest.get("scores", {})}

@@ -20,6 +20,7 @@ __all__ = [
     "ADAPTER",
     "OPTIMIZER",
     "RANDOM",
+    "RECORD",
     "STATE",
     "has_checkpoints",
     "last_checkpoint",

@@ -5,24 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.adapter_folder import AdapterFolder, read_adapter, write_adapter
+from clora_cli.adapter_folder import AdapterFolder, write_adapter
 from clora_cli.card import model_card
 from clora_cli.durable import make_folder
 from clora_cli.errors import ArtifactError, CloraError, InterruptedRunError, OptionError, ReplacedError, translated
 from clora_cli.files import differences, discard, read_json, to_json, write_text, writing
 from clora_cli.locks import NO_PATIENCE, Patience, locked
+from clora_cli.meeting import agree, launched, wait_for_all
 from clora_cli.package import changed
-from clora_cli.processes import is_main_process, wait_for_all
+from clora_cli.processes import is_main_process
 from clora_cli.progress import Progress, Silent
 from clora_cli.spots import inside
 from clora_cli.training.checkpoints import has_checkpoints, last_checkpoint, start_anew
+from clora_cli.training.facts import facts
 from clora_cli.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -89,32 +90,47 @@ def train_task(
         InterruptedRunError: After SIGINT, SIGTERM or SIGHUP; a checkpoint is kept for ``resume``.
     """
     progress = progress or Silent()
-    if not force and (finished := plan.finished()) is not None:
+    finished = None if force else plan.finished()
+    if finished is not None:
+        agree(lambda: facts(plan, None))
         _forget(plan)
         return finished, False
     with _alone(plan, patience, progress) as current:
         if current is not plan and not force and (finished := current.finished()) is not None:
             return finished, False
-        _carry_out(current, resume, force, argv, progress)
-        wait_for_all()  # what is returned is whole
-        return read_adapter(current.out), True
+        checkpoint = last_checkpoint(current.work, progress) if resume and not force else None
+        agree(lambda: facts(current, checkpoint))
+        return _carry_out(current, checkpoint, resume, force, argv, progress), True
 
 
-def _carry_out(plan: Plan, resume: bool, force: bool, argv: Sequence[str], progress: Progress) -> None:
+def _carry_out(
+    plan: Plan, checkpoint: Path | None, resume: bool, force: bool, argv: Sequence[str], progress: Progress
+) -> AdapterFolder:
     if force and plan.dependents:
         names = ", ".join(member.task for member in plan.dependents)
         progress.warn(f"{names} stand on the {plan.out} that is being replaced; train them again too")
     if is_main_process():
         _prepare(plan, resume, force)
+    wait_for_all()  # what is not continued from is gone
     try:
-        result = _train(plan, resume, progress) if plan.method.lead.trains else _write_zeros(plan)
+        result = _train(plan, checkpoint, progress) if plan.method.lead.trains else _write_zeros(plan)
     except BaseException:
         if is_main_process() and not has_checkpoints(plan.work):
             discard(plan.work)  # nothing to continue from: it must not block the next try
         raise
+    return _finish(plan, result, argv)
+
+
+def _finish(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
     if is_main_process():
-        _write(plan, result, argv)
+        folder = _write(plan, result, argv)
         discard(plan.work)
+    else:  # as that is, which this process may have no disk to read it from
+        folder = AdapterFolder(plan.out, _plain(result.config), plan.manifest(argv, {}))
+    wait_for_all()  # what is returned is whole
+    if not is_main_process():
+        discard(plan.work)  # on a disk of its own
+    return folder
 
 
 @contextlib.contextmanager
@@ -128,7 +144,7 @@ def _alone(plan: Plan, patience: Patience, progress: Progress) -> Iterator[Plan]
     with locked([inside(plan.out.parent)], patience=patience, progress=progress):
         if not changed(plan.options.package, plan.read):
             yield plan
-        elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        elif launched():
             raise ReplacedError(f"package {plan.options.package} changed after the processes had read it; start again")
         else:
             yield make_plan(plan.options)
@@ -166,14 +182,13 @@ def _recorded(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is missing or damaged; {start_anew(path.parent)}") from error
 
 
-def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
+def _train(plan: Plan, checkpoint: Path | None, progress: Progress) -> _Result:
     from peft import get_peft_model_state_dict
 
     from clora_cli.training.build import ADAPTER, build, confine
     from clora_cli.training.callbacks import Interruption, Watch, flushed_denormals
     from clora_cli.training.probe import RunProbe
 
-    checkpoint = last_checkpoint(plan.work, progress) if resume else None
     built = build(plan, progress)
     items = _items(plan, built)
     probe = RunProbe(plan, built, items[: len(plan.rows)], progress)
@@ -306,7 +321,7 @@ def _trainer(plan: Plan, built: Built, items: list[dict[str, list[int]]], **part
     return trainer
 
 
-def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
+def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
     records = [record for record in result.history if "loss" in record]
     final = records[-1] if records else {}
     last = {key: value for key, value in final.items() if key == "loss" or key.startswith("penalty/")}
@@ -316,7 +331,8 @@ def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
     manifest = plan.manifest(argv, {name: score for name, score in scores.items() if score})
     log = "".join(json.dumps(_finite(record), sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(manifest)}
-    write_adapter(plan.out, result.tensors, _plain(result.config), manifest, texts, result.state, result.distribution)
+    config = _plain(result.config)
+    return write_adapter(plan.out, result.tensors, config, manifest, texts, result.state, result.distribution)
 
 
 def _finite(record: dict[str, Any]) -> dict[str, Any]:
