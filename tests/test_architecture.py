@@ -34,22 +34,6 @@ LAYERS = (
         "durable",
     },
     {
-    {
-        "errors",
-        "registry",
-        "intervals",
-        "files",
-        "processes",
-        "progress",
-        "owners",
-        "signals",
-        "spots",
-        "holders",
-        "locks",
-        "leftovers",
-        "durable",
-    },
-    {
         "loading",
         "lora",
         "tensors",
