@@ -14,10 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.conversion import conversion
 from clora_cli.distribution import FEATURES, read_record
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.files import differences, new_folder, read_json, sha256, to_json
 from clora_cli.manifest import MANIFEST, SCHEMA, read_manifest
+from clora_cli.steady import Identity, identity, steady, unchanged
 from clora_cli.tensors import read_tensors, save_tensors, stream_tensors
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ __all__ = [
     "finished",
     "is_adapter",
     "read_adapter",
+    "read_once",
     "write_adapter",
     "write_dense",
 ]
@@ -54,12 +57,14 @@ class AdapterFolder:
         config: ``adapter_config.json``; empty for dense deltas.
         manifest: ``clora.json``, or an empty mapping for a bare PEFT folder.
         places: The layers of the base model that it is used with, whose names its sites then have; None without one.
+        seen: What told this folder from any other at its path when it was read.
     """
 
     path: Path
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
     places: Places | None = None
+    seen: Identity | None = None
 
     def on(self, places: Places) -> AdapterFolder:
         """Return the adapter as it is used with a base model: under the model's own names, and compared with its weights."""
@@ -109,25 +114,30 @@ class AdapterFolder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the tensor file: what ``parents`` refer to."""
-        return sha256(self.weights)
+        with unchanged(self.path, self.seen):
+            return sha256(self.weights)
 
-    def deltas(self) -> Mapping[str, Factor | Tensor]:
-        """Read what the adapter adds, by site: factors, or dense deltas of shape (out, in).
+    def deltas(self, *, compare: bool = True) -> Mapping[str, Factor | Tensor]:
+        """Read what the adapter adds, by site: factors, as ``factors`` reads them, or dense deltas of shape (out, in).
 
         Raises:
             CloraError: As ``factors``.
         """
-        if not self.is_dense:
-            return self.factors()
-        found = read_tensors(self.path / DENSE)
-        if odd := next(
-            (site for site, delta in found.items() if delta.ndim != 2 or not delta.is_floating_point()), None
-        ):
-            raise ArtifactError(f"adapter {self.path} is damaged: the delta at '{odd}' is no matrix; make it again")
-        return self._named(dict(sorted(found.items())))
+        from clora_cli.adapter_tensors import read_dense
 
-    def factors(self) -> dict[str, Factor]:
+        if not self.is_dense:
+            return self.factors(compare=compare)
+        with unchanged(self.path, self.seen):
+            return self._named(read_dense(self.weights))
+
+        return self._named(read_dense(self.weights)) if self.is_dense else self.factors(compare=compare)
+
+    def factors(self, *, compare: bool = True) -> dict[str, Factor]:
         """Read the adapter's factors, by site, as stored; 8-bit ones as float32.
+
+        Args:
+            compare: Whether weights of the base model that the file holds too must be what the base model has, so that the
+                factors are all that the adapter changes; else they are passed over.
 
         Raises:
             ArtifactError: If the tensor file is missing, truncated or incomplete.
@@ -137,17 +147,17 @@ class AdapterFolder:
         from clora_cli.lora import config_problem
 
         if self.is_dense:
-            raise MismatchError(
-                f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors"
-            )
+            raise MismatchError(f"{self.path} holds dense deltas, no low-rank factors; merge with --rank for factors")
         if problem := config_problem(self.config):
             raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
-        factors = read_factors(self.weights, self.config, self.places)
+        with unchanged(self.path, self.seen):
+            factors = read_factors(self.weights, self.config, self.places, compare=compare)
         return self._named(factors)
 
     def state(self) -> dict[str, Tensor]:
         """Read what the adapter's method kept for later, by ``<what>/<site>`` where it is a site's; empty if it kept nothing."""
-        found = read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
+        with unchanged(self.path, self.seen):
+            found = read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
         return found if self.places is None else {self._state_key(key): tensor for key, tensor in found.items()}
 
     @property
@@ -158,10 +168,10 @@ class AdapterFolder:
     @cached_property
     def embeddings(self) -> frozenset[str]:
         """The sites that are tables of embeddings, whose factors have names of their own in PEFT's files."""
-        from clora_cli.adapter_tensors import embedding_sites
+        from clora_cli.adapter_tensors import names_in
 
-        sites = frozenset() if self.is_dense else embedding_sites(self.weights)
-        return sites if self.places is None else frozenset(self.places.place(site).site for site in sites)
+        sites = set() if self.is_dense else {name.site for name in names_in(self.weights) if name.embedding}
+        return frozenset(sites if self.places is None else {self.places.place(site).site for site in sites})
 
     def _state_key(self, key: str) -> str:
         what, slash, site = key.partition("/")
@@ -177,23 +187,32 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_adapter(path: Path) -> AdapterFolder:
-    """Read and check one adapter folder.
+    """Read and check one adapter folder, all of it as it was at one moment.
 
     Raises:
         ArtifactError: If it is missing, damaged, of a newer format, or its files are not those that were written.
+    """
+    return steady(lambda: read_once(path), lambda: identity(path), [path.parent])
+
+
+def read_once(path: Path) -> AdapterFolder:
+    """Read and check one adapter folder, for a caller who looks whether it was replaced meanwhile.
+
+    Raises:
+        ArtifactError: As ``read_adapter``.
     """
     if not path.is_dir():
         raise ArtifactError(f"adapter folder {path} does not exist")
     if not is_adapter(path):
         raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}")
-    dense = not (path / CONFIG).is_file()
+    seen, dense = identity(path), not (path / CONFIG).is_file()
     config = {} if dense else read_json(path / CONFIG, "adapter configuration")
     if not dense and not (path / WEIGHTS).is_file():
-        raise ArtifactError(f"adapter {path} has no {WEIGHTS}; restore it or make the adapter again")
+        raise ArtifactError(f"adapter {path} has no {WEIGHTS}{conversion(path)}")
     if dense and not (path / MANIFEST).exists():
         raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
     manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
-    return AdapterFolder(path, config, manifest)
+    return AdapterFolder(path, config, manifest, seen=seen)
 
 
 def check_place(target: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from clora_cli.errors import ArtifactError, MismatchError
+from clora_cli.files import damage
 from clora_cli.lora import Factor, scaling_at
 from clora_cli.names import TensorName, parse_name
 from clora_cli.tensors import read_header, read_tensors
@@ -16,16 +17,19 @@ from clora_cli.tensors import read_header, read_tensors
 if TYPE_CHECKING:
     from clora_cli.places import Places
 
-__all__ = ["embedding_sites", "read_factors"]
+__all__ = ["names_in", "read_dense", "read_factors"]
 
 
-def read_factors(path: Path, config: Mapping[str, Any], places: Places | None = None) -> dict[str, Factor]:
+def read_factors(
+    path: Path, config: Mapping[str, Any], places: Places | None = None, *, compare: bool = True
+) -> dict[str, Factor]:
     """Read the factors of an adapter file, by site as the file spells it, sorted; 8-bit ones as float32.
 
     Args:
         path: The file.
         config: Its ``adapter_config.json``, a plain LoRA's.
-        places: The base model's layers: copies of its weights that the file holds too must be what they are.
+        places: The base model's layers.
+        compare: Whether weights of the base model that the file holds too must be what the base model has.
 
     Raises:
         ArtifactError: If the file is missing, truncated or incomplete.
@@ -33,9 +37,10 @@ def read_factors(path: Path, config: Mapping[str, Any], places: Places | None = 
     """
     sides: dict[str, dict[str, Tensor]] = {}
     for key, tensor in read_tensors(path).items():
-        name = parse_name(key)
+        name = _name(path, key)
         if name.part == "base":
-            _compare(path, name, tensor, places)
+            if compare:
+                _compare(path, name, tensor, places)
             continue
         if name.part in sides.setdefault(name.site, {}):
             raise MismatchError(
@@ -47,17 +52,37 @@ def read_factors(path: Path, config: Mapping[str, Any], places: Places | None = 
     return _paired(path, sides, config)
 
 
-def embedding_sites(path: Path) -> frozenset[str]:
-    """Return the sites of an adapter file that are tables of embeddings, as the file spells them.
+def read_dense(path: Path) -> dict[str, Tensor]:
+    """Read a file of dense deltas, by site, sorted.
 
     Raises:
-        ArtifactError: If it is damaged.
+        ArtifactError: If it is missing, damaged, or holds what is no matrix.
+    """
+    found = read_tensors(path)
+    if odd := next((site for site, delta in found.items() if delta.ndim != 2 or not delta.is_floating_point()), None):
+        raise ArtifactError(f"adapter {path.parent} is damaged: the delta at '{odd}' is no matrix; make it again")
+    return dict(sorted(found.items()))
+
+
+def names_in(path: Path) -> list[TensorName]:
+    """Return what the tensors of an adapter file are, without reading them.
+
+    Raises:
+        ArtifactError: If the file is damaged.
+        MismatchError: If it holds more than plain LoRA factors.
     """
     try:
-        names = [parse_name(key) for key in read_header(path)[0]]
+        return [_name(path, key) for key in read_header(path)[0]]
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"tensor file {path} is damaged ({error}); restore it or make the adapter again") from error
-    return frozenset(name.site for name in names if name.embedding)
+        told = damage(path, error, "restore it or make the adapter again")
+        raise ArtifactError(f"tensor file {path} {told}") from error
+
+
+def _name(path: Path, key: str) -> TensorName:
+    try:
+        return parse_name(key)
+    except MismatchError as error:
+        raise MismatchError(f"adapter {path.parent} cannot be used: {error}") from error
 
 
 def _paired(path: Path, sides: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]) -> dict[str, Factor]:

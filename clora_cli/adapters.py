@@ -275,10 +275,10 @@ class AdapterBank:
             given = inputs[0].to(dtype) if inputs[0].is_floating_point() else inputs[0]
             if scale is None:
                 return change.added(output, given)
-            return output + change.added(torch.zeros_like(output), given) * scale.to(output)
+            return output + change.added(torch.zeros_like(output), given) * torch.as_tensor(scale).to(output)
 
-        # Gemma's tables of embeddings scale what they look up, and PEFT what an adapter adds to it.
-        scale: Tensor | None = getattr(self._module(site), "embed_scale", None)
+        # Gemma's and BART's tables of embeddings scale what they look up, and PEFT what an adapter adds to it.
+        scale: Tensor | float | None = getattr(self._module(site), "embed_scale", None)
         self._handles.append(self._module(site).register_forward_hook(add_change))
         self._changes.setdefault(site, []).append(change)
 

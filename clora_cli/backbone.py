@@ -26,6 +26,7 @@ __all__ = [
     "load_backbone",
     "load_skeleton",
     "pick_device",
+    "text_modules",
 ]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -139,7 +140,7 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
     Args:
         model: The base model.
         target_modules: Endings of module paths, or ``all-linear``, which is all those that PEFT adapts but the output layer;
-            empty for query and value projections.
+            empty for query and value projections. The latter two are layers that texts pass through.
 
     Returns:
         Module path to (out, in), in the model's order.
@@ -150,6 +151,9 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
     linear = {name: shape for name, module in model.named_modules() if (shape := linear_shape(module)) is not None}
     if list(target_modules) == [ALL_LINEAR]:
         return {name: linear[name] for name in adaptable(model, all_linear(model))}
+    if not target_modules:
+        read = text_modules(model)
+        linear = {name: shape for name, shape in linear.items() if id(model.get_submodule(name)) in read}
     targets = tuple(target_modules) or _query_value(linear)
     for target in targets:
         if not any(_ends(name, target) for name in linear):
@@ -159,9 +163,23 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
 
 
 def all_linear(model: nn.Module) -> list[str]:
-    """Return the paths of all linear layers but the output layer, in the model's order."""
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    return [name for name, module in model.named_modules() if linear_shape(module) is not None and module is not head]
+    """Return the paths of all linear layers that texts pass through, but the output layer, in the model's order."""
+    head, read = getattr(model, "get_output_embeddings", lambda: None)(), text_modules(model)
+    return [
+        name
+        for name, module in model.named_modules()
+        if linear_shape(module) is not None and module is not head and id(module) in read
+    ]
+
+
+def text_modules(model: Any) -> set[int]:
+    """Return the ``id`` of all modules that texts pass through: without a vision-language model's vision, or its hearing."""
+    towers = [model.get_encoder(modality) for modality in ("image", "audio")] if hasattr(model, "get_encoder") else []
+    if all(tower is model for tower in towers):
+        return {id(module) for module in model.modules()}
+    return {
+        id(module) for part in (model.get_decoder(), model.get_output_embeddings()) if part for module in part.modules()
+    }
 
 
 def _switch_off_dropout(config: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whole or not there: atomic files and folders, checksums, JSON (layer L0)."""
+"""Whole or not there: atomic files and folders that outlive a power cut, checksums, JSON (layer L0)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clora_cli.durable import make_folder, persist, publish
 from clora_cli.errors import ArtifactError, CloraError
+from clora_cli.leftovers import sweep
+from clora_cli.locks import confirm
+from clora_cli.owners import owned_name
 
 __all__ = [
     "damage",
     "differences",
+    "discard",
     "new_folder",
     "read_json",
     "sha256",
@@ -88,15 +92,27 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
-def differences(recipe: Mapping[str, Any], manifest: Mapping[str, Any], prefix: str = "") -> str:
-    """Name what differs between a recipe and a manifest, as ``training.lr 0.001 -> 0.002``, at most three entries."""
-    found: list[str] = []
+def differences(
+    recipe: Mapping[str, Any], manifest: Mapping[str, Any], prefix: str = "", *, whole: bool = False
+) -> str:
+    """Name what differs between a recipe and a manifest, as ``training.lr 0.001 -> 0.002``, at most three entries.
+
+    A manifest may hold more than its recipe, but for plug-ins' options: there what the recipe leaves out is at its default.
+
+    Args:
+        recipe: What is asked for.
+        manifest: What is there.
+        prefix: Of the names.
+        whole: Whether what one of the two alone has differs too.
+    """
+    missing = [key for key in manifest if whole and key not in recipe]
+    found = [f"{prefix}{key} {manifest[key]} -> default" for key in missing]
     for key, value in recipe.items():
         other = manifest.get(key)
         if isinstance(value, Mapping) and isinstance(other, Mapping):
-            if inner := differences(value, other, f"{prefix}{key}."):
+            if inner := differences(value, other, f"{prefix}{key}.", whole=whole or key == "options"):
                 found.append(inner)
-        elif value != other:
+        elif value != other or (whole and key not in manifest):
             found.append(
                 f"{prefix}{key}"
                 if isinstance(value, (list, Mapping)) or other is None
@@ -137,51 +153,58 @@ def write_bytes(path: Path, content: bytes) -> None:
     if path.is_symlink():  # it stays one: what it leads to is replaced
         path = path.resolve()
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".clora-{path.name}-")
+        make_folder(path.parent)
+        sweep(path.parent)
+        temporary = owned_name(path.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(content)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            temporary.chmod(0o644)
+            persist(temporary)
+            confirm()
+            publish(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Give a temporary sibling folder to fill, then rename it to ``target``: the folder is whole or not there.
 
-    An existing target is replaced only once the new folder is complete. On any exception the temporary folder
-    goes and the target stays as it was.
+    An existing target is replaced only once the new folder is complete and on the disk. On any exception the temporary
+    folder goes and the target stays as it was.
 
     Raises:
         CloraError: If the folder cannot be written.
     """
     with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".clora-{target.name}-"))
+        if target.is_symlink():  # it stays one: what it leads to is replaced
+            target = target.resolve()
+        make_folder(target.parent)
+        sweep(target.parent)
+        temporary = owned_name(target.parent)
+        temporary.mkdir(mode=0o700)
         try:
             yield temporary
             temporary.chmod(0o755)
-            _swap(temporary, target)
+            persist(temporary)
+            confirm()
+            publish(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _swap(source: Path, target: Path) -> None:
-    if not target.exists():
-        source.rename(target)
+def discard(path: Path) -> None:
+    """Remove a folder: under its name it is gone at once and as a whole, however long that takes.
+
+    Raises:
+        CloraError: If it cannot be removed.
+    """
+    if not path.exists():
         return
-    # A folder cannot be replaced in one step on POSIX: the old one is moved aside and back if the rename fails.
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".clora-{target.name}-old-"))
+    grave = owned_name(path.parent)
     try:
-        target.rename(aside / target.name)
-        try:
-            source.rename(target)
-        except OSError:
-            (aside / target.name).rename(target)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(grave)
+        shutil.rmtree(grave)
+    except OSError as error:
+        raise CloraError(f"cannot remove {path}: {error.strerror or error}; remove it by hand") from error

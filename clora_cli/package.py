@@ -5,15 +5,18 @@ The members of a package and their order come from the members' own manifests. `
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_adapter
+from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_once
 from clora_cli.base_model import ModelReference, find_model, is_local, same_base
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.files import sha256
 from clora_cli.progress import Progress, Silent
+from clora_cli.steady import Identity, identity, steady
 
-__all__ = ["base_at_hand", "find_base", "read_package"]
+__all__ = ["base_at_hand", "changed", "find_base", "marks", "read_package"]
 
 
 def find_base(
@@ -73,8 +76,19 @@ def _named(members: Iterable[AdapterFolder]) -> tuple[str, AdapterFolder]:
     return name, member
 
 
+def marks(members: Iterable[AdapterFolder]) -> dict[str, dict[str, str]]:
+    """Return what tells adapters from others, wherever their folders are: by task, the checksums of their files."""
+    found: dict[str, dict[str, str]] = {}
+    for number, member in enumerate(members, start=1):
+        files = dict(member.manifest.get("files") or {member.weights.name: member.digest})
+        if member.features.is_file():
+            files[member.features.name] = sha256(member.features)
+        found[member.task if member.task not in found else f"{member.task} ({number})"] = files
+    return found
+
+
 def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: bool = True) -> list[AdapterFolder]:
-    """Read adapter folders, or packages of them, as one sequence ordered by stage.
+    """Read adapter folders, or packages of them, as one sequence ordered by stage, all as they were at one moment.
 
     Args:
         paths: Adapter folders and packages, in any mixture. Bare PEFT folders follow the staged ones, as given.
@@ -85,11 +99,32 @@ def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: b
         ArtifactError: If a path is missing or holds no adapter, or a member is damaged.
         MismatchError: If two members stand on different base models, or two have the same task.
     """
-    members = [read_adapter(folder) for path in paths for folder in _folders(path, missing_ok)]
+    paths = list(paths)
+    members = steady(
+        lambda: [read_once(folder) for path in paths for folder in _folders(path, missing_ok)],
+        lambda: [_listing(path) for path in paths],
+        [place for path in paths for place in (path, path.parent)],
+        listed=True,
+    )
     _check_same_base(members)
     if distinct:
         _check_distinct(members)
     return sorted(members, key=lambda member: member.stage if member.stage is not None else 1 << 30)
+
+
+def changed(package: Path, members: Iterable[AdapterFolder]) -> bool:
+    """Tell whether a package now holds other adapters than those that were read from it."""
+    return _listing(package) != {member.path.name: member.seen for member in members}
+
+
+def _listing(path: Path) -> dict[str, Identity | None]:
+    """Return which adapters there are at a path now, by name."""
+    if is_adapter(path):
+        return {path.name: identity(path)}
+    with contextlib.suppress(OSError):
+        folders = [folder for folder in path.iterdir() if not folder.name.startswith(".")]
+        return {folder.name: seen for folder in folders if (seen := identity(folder)) is not None}
+    return {}
 
 
 def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:

@@ -8,6 +8,7 @@ Names and summaries are read from the files without importing them, so that ``--
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -19,10 +20,24 @@ from typing import Any
 
 from clora_cli.errors import OptionError, UnknownNameError
 
-__all__ = ["KINDS", "bind", "bound", "convert", "described", "load", "names", "options", "split_options", "summary"]
+__all__ = [
+    "KINDS",
+    "added",
+    "bind",
+    "bound",
+    "convert",
+    "described",
+    "load",
+    "names",
+    "options",
+    "recorded",
+    "split_options",
+    "summary",
+]
 
 KINDS = ("methods", "merges", "trims", "routers", "metrics")
 _ROOT = Path(__file__).parent
+_ADDED = "added"
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -133,6 +148,24 @@ def bound(kind: str, text: str) -> Any:
     name, *pairs = text.split(",")
     plugin = load(kind, name)
     return plugin(**bind(plugin, name, split_options(pairs)))
+
+
+def added(default: Any) -> Any:
+    """Return a dataclass field for an option that a plug-in did not have when its first manifests were written.
+
+    Manifests hold it only where it is not at its default, so that what lacks it stays what it was.
+    """
+    return dataclasses.field(default=default, metadata={_ADDED: True})
+
+
+def recorded(plugin: Any) -> dict[str, Any]:
+    """Return a bound plug-in's options as manifests keep them, defaults included but for those of ``added`` options."""
+    values = {field: getattr(plugin, field.name) for field in dataclasses.fields(plugin)}
+    return {
+        field.name: value
+        for field, value in values.items()
+        if not (field.metadata.get(_ADDED) and value == field.default)
+    }
 
 
 def _path(kind: str, name: str) -> Path:

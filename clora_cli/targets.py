@@ -17,7 +17,7 @@ from clora_cli.errors import MismatchError, translated
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ALL_LINEAR", "adaptable", "adapted_layers", "left_out", "target_names"]
+__all__ = ["ALL_LINEAR", "adaptable", "adapted_layers", "endings_of", "left_out", "target_names"]
 
 ALL_LINEAR = "all-linear"
 _LAYERS = "base_model.model."
@@ -32,7 +32,7 @@ def adaptable(model: nn.Module, sites: Sequence[str]) -> list[str]:
     """
     if not hasattr(model, "config") or _probe(model, sites) == set(sites):
         return list(sites)
-    groups = {ending: [site for site in sites if _ending(site) == ending] for ending in _endings(sites)}
+    groups = {ending: [site for site in sites if _ending(site) == ending] for ending in endings_of(sites)}
     fit = {ending for ending, group in groups.items() if _probe(model, group) == set(group)}
     return [site for site in sites if _ending(site) in fit]
 
@@ -45,7 +45,7 @@ def left_out(model: nn.Module, sites: Collection[str], linear: Iterable[str]) ->
         sites: What is adapted.
         linear: All linear layers but the output layer.
     """
-    layers = _endings(site for site in linear if site not in sites)
+    layers = endings_of(site for site in linear if site not in sites)
     fused = {
         name.rpartition(".")[2]
         for name, parameter in model.named_parameters()
@@ -56,7 +56,7 @@ def left_out(model: nn.Module, sites: Collection[str], linear: Iterable[str]) ->
 
 def target_names(model: nn.Module, sites: Sequence[str]) -> str | list[str]:
     """Return the shortest ``target_modules`` by which PEFT finds exactly these layers: all, endings, or whole paths."""
-    ways: tuple[str | list[str], ...] = (ALL_LINEAR, _endings(sites))
+    ways: tuple[str | list[str], ...] = (ALL_LINEAR, endings_of(sites))
     return next((way for way in ways if _probe(model, way) == set(sites)), list(sites))
 
 
@@ -86,7 +86,8 @@ def _probe(model: nn.Module, targets: str | Sequence[str]) -> set[str] | None:
     return None if config.target_parameters else set(adapted_layers(probed, "default"))
 
 
-def _endings(sites: Iterable[str]) -> list[str]:
+def endings_of(sites: Iterable[str]) -> list[str]:
+    """Return the last parts of layers' paths, sorted."""
     return sorted({_ending(site) for site in sites})
 
 

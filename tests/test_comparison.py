@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from clora_cli import comparison
+from clora_cli import collisions, overlaps
 from clora_cli.comparison import compare, measure, survey
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.lora import Factor
@@ -225,7 +225,8 @@ def test_tiles_change_no_result(monkeypatch, tile):
     given = adapters()
     given["four"] = {"q": dense(drawn(6, 5)), "v": dense(drawn(7, 2, (4, 9)))}
     whole = survey(given)
-    monkeypatch.setattr(comparison, "_TILE", tile)
+    monkeypatch.setattr(overlaps, "_TILE", tile)
+    monkeypatch.setattr(collisions, "_TILE", tile)
     tiled = survey(given)
     for one, other in zip(whole.adapters, tiled.adapters, strict=True):
         assert vars(one) == pytest.approx(vars(other))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from clora_cli.cli._options import (
     form,
 )
 from clora_cli.cli._output import Terminal, emit
+from clora_cli.cli._waiting import BreakLockOption, WaitOption, command_line, patience
 
 if TYPE_CHECKING:
     from clora_cli.transforming import MergePlan
@@ -57,6 +57,8 @@ def merge(
     dtype: Annotated[str, typer.Option(help="Type of dense deltas: float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Seed of strategies that draw random numbers.")] = 42,
     force: Annotated[bool, typer.Option("--force", help="Replace what --out holds.")] = False,
+    wait: WaitOption = None,
+    break_lock: BreakLockOption = False,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -72,6 +74,7 @@ def merge(
     output = form(json, quiet)
     from clora_cli.package import read_package
     from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+    from clora_cli.transforming.alone import package_around
     from clora_cli.transforming.member import check_apart
 
     texts = registry.split_options([*(option or ()), *([] if density is None else [f"density={density}"])])
@@ -104,7 +107,9 @@ def merge(
     if dry_run:
         emit(output, text=f"would write {options.out}: {told}", data=data, brief=str(options.out))
         return
-    path, scores, made = merge_adapters(plan, force=force, argv=["clora", *sys.argv[1:]], progress=terminal)
+    how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
+    how["package"] = package_around(options.out, adapters)
+    path, scores, made = merge_adapters(plan, force=force, argv=command_line(), **how)
     text = f"{path}  ({told}{'' if made else '; up to date'})"
     if energy := scores.get("energy"):
         text += (

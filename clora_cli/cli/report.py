@@ -59,7 +59,7 @@ def report(
         command=shlex.join(["clora", *sys.argv[1:]]),
         progress=terminal,
     )
-    for note in made.results.notes:
+    for note in (*made.results.notes, *made.footing):
         terminal.warn(note)
     for path in out or ():
         check_out(path, made)

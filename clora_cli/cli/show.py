@@ -44,6 +44,12 @@ def show(
     epsilon: Annotated[
         float, typer.Option(help="Share of its delta's largest magnitude that an entry must exceed to count.")
     ] = 0.03,
+    sample_rows: Annotated[
+        int,
+        typer.Option(
+            help="Estimate collisions and signs from so many rows of each layer, with their interval; 0: all."
+        ),
+    ] = 0,
     measure: Annotated[Measure | None, typer.Option(help="Tell this measure of --diff alone.")] = None,
     out: Annotated[
         Path | None,
@@ -56,8 +62,8 @@ def show(
 ) -> None:
     """Tell what an artifact is, after checking it; with --quiet just its task, or its tasks in order.
 
-    With --diff, tell how adapters lie to one another: overlap, collisions and signs of each pair, and of each adapter
-    against all earlier ones; norm, sparsity and rank of each. With --quiet just --measure, opposite-signs unless told:
+    With --diff, tell how adapters overlap: overlap, collisions and signs of each pair, and of each adapter against all
+    earlier ones; norm, sparsity and rank of each. With --quiet just --measure, opposite-signs unless told:
     the pair's value, or the mean over all pairs, as a share between 0 and 1 where it is one.
 
     Of a package whose tasks share one LoRA, also tell which task owns which share of it and what is idle.
@@ -68,7 +74,7 @@ def show(
     """
     output = form(json, quiet)
     if diff:
-        _show_difference(paths, epsilon, measure, out, output)
+        _show_difference(paths, epsilon, sample_rows, measure, out, output)
     elif len(paths) > 1:
         raise OptionError("show tells of one artifact at a time; add --diff to compare several adapters")
     else:
@@ -130,14 +136,14 @@ def _show_package(path: Path, out: Path | None, output: Form) -> None:
 
 
 def _show_difference(
-    paths: Sequence[Path], epsilon: float, measure: Measure | None, out: Path | None, output: Form
+    paths: Sequence[Path], epsilon: float, rows: int, measure: Measure | None, out: Path | None, output: Form
 ) -> None:
     from clora_cli.reporting import differences, heatmap
 
     if out is not None:
         heatmap.check_ending(out)
     members = differences.read_adapters(paths)
-    found = differences.difference(members, epsilon=epsilon, progress=Terminal(output))
+    found = differences.difference(members, epsilon=epsilon, rows=rows, progress=Terminal(output))
     chosen = None if measure is None else measure.value
     if out is not None:
         heatmap.draw_difference(found, out, chosen)
@@ -162,7 +168,7 @@ def _show_scores(path: Path, output: Form) -> None:
 def _facts(member: AdapterFolder) -> dict[str, Any]:
     from clora_cli.lora import Factor
 
-    deltas = member.deltas()
+    deltas = member.deltas(compare=False)
     numbers = sum(d.a.numel() + d.b.numel() if isinstance(d, Factor) else d.numel() for d in deltas.values())
     shapes = sorted({f"{delta.shape[0]} x {delta.shape[1]}" for delta in deltas.values()})
     return {
@@ -175,9 +181,18 @@ def _facts(member: AdapterFolder) -> dict[str, Any]:
         "sites": len(deltas),
         "shapes": shapes,
         "parameters": numbers,
+        "base_copies": _base_copies(member),
         "features": _features(member),
         "manifest": dict(member.manifest),
     }
+
+
+def _base_copies(member: AdapterFolder) -> list[str]:
+    """Return the weights of the base model that a folder holds beside its factors, as PEFT saves those of a vocabulary."""
+    from clora_cli.adapter_tensors import names_in
+
+    names = [] if member.is_dense else names_in(member.weights)
+    return [f"{name.site}.{name.tensor}" for name in names if name.part == "base"]
 
 
 def _features(member: AdapterFolder) -> dict[str, Any] | None:
@@ -210,6 +225,9 @@ def _adapter_text(member: AdapterFolder) -> str:
         f"  sites    {facts['sites']} ({', '.join(facts['shapes'])}), {facts['parameters'] / 1e6:.3f} M parameters"
         + (", dense deltas" if member.is_dense else "")
     )
+    if facts["base_copies"]:
+        told = ", ".join(facts["base_copies"])
+        lines.append(f"  beside   {told} of the base model, compared with it when the adapter is used")
     if manifest:
         options = {
             name: {k: v for k, v in chosen.items() if v is not None}

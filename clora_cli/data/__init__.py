@@ -7,6 +7,7 @@ item; ``Collator(tokenizer)`` a batch. Importing this package loads no torch, tr
 from clora_cli.data.collate import Collator, pad_id
 from clora_cli.data.encode import IGNORED, encode, encode_answer, encode_answers, encode_prompt, end_id, uses_chat
 from clora_cli.data.load import list_tasks, load_task
+from clora_cli.data.naming import as_trained
 from clora_cli.data.rows import Rows
 from clora_cli.data.task import METRICS, Example, Task, TaskInfo
 
@@ -18,6 +19,7 @@ __all__ = [
     "Rows",
     "Task",
     "TaskInfo",
+    "as_trained",
     "encode",
     "encode_answer",
     "encode_answers",

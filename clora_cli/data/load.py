@@ -14,6 +14,7 @@ from pathlib import Path
 from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled
 from clora_cli.data.files import READERS
 from clora_cli.data.known import KNOWN, KnownTask, canonical
+from clora_cli.data.naming import split_names, with_names
 from clora_cli.data.paths import read_path
 from clora_cli.data.root import data_root, find, holds_task, index
 from clora_cli.data.splits import Draft, finish
@@ -37,7 +38,7 @@ def load_task(
 
     Args:
         name: ``mnli``, ``NLI/MNLI``, ``task1572``, ``reviews.csv``, ``folder/``, ``owner/name`` or
-            ``owner/name:config``.
+            ``owner/name:config``; ``mnli+names`` for prompts that begin with the task's names.
         columns: Role to column name, such as ``{"prompt": "question", "completion": "answer"}``; only for files,
             folders and Hub datasets.
         metric: ``exact-match`` or ``rouge-l`` instead of the task's own.
@@ -52,13 +53,15 @@ def load_task(
         raise UnknownNameError("metric", metric, METRICS)
     if not name.strip():
         raise DataError("--data is empty: name a task, a file or a folder")
+    plain, named = split_names(name.strip())
     try:
-        draft = _draft(name.strip(), columns)
+        draft = _draft(plain, columns)
     except OSError as error:
         raise DataError(
             f"{name[:80]!r} cannot be looked at: {error.strerror}; check the name and its permissions"
         ) from error
-    return finish(replace(draft, metric=metric or draft.metric), keep_bad_labels=keep_bad_labels)
+    task = finish(replace(draft, metric=metric or draft.metric), keep_bad_labels=keep_bad_labels)
+    return with_names(task, plain) if named else task
 
 
 def list_tasks() -> list[TaskInfo]:

@@ -2,12 +2,14 @@
 
 ========================  ==================================================================================
 options                   instruction, the labels to choose from, the text, ``Answer:``
+options-named             the same below ``Task:`` and ``Dataset:`` with their names; see ``naming``
 natural-instructions      ``Definition:``, the input, ``Output:``
 plain                     the prompt as it is in the file
 chat                      the conversation; as ``User:``/``Assistant:`` lines where a tokenizer has no template
 ========================  ==================================================================================
 
-Neither the task's nor the dataset's name is in a prompt: a model that is told which task it sees need not remember.
+But for ``options-named``, neither the task's nor the dataset's name is in a prompt: a model that is told which task it sees need
+not remember.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.base_model import ModelReference, check_answers, check_base, is_local
@@ -12,8 +12,10 @@ from clora_cli.data import Task
 from clora_cli.errors import DataError, OptionError
 from clora_cli.evaluation.options import COMBINE, MERGES, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
-from clora_cli.package import base_at_hand, find_base
-from clora_cli.progress import Progress, Silent
+from clora_cli.meeting import agree, joined, together
+from clora_cli.package import base_at_hand, find_base, marks
+from clora_cli.processes import processes
+from clora_cli.progress import Advance, Progress, Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
 if TYPE_CHECKING:
@@ -48,7 +50,6 @@ def evaluate(
         CloraError: If adapters, base model, tasks and options do not fit together.
     """
     from clora_cli.backbone import load_backbone, pick_device
-    from clora_cli.evaluation.combine import active
 
     check_scorable(tasks, options)
     combine = _way(members, options.combine)
@@ -58,13 +59,45 @@ def evaluate(
     for member in members:
         check_base(member.base, reference, member.path)
     layers = _mergeable(members, combine, reference)
-    backbone = load_backbone(reference, device=pick_device(options.device), dtype=options.dtype)
-    bench = _Bench(
-        _combination(backbone, members, combine, options, layers),
-        _prompts(backbone, tasks, options),
-        options,
-        progress,
-    )
+    device = pick_device(options.device)
+    agree(lambda: _facts(members, tasks, options, reference, device))
+    with together(device):
+        backbone = load_backbone(reference, device=device, dtype=options.dtype)
+        combination, prompts = (
+            _combination(backbone, members, combine, options, layers),
+            _prompts(backbone, tasks, options),
+        )
+        rows = _rows(members, tasks, combine, options, _Bench(combination, prompts, options, progress))
+    method = ", ".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
+    base = BaseRef(reference.id, reference.fingerprint)
+    order = tuple(member.task for member in members)
+    return Scores(base, package, method, combine, options.score, order, tuple(rows), settings=options.recorded())
+
+
+def _facts(
+    members: Sequence[AdapterFolder],
+    tasks: Sequence[Task],
+    options: EvalOptions,
+    reference: ModelReference,
+    device: Any,
+) -> dict[str, Any]:
+    """Return what all processes must find alike; names of models and tasks may be paths, which differ from disk to disk."""
+    chosen = {name: value for name, value in vars(options).items() if name not in {"model", "calibrate", "device"}}
+    known = {task.name: task.fingerprint for task in tasks}
+    return {
+        **chosen,
+        "base_model": reference.fingerprint,
+        "device": device.type,
+        "package": marks(members),
+        "data": known,
+    }
+
+
+def _rows(
+    members: Sequence[AdapterFolder], tasks: Sequence[Task], combine: str, options: EvalOptions, bench: _Bench
+) -> list[ScoreRow]:
+    from clora_cli.evaluation.combine import active
+
     first = (1 if options.seen else 0) if options.matrix else len(members)
     rows = []
     for stage in range(first, len(members) + 1):
@@ -73,10 +106,7 @@ def evaluate(
         after = members[stage - 1].task if stage else ""
         references = tuple(AdapterRef(member.task, member.digest) for member in members[:stage])
         rows.append(ScoreRow(stage, after, references, scores))
-    method = ", ".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
-    base = BaseRef(reference.id, reference.fingerprint)
-    order = tuple(member.task for member in members)
-    return Scores(base, package, method, combine, options.score, order, tuple(rows), settings=options.recorded())
+    return rows
 
 
 def check_combination(members: Sequence[AdapterFolder], options: EvalOptions) -> None:
@@ -124,12 +154,25 @@ class _Bench:
         title = f"eval {task.name} with {several or 'the base model'}"
         before = self._combination.use(adapters, task.name, prompts)
         with self._progress.track(title, len(prompts.ids)) as advance:
+            done = _of_all(advance, len(prompts.ids))
             if self._options.score == "labels":
-                answers = rank_labels(prompts, task.labels, lambda rows: advance(rows, ""), before)
+                answers = joined(rank_labels(prompts, task.labels, done, before))
                 return _score("label-rank", answers, prompts)
             length = _answer_length(task, prompts, self._options)
-            answers = generate(prompts, length, lambda rows: advance(rows, ""), before)
-            return _score(task.metric, answers, prompts)
+            return _score(task.metric, joined(generate(prompts, length, done, before)), prompts)
+
+
+def _of_all(advance: Advance, total: int) -> Callable[[int], None]:
+    """Return what takes this process's rows and advances by all processes', which get on alike, up to their number."""
+    told = 0
+
+    def done(rows: int) -> None:
+        nonlocal told
+        step = min(rows * processes(), total - told)
+        told += step
+        advance(step, "")
+
+    return done
 
 
 def _combination(

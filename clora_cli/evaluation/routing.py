@@ -8,7 +8,7 @@ from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import DTYPES
-from clora_cli.data import Task, load_task
+from clora_cli.data import Task, as_trained, load_task
 from clora_cli.data.streams import read_lines, row_file, stream_records
 from clora_cli.distribution import read_record
 from clora_cli.errors import ArtifactError, DataError, OptionError
@@ -127,7 +127,8 @@ def calibration_tasks(
             raise OptionError("--calibrate has nothing to calibrate; pass --abstain too")
         return []
     own = [member.data_names or tasks_known(member)[1:] for member in members]
-    wanted = list(names) or list(dict.fromkeys(name for found in own for name in found))
+    named = list(names) or list(dict.fromkeys(name for found in own for name in found))
+    wanted = [as_trained(name, [member.manifest for member in members]) for name in named]
     try:
         tasks = [task for name in wanted if (task := load_task(name, columns=columns)).dev]
     except DataError as error:

@@ -192,6 +192,8 @@ class Method:
             or what a method kept of each site in its ``state.safetensors``, ``<name>/<site>`` there.
         keeps: Names of what ``keep`` returns for each site, ``<name>/<site>`` there: what merges may need of an adapter.
         reuses_data: Whether it trains on rows of earlier tasks again.
+        joins: Whether, beside other methods, it takes over how they treat earlier adapters, as a filter of gradients can; alone it has
+            a way of its own.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
     """
 
@@ -203,6 +205,7 @@ class Method:
     recalls: ClassVar[tuple[str, ...]] = ()
     keeps: ClassVar[tuple[str, ...]] = ()
     reuses_data = False
+    joins = False
     grows = False
 
     def penalty(self, factors: Factors) -> Penalty | None:

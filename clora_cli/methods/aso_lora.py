@@ -39,7 +39,7 @@ class AsoLora(Method):
         layers: ``each`` scales the neurons of one layer after the other; ``together`` those of all layers at once, which
             is as many times cheaper as there are layers.
         rows: Training rows that attributions are averaged over; none for as many, from 1 to 32, as a tenth of the
-            training's own cost allows.
+            training's own cost allows. Where even one costs more, one is taken and a warning says how much it costs.
         warmup: The share of the run after which w is first computed, in [0, 1).
         refresh: How many times w is computed, spread evenly from then on, at least 1.
         vectors: ``current`` attributes every adapter on the new task's rows; ``stored`` takes the vectors that earlier
@@ -56,7 +56,7 @@ class AsoLora(Method):
         Differs: eq. 9 prints the probability of an answer; its logarithm is the default, as answers have many tokens.
         Differs: eq. 7 adds the log-likelihood to the penalty; its negative is what is minimised.
         Differs: eq. 11 scales one neuron at a time; a whole layer is scaled at once, as is done for knowledge neurons.
-        Differs: when w is computed and on how many rows is not published. At the start the new adapter does nothing and
+        Differs: when w is computed and on how many rows is not published, nor is code. At the start the new adapter does nothing and
         its vector is the base model's, so there is a warm-up.
         Differs: lambda follows o-lora in the paper; its value was used there with ``norm=absolute``.
         Differs: an undefined correlation, of a constant vector, counts as w = 0.

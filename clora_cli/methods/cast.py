@@ -25,9 +25,9 @@ class Cast(Method):
 
     ``h = W x + s (B * M_t) A x`` (eq. 3) with one random A that is never trained and one B that all tasks share: task t owns
     the entries of its mask M_t and no other task may change them. A warm-up trains every entry that nobody owns; those whose
-    change lies before the knee of the sorted magnitudes (eq. 5, 6), but at most ``most`` of all, are the mask. The rest go back
-    to zero, and the remaining steps train the mask alone (eq. 7). However many tasks there are, training holds one LoRA;
-    ``clora merge`` gives it back exactly.
+    change lies before the knee of the sorted magnitudes (eq. 5, 6), within ``minimum`` and ``maximum`` of what is idle and at most
+    ``most`` of all, are the mask. The rest go back to zero, and the remaining steps train the mask alone (eq. 7). However many
+    tasks there are, training holds one LoRA; ``clora merge`` gives it back exactly.
 
     A unit task vector v_t learns ``softplus(max_j <E(x), v_j> - <E(x), v_t> + margin)`` (eq. 8-10; ``1 - <E(x), v_t>`` for
     the first task). At test, inputs weigh the masks by ``softmax(<E(x), v_k> / T)`` (eq. 11-13).
@@ -38,6 +38,10 @@ class Cast(Method):
         warmup: Length of the warm-up in passes over the training rows, above 0; at most half of the run. 0.5 reads half of
             the rows.
         warmup_lr: The learning rate of the warm-up over that of the run, in (0, 1]; by default the value of ``most``.
+        minimum: The least share of what is idle that a knee may leave to the task, above 0 and up to 1, or none; for trims that have
+            such an option. What ``trim`` itself says of it goes first.
+        maximum: The largest share of what is idle, likewise; all of it where there is no knee.
+        flat: The least bend that counts as a knee, in (0, 1), or none; likewise. Without one ``maximum`` is the task's.
         most: The largest share of all of B that a task may own, in (0, 1]. Fifteen tasks of 0.05 leave a quarter idle, as in the
             paper, and late ones get no less than early ones.
         least: Training starts only while at least this share of B is idle, in [0, 1).
@@ -53,7 +57,8 @@ class Cast(Method):
         eq. 3-13; the frozen random A and sparse B are LoRI's, arXiv:2504.07448.
         Differs: eq. 5 prints argmax(x + y - 1), which on a curve below its chord leaves an empty mask; the knee is
         argmax(1 - x - y).
-        Differs: a task owns at most ``most`` of B; the paper cuts at the knee alone (``most=1``).
+        Differs: a task owns ``minimum`` to ``maximum`` of what is idle, ``maximum`` where the magnitudes have no knee, and at most
+        ``most`` of B; the paper cuts at the knee alone (``minimum=none``, ``maximum=none``, ``flat=none``, ``most=1``).
         Differs: the warm-up is a part of the run's steps, as the paper does not say whether its 300 steps include it.
         Differs: the warm-up's learning rate is ``most`` times the run's; 1 is the paper's. In the warm-up all idle entries move,
         of which that share may move later, so that the layers' outputs change by as much in a step of either.
@@ -62,7 +67,8 @@ class Cast(Method):
         inputs from a random point.
         Differs: s_pos is the cosine, so that its gradient is tangent to the sphere.
         Differs: inputs choose one subspace by default. A subspace is trained at weight 1, and eq. 12 never gives it that.
-        Differs: E, m and T are not published; E(x) is the normalised mean of the frozen token embeddings.
+        Differs: E, m, T, s, the adapted layers and whether entries compete over all layers are not published; E(x)
+        is the normalised mean of the frozen token embeddings.
     """
 
     past = "none"
@@ -73,6 +79,9 @@ class Cast(Method):
     scope: Literal["all", "site"] = "all"
     warmup: float = 0.5
     warmup_lr: float | None = None
+    minimum: float | None = registry.added(0.01)
+    maximum: float | None = registry.added(0.2)
+    flat: float | None = registry.added(0.2)
     most: float = 0.05
     least: float = 0.01
     margin: float = 0.1
@@ -87,10 +96,12 @@ class Cast(Method):
             check_option("cast", name, getattr(self, name), "(0, inf)")
         check_option("cast", "warmup_lr", self.warmup_lr, "(0, 1]")
         check_option("cast", "margin", self.margin, "[0, inf)")
-        check_option("cast", "most", self.most, "(0, 1]")
+        for name in ("minimum", "maximum", "most"):
+            check_option("cast", name, getattr(self, name), "(0, 1]")
+        check_option("cast", "flat", self.flat, "(0, 1)")
         check_option("cast", "least", self.least, "[0, 1)")
         check_option("cast", "top_k", self.top_k, "[0, inf)")
-        if registry.bound("trims", self.trim).needs_reference:
+        if registry.bound("trims", self._limited_trim()).needs_reference:
             raise OptionError(f"option trim={self.trim} of cast: it compares with a reference, of which there is none")
         self.routing()  # knows whether there is such a similarity
 
@@ -98,7 +109,12 @@ class Cast(Method):
         """Return how the mask is found."""
         rate = self.most if self.warmup_lr is None else self.warmup_lr
         return Trimming(
-            trim=self.trim, scope=self.scope, warmup=self.warmup, warmup_lr=rate, most=self.most, least=self.least
+            trim=self._limited_trim(),
+            scope=self.scope,
+            warmup=self.warmup,
+            warmup_lr=rate,
+            most=self.most,
+            least=self.least,
         )
 
     def routing(self) -> RouteOptions:
@@ -112,6 +128,21 @@ class Cast(Method):
         known = torch.stack(past) if past else inputs.new_zeros(0, inputs.shape[1])
         vector = learn_task_vector(inputs, known, probe.batches, lr=self.vector_lr, margin=self.margin, seed=probe.seed)
         return {KEY: vector}
+
+    def _limited_trim(self) -> str:
+        """Return the trim with its limits, where they are not those that it has anyway."""
+        name, *own = self.trim.split(",")
+        known = registry.options(registry.load("trims", name))
+        for limit in ("minimum", "maximum", "flat"):
+            value, default = getattr(self, limit), Cast.__dataclass_fields__[limit].default
+            if value == default:
+                continue
+            if limit not in known:
+                raise OptionError(f"option {limit} of cast: trim {name} has no such limit; knee has")
+            if limit in registry.split_options(own):
+                raise OptionError(f"option {limit} of cast: trim={self.trim} says it too; say it once")
+            own.append(f"{limit}={'none' if value is None else value}")
+        return ",".join([name, *own])
 
     def _past_vector(self, probe: Probe, number: int) -> Tensor:
         stored = probe.stored(number).get(KEY)

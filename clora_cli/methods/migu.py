@@ -22,6 +22,8 @@ class Migu(Method):
     over the step's tokens; ``floor((1 - share) * outputs)`` of each layer are set to zero (eq. 3-6). For lora_A the output
     is ``A x``, for lora_B that of the whole layer, ``W x + s B A x``.
 
+    Beside a method that builds on earlier adapters it filters that one's gradients: ``inc-lora+migu``, ``o-lora+migu``.
+
     Args:
         share: The share of rows that is updated, in [0, 1]; 1 is seq-lora. The paper's threshold T is 1 - share.
         first: Whether the first task's steps are filtered too.
@@ -30,6 +32,8 @@ class Migu(Method):
         Du et al., Unlocking Continual Learning Abilities in Language Models (MIGU), 2024, arXiv:2406.17245, section 3;
         T = 0.7 there is the best of 0.3 to 0.9 on held-out rows, and the published scripts' value.
         Differs: padding does not count, so that batches may be split at will; the published code averages over it.
+        The paper adds it to one LoRA for all tasks, as here, to IncLoRA and to O-LoRA, in its Table 2; what PS-LoRA
+        (arXiv:2512.08960) calls MIGU is ``inc-lora+migu``.
         As in the published code, gradients alone are set to zero (momentum of earlier steps goes on), and the first task is
         trained whole. The L1 norm of section 3.2 is the same for all outputs of a layer and decides nothing.
     """
@@ -37,6 +41,7 @@ class Migu(Method):
     past = "none"
     start = "previous"
     combine = "last"
+    joins = True
 
     share: float = 0.3
     first: bool = False

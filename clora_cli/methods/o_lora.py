@@ -25,7 +25,8 @@ class OLora(Method):
     References:
         Wang et al., Orthogonal Subspace Learning for Language Model Continual Learning, 2023, arXiv:2310.14152, eq. 6-8.
         Differs: the default norm is the paper's; the published strength 0.5 was used with ``norm=absolute``.
-        Differs: the code's second term (an L2 norm of the new factors, lambda_2) is left to ``--weight-decay``.
+        Differs: the code's second term (lambda_2 times the sum of the new factors' norms, not squared) is not there; the published
+        scripts of orders 1 to 3 have it at 0, and ``--weight-decay`` comes nearest.
         Differs: dropout as in inc-lora.
     """
 

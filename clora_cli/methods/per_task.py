@@ -16,7 +16,7 @@ class PerTask(Method):
     Needs the task's identity at test.
 
     References:
-        The PerTaskFT baseline of N-LoRA (arXiv:2410.10179), Table 1.
+        The PerTaskFT baseline of N-LoRA (arXiv:2410.10179), Table 1; CAST's PerTask-LoRA, and what PFD measures FWT from.
         Differs: LoRA per task, where PerTaskFT trains a whole model per task.
     """
 

@@ -47,6 +47,8 @@ class Pfd(Method):
         batch in half precision, and is accumulated in float64; the mean over tokens is not in the paper.
         Differs: the new adapter always takes part; with ``current=compete`` and top-1, rows nearer to an old task teach
         it nothing.
+        Differs: gradients reach lower layers through earlier adapters, which are frozen as in the paper; the published code lets
+        none through.
         Differs: no paper has ``mahalanobis``.
     """
 

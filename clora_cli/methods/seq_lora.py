@@ -16,8 +16,8 @@ class SeqLora(Method):
     Each task's folder keeps the LoRA as it was after that task; only the last is used at test.
 
     References:
-        The SeqLoRA baseline of Wang et al., 2023, arXiv:2310.14152, and of N-LoRA (arXiv:2410.10179), Table 1.
-        Differs: the optimizer starts afresh at each task.
+        The SeqLoRA baseline of Wang et al., 2023, arXiv:2310.14152, and of N-LoRA (arXiv:2410.10179), Table 1; CAST's Vanilla LoRA.
+        As in O-LoRA's scripts, which run one process a task, the optimizer starts afresh at each.
     """
 
     past = "none"

@@ -16,7 +16,7 @@ class ZeroShot(Method):
     Writes a LoRA of zeros, so that a whole sequence can be run and reported as any other method's.
 
     References:
-        The zero-shot rows of O-LoRA (arXiv:2310.14152) and TRACE (arXiv:2310.06762).
+        The zero-shot rows of CAST, Tables 1 and 2, and of TRACE (arXiv:2310.06762).
     """
 
     past = "none"

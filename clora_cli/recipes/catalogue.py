@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from clora_cli import registry
 from clora_cli.errors import OptionError, did_you_mean
-from clora_cli.recipes.document import read_document
 from clora_cli.recipes.orders import BUNDLED, orders
+from clora_cli.recipes.papers import reports
+from clora_cli.recipes.protocols import Settings, Status, model_of, protocol_of, settings_of
 from clora_cli.recipes.reading import read_recipe
 from clora_cli.recipes.recipe import Recipe
+from clora_cli.recipes.tables import table
 
 __all__ = ["Shipped", "shipped", "shipped_recipe"]
 
 _ALL = "compare"
 _OWN = "nano"  # the backbone whose tasks are its own
-_OURS = "clora's own settings: no paper reports this combination"
-_SCALED = {"small": "clora's own settings for a CPU", _OWN: "clora's own settings for the bundled model"}
+_OURS = (_OWN, "small")
+_ALONE = "per-task"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Shipped:
 
     Attributes:
         name: What ``clora run`` takes.
-        method: The method, or ``compare`` for all.
+        method: The method, several together, or ``compare`` for all.
         backbone: A key of the table of backbones.
         order: A key of the table of orders.
     """
@@ -41,23 +42,39 @@ class Shipped:
     order: str
 
     @property
+    def status(self) -> Status | None:
+        """Whether a paper gives ``settings`` of this, has a ``result`` of it, or ``neither``; None of a comparison."""
+        return None if self.method == _ALL else self._settings.status
+
+    @property
     def published(self) -> bool:
         """Whether a paper, or its code, says with what settings this runs."""
-        return self.method != _ALL and _published(self.method, self.backbone, self.order) is not None
+        return self.status == "settings"
 
     @property
     def about(self) -> str:
         """One line on what it is and where its numbers come from."""
         what = "all methods" if self.method == _ALL else self.method
         tasks = "the bundled tasks" if self.order == BUNDLED else self.order
-        return f"{what} on {_model(self)}, {tasks}; {self.source}"
+        return f"{what} on {self.model}, {tasks}; {self.source}"
+
+    @property
+    def model(self) -> str:
+        """The base model; a comparison has one for all of its methods."""
+        return model_of(self.backbone, self.order) if self.method == _ALL else self._settings.model
 
     @property
     def source(self) -> str:
         """Where its numbers come from."""
-        if self.method == _ALL:
-            return "each with the settings of its own recipe"
-        return _source(self.method, self.backbone, self.order)
+        if self.method != _ALL:
+            return self._settings.about
+        return (
+            f"methods with settings of their own have those, the others {protocol_of(self.backbone, self.order).about}"
+        )
+
+    @property
+    def _settings(self) -> Settings:
+        return settings_of(self.method, self.backbone, self.order)
 
 
 @cache
@@ -82,66 +99,69 @@ def shipped_recipe(name: str) -> Recipe:
 
 
 @cache
-def _tables() -> dict[str, Any]:
-    path = Path(__file__).parent / "settings.yaml"
-    tables: dict[str, Any] = read_document(path.read_text(encoding="utf-8"), path.name).plain
-    return tables
-
-
-@cache
 def _methods() -> list[str]:
-    preferred, there = _tables()["methods"], registry.names("methods")
+    preferred, there = table("settings.yaml")["methods"], registry.names("methods")
     return [name for name in preferred if name in there] + [name for name in there if name not in preferred]
 
 
 def _all() -> Iterator[Shipped]:
-    for method in [_ALL, *_methods()]:
-        for backbone in _tables()["backbones"]:
+    for method in [_ALL, *_methods(), *table("settings.yaml")["together"]]:
+        for backbone in table("settings.yaml")["backbones"]:
             for order in orders():
-                if (backbone == _OWN) == (order == BUNDLED):
+                if (backbone == _OWN) == (order == BUNDLED) and _ships(method, backbone, order):
                     suffix = "" if backbone == _OWN else f"-{order}"
                     yield Shipped(f"{method}-{backbone}{suffix}", method, backbone, order)
 
 
+def _ships(method: str, backbone: str, order: str) -> bool:
+    """Tell whether there is a recipe: of methods together where a paper reports them, or the backbone is of one's own."""
+    return "+" not in method or backbone in _OURS or bool(reports(method, backbone, order))
+
+
 def _content(chosen: Shipped) -> dict[str, Any]:
-    methods = _methods() if chosen.method == _ALL else [chosen.method]
-    content: dict[str, Any] = {"name": chosen.name, "about": chosen.about, "model": _model(chosen)}
-    content |= {"tasks": chosen.order, "methods": [_entry(method, chosen) for method in methods]}
-    published = None if chosen.method == _ALL else _published(chosen.method, chosen.backbone, chosen.order)
-    return content | ({"seeds": published["seeds"]} if published and "seeds" in published else {})
+    content: dict[str, Any] = {"name": chosen.name, "about": chosen.about, "model": chosen.model, "tasks": chosen.order}
+    if chosen.method == _ALL:
+        return content | {"methods": list(_compared(chosen))}
+    settings = settings_of(chosen.method, chosen.backbone, chosen.order)
+    entry = _entry(chosen.method, settings, settings.model)
+    if not settings.seeds:
+        return content | {"methods": [entry]}
+    sources = {**settings.sources, settings.about: [*settings.sources[settings.about], "seeds"]}
+    return content | {"methods": [entry | {"sources": sources}], "seeds": settings.seeds}
 
 
-def _entry(method: str, chosen: Shipped) -> dict[str, Any]:
-    tables = _tables()
-    found = _published(method, chosen.backbone, chosen.order)
-    settings = found if found is not None else tables["ours"][chosen.backbone]
-    base: Mapping[str, Any] = tables["bases"][settings["base"]] if "base" in settings else {}
-    entry: dict[str, Any] = {"method": method, "about": _source(method, chosen.backbone, chosen.order)}
-    entry["option"] = settings.get("option", {}).get(method, {})
-    for section in ("train", "eval"):
-        entry[section] = {**base.get(section, {}), **settings.get(section, {})}
-    entry["train"] |= settings.get("own", {}).get(method, {})
-    return {key: value for key, value in entry.items() if value}
+def _compared(chosen: Shipped) -> Iterator[dict[str, Any]]:
+    """Yield every method, and training alone under each protocol that a method has of its own, for its FWT."""
+    alone = [protocol_of(chosen.backbone, chosen.order).train]
+    for method in _methods():
+        settings = settings_of(method, chosen.backbone, chosen.order)
+        yield _entry(method, settings, chosen.model)
+        if settings.protocol and settings.train not in alone:
+            alone.append(settings.train)
+            yield _alone(method, settings)
 
 
-def _source(method: str, backbone: str, order: str) -> str:
-    found = _published(method, backbone, order)
-    return str(found["about"]) if found is not None else _SCALED.get(backbone, _OURS)
+def _alone(method: str, settings: Settings) -> dict[str, Any]:
+    """Return training alone under a method's own protocol."""
+    entry = {
+        "method": _ALONE,
+        "label": f"{_ALONE}-for-{method}",
+        "about": f"training alone, for the FWT of {method}: {settings.about}",
+    }
+    evaluation = {name: value for name, value in settings.eval.items() if name != "combine"}
+    kept = {source: list(filter(_of_training_alone, names)) for source, names in settings.sources.items()}
+    return entry | {"sources": _kept(kept), "train": settings.train, "eval": evaluation}
 
 
-def _model(chosen: Shipped) -> str:
-    """Return the base model; a comparison has one for all of its methods."""
-    found = None if chosen.method == _ALL else _published(chosen.method, chosen.backbone, chosen.order)
-    return str((found or {}).get("model") or _tables()["backbones"][chosen.backbone])
+def _entry(method: str, settings: Settings, model: str) -> dict[str, Any]:
+    there = "" if settings.model == model else f"; there on {settings.model}"
+    entry = {"method": method, "about": settings.about + there, "sources": settings.sources}
+    return _kept(entry | {"option": settings.option, "train": settings.train, "eval": settings.eval})
 
 
-@cache
-def _published(method: str, backbone: str, order: str) -> dict[str, Any] | None:
-    """Return the first entry of the table that is for this combination."""
-    fits = (e for e in _tables()["published"] if method in e["methods"] and backbone in e["backbones"])
-    return next((entry for entry in fits if order in _orders_of(entry["orders"])), None)
+def _of_training_alone(setting: str) -> bool:
+    return not setting.startswith("option.") and setting != "eval.combine"
 
 
-def _orders_of(named: str | Sequence[str]) -> Sequence[str]:
-    families: dict[str, list[str]] = _tables()["families"]
-    return families[named] if isinstance(named, str) else named
+def _kept(entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entries.items() if value}

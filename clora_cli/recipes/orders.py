@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
+from clora_cli.data.naming import NAMES
 from clora_cli.nano.tasks import ORDER
-from clora_cli.recipes.document import read_document
+from clora_cli.recipes.tables import table
 
-__all__ = ["BUNDLED", "orders"]
+__all__ = ["BUNDLED", "named_orders", "orders"]
 
 BUNDLED = "bundled"
+
+
+def named_orders() -> dict[str, tuple[str, ...]]:
+    """Return the known orders, and each as ``order1+names``: with prompts that begin with the tasks' names."""
+    named = {f"{name}{NAMES}": tuple(f"{task}{NAMES}" for task in tasks) for name, tasks in orders().items()}
+    return orders() | named
 
 
 @cache
 def orders() -> dict[str, tuple[str, ...]]:
     """Return the known orders: their tasks by name, that of the bundled tasks last."""
-    path = Path(__file__).parent / "orders.yaml"
-    table = read_document(path.read_text(encoding="utf-8"), path.name).plain
-    return {name: tuple(tasks.split()) for name, tasks in table.items()} | {BUNDLED: ORDER}
+    return {name: tuple(tasks.split()) for name, tasks in table("orders.yaml").items()} | {BUNDLED: ORDER}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,11 @@ from clora_cli.base_model import ModelReference, check_answers, find_model
 from clora_cli.data import Task, load_task
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known import canonical
+from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, DataError, MismatchError, OptionError
-from clora_cli.files import differences
+from clora_cli.files import differences, discard
+from clora_cli.leftovers import sweep
 from clora_cli.nano import MODEL_NAME
 from clora_cli.package import read_package
 from clora_cli.recipes.recipe import folder_name, unset_variable
@@ -146,11 +147,10 @@ def scores_current(unit: Unit, stage: int, reference: ModelReference) -> bool:
 def clean(unit: Unit) -> None:
     """Remove what a killed command left behind: unfinished folders, and checkpoints of what is finished."""
     for folder in (unit.package, unit.folder / "scores"):
-        for path in folder.glob(".clora-*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        sweep(folder, alone=True)
     for step in unit.steps:
         if step.kind == "train" and step.made.exists():
-            shutil.rmtree(_work(step.made), ignore_errors=True)
+            discard(_work(step.made))
 
 
 def train_options(unit: Unit, stage: int) -> TrainOptions:
@@ -183,6 +183,7 @@ def _missing_model(name: str) -> str:
 
 
 def _missing_task(name: str) -> str:
+    name, _ = split_names(name)
     known, root = canonical(name), data_root()
     if bundled_name(name) or Path(name).expanduser().exists() or (root and find(root, name, known)):
         return ""

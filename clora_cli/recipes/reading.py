@@ -11,21 +11,22 @@ from typing import Any
 from clora_cli import registry
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known import canonical
+from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, OptionError, did_you_mean
 from clora_cli.recipes.document import Item, read_document
-from clora_cli.recipes.orders import orders
+from clora_cli.recipes.orders import named_orders, orders
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name
 from clora_cli.recipes.settings import EachTask, check_together, read_each, read_settings
 
-__all__ = ["read_recipe", "read_recipe_file"]
+__all__ = ["SHARED", "read_recipe", "read_recipe_file"]
 
 _KEYS = ("name", "about", "model", "revision", "tasks", "methods", "train", "stat-features", "eval", "seeds", "out")
-_METHOD_KEYS = ("method", "label", "about", "option", "train", "stat-features", "eval")
+_METHOD_KEYS = ("method", "label", "about", "sources", "option", "train", "stat-features", "eval")
 _FOLDER = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _UNSEEN = "unseen"
 # What features and an evaluation take from the training before them, where they say nothing themselves.
-_SHARED = ("max-length", "dtype", "device", "columns")
+SHARED = ("max-length", "dtype", "device", "columns")
 
 
 def read_recipe_file(path: Path) -> Recipe:
@@ -74,11 +75,11 @@ def read_recipe(text: str, source: str, *, name: str = "recipe") -> Recipe:
 
 
 def _tasks(item: Item) -> tuple[str, ...]:
-    known = orders()
+    known = named_orders()
     if not item.is_list:
         order = item.text("tasks")
         if order not in known:
-            item.fail(f"no order '{order}'{did_you_mean(order, known)}; give one of {', '.join(known)} or a list")
+            item.fail(f"no order '{order}'{did_you_mean(order, known)}; give one of {', '.join(orders())} or a list")
         return known[order]
     entries = item.items("tasks")
     if not entries:
@@ -91,8 +92,9 @@ def _tasks(item: Item) -> tuple[str, ...]:
 
 
 def _task(item: Item) -> str:
-    name = item.text("a task")
-    root = data_root()
+    name, root = item.text("a task"), data_root()
+    if split_names(name)[1]:
+        return name
     if bundled_name(name) or (known := canonical(name)) or Path(name).expanduser().exists() or "/" in name:
         return name
     if root and find(root, name, known):
@@ -161,6 +163,7 @@ def _method(item: Item, shared: Mapping[str, Item], tasks: int) -> MethodEntry:
         features=features,
         eval=evaluation,
         unseen=_unseen(keys, shared),
+        sources=_sources(keys["sources"]) if "sources" in keys else {},
     )
     _check_method(keys.get("option", keys["method"]), entry, tasks)
     return entry
@@ -197,7 +200,7 @@ def _features(
 
 
 def _inherited(train: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: train[name] for name in _SHARED if name in train and not isinstance(train[name], EachTask)}
+    return {name: train[name] for name in SHARED if name in train and not isinstance(train[name], EachTask)}
 
 
 def _unseen(keys: Mapping[str, Item], shared: Mapping[str, Item]) -> bool:
@@ -205,6 +208,11 @@ def _unseen(keys: Mapping[str, Item], shared: Mapping[str, Item]) -> bool:
         if "eval" in place and _UNSEEN in place["eval"].value:
             return bool(place["eval"].value[_UNSEEN].flag(_UNSEEN))
     return False
+
+
+def _sources(item: Item) -> dict[str, tuple[str, ...]]:
+    found = item.mapping("sources")
+    return {source: tuple(each.text("a setting") for each in names.items("sources")) for source, names in found.items()}
 
 
 def _options(item: Item, method: str, tasks: int) -> dict[str, Any]:

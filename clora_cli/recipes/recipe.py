@@ -12,7 +12,8 @@ from typing import Any
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.files import READERS
 from clora_cli.data.layouts import task_name
-from clora_cli.recipes.orders import orders
+from clora_cli.data.naming import split_names
+from clora_cli.recipes.orders import named_orders
 from clora_cli.recipes.settings import EachTask, at_stage, spelled
 
 __all__ = ["MethodEntry", "Recipe", "folder_name", "resolved_model", "to_yaml", "unset_variable"]
@@ -33,6 +34,7 @@ class MethodEntry:
         features: Options of ``clora stat-features`` after each training; None to take no features.
         eval: Options of ``clora eval``.
         unseen: Whether tasks that are not learned yet are scored too.
+        sources: Where settings come from, for people: what says so, to their names, such as ``train.lr``.
     """
 
     label: str
@@ -43,6 +45,7 @@ class MethodEntry:
     features: Mapping[str, Any] | None = None
     eval: Mapping[str, Any] = field(default_factory=dict)
     unseen: bool = False
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def option_texts(self, stage: int) -> dict[str, str]:
         """Return the method's options for one task, as typed."""
@@ -88,6 +91,7 @@ def unset_variable(model: str) -> str:
 
 def folder_name(task: str) -> str:
     """Return the name of the adapter folder that ``clora train-task --data TASK`` makes."""
+    task, _ = split_names(task)
     path = Path(task)
     leaf = path.stem if path.suffix.lower() in READERS else path.name.partition(":")[0]
     return bundled_name(task) or task_name(leaf)
@@ -106,13 +110,15 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def _named_order(tasks: Sequence[str]) -> str | list[str]:
-    return next((name for name, order in orders().items() if order == tuple(tasks)), list(tasks))
+    known = {spelled: order for spelled, order in named_orders().items() if order == tuple(tasks)}
+    return next(iter(known), list(tasks))
 
 
 def _plain_method(entry: MethodEntry) -> dict[str, Any]:
     label = entry.label if entry.label != entry.method else ""
     evaluation = _plain(entry.eval) | ({"unseen": True} if entry.unseen else {})
     found: dict[str, Any] = {"method": entry.method, "label": label, "about": entry.about}
+    found |= {"sources": {source: list(names) for source, names in entry.sources.items()}}
     found |= {"option": _plain(entry.option), "train": _plain(entry.train)}
     found |= {"stat-features": None if entry.features is None else _plain(entry.features), "eval": evaluation}
     kept = {key: value for key, value in found.items() if value not in ("", None) and (value or key == "stat-features")}

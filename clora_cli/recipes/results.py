@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from clora_cli.package import read_package
 from clora_cli.recipes.steps import Unit
 from clora_cli.reporting import assemble, summarise
+from clora_cli.reporting.footing import Protocol, protocol_of, unequal
 from clora_cli.scores import read_scores
+from clora_cli.training.composition import compose
 
-__all__ = ["SHOWN", "MethodResult", "method_results", "results_table", "unit_metrics"]
+__all__ = ["SHOWN", "MethodResult", "method_results", "results_table", "unequal_footing", "unit_metrics"]
 
 SHOWN = {"AP": "average-performance", "F.Ra": "forgetting-rate", "BWT": "backward-transfer"}
 
@@ -80,6 +83,20 @@ def method_results(units: Sequence[Unit]) -> list[MethodResult]:
         MethodResult(label, {u.seed: metrics for u, metrics in found.items() if u.entry.label == label and metrics})
         for label in labels
     ]
+
+
+def unequal_footing(units: Sequence[Unit]) -> list[str]:
+    """Return what differs between the protocols that a recipe's methods were trained under, entry by entry.
+
+    Raises:
+        CloraError: If an adapter is damaged.
+    """
+    protocols: dict[str, Protocol] = {}
+    for unit in units:
+        if unit.package.is_dir() and compose(unit.entry.method, unit.entry.option_texts(1)).lead.trains:
+            members = read_package([unit.package], missing_ok=True)
+            protocols.setdefault(unit.entry.label, protocol_of([member.manifest for member in members]))
+    return unequal(protocols)
 
 
 def results_table(results: Sequence[MethodResult]) -> str:

@@ -141,9 +141,15 @@ def script(recipe: Recipe, units: Sequence[Unit]) -> str:
     lines = ["#!/usr/bin/env bash", f"# {recipe.name}: what `clora run` does, as single commands.", "set -euo pipefail"]
     lines += ["# Options come from here alone, not from the environment.", _UNSET]
     for unit in units:
-        lines += ["", f"# {unit.name}"]
+        lines += ["", f"# {unit.name}", *(f"# {line}" for line in _told(unit.entry))]
         lines += [f"clora {shlex.join(step.words)}" for step in unit.steps]
     return "\n".join(lines) + "\n"
+
+
+def _told(entry: MethodEntry) -> list[str]:
+    """Return what a method is and where its settings come from, in lines."""
+    about = [entry.about] if entry.about else []
+    return about + [f"{', '.join(names)}: {source}" for source, names in entry.sources.items()]
 
 
 # The same variables that the engine keeps from its steps; CLORA_DATA stays.

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clora_cli.errors import CloraError
-from clora_cli.progress import Advance, Progress, Silent
+from clora_cli.progress import Progress, Silent
 from clora_cli.reporting.collect import Package
-from clora_cli.reporting.differences import Difference, difference
-from clora_cli.reporting.figures.shifts import Shift, measure_shift
+from clora_cli.reporting.differences import Difference, distinct_labels
+from clora_cli.reporting.examination import examined
+from clora_cli.reporting.figures.shifts import Shift
 from clora_cli.subspace import Ledger, read_ledger, read_masks
 
 __all__ = ["Anatomy", "examine", "representatives"]
@@ -21,13 +22,15 @@ class Anatomy:
     """Packages, examined, by label.
 
     Attributes:
-        differences: Every pair of adapters, and each against all before it; of packages with two adapters or more.
+        differences: Every pair of adapters, or of a sample of many; of packages with two adapters or more.
+        earlier: Each adapter against all before it, of the same packages.
         shifts: The magnitudes of each adapter's deltas, by its task.
         ledgers: Who owns what, of packages whose adapters share one LoRA.
         notes: What could not be examined, and why.
     """
 
     differences: dict[str, Difference] = field(default_factory=dict)
+    earlier: dict[str, Difference] = field(default_factory=dict)
     shifts: dict[str, dict[str, Shift]] = field(default_factory=dict)
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -50,25 +53,19 @@ def representatives(packages: Sequence[Package]) -> dict[str, Package]:
 
 def examine(packages: Sequence[Package], progress: Progress | None = None) -> Anatomy:
     """Examine one package of each method; what cannot be examined is noted, never refused."""
-    found, chosen = Anatomy(), representatives(packages)
-    with (progress or Silent()).track("examine adapters", sum(len(one.members) for one in chosen.values())) as advance:
-        for label, package in chosen.items():
-            try:
-                _examine(label, package, found, advance)
-            except CloraError as error:
-                found.notes.append(f"{label}: {error}")
+    found = Anatomy()
+    for label, package in representatives(packages).items():
+        try:
+            _examine(label, package, found, progress or Silent())
+        except CloraError as error:
+            found.notes.append(f"{label}: {error}")
     return found
 
 
-def _examine(label: str, package: Package, found: Anatomy, advance: Advance) -> None:
-    repeated = Counter(member.task for member in package.members)
-    shifts = {}
-    for member in package.members:
-        name = member.task if repeated[member.task] == 1 else str(member.path)
-        shifts[name] = measure_shift(member)
-        advance(1, label)
-    found.shifts[label] = shifts
-    if len(package.members) > 1:
-        found.differences[label] = difference(package.members)
+def _examine(label: str, package: Package, found: Anatomy, progress: Progress) -> None:
+    seen = examined(package.path, package.members, progress)
+    found.shifts[label] = dict(zip(distinct_labels(package.members), seen.shifts, strict=True))
+    if seen.earlier is not None and seen.pairs is not None:
+        found.earlier[label], found.differences[label] = seen.earlier, seen.pairs
     if all(read_masks(member) for member in package.members):
         found.ledgers[label] = read_ledger(package.members)

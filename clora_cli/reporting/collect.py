@@ -77,12 +77,19 @@ class Material:
         return found
 
     def _nearby(self) -> Iterator[AdapterFolder]:
-        """Yield the adapters of packages that scores files name, where they are there and no folder tells the seed."""
-        for path in {Path(file.package) for file in self.scores if file.package and not place_of(file).name}:
+        """Yield the adapters of packages that scores files come from, where they are there."""
+        read = {package.path.resolve() for package in self.packages}
+        for path in {_package(file) for file in self.scores if file.package} - read:
             folders = [path, *sorted(path.iterdir())] if path.is_dir() else []
             for folder in filter(is_adapter, folders):
                 with contextlib.suppress(ArtifactError):  # nobody asked about this adapter
                     yield read_adapter(folder)
+
+
+def _package(file: Scores) -> Path:
+    """Return where a scores file's adapters are: beside it in a run folder, else where it says."""
+    where = place_of(file)
+    return Path(where.root, where.name, f"seed-{where.seed}", "adapters") if where.name else Path(file.package)
 
 
 def collect(paths: Iterable[Path]) -> Material:

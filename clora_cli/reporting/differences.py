@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.comparison import EPSILON, Comparison, Survey, survey
+from clora_cli.comparison import EPSILON, Comparison, Deltas, Scope, Survey, survey
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.lora import Factor
 from clora_cli.package import read_package
@@ -27,8 +27,12 @@ __all__ = [
     "difference",
     "difference_json",
     "difference_table",
+    "distinct_labels",
     "mean_over_pairs",
     "read_adapters",
+    "read_deltas",
+    "sampling_note",
+    "value_of",
 ]
 
 DIFF_SCHEMA = "clora.diff/1"
@@ -85,14 +89,35 @@ def read_adapters(paths: Iterable[Path]) -> list[AdapterFolder]:
     return members
 
 
+def read_deltas(members: Sequence[AdapterFolder]) -> dict[str, Deltas]:
+    """Read the deltas of adapters, by the adapter's path and by site.
+
+    Raises:
+        ArtifactError: If an adapter is damaged, or holds numbers that are not finite.
+        MismatchError: If an adapter is no plain LoRA.
+    """
+    deltas = {str(member.path): member.deltas() for member in members}
+    for path, adapter in deltas.items():
+        if odd := next((site for site, delta in adapter.items() if not _is_finite(delta)), None):
+            raise ArtifactError(f"adapter {path} holds numbers at '{odd}' that are not finite; make it again")
+    return deltas
+
+
 def difference(
-    members: Sequence[AdapterFolder], *, epsilon: float = EPSILON, progress: Progress | None = None
+    members: Sequence[AdapterFolder],
+    *,
+    epsilon: float = EPSILON,
+    scope: Scope = "all",
+    rows: int = 0,
+    progress: Progress | None = None,
 ) -> Difference:
     """Measure adapters, every pair of them, and each against all before it.
 
     Args:
         members: Two or more.
         epsilon: Share of its delta's largest magnitude that an entry must exceed to count, in [0, 1).
+        scope: What to measure, as for ``survey``.
+        rows: Rows of each site to count collisions in; 0 for all.
         progress: Is told of each site.
 
     Raises:
@@ -100,22 +125,21 @@ def difference(
         MismatchError: If an adapter is no plain LoRA, shapes differ, or no two share a site.
         OptionError: If epsilon is out of its range.
     """
-    deltas = {str(member.path): member.deltas() for member in members}
-    for path, adapter in deltas.items():
-        if odd := next((site for site, delta in adapter.items() if not _is_finite(delta)), None):
-            raise ArtifactError(f"adapter {path} holds numbers at '{odd}' that are not finite; make it again")
+    deltas = read_deltas(members)
     sites = Counter(site for adapter in deltas.values() for site in adapter)
     if max(sites.values()) < 2:
         raise MismatchError(f"{', '.join(deltas)} share no site; give adapters of the same layers")
     with (progress or Silent()).track("compare", len(sites)) as advance:
-        found = survey(deltas, epsilon=epsilon, advance=advance)
-    return Difference(tuple(members), tuple(_labels(members)), found)
+        found = survey(deltas, epsilon=epsilon, scope=scope, rows=rows, advance=advance)
+    return Difference(tuple(members), tuple(distinct_labels(members)), found)
 
 
 def mean_over_pairs(found: Difference, measure: str) -> float | None:
     """Return the mean of a measure over the pairs that have it; None if there is none. For two adapters, their value."""
     pairs = found.survey.pairs
-    values = [value for k in range(len(pairs)) for j in range(k) if (value := _value(pairs[k][j], measure)) is not None]
+    values = [
+        value for k in range(len(pairs)) for j in range(k) if (value := value_of(pairs[k][j], measure)) is not None
+    ]
     return sum(values) / len(values) if values else None
 
 
@@ -139,14 +163,25 @@ def difference_table(found: Difference, measure: str | None = None) -> str:
         legend.append(
             f"- An entry counts where it exceeds {found.survey.epsilon:g} of its delta's largest magnitude (`--epsilon`)."
         )
+        legend += [f"- {note}." for note in sampling_note(found.survey)]
     return "\n".join([*parts, *legend]) + "\n"
+
+
+def sampling_note(found: Survey) -> list[str]:
+    """Say how collisions were estimated; nothing where all entries were counted."""
+    if not found.rows:
+        return []
+    return [
+        f"Collisions and signs are estimated from {found.rows} rows of each layer, drawn by the layer's name, "
+        f"each share to within {found.margin:.2g} (95 %)"
+    ]
 
 
 def difference_json(found: Difference) -> dict[str, Any]:
     """Return everything as a JSON object; a value that does not exist is null, shares lie in [0, 1]."""
     count = range(len(found.labels))
     pairs = found.survey.pairs
-    matrices = {name: [[_value(pairs[k][j], name) for j in count] for k in count] for name in MEASURES}
+    matrices = {name: [[value_of(pairs[k][j], name) for j in count] for k in count] for name in MEASURES}
     own = [
         {"label": label, "path": str(member.path), "task": member.task, "stage": member.stage, "sha256": member.digest}
         | _hyphened(asdict(measures))
@@ -155,13 +190,15 @@ def difference_json(found: Difference) -> dict[str, Any]:
     return {
         "schema": DIFF_SCHEMA,
         "epsilon": found.survey.epsilon,
+        "sampled_rows": found.survey.rows,
+        "margin": found.survey.margin,
         "measures": _OWN | MEASURES,
         "adapters": own,
-        "shared_sites": [[_value(pairs[k][j], "shared_sites") for j in count] for k in count],
+        "shared_sites": [[value_of(pairs[k][j], "shared_sites") for j in count] for k in count],
         "pairs": matrices,
         "mean": {name: mean_over_pairs(found, name) for name in MEASURES},
         "earlier": [
-            entry and {name: _value(entry, name) for name in ("shared_sites", *MEASURES)}
+            entry and {name: value_of(entry, name) for name in ("shared_sites", *MEASURES)}
             for entry in found.survey.earlier
         ],
     }
@@ -182,27 +219,28 @@ def _earlier_table(found: Difference, names: Sequence[str]) -> str:
         title = "Each against all earlier ones (overlaps summed, the rest against the sum of their deltas)"
         rows = [(label, index) for index, label in enumerate(found.labels) if index]
     cells = [
-        [plain(label), _number(_value(found.survey.earlier[index], "shared_sites")), *_cells(found, index, names)]
+        [plain(label), _number(value_of(found.survey.earlier[index], "shared_sites")), *_cells(found, index, names)]
         for label, index in rows
     ]
     return f"## {title}\n\n{table(['adapter', 'shared sites', *names], cells)}"
 
 
 def _cells(found: Difference, index: int, names: Iterable[str]) -> list[str]:
-    return [_number(_value(found.survey.earlier[index], name), name) for name in names]
+    return [_number(value_of(found.survey.earlier[index], name), name) for name in names]
 
 
 def _matrix_table(found: Difference, name: str) -> str:
     pairs, labels = found.survey.pairs, [plain(label) for label in found.labels]
     rows = [
-        [labels[k], *(_number(_value(pairs[k][j], name), name) if j < k else "" for j in range(len(labels) - 1))]
+        [labels[k], *(_number(value_of(pairs[k][j], name), name) if j < k else "" for j in range(len(labels) - 1))]
         for k in range(1, len(labels))
     ]
     mean = _number(mean_over_pairs(found, name), name)
     return f"## {name} of pairs (mean {mean})\n\n{table(['', *labels[:-1]], rows)}"
 
 
-def _labels(members: Sequence[AdapterFolder]) -> list[str]:
+def distinct_labels(members: Sequence[AdapterFolder]) -> list[str]:
+    """Return a distinct name of each adapter: its task, or its path where tasks repeat."""
     repeated = Counter(member.task for member in members)
     return [member.task if repeated[member.task] == 1 else str(member.path) for member in members]
 
@@ -216,7 +254,8 @@ def _hyphened(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("_", "-"): value for name, value in values.items()}
 
 
-def _value(comparison: Comparison | None, name: str) -> float | None:
+def value_of(comparison: Comparison | None, name: str) -> float | None:
+    """Return a measure of a comparison, by its key in ``MEASURES``; None if there is none."""
     return None if comparison is None else getattr(comparison, name.replace("-", "_"))
 
 

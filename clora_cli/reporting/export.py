@@ -37,7 +37,11 @@ def report_csv(results: Results) -> str:
 
 
 def report_json(
-    results: Results, *, pairs: Sequence[Significance] = (), costs: Sequence[CostRow] = ()
+    results: Results,
+    *,
+    pairs: Sequence[Significance] = (),
+    costs: Sequence[CostRow] = (),
+    footing: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the whole report as a JSON object; NaN becomes null.
 
@@ -51,6 +55,7 @@ def report_json(
         "runs": [_run(run) for run in results.runs],
         "orders": {order.label: list(order.tasks) for order in results.orders},
         "methods": [_method(group, results.orders) for group in (*results.zero_shot, *results.groups)],
+        "footing": list(footing),
         "significance": [_significance(pair) for pair in pairs],
         "costs": [_cost(row) for row in costs],
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clora_cli.reporting._canvas import CELL, check_ending, save, short
-from clora_cli.reporting.differences import COUNTED, MEASURES, Difference, difference_json
+from clora_cli.reporting.differences import COUNTED, MEASURES, Difference, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,10 +44,10 @@ def compose_difference(figure: Figure, found: Difference, measures: Sequence[str
     count = len(found.labels)
     size = max(CELL * (count + _GAP) + 1.9, 3.4), max(CELL * 0.8 * count + 1.5, 2.2)
     figure.set_size_inches(across * size[0], down * size[1])
-    data = difference_json(found)
     for axis, name in zip(figure.subplots(down, across, squeeze=False).flatten(), measures, strict=True):
-        earlier = [entry and entry[name] for entry in data["earlier"]]
-        _heat_map(axis, name, data["pairs"][name], earlier, [short(label) for label in found.labels])
+        earlier = [value_of(entry, name) for entry in found.survey.earlier]
+        pairs = [[value_of(entry, name) for entry in row] for row in found.survey.pairs]
+        _heat_map(axis, name, pairs, earlier, [short(label) for label in found.labels])
         threshold = f" (epsilon {found.survey.epsilon:g})" if name in COUNTED else ""
         axis.set_title(f"{name}{threshold}", fontsize=10, loc="left")
 

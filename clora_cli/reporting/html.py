@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from html import escape
 
@@ -11,6 +11,7 @@ from clora_cli import __version__
 from clora_cli.reporting._page import Figures, Section, fold, notes, page, table
 from clora_cli.reporting._provenance import provenance
 from clora_cli.reporting._route_figure import compose as compose_routes
+from clora_cli.reporting.differences import Difference, sampling_note
 from clora_cli.reporting.figure import compose_matrices
 from clora_cli.reporting.figures.capacity import compose_capacity
 from clora_cli.reporting.figures.costs import compose_costs
@@ -86,7 +87,8 @@ def _results(report: Report) -> str:
     second = (
         ["Underlined: the second best of them."] if any(c.rank == 2 for row in found.rows for c in row.cells) else []
     )
-    return shown + notes([*standings_notes(found), *second, *orders])
+    warnings = [f"Warning: {note}" for note in report.footing]
+    return shown + notes([*standings_notes(found), *second, *warnings, *orders])
 
 
 def _place(cell: Place) -> str:
@@ -142,7 +144,7 @@ def _routing(report: Report, figures: Figures) -> str:
 
 
 def _interference(report: Report, figures: Figures) -> str:
-    found = report.anatomy.differences
+    found, earlier = report.anatomy.differences, report.anatomy.earlier
     if not found:
         return ""
     parts, epsilon = [], next(iter(found.values())).survey.epsilon
@@ -152,17 +154,29 @@ def _interference(report: Report, figures: Figures) -> str:
             "Each new adapter against the sum of all earlier ones: share of the positions at which both entries count "
             f"(left), and at which both count and differ in sign (right); {counts}. One run of each method."
         )
+        caption += _sampling(earlier.values())
         colours = numbers(report.results)
-        parts.append(figures.draw(partial(compose_interference, found=found, colours=colours), caption))
+        parts.append(figures.draw(partial(compose_interference, found=earlier, colours=colours), caption))
     pairs = [
         figures.draw(
             partial(compose_difference, found=one, measures=_PAIRS),
-            f"{label}: every pair of adapters; {counts}.",
+            f"{label}: every pair {_of_whom(one, earlier[label])}; {counts}.{_sampling([one])}",
         )
         for label, one in found.items()
     ]
     folded = fold(f"Every pair of adapters, for {_counted(len(pairs), 'package')}", "".join(pairs))
     return "".join(parts) + (folded if parts else "".join(pairs)) + notes(report.anatomy.notes)
+
+
+def _of_whom(pairs: Difference, every: Difference) -> str:
+    sampled, whole = len(pairs.labels), len(every.labels)
+    return "of adapters" if sampled == whole else f"of {sampled} adapters drawn among {whole}"
+
+
+def _sampling(found: Iterable[Difference]) -> str:
+    """Say how the least sure of some estimates was made."""
+    surveys = sorted((one.survey for one in found), key=lambda survey: survey.margin)
+    return "".join(f" {note}." for note in sampling_note(surveys[-1]))
 
 
 def _shifts(report: Report, figures: Figures) -> str:

@@ -12,12 +12,14 @@ from typing import Any
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.files import to_json, write_text
 from clora_cli.progress import Progress, Silent
+from clora_cli.reporting._markdown import plain
 from clora_cli.reporting.anatomy import Anatomy, examine
 from clora_cli.reporting.bootstrap import RESAMPLES, Significance, compare
 from clora_cli.reporting.collect import Material
 from clora_cli.reporting.costs import CostRow, cost_rows
 from clora_cli.reporting.export import report_csv, report_json
 from clora_cli.reporting.figure import draw
+from clora_cli.reporting.footing import footing_notes
 from clora_cli.reporting.grouping import bring_together
 from clora_cli.reporting.latex import latex_table
 from clora_cli.reporting.results import Results
@@ -56,6 +58,11 @@ class Report:
         return standings(self.results)
 
     @cached_property
+    def footing(self) -> tuple[str, ...]:
+        """What of the tables does not stand on equal footing."""
+        return tuple(footing_notes(self.results))
+
+    @cached_property
     def pairs(self) -> tuple[Significance, ...]:
         """The pairs that were asked for, or else all that can be compared."""
         return self.asked or tuple(_comparable(self.results))
@@ -80,6 +87,8 @@ class Report:
         parts = []
         if len(self.results.groups) > 1 or self.standings.repeated:
             parts.append(f"## Results\n\n{standings_table(self.standings)}")
+        if self.footing:
+            parts.append("## Unequal footing\n\n" + "".join(f"- {plain(note)}\n" for note in self.footing))
         if self.asked:
             parts.append(f"## Significance\n\n{significance_table(self.asked)}\n{significance_note(self.asked)}\n")
         if not short or len(self.results.series) <= _MOST:
@@ -98,7 +107,7 @@ class Report:
 
     def data(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
-        return report_json(self.results, pairs=self.pairs, costs=self.costs)
+        return report_json(self.results, pairs=self.pairs, costs=self.costs, footing=self.footing)
 
 
 def make_report(

@@ -21,6 +21,7 @@ from clora_cli import registry
 from clora_cli.reporting._drafts import Draft, collect_drafts, place_of
 from clora_cli.reporting._labels import labels
 from clora_cli.reporting._places import NOWHERE, Place
+from clora_cli.reporting._protocol import Protocol, differing, protocol_of
 from clora_cli.scores import BaseRef, Scores
 
 __all__ = ["Run", "assemble", "plugins_of", "summarise"]
@@ -47,10 +48,13 @@ class Run:
         zero_shot: (column,), percent; the base model alone.
         counts: (column,); number of test rows.
         task_metrics: (column,); each column's metric, ``""`` where never evaluated.
-        single: Percent by task: training on that task alone, with the same seed if there is such a run, else on average.
+        single: Percent by task: training on that task alone, under the protocol that comes nearest to this run's, with the same seed if
+            there is such a run, else on average.
         place: What the folders say that it lies in.
         seed: The seed that it was trained with; None where nothing tells.
         recipe: What its adapters' manifests say of method and training, as JSON; ``""`` where they are not at hand.
+        protocol: By task, what a comparison holds equal of its training; empty where its adapters' manifests are not at hand.
+        single_protocol: The same of what ``single`` comes from.
         settings: How it was evaluated, as its scores files say.
         final_rows: Each test row's score after the last stage, in [0, 1], by task; without tasks that do not say.
         sources: Its scores files.
@@ -72,6 +76,8 @@ class Run:
     place: Place = NOWHERE
     seed: int | None = None
     recipe: str = ""
+    protocol: Protocol = field(default_factory=dict)
+    single_protocol: Protocol = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     final_rows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     sources: tuple[Path, ...] = ()
@@ -131,7 +137,7 @@ def assemble(scores_files: Sequence[Scores], manifests: _Manifests | None = None
     if not runs:
         runs = [(draft, _run(draft, {})) for draft in stageless]
     alone = [(draft, run) for draft, run in runs if run.combine in _ALONE and _independent(run.method)]
-    complete = [replace(run, single=_single(draft, run, alone)) for draft, run in runs]
+    complete = [_with_single(draft, run, alone) for draft, run in runs]
     return [replace(run, label=label) for run, label in zip(complete, labels(complete), strict=True)]
 
 
@@ -203,6 +209,7 @@ def _run(draft: Draft, manifests: _Manifests) -> Run:
         place=where,
         seed=_seed(trained) if where.seed is None else where.seed,
         recipe=_recipe(trained),
+        protocol=protocol_of(trained),
         settings=first.settings,
         final_rows={
             task: cell.per_row for (after, task), (cell, _) in draft.cells.items() if after == last and cell.per_row
@@ -248,16 +255,24 @@ def _recipe(trained: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(sorted(kept, key=lambda entry: int(entry[0])), sort_keys=True) if kept else ""
 
 
-def _single(draft: Draft, run: Run, alone: Sequence[tuple[Draft, Run]]) -> dict[str, float]:
-    """Return what the per-task runs of the same base and way of scoring say: that of the same seed, else their mean."""
+def _with_single(draft: Draft, run: Run, alone: Sequence[tuple[Draft, Run]]) -> Run:
+    """Return a run with what per-task runs of the same base and way of scoring say of each of its tasks."""
     fitting = [(other, one) for other, one in alone if other.matches(draft)]
-    found = {}
+    single: dict[str, float] = {}
+    protocols: dict[str, Mapping[str, Any]] = {}
     for task in draft.order:
-        cells = [(one.seed, *other.cells[task, task]) for other, one in fitting if (task, task) in other.cells]
-        for _, cell, source in cells:
+        found = [(one, *other.cells[task, task]) for other, one in fitting if (task, task) in other.cells]
+        for _, cell, source in found:
             draft.check_yardstick(task, cell, source)
-        same = [cell.value for seed, cell, _ in cells if seed is not None and seed == run.seed]
-        values = same or [cell.value for _, cell, _ in cells]
-        if values:
-            found[task] = sum(values) / len(values)
-    return found
+        if chosen := _nearest(run, task, [(one, cell.value) for one, cell, _ in found]):
+            single[task] = sum(value for _, value in chosen) / len(chosen)
+            protocols.update((task, one.protocol[task]) for one, _ in chosen if task in one.protocol)
+    return replace(run, single=single, single_protocol=protocols)
+
+
+def _nearest(run: Run, task: str, found: Sequence[tuple[Run, float]]) -> Sequence[tuple[Run, float]]:
+    """Return those that differ least from a run's protocol of a task, and of these the ones of its seed if there are any."""
+    own = run.protocol.get(task, {})
+    unlike = [len(differing(own, one.protocol[task]) if task in one.protocol else own) for one, _ in found]
+    near = [entry for entry, count in zip(found, unlike, strict=True) if count == min(unlike)]
+    return [(one, value) for one, value in near if one.seed is not None and one.seed == run.seed] or near

@@ -21,7 +21,7 @@ from clora_cli.errors import MismatchError, OptionError, translated
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.merges import Merger
 from clora_cli.progress import Progress, Silent
-from clora_cli.targets import ALL_LINEAR, adapted_layers, left_out, target_names
+from clora_cli.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, target_names
 from clora_cli.training.gates import Gates, read_gates
 from clora_cli.training.options import run_seed
 from clora_cli.training.plan import Plan
@@ -179,7 +179,8 @@ def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraCon
 def _named(targets: tuple[str, ...], model: nn.Module, sites: tuple[str, ...]) -> str | list[str]:
     if targets == (ALL_LINEAR,):
         return target_names(model, sites)
-    return list(targets) or sorted({site.rpartition(".")[2] for site in sites})
+    endings = endings_of(sites)
+    return list(targets) or (endings if set(find_sites(model, endings)) == set(sites) else list(sites))
 
 
 def _trainable(model: PeftModel) -> dict[str, Factor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +30,12 @@ class Composition:
 
     @property
     def lead(self) -> Method:
-        """The method that says how past adapters enter, where the new one starts and how all combine: all parts agree."""
-        return next(iter(self.parts.values()))
+        """The method that says how past adapters enter, where the new one starts and how all combine.
+
+        All parts agree but for those that join others.
+        """
+        first, *others = self.parts.values()
+        return next((part for part in (first, *others) if not part.joins), first)
 
     @property
     def penalised(self) -> dict[str, Method]:
@@ -62,7 +65,7 @@ class Composition:
 
     def recorded(self) -> dict[str, Any]:
         """Return what the manifest keeps: name, resolved options, and the three choices."""
-        options = {name: dataclasses.asdict(part) for name, part in self.parts.items()}
+        options = {name: registry.recorded(part) for name, part in self.parts.items()}
         lead = self.lead
         recorded = {
             "name": self.name,
@@ -93,7 +96,9 @@ def compose(name: str, options: Mapping[str, str]) -> Composition:
     texts = _distribute(classes, options)
     parts = {part: plugin(**registry.bind(plugin, part, texts[part])) for part, plugin in classes.items()}
     _check_agree(name, parts)
-    return Composition(parts)
+    found = Composition(parts)
+    _check_joined(found)
+    return found
 
 
 def _distribute(classes: Mapping[str, type[Method]], options: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -113,9 +118,28 @@ def _distribute(classes: Mapping[str, type[Method]], options: Mapping[str, str])
 
 
 def _check_agree(name: str, parts: Mapping[str, Method]) -> None:
-    choices = {part: (method.past, method.start, method.combine) for part, method in parts.items()}
+    leading = {part: method for part, method in parts.items() if not method.joins}
+    choices = {part: (method.past, method.start, method.combine) for part, method in leading.items()}
     if len(set(choices.values())) > 1:
         told = "; ".join(f"{part}: past {c[0]}, start {c[1]}, combine {c[2]}" for part, c in choices.items())
         raise OptionError(f"--method {name}: these methods treat past adapters differently ({told})")
     if len(several := [part for part, method in parts.items() if method.memory()]) > 1:
         raise OptionError(f"--method {name}: {' and '.join(several)} each have a memory of their own; name one of them")
+
+
+def _check_joined(method: Composition) -> None:
+    """Refuse a method that joins one beside which it could do nothing, or harm."""
+    lead = next(name for name, part in method.parts.items() if part is method.lead)
+    for name, part in method.parts.items():
+        if part is not method.lead and (reason := _idle_beside(name, lead, method.lead)):
+            raise OptionError(f"--method {method.name}: {reason}")
+
+
+def _idle_beside(name: str, lead: str, method: Method) -> str:
+    if not method.trains:
+        return f"{lead} trains nothing, so there is nothing for {name} to do"
+    if method.start == "shared":
+        return f"{lead} chooses its entries by how far each moves and never touches another task's; {name} would hold some still"
+    if method.start == "fresh" and method.past == "none":
+        return f"{lead} trains every task afresh, without earlier adapters, so there is nothing for {name} to spare"
+    return ""

@@ -48,6 +48,7 @@ class Plan:
         members: All other adapters of the package, later ones included.
         ledger: Who owns what of the LoRA that they share; None if there is none yet, or the method shares none.
         memory: Rows of earlier tasks that are trained on again, by task.
+        read: All adapters of the package, as they were when this was planned.
     """
 
     options: TrainOptions
@@ -62,6 +63,7 @@ class Plan:
     members: Sequence[AdapterFolder] = ()
     ledger: Ledger | None = None
     memory: Sequence[Rows] = ()
+    read: Sequence[AdapterFolder] = ()
 
     @property
     def rows(self) -> Sequence[Example]:
@@ -190,7 +192,7 @@ def make_plan(options: TrainOptions) -> Plan:
     memory = read_memory(method.memory, past, method.name) if method.memory else ()
     drawn = Rows.draw(task, "train", options.train_rows, options.seed)
     dependents = _dependents(members, out)
-    return Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory)
+    return Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
 
 
 def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import DTYPES, dtype_name, pick_device
 from clora_cli.base_model import ModelReference, check_base, same_base
-from clora_cli.data import Rows, Task, load_task
+from clora_cli.data import Rows, Task, as_trained, load_task
 from clora_cli.distribution import (
     POOLS,
     SOURCES,
@@ -30,6 +30,7 @@ from clora_cli.package import find_base
 from clora_cli.privacy import Guarantee
 from clora_cli.progress import Progress
 from clora_cli.statistics import SECOND_MOMENTS, SecondMoment
+from clora_cli.steady import Identity, identity, mark
 from clora_cli.transforming.inputs import assign_data
 
 __all__ = ["SPLITS", "FeatureJob", "FeatureOptions", "FeaturePlan", "State", "plan_features"]
@@ -133,6 +134,7 @@ class FeatureJob:
         recipe: What decides the result: equal recipes write equal files.
         state: What is to be done; ``up to date`` if nothing.
         before: What is there: the whole distribution, or of one that is to be replaced the record alone.
+        seen: What told the file there from any other, when it was looked at.
     """
 
     member: AdapterFolder
@@ -140,6 +142,12 @@ class FeatureJob:
     recipe: Mapping[str, Any]
     state: State
     before: Distribution | None = None
+    seen: Identity | None = None
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the adapter or its distribution was replaced after this was planned."""
+        return identity(self.member.path) != self.member.seen or mark(self.member.features) != self.seen
 
     @property
     def count(self) -> int:
@@ -196,12 +204,14 @@ def plan_features(
     loaded: dict[str, Task] = {}
     jobs = []
     for member, names in zip(members, assign_data(members, options.data), strict=True):
-        for name in names:
+        spelled = [as_trained(name, [member.manifest]) for name in names]
+        for name in spelled:
             loaded.setdefault(name, load_task(name, columns=options.columns))
-        rows = [_drawn(loaded[name], options) for name in names]
+        rows = [_drawn(loaded[name], options) for name in spelled]
         _check_rows(member, rows, options)
         recipe = _recipe(member, rows, options, reference)
-        jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add)))
+        seen = mark(member.features)
+        jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add), seen))
     return FeaturePlan(options, reference, jobs)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +15,12 @@ from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_layers import BaseLayers
 from clora_cli.base_model import ModelReference, check_base, same_base
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.locks import NO_PATIENCE, Patience
 from clora_cli.lora import Factor, sharing
 from clora_cli.merges import SEED, Merged, Merger
 from clora_cli.package import base_at_hand, find_base
 from clora_cli.progress import Advance, Progress, Silent
+from clora_cli.transforming.alone import writing_alone
 
 __all__ = ["DTYPES", "MergeOptions", "MergePlan", "merge_adapters", "plan_merge"]
 
@@ -134,7 +135,7 @@ class MergePlan:
     def recipe(self) -> dict[str, Any]:
         """Return what decides the result: two merges with equal recipes write equal bytes."""
         options, name = self.options, f"merge/{self.options.strategy}"
-        chosen = dataclasses.asdict(self.merger.merge) | {"weights": list(options.weights)}
+        chosen = registry.recorded(self.merger.merge) | {"weights": list(options.weights)}
         return {
             "task": options.out.name,
             "stage": max((member.stage or 0 for member in self.members), default=0) or len(self.members),
@@ -206,9 +207,23 @@ def plan_merge(
 
 
 def merge_adapters(
-    plan: MergePlan, *, force: bool = False, argv: Sequence[str] = (), progress: Progress | None = None
+    plan: MergePlan,
+    *,
+    force: bool = False,
+    argv: Sequence[str] = (),
+    progress: Progress | None = None,
+    patience: Patience = NO_PATIENCE,
+    package: Path | None = None,
 ) -> tuple[Path, Mapping[str, Any], bool]:
     """Carry out a plan.
+
+    Args:
+        plan: From ``plan_merge``.
+        force: Replace another merge at its place.
+        argv: The command line, for the manifest.
+        progress: Who to tell.
+        patience: What to do if another process writes there.
+        package: The package that was read as a whole, if the result becomes a member of it.
 
     Returns:
         The folder, its record (``energy`` where the rank was cut, ``left_out`` of a whole model), and whether it was made now
@@ -220,19 +235,27 @@ def merge_adapters(
     from clora_cli.transforming.outputs import write_factors, write_merged
     from clora_cli.transforming.whole_model import write_model
 
-    if plan.form != "model":
-        check_place(plan.options.out)
-    if plan.form != "model" and not force and (there := plan.finished()) is not None:
-        return there.path, there.manifest.get("scores", {}), False
-    progress = progress or Silent()
-    with progress.track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
-        write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
-        scores = write(plan, advance, argv)
+    out, progress = plan.options.out, progress or Silent()
+    if (there := _there(plan, force)) is not None:
+        return there
+    with writing_alone(out, package, plan.members, patience=patience, progress=progress):
+        if (there := _there(plan, force)) is not None:  # another process has made it meanwhile
+            return there
+        with progress.track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
+            write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
+            scores = write(plan, advance, argv)
     if left := scores.get("left_out"):
-        progress.note(
-            f"note: left out of {plan.options.out}, being neither merged weights nor settings: {', '.join(left)}"
-        )
-    return plan.options.out, scores, True
+        progress.note(f"note: left out of {out}, being neither merged weights nor settings: {', '.join(left)}")
+    return out, scores, True
+
+
+def _there(plan: MergePlan, force: bool) -> tuple[Path, Mapping[str, Any], bool] | None:
+    """Return what an equal plan made, if it is there, and refuse what another did."""
+    if plan.form == "model":
+        return None
+    check_place(plan.options.out)
+    there = None if force else plan.finished()
+    return None if there is None else (there.path, there.manifest.get("scores", {}), False)
 
 
 def _layers(members: Sequence[AdapterFolder], reference: ModelReference | None) -> BaseLayers | None:

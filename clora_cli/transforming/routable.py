@@ -6,16 +6,14 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder
+from clora_cli.adapter_tensors import names_in
 from clora_cli.base_model import same_base
 from clora_cli.distribution import COMPARABLE, POOLS, SOURCES, TEXTS, read_distribution
 from clora_cli.errors import ArtifactError, MismatchError
-from clora_cli.files import damage
 from clora_cli.lora import config_problem
-from clora_cli.names import parse_name
 from clora_cli.progress import Progress
 from clora_cli.statistics import SECOND_MOMENTS
 from clora_cli.task_vector import read_task_vector
@@ -207,26 +205,10 @@ def _usual(found: Sequence[Routable]) -> dict[str, str]:
 def _check_plain(member: AdapterFolder) -> None:
     if member.is_dense:
         return
-    problem = config_problem(member.config)
-    if problem is None and not member.manifest:
-        problem = _tensor_problem(member.weights)  # a manifest's checksums have told already
-    if problem:
+    if problem := config_problem(member.config):
         raise MismatchError(f"adapter {member.path} cannot be used: {problem}")
-
-
-def _tensor_problem(path: Path) -> str | None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():
-                parse_name(key)
-    except (SafetensorError, OSError) as error:
-        told = damage(path, error, "restore it or make the adapter again")
-        raise ArtifactError(f"tensor file {path} {told}") from error
-    except MismatchError as error:
-        return str(error)
-    return None
+    if not member.manifest:  # a manifest's checksums have told already
+        names_in(member.weights)
 
 
 def _check_same_model(found: Mapping[AdapterFolder, Routable], usual: Mapping[str, str]) -> None:

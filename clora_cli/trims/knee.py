@@ -8,15 +8,13 @@ from typing import Literal
 
 import torch
 
+from clora_cli import registry
 from clora_cli.errors import OptionError
 from clora_cli.intervals import check_option
 from clora_cli.trims import Entries, Kept, Trim
 from clora_cli.trims._curve import Curve, largest, magnitudes_of
 
 __all__ = ["Knee"]
-
-# A bend below this is no knee: magnitudes that vary by 10 % of their mean have less, normal values have 0.5.
-_FLAT = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +26,7 @@ class Knee(Trim):
     entries stay. It finds a share by itself: a tenth of normally distributed values, less of heavier tails.
 
     An entry that is 0 never stays. Where magnitudes are nearly alike, or fall evenly, there is no knee: ``maximum`` stays.
+    With ``minimum``, ``maximum`` and ``flat`` at none the farthest point alone decides.
 
     Args:
         ties: ``cap`` keeps the knee's own entry, and of entries equal to it so many that k stay, the earlier first;
@@ -35,6 +34,8 @@ class Knee(Trim):
             clamp puts the cut among them.
         minimum: The least share of the entries that stays, above 0 and up to 1, or none.
         maximum: The largest share of the entries that stays, above 0 and up to 1, or none.
+        flat: The least bend that counts as a knee, in (0, 1), or none, with which the farthest point always does. Magnitudes that
+            vary by 10 % of their mean bend by less than 0.2, normally distributed ones by 0.5.
 
     References:
         One LoRA for All: Unlocking Latent Capacity of LoRA for Continual Adaptation (CAST), anonymous ACL submission,
@@ -42,17 +43,20 @@ class Knee(Trim):
         2015, arXiv:1506.02626.
         Differs: eq. 5 prints argmax(x + y - 1). The curve lies below its chord, where that is the first point: nothing
         exceeds the threshold and the mask is empty. Farthest from the chord, as the text says, is argmax(1 - x - y).
-        Differs: the clamps, the handling of flat curves and the ties are ours; the paper names none.
+        Differs: the clamps, the handling of flat curves and the ties are ours; the paper names none, which is
+        ``minimum=none``, ``maximum=none``, ``flat=none``.
     """
 
     ties: Literal["cap", "strict"] = "cap"
     minimum: float | None = 0.01
     maximum: float | None = 0.2
+    flat: float | None = registry.added(0.2)
 
     def __post_init__(self) -> None:
         """Check the options."""
         for option in ("minimum", "maximum"):
             check_option("knee", option, getattr(self, option), "(0, 1]")
+        check_option("knee", "flat", self.flat, "(0, 1)")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise OptionError(f"option minimum={self.minimum} of knee: give a number up to maximum={self.maximum}")
 
@@ -74,7 +78,7 @@ class Knee(Trim):
         size, knee = len(curve), curve.knee()
         least = 1 if self.minimum is None else math.ceil(self.minimum * size)
         most = size if self.maximum is None else max(1, math.floor(self.maximum * size))
-        if curve.bend(knee) < _FLAT:
+        if self.flat is not None and curve.bend(knee) < self.flat:
             limit = "" if self.maximum is None else f", maximum={self.maximum:g}"
             return most, f"no knee: the magnitudes are nearly alike or fall evenly; cut at {most / size:.2%}{limit}"
         if knee < least:

@@ -7,10 +7,14 @@ from clora_cli import registry
 from clora_cli.cli import app
 from clora_cli.data.known import KNOWN
 from clora_cli.recipes import read_recipe, shipped, shipped_recipe, to_yaml
-from clora_cli.recipes.catalogue import _tables
+from clora_cli.recipes.catalogue import _methods
 from clora_cli.recipes.orders import orders
+from clora_cli.recipes.papers import reports
+from clora_cli.recipes.protocols import protocol_of, settings_of
 from clora_cli.recipes.settings import _known
-from clora_cli.recipes.steps import units_of
+from clora_cli.recipes.steps import script, units_of
+from clora_cli.recipes.tables import orders_of, table
+from clora_cli.training.probe import affordable_rows
 
 COMMANDS = typer.main.get_command(app).commands
 
@@ -31,10 +35,13 @@ def test_what_a_researcher_would_type_is_there():
     names = shipped()
     assert {"n-lora-t5-order4", "pfd-llama2-7b-superni1", "cast-qwen3-8b-order1"} & names.keys() <= set(names)
     assert {"compare-nano", "compare-small-order1", "seq-lora-small-order6", "n-lora-nano"} <= set(names)
-    assert {recipe.method for recipe in names.values()} - {"compare"} <= set(registry.names("methods"))
+    parts = {part for recipe in names.values() for part in recipe.method.split("+")}
+    assert parts - {"compare"} <= set(registry.names("methods"))
+    assert {"inc-lora+migu-t5-order1", "inc-lora+migu-nano", "o-lora+ps-lora-t5-order5"} <= set(names)
+    assert "inc-lora+migu-qwen3-8b-order1" not in names
 
 
-@pytest.mark.parametrize("backbone", _tables()["backbones"])
+@pytest.mark.parametrize("backbone", table("settings.yaml")["backbones"])
 def test_every_recipe_can_be_read_planned_and_written(backbone, monkeypatch):
     monkeypatch.setenv("CLORA_MODEL", "a-model")
     monkeypatch.delenv("CLORA_DATA", raising=False)
@@ -52,27 +59,23 @@ def test_every_recipe_can_be_read_planned_and_written(backbone, monkeypatch):
     assert read_recipe(to_yaml(recipe), "again") == recipe
 
 
-def test_every_entry_of_the_table_is_somebodys():
-    tables = _tables()
-    methods = set(tables["methods"])
-    for entry in tables["published"]:
-        assert set(entry) <= {
-            "methods",
-            "backbones",
-            "model",
-            "orders",
-            "base",
-            "train",
-            "option",
-            "eval",
-            "seeds",
-            "about",
-        }
-        assert set(entry["methods"]) <= methods
+def test_every_entry_of_the_tables_is_somebodys():
+    tables = table("settings.yaml")
+    known = {*tables["methods"], *tables["together"]}
+    keys = {"backbones", "model", "orders", "base", "train", "option", "eval", "seeds", "sources", "about"}
+    for entry in [*tables["published"], *tables["protocols"]]:
+        assert set(entry) <= keys | {"methods"}
+        assert set(entry.get("methods", ())) <= known
         assert set(entry["backbones"]) <= set(tables["backbones"])
-        assert set(entry.get("option", {})) <= set(entry["methods"])
-        assert entry["about"]
+        assert set(orders_of(entry["orders"])) <= set(orders())
+        assert set(entry.get("option", {})) <= set(entry.get("methods", ()))
+        assert entry["about"] and entry["base"] in tables["bases"]
     assert set(tables["ours"]) == set(tables["backbones"])
+    for row in table("papers.yaml")["reported"]:
+        assert set(row) <= {"paper", "where", "backbones", "orders", "methods", "whole", "note"}
+        assert {*row.get("methods", ()), *row.get("whole", ())} <= known
+        assert set(row["backbones"]) <= set(tables["backbones"])
+        assert set(orders_of(row["orders"])) <= set(orders())
 
 
 def test_published_numbers_are_the_papers():
@@ -93,12 +96,180 @@ def test_published_numbers_are_the_papers():
     }  # fmt: skip
 
 
-def test_what_no_paper_reports_says_so():
-    known = shipped()
-    assert known["n-lora-t5-order4"].published
-    assert not known["n-lora-qwen3-8b-order4"].published
-    assert "no paper reports" in known["n-lora-qwen3-8b-order4"].about
-    assert "no paper reports" in shipped_recipe("n-lora-qwen3-8b-order4").methods[0].about
+SIX, PFD = "order1 order2 order3 order4 order5 order6".split(), "order4 order6 superni1 superni2".split()
+SUPERNI = PFD[2:]
+# By hand from the papers' tables: backbone and method to the orders with settings of its own, and those with a result alone.
+BY_HAND = {
+    "t5": {
+        "n-lora": (SIX, []),
+        "o-lora": (SIX, SUPERNI),
+        "ps-lora": (SIX, []),
+        "aso-lora": (SIX, []),
+        "seq-lora": (SIX, SUPERNI),
+        "inc-lora": (SIX, []),
+        "pfd": (PFD, []),
+        "per-task": ([], SIX + SUPERNI),
+        "replay": ([], SIX + SUPERNI),
+        "mtl": ([], SIX),
+        "ewc": ([], SIX),
+        "lwf": ([], SIX),
+        "migu": (SIX, []),
+        "zero-shot": ([], SIX),
+        "inc-lora+migu": ([], SIX),
+        "o-lora+migu": ([], SIX),
+        "replay+migu": ([], SIX),
+        "o-lora+n-lora": ([], SIX),
+        "o-lora+ps-lora": (SIX, []),
+    },
+    "llama2-7b": {
+        "n-lora": (SIX[:3], []),
+        "o-lora": (SIX, SUPERNI),
+        "ps-lora": (SIX, []),
+        "aso-lora": (SIX, []),
+        "seq-lora": (SIX, SUPERNI),
+        "inc-lora": (SIX, []),
+        "pfd": (PFD, []),
+        "replay": ([], PFD),
+        "per-task": ([], PFD),
+        "inc-lora+migu": ([], SIX),
+    },
+    "llama2-13b": {
+        "pfd": (PFD, []),
+        "o-lora": ([], PFD),
+        "seq-lora": ([], PFD),
+        "replay": ([], PFD),
+        "per-task": ([], PFD),
+    },
+    "llama3.1-8b": {
+        "cast": (SIX, []),
+        **{method: ([], SIX) for method in ("zero-shot", "replay", "seq-lora", "ewc", "o-lora", "per-task")},
+    },
+    "qwen3-8b": {
+        "cast": (SIX, []),
+        **{method: ([], SIX) for method in ("zero-shot", "replay", "seq-lora", "ewc", "o-lora")},
+    },
+}
+
+
+@pytest.mark.parametrize("backbone", BY_HAND)
+def test_settings_results_and_neither_are_told_apart_as_the_papers_have_them(backbone):
+    for one in shipped().values():
+        if one.backbone != backbone or one.method == "compare":
+            continue
+        own, result = BY_HAND[backbone].get(one.method, ([], []))
+        expected = "settings" if one.order in own else "result" if one.order in result else "neither"
+        assert one.status == expected, one.name
+        assert one.published == (expected == "settings")
+        about = shipped_recipe(one.name).methods[0].about
+        assert ("no paper reports this combination" in about) == (expected == "neither")
+        assert ("its settings not known here" in about) == (expected == "result")
+
+
+def test_a_result_says_its_table_and_what_was_trained():
+    assert "N-LoRA, table 1 (all parameters trained) and" in shipped()["ewc-t5-order1"].about
+    assert [str(report) for report in reports("inc-lora+migu", "llama2-7b", "order6")] == [
+        "PS-LoRA, table 1 (the chat model)"
+    ]
+    assert reports("inc-lora", "qwen3-8b", "order1") == ()
+
+
+PROTOCOL = (
+    "lr",
+    "epochs",
+    "max-steps",
+    "batch-size",
+    "grad-accum",
+    "rank",
+    "alpha",
+    "train-rows",
+    "dropout",
+    "schedule",
+)
+
+
+@pytest.mark.parametrize("backbone", BY_HAND)
+@pytest.mark.parametrize("order", ["order1", "order4", "superni1"])
+def test_baselines_of_a_comparison_share_one_protocol_and_its_model(backbone, order):
+    recipe = shipped_recipe(f"compare-{backbone}-{order}")
+    protocol = protocol_of(backbone, order)
+    assert recipe.model == protocol.model
+    for entry in recipe.methods:
+        if entry.label in {"zero-shot", "per-task", "replay", "ewc", "lwf", "mtl"}:
+            assert {name: entry.train.get(name) for name in PROTOCOL} == {
+                name: recipe.methods[0].train.get(name) for name in PROTOCOL
+            }
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("compare-")])
+def test_every_protocol_of_a_comparison_has_its_training_alone(name, monkeypatch):
+    recipe = shipped_recipe(name)
+    alone = [entry.train for entry in recipe.methods if entry.method == "per-task"]
+    for entry in recipe.methods:
+        settings = settings_of(entry.method, shipped()[name].backbone, shipped()[name].order)
+        if entry.method != "per-task" and settings.protocol:
+            assert entry.train in alone
+    assert len({str(train) for train in alone}) == len(alone)
+    assert {entry.method for entry in recipe.methods} == set(_methods())
+
+
+def test_casts_baselines_train_as_cast_does():
+    recipe = shipped_recipe("compare-llama3.1-8b-order1")
+    trains = {entry.label: entry.train for entry in recipe.methods}
+    assert trains["cast"] == trains["per-task"] == trains["ewc"] == trains["o-lora"]
+    assert (trains["per-task"]["max-steps"], trains["per-task"]["train-rows"], trains["per-task"]["rank"]) == (
+        300,
+        1000,
+        32,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["compare-t5-order4", "ps-lora-llama2-7b-order5", "cast-qwen3-8b-order1", "mtl-llama2-13b-order2"]
+)
+def test_every_number_says_where_it_comes_from(name):
+    recipe = shipped_recipe(name)
+    for entry in recipe.methods:
+        named = [setting for settings in entry.sources.values() for setting in settings]
+        assert len(set(named)) == len(named)
+        have = {f"{part}.{key}" for part in ("train", "eval", "option") for key in getattr(entry, part)}
+        assert have | ({"seeds"} if "ps-lora" in name else set()) == set(named)
+    assert read_recipe(to_yaml(recipe), "again") == recipe
+    printed = script(recipe, units_of(recipe))
+    assert all(f"# {', '.join(names)}: {source}" in printed for source, names in recipe.methods[-1].sources.items())
+
+
+ROWS = {
+    "dbpedia": 14000,
+    "amazon": 5000,
+    "yahoo": 10000,
+    "agnews": 4000,
+    "yelp": 5000,
+    "mnli": 3000,
+    "cb": 250,
+    "copa": 400,
+}
+
+
+@pytest.mark.parametrize(("order", "told"), [("order1", 5), ("order2", 5), ("order4", 31), ("order6", 31)])
+def test_what_aso_loras_attribution_costs_is_what_its_recipe_says(order, told):
+    recipe = shipped_recipe(f"aso-lora-t5-{order}")
+    (entry,) = recipe.methods
+    options = entry.option
+    assert (options["rows"], options["layers"], options["answer"], options["steps"]) == (
+        8,
+        "together",
+        "probability",
+        20,
+    )
+    rows = [ROWS.get(task, 2000) for task in recipe.tasks]
+    calls = [1 if stage == 1 else 1 + stage for stage in range(1, len(rows) + 1)]
+    parts = [
+        0.1 * options["rows"] / affordable_rows(own, options["steps"] * call, 1)
+        for own, call in zip(rows, calls, strict=True)
+    ]
+    share = sum(part * own for part, own in zip(parts, rows, strict=True)) / sum(rows)
+    assert round(100 * share) == told
+    assert f"{told} % of" in entry.about
 
 
 @pytest.mark.parametrize("section", ["train", "stat-features", "eval"])

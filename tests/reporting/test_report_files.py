@@ -276,12 +276,8 @@ def test_one_package_stands_for_a_method_and_what_is_odd_is_noted(packages):
 
 
 def test_shifts_count_entries_by_magnitude():
-    class Fixed:
-        def deltas(self):
-            b = torch.tensor([[1.0], [0.0], [-0.01]])
-            return {"x": Factor(torch.ones(1, 4), b, 0.5), "y": torch.full((2, 2), 0.5)}
-
-    shift = measure_shift(Fixed())
+    b = torch.tensor([[1.0], [0.0], [-0.01]])
+    shift = measure_shift({"x": Factor(torch.ones(1, 4), b, 0.5), "y": torch.full((2, 2), 0.5)})
     assert shift.zeros == pytest.approx(4 / 16)
     edges = [(-10 + number / 8) for number in range(len(shift.shares) + 1)]
     seen = {low: share for (low, _), share in zip(pairwise(edges), shift.shares, strict=True) if share}

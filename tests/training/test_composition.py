@@ -35,6 +35,29 @@ def test_a_baseline_may_lead_and_has_no_penalty():
 
 
 @pytest.mark.parametrize(
+    ("name", "lead", "choices"),
+    [
+        ("migu", "migu", ("none", "previous", "last")),
+        ("inc-lora+migu", "inc-lora", ("sum", "fresh", "sum")),
+        ("migu+o-lora", "o-lora", ("sum", "fresh", "sum")),
+        ("o-lora+migu+n-lora", "o-lora", ("sum", "fresh", "sum")),
+        ("seq-lora+migu", "seq-lora", ("none", "previous", "last")),
+        ("replay+migu", "replay", ("none", "previous", "last")),
+        ("ps-lora+migu", "ps-lora", ("sum", "fresh", "sum")),
+        ("aso-lora+migu", "aso-lora", ("sum", "fresh", "sum")),
+        ("migu+pfd", "pfd", ("route", "fresh", "route")),
+        ("ewc+lwf+migu+replay", "ewc", ("none", "previous", "last")),
+    ],
+)
+def test_a_filter_of_gradients_takes_over_how_others_treat_earlier_adapters(name, lead, choices):
+    method = compose(name, {})
+    assert method.lead is method.parts[lead]
+    assert (method.lead.past, method.lead.start, method.lead.combine) == choices
+    assert tuple(method.recorded()[key] for key in ("past", "start", "combine")) == choices
+    assert list(method.filtering) == ["migu"]
+
+
+@pytest.mark.parametrize(
     ("name", "options", "told"),
     [
         ("o-lora+n-lora", {"strength": "1"}, "belongs to o-lora and n-lora; write -o o-lora.strength=1"),
@@ -42,6 +65,11 @@ def test_a_baseline_may_lead_and_has_no_penalty():
         ("o-lora+o-lora", {}, "names a method twice"),
         ("o-lora+seq-lora", {}, "treat past adapters differently"),
         ("per-task+n-lora", {}, "treat past adapters differently"),
+        ("zero-shot+migu", {}, "zero-shot trains nothing"),
+        ("migu+per-task", {}, "per-task trains every task afresh, without earlier adapters"),
+        ("mtl+migu", {}, "mtl trains every task afresh"),
+        ("cast+migu", {}, "cast chooses its entries by how far each moves"),
+        ("inc-lora+seq-lora+migu", {}, "treat past adapters differently"),
         ("o-lora", {"strength": "much"}, "not a valid float"),
         ("o-lora", {"strength": "-1"}, r"strength=-1.0 of o-lora: give a number in \[0, inf\)"),
     ],

@@ -16,8 +16,10 @@ from clora_cli.lora import Factor
 from clora_cli.methods import Trimming
 from clora_cli.methods.cast import Cast
 from clora_cli.package import read_package
+from clora_cli.recipes import shipped_recipe
 from clora_cli.subspace import read_ledger, read_masks
 from clora_cli.training import train_task
+from clora_cli.training.composition import compose
 from clora_cli.training.describe import describe
 from clora_cli.training.subspace import Confinement, warmup_steps
 
@@ -261,6 +263,12 @@ def test_the_task_vector_is_kept(learn, tmp_path):
         ({"vector_lr": 0}, "vector_lr"),
         ({"temperature": 0}, "temperature"),
         ({"trim": "sign"}, "there is none"),
+        ({"minimum": 0}, "minimum"),
+        ({"maximum": 1.5}, "maximum"),
+        ({"flat": 1}, "flat"),
+        ({"minimum": 0.5}, "minimum=0.5 of knee"),
+        ({"trim": "density,density=0.1", "maximum": 0.5}, "maximum of cast: trim density has no such limit; knee has"),
+        ({"trim": "knee,minimum=0.02", "minimum": 0.1}, "minimum of cast: trim=knee,minimum=0.02 says it too"),
         ({"trim": "kne"}, "unknown trim 'kne'"),
         ({"similarity": "l3"}, "unknown router"),
     ],
@@ -268,3 +276,41 @@ def test_the_task_vector_is_kept(learn, tmp_path):
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(OptionError, match=message):
         Cast(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "trim"),
+    [
+        ({}, "knee"),
+        ({"minimum": None, "maximum": None, "flat": None}, "knee,minimum=none,maximum=none,flat=none"),
+        ({"trim": "knee,minimum=0.05", "maximum": 0.5}, "knee,minimum=0.05,maximum=0.5"),
+        ({"trim": "density,density=0.1"}, "density,density=0.1"),
+    ],
+)
+def test_limits_of_the_knee_are_options_of_the_method(options, trim):
+    assert Cast(**options).trimming().trim == trim
+
+
+def test_options_that_came_later_leave_earlier_manifests_as_they_are(learn, plan_for):
+    quick = {"max_steps": 2}
+    made = learn("first", options={"most": "1"}, max_steps=2)
+    assert set(made.manifest["method"]["options"]["cast"]) == {
+        "trim", "scope", "warmup", "warmup_lr", "most", "least", "margin", "vector_lr", "similarity", "top_k", "temperature",
+    }  # fmt: skip
+    for limit in ("minimum", "maximum", "flat"):
+        with pytest.raises(OptionError, match=f"options.cast.{limit}"):
+            plan_for(method="cast", method_options={"most": "1", limit: "none"}, **quick).finished()
+    free = plan_for(method="cast", method_options={"most": "1", "maximum": "0.5"}, package="free", **quick)
+    assert train_task(free)[0].manifest["method"]["options"]["cast"]["maximum"] == 0.5
+    with pytest.raises(OptionError, match=r"options\.cast\.maximum 0\.5 -> default"):
+        plan_for(method="cast", method_options={"most": "1"}, package="free", **quick).finished()
+
+
+def test_with_the_papers_options_the_knee_alone_decides(learn):
+    (method,) = shipped_recipe("cast-qwen3-8b-order1").methods
+    options = {name: text for name, text in method.option_texts(1).items() if name != "warmup"}
+    assert Cast(minimum=None, maximum=None, flat=None, most=1, warmup_lr=1).trimming() == (
+        compose("cast", options).lead.trimming()
+    )
+    folder = learn("first", options=options, max_steps=6)
+    assert not folder.manifest["scores"]["subspace"]["warnings"]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,9 +9,11 @@ from support import Signals, contents
 
 from clora_cli.errors import InterruptedRunError, OptionError
 from clora_cli.training import train_task
+from clora_cli.training.composition import compose
 
 METHOD = "ewc+lwf+migu+replay"
 CHOSEN = {"method": METHOD, "method_options": {"replay.rows": "5", "ewc.rows": "5"}, "lr": 1e-3}
+JOINED = {"method": "inc-lora+migu", "method_options": {}, "lr": 1e-3}
 
 
 @pytest.fixture
@@ -45,54 +44,51 @@ def test_gradient_accumulation_does_not_change_the_adapter(learn, family):
     assert scores[0] == pytest.approx(scores[1], rel=1e-3, abs=1e-6)  # the old answers and the new ones nearly cancel
 
 
-def test_two_processes_train_the_adapter_that_one_trains(learn, tmp_path, model_folder, tasks):
+@pytest.mark.parametrize("given", [CHOSEN, JOINED], ids=["together", "joined"])
+def test_two_processes_train_the_adapter_that_one_trains(learn, ranks, tmp_path, model_folder, tasks, given):
     for package in ("one", "two"):
-        learn("first", package)
-    one = learn("second", "one").path
-    short = (
-        "--max-steps 3 --batch-size 4 --rank 2 --alpha 4 --lr 1e-3 --device cpu -o replay.rows=5 -o ewc.rows=5".split()
-    )
-    command = ["train-task", "--data", tasks["second"], "--model", model_folder("llama"), "--package", tmp_path / "two"]
-    command += ["--method", METHOD, *short, "--nproc", 2]
-    result = subprocess.run(
-        [sys.executable, "-m", "clora_cli", *map(str, command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr
+        learn("first", package, **given)
+    one = learn("second", "one", **given).path
+    chosen = "--max-steps 3 --batch-size 4 --rank 2 --alpha 4 --lr 1e-3".split()
+    chosen += [word for key, text in given["method_options"].items() for word in ("-o", f"{key}={text}")]
+    command = ("train-task", "--data", tasks["second"], "--model", model_folder("llama"), "--device", "cpu")
+    found = ranks(*command, "--package", "two", "--method", given["method"], *chosen, folders=[tmp_path] * 2)
+    assert found.codes == [0, 0], found.err
     two = tmp_path / "two" / "second"
     assert largest_difference(one, two) < 1e-5
+    if given is JOINED:
+        return
     states = [load_file(folder / "state.safetensors") for folder in (one, two)]
     for name, kept in states[0].items():
         assert torch.allclose(kept, states[1][name], rtol=1e-2, atol=1e-4 * float(kept.max()))
     # Of zeros there is nothing to train together, and yet no process runs ahead.
-    command = [
-        "train-task",
-        "--data",
-        tasks["second"],
-        "--model",
-        model_folder("llama"),
-        "--package",
-        tmp_path / "none",
-    ]
-    command += ["--method", "zero-shot", "--nproc", 2]
-    result = subprocess.run(
-        [sys.executable, "-m", "clora_cli", *map(str, command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+    found = ranks(*command, "--package", "none", "--method", "zero-shot", folders=[tmp_path] * 2)
+    assert (found.codes, found.err) == ([0, 0], ["", ""])
 
 
-@pytest.mark.parametrize("after", [1, 4])
-def test_an_interrupted_run_continues_to_the_same_bytes(learn, plan_for, after):
-    chosen = {**CHOSEN, "dropout": 0.1, "max_steps": 6, "grad_accum": 2}
-    learn("first", "undisturbed")
-    learn("first")
+@pytest.mark.parametrize(
+    "method", ["inc-lora+migu", "o-lora+migu", "ps-lora+migu", "aso-lora+migu", "pfd+migu", "replay+migu"]
+)
+def test_a_filter_joins_every_way_of_treating_earlier_adapters(learn, method):
+    options = {"rows": "1"} if "aso" in method else {}
+    first = learn("first", method=method, method_options=options)
+    second = learn("second", method=method, method_options=options)
+    assert [parent["task"] for parent in second.manifest["parents"]] == ["first"]
+    for site, factor in second.factors().items():
+        assert bool(factor.b.isfinite().all()) and bool(factor.b.any())
+        start = (
+            first.factors()[site].b if second.manifest["method"]["start"] == "previous" else torch.zeros_like(factor.b)
+        )
+        still = (factor.b == start).all(dim=1)
+        assert bool(still.any())  # rows that no step of three chose
+    assert first.manifest["method"]["combine"] == compose(method, options).lead.combine
+
+
+@pytest.mark.parametrize(("after", "given"), [(1, CHOSEN), (4, CHOSEN), (4, JOINED)], ids=["1", "4", "joined"])
+def test_an_interrupted_run_continues_to_the_same_bytes(learn, plan_for, after, given):
+    chosen = {**given, "dropout": 0.1, "max_steps": 6, "grad_accum": 2}
+    learn("first", "undisturbed", **given)
+    learn("first", **given)
     expected = contents(learn("second", "undisturbed", **chosen).path)
     plan = plan_for("second", **chosen)
     with pytest.raises(InterruptedRunError):

@@ -121,6 +121,16 @@ def test_a_curve_without_a_knee_is_cut_at_the_maximum_and_says_so(values):
     assert int(free.mask.sum()) == int((values != 0).sum()) and "cut at 100.00%" in free.warning
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_without_limits_the_knee_alone_decides_on_a_flat_curve_too(seed):
+    values = (1 + 0.1 * np.random.default_rng(seed).standard_normal(5000)).astype(np.float32)
+    *_, knee = naive_knee(values)
+    found = keep(f"{FREE},flat=none", values)
+    assert int(found.mask.sum()) == knee < 0.2 * len(values)
+    assert not found.warning
+    assert int(keep(FREE, values).mask.sum()) == len(values)
+
+
 def test_strict_leaves_nothing_of_a_constant():
     found = keep("knee,ties=strict", torch.ones(40))
     assert not found.mask.any() and found.warning

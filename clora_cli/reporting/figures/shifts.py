@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clora_cli.adapter_folder import AdapterFolder
+from clora_cli.collisions import sampled_rows
+from clora_cli.comparison import Deltas
 from clora_cli.lora import Factor, row_tiles
 from clora_cli.reporting._canvas import plain_axis, shared_legend, short
 
@@ -41,23 +42,27 @@ class Shift:
     zeros: float
 
 
-def measure_shift(member: AdapterFolder) -> Shift:
-    """Count the magnitudes of all entries of an adapter's deltas, tile by tile.
+def measure_shift(deltas: Deltas, rows: int = 0) -> Shift:
+    """Count the magnitudes of the entries of an adapter's deltas, tile by tile.
 
-    Raises:
-        CloraError: As ``AdapterFolder.deltas``.
+    Args:
+        deltas: The adapter's.
+        rows: Rows of each site to count in, drawn by the site's name; 0 for all.
     """
     import torch
 
-    counts = torch.zeros((_HIGH - _LOW) * _PER_DECADE, dtype=torch.float64)
-    zeros = total = 0
-    for delta in member.deltas().values():
-        for tile in _tiles(delta):
-            total += tile.numel()
+    shares = torch.zeros((_HIGH - _LOW) * _PER_DECADE, dtype=torch.float64)
+    zeros = 0.0
+    entries = sum(delta.shape[0] * delta.shape[1] for delta in deltas.values())
+    for site, delta in deltas.items():
+        drawn = sampled_rows(site, delta.shape[0], rows)
+        # What a sample shows stands for the whole site.
+        each = delta.shape[0] / (delta.shape[0] if drawn is None else len(drawn)) / entries
+        for tile in _tiles(delta, drawn):
             kept = tile[tile != 0].abs().log10_().clamp_(_LOW, _HIGH - 1e-6)
-            zeros += tile.numel() - kept.numel()
-            counts += torch.histc(kept, bins=len(counts), min=_LOW, max=_HIGH).double()
-    return Shift(counts.numpy() / max(total, 1), zeros / max(total, 1))
+            zeros += each * (tile.numel() - kept.numel())
+            shares += each * torch.histc(kept, bins=len(shares), min=_LOW, max=_HIGH).double()
+    return Shift(shares.numpy(), zeros)
 
 
 def compose_shifts(figure: Figure, found: Mapping[str, Mapping[str, Shift]]) -> None:
@@ -86,13 +91,14 @@ def compose_shifts(figure: Figure, found: Mapping[str, Mapping[str, Shift]]) -> 
         shared_legend(figure, axes)
 
 
-def _tiles(delta: Factor | Tensor) -> Iterator[Tensor]:
-    rows, columns = delta.shape
-    parts = row_tiles(rows, columns, _TILE)
+def _tiles(delta: Factor | Tensor, drawn: Tensor | None) -> Iterator[Tensor]:
+    left = delta.b.float() * delta.scaling if isinstance(delta, Factor) else delta
+    left = left if drawn is None else left[drawn]
+    parts = row_tiles(len(left), delta.shape[1], _TILE)
     if isinstance(delta, Factor):
-        a, b = delta.a.float(), delta.b.float() * delta.scaling
-        return (b[part] @ a for part in parts)
-    return (delta[part].float() for part in parts)
+        a = delta.a.float()
+        return (left[part] @ a for part in parts)
+    return (left[part].float() for part in parts)
 
 
 def _labels(found: Mapping[str, Mapping[str, Shift]]) -> list[str]:

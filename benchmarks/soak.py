@@ -1,0 +1,81 @@
+"""Many short trainings in one process, task after task into one package: what each costs, and whether anything piles up.
+
+Prints the CPU seconds of a training (means over the first and the last ``--window`` tasks, the very first left out), and the
+memory that the process holds after them. Data are made up; the model is the bundled one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+
+import torch
+from transformers.utils import logging
+
+from clora_cli.training import TrainOptions, make_plan, train_task
+
+OPTIONS = {"cast": {"most": "0.004", "least": "0.0001"}}  # two hundred tasks have to fit into one LoRA
+
+
+def write_tasks(folder: Path, count: int) -> list[Path]:
+    """Write small labelled tasks, each of its own words."""
+    paths = []
+    for number in range(count):
+        rows = [
+            {"text": f"case {number} of row {row} is {'fine' if row % 2 else 'bad'}", "label": ("no", "yes")[row % 2]}
+            for row in range(24)
+        ]
+        path = folder / f"soak{number:03}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def resident() -> float:
+    """Return the megabytes that this process holds now."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    """Train and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method")
+    parser.add_argument("--tasks", type=int, default=200)
+    parser.add_argument("--window", type=int, default=10)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    seconds, megabytes = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in write_tasks(Path(folder), arguments.tasks):
+            began = time.process_time()
+            options = TrainOptions(
+                model="clora-nano",
+                data=str(path),
+                package=Path(folder) / "package",
+                method=arguments.method,
+                method_options=OPTIONS.get(arguments.method, {}),
+                max_steps=1,
+                device="cpu",
+            )
+            train_task(make_plan(options))
+            gc.collect()
+            seconds.append(time.process_time() - began)
+            megabytes.append(resident())
+    window = arguments.window
+    first, last = seconds[1 : 1 + window], seconds[-window:]
+    print(
+        f"{arguments.method}: {len(seconds)} trainings; CPU seconds {mean(first):.2f} at first, {mean(last):.2f} at last "
+        f"({mean(last) / mean(first):.2f} x); memory {megabytes[window]:.0f} MB, then {megabytes[-1]:.0f} MB "
+        f"({megabytes[-1] / megabytes[window]:.3f} x)"
+    )
+
+
+if __name__ == "__main__":
+    main()

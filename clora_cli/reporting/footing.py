@@ -1,0 +1,83 @@
+"""Whether what a table compares was trained under one protocol, and what differs where it was not (layer L3).
+
+A protocol is what a comparison holds equal: base model, data and their number, prompts, steps, learning rate, rank. It is read from the
+manifests of a run's adapters, task by task; where these are not at hand nothing is said.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from clora_cli.reporting._protocol import Protocol, differing, protocol_of
+from clora_cli.reporting.results import Results, Series
+
+__all__ = ["Protocol", "footing_notes", "protocol_of", "unequal"]
+
+_MOST = 4  # methods named beside one value; tasks' values named apart
+
+
+def footing_notes(results: Results) -> list[str]:
+    """Return what does not stand on equal footing: between methods of an order, between a method's runs, and under FWT."""
+    notes = []
+    for order in results.orders:
+        learning = [group for group in results.groups if group.traits.learns]
+        found = [group.series[order] for group in learning if order in group.series]
+        told = f" ({order.label})" if len(results.orders) > 1 else ""
+        notes += [
+            f"unequal protocols{told}: {text}" for text in unequal({one.label: one.runs[0].protocol for one in found})
+        ]
+        for one in found:
+            runs = {f"seed {run.seed}": run.protocol for run in one.runs}
+            notes += [f"the runs of {one.label}{told} are no repetitions: {text}" for text in unequal(runs)]
+            if text := _alone(one):
+                notes.append(f"FWT of {one.label}{told} is measured from training alone under another protocol: {text}")
+    return notes
+
+
+def unequal(protocols: Mapping[str, Protocol]) -> list[str]:
+    """Return what differs between protocols that are known, entry by entry: ``rank 8 (o-lora, n-lora), 128 (cast)``."""
+    known = {label: protocol for label, protocol in protocols.items() if protocol}
+    tasks = set.intersection(*(set(protocol) for protocol in known.values())) if known else set()
+    order = [task for task in next(iter(known.values()), {}) if task in tasks]
+    names = dict.fromkeys(name for protocol in known.values() for task in order for name in protocol[task])
+    return [text for name in names if (text := _told(name, known, order))]
+
+
+def _told(name: str, protocols: Mapping[str, Protocol], tasks: Sequence[str]) -> str:
+    labels: dict[str, list[str]] = {}
+    for label, protocol in protocols.items():
+        labels.setdefault(_spelled([protocol[task].get(name) for task in tasks]), []).append(label)
+    if len(labels) < 2:
+        return ""
+    return f"{name} " + ", ".join(f"{value} ({_some(holders)})" for value, holders in labels.items())
+
+
+def _alone(series: Series) -> str:
+    """Return what differs between a method's runs and the training alone that its FWT is measured from."""
+    found: dict[str, str] = {}
+    for run in series.runs:
+        for task, alone in run.single_protocol.items():
+            own = run.protocol.get(task, {})
+            for name in differing(own, alone):
+                found.setdefault(name, f"{name} {_spelled([alone.get(name)])} where it has {_spelled([own.get(name)])}")
+    return ", ".join(found.values())
+
+
+def _spelled(values: Iterable[Any]) -> str:
+    """Write a value that all tasks share, or those of the first tasks."""
+    texts = [_one(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else "/".join(texts[:_MOST]) + ("/…" if len(texts) > _MOST else "")
+
+
+def _one(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}" if math.isfinite(value) else str(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = len(labels) - _MOST
+    return ", ".join(labels[:_MOST]) + (f" and {more} more" if more > 0 else "")
