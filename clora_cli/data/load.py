@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled
-from clora_cli.data.files import READERS
+from clora_cli.data.files import is_readable
 from clora_cli.data.known import KNOWN, KnownTask, canonical
 from clora_cli.data.paths import read_path
+from clora_cli.data.registries import entry_of
 from clora_cli.data.root import data_root, find, holds_task, index
 from clora_cli.data.splits import Draft, finish
 from clora_cli.data.task import METRICS, Task, TaskInfo
@@ -78,7 +79,7 @@ def _draft(name: str, columns: Mapping[str, str] | None) -> Draft:
     bundled, known, path = bundled_name(name), canonical(name), Path(name).expanduser()
     if bundled:
         return read_bundled(bundled)
-    if not known and _is_path(path):
+    if not known and (_is_path(path) or entry_of(path)):
         return read_path(path, columns)
     root = data_root()
     found = find(root, name, known) if root else []
@@ -90,7 +91,7 @@ def _draft(name: str, columns: Mapping[str, str] | None) -> Draft:
 
 
 def _is_path(path: Path) -> bool:
-    return path.is_dir() or (path.is_file() and (len(path.parts) > 1 or path.suffix.lower() in READERS))
+    return path.is_dir() or (path.is_file() and (len(path.parts) > 1 or is_readable(path)))
 
 
 def _from_root(found: list[Path], columns: Mapping[str, str] | None) -> Draft:
@@ -102,7 +103,7 @@ def _from_root(found: list[Path], columns: Mapping[str, str] | None) -> Draft:
 
 def _from_hub(name: str, known: KnownTask | None, columns: Mapping[str, str] | None, root: Path | None) -> Draft:
     """Ask the Hub, where the name can be one of its ids; the last place to look."""
-    is_id = not known and bool(_HUB_ID.fullmatch(name)) and Path(name).suffix.lower() not in READERS
+    is_id = not known and bool(_HUB_ID.fullmatch(name)) and not is_readable(Path(name))
     if not is_id and not (known and known.hub):
         raise DataError(_nowhere(name, known, root))
     from clora_cli.data import hub
