@@ -120,7 +120,7 @@ def route(
         columns=registry.split_options(columns or ()),
     )
     dispatcher = Dispatcher(members, options, settings)
-    inputs = [open_source(source, sys.stdin.buffer, settings) for source in sources]
+    inputs = [open_source(source, sys.stdin.buffer, settings, members) for source in sources]
     calibration = calibration_tasks(members, options, calibrate or (), settings.columns)
     told = _told(dispatcher)
     if dry_run:

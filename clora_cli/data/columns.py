@@ -68,7 +68,7 @@ def draft_of(
     metric = "exact-match" if kind.closed else "rouge-l"
     template = "chat" if any(row.turns for part in examples.values() for row in part) else kind.template
     told = [*notes, *findings.notes({split: len(part) for split, part in splits.items()})]
-    told += unused_columns(splits, fields.values())
+    told += unused_columns((row.values for row in rows), set(fields.values()))
     draft = Draft(name, examples, metric, source, template, closed=kind.closed, notes=told, missing=findings.missing)
     _write_whole_numbers(draft)
     _open_if_many(draft)
@@ -117,10 +117,10 @@ def _examples(kind: Format, fields: Fields, rows: Sequence[Record], findings: Fi
         found = findings.of(split)
         example = _build(kind, fields, row, found)
         if "verdict" in fields and as_flag(row.values.get(fields["verdict"])) is False:
-            found(f"answers that '{fields['verdict']}' calls bad are left out")
+            found(f"answers that '{fields['verdict']}' calls bad are not learned")
             continue
         if earlier_answers(example):
-            found("earlier answers are read, not learned; --learn all learns them too")
+            found("earlier answers stand in the prompt; --learn all learns them too")
         examples.append(example)
     return examples
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-from clora_cli.data.files import Record
 from clora_cli.data.values import is_blank
 
 __all__ = ["MISSING", "Findings", "few", "unused_columns"]
@@ -62,11 +61,10 @@ class Findings:
         return notes
 
 
-def unused_columns(splits: Mapping[str, Sequence[Record]], used: Collection[str]) -> list[str]:
+def unused_columns(rows: Iterable[Mapping[str, object]], used: Collection[str]) -> list[str]:
     """Return a note that names the columns beside those that are used, with the rows in which they hold something."""
     counts: Counter[str] = Counter()
-    for rows in splits.values():
-        for row in rows:
-            counts.update(column for column, value in row.values.items() if not is_blank(value))
-    left = {column: count for column, count in counts.items() if column not in used}
-    return [f"columns not used: {few(f'{column} ({count} rows)' for column, count in left.items())}"] if left else []
+    for row in rows:
+        counts.update(column for column, value in row.items() if column not in used and not is_blank(value))
+    named = few(f"{column} ({count} rows)" for column, count in counts.items())
+    return [f"columns not used: {named}"] if counts else []

@@ -27,8 +27,9 @@ from clora_cli.data.templates import options, options_head
 from clora_cli.data.texts import in_brief, library
 from clora_cli.errors import DataError
 
-__all__ = ["read_hub", "read_known", "read_saved"]
+__all__ = ["MEND", "read_hub", "read_known", "read_saved"]
 
+MEND = "give a path or set CLORA_DATA"
 TRAIN_ROWS_A_LABEL = 1000  # the sizes of the public benchmark files
 TEST_ROWS = 7600
 _PROBE_SECONDS = 3.0
@@ -60,7 +61,7 @@ def read_known(task: KnownTask, source: HubSource) -> Draft:
         DataError: The source cannot be reached and is not cached.
     """
     origin = f"Hub {source.repo}{f' {source.config}' if source.config else ''}"
-    with library(origin, f"what '{task.name}' is made of", "give a path or set CLORA_DATA"):
+    with library(origin, f"what '{task.name}' is made of", MEND):
         return _known(task, source, origin, _load_known(source))
 
 
@@ -165,7 +166,7 @@ def _load(repo: str, config: str | None, **options: Any) -> Mapping[str, Any]:
     except (OSError, ValueError, RuntimeError) as error:  # others are the caller's to tell
         if offline:
             why = "HF_HUB_OFFLINE is set" if _told_offline() else "the Hub cannot be reached"
-            raise DataError(f"Hub {repo}: {why} and it is not in the cache; give a path or set CLORA_DATA") from error
+            raise DataError(f"Hub {repo}: {why} and it is not in the cache; {MEND}") from error
         raise DataError(f"Hub {repo}: cannot be loaded: {in_brief(error)}") from error
     return loaded
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from clora_cli.data.files import read_json
+from clora_cli.data.findings import unused_columns
 from clora_cli.data.folders import split_files, unread
 from clora_cli.data.known import FAMILY_INSTRUCTIONS, KnownTask, canonical, metric_of
 from clora_cli.data.split_names import Twofold, choose_splits, split_of
@@ -30,6 +31,7 @@ __all__ = ["is_benchmark_folder", "is_task_file", "read_benchmark_folder", "read
 
 _LONGEST_NAME = 120  # bytes: a name of 255 at most has to hold a prefix and an ending beside it
 _LABELS = "labels.json"
+_COLUMNS = {"sentence", "label", "id", "input", "output"}  # of both layouts; an id tells nothing of the task
 _ORDER = ("train", "dev", "test")
 _DEFAULT_INSTRUCTION = "Choose one from the option."
 _MOST_LABELS = 50  # a classification task whose rows hold more distinct answers than this is open-ended after all
@@ -104,7 +106,8 @@ def read_benchmark_folder(folder: Path) -> Draft:
         draft = _natural(folder.name, contents, labels, files)
     else:
         draft = _sentences(folder, contents, labels, files)
-    draft.notes += unread(folder, [*files, folder / _LABELS])
+    rows = [row for value in contents.values() for row in _listed(value) if isinstance(row, dict)]
+    draft.notes += unused_columns(rows, _COLUMNS) + unread(folder, [*files, folder / _LABELS])
     return draft
 
 
@@ -215,6 +218,11 @@ def _rows(values: list[object], file: Path, text: str, answer: str) -> Iterator[
             raise DataError(f"{where}: expected an object with '{text}' and '{answer}'; mend or remove the row")
         answers = as_answers(value[answer], where, answer)
         yield as_text(value[text], where, text), tuple(a.strip() for a in answers)
+
+
+def _listed(value: object) -> list[object]:
+    rows = value.get("Instances") if isinstance(value, dict) else value
+    return rows if isinstance(rows, list) else []
 
 
 def _list(value: object, file: Path, key: str = "") -> list[object]:

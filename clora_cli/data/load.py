@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled
+from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled, stand_in_for
 from clora_cli.data.files import is_readable
 from clora_cli.data.known import KNOWN, KnownTask, canonical
 from clora_cli.data.paths import read_path
@@ -78,16 +78,23 @@ def _info(task: KnownTask, places: Mapping[str, list[Path]]) -> TaskInfo:
 def _draft(name: str, columns: Mapping[str, str] | None) -> Draft:
     bundled, known, path = bundled_name(name), canonical(name), Path(name).expanduser()
     if bundled:
-        return read_bundled(bundled)
+        return _beside(read_bundled(bundled), path)
     if not known and (_is_path(path) or entry_of(path)):
         return read_path(path, columns)
     root = data_root()
     found = find(root, name, known) if root else []
     if found:
-        return _from_root(found, columns)
+        return _beside(_from_root(found, columns), path)
     if known and holds_task(path):
         return read_path(path, columns)
     return _from_hub(name, known, columns, root)
+
+
+def _beside(draft: Draft, path: Path) -> Draft:
+    """Tell of a path that has the name which stands for something else."""
+    if path.exists() and not path.is_absolute() and draft.source == "bundled":
+        draft.notes.append(f"'{path}' names the bundled task; the path of that name here is --data ./{path}")
+    return draft
 
 
 def _is_path(path: Path) -> bool:
@@ -111,18 +118,30 @@ def _from_hub(name: str, known: KnownTask | None, columns: Mapping[str, str] | N
     try:
         return hub.read_known(known, known.hub) if known and known.hub else hub.read_hub(name, columns)
     except DataError as error:
-        raise DataError(f"'{name}' is not {_looked(name, root)}; {error}") from error
+        if not known:
+            raise DataError(f"'{name}' is not {_looked(name, root)}; {error}") from error
+        why = str(error).removesuffix(f"; {hub.MEND}")
+        raise DataError(f"'{name}' is not {_looked(name, root)}; {why}; {_next(known)}") from error
 
 
 def _nowhere(name: str, known: KnownTask | None, root: Path | None) -> str:
-    if known and "SuperNI" in known.family:
-        mend = "set CLORA_DATA to a folder with Natural-Instructions task folders or files"
-    elif known:
-        mend = "set CLORA_DATA to a folder that holds CL_Benchmark"
-    else:
-        names = [*(info.name for info in bundled_infos()), *KNOWN]
-        mend = f"`clora tasks` lists the known names{did_you_mean(name.casefold(), names)}"
+    if known:
+        return f"'{name}' is not {_looked(name, root)}; {_next(known)}"
+    names = [*(info.name for info in bundled_infos()), *KNOWN]
+    mend = f"`clora tasks` lists the known names{did_you_mean(name.casefold(), names)}"
     return f"'{name}' is not {_looked(name, root)}; {mend}"
+
+
+def _next(known: KnownTask) -> str:
+    """What works next for a known task whose data are not here."""
+    natural = "SuperNI" in known.family
+    layout = "has Natural-Instructions task folders or files" if natural else "holds CL_Benchmark"
+    stand_in = stand_in_for(known.family, known.summary)
+    online = f", or go online without HF_HUB_OFFLINE for the Hub's {known.hub.repo}" if known.hub else ""
+    return (
+        f"try --data {stand_in}, a bundled task of its kind, or set CLORA_DATA to a folder that {layout}, "
+        f"or give a path to its rows{online}"
+    )
 
 
 def _looked(name: str, root: Path | None) -> str:

@@ -6,14 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.data.tools import renders
 from clora_cli.errors import DataError
 
 if TYPE_CHECKING:
     from clora_cli.data.task import Example
 
-__all__ = ["Rendered", "render", "shorter_chats"]
+__all__ = ["NO_TOOLS", "Rendered", "render", "shorter_chats"]
 
 _Messages = Sequence[dict[str, Any]]
+
+NO_TOOLS = (
+    "a conversation uses tools, which the base model's chat template cannot write; choose a model whose template can"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ def shorter_chats(example: Example, tokenizer: Any) -> Iterator[Rendered]:
     Raises:
         DataError: The tokenizer has no chat template, or its template refuses the conversation.
     """
+    if not renders(example, tokenizer):
+        raise DataError(NO_TOOLS)
     messages = example.messages
     opening = 1 if messages[0]["role"] == "system" else 0
     later = [i for i in range(opening + 1, len(messages)) if messages[i]["role"] == "user"]

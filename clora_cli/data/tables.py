@@ -65,7 +65,8 @@ def _rows(path: Path, text: str, delimiter: str, notes: list[str]) -> list[_Row]
     width = len(literal[0][1])
     fits = width > 1 and all(len(row) == width for _, row in literal)
     problem = quoted.problem or _swallowed(text, quoted.rows, delimiter)
-    if not problem and fits and delimiter == "\t" and _has_stray(literal) and literal != quoted.rows:
+    odd = fits and delimiter == "\t" and literal != quoted.rows and _has_stray(literal)
+    if not problem and odd and not _is_written(text, quoted.rows):
         problem = "some stand where no writer of quoted fields would leave them"
     if not problem:
         return quoted.rows
@@ -106,6 +107,15 @@ def _has_stray(rows: Sequence[_Row]) -> bool:
 def _is_quoted(field: str) -> bool:
     inside = field[1:-1].replace('""', "")
     return len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inside
+
+
+def _is_written(text: str, rows: Sequence[_Row]) -> bool:
+    """Whether a writer of quoted fields made a text: it doubles the quotes inside fields, and would write it so again."""
+    if '""' not in text:
+        return False
+    again = io.StringIO()
+    csv.writer(again, delimiter="\t", lineterminator="\n").writerows(row for _, row in rows)
+    return again.getvalue().strip("\n") == text.replace("\r\n", "\n").strip("\n")
 
 
 def _swallowed(text: str, rows: Sequence[_Row], delimiter: str) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "options_head",
     "pair",
     "question",
+    "tool_names",
     "tooling_text",
 ]
 
@@ -109,11 +110,20 @@ def chat(
 
 def earlier_answers(example: Example) -> list[int]:
     """Return the numbers of a conversation's turns that are answers too: the assistant's, unless muted, empty or a call."""
-    beside = json.loads(example.tooling)["messages"] if example.tooling else {}
-    calls = {int(number) for number, message in beside.items() if "tool_calls" in message}
-    barred = {*example.muted, *calls}
+    barred = {*example.muted, *(i for i, message in enumerate(_beside(example)) if "tool_calls" in message)}
     turns = enumerate(example.turns)
     return [i for i, (role, text) in turns if i and role == "assistant" and i not in barred and text.strip()]
+
+
+def tool_names(example: Example) -> list[str]:
+    """Return the names of the tools that a conversation defines, calls or hears of."""
+    functions = [tool.get("function", tool) for tool in example.tools or ()]
+    functions += [call["function"] for message in _beside(example) for call in message.get("tool_calls", ())]
+    return list(dict.fromkeys(str(function["name"]) for function in functions if "name" in function))
+
+
+def _beside(example: Example) -> list[dict[str, Any]]:
+    return example.messages if example.tooling else []
 
 
 def each_answer(example: Example) -> list[Example]:

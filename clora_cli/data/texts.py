@@ -109,7 +109,7 @@ def in_brief(error: BaseException) -> str:
 def _opening(path: Path) -> Iterator[None]:
     try:
         yield
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be unpacked ({in_brief(error)}); pack it again") from error
     except OSError as error:
         if error.strerror is None:  # a decompressor's own complaint

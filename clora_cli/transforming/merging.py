@@ -16,6 +16,7 @@ from torch import Tensor
 from clora_cli import __version__, registry
 from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_model
+from clora_cli.data import origins_of
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.lora import Factor, sharing
 from clora_cli.merges import Merge, merge_sites
@@ -169,7 +170,12 @@ class MergePlan:
     def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
         """Return the manifest: the recipe with what came of it."""
         versions = {"clora": __version__, "torch": torch.__version__}
-        return {**self.recipe(), "argv": list(argv), "versions": versions, "scores": dict(scores)}
+        recipe = self.recipe()
+        # Beside the recipe, which older merges have without it.
+        recipe["data"] |= {
+            "origins": [one.recorded() for member in self.members for one in origins_of(member.manifest)]
+        }
+        return {**recipe, "argv": list(argv), "versions": versions, "scores": dict(scores)}
 
     def finished(self) -> AdapterFolder | None:
         """Return the folder that this very plan made earlier, if it is there.
