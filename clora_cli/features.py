@@ -57,7 +57,11 @@ def prompt_ids(
 
 
 def _body(example: Example) -> Example:
-    return dataclasses.replace(example, head="", cue="", turns=()) if example.body.strip() else example
+    return (
+        dataclasses.replace(example, head="", cue="", turns=(), muted=(), tooling="")
+        if example.body.strip()
+        else example
+    )
 
 
 def prompt_sites(backbone: Backbone, sites: Collection[str]) -> list[str]:

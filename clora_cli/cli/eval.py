@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_command"]
 
+_MEND = "name what to score on with --data"
+
 
 def evaluate_command(
     adapters: Annotated[
@@ -125,7 +127,7 @@ def evaluate_command(
     Example: clora eval adapters --matrix --out scores.json
     """
     output = form(json, quiet)
-    from clora_cli.data import as_trained, load_task
+    from clora_cli.data import named_task, own_tasks
     from clora_cli.evaluation import EvalOptions, evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
     from clora_cli.package import read_package
@@ -158,9 +160,10 @@ def evaluate_command(
         raise OptionError(f"--out {out} exists and is no regular file; choose another name")
     relaunch(nproc, dry_run=dry_run)
     members = read_package(adapters or ())
-    manifests = [member.manifest for member in members]
-    names = [as_trained(name, manifests) for name in data or [n for member in members for n in member.data_names]]
-    tasks = [load_task(name, columns=split_options(columns or ())) for name in names]
+    if data:
+        tasks = [named_task(name, members, _MEND, columns=split_options(columns or ())) for name in data]
+    else:
+        tasks = own_tasks(members, _MEND)
     earlier = _earlier(baseline or (), max_forgetting, matrix, tasks)
     check_scorable(tasks, options)
     if dry_run:

@@ -100,7 +100,6 @@ def route(
     Example: clora route adapters --data mnli --data cb --similarity l2 --heatmap weights.png
     """
     output = Form.QUIET if quiet else Form.TEXT
-    from clora_cli.data import as_trained
     from clora_cli.evaluation.dispatch import Dispatcher
     from clora_cli.evaluation.routing import RouteSettings, calibration_tasks, open_source, route_options
     from clora_cli.package import read_package
@@ -127,9 +126,8 @@ def route(
     )
     terminal = Terminal(output)
     dispatcher = Dispatcher(members, options, settings, terminal)
-    named = [as_trained(source, [member.manifest for member in members]) for source in sources]
     # The first process alone reads inputs: all of them have the same standard input, which can be read once.
-    inputs = [open_source(source, sys.stdin.buffer, settings) for source in named if is_main_process()]
+    inputs = [open_source(source, sys.stdin.buffer, settings, members) for source in sources if is_main_process()]
     calibration = calibration_tasks(members, options, calibrate or (), settings.columns)
     told = _told(dispatcher)
     if dry_run:

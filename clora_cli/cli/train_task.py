@@ -104,6 +104,9 @@ def train_task(
     max_length: Annotated[int, typer.Option(help="Tokens of a prompt, with the answer in causal models.")] = 512,
     max_answer_length: Annotated[int, typer.Option(help="Tokens of an answer.")] = 64,
     train_rows: Annotated[int, typer.Option(help="Use so many training rows, drawn by the seed; 0 uses all.")] = 0,
+    learn: Annotated[
+        str, typer.Option(help="Answers of a conversation to learn: last, or all, each after the turns before it.")
+    ] = "last",
     columns: ColumnsOption = None,
     dtype: DtypeOption = "auto",
     quantize: Annotated[str, typer.Option(help="none, 4bit or 8bit base weights.")] = "none",
@@ -162,6 +165,7 @@ def train_task(
         max_length=max_length,
         max_answer_length=max_answer_length,
         train_rows=train_rows,
+        learn=learn,
         dtype=dtype,
         quantize=quantize,
         gradient_checkpointing=gradient_checkpointing,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.base_model import ModelReference, check_answers, check_base, is_local
 from clora_cli.data import Task
+from clora_cli.data.tools import renderable
 from clora_cli.errors import DataError, OptionError
 from clora_cli.evaluation.options import COMBINE, MERGES, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
@@ -63,11 +64,9 @@ def evaluate(
     agree(lambda: _facts(members, tasks, options, reference, device))
     with together(device):
         backbone = load_backbone(reference, device=device, dtype=options.dtype)
-        combination, prompts = (
-            _combination(backbone, members, combine, options, layers),
-            _prompts(backbone, tasks, options),
-        )
-        rows = _rows(members, tasks, combine, options, _Bench(combination, prompts, options, progress))
+        combination = _combination(backbone, members, combine, options, layers)
+        bench = _Bench(combination, _prompts(backbone, tasks, options, progress), options, progress)
+        rows = _rows(members, tasks, combine, options, bench)
     method = ", ".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
     base = BaseRef(reference.id, reference.fingerprint)
     order = tuple(member.task for member in members)
@@ -207,15 +206,18 @@ def _score(metric: str, answers: Sequence[str], prompts: Prompts) -> TaskScore:
     return TaskScore(metric, FORMULAS[metric], 100 * correct / len(pairs), len(pairs), correct, empty, 0, hits)
 
 
-def _prompts(backbone: object, tasks: Sequence[Task], options: EvalOptions) -> dict[str, Prompts]:
+def _prompts(backbone: Backbone, tasks: Sequence[Task], options: EvalOptions, progress: Progress) -> dict[str, Prompts]:
     from clora_cli.evaluation.answers import Prompts
 
     chosen = {}
     for task in tasks:
-        examples = getattr(task, options.split)[: options.test_rows or None]
+        rows = getattr(task, options.split)[: options.test_rows or None]
+        examples, note = renderable(rows, backbone.tokenizer)
         if not examples:
-            raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows")
-        chosen[task.name] = Prompts.encode(backbone, task, examples, options.max_length, options.batch_size)  # type: ignore[arg-type]
+            raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows{note and f': {note}'}")
+        if note:
+            progress.note(f"note: {task.name}: {note}")
+        chosen[task.name] = Prompts.encode(backbone, task, examples, options.max_length, options.batch_size)
     return chosen
 
 

@@ -15,6 +15,7 @@ from clora_cli import __version__
 from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_model import ModelReference, check_answers, check_base, find_model
 from clora_cli.data import Example, Rows, Task, load_task
+from clora_cli.data.tools import with_model
 from clora_cli.distribution import agree, read_record
 from clora_cli.errors import DataError, MismatchError
 from clora_cli.methods import Gating
@@ -189,8 +190,12 @@ def make_plan(options: TrainOptions) -> Plan:
     ledger = _ledger(others, method, options)
     if past and method.recalling:
         _check_recalled(past[-1], method)
-    memory = read_memory(method.memory, past, method.name) if method.memory else ()
-    drawn = Rows.draw(task, "train", options.train_rows, options.seed)
+    memory = read_memory(method.memory, past, method.name, reference.path) if method.memory else ()
+    drawn, note = with_model(Rows.draw(task, "train", options.train_rows, options.seed, options.learn), reference.path)
+    if note:
+        task = dataclasses.replace(task, notes=(*task.notes, note))
+    if not drawn.examples:
+        raise DataError(f"task '{task.name}' ({task.source}) has no training rows for this model: {note}")
     dependents = _dependents(members, out)
     return Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
 

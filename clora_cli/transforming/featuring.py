@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import DTYPES, dtype_name, pick_device
 from clora_cli.base_model import ModelReference, check_base, same_base
-from clora_cli.data import Rows, Task, as_trained, load_task
+from clora_cli.data import Rows, Task, load_task, origins_of
+from clora_cli.data.tools import with_model
 from clora_cli.distribution import (
     POOLS,
     SOURCES,
@@ -204,10 +205,8 @@ def plan_features(
     loaded: dict[str, Task] = {}
     jobs = []
     for member, names in zip(members, assign_data(members, options.data), strict=True):
-        spelled = [as_trained(name, [member.manifest]) for name in names]
-        for name in spelled:
-            loaded.setdefault(name, load_task(name, columns=options.columns))
-        rows = [_drawn(loaded[name], options) for name in spelled]
+        found = [_found(member, name, options, loaded) for name in names]
+        rows = [_drawn(task, options, reference) for task in found]
         _check_rows(member, rows, options)
         recipe = _recipe(member, rows, options, reference)
         seen = mark(member.features)
@@ -215,10 +214,25 @@ def plan_features(
     return FeaturePlan(options, reference, jobs)
 
 
-def _drawn(task: Task, options: FeatureOptions) -> Rows:
+def _found(member: AdapterFolder, name: str, options: FeatureOptions, loaded: dict[str, Task]) -> Task:
+    """Load what a name stands for; an adapter's own data as it was given, and checked."""
+    origin = next((one for one in origins_of(member.manifest) if one.name == name), None)
+    key = name if origin is None else origin.fingerprint or origin.given
+    if key not in loaded:
+        mend = f"pass --data {member.task}=DATA"
+        loaded[key] = (
+            load_task(name, columns=options.columns)
+            if origin is None
+            else origin.load(member.path, mend, options.columns)
+        )
+    return loaded[key]
+
+
+def _drawn(task: Task, options: FeatureOptions, reference: ModelReference) -> Rows:
     if not getattr(task, options.split):
         raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows; pass another --split")
-    return Rows.draw(task, options.split, options.limit, options.seed)
+    rows, note = with_model(Rows.draw(task, options.split, options.limit, options.seed), reference.path)
+    return replace(rows, task=replace(task, notes=(*task.notes, note))) if note else rows
 
 
 def _check_rows(member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions) -> None:

@@ -14,6 +14,7 @@ from clora_cli import __version__, registry
 from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_layers import BaseLayers
 from clora_cli.base_model import ModelReference, check_base, same_base
+from clora_cli.data import origins_of
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.locks import NO_PATIENCE, Patience
 from clora_cli.lora import Factor, sharing
@@ -155,9 +156,14 @@ class MergePlan:
     def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
         """Return the manifest: the recipe with what came of it."""
         versions = {"clora": __version__, "torch": torch.__version__}
+        recipe = self.recipe()
+        # Beside the recipe, which older merges have without it.
+        recipe["data"] |= {
+            "origins": [one.recorded() for member in self.members for one in origins_of(member.manifest)]
+        }
         known = {"weights": self.reference.weights} if self.reference else {}
         base = {"base_model": {**self.base, **known}}
-        return {**self.recipe(), **base, "argv": list(argv), "versions": versions, "scores": dict(scores)}
+        return {**recipe, **base, "argv": list(argv), "versions": versions, "scores": dict(scores)}
 
     def finished(self) -> AdapterFolder | None:
         """Return the folder that this very plan made earlier, if it is there.
