@@ -193,6 +193,8 @@ def plan_merge(
     Raises:
         CloraError: Whatever is missing, damaged, wrong or does not fit together.
     """
+    from clora_cli.transforming.whole_model import check_model
+
     plugin = registry.load("merges", options.strategy)
     merge = plugin(**registry.bind(plugin, options.strategy, options.strategy_options))
     if options.weights and len(options.weights) != len(members):
@@ -209,6 +211,8 @@ def plan_merge(
         layers=_layers(members, reference),
     )
     merger.check()
+    if options.into_model:
+        check_model(merger)
     return MergePlan(options, merger, reference)
 
 

@@ -15,6 +15,7 @@ from clora_cli.checkpoint import entry_of
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.files import new_folder, to_json
 from clora_cli.lora import Factor
+from clora_cli.merges import Merger
 from clora_cli.places import Place
 from clora_cli.tensors import read_tensors, save_tensors
 
@@ -22,13 +23,37 @@ if TYPE_CHECKING:
     from clora_cli.progress import Advance
     from clora_cli.transforming.merging import MergePlan
 
-__all__ = ["write_model"]
+__all__ = ["check_model", "write_model"]
 
 # Configurations, tokenizers and licences: what is neither a weight nor code, whoever reads it.
 _CARRIED = {".json", ".model", ".txt", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab", ".tsv"}
 _LICENCES = ("license", "licence", "notice", "copying", "use_policy")
 # What leads a loader to weights that are not merged: records of other tools' weights, and of adapters.
 _LEADING = ("adapter_", "clora.json", "params.json", "consolidated")
+
+
+def check_model(merger: Merger) -> BaseLayers:
+    """Check that a merge can be added to the weights of its base model, one by one; return that model's layers.
+
+    Raises:
+        MismatchError: If the files hold a weight under no name or quantised, or a layer shares its weight with another.
+        OptionError: If there is no base model.
+    """
+    layers = merger.layers
+    if layers is None:
+        raise OptionError("--into-model needs the base model; pass --model")
+    seen: dict[tuple[object, ...], str] = {}
+    for site, place in layers.stored(merger.shapes).items():
+        key = (place.parameter, place.expert, place.first)
+        if key in seen:
+            raise MismatchError(f"'{seen[key]}' and '{site}' of the adapters are one weight of the base model")
+        seen[key] = site
+        if other := layers.tied(site):
+            raise MismatchError(
+                f"layer '{site}' has one weight with '{other}' in the base model, which would change too; "
+                "write the merge as an adapter: leave out --into-model"
+            )
+    return layers
 
 
 def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapping[str, Any]:
@@ -41,18 +66,15 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mappi
 
     Raises:
         OptionError: If the folder is there already, or lies in the base model's.
-        MismatchError: If a layer shares its weight with another, or its type cannot hold a sum.
+        MismatchError: As ``check_model``, or if the type of a weight cannot hold its sum.
     """
-    out, layers = plan.options.out, plan.merger.layers
+    out, layers = plan.options.out, check_model(plan.merger)
     if out.exists():
         raise OptionError(f"{out} exists; choose another --into-model")
-    if layers is None:
-        raise OptionError("--into-model needs the base model; pass --model")
     base = layers.reference.path
     if out.resolve().is_relative_to(base.resolve()):
         raise OptionError(f"--into-model {out} lies in the base model's folder, which is never changed; choose another")
     places = layers.stored(plan.shapes)
-    _check_apart(places, layers)
     with new_folder(out) as folder:
         for part in layers.checkpoint.parts:
             here = {site: place for site, place in places.items() if place.parameter in part.tensors}
@@ -65,21 +87,6 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mappi
         record = {**plan.manifest(argv, {}), "schema": "clora.model/1"}
         (folder / "clora.json").write_text(to_json(record), encoding="utf-8")
     return {"left_out": left}
-
-
-def _check_apart(stored: Mapping[str, Place], layers: BaseLayers) -> None:
-    """Refuse sites that are one weight, and those whose weight the model ties to another's."""
-    seen: dict[tuple[object, ...], str] = {}
-    for site, place in stored.items():
-        key = (place.parameter, place.expert, place.first)
-        if key in seen:
-            raise MismatchError(f"'{seen[key]}' and '{site}' of the adapters are one weight of the base model")
-        seen[key] = site
-        if other := layers.tied(site):
-            raise MismatchError(
-                f"layer '{site}' has one weight with '{other}' in the base model, which would change too; "
-                "write the merge as an adapter: leave out --into-model"
-            )
 
 
 def _add(tensors: Mapping[str, Tensor], place: Place, delta: Factor | Tensor) -> None:

@@ -170,7 +170,7 @@ def test_numbers_that_no_adapter_has_are_refused(model_folder, tmp_path, value, 
     tensors = {key: tensor.to(dtype) for key, tensor in load_file(file).items()}
     tensors[f"base_model.model.{WHOLE}.lora_B.weight"][3, 1] = value
     save_file(tensors, file)
-    with pytest.raises(ArtifactError, match=rf"{adapter} is damaged: .*'{WHOLE}'"):
+    with pytest.raises(ArtifactError, match=rf"{adapter} is damaged: .*{WHOLE}"):
         merged([adapter], tmp_path / "merged", strategy=strategy)
 
 
