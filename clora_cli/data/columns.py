@@ -21,7 +21,7 @@ may be missing. Whatever is not used is named in a note with its rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from clora_cli.data.conversations import Found
@@ -61,7 +61,10 @@ def draft_of(
     """
     rows = [row for part in splits.values() for row in part]
     found = list(dict.fromkeys(key for row in rows for key in row.values))
-    kind, fields = _recognise(found, dict(columns or {}), source, FORMATS)
+    held = {key for row in rows for key, value in row.values.items() if not is_blank(value)} | set(
+        (columns or {}).values()
+    )
+    kind, fields = _recognise(found, dict(columns or {}), source, FORMATS, held)
     fields = _telling(kind, fields, rows)
     findings = Findings()
     examples = {split: _examples(kind, fields, part, findings, split) for split, part in splits.items()}
@@ -94,7 +97,7 @@ def prompt_of(row: Record, columns: Fields | None = None) -> Example:
     # Two prompts in a row: that beside its answer is meant, as in a file with answers.
     formats = sorted(ASKED, key=lambda kind: not ANSWERS.intersection(kind.optional) <= set(known))
     named = {role: column for role, column in (columns or {}).items() if role not in ANSWERS}
-    kind, fields = _recognise(list(row.values), named, row.where, formats)
+    kind, fields = _recognise(list(row.values), named, row.where, formats, ())
     unasked = {*ANSWERS, "verdict", "rejected"}
     asked = {role: column for role, column in fields.items() if role not in unasked}
     example = _build(kind, _telling(kind, asked, [row]), row, Findings().of("row"))
@@ -126,16 +129,16 @@ def _examples(kind: Format, fields: Fields, rows: Sequence[Record], findings: Fi
 
 
 def _recognise(
-    found: Sequence[str], columns: dict[str, str], source: str, formats: Sequence[Format]
+    found: Sequence[str], columns: dict[str, str], source: str, formats: Sequence[Format], held: Collection[str]
 ) -> tuple[Format, dict[str, str]]:
-    """Choose the first format whose roles are all there, those that were named by the caller before others."""
+    """Choose the first format whose roles are all there: named by the caller, or in columns that hold something."""
     for role, column in columns.items():
         if role not in ROLES:
             raise UnknownNameError("column role", role, ROLES)
         if column not in found:
             raise DataError(f"{source}: no column '{column}' for {role}; it has {', '.join(found) or 'none'}")
     natural = _natural(found) | columns
-    for available in (columns, natural):
+    for available in (columns, _natural([column for column in found if column in held]) | columns, natural):
         for kind in formats:
             named = set(columns) <= set(kind.roles)
             if named and set(kind.required) <= set(available):

@@ -73,7 +73,7 @@ def read_turns(value: object, where: str, column: str, found: Found) -> tuple[Tu
     Raises:
         DataError: It is not a list of turns, or a turn's role, weight or call is of no known kind.
     """
-    value = _unpacked(value)
+    value = () if is_blank(value) else _unpacked(value)
     if not isinstance(value, list | tuple):
         raise DataError(f"{where}: '{column}' is a {type(value).__name__}; expected a list of turns")
     unused = {

@@ -63,7 +63,7 @@ def _rows(path: Path, text: str, delimiter: str, notes: list[str]) -> list[_Row]
         return quoted.rows
     literal = _literal(text, delimiter)
     width = len(literal[0][1])
-    fits = width > 1 and all(len(row) == width for _, row in literal)
+    fits = width > 1 and all(len(row) == width for _, row in literal) and '"' not in "".join(literal[0][1])
     problem = quoted.problem or _swallowed(text, quoted.rows, delimiter)
     odd = fits and delimiter == "\t" and literal != quoted.rows and _has_stray(literal)
     if not problem and odd and not _is_written(text, quoted.rows):

@@ -185,6 +185,12 @@ def test_columns_that_are_not_used_are_named_with_their_rows(folder: Path) -> No
     assert told(read(folder, rows)) == ["columns not used: id (40 rows), note (1 rows)"]
 
 
+def test_columns_that_hold_nothing_do_not_say_what_rows_are(folder: Path) -> None:
+    empty = {"text": None, "label": "", "chosen": None, "messages": None}
+    rows = [{**empty, "prompt": f"q {i}", "completion": "a"} for i in range(20)]
+    assert examples(read(folder, rows))[0] == Example("", "q 0", "", ("a",))
+
+
 @pytest.mark.parametrize("missing", [None, float("nan"), "nan", "NaN", "None", "null", "", " "])
 def test_a_label_that_is_missing_is_no_class(folder: Path, missing: object) -> None:
     task = read(folder, [*ROWS, {"text": "unlabelled", "label": missing}, {"text": missing, "label": "a"}])
@@ -243,6 +249,12 @@ def test_lines_inside_quoted_fields_stay_there(folder: Path, delimiter: str) -> 
     (folder / "rows.csv").rename(folder / "rows.tsv" if delimiter == "\t" else folder / "same.csv")
     task = load_task("rows.tsv" if delimiter == "\t" else "same.csv")
     assert len(examples(task)) == 20 and examples(task)[0].body == f'"Dear{delimiter} all" 0,\n1, bye'
+
+
+def test_a_quote_that_is_not_closed_in_a_file_that_quotes_is_refused_with_its_line(folder: Path) -> None:
+    quoted = "".join(f'"a {i}","{i % 2}"\n' for i in range(10))
+    save(folder / "rows.csv", f'"text","label"\n{quoted}"open,1\n"x","0"\n')
+    assert "not valid CSV: line 12 opens a quote that is not closed" in refused("rows.csv")
 
 
 def test_tables_of_spreadsheets_and_databases(folder: Path) -> None:
