@@ -14,10 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.base_model import changes_since
 from clora_cli.conversion import conversion
 from clora_cli.distribution import FEATURES, read_record
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.files import differences, new_folder, read_json, sha256, to_json
+from clora_cli.files import new_folder, read_json, sha256, to_json
 from clora_cli.manifest import MANIFEST, SCHEMA, read_manifest
 from clora_cli.steady import Identity, identity, steady, unchanged
 from clora_cli.tensors import read_tensors, save_tensors, stream_tensors
@@ -240,7 +241,7 @@ def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
     if not target.exists():
         return None
     folder = read_adapter(target)
-    if changed := differences(recipe, folder.manifest):
+    if changed := changes_since(recipe, folder.manifest):
         raise OptionError(
             f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
         )
