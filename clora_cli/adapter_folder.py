@@ -7,17 +7,29 @@ An adapter folder is a PEFT LoRA folder, with ``clora.json`` beside it when clor
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.distribution import FEATURES, read_record
+from clora_cli.adapter_config import CONFIG, read_config
+from clora_cli.distribution import read_record
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.files import differences, new_folder, read_json, sha256, to_json
+from clora_cli.files import differences, new_folder, sha256, to_json
+from clora_cli.legible import is_legible
 from clora_cli.manifest import MANIFEST, SCHEMA, read_manifest
-from clora_cli.tensors import read_tensors, save_tensors, stream_tensors
+from clora_cli.side_files import FEATURES, STATE, former_name, side_file
+from clora_cli.tensors import (
+    check_numbers,
+    check_written,
+    checked,
+    each_tensor,
+    read_tensors,
+    save_tensors,
+    stream_tensors,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -37,10 +49,8 @@ __all__ = [
     "write_dense",
 ]
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 DENSE = "deltas.safetensors"
-STATE = "state.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +110,8 @@ class AdapterFolder:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the tensor file: what ``parents`` refer to."""
-        return sha256(self.weights)
+        """SHA-256 of the tensor file: what ``parents`` refer to; reading a manifest has compared its own with the file."""
+        return str(self.manifest.get("files", {}).get(self.weights.name) or sha256(self.weights))
 
     def deltas(self) -> Mapping[str, Factor | Tensor]:
         """Read what the adapter adds, by site: factors, or dense deltas of shape (out, in).
@@ -116,6 +126,7 @@ class AdapterFolder:
             (site for site, delta in found.items() if delta.ndim != 2 or not delta.is_floating_point()), None
         ):
             raise ArtifactError(f"adapter {self.path} is damaged: the delta at '{odd}' is no matrix; make it again")
+        check_numbers(found.items(), self.path)
         return dict(sorted(found.items()))
 
     def factors(self) -> dict[str, Factor]:
@@ -149,20 +160,46 @@ class AdapterFolder:
                 f"adapter {self.path} is damaged: {CONFIG} has {error}; restore it or make the adapter again"
             ) from error
 
+    def check_numbers(self) -> None:
+        """Read every number once and keep none, for who passes an adapter on without using it.
+
+        Raises:
+            ArtifactError: If the tensor file is damaged, or a number is not finite or beyond what training leaves.
+        """
+        check_numbers(each_tensor(self.weights), self.path)
+
     def state(self) -> dict[str, Tensor]:
-        """Read what the adapter's method kept for later; empty if it kept nothing."""
-        return read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
+        """Read what the adapter's method kept for later; empty if it kept nothing.
+
+        Raises:
+            ArtifactError: If the file is damaged, or has numbers that are not finite.
+        """
+        path = side_file(self.path, STATE)
+        found = read_tensors(path) if path.exists() else {}
+        check_numbers(found.items(), self.path, sys.float_info.max)
+        return found
 
     @property
     def features(self) -> Path:
-        """Where the adapter's feature distribution is, if it has one."""
-        return self.path / FEATURES
+        """Where the adapter's feature distribution is, or would be."""
+        return side_file(self.path, FEATURES)
+
+    def give_features(self, distribution: Distribution) -> None:
+        """Give the adapter a feature distribution, in the place of the one that it has.
+
+        Raises:
+            CloraError: If it cannot be written; what was there stays.
+        """
+        distribution.write(self.path / FEATURES)
+        (self.path / former_name(FEATURES)).unlink(missing_ok=True)
 
     def _sides(self) -> dict[str, dict[str, Tensor]]:
         from clora_cli.lora import split_key
 
         sides: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in read_tensors(self.path / WEIGHTS).items():
+        tensors = read_tensors(self.path / WEIGHTS)
+        check_numbers(tensors.items(), self.path)
+        for key, tensor in tensors.items():
             site, side = split_key(key)
             eighth = tensor.is_floating_point() and tensor.element_size() == 1  # 8-bit numbers are for storing alone
             sides.setdefault(site, {})[side] = tensor.float() if eighth else tensor
@@ -182,10 +219,12 @@ def read_adapter(path: Path) -> AdapterFolder:
     """
     if not path.is_dir():
         raise ArtifactError(f"adapter folder {path} does not exist")
+    if not is_legible(path.name):
+        raise ArtifactError(f"the name of adapter folder {path} has letters that cannot be shown; rename it")
     if not is_adapter(path):
         raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}")
     dense = not (path / CONFIG).is_file()
-    config = {} if dense else read_json(path / CONFIG, "adapter configuration")
+    config = {} if dense else read_config(path / CONFIG)
     if not dense and not (path / WEIGHTS).is_file():
         raise ArtifactError(f"adapter {path} has no {WEIGHTS}; restore it or make the adapter again")
     if dense and not (path / MANIFEST).exists():
@@ -243,12 +282,13 @@ def write_adapter(
         config: ``adapter_config.json``.
         manifest: ``clora.json`` but for ``schema`` and ``files``, which are added.
         texts: Further files by name, such as the model card.
-        state: What the method needs later, for ``state.safetensors``.
+        state: What the method needs later.
         distribution: Its feature distribution, if it has one.
 
     Raises:
-        CloraError: If the folder cannot be written; what was there stays.
+        CloraError: If a number is not finite, or the folder cannot be written; what was there stays.
     """
+    check_written(target, tensors.items())
     with _member(target, manifest, texts) as folder:
         save_tensors(folder / WEIGHTS, tensors)
         if state:
@@ -278,10 +318,10 @@ def write_dense(
         texts: As for ``write_adapter``.
 
     Raises:
-        CloraError: If the folder cannot be written; what was there stays.
+        CloraError: If a number is not finite, or the folder cannot be written; what was there stays.
     """
     with _member(target, manifest, texts) as folder:
-        stream_tensors(folder / DENSE, shapes, dtype, deltas)
+        stream_tensors(folder / DENSE, shapes, dtype, checked(target, deltas))
     return read_adapter(target)
 
 

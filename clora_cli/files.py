@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.errors import ArtifactError, CloraError
+from clora_cli.intake import open_regular, parse_json, read_text, reason
 
 __all__ = ["differences", "new_folder", "read_json", "sha256", "to_json", "write_bytes", "write_text", "writing"]
 
@@ -20,7 +21,7 @@ __all__ = ["differences", "new_folder", "read_json", "sha256", "to_json", "write
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -32,21 +33,21 @@ def to_json(value: Any) -> str:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object, strictly as ``parse_json`` does.
 
     Args:
         path: The file.
         what: What the file is, for the message, such as ``"manifest"``.
 
     Raises:
-        ArtifactError: If the file is missing, unreadable, not JSON or not an object.
+        ArtifactError: If it is missing, no regular file, unreadable, not JSON or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_text(path))
     except FileNotFoundError:
         raise ArtifactError(f"{what} {path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{what} {path} is damaged ({error}); restore it or make it again") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{what} {path} is damaged ({reason(error)}); restore it or make it again") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{what} {path} is damaged (not a JSON object); restore it or make it again")
     return value

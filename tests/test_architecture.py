@@ -17,13 +17,15 @@ from clora_cli import registry
 
 ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
-    {"errors", "registry", "intervals", "files", "processes", "progress"},
+    {"errors", "registry", "intervals", "files", "intake", "legible", "processes", "progress", "records"},
     {
         "lora",
         "tensors",
         "manifest",
         "scores",
+        "adapter_config",
         "adapter_folder",
+        "side_files",
         "package",
         "privacy",
         "data",

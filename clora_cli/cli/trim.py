@@ -62,7 +62,7 @@ def trim(
 ) -> None:
     """Trim an adapter to the entries that matter: all others become exact zeros, and a mask says which stay.
 
-    The result is an adapter folder like the one given, with the masks in state.safetensors; it can take the other's place
+    The result is an adapter folder like the one given, with the masks in state.clora; it can take the other's place
     in a package. What was trimmed before stays trimmed.
 
     Example: clora trim adapters/mnli --by knee --plot knee.png -o trimmed/mnli

@@ -71,6 +71,7 @@ class Dispatcher:
         self.reference = find_model(settings.model or base_name(members), settings.revision)
         for member in members:
             check_base(member.base, self.reference, member.path)
+            member.check_numbers()
         self._settings = settings
         self._device = pick_device(settings.device)
         self.guide = Guide(self.reference, members, options, batch_size=settings.batch_size)

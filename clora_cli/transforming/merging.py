@@ -16,7 +16,7 @@ from torch import Tensor
 from clora_cli import __version__, registry
 from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_model
-from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.errors import MismatchError, OptionError
 from clora_cli.lora import Factor, sharing
 from clora_cli.merges import Merge, merge_sites
 from clora_cli.package import base_name
@@ -235,7 +235,7 @@ def merge_adapters(
 
 
 def _by_site(member: AdapterFolder) -> dict[str, dict[str, Tensor]]:
-    # In state.safetensors, what a method keeps for a site is named '<what>/<site>'.
+    # In state.clora, what a method keeps for a site is named '<what>/<site>'.
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in member.state().items():
         what, slash, site = key.partition("/")
@@ -252,15 +252,6 @@ def _check_shapes(plan: MergePlan) -> None:
                     f"layer '{site}' is {tuple(delta.shape)} in {member.path} and {plan.shapes[site]} in another adapter; "
                     "give adapters of one base model"
                 )
-            if not _finite(delta):
-                raise ArtifactError(
-                    f"adapter {member.path} is damaged: not all numbers at '{site}' are finite; make it again"
-                )
-
-
-def _finite(delta: Factor | Tensor) -> bool:
-    tensors = (delta.a, delta.b) if isinstance(delta, Factor) else (delta,)
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _check_names(members: Sequence[AdapterFolder], reference: ModelReference | None) -> None:

@@ -16,6 +16,7 @@ from clora_cli.lora import config_problem, split_key
 from clora_cli.progress import Progress
 from clora_cli.statistics import SECOND_MOMENTS
 from clora_cli.task_vector import read_task_vector
+from clora_cli.tensors import each_tensor
 
 __all__ = ["Routable", "check_bases", "check_routable", "stat_command", "tell_doubts"]
 
@@ -80,7 +81,7 @@ def check_bases(members: Sequence[AdapterFolder]) -> None:
 
 
 def check_routable(members: Sequence[AdapterFolder]) -> list[Routable | None]:
-    """Check that inputs can be routed among adapters in a way that all have in common, reading no factor.
+    """Check that adapters are whole and that inputs can be routed among them in a way that all have in common.
 
     Feature distributions that compare are one way, task vectors another.
 
@@ -91,11 +92,12 @@ def check_routable(members: Sequence[AdapterFolder]) -> list[Routable | None]:
         What matters of each one's distribution; None for one that has a task vector alone.
 
     Raises:
-        ArtifactError: If one has no distribution, or a damaged one; with the command that gives it one.
+        ArtifactError: If one is damaged, or has no distribution; with the command that gives it one.
         MismatchError: If two distributions do not compare, or an adapter is more than a LoRA.
     """
     for member in members:
         _check_plain(member)
+        member.check_numbers()
     found = {member: _read(member) for member in members if member.features.is_file()}
     if not _have_task_vectors(members):
         _check_distributions(members, found)
@@ -212,14 +214,9 @@ def _check_plain(member: AdapterFolder) -> None:
 
 
 def _tensor_problem(path: Path) -> str | None:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():
-                split_key(key)
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"tensor file {path} is damaged ({error}); restore it or make the adapter again") from error
+        for key, _ in each_tensor(path):
+            split_key(key)
     except MismatchError as error:
         return str(error)
     return None

@@ -116,7 +116,7 @@ def _taken(
         moments = _moments(backbone, job, sites[job], own, options, progress)
         distribution = Distribution(moments, _record(job, own, options))
         if is_main_process():
-            distribution.write(job.member.features)
+            job.member.give_features(distribution)
         yield job, distribution
 
 
