@@ -13,6 +13,7 @@ from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known import canonical
 from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, OptionError, did_you_mean
+from clora_cli.intake import read_text, reason
 from clora_cli.recipes.document import Item, read_document
 from clora_cli.recipes.orders import orders
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name
@@ -22,6 +23,7 @@ __all__ = ["read_recipe", "read_recipe_file"]
 
 _KEYS = ("name", "about", "model", "revision", "tasks", "methods", "train", "stat-features", "eval", "seeds", "out")
 _METHOD_KEYS = ("method", "label", "about", "option", "train", "stat-features", "eval")
+_LONGEST = 1 << 20  # bytes of a recipe
 _FOLDER = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _UNSEEN = "unseen"
 # What features and an evaluation take from the training before them, where they say nothing themselves.
@@ -36,9 +38,9 @@ def read_recipe_file(path: Path) -> Recipe:
         OptionError: As ``read_recipe``.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, _LONGEST)
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ArtifactError(f"recipe {path} cannot be read: {reason(error)}") from error
     return read_recipe(text, str(path), name=path.stem)
 
 

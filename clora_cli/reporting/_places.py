@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["NOWHERE", "Place", "place"]
 
-_SEED = re.compile(r"seed-(\d+)")
+_SEED = re.compile(r"seed-([0-9]{1,18})")
 
 
 @dataclass(frozen=True)
