@@ -143,6 +143,16 @@ def test_only_the_command_line_speaks(name):
             assert node.attr not in {"stdout", "stderr", "exit"}
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if top(name) == "cli"])
+def test_one_module_writes_to_the_terminal(name):
+    writes = [
+        ast.unparse(node.func)
+        for node in ast.walk(parsed(MODULES[name]))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"sys.stdout.write", "sys.stderr.write", "print"}
+    ]
+    assert name == "clora_cli.cli._output" or not writes
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_no_pickle_no_assert_no_catch_all(name):
     tree = parsed(MODULES[name])

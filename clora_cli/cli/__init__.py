@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from clora_cli import __version__
+from clora_cli.cli._output import tell
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
 from clora_cli.cli.merge import merge
@@ -24,9 +26,12 @@ from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
 from clora_cli.errors import CloraError, OptionError
+from clora_cli.legible import legible
 from clora_cli.processes import is_main_process
 
 __all__ = ["app", "main"]
+
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # PyTorch's, on accelerators and on processors
 
 app = typer.Typer(
     name="clora",
@@ -80,6 +85,11 @@ def main() -> None:
     except TyperException as error:
         _complain_of_usage(error)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        _complain("out of memory; give less at once: a smaller --batch-size, --max-length or --rank")
+        sys.exit(1)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         _give_stdout_up()
         sys.exit(1)
@@ -114,13 +124,13 @@ def _give_stdout_up() -> None:
 
 def _complain(message: str) -> None:
     if is_main_process():
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+        tell(f"error: {legible(' '.join(message.split()))}")
 
 
 def _complain_of_usage(error: TyperException) -> None:
     message = str(error.format_message())
     if "\n" in message:  # the whole help: a command without arguments
-        sys.stderr.write(f"{message}\n")
+        tell(message)
         return
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "clora"

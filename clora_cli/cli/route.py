@@ -23,7 +23,7 @@ from clora_cli.cli._options import (
     RevisionOption,
     complete_task,
 )
-from clora_cli.cli._output import Form, Terminal, emit, json_line
+from clora_cli.cli._output import Form, Terminal, emit, json_line, say
 from clora_cli.cli._routing import (
     AbstainOption,
     CalibrateOption,
@@ -198,8 +198,7 @@ def _print(decided: Decided, names: Sequence[str], *, quiet: bool, per_site: boo
         if per_site:
             entry["sites"] = {site: _named(weights[row], names) for site, weights in decided.sites.items()}
         lines.append(json_line(entry))
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
+    say("\n".join(lines))
 
 
 def _named(weights: Tensor, names: Sequence[str]) -> dict[str, float]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form
-from clora_cli.cli._output import Form, Terminal, emit
+from clora_cli.cli._output import Form, Terminal, emit, tell
 from clora_cli.errors import InterruptedRunError, OptionError
+from clora_cli.legible import legible
 
 if TYPE_CHECKING:
     from clora_cli.base_model import ModelReference
@@ -200,9 +201,8 @@ def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int) -> None
     for one in failures:
         if one.failure is not None:
             step = one.failure.step
-            sys.stderr.write(
-                f"error: {one.unit.name}, {step.kind} {step.task}: {one.failure.message}; see {one.unit.log}\n"
-            )
+            said = f"{one.unit.name}, {step.kind} {step.task}: {one.failure.message}; see {one.unit.log}"
+            tell(f"error: {legible(said)}")
     if failures and failures[0].failure is not None:
         raise typer.Exit(failures[0].failure.code)
 
