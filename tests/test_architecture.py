@@ -17,7 +17,18 @@ from clora_cli import registry
 
 ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
-    {"errors", "registry", "intervals", "files", "intake", "legible", "processes", "progress", "records"},
+    {
+        "errors",
+        "registry",
+        "intervals",
+        "files",
+        "folder_names",
+        "intake",
+        "legible",
+        "processes",
+        "progress",
+        "records",
+    },
     {
         "lora",
         "tensors",

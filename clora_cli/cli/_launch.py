@@ -9,6 +9,7 @@ import sys
 import typer
 
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_sizes
 
 __all__ = ["relaunch"]
 
@@ -27,6 +28,7 @@ def relaunch(processes: int) -> None:
     """
     if processes < 1:
         raise OptionError(f"--nproc {processes}: give a whole number of at least 1")
+    check_sizes({"nproc": processes})
     if "RANK" in os.environ:
         return
     from torch.distributed.elastic.multiprocessing.api import SignalException

@@ -22,6 +22,7 @@ from clora_cli.cli._options import (
     QuietOption,
     RevisionOption,
     complete_task,
+    writable,
 )
 from clora_cli.cli._output import Form, Terminal, emit, json_line, say
 from clora_cli.cli._routing import (
@@ -78,10 +79,12 @@ def route(
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     heatmap: Annotated[
-        Path | None, typer.Option(help="Draw the mean weights, tasks by adapters: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(callback=writable, help="Draw the mean weights, tasks by adapters: .png, .svg or .pdf."),
     ] = None,
     confusion: Annotated[
-        Path | None, typer.Option(help="Write the confusion matrix of tasks and adapters to this JSON file.")
+        Path | None,
+        typer.Option(callback=writable, help="Write the confusion matrix of tasks and adapters to this JSON file."),
     ] = None,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form
+from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit, tell
 from clora_cli.errors import InterruptedRunError, OptionError
+from clora_cli.intervals import check_sizes
 from clora_cli.legible import legible
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def run(
     ] = None,
     jobs: Annotated[int, typer.Option("-j", "--jobs", help="Methods and seeds that run side by side.")] = 1,
     model: Annotated[str | None, typer.Option("-m", "--model", help="Base model instead of the recipe's.")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder instead of the recipe's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", callback=writable, help="Folder instead of the recipe's.")
+    ] = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -85,6 +88,7 @@ def run(
         raise typer.BadParameter("name a recipe, or pass --list")
     if jobs < 1:
         raise OptionError(f"--jobs {jobs}: give a whole number of at least 1")
+    check_sizes({"jobs": jobs})
     with _interruptions():
         _do(output, _read(recipe, seed, model, out), only, jobs, show=show, script=script, dry_run=dry_run)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli import registry
-from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
+from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Terminal, emit
 
 if TYPE_CHECKING:
@@ -50,9 +50,12 @@ def trim(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of trims that draw random numbers.")] = 42,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("trimmed"),
+    out: Annotated[Path, typer.Option("-o", "--out", callback=writable, help="Folder to write.")] = Path("trimmed"),
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Also draw the sorted magnitudes and the cut: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(
+            "--plot", callback=writable, help="Also draw the sorted magnitudes and the cut: .png, .svg or .pdf."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another adapter at --out.")] = False,
     config: ConfigOption = None,

@@ -13,6 +13,7 @@ from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known import canonical
 from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, OptionError, did_you_mean
+from clora_cli.folder_names import folder_problem, same_on_some_disk
 from clora_cli.intake import read_text, reason
 from clora_cli.recipes.document import Item, read_document
 from clora_cli.recipes.orders import orders
@@ -87,9 +88,13 @@ def _tasks(item: Item) -> tuple[str, ...]:
         item.fail("tasks is empty")
     names = [_task(entry) for entry in entries]
     for number, (entry, name) in enumerate(zip(entries, names, strict=True)):
-        if folder_name(name) in map(folder_name, names[:number]):
+        if _place(name) in map(_place, names[:number]):
             entry.fail(f"task '{name}' stands in the order twice")
     return tuple(names)
+
+
+def _place(task: str) -> str:
+    return same_on_some_disk(folder_name(task))
 
 
 def _task(item: Item) -> str:
@@ -116,7 +121,9 @@ def _seeds(item: Item) -> tuple[int, ...]:
 def _folder_text(item: Item, what: str) -> str:
     text = item.text(what)
     if not _FOLDER.fullmatch(text):
-        item.fail(f"{what} '{text}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'")
+        item.fail(f"{what} '{text[:40]}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'")
+    if problem := folder_problem(text):
+        item.fail(f"{what} '{text[:40]}' must do as a folder's name: {problem}")
     return text
 
 
@@ -128,7 +135,7 @@ def _methods(item: Item, common: Mapping[str, Item], tasks: int) -> tuple[Method
         _section(section, name, tasks)
     for entry in item.items("methods"):
         method = _method(entry, shared, tasks)
-        if method.label in [other.label for other in found]:
+        if same_on_some_disk(method.label) in [same_on_some_disk(other.label) for other in found]:
             entry.fail(f"two methods are called '{method.label}'; give one of them a label")
         found.append(method)
     if not found:

@@ -17,6 +17,7 @@ from clora_cli import __version__, registry
 from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_model
 from clora_cli.errors import MismatchError, OptionError
+from clora_cli.intervals import check_sizes
 from clora_cli.lora import Factor, sharing
 from clora_cli.merges import Merge, merge_sites
 from clora_cli.package import base_name
@@ -62,6 +63,7 @@ class MergeOptions:
         Raises:
             OptionError: If a value is out of range or two exclude each other.
         """
+        check_sizes(vars(self))
         if self.rank < 0:
             raise OptionError(f"--rank {self.rank}: give a whole number of at least 1")
         if sum((bool(self.rank), self.dense, self.into_model)) > 1:

@@ -18,6 +18,7 @@ from clora_cli import registry
 from clora_cli.adapter_folder import WEIGHTS, AdapterFolder, check_place, finished
 from clora_cli.errors import OptionError
 from clora_cli.files import new_folder, sha256, to_json
+from clora_cli.intervals import check_sizes
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.manifest import MANIFEST, SCHEMA
 from clora_cli.progress import Progress, Silent
@@ -64,6 +65,7 @@ class TrimOptions:
         Raises:
             OptionError: If one does not fit.
         """
+        check_sizes(vars(self))
         if self.on not in _SIDES:
             raise OptionError(f"--on {self.on}: choose one of {', '.join(_SIDES)}")
         if self.scope not in _SCOPES:
