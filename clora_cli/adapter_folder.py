@@ -19,7 +19,7 @@ from clora_cli.distribution import read_record
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.files import differences, new_folder, sha256, to_json
 from clora_cli.legible import is_legible
-from clora_cli.manifest import MANIFEST, SCHEMA, read_manifest
+from clora_cli.manifest import MANIFEST, SCHEMA, as_withheld, read_manifest
 from clora_cli.side_files import FEATURES, STATE, former_name, side_file
 from clora_cli.tensors import (
     check_numbers,
@@ -258,7 +258,7 @@ def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
     if not target.exists():
         return None
     folder = read_adapter(target)
-    if changed := differences(recipe, folder.manifest):
+    if changed := differences(as_withheld(recipe, folder.manifest), folder.manifest):
         raise OptionError(
             f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.errors import ArtifactError, CloraError
-from clora_cli.intake import open_regular, parse_json, read_text, reason
+from clora_cli.intake import open_regular, parse_json, read_text, real_path, reason
 
 __all__ = ["differences", "new_folder", "read_json", "sha256", "to_json", "write_bytes", "write_text", "writing"]
 
@@ -100,7 +100,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         raise CloraError(f"cannot write {path}: it exists and is no regular file; choose another name")
     if path.is_symlink():  # it stays one: what it leads to is replaced
-        path = path.resolve()
+        path = real_path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".clora-{path.name}-")

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from clora_cli.legible import legible
 
-__all__ = ["check_regular", "open_regular", "parse_json", "read_bytes", "read_text", "reason"]
+__all__ = ["open_regular", "parse_json", "read_bytes", "read_text", "real_path", "reason"]
 
 _MOST = 1 << 28  # bytes of a text file: scores of a million rows take a tenth
 _DEEPEST = 64  # levels of JSON: the deepest record has six
@@ -24,16 +24,6 @@ _LONGEST = 1 << 63  # whole numbers below it fit everywhere
 def reason(error: Exception) -> str:
     """Return why something could not be read, in one line without the file's name."""
     return legible(" ".join(str(getattr(error, "strerror", None) or error).split()))
-
-
-def check_regular(path: Path) -> None:
-    """Check that a path is a regular file, or a link to one: a library that opens a pipe would wait for ever.
-
-    Raises:
-        OSError: If it is not, or not there.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "no regular file", str(path))
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -47,6 +37,11 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "no regular file", str(path))
     return io.BufferedReader(io.FileIO(descriptor))
+
+
+def real_path(path: Path) -> Path:
+    """Return where a path leads, all links followed; of a link to itself, the link."""
+    return Path(os.path.realpath(path))
 
 
 def read_bytes(path: Path, most: int = _MOST) -> bytes:

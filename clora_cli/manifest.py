@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from clora_cli.errors import ArtifactError
-from clora_cli.files import read_json, sha256
+from clora_cli.files import read_json, sha256, to_json, write_text
 from clora_cli.intake import reason
 from clora_cli.records import Check, any_text, each, flag, is_table, listed, made_of, maybe, name, number, whole, wrong
 
-__all__ = ["MANIFEST", "SCHEMA", "read_manifest"]
+__all__ = ["MANIFEST", "SCHEMA", "WITHHELD", "as_withheld", "read_manifest", "withhold"]
 
 SCHEMA = "clora.adapter/1"
 MANIFEST = "clora.json"
+WITHHELD = ""  # a checksum of rows that a private distribution of them is not to stand beside
 _SEED = whole(-(1 << 63), (1 << 63) - 1)
 _PARENT = made_of({"task": name, "sha256": name})
 _WANTED: Mapping[str, Check] = {
@@ -105,6 +107,51 @@ def read_manifest(path: Path) -> dict[str, Any]:
                 f"adapter {path} is damaged: {file} is not the file that was written; restore it or train again"
             )
     return manifest
+
+
+def withhold(folder: Path, fingerprints: Collection[str]) -> bool:
+    """Take checksums of rows out of an adapter's manifest: by them, who knows all rows but one could test a guess of it.
+
+    Args:
+        folder: The adapter folder; one without a manifest has nothing to withhold.
+        fingerprints: Those of the data that a private distribution was taken of.
+
+    Returns:
+        Whether there were any.
+
+    Raises:
+        ArtifactError: If the manifest is damaged.
+        CloraError: If it cannot be written; it is then as it was.
+    """
+    if not (folder / MANIFEST).exists():
+        return False
+    manifest = read_json(folder / MANIFEST, "manifest")
+    entries = _of_rows(manifest)
+    told = [entry for entry in entries if entry.get("fingerprint") in fingerprints]
+    for entry in told:
+        entry["fingerprint"] = WITHHELD
+    if told:
+        write_text(folder / MANIFEST, to_json(manifest))
+    return bool(told)
+
+
+def as_withheld(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a recipe without the checksums of rows that a manifest withholds, to compare the two."""
+    hidden = [entry.get("fingerprint") == WITHHELD for entry in _of_rows(manifest)]
+    if not any(hidden):
+        return recipe
+    known = copy.deepcopy(dict(recipe))
+    for entry, is_hidden in zip(_of_rows(known), hidden, strict=False):
+        entry.update({"fingerprint": WITHHELD} if is_hidden else {})
+    return known
+
+
+def _of_rows(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of a manifest that may hold a checksum of rows: its data, and those of a memory."""
+    data = manifest.get("data")
+    memory = data.get("memory") if isinstance(data, dict) else None
+    found = [data, *(memory if isinstance(memory, list) else ())]
+    return [entry for entry in found if isinstance(entry, dict)]
 
 
 def _digest(path: Path) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from clora_cli import registry
+from clora_cli.legible import legible
 from clora_cli.reporting.bootstrap import RESAMPLES, Significance
 from clora_cli.reporting.costs import CostRow
 from clora_cli.reporting.results import Group, Order, Results, Series, Spread
@@ -69,7 +70,7 @@ def _lines(series: Series, run: Run) -> Iterable[Sequence[object]]:
 
 def _cell(text: str) -> str:
     """Return a text that a spreadsheet takes for one, not for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{legible(text)}" if text.startswith(_FORMULA) else legible(text)
 
 
 def _run(run: Run) -> dict[str, Any]:

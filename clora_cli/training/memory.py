@@ -10,6 +10,7 @@ from typing import Any
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.data import Rows, Task, load_task
 from clora_cli.errors import DataError, MismatchError
+from clora_cli.manifest import WITHHELD
 from clora_cli.methods import Memory
 from clora_cli.training.options import run_seed
 
@@ -50,7 +51,7 @@ def _task(member: AdapterFolder, method: str) -> Task:
             "was trained on; train that task with clora train-task, or choose a method without a memory"
         )
     task = _found(data, member, method)
-    if task.fingerprint != data["fingerprint"]:
+    if data["fingerprint"] not in (WITHHELD, task.fingerprint):
         raise MismatchError(
             f"--method {method} trains on the rows of '{member.task}' again, and {task.source} holds other rows than "
             f"{member.path} was trained on ({data['fingerprint'][:12]} -> {task.fingerprint[:12]}); restore them, or train "

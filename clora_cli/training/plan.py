@@ -18,6 +18,8 @@ from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.distribution import agree, read_record
 from clora_cli.errors import DataError, MismatchError, OptionError
 from clora_cli.folder_names import folder_problem, twin
+from clora_cli.intake import real_path
+from clora_cli.manifest import WITHHELD
 from clora_cli.methods import Gating
 from clora_cli.package import read_package
 from clora_cli.training.composition import Composition, compose
@@ -138,7 +140,8 @@ class Plan:
         for rows, member in zip(self.memory, self.past, strict=True):
             manifest = member.manifest
             drawn = {"of": manifest["data"]["train_rows"], "seed": manifest["seed"]}
-            found.append({**rows.recorded(), **drawn})
+            kept = {"fingerprint": WITHHELD} if manifest["data"]["fingerprint"] == WITHHELD else {}
+            found.append({**rows.recorded(), **drawn, **kept})
         return found
 
     def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,7 +186,7 @@ def make_plan(options: TrainOptions) -> Plan:
     past, stage = _place(members, options.package, out, task.name)
     for member in past:
         check_base(member.base, reference, member.path)
-    others = [member for member in members if member.path.resolve() != out.resolve()]
+    others = [member for member in members if real_path(member.path) != real_path(out)]
     if method.lead.start != "fresh":
         _check_continues(others if method.lead.start == "shared" else past, options)
     if gating := method.lead.gating():
@@ -198,7 +201,7 @@ def make_plan(options: TrainOptions) -> Plan:
 
 
 def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:
-    same = next((m for m in members if m.path.resolve() == out.resolve()), None)
+    same = next((m for m in members if real_path(m.path) == real_path(out)), None)
     if same is not None and same.stage is not None:
         return [m for m in members if m.stage is not None and m.stage < same.stage], same.stage
     others = [m for m in members if m is not same]
@@ -213,7 +216,7 @@ def _check_name(members: Sequence[AdapterFolder], out: Path, task: str) -> None:
     """Refuse a folder that some disk cannot hold beside the others."""
     if problem := folder_problem(out.name):
         raise OptionError(f"'{out.name}' cannot be the adapter's folder: {problem}; pass another --out")
-    folders = [member.path.name for member in members if member.path.parent.resolve() == out.parent.resolve()]
+    folders = [member.path.name for member in members if real_path(member.path.parent) == real_path(out.parent)]
     if other := twin(out.name, folders) or twin(task, [member.task for member in members]):
         raise MismatchError(
             f"'{out.name if other in folders else task}' and '{other}', which the package holds, are one name on disks that "
@@ -222,7 +225,7 @@ def _check_name(members: Sequence[AdapterFolder], out: Path, task: str) -> None:
 
 
 def _dependents(members: Sequence[AdapterFolder], out: Path) -> list[AdapterFolder]:
-    replaced = [member.digest for member in members if member.path.resolve() == out.resolve()]
+    replaced = [member.digest for member in members if real_path(member.path) == real_path(out)]
     return [
         member
         for member in members

@@ -11,6 +11,7 @@ from typing import Any
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.errors import ArtifactError, OptionError
 from clora_cli.files import read_json, sha256, to_json
+from clora_cli.intake import real_path
 from clora_cli.manifest import MANIFEST
 from clora_cli.side_files import current_name
 from clora_cli.transforming.routable import Routable
@@ -123,9 +124,9 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
     Raises:
         OptionError: If it is.
     """
-    place = out.resolve()
+    place = real_path(out)
     for path in inputs:
-        source = path.resolve()
+        source = real_path(path)
         if place.is_relative_to(source) or source.is_relative_to(place):
             where = "is" if place == source else "lies in" if place.is_relative_to(source) else "holds"
             raise OptionError(f"--out {out} {where} {path}, which is read and never changed; choose another --out")

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from clora_cli import __version__
-from clora_cli.adapter_folder import AdapterFolder
+from clora_cli.adapter_folder import AdapterFolder, is_adapter
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, load_skeleton, pick_device
 from clora_cli.data import Example, Rows, load_task, uses_chat
 from clora_cli.distribution import Distribution
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
+from clora_cli.manifest import withhold
 from clora_cli.nano.tasks import ORDER
 from clora_cli.privacy import Ball, noise_multiplier, release
 from clora_cli.processes import is_main_process, processes, together
@@ -69,6 +70,8 @@ def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[F
     todo = [job for job in plan.jobs if job.state != "up to date"]
     written = 0
     try:
+        if plan.options.privacy is not None and is_main_process():
+            _withhold(plan, progress)
         if todo:
             _warn(plan, todo, progress)
             with together(pick_device(plan.options.device)):
@@ -96,6 +99,19 @@ def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
         shapes = {site: linear_shape(backbone.model.get_submodule(site)) for site in sites}
         found[job] = {site: shape[0] for site, shape in shapes.items() if shape is not None}
     return found
+
+
+def _withhold(plan: FeaturePlan, progress: Progress) -> None:
+    """Take the checksums of the private rows out of the adapters' manifests, and out of those in the same packages."""
+    secret = {rows.task.fingerprint for job in plan.jobs for rows in job.rows}
+    given = [job.member.path for job in plan.jobs]
+    beside = [
+        path for package in {one.parent for one in given} for path in sorted(package.iterdir()) if is_adapter(path)
+    ]
+    real = {path.resolve() for path in given}
+    changed = [path for path in dict.fromkeys((*given, *beside)) if withhold(path, secret)]
+    if others := [str(path) for path in changed if path.resolve() not in real]:
+        progress.note(f"note: the checksum of these rows is withheld in {', '.join(others)} too, which trained on them")
 
 
 def _taken(
