@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 
 from clora_cli.errors import ArtifactError
 from clora_cli.files import read_json, to_json, write_text
+from clora_cli.legible import is_legible
+from clora_cli.records import Check, each, listed, name, number, scalar, whole, wrong
 
 __all__ = [
     "SCHEMA",
@@ -29,6 +31,15 @@ __all__ = [
 ]
 
 SCHEMA = "clora.scores/1"
+_SETTINGS: Mapping[str, Check] = {
+    "test_rows?": whole(),
+    "split?": name,
+    "max_length?": whole(),
+    "max_new_tokens?": whole(),
+    "dtype?": name,
+    "route?": each(scalar),
+    "calibrate?": listed(name),
+}
 _ROUNDING = 0.06  # percent points: what one decimal place may hide between a value and its correct / total
 
 
@@ -153,18 +164,20 @@ class _Node:
 
     def text(self, key: str) -> str:
         value = self.data.get(key)
+        if isinstance(value, str) and not is_legible(value):
+            self.fault(key, "has letters that cannot be shown")
         return value if isinstance(value, str) else self.fault(key, "must be a string")
 
     def count(self, key: str) -> int:
         value = self.data.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
+        if whole()(value):
+            return int(value)  # type: ignore[arg-type]
         self.fault(key, "must be a whole number, 0 or more")
 
     def percent(self, key: str) -> float:
         value = self.data.get(key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100:
-            return float(value)
+        if number(0, 100)(value):
+            return float(value)  # type: ignore[arg-type]
         self.fault(key, "must be a percentage in [0, 100]")
 
     def items(self, key: str) -> list[Any]:
@@ -197,18 +210,25 @@ def _scores(path: Path, content: dict[str, Any]) -> Scores:
         score=top.text("score"),
         order=order,
         rows=tuple(_row(node, order) for node in top.nodes("rows")),
-        settings=top.node("settings", content.get("settings", {})).data,
+        settings=_settings(top),
         source=path,
     )
 
 
 def _order(top: _Node) -> tuple[str, ...]:
     order = top.items("order")
-    if not all(isinstance(task, str) and task for task in order):
+    if not all(name(task) and task for task in order):
         top.fault("order", "must be a list of task names")
     if len(set(order)) < len(order):
         top.fault("order", "names a task twice")
     return tuple(order)
+
+
+def _settings(top: _Node) -> dict[str, Any]:
+    settings = top.node("settings", top.data.get("settings", {}))
+    if odd := wrong(settings.data, _SETTINGS):
+        settings.fault(odd, "is not what it should be")
+    return settings.data
 
 
 def _row(node: _Node, order: Sequence[str]) -> ScoreRow:
@@ -237,7 +257,7 @@ def _task(node: _Node) -> TaskScore:
 
 def _per_row(node: _Node, value: float, total: int) -> tuple[float, ...]:
     rows = node.items("per_row") if "per_row" in node.data else []
-    if not all(isinstance(one, (int, float)) and 0 <= one <= 1 for one in rows):
+    if not all(map(number(0, 1), rows)):
         node.fault("per_row", "must be a list of numbers in [0, 1]")
     if rows and (len(rows) != total or not math.isclose(100 * sum(rows) / total, value, abs_tol=_ROUNDING)):
         node.fault("per_row", f"has {len(rows)} rows that do not make {value:g} of {total}")

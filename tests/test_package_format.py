@@ -20,7 +20,7 @@ from clora_cli.adapter_folder import WEIGHTS, read_adapter
 from clora_cli.backbone import load_backbone
 from clora_cli.base_model import find_model
 from clora_cli.data import load_task
-from clora_cli.distribution import FEATURES, agree, read_distribution, read_record
+from clora_cli.distribution import agree, read_distribution, read_record
 from clora_cli.errors import ArtifactError, CloraError, MismatchError, OptionError
 from clora_cli.features import collect_moments, prompt_ids
 from clora_cli.files import sha256
@@ -29,6 +29,7 @@ from clora_cli.manifest import MANIFEST
 from clora_cli.package import read_package
 from clora_cli.progress import Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, read_scores, write_scores
+from clora_cli.side_files import FEATURES
 from clora_cli.subspace import mask_key, read_ledger, read_masks
 from clora_cli.training import make_plan, train_task
 from clora_cli.transforming import (
@@ -531,9 +532,9 @@ def test_must_32_unite_what_is_left_as_if_nothing_else_had_been(routable, tmp_pa
 def test_must_33_keep_zeros_outside_masks(adapter, tmp_path):
     trimmed = trim(adapter, tmp_path / "trimmed")
     assert read_masks(read_adapter(trimmed)).keys() == read_adapter(adapter).factors().keys()
-    state = load_file(trimmed / "state.safetensors")
+    state = load_file(trimmed / "state.clora")
     for wrong in (state[mask_key(SITE)][:-1], torch.zeros_like(state[mask_key(SITE)])):
-        save_file({**state, mask_key(SITE): wrong}, trimmed / "state.safetensors")
+        save_file({**state, mask_key(SITE): wrong}, trimmed / "state.clora")
         (trimmed / MANIFEST).unlink(missing_ok=True)
         with pytest.raises(ArtifactError, match="is damaged"):
             read_masks(read_adapter(trimmed))
@@ -558,7 +559,7 @@ def test_must_35_trim_nothing_else(adapter, tmp_path):
     trimmed = trim(adapter, tmp_path / "trimmed")
     before, after = contents(adapter), contents(trimmed)
     changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
-    assert changed == {WEIGHTS, "state.safetensors", "README.md", MANIFEST}
+    assert changed == {WEIGHTS, "state.clora", "README.md", MANIFEST}
     old, new = (json.loads(files[MANIFEST]) for files in (before, after))
     assert {key for key in new if new[key] != old.get(key)} == {"trim", "files"}
 

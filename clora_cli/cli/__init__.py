@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from clora_cli import __version__, signals
+from clora_cli.cli._output import tell
 from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
@@ -29,6 +30,7 @@ from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
 from clora_cli.errors import CloraError, OptionError, ReplacedError
+from clora_cli.legible import legible
 from clora_cli.meeting import end_all, fallen_out, launched, leave
 from clora_cli.processes import is_main_process
 
@@ -36,6 +38,7 @@ __all__ = ["app", "main"]
 
 _TURNS = 20
 _PAUSE = 0.2  # seconds
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # PyTorch's, on accelerators and on processors
 
 app = typer.Typer(
     name="clora",
@@ -117,7 +120,10 @@ def _outcome() -> int:
         where = getattr(error, "filename", None) or "input or output"
         why = getattr(error, "strerror", None) or error
         code, message = 1, f"{where}: {why}; check the name, its permissions and the disk"
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+            told = "out of memory; give less at once: a smaller --batch-size, --max-length or --rank"
+            return end_all(1, told, say)
         if not fallen_out(error):
             end_all(1)
             raise
@@ -174,11 +180,11 @@ def _give_stdout_up() -> None:
 
 
 def _complain(message: str) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    tell(f"error: {legible(' '.join(message.split()))}")
 
 
 def _show(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    tell(text)
 
 
 def _told_of_usage(error: TyperException) -> str:

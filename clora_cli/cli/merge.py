@@ -16,6 +16,7 @@ from clora_cli.cli._options import (
     QuietOption,
     complete_strategy,
     form,
+    writable,
 )
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, command_line, patience
@@ -47,11 +48,14 @@ def merge(
     weights: Annotated[
         str | None, typer.Option(help="A number for each adapter, separated by commas; signs are free.")
     ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("merged"),
+    out: Annotated[Path, typer.Option("-o", "--out", callback=writable, help="Folder to write.")] = Path("merged"),
     rank: Annotated[int, typer.Option(help="Cut the result to this rank; the energy that is kept is told.")] = 0,
     dense: Annotated[bool, typer.Option("--dense", help="Write dense deltas, exact for every strategy.")] = False,
     into_model: Annotated[
-        Path | None, typer.Option("--into-model", help="Write the whole model with the merge added to its weights.")
+        Path | None,
+        typer.Option(
+            "--into-model", callback=writable, help="Write the whole model with the merge added to its weights."
+        ),
     ] = None,
     model: ModelOption = None,
     dtype: Annotated[str, typer.Option(help="Type of dense deltas: float32, bfloat16 or float16.")] = "float32",

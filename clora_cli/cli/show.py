@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli import registry
-from clora_cli.cli._options import JsonOption, QuietOption, form
+from clora_cli.cli._options import JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit
 from clora_cli.errors import ArtifactError, OptionError
 
@@ -54,7 +54,10 @@ def show(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", help="Also draw it, as .png, .svg or .pdf: --diff, or who owns what of a shared LoRA."
+            "-o",
+            "--out",
+            callback=writable,
+            help="Also draw it, as .png, .svg or .pdf: --diff, or who owns what of a shared LoRA.",
         ),
     ] = None,
     json: JsonOption = False,

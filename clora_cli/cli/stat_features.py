@@ -94,8 +94,8 @@ def stat_features(
 ) -> None:
     """Give adapters the feature distributions that routing goes by: one pass over their tasks' inputs.
 
-    Writes features.safetensors into each adapter folder and changes nothing else in it. Prints the files' paths. The same
-    call again finds them up to date.
+    Writes features.clora into each adapter folder and changes nothing else in it, save that --dp-epsilon takes the
+    checksum of the private rows out of clora.json. Prints the files' paths. The same call again finds them up to date.
 
     Example: clora stat-features adapters --second-moment full
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli import registry
-from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
+from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
 
@@ -51,9 +51,12 @@ def trim(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of trims that draw random numbers.")] = 42,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("trimmed"),
+    out: Annotated[Path, typer.Option("-o", "--out", callback=writable, help="Folder to write.")] = Path("trimmed"),
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Also draw the sorted magnitudes and the cut: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(
+            "--plot", callback=writable, help="Also draw the sorted magnitudes and the cut: .png, .svg or .pdf."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another adapter at --out.")] = False,
     wait: WaitOption = None,
@@ -65,7 +68,7 @@ def trim(
 ) -> None:
     """Trim an adapter to the entries that matter: all others become exact zeros, and a mask says which stay.
 
-    The result is an adapter folder like the one given, with the masks in state.safetensors; it can take the other's place
+    The result is an adapter folder like the one given, with the masks in state.clora; it can take the other's place
     in a package. What was trimmed before stays trimmed.
 
     Example: clora trim adapters/mnli --by knee --plot knee.png -o trimmed/mnli

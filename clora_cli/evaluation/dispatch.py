@@ -81,6 +81,7 @@ class Dispatcher:
         self.reference = find_base(members, settings.model, settings.revision, progress)
         for member in members:
             check_base(member.base, self.reference, member.path)
+            member.check_numbers()
         self._settings = settings
         self._device = pick_device(settings.device)
         self.guide = Guide(self.reference, members, options, batch_size=settings.batch_size)

@@ -14,6 +14,8 @@ from clora_cli.data.known import canonical
 from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, OptionError, did_you_mean
+from clora_cli.folder_names import folder_problem, same_on_some_disk
+from clora_cli.intake import read_text, reason
 from clora_cli.recipes.document import Item, read_document
 from clora_cli.recipes.orders import named_orders, orders
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name
@@ -23,6 +25,7 @@ __all__ = ["SHARED", "read_recipe", "read_recipe_file"]
 
 _KEYS = ("name", "about", "model", "revision", "tasks", "methods", "train", "stat-features", "eval", "seeds", "out")
 _METHOD_KEYS = ("method", "label", "about", "sources", "option", "train", "stat-features", "eval")
+_LONGEST = 1 << 20  # bytes of a recipe
 _FOLDER = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _UNSEEN = "unseen"
 # What features and an evaluation take from the training before them, where they say nothing themselves.
@@ -37,9 +40,9 @@ def read_recipe_file(path: Path) -> Recipe:
         OptionError: As ``read_recipe``.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, _LONGEST)
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ArtifactError(f"recipe {path} cannot be read: {reason(error)}") from error
     return read_recipe(text, str(path), name=path.stem)
 
 
@@ -86,9 +89,13 @@ def _tasks(item: Item) -> tuple[str, ...]:
         item.fail("tasks is empty")
     names = [_task(entry) for entry in entries]
     for number, (entry, name) in enumerate(zip(entries, names, strict=True)):
-        if folder_name(name) in map(folder_name, names[:number]):
+        if _place(name) in map(_place, names[:number]):
             entry.fail(f"task '{name}' stands in the order twice")
     return tuple(names)
+
+
+def _place(task: str) -> str:
+    return same_on_some_disk(folder_name(task))
 
 
 def _task(item: Item) -> str:
@@ -116,7 +123,9 @@ def _seeds(item: Item) -> tuple[int, ...]:
 def _folder_text(item: Item, what: str) -> str:
     text = item.text(what)
     if not _FOLDER.fullmatch(text):
-        item.fail(f"{what} '{text}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'")
+        item.fail(f"{what} '{text[:40]}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'")
+    if problem := folder_problem(text):
+        item.fail(f"{what} '{text[:40]}' must do as a folder's name: {problem}")
     return text
 
 
@@ -128,7 +137,7 @@ def _methods(item: Item, common: Mapping[str, Item], tasks: int) -> tuple[Method
         _section(section, name, tasks)
     for entry in item.items("methods"):
         method = _method(entry, shared, tasks)
-        if method.label in [other.label for other in found]:
+        if same_on_some_disk(method.label) in [same_on_some_disk(other.label) for other in found]:
             entry.fail(f"two methods are called '{method.label}'; give one of them a label")
         found.append(method)
     if not found:

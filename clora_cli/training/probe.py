@@ -99,7 +99,7 @@ class RunProbe:
         return {name: {site: next(means) for site in found} for name, found in sides.items()}
 
     def stored(self, adapter: int) -> Mapping[str, Tensor]:
-        """Return what an earlier adapter holds in its ``state.safetensors``."""
+        """Return what an earlier adapter holds in its ``state.clora``."""
         return self._plan.parents[adapter].state()
 
     def embeddings(self) -> Tensor:

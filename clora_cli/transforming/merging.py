@@ -16,6 +16,7 @@ from clora_cli.base_layers import BaseLayers
 from clora_cli.base_model import ModelReference, check_base, same_base
 from clora_cli.data import origins_of
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.intervals import check_sizes
 from clora_cli.locks import NO_PATIENCE, Patience
 from clora_cli.lora import Factor, sharing
 from clora_cli.merges import SEED, Merged, Merger
@@ -63,6 +64,7 @@ class MergeOptions:
         Raises:
             OptionError: If a value is out of range or two exclude each other.
         """
+        check_sizes(vars(self))
         if self.rank < 0:
             raise OptionError(f"--rank {self.rank}: give a whole number of at least 1")
         if sum((bool(self.rank), self.dense, self.into_model)) > 1:

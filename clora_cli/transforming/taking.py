@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from clora_cli import __version__
-from clora_cli.adapter_folder import AdapterFolder
+from clora_cli.adapter_folder import AdapterFolder, is_adapter
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
 from clora_cli.data import Example, Rows, load_task, uses_chat
@@ -21,6 +21,7 @@ from clora_cli.distribution import Distribution
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError, ReplacedError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
 from clora_cli.locks import NO_PATIENCE, Patience, locked
+from clora_cli.manifest import withhold
 from clora_cli.meeting import agree, together
 from clora_cli.nano.tasks import ORDER
 from clora_cli.package import marks
@@ -79,6 +80,8 @@ def take_features(
     todo = [job for job in plan.jobs if job.state != "up to date"]
     written = 0
     try:
+        if plan.options.privacy is not None and is_main_process():
+            _withhold(plan, progress)
         if todo:
             _warn(plan, todo, progress)
             with _alone(todo, patience, progress), together(pick_device(plan.options.device)):
@@ -136,6 +139,19 @@ def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
     return found
 
 
+def _withhold(plan: FeaturePlan, progress: Progress) -> None:
+    """Take the checksums of the private rows out of the adapters' manifests, and out of those in the same packages."""
+    secret = {rows.task.fingerprint for job in plan.jobs for rows in job.rows}
+    given = [job.member.path for job in plan.jobs]
+    beside = [
+        path for package in {one.parent for one in given} for path in sorted(package.iterdir()) if is_adapter(path)
+    ]
+    real = {path.resolve() for path in given}
+    changed = [path for path in dict.fromkeys((*given, *beside)) if withhold(path, secret)]
+    if others := [str(path) for path in changed if path.resolve() not in real]:
+        progress.note(f"note: the checksum of these rows is withheld in {', '.join(others)} too, which trained on them")
+
+
 def _taken(
     plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress
 ) -> Iterator[tuple[FeatureJob, Distribution]]:
@@ -155,7 +171,7 @@ def _taken(
         moments = _moments(backbone, job, sites[job], own, options, progress)
         distribution = Distribution(moments, _record(job, own, options))
         if is_main_process():
-            distribution.write(job.member.features)
+            job.member.give_features(distribution)
         yield job, distribution
 
 

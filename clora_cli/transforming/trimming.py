@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from clora_cli import registry
-from clora_cli.adapter_folder import STATE, WEIGHTS, AdapterFolder, check_place, finished
-from clora_cli.distribution import FEATURES
-from clora_cli.errors import ArtifactError, OptionError
+from clora_cli.adapter_folder import WEIGHTS, AdapterFolder, check_place, finished
+from clora_cli.errors import OptionError
 from clora_cli.files import new_folder, sha256, to_json
+from clora_cli.intervals import check_sizes
 from clora_cli.locks import NO_PATIENCE, Patience
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.manifest import MANIFEST, SCHEMA
 from clora_cli.progress import Progress, Silent
+from clora_cli.side_files import FEATURES, STATE
 from clora_cli.steady import unchanged
 from clora_cli.subspace import mask_key, pack, read_masks
 from clora_cli.tensors import save_tensors
@@ -66,6 +67,7 @@ class TrimOptions:
         Raises:
             OptionError: If one does not fit.
         """
+        check_sizes(vars(self))
         if self.on not in _SIDES:
             raise OptionError(f"--on {self.on}: choose one of {', '.join(_SIDES)}")
         if self.scope not in _SCOPES:
@@ -100,7 +102,7 @@ class TrimPlan:
         """All competitions, side by side: one a side, or one a site.
 
         Raises:
-            CloraError: If an entry is no finite number, or nothing would be left of a side.
+            CloraError: If nothing would be left of a side.
         """
         groups = [list(self.factors)] if self.options.scope == "all" else [[site] for site in self.factors]
         pulled = pulls(self.factors, self.reference, self.sides) if self.reference else {}
@@ -174,8 +176,6 @@ class TrimPlan:
     def _cut(self, side: str, sites: Sequence[str], pulled: Mapping[tuple[str, str], Tensor]) -> Cut:
         factors = {site: side_of(self.factors[site], side) for site in sites}
         values = torch.cat([value.flatten().float() for value in factors.values()])
-        if not bool(values.isfinite().all()):
-            raise ArtifactError(f"lora_{side} of adapter {self.member.path} has entries that are no finite numbers")
         reference = torch.cat([pulled[side, site].flatten() for site in sites]) if pulled else None
         name = f"{self.options.seed}/{side}/{'' if self.options.scope == 'all' else sites[0]}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")

@@ -13,11 +13,12 @@ from clora_cli.adapter_folder import read_adapter
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import find_sites
 from clora_cli.data import load_task
-from clora_cli.distribution import FEATURES, read_distribution
+from clora_cli.distribution import read_distribution
 from clora_cli.errors import ArtifactError, CloraError, DataError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.features import prompt_ids, read_features
 from clora_cli.package import read_package
 from clora_cli.privacy import Guarantee, noise_multiplier
+from clora_cli.side_files import FEATURES
 from clora_cli.statistics import Moments
 from clora_cli.transforming import (
     FeatureOptions,
@@ -226,7 +227,7 @@ def test_the_same_call_finds_it_up_to_date_without_loading_the_model(adapter, mo
 def test_what_was_made_differently_stays_until_it_is_forced(adapter, chosen, told):
     take(adapter)
     before = adapter.features.read_bytes()
-    with pytest.raises(OptionError, match=rf"features\.safetensors was made differently \(.*{told}.*; pass --force"):
+    with pytest.raises(OptionError, match=rf"features\.clora was made differently \(.*{told}.*; pass --force"):
         take(adapter, **chosen)
     assert adapter.features.read_bytes() == before
     (forced,) = take(adapter, **chosen, force=True)
