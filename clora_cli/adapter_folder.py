@@ -7,6 +7,7 @@ An adapter folder is a PEFT LoRA folder, with ``clora.json`` beside it when clor
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -227,9 +228,10 @@ def read_adapter(path: Path) -> AdapterFolder:
     config = {} if dense else read_config(path / CONFIG)
     if not dense and not (path / WEIGHTS).is_file():
         raise ArtifactError(f"adapter {path} has no {WEIGHTS}; restore it or make the adapter again")
-    if dense and not (path / MANIFEST).exists():
+    recorded = os.path.lexists(path / MANIFEST)  # also a link that leads nowhere: it is damage, no bare folder
+    if dense and not recorded:
         raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
-    manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
+    manifest = read_manifest(path) if recorded else {}
     return AdapterFolder(path, config, manifest)
 
 

@@ -26,11 +26,12 @@ from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
 from clora_cli.errors import CloraError, OptionError
-from clora_cli.legible import legible
+from clora_cli.legible import legible, shortened
 from clora_cli.processes import is_main_process
 
 __all__ = ["app", "main"]
 
+_LONGEST = 2000  # letters of a message: a name in it may be of any length
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # PyTorch's, on accelerators and on processors
 
 app = typer.Typer(
@@ -124,7 +125,7 @@ def _give_stdout_up() -> None:
 
 def _complain(message: str) -> None:
     if is_main_process():
-        tell(f"error: {legible(' '.join(message.split()))}")
+        tell(f"error: {shortened(legible(' '.join(message.split())), _LONGEST)}")
 
 
 def _complain_of_usage(error: TyperException) -> None:
