@@ -65,7 +65,7 @@ _WANTED: Mapping[str, Check] = {
     "text": one_of(*TEXTS),
     "data": listed(_DATA),
     "sha256?": name,
-    "max_length?": whole(1),
+    "max_length": whole(1),
     "dtype?": name,
     "second_moment?": one_of("none", "diag", "full"),
     "layer?": name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_legible", "legible", "legible_json", "markdown"]
+__all__ = ["is_legible", "legible", "legible_json", "markdown", "shortened"]
 
 # Controls (C0, C1), marks that set the direction of text, what has no width, tags, and halves of surrogate pairs. The joiners
 # that some scripts need (U+200C, U+200D) stay.
@@ -34,6 +34,11 @@ def legible(text: str, *, lines: bool = False) -> str:
         lines: Leave line breaks and tabs; without, the result is one line.
     """
     return (_IN_A_TEXT if lines else _ANY).sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """Return the beginning of a text, for a message that names it."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def legible_json(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora_cli.errors import ArtifactError, CloraError
 from clora_cli.intake import open_regular, parse_json, reason
+from clora_cli.legible import shortened
 from clora_cli.records import listed, name, whole, wrong
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
         raise ValueError("no header of a safetensors file")
     header.pop("__metadata__", None)
     for key, entry in header.items():
-        if not isinstance(entry, dict) or (odd := wrong(entry, _ENTRY)) or len(entry["data_offsets"]) != 2:
-            raise ValueError(f"no header of a safetensors file: '{key}' has no {odd or 'place'}")
+        odd = wrong(entry, _ENTRY) if isinstance(entry, dict) else "entry"
+        if odd or len(entry["data_offsets"]) != 2:
+            raise ValueError(f"no header of a safetensors file: '{shortened(key)}' has no {odd or 'end'}")
         if 8 + length + entry["data_offsets"][1] > size:
             raise ValueError(f"it ends within '{key}'")
     return header, 8 + length

@@ -9,12 +9,13 @@ from typing import Any, NoReturn
 import yaml
 
 from clora_cli.errors import OptionError, did_you_mean
+from clora_cli.legible import shortened
 
 __all__ = ["Item", "read_document"]
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C, where there is one
 _DEPTH = 12  # a recipe needs five; an alias that contains itself has no end
-_MOST = 100_000  # values, those that aliases repeat included: seven lines of aliases make ten million
+_MOST = 20_000  # values, those that aliases repeat included: seven lines of aliases make ten million
 _LARGEST = 1 << 63  # whole numbers below it fit everywhere
 _DIGITS = 400  # of a number as it is written
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
@@ -50,7 +51,9 @@ class Item:
             names = sorted(known)
             for key, item in self.value.items():
                 if key not in names:
-                    item.fail(f"unknown key '{key}' in {what}{did_you_mean(key, names)}; known: {', '.join(names)}")
+                    item.fail(
+                        f"unknown key '{shortened(key)}' in {what}{did_you_mean(key, names)}; known: {', '.join(names)}"
+                    )
         return dict(self.value)
 
     def items(self, what: str) -> list[Item]:
@@ -89,7 +92,7 @@ class Item:
             return "a mapping"
         if self.value is None:
             return "nothing"
-        return "a list" if self.is_list else f"'{self.value}'"
+        return "a list" if self.is_list else f"'{shortened(str(self.value))}'"
 
     @property
     def plain(self) -> Any:
@@ -152,7 +155,7 @@ class _Reader:
             if not isinstance(name.value, str):
                 name.fail(f"a key must be a text, not {name.told}")
             if name.value in seen:
-                name.fail(f"key '{name.value}' stands here twice")
+                name.fail(f"key '{shortened(name.value)}' stands here twice")
             seen.add(name.value)
             item = self.item(value, depth + 1)
             # A mapping or list below its key is named by the key's line, where one looks for it.
@@ -162,11 +165,13 @@ class _Reader:
         place = Item(self._source, line, None)
         is_text = node.tag == "tag:yaml.org,2002:str"
         if node.tag not in _PLAIN or (not is_text and len(node.value) > _DIGITS):
-            place.fail(f"'{node.value[:40]}' is no text, number, true or false; put it in quotes to have it as a text")
+            place.fail(
+                f"'{shortened(node.value)}' is no text, number, true or false; put it in quotes to have it as a text"
+            )
         try:
             value = self._loader.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             place.fail(f"cannot be read: {' '.join(str(error).split())}")
         if isinstance(value, (int, float)) and not -_LARGEST < value < _LARGEST:  # what is no number fails too
-            place.fail(f"{node.value[:20]} is beyond all numbers that are of use here")
+            place.fail(f"{shortened(node.value)} is beyond all numbers that are of use here")
         return value

@@ -16,6 +16,7 @@ from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, OptionError, did_you_mean
 from clora_cli.folder_names import folder_problem, same_on_some_disk
 from clora_cli.intake import read_text, reason
+from clora_cli.legible import shortened
 from clora_cli.recipes.document import Item, read_document
 from clora_cli.recipes.orders import named_orders, orders
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name
@@ -82,7 +83,13 @@ def _tasks(item: Item) -> tuple[str, ...]:
     if not item.is_list:
         order = item.text("tasks")
         if order not in known:
+<<<<<<< HEAD
             item.fail(f"no order '{order}'{did_you_mean(order, known)}; give one of {', '.join(orders())} or a list")
+=======
+            item.fail(
+                f"no order '{shortened(order)}'{did_you_mean(order, known)}; give one of {', '.join(known)} or a list"
+            )
+>>>>>>> hostile
         return known[order]
     entries = item.items("tasks")
     if not entries:
@@ -109,7 +116,7 @@ def _task(item: Item) -> str:
     from clora_cli.data import list_tasks
 
     names = [info.name for info in list_tasks()]
-    item.fail(f"unknown task '{name}'{did_you_mean(name, names)}; `clora tasks` lists the known ones")
+    item.fail(f"unknown task '{shortened(name)}'{did_you_mean(name, names)}; `clora tasks` lists the known ones")
 
 
 def _seeds(item: Item) -> tuple[int, ...]:
@@ -123,9 +130,9 @@ def _seeds(item: Item) -> tuple[int, ...]:
 def _folder_text(item: Item, what: str) -> str:
     text = item.text(what)
     if not _FOLDER.fullmatch(text):
-        item.fail(f"{what} '{text[:40]}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'")
+        item.fail(f"{what} '{shortened(text)}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'")
     if problem := folder_problem(text):
-        item.fail(f"{what} '{text[:40]}' must do as a folder's name: {problem}")
+        item.fail(f"{what} '{shortened(text)}' must do as a folder's name: {problem}")
     return text
 
 
@@ -183,7 +190,7 @@ def _known_method(item: Item) -> str:
     known = registry.names("methods")
     for part in name.split("+"):
         if part not in known:
-            item.fail(f"unknown method '{part}'{did_you_mean(part, known)}; known: {', '.join(known)}")
+            item.fail(f"unknown method '{shortened(part)}'{did_you_mean(part, known)}; known: {', '.join(known)}")
     return name
 
 

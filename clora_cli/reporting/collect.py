@@ -13,8 +13,12 @@ from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_adapter
 from clora_cli.costs import COSTS, Cost, read_costs
 from clora_cli.costs import SCHEMA as COST_SCHEMA
 from clora_cli.errors import ArtifactError
+<<<<<<< HEAD
 from clora_cli.files import damage
 from clora_cli.intake import read_text, reason
+=======
+from clora_cli.intake import read_text, real_path, reason
+>>>>>>> hostile
 from clora_cli.package import read_package
 from clora_cli.reporting._drafts import place_of
 from clora_cli.reporting._places import Place, place
@@ -119,7 +123,7 @@ def collect(paths: Iterable[Path]) -> Material:
 
 def _walk(folder: Path, above: Collection[Path] = ()) -> Iterator[Path]:
     """Yield the packages and files below a folder, adapters' own files left out; a link back to where one is leads nowhere."""
-    here = folder.resolve()
+    here = real_path(folder)
     if here in above:
         return
     if is_adapter(folder):
@@ -138,7 +142,7 @@ def _walk(folder: Path, above: Collection[Path] = ()) -> Iterator[Path]:
 
 def _take(path: Path, material: Material, seen: set[Path], *, named: bool) -> bool:
     """Read one file or package into the material; tell whether it was anything, and refuse a named one that is not."""
-    real = path.resolve()
+    real = real_path(path)
     if real in seen:
         return True
     if path.is_dir():
