@@ -7,11 +7,8 @@ An adapter folder is a PEFT LoRA folder, with ``clora.json`` beside it when clor
 from __future__ import annotations
 
 import contextlib
-<<<<<<< HEAD
 import dataclasses
-=======
 import os
->>>>>>> hostile
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -257,20 +254,12 @@ def read_once(path: Path) -> AdapterFolder:
     seen, dense = identity(path), not (path / CONFIG).is_file()
     config = {} if dense else read_config(path / CONFIG)
     if not dense and not (path / WEIGHTS).is_file():
-<<<<<<< HEAD
         raise ArtifactError(f"adapter {path} has no {WEIGHTS}{conversion(path)}")
-    if dense and not (path / MANIFEST).exists():
-        raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
-    manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
-    return AdapterFolder(path, config, manifest, seen=seen)
-=======
-        raise ArtifactError(f"adapter {path} has no {WEIGHTS}; restore it or make the adapter again")
     recorded = os.path.lexists(path / MANIFEST)  # also a link that leads nowhere: it is damage, no bare folder
     if dense and not recorded:
         raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
     manifest = read_manifest(path) if recorded else {}
-    return AdapterFolder(path, config, manifest)
->>>>>>> hostile
+    return AdapterFolder(path, config, manifest, seen=seen)
 
 
 def check_place(target: Path) -> None:

@@ -29,24 +29,16 @@ from clora_cli.cli.stat_features import stat_features
 from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
-<<<<<<< HEAD
 from clora_cli.errors import CloraError, OptionError, ReplacedError
-from clora_cli.legible import legible
-from clora_cli.meeting import end_all, fallen_out, launched, leave
-=======
-from clora_cli.errors import CloraError, OptionError
 from clora_cli.legible import legible, shortened
->>>>>>> hostile
+from clora_cli.meeting import end_all, fallen_out, launched, leave
 from clora_cli.processes import is_main_process
 
 __all__ = ["app", "main"]
 
-<<<<<<< HEAD
 _TURNS = 20
 _PAUSE = 0.2  # seconds
-=======
 _LONGEST = 2000  # letters of a message: a name in it may be of any length
->>>>>>> hostile
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # PyTorch's, on accelerators and on processors
 
 app = typer.Typer(
@@ -189,12 +181,7 @@ def _give_stdout_up() -> None:
 
 
 def _complain(message: str) -> None:
-<<<<<<< HEAD
-    tell(f"error: {legible(' '.join(message.split()))}")
-=======
-    if is_main_process():
-        tell(f"error: {shortened(legible(' '.join(message.split())), _LONGEST)}")
->>>>>>> hostile
+    tell(f"error: {shortened(legible(' '.join(message.split())), _LONGEST)}")
 
 
 def _show(text: str) -> None:

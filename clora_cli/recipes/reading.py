@@ -83,13 +83,9 @@ def _tasks(item: Item) -> tuple[str, ...]:
     if not item.is_list:
         order = item.text("tasks")
         if order not in known:
-<<<<<<< HEAD
-            item.fail(f"no order '{order}'{did_you_mean(order, known)}; give one of {', '.join(orders())} or a list")
-=======
             item.fail(
-                f"no order '{shortened(order)}'{did_you_mean(order, known)}; give one of {', '.join(known)} or a list"
+                f"no order '{shortened(order)}'{did_you_mean(order, known)}; give one of {', '.join(orders())} or a list"
             )
->>>>>>> hostile
         return known[order]
     entries = item.items("tasks")
     if not entries:

@@ -13,12 +13,8 @@ from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_adapter
 from clora_cli.costs import COSTS, Cost, read_costs
 from clora_cli.costs import SCHEMA as COST_SCHEMA
 from clora_cli.errors import ArtifactError
-<<<<<<< HEAD
 from clora_cli.files import damage
-from clora_cli.intake import read_text, reason
-=======
 from clora_cli.intake import read_text, real_path, reason
->>>>>>> hostile
 from clora_cli.package import read_package
 from clora_cli.reporting._drafts import place_of
 from clora_cli.reporting._places import Place, place
