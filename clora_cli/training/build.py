@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: P
         raise OptionError(
             f"--target-modules: PEFT adapts other layers than these endings name, such as '{min(odd)}'; name whole paths"
         )
+    # Checkpoints are to hold factors alone, as the adapter's folder will: no copies of base weights.
+    model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
     return cast("PeftModel", model)
 
 
