@@ -21,6 +21,7 @@ from transformers import (
     FalconH1Config,
     Gemma3Config,
     Gemma3TextConfig,
+    Gemma4Config,
     GPT2Config,
     LlamaConfig,
     MixtralConfig,
@@ -53,6 +54,9 @@ VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
+GEMMA4 = {**TEXT, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 320, "num_kv_shared_layers": 0}
+VISION4 = {key: VISION[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
+VISION4 |= {"num_key_value_heads": 2, "head_dim": 8}
 IMAGES = {"mm_tokens_per_image": 4, "image_token_index": 3, "boi_token_index": 4, "eoi_token_index": 5}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
 MAMBA = {"mamba_d_ssm": 16, "mamba_n_heads": 2, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
@@ -68,6 +72,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "gemma3-vision": lambda: Gemma3Config(
         text_config=TEXT, vision_config=VISION, **IMAGES, bos_token_id=0, eos_token_id=1, pad_token_id=2
     ),
+    "gemma4-vision": lambda: Gemma4Config(text_config=GEMMA4, vision_config=VISION4, audio_config=None),
     "mixtral": lambda: MixtralConfig(**SIZE, num_local_experts=4),
     "qwen2-moe": lambda: Qwen2MoeConfig(**SIZE, **EXPERTS),
     "falcon-h1": lambda: FalconH1Config(**SIZE, **MAMBA),

@@ -21,7 +21,7 @@ from clora_cli.errors import MismatchError, OptionError, translated
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.merges import merge_sites
 from clora_cli.progress import Progress, Silent
-from clora_cli.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, target_names
+from clora_cli.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
 from clora_cli.training.gates import Gates, read_gates
 from clora_cli.training.options import run_seed
 from clora_cli.training.plan import Plan
@@ -169,7 +169,7 @@ def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraCon
         r=options.rank,
         lora_alpha=int(options.alpha) if float(options.alpha).is_integer() else options.alpha,
         lora_dropout=options.dropout,
-        target_modules=_named(options.target_modules, model, sites),
+        target_modules=target_modules(options.target_modules, model, sites),
         fan_in_fan_out=is_transposed(model, sites[0]),
         base_model_name_or_path=plan.reference.id,
         revision=plan.reference.revision,
@@ -177,11 +177,18 @@ def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraCon
     )
 
 
-def _named(targets: tuple[str, ...], model: nn.Module, sites: tuple[str, ...]) -> str | list[str]:
-    if targets == (ALL_LINEAR,):
+def target_modules(targets: Sequence[str], model: nn.Module, sites: Sequence[str]) -> str | list[str]:
+    """Return what PEFT is to call the layers: as asked for, or whole paths where that names others to it too.
+
+    Args:
+        targets: As asked for; empty for query and value projections.
+        model: The base model.
+        sites: The layers that are meant.
+    """
+    if list(targets) == [ALL_LINEAR]:
         return target_names(model, sites)
-    endings = endings_of(sites)
-    return list(targets) or (endings if set(find_sites(model, endings)) == set(sites) else list(sites))
+    names = list(targets) or endings_of(sites)
+    return names if matched(model, names) == set(sites) else list(sites)
 
 
 def _trainable(model: PeftModel) -> dict[str, Factor]:

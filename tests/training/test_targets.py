@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from clora_cli.backbone import find_sites
 from clora_cli.errors import OptionError
 from clora_cli.training import make_plan, train_task
+from clora_cli.training.build import target_modules
 
 
 @pytest.fixture
@@ -61,6 +62,13 @@ def test_all_linear_leaves_out_what_no_lora_folder_can_hold_and_says_so(tmp_path
     assert kept is None or kept <= endings(adapter)
     assert left is None or left in note
     acts_as_under_peft(family, base, adapter)
+
+
+def test_endings_that_other_kinds_of_layers_have_too_become_whole_paths():
+    model = model_of("gemma4-vision")
+    sites = tuple(find_sites(model))
+    assert target_modules(("q_proj", "v_proj"), model, sites) == list(sites)
+    assert target_modules((), model_of("llama"), tuple(find_sites(model_of("llama")))) == ["q_proj", "v_proj"]
 
 
 def test_what_text_does_not_pass_is_not_adapted_unless_named(trained):
