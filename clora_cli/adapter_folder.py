@@ -19,6 +19,7 @@ from clora_cli.distribution import FEATURES, read_record
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.files import differences, new_folder, read_json, sha256, to_json
 from clora_cli.manifest import MANIFEST, SCHEMA, read_manifest
+from clora_cli.steady import Identity, identity, steady, unchanged
 from clora_cli.tensors import read_tensors, save_tensors, stream_tensors
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "finished",
     "is_adapter",
     "read_adapter",
+    "read_once",
     "write_adapter",
     "write_dense",
 ]
@@ -55,12 +57,14 @@ class AdapterFolder:
         config: ``adapter_config.json``; empty for dense deltas.
         manifest: ``clora.json``, or an empty mapping for a bare PEFT folder.
         places: The layers of the base model that it is used with, whose names its sites then have; None without one.
+        seen: What told this folder from any other at its path when it was read.
     """
 
     path: Path
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
     places: Places | None = None
+    seen: Identity | None = None
 
     def on(self, places: Places) -> AdapterFolder:
         """Return the adapter as it is used with a base model: under the model's own names, and compared with its weights."""
@@ -110,7 +114,8 @@ class AdapterFolder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the tensor file: what ``parents`` refer to."""
-        return sha256(self.weights)
+        with unchanged(self.path, self.seen):
+            return sha256(self.weights)
 
     def deltas(self, *, compare: bool = True) -> Mapping[str, Factor | Tensor]:
         """Read what the adapter adds, by site: factors, as ``factors`` reads them, or dense deltas of shape (out, in).
@@ -119,6 +124,11 @@ class AdapterFolder:
             CloraError: As ``factors``.
         """
         from clora_cli.adapter_tensors import read_dense
+
+        if not self.is_dense:
+            return self.factors(compare=compare)
+        with unchanged(self.path, self.seen):
+            return self._named(read_dense(self.weights))
 
         return self._named(read_dense(self.weights)) if self.is_dense else self.factors(compare=compare)
 
@@ -140,11 +150,14 @@ class AdapterFolder:
             raise MismatchError(f"{self.path} holds dense deltas, no low-rank factors; merge with --rank for factors")
         if problem := config_problem(self.config):
             raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
-        return self._named(read_factors(self.weights, self.config, self.places, compare=compare))
+        with unchanged(self.path, self.seen):
+            factors = read_factors(self.weights, self.config, self.places, compare=compare)
+        return self._named(factors)
 
     def state(self) -> dict[str, Tensor]:
         """Read what the adapter's method kept for later, by ``<what>/<site>`` where it is a site's; empty if it kept nothing."""
-        found = read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
+        with unchanged(self.path, self.seen):
+            found = read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
         return found if self.places is None else {self._state_key(key): tensor for key, tensor in found.items()}
 
     @property
@@ -174,23 +187,32 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_adapter(path: Path) -> AdapterFolder:
-    """Read and check one adapter folder.
+    """Read and check one adapter folder, all of it as it was at one moment.
 
     Raises:
         ArtifactError: If it is missing, damaged, of a newer format, or its files are not those that were written.
+    """
+    return steady(lambda: read_once(path), lambda: identity(path), [path.parent])
+
+
+def read_once(path: Path) -> AdapterFolder:
+    """Read and check one adapter folder, for a caller who looks whether it was replaced meanwhile.
+
+    Raises:
+        ArtifactError: As ``read_adapter``.
     """
     if not path.is_dir():
         raise ArtifactError(f"adapter folder {path} does not exist")
     if not is_adapter(path):
         raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}")
-    dense = not (path / CONFIG).is_file()
+    seen, dense = identity(path), not (path / CONFIG).is_file()
     config = {} if dense else read_json(path / CONFIG, "adapter configuration")
     if not dense and not (path / WEIGHTS).is_file():
         raise ArtifactError(f"adapter {path} has no {WEIGHTS}{conversion(path)}")
     if dense and not (path / MANIFEST).exists():
         raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
     manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
-    return AdapterFolder(path, config, manifest)
+    return AdapterFolder(path, config, manifest, seen=seen)
 
 
 def check_place(target: Path) -> None:

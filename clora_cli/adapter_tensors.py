@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from clora_cli.errors import ArtifactError, MismatchError
+from clora_cli.files import damage
 from clora_cli.lora import Factor, scaling_at
 from clora_cli.names import TensorName, parse_name
 from clora_cli.tensors import read_header, read_tensors
@@ -73,7 +74,8 @@ def names_in(path: Path) -> list[TensorName]:
     try:
         return [_name(path, key) for key in read_header(path)[0]]
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"tensor file {path} is damaged ({error}); restore it or make the adapter again") from error
+        told = damage(path, error, "restore it or make the adapter again")
+        raise ArtifactError(f"tensor file {path} {told}") from error
 
 
 def _name(path: Path, key: str) -> TensorName:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from clora_cli.base_model import Kind, ModelReference
-from clora_cli.errors import ArtifactError, OptionError, translated
+from clora_cli.errors import OptionError
+from clora_cli.loading import load_skeleton, model_with_weights, read_config, read_tokenizer
 from clora_cli.targets import ALL_LINEAR, adaptable
 
 if TYPE_CHECKING:
@@ -115,20 +115,15 @@ def load_backbone(
         OptionError: If the quantisation cannot be had here.
     """
     import torch
-    from transformers import AutoConfig, AutoTokenizer
 
     torch_dtype = getattr(torch, dtype_name(dtype, device))
     extra: dict[str, Any] = {}
     if quantize != "none":  # such weights are placed while they are read, on the first device unless told
         extra = {"quantization_config": _quantization(quantize, torch_dtype, device), "device_map": {"": device}}
-    with _loading(reference):
-        tokenizer = AutoTokenizer.from_pretrained(reference.path)
-        config = AutoConfig.from_pretrained(reference.path)
-        if not dropout:
-            _switch_off_dropout(config)
-        model = _loader(reference).from_pretrained(
-            reference.path, config=config, dtype=torch_dtype, use_safetensors=True, **extra
-        )
+    tokenizer, config = read_tokenizer(reference), read_config(reference)
+    if not dropout:
+        _switch_off_dropout(config)
+    model = model_with_weights(reference, config, dtype=torch_dtype, **extra)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     if quantize == "none":
@@ -137,37 +132,6 @@ def load_backbone(
     if reference.kind != "encoder":
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return Backbone(model, tokenizer, reference, device, torch_dtype)
-
-
-def load_skeleton(reference: ModelReference) -> Any:
-    """Return a base model without its weights, on the meta device: for names, shapes and numbers of parameters.
-
-    Raises:
-        ArtifactError: If Transformers cannot make it.
-    """
-    import torch
-    from transformers import AutoConfig
-
-    with _loading(reference), torch.device("meta"):
-        return _loader(reference).from_config(AutoConfig.from_pretrained(reference.path))
-
-
-@contextlib.contextmanager
-def _loading(reference: ModelReference) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        with translated(f"base model {reference.path} cannot be loaded", ArtifactError):
-            yield
-    except SafetensorError as error:
-        raise ArtifactError(f"base model {reference.path} cannot be loaded: {str(error).splitlines()[0]}") from error
-
-
-def _loader(reference: ModelReference) -> Any:
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    loaders = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "encoder": AutoModel}
-    return loaders[reference.kind]
 
 
 def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str, tuple[int, int]]:

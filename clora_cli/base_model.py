@@ -1,4 +1,4 @@
-"""A base model's files (layer L1): find them, identify them, read single weights; nothing is loaded as a model."""
+"""A base model's folder (layer L1): find it, and say which model it is; nothing is loaded as a model."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
+from clora_cli.checkpoint import CONFIG, Part, read_part, read_parts
 from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.files import read_json
 from clora_cli.nano import MODEL_NAME, MODEL_PATH
-from clora_cli.tensors import read_header
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["Checkpoint", "Kind", "ModelReference", "check_answers", "check_base", "find_model", "oriented"]
+__all__ = ["Kind", "ModelReference", "check_answers", "check_base", "find_model", "is_local", "same_base"]
 
 Kind = Literal["causal", "seq2seq", "encoder"]
-_WEIGHT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 # Keys of config.json that change without the model changing.
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 # Model types that are encoders unless their configuration says that they decode.
 _ENCODERS = {"albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "eurobert"}
 _ENCODERS |= {"modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 _SAMPLE = 64  # bytes read from the middle of each tensor
+# Buffers that older versions of Transformers saved beside the weights, by the ends of their names.
+_BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".position_ids")
+_HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class ModelReference:
             and gives no answers.
         fingerprint: SHA-256 over configuration, tensor names, shapes, types and sampled bytes.
         revision: The Hub commit, if it came from there.
+        weights: SHA-256 over the model's type and its weights' shapes, types and sampled bytes: it stays when a model is
+            saved again with other keys in its configuration or in other files, as by another version of Transformers.
     """
 
     id: str
@@ -48,10 +50,15 @@ class ModelReference:
     kind: Kind
     fingerprint: str
     revision: str | None = None
+    weights: str = ""
 
     def recorded(self) -> dict[str, Any]:
-        """Return what manifests and distributions keep of it."""
+        """Return what decides results and distributions: equal where version 0.1.0 recorded it."""
         return {"id": self.id, "revision": self.revision, "fingerprint": self.fingerprint, "kind": self.kind}
+
+    def described(self) -> dict[str, Any]:
+        """Return what a manifest keeps of it: ``recorded``, and the weights' own fingerprint."""
+        return {**self.recorded(), "weights": self.weights}
 
 
 def find_model(name: str, revision: str | None = None) -> ModelReference:
@@ -66,20 +73,66 @@ def find_model(name: str, revision: str | None = None) -> ModelReference:
         path, commit = Path(name), None
     else:
         path, commit = _download(name, revision)
-    config = read_json(path / "config.json", "model configuration")
-    return ModelReference(name, path, _kind(config), _fingerprint(path, config), commit)
+    if not (path / CONFIG).exists() and (path / "adapter_config.json").exists():
+        raise ArtifactError(f"base model {path} is an adapter, no model: name the model that it stands on")
+    config = read_json(path / CONFIG, "model configuration")
+    fingerprint, weights = _fingerprints(path, config)
+    return ModelReference(name, path, _kind(config), fingerprint, commit, weights)
+
+
+def is_local(name: str) -> bool:
+    """Tell whether a base model's name is the bundled one's or a folder here, so that nothing is fetched."""
+    return name == MODEL_NAME or Path(name).is_dir()
+
+
+def same_base(recorded: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two records name one base model: equal fingerprints, or equal weights under other configurations.
+
+    A record of version 0.1.0 has no fingerprint of the weights alone; where the folder that it names is still that model,
+    they are read there.
+    """
+    if recorded.get("fingerprint") == other.get("fingerprint"):
+        return True
+    mine, theirs = _weights_of(recorded), _weights_of(other)
+    return bool(mine) and mine == theirs
 
 
 def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Path) -> None:
     """Refuse an adapter that was trained on another base model.
 
     Raises:
-        MismatchError: If the recorded fingerprint differs. A bare PEFT folder records none and passes.
+        MismatchError: If the recorded base model has other weights. A bare PEFT folder records none and passes.
     """
-    if recorded.get("fingerprint", reference.fingerprint) != reference.fingerprint:
+    if "fingerprint" not in recorded or same_base(recorded, reference.described()):
+        return
+    name, other = recorded.get("id"), reference.id
+    if name == other:
         raise MismatchError(
-            f"{where} was trained on base model '{recorded['id']}', not on '{reference.id}'; pass --model {recorded['id']}"
+            f"{where} was trained on base model '{name}' as it was then: its weights{_or_more(recorded)} have changed "
+            "since; restore them, or train again"
         )
+    raise MismatchError(
+        f"{where} was trained on base model '{name}', not on '{other}', whose weights{_or_more(recorded)} are others; "
+        f"pass --model {name}"
+    )
+
+
+def _or_more(recorded: Mapping[str, Any]) -> str:
+    # Where the weights' own fingerprint is not known, it may be the configuration alone that differs.
+    return "" if _weights_of(recorded) else " or configuration"
+
+
+def _weights_of(recorded: Mapping[str, Any]) -> str:
+    if recorded.get("weights"):
+        return str(recorded["weights"])
+    name = str(recorded.get("id"))
+    if not is_local(name):
+        return ""
+    try:
+        there = find_model(name)
+    except ArtifactError:
+        return ""
+    return there.weights if there.fingerprint == recorded.get("fingerprint") else ""
 
 
 def check_answers(reference: ModelReference) -> None:
@@ -113,7 +166,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str | None]:
 
     nowhere = f"base model '{name}' is neither '{MODEL_NAME}' nor a folder"
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=_WEIGHT_FILES))
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
     except HFValidationError:
         raise ArtifactError(f"{nowhere}, and no name that the Hub could have") from None
     except LocalEntryNotFoundError:
@@ -123,118 +176,44 @@ def _download(name: str, revision: str | None) -> tuple[Path, str | None]:
     return path, path.name
 
 
-def _fingerprint(path: Path, config: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(
-        json.dumps({k: v for k, v in config.items() if k not in _VOLATILE}, sort_keys=True).encode()
-    )
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ArtifactError(
-            f"base model {path} has no .safetensors file; convert its weights, pickled ones are never loaded"
-        )
-    lines: list[bytes] = []
-    for file in files:
-        lines.extend(_tensor_lines(file))
-    for line in sorted(lines):
+def _fingerprints(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the whole model's fingerprint and that of its weights alone."""
+    parts = read_parts(folder)
+    samples = [pair for part in parts for pair in _samples(part)]
+    lines = [f"{name} ".encode() + sample for name, sample in samples]
+    for file in sorted(set(folder.glob("*.safetensors")) - {part.path for part in parts}):
+        # Of what Transformers does not read, a pointer or half of a download does no harm.
+        with contextlib.suppress(ArtifactError):
+            lines += [f"{name} ".encode() + sample for name, sample in _samples(read_part(file))]
+    known = {key: value for key, value in config.items() if key not in _VOLATILE}
+    whole = _digest([json.dumps(known, sort_keys=True).encode(), *sorted(lines)])
+    return whole, _digest([str(config.get("model_type")).encode(), *_in_order(dict(samples))])
+
+
+def _samples(part: Part) -> Iterator[tuple[str, bytes]]:
+    """Yield each tensor's name, and what is looked at of it: type, shape and bytes from its middle."""
+    try:
+        with part.path.open("rb") as file:
+            for name, entry in part.tensors.items():
+                start, end = entry["data_offsets"]
+                file.seek(part.begin + max(start, (start + end - _SAMPLE) // 2))
+                sample = file.read(min(_SAMPLE, end - start))
+                yield name, f"{entry['dtype']} {entry['shape']} ".encode() + sample.hex().encode()
+    except OSError as error:
+        raise ArtifactError(f"base model file {part.path} cannot be read: {error.strerror or error}") from error
+
+
+def _in_order(samples: Mapping[str, bytes]) -> list[bytes]:
+    """Return the weights' samples in the order of their names, which libraries prefix and files omit as they like."""
+    names = sorted(name for name in samples if not name.endswith((*_BUFFERS, *_HEADS)))
+    found = [samples[name] for name in names]
+    # A head that is tied to the embeddings may be saved or not.
+    heads = [samples[name] for name in sorted(samples) if name.endswith(_HEADS)]
+    return [*found, *(head for head in heads if head not in found)]
+
+
+def _digest(lines: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
         digest.update(line)
     return digest.hexdigest()
-
-
-def _tensor_lines(path: Path) -> list[bytes]:
-    lines = []
-    try:
-        header, begin = read_header(path)
-        with path.open("rb") as file:
-            for name, entry in header.items():
-                start, end = entry["data_offsets"]
-                file.seek(begin + max(start, (start + end - _SAMPLE) // 2))
-                sample = file.read(min(_SAMPLE, end - start))
-                lines.append(f"{name} {entry['dtype']} {entry['shape']} ".encode() + sample.hex().encode())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"base model file {path} is damaged ({error}); fetch it again") from error
-    return lines
-
-
-class Checkpoint:
-    """A base model's weights on disk, read one at a time.
-
-    Args:
-        path: The model's folder, of one or several ``.safetensors`` files.
-
-    Raises:
-        ArtifactError: If a file cannot be read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.files: dict[Path, list[str]] = {}
-        for file in sorted(path.glob("*.safetensors")):
-            with _opened(file) as tensors:
-                self.files[file] = list(tensors.keys())
-        self._keys = {key: file for file, keys in self.files.items() for key in keys}
-
-    @property
-    def keys(self) -> Iterable[str]:
-        """Names of all tensors."""
-        return self._keys.keys()
-
-    def tensor(self, key: str) -> Tensor:
-        """Read a tensor as it is stored."""
-        with _opened(self._keys[key]) as tensors:
-            return cast("Tensor", tensors.get_tensor(key))
-
-    def key_of(self, site: str) -> str:
-        """Return the name under which a site's weight is stored.
-
-        Checkpoints of bare models leave out the prefix (``model.``, ``transformer.``) that the site's path has.
-
-        Raises:
-            MismatchError: If no weight, or more than one, can be the site's.
-        """
-        name = f"{site}.weight"
-        found = [key for key in self._keys if key == name or name.endswith(f".{key}") or key.endswith(f".{name}")]
-        if name in found or len(found) == 1:
-            return name if name in found else found[0]
-        raise MismatchError(
-            f"the base model's files have no weight '{name}', which an adapter changes; was it trained on another model?"
-        )
-
-    def weight(self, site: str, shape: tuple[int, int], transposed: bool = False) -> Tensor:
-        """Read a site's weight as (out, in), whichever way round it is stored.
-
-        Args:
-            site: Module path.
-            shape: (out, in), as the adapters have it.
-            transposed: Whether a square weight is stored as (in, out), as GPT-2's are; others tell by their shape.
-
-        Raises:
-            MismatchError: If its shape is another, or it is quantised.
-        """
-        key = self.key_of(site)
-        with _opened(self._keys[key]) as tensors:
-            return oriented(tensors.get_tensor(key), shape, transposed, key)
-
-
-def oriented(stored: Tensor, shape: tuple[int, int], transposed: bool, key: str) -> Tensor:
-    """Return a stored weight as (out, in): a view, so that what is added to it is added to what is stored.
-
-    Raises:
-        MismatchError: If its shape is another, or it is quantised.
-    """
-    if not stored.is_floating_point() or stored.element_size() < 2:
-        raise MismatchError(f"weight '{key}' of the base model is quantised; give the model before quantisation")
-    if tuple(stored.shape) == shape and not (transposed and shape[0] == shape[1]):
-        return stored
-    if tuple(stored.shape) == shape[::-1]:
-        return stored.T
-    raise MismatchError(f"weight '{key}' is {tuple(stored.shape)} in the base model and {shape} in the adapters")
-
-
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"base model file {file} is damaged ({error}); fetch it again") from error

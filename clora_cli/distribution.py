@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from clora_cli.base_model import same_base
 from clora_cli.errors import ArtifactError, MismatchError
-from clora_cli.files import write_bytes
+from clora_cli.files import damage, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +130,7 @@ class Taking:
 
     def recorded(self, reference: ModelReference, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the record of a distribution of these rows' features."""
-        return {**vars(self), "base_model": reference.recorded(), "data": list(data)}
+        return {**vars(self), "base_model": reference.described(), "data": list(data)}
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def agree(records: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
     """
     for path, record in records[1:]:
         first_path, first = records[0]
-        if record["base_model"]["fingerprint"] != first["base_model"]["fingerprint"]:
+        if not same_base(record["base_model"], first["base_model"]):
             raise MismatchError(
                 f"the distributions of {first_path} and {path} come from different base models "
                 f"({first['base_model']['id']} and {record['base_model']['id']}); make one of them again"
@@ -249,4 +250,4 @@ def _opened(path: Path) -> Iterator[Any]:
             f"give it one with `clora stat-features {path.parent} --data <its task>`"
         ) from None
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"feature distribution {path} is damaged ({error}); make it again") from error
+        raise ArtifactError(f"feature distribution {path} {damage(path, error, 'make it again')}") from error

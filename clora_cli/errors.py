@@ -1,13 +1,15 @@
 """Errors a user can cause, one class per exit code (layer L0).
 
 CloraError                1  something went wrong while running
+├── BusyError             1  another process works where this one was to write
 ├── OptionError           2  an option, a configuration key or a combination of them is wrong
 │   └── UnknownNameError  2  a name that is not in a closed list, with the nearest ones that are
 ├── ArtifactError         3  an adapter folder, package, model or scores file is missing or damaged
+│   └── ReplacedError     3  it was replaced while it was read: to be read again
 ├── DataError             3  a task or a data file is missing or malformed
 ├── MismatchError         4  artifacts that are whole but do not fit together
 ├── GateError             5  a score or a forgetting limit was not met
-└── InterruptedRunError 130  stopped by SIGINT or SIGTERM, with what is needed to continue kept
+└── InterruptedRunError 130  stopped by SIGINT, SIGTERM or SIGHUP, with what is needed to continue kept
 
 Every message says what, where and what to do, in one line. Only ``clora_cli.cli.main`` turns them into an exit code.
 """
@@ -20,12 +22,14 @@ from collections.abc import Iterable, Iterator
 
 __all__ = [
     "ArtifactError",
+    "BusyError",
     "CloraError",
     "DataError",
     "GateError",
     "InterruptedRunError",
     "MismatchError",
     "OptionError",
+    "ReplacedError",
     "UnknownNameError",
     "did_you_mean",
     "translated",
@@ -42,6 +46,10 @@ class CloraError(Exception):
     """Base of all errors that end in one line on stderr; ``exit_code`` is the process's exit status."""
 
     exit_code = 1
+
+
+class BusyError(CloraError):
+    """Another process works where this one was to write."""
 
 
 class OptionError(CloraError):
@@ -70,6 +78,10 @@ class ArtifactError(CloraError):
     exit_code = 3
 
 
+class ReplacedError(ArtifactError):
+    """An artifact was replaced while it was read, or after a plan was made on it; the same once more will do."""
+
+
 class DataError(CloraError):
     """A task or a data file is missing or malformed."""
 
@@ -89,7 +101,7 @@ class GateError(CloraError):
 
 
 class InterruptedRunError(CloraError):
-    """A run was stopped by SIGINT or SIGTERM; what is needed to continue it was kept."""
+    """A run was stopped by SIGINT, SIGTERM or SIGHUP; what is needed to continue it was kept."""
 
     exit_code = 130
 

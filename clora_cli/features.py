@@ -19,7 +19,7 @@ from clora_cli.backbone import Backbone, linear_shape, text_modules
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.distribution import Pool
 from clora_cli.errors import MismatchError, OptionError, translated
-from clora_cli.processes import gathered, processes, rank
+from clora_cli.processes import gathered, own_share, processes, rank, spread
 from clora_cli.statistics import Moments, SecondMoment
 
 __all__ = [
@@ -57,7 +57,11 @@ def prompt_ids(
 
 
 def _body(example: Example) -> Example:
-    return dataclasses.replace(example, head="", cue="", turns=()) if example.body.strip() else example
+    return (
+        dataclasses.replace(example, head="", cue="", turns=(), muted=(), tooling="")
+        if example.body.strip()
+        else example
+    )
 
 
 def prompt_sites(backbone: Backbone, sites: Collection[str]) -> list[str]:
@@ -125,7 +129,7 @@ def read_features(
     *,
     pool: Pool = "prompt-mean",
     batch_size: int = 32,
-    share: tuple[int, int] = (0, 1),
+    shared: bool = False,
     done: Callable[[int], None] = lambda rows: None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Read features of prompts, batch by batch, the longest first.
@@ -139,8 +143,8 @@ def read_features(
         sites: From ``prompt_sites``; at least one.
         pool: How to pool over tokens.
         batch_size: Prompts of one forward pass.
-        share: This process's number and the number of processes, which deal the batches out among themselves.
-        done: Told the number of prompts after each batch.
+        shared: Let the processes that have met read one batch each at a time, and give it to all.
+        done: Told the number of prompts after each batch, or after each such round of them.
 
     Yields:
         The prompts' numbers, and site to features, shape (prompt, feature), float32, on the model's device.
@@ -150,13 +154,31 @@ def read_features(
     """
     collate = Collator(backbone.tokenizer)
     order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
-    starts = range(0, len(order), batch_size)[share[0] :: share[1]]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    own, size = (rank(), processes()) if shared else (0, 1)
     with _Capture(backbone.model, sites, pool) as capture:
-        for start in starts:
-            rows = order[start : start + batch_size]
-            batch = collate([{"input_ids": ids[row]} for row in rows])
-            yield rows, capture.run(backbone, {name: tensor.to(backbone.device) for name, tensor in batch.items()})
-            done(len(rows))
+        for first in range(0, len(batches), size):
+            at_once = batches[first : first + size]
+            # Who has none reads another's, so that all processes make equally many passes.
+            batch = collate([{"input_ids": ids[row]} for row in at_once[min(own, len(at_once) - 1)]])
+            found = capture.run(backbone, {name: tensor.to(backbone.device) for name, tensor in batch.items()})
+            parts = [found] if size == 1 else _exchanged(found, batch_size, backbone.device)
+            yield from zip(at_once, _cut(parts, at_once), strict=True)
+            done(sum(map(len, at_once)))
+
+
+def _exchanged(found: Mapping[str, Tensor], most: int, device: torch.device) -> list[dict[str, Tensor]]:
+    """Return the features that each process found, in rows filled up to the same number in all."""
+    widths = [vectors.shape[1] for vectors in found.values()]
+    mine = torch.cat(list(found.values()), dim=1)
+    filled = torch.cat([mine, mine.new_zeros(most - len(mine), mine.shape[1])])
+    return [dict(zip(found, torch.split(part, widths, dim=1), strict=True)) for part in gathered(filled, device)]
+
+
+def _cut(parts: Sequence[Mapping[str, Tensor]], batches: Sequence[Sequence[int]]) -> Iterator[dict[str, Tensor]]:
+    """Yield each batch's features alone."""
+    for part, rows in zip(parts, batches, strict=False):
+        yield {site: vectors[: len(rows)] for site, vectors in part.items()}
 
 
 def collect_moments(
@@ -168,7 +190,9 @@ def collect_moments(
     change: Callable[[str, Tensor], Tensor] = lambda site, features: features,
     **reading: Any,
 ) -> dict[str, Moments]:
-    """Take the moments of prompts' features; several processes share the prompts out and get the same answer.
+    """Take the moments of prompts' features; several processes share the work and get what one gets, bit by bit.
+
+    Batches are read by all, and each site's are added up by one process, in the batches' order.
 
     Args:
         backbone: The base model.
@@ -182,10 +206,11 @@ def collect_moments(
         Site to moments, on the CPU.
     """
     found = {site: _nothing(backbone.model, site, second) for site in sites}
-    for _, features in read_features(backbone, ids, sites, share=(rank(), processes()), **reading):
-        for site, vectors in features.items():
-            found[site] = found[site] + Moments.of(change(site, vectors).cpu(), second)
-    return {site: _over_processes(moments, backbone.device) for site, moments in found.items()}
+    own = own_share(list(sites))
+    for _, features in read_features(backbone, ids, sites, shared=True, **reading):
+        for site in own:
+            found[site] = found[site] + Moments.of(change(site, features[site]).cpu(), second)
+    return {site: _of_owner(found[site], number, backbone.device) for number, site in enumerate(sites)}
 
 
 class _ReachedError(Exception):
@@ -251,12 +276,9 @@ def _nothing(model: nn.Module, site: str, second: SecondMoment) -> Moments:
     return Moments(0, mean, scatter)
 
 
-def _over_processes(mine: Moments, device: torch.device) -> Moments:
-    counts = gathered(torch.tensor(mine.count), device)
-    means = gathered(mine.mean, device)
-    scatters = gathered(mine.scatter, device) if mine.scatter is not None else [None] * len(means)
-    parts = [Moments(int(c), m, s) for c, m, s in zip(counts, means, scatters, strict=True)]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _of_owner(moments: Moments, number: int, device: torch.device) -> Moments:
+    """Return a site's moments, which one process added up from the first batch to the last, in all of them."""
+    owner = number % processes()
+    count = spread(torch.tensor(moments.count), owner, device)
+    scatter = None if moments.scatter is None else spread(moments.scatter, owner, device)
+    return Moments(int(count), spread(moments.mean, owner, device), scatter)

@@ -1,4 +1,4 @@
-"""Whole or not there: atomic files and folders, checksums, JSON (layer L0)."""
+"""Whole or not there: atomic files and folders that outlive a power cut, checksums, JSON (layer L0)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,38 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clora_cli.durable import make_folder, persist, publish
 from clora_cli.errors import ArtifactError, CloraError
+from clora_cli.leftovers import sweep
+from clora_cli.locks import confirm
+from clora_cli.owners import owned_name
 
-__all__ = ["differences", "new_folder", "read_json", "sha256", "to_json", "write_bytes", "write_text", "writing"]
+__all__ = [
+    "damage",
+    "differences",
+    "discard",
+    "new_folder",
+    "read_json",
+    "sha256",
+    "stand_in",
+    "to_json",
+    "write_bytes",
+    "write_text",
+    "writing",
+]
+
+# What stands in a file's place when fetching it went wrong, by how it begins.
+_STAND_INS = (
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run `git lfs pull` where it was cloned"),
+    (b"/annex/objects/", "is a git-annex pointer, not the file itself; run `git annex get` where it was cloned"),
+    (b"# xet version", "is a Xet pointer, not the file itself; fetch it with `hf download`"),
+    (b"<!doctype html", "is a web page, not the file itself; fetch it again, logged in where the model asks for it"),
+    (b"<html", "is a web page, not the file itself; fetch it again, logged in where the model asks for it"),
+)
 
 
 def sha256(path: Path) -> str:
@@ -24,6 +48,22 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def stand_in(path: Path) -> str:
+    """Say what stands in a file's place: a pointer to large-file storage, a web page; empty for anything else."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(64).lstrip().lower()
+    except OSError:
+        return ""
+    return next((told for mark, told in _STAND_INS if begin.startswith(mark)), "")
+
+
+def damage(path: Path, error: object, mend: str) -> str:
+    """Say why a file cannot be read, and what to do: what stands in its place, or the reader's error and a mend."""
+    empty = path.is_file() and not path.stat().st_size
+    return stand_in(path) or f"is damaged ({'it is empty' if empty else error}); {mend}"
 
 
 def to_json(value: Any) -> str:
@@ -46,7 +86,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise ArtifactError(f"{what} {path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{what} {path} is damaged ({error}); restore it or make it again") from error
+        raise ArtifactError(f"{what} {path} {damage(path, error, 'restore it or make it again')}") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{what} {path} is damaged (not a JSON object); restore it or make it again")
     return value
@@ -113,51 +153,58 @@ def write_bytes(path: Path, content: bytes) -> None:
     if path.is_symlink():  # it stays one: what it leads to is replaced
         path = path.resolve()
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".clora-{path.name}-")
+        make_folder(path.parent)
+        sweep(path.parent)
+        temporary = owned_name(path.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(content)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            temporary.chmod(0o644)
+            persist(temporary)
+            confirm()
+            publish(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Give a temporary sibling folder to fill, then rename it to ``target``: the folder is whole or not there.
 
-    An existing target is replaced only once the new folder is complete. On any exception the temporary folder
-    goes and the target stays as it was.
+    An existing target is replaced only once the new folder is complete and on the disk. On any exception the temporary
+    folder goes and the target stays as it was.
 
     Raises:
         CloraError: If the folder cannot be written.
     """
     with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".clora-{target.name}-"))
+        if target.is_symlink():  # it stays one: what it leads to is replaced
+            target = target.resolve()
+        make_folder(target.parent)
+        sweep(target.parent)
+        temporary = owned_name(target.parent)
+        temporary.mkdir(mode=0o700)
         try:
             yield temporary
             temporary.chmod(0o755)
-            _swap(temporary, target)
+            persist(temporary)
+            confirm()
+            publish(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _swap(source: Path, target: Path) -> None:
-    if not target.exists():
-        source.rename(target)
+def discard(path: Path) -> None:
+    """Remove a folder: under its name it is gone at once and as a whole, however long that takes.
+
+    Raises:
+        CloraError: If it cannot be removed.
+    """
+    if not path.exists():
         return
-    # A folder cannot be replaced in one step on POSIX: the old one is moved aside and back if the rename fails.
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".clora-{target.name}-old-"))
+    grave = owned_name(path.parent)
     try:
-        target.rename(aside / target.name)
-        try:
-            source.rename(target)
-        except OSError:
-            (aside / target.name).rename(target)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(grave)
+        shutil.rmtree(grave)
+    except OSError as error:
+        raise CloraError(f"cannot remove {path}: {error.strerror or error}; remove it by hand") from error

@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 __all__ = [
+    "HUGE",
     "Factor",
     "add_up",
+    "bound",
     "concatenate",
     "config_problem",
     "factor_keys",
@@ -45,6 +47,7 @@ _NOT_PLAIN = (
 )
 # Values of init_lora_weights that leave the base weights alone; PiSSA, OLoRA, CorDA, LoftQ and others subtract from them.
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
+HUGE = 65504.0  # float16's largest number: no weight of a network is larger, nor is what an adapter adds to one
 _EXACT = 512  # a matrix whose smaller side is at most this gets the exact SVD
 _EXTRA = 16  # columns of the random sketch beyond the rank
 
@@ -172,6 +175,17 @@ def add_up(factors: Sequence[Factor], coefficients: Sequence[float]) -> Factor:
     groups = sharing(factors)
     sums = [_shared_sum([factors[i] for i in group], [coefficients[i] for i in group]) for group in groups]
     return sums[0] if len(sums) == 1 else concatenate(sums)
+
+
+def bound(delta: Factor | Tensor) -> float:
+    """Return a number that no entry of a delta exceeds in magnitude; NaN or infinity where one of its numbers is.
+
+    Of factors it is the largest product of a row's norm of ``b`` and a column's of ``a``: no matrix is formed.
+    """
+    if isinstance(delta, Tensor):
+        return float(delta.abs().max())
+    rows, columns = delta.b.double().norm(dim=1), delta.a.double().norm(dim=0)
+    return float(rows.max() * columns.max() * abs(delta.scaling))
 
 
 def row_tiles(rows: int, columns: int, entries: int) -> Iterator[slice]:

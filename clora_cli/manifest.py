@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.errors import ArtifactError
-from clora_cli.files import read_json, sha256
+from clora_cli.files import read_json, sha256, stand_in
 
 __all__ = ["MANIFEST", "SCHEMA", "read_manifest"]
 
@@ -66,6 +66,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if not (path / name).is_file():
             raise ArtifactError(f"adapter {path} is damaged: {name} is missing; restore it or train the adapter again")
         if _digest(path / name) != digest:
+            if told := stand_in(path / name):
+                raise ArtifactError(f"{path / name} {told}")
             raise ArtifactError(
                 f"adapter {path} is damaged: {name} is not the file that was written; restore it or train again"
             )

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from clora_cli.backbone import linear_shape, load_skeleton
-from clora_cli.base_model import Checkpoint, ModelReference
+from clora_cli.base_model import ModelReference
+from clora_cli.checkpoint import Checkpoint
 from clora_cli.errors import MismatchError
 from clora_cli.spelling import Spelled, Spelling
 

@@ -1,24 +1,25 @@
-"""Several processes of one run: which one writes, who takes which rows, sums over all of them (layer L0).
+"""Several processes of one run: which one writes, who takes which rows, sums and copies over all of them (layer L0).
 
 PyTorch is imported where the processes meet: who speaks must be known before anything is loaded.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["gathered", "is_main_process", "own_share", "processes", "rank", "summed", "together", "wait_for_all"]
+T = TypeVar("T")
+
+__all__ = ["gathered", "is_main_process", "own_share", "processes", "rank", "spread", "summed"]
 
 
 def is_main_process() -> bool:
-    """Tell whether this is the process that speaks and writes, among those of a distributed launch."""
+    """Tell whether this is the process that speaks and writes, among those of a launch."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -36,8 +37,8 @@ def rank() -> int:
     return distributed.get_rank() if processes() > 1 else 0
 
 
-def own_share(rows: Sequence[int]) -> Sequence[int]:
-    """Return those of some rows that are this process's to work on."""
+def own_share(rows: Sequence[T]) -> Sequence[T]:
+    """Return those of some rows, or of anything else, that are this process's to work on."""
     return rows[rank() :: processes()]
 
 
@@ -74,32 +75,18 @@ def gathered(tensor: Tensor, device: torch.device) -> list[Tensor]:
     return [part.to(tensor.device) for part in parts]
 
 
-def wait_for_all() -> None:
-    """Wait until all processes of a distributed launch are here."""
+def spread(tensor: Tensor, owner: int, device: torch.device) -> Tensor:
+    """Return one process's tensor in all of them, where the tensor was.
+
+    Args:
+        tensor: The owner's; of the same shape and type in the others.
+        owner: Its number.
+        device: Where the processes meet: that of the model.
+    """
     from torch import distributed
 
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return
-    if not distributed.is_initialized():
-        distributed.init_process_group("gloo")  # nothing was trained that would have brought the processes together
-    distributed.barrier()
-
-
-@contextlib.contextmanager
-def together(device: torch.device) -> Iterator[None]:
-    """Let the processes of a distributed launch meet, if this is one of several and they have not, and part after the block."""
-    import torch
-    from torch import distributed
-
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
-        yield
-        return
-    if device.type != "cpu":
-        torch.accelerator.set_device_index(device.index or 0)
-    distributed.init_process_group(distributed.get_default_backend_for_device(device))
-    try:
-        yield
-        # One process's connections must not close while another still reads from them: that ends in an abort.
-        distributed.barrier()
-    finally:
-        distributed.destroy_process_group()
+    if processes() == 1:
+        return tensor
+    given = tensor.to(device, copy=True)
+    distributed.broadcast(given, owner)
+    return given.to(tensor.device)

@@ -18,6 +18,7 @@ from clora_cli.adapter_folder import STATE, AdapterFolder
 from clora_cli.backbone import Backbone
 from clora_cli.errors import ArtifactError
 from clora_cli.features import read_features
+from clora_cli.files import damage
 
 __all__ = ["KEY", "embedding_site", "embeddings", "learn_task_vector", "read_task_vector", "routing_loss", "table_of"]
 
@@ -138,9 +139,8 @@ def read_task_vector(member: AdapterFolder) -> Tensor | None:
         with safe_open(path, framework="pt") as file:
             found = file.get_tensor(KEY) if KEY in file.keys() else None
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(
-            f"tensor file {path} is damaged ({error}); restore it or train the adapter again"
-        ) from error
+        told = damage(path, error, "restore it or train the adapter again")
+        raise ArtifactError(f"tensor file {path} {told}") from error
     if found is not None and (found.ndim != 1 or not bool(found.isfinite().all()) or not bool(found.any())):
         raise ArtifactError(f"adapter {member.path} is damaged: its task vector is no direction; train it again")
     return None if found is None else found.float()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.errors import ArtifactError, CloraError
+from clora_cli.files import damage
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ArtifactError(f"tensor file {path} does not exist; restore it or make the adapter again") from None
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"tensor file {path} is damaged ({error}); restore it or make the adapter again") from error
+        told = damage(path, error, "restore it or make the adapter again")
+        raise ArtifactError(f"tensor file {path} {told}") from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

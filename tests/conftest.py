@@ -29,6 +29,13 @@ def _interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> None:
+    # Thousands of small folders are written here, and each takes the disk a tenth of a second. Tests of what is written when
+    # look at the calls themselves.
+    os.fsync = lambda descriptor: None
+
+
 @pytest.fixture(autouse=True)
 def _library_noise_off() -> Iterator[None]:
     # What cli.main() does for a user's process, done here for the in-process calls.
@@ -65,6 +72,16 @@ def backbone(model_folder: Callable[..., Path]) -> Callable[..., object]:
         return load_backbone(find_model(str(model_folder(family, seed))), device=torch.device("cpu"))
 
     return load
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Callable[..., object]]:
+    """Run a command in several processes, as a launcher does."""
+    from ranks import Ranks
+
+    launched = Ranks()
+    yield launched
+    launched.close()
 
 
 @pytest.fixture(scope="session")

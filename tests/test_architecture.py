@@ -17,8 +17,24 @@ from clora_cli import registry
 
 ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
-    {"errors", "registry", "intervals", "files", "processes", "progress"},
     {
+        "errors",
+        "registry",
+        "intervals",
+        "files",
+        "processes",
+        "meeting",
+        "progress",
+        "owners",
+        "signals",
+        "spots",
+        "holders",
+        "locks",
+        "leftovers",
+        "durable",
+    },
+    {
+        "loading",
         "lora",
         "tensors",
         "manifest",
@@ -36,7 +52,9 @@ LAYERS = (
         "privacy",
         "data",
         "nano",
+        "base_layers",
         "base_model",
+        "checkpoint",
         "backbone",
         "adapters",
         "attribution",
@@ -50,6 +68,7 @@ LAYERS = (
         "routes",
         "routing",
         "statistics",
+        "steady",
         "subspace",
         "task_vector",
     },
@@ -206,3 +225,16 @@ def test_help_and_completion_load_no_heavy_library():
     )
     assert result.stderr == ""
     assert result.stdout.strip() == "['n-lora', 'mnli'] []"
+
+
+LOADERS = {"from_pretrained", "from_config", "pipeline"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "clora_cli.nano.pretrain"])  # a script of its own
+def test_models_are_loaded_in_one_place_and_their_code_never_runs(name):
+    for node in ast.walk(parsed(MODULES[name])):
+        called = getattr(getattr(node, "func", None), "attr", getattr(getattr(node, "func", None), "id", None))
+        if isinstance(node, ast.Call) and called in LOADERS:
+            assert name == "clora_cli.loading", f"{name}:{node.lineno} loads a model by itself"
+            (trusts,) = [keyword.value for keyword in node.keywords if keyword.arg == "trust_remote_code"]
+            assert isinstance(trusts, ast.Constant) and trusts.value is False

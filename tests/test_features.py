@@ -147,15 +147,26 @@ def test_features_can_be_changed_before_they_are_added_up(backbone):
     assert torch.allclose(turned[sites[1]].mean, -plain[sites[1]].mean)
 
 
-def test_processes_deal_the_batches_out(backbone):
+def test_processes_make_equally_many_passes_and_all_get_what_each_read(backbone, monkeypatch):
     base = backbone("llama")
-    ids, sites = prompt_ids(base, EXAMPLES), prompt_sites(base, find_sites(base.model))[:1]
-    shares = [
-        [row for rows, _ in read_features(base, ids, sites, batch_size=2, share=(n, 4)) for row in rows]
-        for n in range(4)
-    ]
-    assert sorted(row for share in shares for row in share) == list(range(11))
-    assert [len(share) for share in shares] == [4, 3, 2, 2]
+    ids, sites = prompt_ids(base, EXAMPLES), prompt_sites(base, find_sites(base.model))[:2]
+    given = {"batch_size": 2, "shared": True}
+    alone = list(read_features(base, ids, sites, **given))
+    monkeypatch.setattr("clora_cli.features.processes", lambda: 4)
+
+    def reads(number, told):
+        """What a process reads, which writes down what it gives and is told what all gave."""
+        mine = []
+        monkeypatch.setattr("clora_cli.features.rank", lambda: number)
+        monkeypatch.setattr("clora_cli.features.gathered", lambda t, _: mine.append(t) or told(len(mine) - 1, t))
+        return mine, list(read_features(base, ids, sites, **given))
+
+    gave = [reads(number, lambda turn, tensor: [tensor] * 4)[0] for number in range(4)]
+    assert [len(mine) for mine in gave] == [2, 2, 2, 2]  # of six batches, the last of one prompt
+    for number in range(4):
+        found = reads(number, lambda turn, tensor: [mine[turn] for mine in gave])[1]
+        assert [rows for rows, _ in found] == [rows for rows, _ in alone]
+        assert all(torch.equal(a[site], b[site]) for (_, a), (_, b) in zip(found, alone, strict=True) for site in sites)
 
 
 @pytest.mark.parametrize("pool", ["prompt-mean", "last"])

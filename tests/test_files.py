@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support import contents
 
-from clora_cli import files
+from clora_cli import durable, files
 from clora_cli.errors import ArtifactError, CloraError
 
 NOWHERE = Path("/proc/clora/here")  # a place that even root cannot write
@@ -14,6 +14,12 @@ NOWHERE = Path("/proc/clora/here")  # a place that even root cannot write
 
 class Stopped(BaseException):
     """Stands for a signal: no handler of errors may swallow it or be needed to clean up."""
+
+
+@pytest.fixture
+def no_exchange(monkeypatch):
+    """A system that cannot exchange two names in one step."""
+    monkeypatch.setattr(durable, "_exchanging", lambda: None)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -92,7 +98,7 @@ def test_a_folder_that_fails_in_the_middle_leaves_the_old_one(tmp_path, error):
     assert leftovers(tmp_path) == []
 
 
-def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch, no_exchange):
     target = tmp_path / "adapter"
     target.mkdir()
     (target / "one").write_text("old", encoding="utf-8")
@@ -110,7 +116,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
     assert leftovers(tmp_path) == []
 
 
-def test_an_old_folder_that_cannot_be_moved_stays_and_nothing_lies_about(tmp_path, monkeypatch):
+def test_an_old_folder_that_cannot_be_moved_stays_and_nothing_lies_about(tmp_path, monkeypatch, no_exchange):
     target = tmp_path / "adapter"
     target.mkdir()
 

@@ -6,14 +6,15 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import config_of, contents, manifest_of, random_factors, write_random_adapter
+from support import Signals, config_of, contents, manifest_of, random_factors, write_random_adapter
 
 from clora_cli.adapter_folder import WEIGHTS, read_adapter, write_adapter
-from clora_cli.errors import ArtifactError, CloraError, MismatchError
+from clora_cli.base_model import find_model
+from clora_cli.errors import ArtifactError, CloraError, MismatchError, OptionError
 from clora_cli.files import sha256, to_json
 from clora_cli.lora import factor_keys
 from clora_cli.manifest import MANIFEST, SCHEMA
-from clora_cli.package import read_package
+from clora_cli.package import base_at_hand, find_base, read_package
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +262,54 @@ def test_a_failed_write_keeps_the_adapter_that_was_there(tmp_path, adapter, base
     assert info.value.exit_code == 1
     assert contents(adapter.path) == before
     assert [path.name for path in adapter.path.parent.iterdir()] == ["first"]
+
+
+# The base model that adapters name
+
+
+def named(folder, name):
+    edit(folder, lambda manifest: manifest["base_model"].update(id=str(name)))
+    return read_adapter(folder)
+
+
+@pytest.mark.parametrize("inner", [".", "base", "base/deeper"])
+def test_a_base_model_within_the_adapter_that_names_it_is_not_followed(adapter, base, inner):
+    place = adapter.path / inner
+    shutil.copytree(base.reference.path, place, dirs_exist_ok=True)
+    member = named(adapter.path, place)
+    with pytest.raises(OptionError, match=r"names a base model within its own folder .*; pass --model"):
+        find_base([member])
+    assert base_at_hand([member]) is None
+    assert find_base([member], str(place)).path == place  # given by the user
+
+
+def test_a_way_around_leads_into_the_adapter_no_less(adapter, base, tmp_path):
+    shutil.copytree(base.reference.path, adapter.path / "base")
+    (tmp_path / "link").symlink_to(adapter.path / "base")
+    for name in (tmp_path / "link", tmp_path / "adapters" / ".." / "link"):
+        with pytest.raises(OptionError, match="within its own folder"):
+            find_base([named(adapter.path, name)])
+
+
+def test_a_base_model_on_the_hub_is_followed_with_a_note(adapter, monkeypatch):
+    heard = Signals()
+    monkeypatch.setattr("clora_cli.package.find_model", lambda name, revision: name)
+    assert find_base([named(adapter.path, "someone/model")], progress=heard) == "someone/model"
+    (note,) = heard.notes
+    assert f"{adapter.path} names base model 'someone/model', which comes from the Hub" in note
+    assert find_base([adapter], "someone/other", progress=heard) == "someone/other"
+    assert len(heard.notes) == 1
+
+
+def test_adapters_of_one_model_that_was_saved_twice_are_one_package(adapter, base, tmp_path):
+    again = tmp_path / "again"
+    base.model.save_pretrained(again)
+    config = json.loads((again / "config.json").read_text())
+    (again / "config.json").write_text(json.dumps({**config, "a_later_key": 1}))
+    reference = find_model(str(again))
+    assert reference.fingerprint != base.reference.fingerprint
+    other = write_random_adapter(tmp_path / "adapters" / "second", base, stage=2)
+    edit(other.path, lambda manifest: manifest.update(base_model=reference.described()))
+    members = read_package([tmp_path / "adapters"])
+    assert [member.task for member in members] == ["first", "second"]
+    assert base_at_hand(members) == base.reference

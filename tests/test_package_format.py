@@ -161,7 +161,7 @@ def test_must_2_pair_the_factors_of_each_site(bare):
 
 def test_must_2_hold_no_other_tensor(bare):
     retensor(bare, lambda tensors: tensors.update({"base_model.model.lm_head.weight": torch.zeros(2)}))
-    with pytest.raises(MismatchError, match=r"lm_head\.weight"):
+    with pytest.raises(MismatchError, match="'lm_head'"):
         read_adapter(bare).factors()
 
 

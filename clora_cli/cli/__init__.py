@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import re
 import sys
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import typer
 from typer.exceptions import TyperException
 
-from clora_cli import __version__
+from clora_cli import __version__, signals
+from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
 from clora_cli.cli.merge import merge
@@ -23,10 +28,14 @@ from clora_cli.cli.stat_features import stat_features
 from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
-from clora_cli.errors import CloraError, OptionError
+from clora_cli.errors import CloraError, OptionError, ReplacedError
+from clora_cli.meeting import end_all, fallen_out, launched, leave
 from clora_cli.processes import is_main_process
 
 __all__ = ["app", "main"]
+
+_TURNS = 20
+_PAUSE = 0.2  # seconds
 
 app = typer.Typer(
     name="clora",
@@ -36,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich costs a third of the start-up time of --help, and plain text reads well everywhere
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLORA"},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong option, 3 missing or damaged artifact or data, "
-    "4 artifacts that do not fit together, 5 a gate was not met, 130 interrupted.",
+    "4 artifacts that do not fit together, 5 a gate was not met; 130, 143, 129 interrupted by SIGINT, SIGTERM, SIGHUP.",
 )
 app.command("train-task")(train_task)
 app.command("stat-features")(stat_features)
@@ -57,38 +66,90 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+# What several processes of a launch do together; the rest is the first one's to do.
+_TOGETHER = {"train-task", "stat-features", "route", "eval"}
+
+
 @app.callback()
 def _clora(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version.", callback=_print_version, is_eager=True),
 ) -> None:
     """Teach one language model task after task with LoRA, without forgetting.
 
     Each command reads and writes adapter folders on disk, which PEFT loads as they are.
     """
+    if launched() and not is_main_process() and context.invoked_subcommand not in _TOGETHER:
+        raise typer.Exit  # and wait for the first one, as at the end of every command
 
 
 def main() -> None:
     """Run the command line; the only place that turns an error into a message and an exit code."""
-    _quieten_libraries()
-    _replace_closed_streams()
+    code: int | None = None
     try:
+        with signals.interruptible():
+            code = _outcome()
+    except BaseException:  # a signal may turn into any error on its way up through libraries
+        if not signals.received():
+            raise
+    sys.exit(signals.exit_code() if signals.received() and code != 0 else code)
+
+
+def _outcome() -> int:
+    """Carry the command out; tell what went wrong, in one line of all processes, and return the exit status."""
+    say: Callable[[str], None] = _complain
+    try:
+        _quieten_libraries()
+        _replace_closed_streams()
         _check_words(sys.argv[1:])
-        sys.exit(app(standalone_mode=False))
+        with _one_voice():
+            return leave(_carried_out())
     except CloraError as error:
-        _complain(str(error))
-        sys.exit(error.exit_code)
+        code, message = error.exit_code, str(error)
     except TyperException as error:
-        _complain_of_usage(error)
-        sys.exit(2)
+        code, message = 2, _told_of_usage(error)
+        say = _show if "\n" in message else _complain
     except BrokenPipeError:  # the reader of our output left, as `head` does
         _give_stdout_up()
-        sys.exit(1)
+        code, message = 1, ""
     except (OSError, UnicodeError) as error:  # what no command has words for, such as a full disk under stdout
         _give_stdout_up()
         where = getattr(error, "filename", None) or "input or output"
         why = getattr(error, "strerror", None) or error
-        _complain(f"{where}: {why}; check the name, its permissions and the disk")
-        sys.exit(1)
+        code, message = 1, f"{where}: {why}; check the name, its permissions and the disk"
+    except RuntimeError as error:
+        if not fallen_out(error):
+            end_all(1)
+            raise
+        why = re.sub(r"^\[.*?\] |\. .*", "", str(error).partition("\n")[0])
+        code, message = 1, f"another process of this launch has gone, out of memory perhaps ({why}); see its log"
+    except BaseException:  # a signal, or a fault of this program, whose traceback is what is told
+        end_all(signals.exit_code() if signals.received() else 1)
+        raise
+    return end_all(code, message, say)
+
+
+def _carried_out() -> int:
+    """Run the command, again from the start where what it read was replaced meanwhile: it has done nothing yet."""
+    turns = 1 if launched() else _TURNS  # else the others would not know
+    for turn in range(turns):
+        try:
+            return int(app(filled(sys.argv[1:]), standalone_mode=False) or 0)
+        except ReplacedError:
+            if turn == turns - 1:
+                raise
+            time.sleep(random.uniform(0, _PAUSE))  # not in step with whoever replaces it
+    return 0
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Leave standard output to the first process of a launch."""
+    with contextlib.ExitStack() as stack:
+        if not is_main_process():
+            nothing = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nothing))
+        yield
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -113,18 +174,20 @@ def _give_stdout_up() -> None:
 
 
 def _complain(message: str) -> None:
-    if is_main_process():
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
 
 
-def _complain_of_usage(error: TyperException) -> None:
+def _show(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _told_of_usage(error: TyperException) -> str:
     message = str(error.format_message())
     if "\n" in message:  # the whole help: a command without arguments
-        sys.stderr.write(f"{message}\n")
-        return
+        return message
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "clora"
-    _complain(f"{message.rstrip('.')}; see {command} --help")
+    return f"{message.rstrip('.')}; see {command} --help"
 
 
 def _quieten_libraries() -> None:
@@ -133,6 +196,7 @@ def _quieten_libraries() -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTORCH_ENABLE_MPS_FALLBACK": "1",
     }.items():

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 
 import typer
 
+from clora_cli import signals
 from clora_cli.errors import OptionError
 
 __all__ = ["relaunch"]
 
 
-def relaunch(processes: int) -> None:
+def relaunch(processes: int, *, dry_run: bool = False) -> None:
     """Run this command again in several processes and exit with their status; inside them, return at once.
 
     ``accelerate launch --cpu --num_processes 2`` runs one process without saying so; the elastic launcher does not.
 
     Args:
-        processes: How many; at least 1.
+        processes: How many; at least 1. One process is this one.
+        dry_run: Nothing is to be done, which one process can do.
 
     Raises:
         OptionError: If the number is below 1.
@@ -27,7 +30,7 @@ def relaunch(processes: int) -> None:
     """
     if processes < 1:
         raise OptionError(f"--nproc {processes}: give a whole number of at least 1")
-    if "RANK" in os.environ:
+    if processes == 1 or dry_run or "RANK" in os.environ:
         return
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -46,14 +49,17 @@ def relaunch(processes: int) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
+    if hasattr(config, "signals_to_handle"):  # from PyTorch 2.9 on
+        config.signals_to_handle = ",".join(number.name for number in signals.ending())
     try:
         elastic_launch(config, sys.executable)("-m", "clora_cli", *sys.argv[1:])
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        # The launcher ends the others by a signal, which shows as a negative code: the first real one counts.
-        code = codes[min(codes, key=lambda rank: (codes[rank] < 0, rank))]
+        # A signal shows as a negative code. All that have failed by themselves have one code; what says least is SIGTERM, by
+        # which the launcher ends the others.
+        code = codes[min(codes, key=lambda rank: (codes[rank] < 0, codes[rank] == -signal.SIGTERM, rank))]
         raise typer.Exit(code if code > 0 else 128 - code) from None
-    except SignalException:
+    except SignalException as error:
         # The launcher has passed the signal on and waited: the first process has said what to do next.
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + error.sigval) from None
     raise typer.Exit(0)

@@ -19,6 +19,7 @@ __all__ = [
     "DtypeOption",
     "JsonOption",
     "ModelOption",
+    "NprocOption",
     "QuietOption",
     "RevisionOption",
     "complete_combine",
@@ -72,6 +73,9 @@ QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print just the
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; change nothing.")]
 ModelOption = Annotated[
     str | None, typer.Option("-m", "--model", help="Base model; the one that the adapters name by default.")
+]
+NprocOption = Annotated[
+    int, typer.Option("--nproc", help="Processes, which share the inputs out, a batch each; the result is the same.")
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Revision of a Hub model.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps …")]

@@ -38,8 +38,6 @@ def emit(form: Form, *, text: str, data: Mapping[str, Any], brief: str) -> None:
         data: For programs: one JSON object on one line; it names its ``schema``.
         brief: For shell variables: the path or the number alone.
     """
-    if not is_main_process():
-        return
     shown = json_line(data) if form is Form.JSON else _printable({Form.TEXT: text, Form.QUIET: brief}[form])
     sys.stdout.write(shown.rstrip("\n") + "\n")
     sys.stdout.flush()

@@ -23,8 +23,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from clora_cli.recipes.locks import hold
+from clora_cli.errors import CloraError
+from clora_cli.locks import locked
 from clora_cli.recipes.workers import MARK
+from clora_cli.spots import place
 
 __all__ = ["serve"]
 
@@ -82,7 +84,7 @@ def _fork() -> int:
         _running.append(child)
     else:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until `main` takes it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     return child
 
@@ -102,14 +104,16 @@ def _over(commands: int, seconds: float) -> bool:
 def _become(words: list[str], folder: Path) -> None:
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
-    hold(folder)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _report({"pid": os.getpid()})
     from clora_cli.cli import main
 
     sys.argv = ["clora", *words]
     try:
-        main()
+        with contextlib.ExitStack() as busy:  # a new run waits until this has ended
+            with contextlib.suppress(CloraError):  # where nothing can be written, the command will tell
+                busy.enter_context(locked([place(folder / words[0])]))
+            main()
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import (
     ColumnsOption,
     ConfigOption,
@@ -18,6 +19,7 @@ from clora_cli.cli._options import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    NprocOption,
     QuietOption,
     RevisionOption,
     complete_combine,
@@ -36,12 +38,15 @@ from clora_cli.cli._routing import (
     route_choices,
 )
 from clora_cli.errors import GateError, OptionError
+from clora_cli.processes import is_main_process
 
 if TYPE_CHECKING:
     from clora_cli.data import Task
     from clora_cli.scores import Scores
 
 __all__ = ["evaluate_command"]
+
+_MEND = "name what to score on with --data"
 
 
 def evaluate_command(
@@ -94,6 +99,7 @@ def evaluate_command(
     columns: ColumnsOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
+    nproc: NprocOption = 1,
     fail_under: Annotated[
         float | None, typer.Option(help="Exit with 5 if the mean score is below this percentage.")
     ] = None,
@@ -121,9 +127,9 @@ def evaluate_command(
     Example: clora eval adapters --matrix --out scores.json
     """
     output = form(json, quiet)
-    from clora_cli.data import as_trained, load_task
+    from clora_cli.data import named_task, own_tasks
     from clora_cli.evaluation import EvalOptions, evaluate
-    from clora_cli.evaluation.evaluate import check_scorable
+    from clora_cli.evaluation.evaluate import check_combination, check_scorable
     from clora_cli.package import read_package
     from clora_cli.registry import split_options
     from clora_cli.reporting import assemble, matrix_table
@@ -152,13 +158,16 @@ def evaluate_command(
             raise OptionError(f"{flag} {limit}: give a number of percent points")
     if out is not None and out.exists() and not out.is_file():
         raise OptionError(f"--out {out} exists and is no regular file; choose another name")
+    relaunch(nproc, dry_run=dry_run)
     members = read_package(adapters or ())
-    manifests = [member.manifest for member in members]
-    names = [as_trained(name, manifests) for name in data or [n for member in members for n in member.data_names]]
-    tasks = [load_task(name, columns=split_options(columns or ())) for name in names]
+    if data:
+        tasks = [named_task(name, members, _MEND, columns=split_options(columns or ())) for name in data]
+    else:
+        tasks = own_tasks(members, _MEND)
     earlier = _earlier(baseline or (), max_forgetting, matrix, tasks)
     check_scorable(tasks, options)
     if dry_run:
+        check_combination(members, options)
         text = f"would score {len(members)} adapters on {', '.join(task.name for task in tasks)}"
         emit(
             output,
@@ -173,7 +182,7 @@ def evaluate_command(
             terminal.note(f"note: {task.name}: {note}")
     package = " ".join(map(str, adapters or ()))
     scores = evaluate(members, tasks, options, package=package, progress=terminal)
-    if out is not None:
+    if out is not None and is_main_process():
         write_scores(scores, out)
     last = scores.rows[-1].scores.values()
     mean = sum(entry.value for entry in last) / len(last)

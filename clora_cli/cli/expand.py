@@ -10,6 +10,7 @@ import typer
 
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
 from clora_cli.cli._output import Terminal, emit
+from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
 from clora_cli.errors import OptionError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def expand(
         typer.Option("--rename", metavar="OLD=NEW", help="Rename a task; OLD may be PACKAGE/TASK; repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another package at --out.")] = False,
+    wait: WaitOption = None,
+    break_lock: BreakLockOption = False,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -61,7 +64,8 @@ def expand(
     if dry_run:
         emit(output, text=f"would write {out}\n{_table(plan)}", data=data, brief=str(out))
         return
-    path, made = expand_packages(plan, force=force, progress=terminal)
+    waiting = patience(wait, break_lock)
+    path, made = expand_packages(plan, force=force, progress=terminal, patience=waiting)
     text = f"{path}{'' if made else '  (up to date)'}\n{_table(plan)}"
     emit(output, text=text, data={**data, "made": made}, brief=str(path))
 

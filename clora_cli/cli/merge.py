@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from clora_cli.cli._options import (
     form,
 )
 from clora_cli.cli._output import Terminal, emit
+from clora_cli.cli._waiting import BreakLockOption, WaitOption, command_line, patience
 
 if TYPE_CHECKING:
     from clora_cli.transforming import MergePlan
@@ -57,6 +57,8 @@ def merge(
     dtype: Annotated[str, typer.Option(help="Type of dense deltas: float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Seed of strategies that draw random numbers.")] = 42,
     force: Annotated[bool, typer.Option("--force", help="Replace what --out holds.")] = False,
+    wait: WaitOption = None,
+    break_lock: BreakLockOption = False,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -72,6 +74,7 @@ def merge(
     output = form(json, quiet)
     from clora_cli.package import read_package
     from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+    from clora_cli.transforming.alone import package_around
     from clora_cli.transforming.member import check_apart
 
     texts = registry.split_options([*(option or ()), *([] if density is None else [f"density={density}"])])
@@ -88,7 +91,8 @@ def merge(
         seed=seed,
     )
     check_apart(options.out, adapters)
-    plan = plan_merge(read_package(adapters, distinct=False), options)
+    terminal = Terminal(output)
+    plan = plan_merge(read_package(adapters, distinct=False), options, progress=terminal)
     data: dict[str, Any] = {
         "schema": "clora.merge/1",
         "path": str(options.out),
@@ -96,13 +100,16 @@ def merge(
         "form": plan.form,
         "rank": plan.rank or None,
         "sites": len(plan.shapes),
+        "checked": plan.merger.layers is not None,
         "adapters": [str(member.path) for member in plan.members],
     }
     told = f"{strategy} of {len(plan.members)} adapters at {len(plan.shapes)} sites, {_told(plan)}"
     if dry_run:
         emit(output, text=f"would write {options.out}: {told}", data=data, brief=str(options.out))
         return
-    path, scores, made = merge_adapters(plan, force=force, argv=["clora", *sys.argv[1:]], progress=Terminal(output))
+    how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
+    how["package"] = package_around(options.out, adapters)
+    path, scores, made = merge_adapters(plan, force=force, argv=command_line(), **how)
     text = f"{path}  ({told}{'' if made else '; up to date'})"
     if energy := scores.get("energy"):
         text += (
@@ -113,9 +120,11 @@ def merge(
 
 
 def _told(plan: MergePlan) -> str:
-    if plan.form == "factors":
-        return f"cut to rank {plan.rank}" if plan.rank else f"exact, as one LoRA of rank {plan.total_rank}"
-    return "as dense deltas" if plan.form == "dense" else "added to the model's weights"
+    exact = f"exact, as one LoRA of rank {plan.total_rank}"
+    factors = f"cut to rank {plan.rank}" if plan.rank else exact
+    told = {"factors": factors, "dense": "as dense deltas", "model": "added to the model's weights"}[plan.form]
+    checked = plan.merger.layers is not None
+    return told if checked else f"{told}; its sites were not checked, --model names the base model to compare them with"
 
 
 def _numbers(weights: str | None) -> tuple[float, ...]:

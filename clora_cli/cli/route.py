@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli import registry
+from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import (
     ColumnsOption,
     ConfigOption,
@@ -19,6 +20,7 @@ from clora_cli.cli._options import (
     DryRunOption,
     DtypeOption,
     ModelOption,
+    NprocOption,
     QuietOption,
     RevisionOption,
     complete_task,
@@ -35,6 +37,7 @@ from clora_cli.cli._routing import (
     route_choices,
 )
 from clora_cli.errors import OptionError
+from clora_cli.processes import is_main_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +80,7 @@ def route(
     columns: ColumnsOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
+    nproc: NprocOption = 1,
     heatmap: Annotated[
         Path | None, typer.Option(help="Draw the mean weights, tasks by adapters: .png, .svg or .pdf.")
     ] = None,
@@ -96,7 +100,6 @@ def route(
     Example: clora route adapters --data mnli --data cb --similarity l2 --heatmap weights.png
     """
     output = Form.QUIET if quiet else Form.TEXT
-    from clora_cli.data import as_trained
     from clora_cli.evaluation.dispatch import Dispatcher
     from clora_cli.evaluation.routing import RouteSettings, calibration_tasks, open_source, route_options
     from clora_cli.package import read_package
@@ -107,6 +110,7 @@ def route(
     sources = data or _standard_input()
     if sources.count("-") > 1:
         raise OptionError("--data - is given twice, and stdin can be read once")
+    relaunch(nproc, dry_run=dry_run)
     members = read_package(adapters)
     given = route_choices(similarity, top_k, temperature, route_layer, route_module, abstain)
     options = route_options(members, given, top_k=0)
@@ -120,15 +124,15 @@ def route(
         limit=limit,
         columns=registry.split_options(columns or ()),
     )
-    dispatcher = Dispatcher(members, options, settings)
-    named = [as_trained(source, [member.manifest for member in members]) for source in sources]
-    inputs = [open_source(source, sys.stdin.buffer, settings) for source in named]
+    terminal = Terminal(output)
+    dispatcher = Dispatcher(members, options, settings, terminal)
+    # The first process alone reads inputs: all of them have the same standard input, which can be read once.
+    inputs = [open_source(source, sys.stdin.buffer, settings, members) for source in sources if is_main_process()]
     calibration = calibration_tasks(members, options, calibrate or (), settings.columns)
     told = _told(dispatcher)
     if dry_run:
         emit(Form.JSON if json else output, text=f"would route {told}", data=_plan(dispatcher), brief=told)
         return
-    terminal = Terminal(output)
     _prepare(dispatcher, calibration, terminal, told)
     tally = dispatcher.tally(panels=heatmap is not None)
     with _tracked(terminal, inputs) as advance:
@@ -136,7 +140,8 @@ def route(
             tally.add(decided)
             _print(decided, dispatcher.names, quiet=quiet, per_site=per_site)
             advance(len(decided.inputs), "")
-    _report(tally.routes(dispatcher.how), terminal, heatmap, confusion)
+    if is_main_process():
+        _report(tally.routes(dispatcher.how), terminal, heatmap, confusion)
 
 
 def _standard_input() -> list[str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +15,9 @@ import typer
 from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form
 from clora_cli.cli._output import Form, Terminal, emit
 from clora_cli.errors import InterruptedRunError, OptionError
+from clora_cli.locks import locked
+from clora_cli.meeting import LAUNCH_VARIABLES
+from clora_cli.spots import inside
 
 if TYPE_CHECKING:
     from clora_cli.base_model import ModelReference
@@ -31,6 +31,8 @@ __all__ = ["run"]
 
 # Steps have the options that the recipe says, whatever the environment has for the same commands typed by hand.
 _NOT_FOR_STEPS = ("CLORA_TRAIN_TASK_", "CLORA_STAT_FEATURES_", "CLORA_EVAL_")
+_PATIENCE = 10.0  # seconds: far more than the last command of a killed run takes to die
+_ADVICE = "wait until it ends, or run another part with --only and --seed"
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
@@ -84,8 +86,10 @@ def run(
         raise typer.BadParameter("name a recipe, or pass --list")
     if jobs < 1:
         raise OptionError(f"--jobs {jobs}: give a whole number of at least 1")
-    with _interruptions():
+    try:
         _do(output, _read(recipe, seed, model, out), only, jobs, show=show, script=script, dry_run=dry_run)
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted; give the same command again to continue") from None
 
 
 def _do(output: Form, recipe: Recipe, only: str | None, jobs: int, *, show: bool, script: bool, dry_run: bool) -> None:
@@ -190,11 +194,11 @@ def _data(plan: UnitPlan) -> dict[str, Any]:
 
 
 def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int) -> None:
-    from clora_cli.recipes.locks import locked
     from clora_cli.recipes.planning import check_inputs, plan_unit
 
     reference = check_inputs(units)
-    with locked([unit.folder for unit in units], Terminal(output)):
+    spots = [inside(unit.folder) for unit in units]
+    with locked(spots, progress=Terminal(output), advice=_ADVICE, grace=_PATIENCE, hand_on=True):
         plans = [plan_unit(unit, reference) for unit in units]
         _keep_recipe(recipe)
         results = _carry_out(plans, reference, jobs, output)
@@ -236,9 +240,10 @@ def _worker(units: Sequence[Unit], jobs: int, number: int) -> Worker:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(_NOT_FOR_STEPS) and name != "CLORA_MODEL"
+        if not name.startswith((*_NOT_FOR_STEPS, *LAUNCH_VARIABLES)) and name != "CLORA_MODEL"
     }
     environment["PYTHONUNBUFFERED"] = "1"
+    environment |= {f"{prefix}WAIT": f"{_PATIENCE:g}" for prefix in ("CLORA_TRAIN_TASK_", "CLORA_STAT_FEATURES_")}
     if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
         if len(devices := _devices(units)) > 1:  # else all would share the first
@@ -249,13 +254,17 @@ def _worker(units: Sequence[Unit], jobs: int, number: int) -> Worker:
 
 def _devices(units: Sequence[Unit]) -> list[str]:
     """Return the names of the GPUs that workers may share out: none where a command takes several by itself."""
-    if any(unit.entry.train.get("nproc", 1) != 1 for unit in units):
+    if any(settings.get("nproc", 1) != 1 for unit in units for settings in _settings(unit)):
         return []
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in visible.split(",") if name]
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _settings(unit: Unit) -> tuple[Mapping[str, Any], ...]:
+    return unit.entry.train, unit.entry.features or {}, unit.entry.eval
 
 
 def _may_fork(units: Sequence[Unit]) -> bool:
@@ -298,24 +307,3 @@ def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -
     data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs}
     data |= {"methods": [one.data() for one in found], "unequal": unequal}
     emit(output, text=results_table(found), data=data, brief=str(recipe.out))
-
-
-class _Stopped(BaseException):
-    """A signal came; no ``except Exception`` of a library that is being imported takes it for its own."""
-
-
-@contextlib.contextmanager
-def _interruptions() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM, wherever they come, into one line that says how to continue."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Stopped
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except _Stopped:
-        raise InterruptedRunError("interrupted; give the same command again to continue") from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

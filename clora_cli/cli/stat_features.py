@@ -18,12 +18,14 @@ from clora_cli.cli._options import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    NprocOption,
     QuietOption,
     RevisionOption,
     complete_task,
     form,
 )
 from clora_cli.cli._output import Form, Terminal, emit
+from clora_cli.cli._waiting import BreakLockOption, WaitOption, handed_on, patience
 
 if TYPE_CHECKING:
     from clora_cli.privacy import Guarantee
@@ -79,10 +81,12 @@ def stat_features(
     columns: ColumnsOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    nproc: Annotated[int, typer.Option(help="Processes, which share the inputs out; the result is the same.")] = 1,
+    nproc: NprocOption = 1,
     seed: Annotated[int, typer.Option(help="Seed of the rows that --limit draws; never of privacy's noise.")] = 42,
     add: Annotated[bool, typer.Option("--add", help="Add these rows to the distributions that are there.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace distributions that were made differently.")] = False,
+    wait: WaitOption = None,
+    break_lock: BreakLockOption = False,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -98,6 +102,7 @@ def stat_features(
     output = form(json, quiet)
     from clora_cli.package import read_package
     from clora_cli.registry import split_options
+    from clora_cli.spots import inside
     from clora_cli.transforming import FeatureOptions, plan_features, take_features
 
     members = read_package(adapters, distinct=False)
@@ -123,16 +128,18 @@ def stat_features(
         device=device,
         seed=seed,
     )
+    terminal, waiting = Terminal(output), patience(wait, break_lock)
     if nproc != 1 and not dry_run:
-        relaunch(nproc)
-    plan = plan_features(members, options, force=force, add=add)
+        spots = [] if "RANK" in os.environ else [inside(member.path) for member in members]
+        with handed_on(spots, waiting, terminal):
+            relaunch(nproc)
+    plan = plan_features(members, options, force=force, add=add, progress=terminal)
     if dry_run:
         _emit_plan(output, plan)
         return
-    terminal = Terminal(output)
     for note in dict.fromkeys(f"{one.task.name}: {n}" for job in plan.jobs for one in job.rows for n in one.task.notes):
         terminal.note(f"note: {note}")
-    results = take_features(plan, terminal)
+    results = take_features(plan, terminal, patience=waiting)
     if options.privacy is not None and (most := max(len(one.distribution.sites) for one in results)) > 1:
         terminal.note(
             f"note: {most} sites share the privacy budget; with --layer and --module fewer get less noise each"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +25,9 @@ from clora_cli.cli._options import (
     form,
 )
 from clora_cli.cli._output import Terminal, emit
+from clora_cli.cli._waiting import BreakLockOption, WaitOption, command_line, handed_on, patience
+from clora_cli.processes import is_main_process
+from clora_cli.spots import Spot, inside
 
 __all__ = ["train_task"]
 
@@ -100,6 +104,9 @@ def train_task(
     max_length: Annotated[int, typer.Option(help="Tokens of a prompt, with the answer in causal models.")] = 512,
     max_answer_length: Annotated[int, typer.Option(help="Tokens of an answer.")] = 64,
     train_rows: Annotated[int, typer.Option(help="Use so many training rows, drawn by the seed; 0 uses all.")] = 0,
+    learn: Annotated[
+        str, typer.Option(help="Answers of a conversation to learn: last, or all, each after the turns before it.")
+    ] = "last",
     columns: ColumnsOption = None,
     dtype: DtypeOption = "auto",
     quantize: Annotated[str, typer.Option(help="none, 4bit or 8bit base weights.")] = "none",
@@ -117,6 +124,8 @@ def train_task(
     report_to: Annotated[str, typer.Option(help="A tracker of Transformers: wandb, mlflow, tensorboard …")] = "none",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, if there is one.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the adapter, discard an unfinished run.")] = False,
+    wait: WaitOption = None,
+    break_lock: BreakLockOption = False,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -156,6 +165,7 @@ def train_task(
         max_length=max_length,
         max_answer_length=max_answer_length,
         train_rows=train_rows,
+        learn=learn,
         dtype=dtype,
         quantize=quantize,
         gradient_checkpointing=gradient_checkpointing,
@@ -167,7 +177,8 @@ def train_task(
         report_to=report_to,
     )
     if nproc != 1 and not dry_run:
-        relaunch(nproc)
+        with handed_on(_spots(package, out), patience(wait, break_lock), Terminal(output)):
+            relaunch(nproc)
     plan = make_plan(options)
     terminal = Terminal(output)
     for note in plan.task.notes:
@@ -178,8 +189,16 @@ def train_task(
         description = describe(plan)
         emit(output, text=description.text(), data=description.data(), brief=str(plan.out))
         return
-    folder, trained = train(plan, resume=resume, force=force, argv=["clora", *sys.argv[1:]], progress=terminal)
+    how: dict[str, Any] = {"argv": command_line(), "progress": terminal, "patience": patience(wait, break_lock)}
+    folder, trained = train(plan, resume=resume, force=force, **how)
+    if not is_main_process():
+        return  # there may be no disk that it could read the folder from
     state = "trained" if trained else "up to date"
     data_out = {"schema": "clora.train-task/1", "adapter": str(folder.path), "task": folder.task, "stage": folder.stage}
     data_out |= {"state": state, "sha256": folder.digest, "scores": folder.manifest.get("scores", {})}
     emit(output, text=f"{folder.path}  ({state}, stage {folder.stage})", data=data_out, brief=str(folder.path))
+
+
+def _spots(package: Path, out: Path | None) -> Sequence[Spot]:
+    """Return what a launcher holds for its processes; one of these holds nothing more."""
+    return [] if "RANK" in os.environ else [inside(package if out is None else out.parent)]

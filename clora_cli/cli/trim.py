@@ -11,6 +11,7 @@ import typer
 from clora_cli import registry
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
 from clora_cli.cli._output import Terminal, emit
+from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
 
 if TYPE_CHECKING:
     from clora_cli.transforming import TrimPlan
@@ -55,6 +56,8 @@ def trim(
         Path | None, typer.Option("--plot", help="Also draw the sorted magnitudes and the cut: .png, .svg or .pdf.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another adapter at --out.")] = False,
+    wait: WaitOption = None,
+    break_lock: BreakLockOption = False,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -72,6 +75,7 @@ def trim(
     from clora_cli.package import read_package
     from clora_cli.reporting import knee
     from clora_cli.transforming import TrimOptions, plan_trim, trim_adapter
+    from clora_cli.transforming.alone import package_around
 
     if plot is not None:
         knee.check_ending(plot)
@@ -88,7 +92,8 @@ def trim(
     if dry_run:
         emit(output, text=f"would write {out}  {_told(data)}\n{_table(sites)}", data=data, brief=str(out))
         return
-    path, made = trim_adapter(plan, force=force, progress=terminal)
+    how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
+    path, made = trim_adapter(plan, force=force, package=package_around(out, reference or ()), **how)
     if plot is not None:
         knee.draw_knee([knee.Trimmed(f"{by} on lora_{cut.side}", cut.values, cut.kept) for cut in plan.cuts], plot)
     text = f"{path}  {_told(data)}{'' if made else '; up to date'}\n{_table(sites)}"

@@ -7,7 +7,7 @@ item; ``Collator(tokenizer)`` a batch. Importing this package loads no torch, tr
 from clora_cli.data.collate import Collator, pad_id
 from clora_cli.data.encode import IGNORED, encode, encode_answer, encode_answers, encode_prompt, end_id, uses_chat
 from clora_cli.data.load import list_tasks, load_task
-from clora_cli.data.naming import as_trained
+from clora_cli.data.recorded import Origin, named_task, origins_of, own_tasks
 from clora_cli.data.rows import Rows
 from clora_cli.data.task import METRICS, Example, Task, TaskInfo
 
@@ -16,10 +16,10 @@ __all__ = [
     "METRICS",
     "Collator",
     "Example",
+    "Origin",
     "Rows",
     "Task",
     "TaskInfo",
-    "as_trained",
     "encode",
     "encode_answer",
     "encode_answers",
@@ -27,6 +27,9 @@ __all__ = [
     "end_id",
     "list_tasks",
     "load_task",
+    "named_task",
+    "origins_of",
+    "own_tasks",
     "pad_id",
     "uses_chat",
 ]

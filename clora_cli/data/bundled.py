@@ -8,12 +8,29 @@ from clora_cli.data.task import TaskInfo
 from clora_cli.data.templates import options, options_head
 from clora_cli.nano import tasks
 
-__all__ = ["bundled_infos", "bundled_name", "read_bundled"]
+__all__ = ["bundled_infos", "bundled_name", "read_bundled", "stand_in_for"]
+
+# Task types of the public benchmark, and the bundled task that asks the like.
+_STAND_INS = {"NLI": "inference", "QQP": "paraphrase", "SC": "sentiment-binary", "BoolQA": "yes-no", "MultiRC": "yes-no",
+              "WiC": "paraphrase", "COPA": "inference"}  # fmt: skip
 
 
 def bundled_name(name: str) -> str | None:
     """Return the bundled task that a spelling names, or ``None``."""
     return {fold(known): known for known in tasks.ORDER}.get(fold(name))
+
+
+def stand_in_for(family: str, summary: str) -> str:
+    """Return the bundled task that is nearest in kind to a known task.
+
+    Args:
+        family: The known task's.
+        summary: What it asks, in a few words.
+    """
+    if family == "SC" and "stars" in summary:
+        return "sentiment-stars"
+    sentiment = "sentiment-binary" if any(word in summary for word in ("sentiment", "emotion")) else "topics-news"
+    return _STAND_INS.get(family, sentiment)
 
 
 def read_bundled(name: str) -> Draft:

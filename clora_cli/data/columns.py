@@ -1,88 +1,84 @@
 """What the columns of a row mean: prompts, instructions, labelled texts or conversations (layer L1).
 
-============================  =============================================================================
-columns                       become
-============================  =============================================================================
-messages, or conversations    chat: the last assistant turn is the answer, the turns before it the prompt
-instruction + output          alpaca: the instruction, then ``input`` (or ``context``) if there is one
-prompt + completion           plain (``response`` and ``answer`` are completions too); lists of turns are chat
-text + label                  text-label: the text, then ``Answer:``; labels are those of the training rows
-input + output                plain
-============================  =============================================================================
+==================================  =======================================================================
+columns                             become
+==================================  =======================================================================
+messages, or conversations          chat: the last assistant turn that may be learned is the answer
+instruction + output                alpaca: the instruction, then ``input`` (or ``context``) if there is one
+prompt + completion                 plain (``response`` and ``answer`` are completions too); turns are chat
+text + label                        text-label: the text, then ``Answer:``; labels are those of the training rows
+sentence1 + sentence2 + label       text-label of a pair; so are premise + hypothesis and their like
+input + output                      plain
+question + answer                   question-answer: ``context`` if there is one, the question, then ``Answer:``
+chosen (+ rejected)                 the chosen answer, to the prompt, the instruction or the turns before it
+==================================  =======================================================================
 
-The first line of the table that fits wins. Other names are given by role: ``{"prompt": "question"}``. A cell that
+The first line of the table that fits wins. Other names are given by role: ``{"prompt": "question"}``. Where ``system``,
+``history`` or ``tools`` hold something, instructions and prompts are the last turn of a conversation. A cell that
 holds a list where one answer is expected holds several references. Where only the prompt matters, the answer's column
-may be missing.
+may be missing. Whatever is not used is named in a note with its rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
-from clora_cli.data.conversations import Turns, read_turns, split_answer
+from clora_cli.data.conversations import Found
 from clora_cli.data.files import Record
+from clora_cli.data.findings import Findings, unused_columns
+from clora_cli.data.formats import ANSWERS, ASKED, FORMATS, ROLES, Fields, Format
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import Example
-from clora_cli.data.templates import OPTIONS_CUE, alpaca, chat
-from clora_cli.data.values import as_answers, as_text
+from clora_cli.data.templates import earlier_answers
+from clora_cli.data.values import as_flag, is_blank, whole_numbers
 from clora_cli.errors import DataError, UnknownNameError
 
-__all__ = ["ROLES", "draft_of", "prompt_of"]
+__all__ = ["draft_of", "prompt_of"]
 
-ROLES = {
-    "messages": ("messages",),
-    "conversations": ("conversations", "conversation"),
-    "instruction": ("instruction",),
-    "prompt": ("prompt",),
-    "completion": ("completion", "response", "answer"),
-    "text": ("text", "sentence"),
-    "label": ("label",),
-    "input": ("input", "context"),
-    "output": ("output", "response"),
-    "system": ("system",),
-}
-_ANSWERS = frozenset({"completion", "label", "output"})  # roles that a prompt does without
 _MOST_LABELS = 200  # more distinct labels than any classification benchmark has: the answers are open-ended
 
-_Fields = Mapping[str, str]
 
-
-@dataclass(frozen=True, slots=True)
-class _Format:
-    """A set of roles and how a row of it becomes an example."""
-
-    template: str
-    required: tuple[str, ...]
-    optional: tuple[str, ...]
-    build: Callable[[Record, _Fields], Example]
-    closed: bool = False
-
-
-def draft_of(name: str, source: str, splits: Mapping[str, Sequence[Record]], columns: _Fields | None = None) -> Draft:
+def draft_of(
+    name: str,
+    source: str,
+    splits: Mapping[str, Sequence[Record]],
+    columns: Fields | None = None,
+    notes: Sequence[str] = (),
+) -> Draft:
     """Return the draft of a task from the rows of its splits.
 
     Args:
         name: The task's short name.
         source: Where the rows come from, for messages.
         splits: Rows of ``train``, ``dev`` and ``test``, those there are; at least one row.
-        columns: Role to column name, for columns that are not named as in :data:`ROLES`.
+        columns: Role to column name, for columns that are not named as in ``ROLES``.
+        notes: What the reader of the rows has to report.
 
     Raises:
         DataError: The columns are not recognised, or a row lacks one of them.
         UnknownNameError: ``columns`` names a role that does not exist.
     """
-    found = list(dict.fromkeys(key for rows in splits.values() for row in rows for key in row.values))
-    kind, fields = _recognise(found, dict(columns or {}), source, _FORMATS)
-    examples = {split: [_build(kind, fields, row) for row in rows] for split, rows in splits.items()}
+    rows = [row for part in splits.values() for row in part]
+    found = list(dict.fromkeys(key for row in rows for key in row.values))
+    held = {key for row in rows for key, value in row.values.items() if not is_blank(value)} | set(
+        (columns or {}).values()
+    )
+    kind, fields = _recognise(found, dict(columns or {}), source, FORMATS, held)
+    fields = _telling(kind, fields, rows)
+    findings = Findings()
+    examples = {split: _examples(kind, fields, part, findings, split) for split, part in splits.items()}
     metric = "exact-match" if kind.closed else "rouge-l"
-    template = "chat" if any(row.turns for rows in examples.values() for row in rows) else kind.template
-    draft = Draft(name, examples, metric, source, template, closed=kind.closed)
+    template = "chat" if any(row.turns for part in examples.values() for row in part) else kind.template
+    told = [*notes, *findings.notes({split: len(part) for split, part in splits.items()})]
+    told += unused_columns((row.values for row in rows), set(fields.values()))
+    draft = Draft(name, examples, metric, source, template, closed=kind.closed, notes=told, missing=findings.missing)
+    _write_whole_numbers(draft)
     _open_if_many(draft)
     return draft
 
 
-def prompt_of(row: Record, columns: _Fields | None = None) -> Example:
+def prompt_of(row: Record, columns: Fields | None = None) -> Example:
     """Return a row's prompt, which is the same with and without an answer beside it.
 
     Args:
@@ -99,31 +95,54 @@ def prompt_of(row: Record, columns: _Fields | None = None) -> Example:
     """
     known = _natural(list(row.values))
     # Two prompts in a row: that beside its answer is meant, as in a file with answers.
-    formats = sorted(_ASKED, key=lambda kind: not _ANSWERS.intersection(kind.optional) <= set(known))
-    named = {role: column for role, column in (columns or {}).items() if role not in _ANSWERS}
-    kind, fields = _recognise(list(row.values), named, row.where, formats)
-    example = _build(kind, {role: column for role, column in fields.items() if role not in _ANSWERS}, row)
+    formats = sorted(ASKED, key=lambda kind: not ANSWERS.intersection(kind.optional) <= set(known))
+    named = {role: column for role, column in (columns or {}).items() if role not in ANSWERS}
+    kind, fields = _recognise(list(row.values), named, row.where, formats, ())
+    unasked = {*ANSWERS, "verdict", "rejected"}
+    asked = {role: column for role, column in fields.items() if role not in unasked}
+    example = _build(kind, _telling(kind, asked, [row]), row, Findings().of("row"))
     if not (example.head.strip() or example.body.strip()):
         raise DataError(f"{row.where}: the prompt is empty; give it a text or remove the row")
-    return example
+    return replace(example, references=())
+
+
+def _telling(kind: Format, fields: Fields, rows: Sequence[Record]) -> dict[str, str]:
+    """The fields without those that may be missing and hold nothing, and without verdicts that are none."""
+    cells = {role: [row.values.get(fields[role]) for row in rows] for role in fields if role in kind.optional}
+    empty = {role for role, values in cells.items() if all(is_blank(value) for value in values)}
+    odd = {"verdict"} if any(as_flag(v) is None for v in cells.get("verdict", ()) if not is_blank(v)) else set()
+    return {role: column for role, column in fields.items() if role not in empty | odd}
+
+
+def _examples(kind: Format, fields: Fields, rows: Sequence[Record], findings: Findings, split: str) -> list[Example]:
+    examples = []
+    for row in rows:
+        found = findings.of(split)
+        example = _build(kind, fields, row, found)
+        if "verdict" in fields and as_flag(row.values.get(fields["verdict"])) is False:
+            found(f"answers that '{fields['verdict']}' calls bad are not learned")
+            continue
+        if earlier_answers(example):
+            found("earlier answers stand in the prompt; --learn all learns them too")
+        examples.append(example)
+    return examples
 
 
 def _recognise(
-    found: Sequence[str], columns: dict[str, str], source: str, formats: Sequence[_Format]
-) -> tuple[_Format, dict[str, str]]:
-    """Choose the first format whose roles are all there, those that were named by the caller before others."""
+    found: Sequence[str], columns: dict[str, str], source: str, formats: Sequence[Format], held: Collection[str]
+) -> tuple[Format, dict[str, str]]:
+    """Choose the first format whose roles are all there: named by the caller, or in columns that hold something."""
     for role, column in columns.items():
         if role not in ROLES:
             raise UnknownNameError("column role", role, ROLES)
         if column not in found:
             raise DataError(f"{source}: no column '{column}' for {role}; it has {', '.join(found) or 'none'}")
     natural = _natural(found) | columns
-    for available in (columns, natural):
+    for available in (columns, _natural([column for column in found if column in held]) | columns, natural):
         for kind in formats:
-            named = set(columns) <= {*kind.required, *kind.optional}
+            named = set(columns) <= set(kind.roles)
             if named and set(kind.required) <= set(available):
-                roles = [role for role in (*kind.required, *kind.optional) if role in natural]
-                return kind, {role: natural[role] for role in roles}
+                return kind, {role: natural[role] for role in kind.roles if role in natural}
     sets = "; ".join(dict.fromkeys(" + ".join(kind.required) for kind in formats))
     raise DataError(
         f"{source}: columns not recognised: {', '.join(found) or 'none'}; expected one of: {sets}; "
@@ -138,71 +157,24 @@ def _natural(found: Sequence[str]) -> dict[str, str]:
     return {role: column for role, column in pairs if column is not None}
 
 
-def _build(kind: _Format, fields: _Fields, row: Record) -> Example:
+def _build(kind: Format, fields: Fields, row: Record, found: Found) -> Example:
     for role in kind.required:
-        if fields[role] not in row.values:
+        if role in fields and fields[role] not in row.values:
             raise DataError(f"{row.where}: no '{fields[role]}'; it has {', '.join(row.values) or 'no fields'}")
-    return kind.build(row, fields)
+    return kind.build(row, fields, found)
 
 
-def _text(row: Record, fields: _Fields, role: str) -> str:
-    column = fields.get(role)
-    return as_text(row.values.get(column), row.where, column) if column else ""
-
-
-def _answers(row: Record, fields: _Fields, role: str) -> tuple[str, ...]:
-    column = fields.get(role)
-    return as_answers(row.values[column], row.where, column) if column else ()
-
-
-def _turns(row: Record, fields: _Fields) -> Turns:
-    column = fields.get("messages") or fields["conversations"]
-    turns = read_turns(row.values[column], row.where, column)
-    system = _text(row, fields, "system")
-    if system.strip() and turns and turns[0][0] != "system":
-        turns = (("system", system), *turns)
-    return turns
-
-
-def _chat(row: Record, fields: _Fields) -> Example:
-    return chat(*split_answer(_turns(row, fields)))
-
-
-def _asked_chat(row: Record, fields: _Fields) -> Example:
-    return _unanswered(_turns(row, fields))
-
-
-def _unanswered(turns: Turns) -> Example:
-    return chat(turns[:-1] if turns and turns[-1][0] == "assistant" else turns, ())
-
-
-def _alpaca(row: Record, fields: _Fields) -> Example:
-    answers = tuple(answer.strip() for answer in _answers(row, fields, "output"))
-    return alpaca(_text(row, fields, "instruction"), _text(row, fields, "input"), answers)
-
-
-def _plain(row: Record, fields: _Fields, prompt: str, answer: str) -> Example:
-    if isinstance(row.values[fields[prompt]], list):
-        turns = read_turns(row.values[fields[prompt]], row.where, fields[prompt])
-        if answer not in fields:
-            return _unanswered(turns)
-        value = row.values[fields[answer]]
-        last = read_turns(value, row.where, fields[answer])[-1:] if isinstance(value, list) else ()
-        return chat(turns, tuple(text for _, text in last) or _answers(row, fields, answer))
-    return Example("", _text(row, fields, prompt), "", _answers(row, fields, answer))
-
-
-def _prompt_completion(row: Record, fields: _Fields) -> Example:
-    return _plain(row, fields, "prompt", "completion")
-
-
-def _input_output(row: Record, fields: _Fields) -> Example:
-    return _plain(row, fields, "input", "output")
-
-
-def _text_label(row: Record, fields: _Fields) -> Example:
-    labels = tuple(label.strip() for label in _answers(row, fields, "label"))
-    return Example("", _text(row, fields, "text").strip(), OPTIONS_CUE, labels)
+def _write_whole_numbers(draft: Draft) -> None:
+    if not draft.closed:
+        return
+    found = {label for rows in draft.splits.values() for row in rows for label in row.references}
+    if written := whole_numbers(found):
+        for split, rows in draft.splits.items():
+            draft.splits[split] = [
+                replace(row, references=tuple(written.get(label, label) for label in row.references)) for row in rows
+            ]
+        pairs = ", ".join(f"{label} as {whole}" for label, whole in sorted(written.items()))
+        draft.notes.append(f"labels are written as whole numbers: {pairs}")
 
 
 def _open_if_many(draft: Draft) -> None:
@@ -213,22 +185,3 @@ def _open_if_many(draft: Draft) -> None:
     if distinct > _MOST_LABELS:
         draft.closed = False
         draft.notes.append(f"{distinct} distinct labels: answers are taken as open-ended")
-
-
-_FORMATS = (
-    _Format("chat", ("messages",), ("system",), _chat),
-    _Format("chat", ("conversations",), ("system",), _chat),
-    _Format("alpaca", ("instruction", "output"), ("input",), _alpaca),
-    _Format("plain", ("prompt", "completion"), (), _prompt_completion),
-    _Format("text-label", ("text", "label"), (), _text_label, closed=True),
-    _Format("plain", ("input", "output"), (), _input_output),
-)
-# What is left of them without an answer.
-_ASKED = (
-    _Format("chat", ("messages",), ("system",), _asked_chat),
-    _Format("chat", ("conversations",), ("system",), _asked_chat),
-    _Format("alpaca", ("instruction",), ("input", "output"), _alpaca),
-    _Format("plain", ("prompt",), ("completion",), _prompt_completion),
-    _Format("text-label", ("text",), ("label",), _text_label),
-    _Format("plain", ("input",), ("output",), _input_output),
-)

@@ -1,15 +1,19 @@
-"""Chat rows: ``{"role", "content"}`` and ShareGPT's ``{"from", "value"}`` turns (layer L1)."""
+"""Chat rows: ``{"role", "content"}`` and ShareGPT's ``{"from", "value"}`` turns, tools and weights included (layer L1)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from clora_cli.data.values import as_text
+from clora_cli.data.files import parse_json
+from clora_cli.data.values import as_flag, as_text, is_blank
 from clora_cli.errors import DataError
 
-__all__ = ["Turns", "read_turns", "split_answer"]
+__all__ = ["Found", "Turn", "read_tools", "read_turns", "split_answer"]
 
-Turns = tuple[tuple[str, str], ...]
+Found = Callable[..., None]  # told what is not used in a row, and the names of what that concerns, for the notes
 
 _ROLES = {
     "user": "user",
@@ -26,43 +30,150 @@ _ROLES = {
     "function": "tool",
     "observation": "tool",
 }
+_SWITCHES = ("weight", "train", "loss")  # OpenAI's, axolotl's and ms-swift's ways to keep a turn from being learned
+_READ = {"role", "from", "content", "value", *_SWITCHES, "tool_calls", "function_call", "tool_call_id", "name"}
 
 
-def read_turns(value: object, where: str, column: str) -> Turns:
-    """Return a conversation as ``(role, text)`` turns, roles being user, assistant, system or tool.
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation.
+
+    Attributes:
+        role: ``user``, ``assistant``, ``system`` or ``tool``.
+        text: All of it as text; a call's name and arguments as JSON.
+        learned: Whether its row lets it be learned.
+        message: What a chat template takes beside role and text, where it takes more.
+    """
+
+    role: str
+    text: str
+    learned: bool = True
+    message: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> list[str]:
+        """The names of the tools that the turn calls."""
+        return [str(call["function"]["name"]) for call in self.message.get("tool_calls", ())]
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the turn can be learned: the assistant's own words."""
+        return self.role == "assistant" and self.learned and not self.calls and bool(self.text.strip())
+
+
+def read_turns(value: object, where: str, column: str, found: Found) -> tuple[Turn, ...]:
+    """Return a conversation's turns.
 
     Args:
-        value: The cell: a list of turns.
+        value: The cell: a list of turns, or its text as JSON.
         where: File and place, for messages.
         column: Its column, for messages.
+        found: Told what of a turn is not used.
 
     Raises:
-        DataError: It is not a list of turns, or a turn's role is not known.
+        DataError: It is not a list of turns, or a turn's role, weight or call is of no known kind.
     """
+    value = () if is_blank(value) else _unpacked(value)
     if not isinstance(value, list | tuple):
         raise DataError(f"{where}: '{column}' is a {type(value).__name__}; expected a list of turns")
+    unused = {
+        str(key) for turn in value if isinstance(turn, Mapping) for key in turn if not is_blank(turn[key])
+    } - _READ
+    if unused:
+        found(f"what turns of '{column}' hold beside role and content is not used", *unused)
     return tuple(_turn(turn, where, column) for turn in value)
 
 
-def split_answer(turns: Turns) -> tuple[Turns, tuple[str, ...]]:
-    """Return the turns before the last assistant turn, and that turn as the answer; no answer if there is none.
+def split_answer(turns: tuple[Turn, ...], found: Found) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
+    """Return the turns before the last answer, and that answer; none if the assistant says nothing to be learned.
 
-    What follows the last assistant turn has no answer and is left out.
+    What follows the last answer has none and is left out.
     """
+    silent = [turn for turn in turns[1:] if turn.role == "assistant" and not turn.is_answer]
+    if any(not turn.learned for turn in silent):
+        found("answers of weight 0 are read, not learned")
+    if names := {name for turn in silent for name in turn.calls}:
+        found("calls of tools are read, not learned", *names)
     for i in range(len(turns) - 1, 0, -1):
-        if turns[i][0] == "assistant":
-            return turns[:i], (turns[i][1],)
-    return (), ()
+        if turns[i].is_answer:
+            if i + 1 < len(turns):
+                found("turns after the last answer that can be learned are left out")
+            return turns[:i], (turns[i].text,)
+    return turns, ()
 
 
-def _turn(turn: object, where: str, column: str) -> tuple[str, str]:
+def read_tools(value: object, where: str, column: str) -> list[Any]:
+    """Return the definitions of tools, in a cell as a list or as its text.
+
+    Raises:
+        DataError: It is no list of objects.
+    """
+    value = [] if is_blank(value) else _unpacked(value)
+    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
+        raise DataError(f"{where}: '{column}' is no list of tools; write each as a JSON object")
+    return value
+
+
+def _unpacked(value: object) -> object:
+    """A list or object that was written as text, as tables have it."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        try:
+            return parse_json(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _turn(turn: object, where: str, column: str) -> Turn:
     if not isinstance(turn, Mapping):
         raise DataError(f"{where}: a turn of '{column}' is a {type(turn).__name__}; expected an object")
-    role = str(turn.get("role", turn.get("from", ""))).casefold()
-    if role not in _ROLES:
-        raise DataError(f"{where}: a turn of '{column}' has the role '{role}'; expected one of {', '.join(_ROLES)}")
-    content = turn["content"] if "content" in turn else turn.get("value")
-    return _ROLES[role], _content(content, where, column)
+    named = str(turn.get("role", turn.get("from", ""))).casefold()
+    if named not in _ROLES:
+        raise DataError(f"{where}: a turn of '{column}' has the role '{named}'; expected one of {', '.join(_ROLES)}")
+    role = _ROLES[named]
+    content = _content(turn["content"] if "content" in turn else turn.get("value"), where, column)
+    learned = all(_switch(turn.get(name), name, where, column) for name in _SWITCHES)
+    calls = _calls(content if named == "function_call" else _called(turn), where, column) if role == "assistant" else []
+    if calls:
+        said = "" if named == "function_call" else content
+        written = "\n".join(json.dumps(call["function"], ensure_ascii=False) for call in calls)
+        return Turn(role, f"{said}\n{written}".strip(), learned, {"content": said, "tool_calls": calls})
+    if role == "tool":
+        names = {key: str(turn[key]) for key in ("name", "tool_call_id") if not is_blank(turn.get(key))}
+        return Turn(role, content, learned, names or {"content": content})
+    return Turn(role, content, learned)
+
+
+def _called(turn: Mapping[str, object]) -> object:
+    calls = turn.get("tool_calls")
+    return turn.get("function_call") if is_blank(calls) else calls
+
+
+def _calls(value: object, where: str, column: str) -> list[dict[str, Any]]:
+    """Calls as templates take them: a name and arguments by name, whatever they were wrapped in."""
+    value = _unpacked(value)
+    if is_blank(value):
+        return []
+    calls = []
+    for call in value if isinstance(value, list) else [value]:
+        function = call.get("function", call) if isinstance(call, Mapping) else call
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise DataError(f"{where}: a call of a tool in '{column}' has no name; write it as {{name, arguments}}")
+        arguments = _unpacked(function.get("arguments", function.get("parameters", {})))
+        called = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+        identity = {"id": str(call["id"])} if isinstance(call, Mapping) and not is_blank(call.get("id")) else {}
+        calls.append(identity | called)
+    return calls
+
+
+def _switch(value: object, name: str, where: str, column: str) -> bool:
+    if value is None:
+        return True
+    if value in (0, 1):
+        return bool(value)
+    if (flag := as_flag(value)) is None:
+        raise DataError(f"{where}: a turn of '{column}' has the {name} {value!r}; only 0 and 1 can be used")
+    return flag
 
 
 def _content(value: object, where: str, column: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from clora_cli.data.rendering import Rendered, render, shorter_chats
+from clora_cli.data.rendering import NO_TOOLS, Rendered, render, shorter_chats
 from clora_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ def end_id(tokenizer: Any) -> int:
 
 
 def _whole(example: Example, tokenizer: Any, chat: bool) -> Rendered:
+    if example.tooling and not chat:
+        raise DataError(NO_TOOLS)
     return next(shorter_chats(example, tokenizer)) if chat else render(example)
 
 

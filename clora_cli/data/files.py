@@ -6,18 +6,17 @@ knows what a column means.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from clora_cli.data.tables import read_table
+from clora_cli.data.texts import COMPRESSED, ending, library, read_bytes, read_text
 from clora_cli.errors import DataError
 
-__all__ = ["READERS", "Record", "read_json", "read_records", "read_text", "with_class_names"]
-
-_CSV_FIELD_LIMIT = 2**31 - 1  # the module's default of 131072 characters is less than one long document
+__all__ = ["READERS", "Record", "is_readable", "parse_json", "read_json", "read_records", "with_class_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,66 +41,78 @@ class Record:
         return f"{self.file}, {self.unit} {self.number}"
 
 
-def read_records(path: Path) -> list[Record]:
+def is_readable(path: Path) -> bool:
+    """Whether a name ends like a file of rows, compressed or not."""
+    return ending(path) in READERS
+
+
+def read_records(path: Path, notes: list[str] | None = None) -> list[Record]:
     """Return the rows of a file, by its ending.
 
+    Args:
+        path: The file.
+        notes: Where to say what had to be decided about it.
+
     Raises:
-        DataError: The file is missing, empty, not UTF-8, malformed, or of an ending that is not known.
+        DataError: The file is missing, empty, of no Unicode encoding, malformed, or of an ending that is not known.
     """
-    reader = READERS.get(path.suffix.lower())
+    reader = READERS.get(ending(path))
     if reader is None:
-        raise DataError(f"{path}: cannot read '{path.suffix}' files; use one of {', '.join(READERS)}")
-    records = list(reader(path))
+        known = f"{', '.join(READERS)}, each also with {', '.join(COMPRESSED)}"
+        raise DataError(f"{path}: cannot read '{path.suffix}' files; use one of {known}")
+    records = list(reader(path, [] if notes is None else notes))
     if not records:
         raise DataError(f"{path}: no rows; give a file with at least three")
     return records
-
-
-def read_text(path: Path) -> str:
-    """Return a file's text, without a byte-order mark.
-
-    Raises:
-        DataError: The file cannot be opened, is empty or is not UTF-8.
-    """
-    data = _read_bytes(path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 text; convert the file to UTF-8") from error
-    if not text.strip():
-        raise DataError(f"{path}: the file is empty; give a file with at least three rows")
-    return text
 
 
 def read_json(path: Path) -> object:
     """Return a whole file parsed as one JSON value.
 
     Raises:
-        DataError: As :func:`read_text`, or the text is not JSON.
+        DataError: As ``read_text``, or the text is not JSON.
     """
     text = read_text(path)
     try:
-        value: object = json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise _not_json(path, error.lineno, error.msg) from error
     except (ValueError, RecursionError) as error:
         raise _not_json(path, 1, str(error)) from error
+
+
+def parse_json(text: str, *, nan: bool = True) -> object:
+    """Return a JSON value, in which no object has one key twice.
+
+    Args:
+        text: The value alone.
+        nan: Whether ``NaN`` and ``Infinity`` pass, which are no JSON and which Python writes.
+
+    Raises:
+        ValueError: It is not JSON, or a key occurs twice: one of its two values would be lost.
+        RecursionError: It is nested too deeply.
+    """
+    value: object = json.loads(text, object_pairs_hook=_object_of, parse_constant=float if nan else _refuse)
     return value
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _object_of(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"'{next(key for key in keys if keys.count(key) > 1)}' occurs twice in one object")
+    return found
 
 
 def _not_json(path: Path, line: int, why: str) -> DataError:
     return DataError(f"{path}, line {line}: not valid JSON ({why}); mend or remove the line")
 
 
-def _jsonl(path: Path) -> Iterator[Record]:
+def _jsonl(path: Path, notes: list[str]) -> Iterator[Record]:
     # split("\n"), not splitlines(): U+2028 and its like are legal inside a JSON string.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
@@ -110,25 +121,33 @@ def _jsonl(path: Path) -> Iterator[Record]:
 
 def _parse_line(path: Path, number: int, line: str) -> object:
     try:
-        value: object = json.loads(line)
+        return parse_json(line)
     except (ValueError, RecursionError) as error:
         raise _not_json(path, number, getattr(error, "msg", str(error))) from error
-    return value
 
 
-def _json(path: Path) -> Iterator[Record]:
+def _json(path: Path, notes: list[str]) -> Iterator[Record]:
     """Rows of a list, of the list under ``data``, or of JSON lines in a file that is named ``.json``."""
     text = read_text(path)
     first, _, rest = text.strip().partition("\n")
     if rest and first.lstrip().startswith("{") and first.rstrip().endswith("}"):
-        yield from _jsonl(path)
+        yield from _jsonl(path, notes)
         return
     value = read_json(path)
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
         raise DataError(f'{path}: expected a list of rows or an object with a list under "data"')
+    beside = [
+        f"'{key}' ({len(kept)} rows)" for key, kept in _items(value) if kept is not rows and isinstance(kept, list)
+    ]
+    if beside:
+        notes.append(f'{path.name}: {", ".join(beside)} beside "data" not used')
     for number, row in enumerate(rows, start=1):
         yield Record(str(path), "row", number, _object(path, "row", number, row))
+
+
+def _items(value: object) -> Iterable[tuple[str, object]]:
+    return value.items() if isinstance(value, dict) else ()
 
 
 def _object(path: Path, unit: str, number: int, value: object) -> Mapping[str, object]:
@@ -137,53 +156,26 @@ def _object(path: Path, unit: str, number: int, value: object) -> Mapping[str, o
     return value
 
 
-def _csv(path: Path) -> Iterator[Record]:
-    yield from _delimited(path, ",")
+def _delimited(delimiter: str) -> Callable[[Path, list[str]], Iterator[Record]]:
+    def read(path: Path, notes: list[str]) -> Iterator[Record]:
+        for line, values in read_table(path, read_text(path), delimiter, notes):
+            yield Record(str(path), "line", line, values)
+
+    return read
 
 
-def _tsv(path: Path) -> Iterator[Record]:
-    yield from _delimited(path, "\t")
-
-
-def _delimited(path: Path, delimiter: str) -> Iterator[Record]:
-    csv.field_size_limit(_CSV_FIELD_LIMIT)
-    rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = _header(path, next(rows))
-        for row in rows:
-            if row:
-                yield Record(str(path), "line", rows.line_num, _fields(path, rows.line_num, header, row))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {rows.line_num}: not valid CSV ({error}); check its quotes") from error
-
-
-def _header(path: Path, names: list[str]) -> list[str]:
-    names = [name.strip() for name in names]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise DataError(f"{path}, line 1: column '{repeated[0]}' occurs more than once; rename one of them")
-    return names
-
-
-def _fields(path: Path, line: int, header: list[str], row: list[str]) -> dict[str, object]:
-    if len(row) != len(header):
-        raise DataError(
-            f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; quote fields with delimiters"
-        )
-    return dict(zip(header, row, strict=True))
-
-
-def _parquet(path: Path) -> Iterator[Record]:
+def _parquet(path: Path, notes: list[str]) -> Iterator[Record]:
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        why = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a readable Parquet file ({why}); write it again") from error
+    with library(str(path), "a readable Parquet file", "write it again"):
+        whole = pa.BufferReader(read_bytes(path)) if path.suffix.lower() in COMPRESSED else path
+        table = pq.ParquetFile(whole).read()
+        columns, rows = table.column_names, table.to_pylist()
+    if twice := next((name for name in columns if columns.count(name) > 1), None):
+        raise DataError(f"{path}: column '{twice}' occurs more than once; rename one of them")
     names = _class_names(table.schema.metadata or {})
-    for number, row in enumerate(table.to_pylist(), start=1):
+    for number, row in enumerate(rows, start=1):
         yield Record(str(path), "row", number, with_class_names(row, names))
 
 
@@ -206,10 +198,11 @@ def with_class_names(row: Mapping[str, object], names: Mapping[str, list[str]]) 
     return mapped
 
 
-READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+READERS: dict[str, Callable[[Path, list[str]], Iterator[Record]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
-    ".csv": _csv,
-    ".tsv": _tsv,
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
     ".parquet": _parquet,
+    ".ndjson": _jsonl,
 }

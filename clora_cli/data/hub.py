@@ -21,17 +21,18 @@ from clora_cli.data.columns import draft_of
 from clora_cli.data.files import Record, with_class_names
 from clora_cli.data.known import HubSource, KnownTask
 from clora_cli.data.layouts import task_name
-from clora_cli.data.paths import SPLIT_NAMES
+from clora_cli.data.split_names import Twofold, choose_splits, told
 from clora_cli.data.splits import Draft
 from clora_cli.data.templates import options, options_head
+from clora_cli.data.texts import in_brief, library
 from clora_cli.errors import DataError
 
-__all__ = ["read_hub", "read_known", "read_saved"]
+__all__ = ["MEND", "read_hub", "read_known", "read_saved"]
 
+MEND = "give a path or set CLORA_DATA"
 TRAIN_ROWS_A_LABEL = 1000  # the sizes of the public benchmark files
 TEST_ROWS = 7600
 _PROBE_SECONDS = 3.0
-_LONGEST_REASON = 200  # characters of a loader's own message
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
@@ -46,11 +47,11 @@ def read_hub(name: str, columns: Mapping[str, str] | None = None) -> Draft:
         DataError: It does not exist, cannot be reached and is not cached, or its columns are not recognised.
     """
     repo, _, config = name.partition(":")
-    splits = {SPLIT_NAMES[split]: rows for split, rows in _load(repo, config or None).items() if split in SPLIT_NAMES}
-    records = {split: list(_records(rows, f"Hub {name} {split}")) for split, rows in splits.items()}
+    with library(f"Hub {name}", "a data set that can be read", "choose another or give files"):
+        records, notes = _by_kind(_load(repo, config or None), f"Hub {name}")
     if not any(records.values()):
         raise DataError(f"Hub {name}: no train, validation or test split with rows")
-    return draft_of(task_name(repo.rpartition("/")[2]), f"Hub {name}", records, columns)
+    return draft_of(task_name(repo.rpartition("/")[2]), f"Hub {name}", records, columns, notes)
 
 
 def read_known(task: KnownTask, source: HubSource) -> Draft:
@@ -59,9 +60,13 @@ def read_known(task: KnownTask, source: HubSource) -> Draft:
     Raises:
         DataError: The source cannot be reached and is not cached.
     """
-    splits = _load_known(source)
-    head = options_head(task.instruction, task.labels)
     origin = f"Hub {source.repo}{f' {source.config}' if source.config else ''}"
+    with library(origin, f"what '{task.name}' is made of", MEND):
+        return _known(task, source, origin, _load_known(source))
+
+
+def _known(task: KnownTask, source: HubSource, origin: str, splits: Mapping[str, Any]) -> Draft:
+    head = options_head(task.instruction, task.labels)
     draft = Draft(task.name, {}, task.metric, origin, "options", task.labels, "the task's labels", closed=True)
     for name, split in (("train", "train"), ("test", source.test)):
         rows, kept = splits[split], _sample(splits[split][source.label], name)
@@ -70,27 +75,49 @@ def read_known(task: KnownTask, source: HubSource) -> Draft:
         draft.splits[name] = [
             options(head, source.form.format_map(row), (_label(source, row),)) for row in rows.select(kept)
         ]
+    draft.notes += _left({split: len(rows) for split, rows in splits.items() if split not in ("train", source.test)})
     return draft
 
 
-def read_saved(path: Path) -> dict[str, list[Record]]:
-    """Return the rows by split of a folder that ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote.
+def read_saved(path: Path) -> tuple[dict[str, list[Record]], list[str]]:
+    """Return the rows by split of a folder that ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote, and notes.
 
     Raises:
-        DataError: The folder is damaged.
+        DataError: The folder is damaged, or none of its splits is a known one.
     """
     import datasets
 
-    try:
+    with library(str(path), "a readable saved data set", "save it again"):
         saved = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a readable saved data set ({_in_brief(error)})") from error
-    splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-    return {
-        SPLIT_NAMES[split]: list(_records(rows, f"{path.name} {split}"))
-        for split, rows in splits.items()
-        if split in SPLIT_NAMES
+        if not isinstance(saved, datasets.DatasetDict):
+            return {"train": list(_records(saved, f"{path.name} train"))}, []
+        return _by_kind(saved, path.name)
+
+
+def _by_kind(splits: Mapping[str, Any], source: str) -> tuple[dict[str, list[Record]], list[str]]:
+    """Rows of train, dev and test, and notes on splits of other names."""
+    names = [str(name) for name in splits]
+    try:
+        chosen, left = choose_splits(names)
+    except Twofold as error:
+        raise DataError(f"{source}: {error}; save one of them alone and give that") from error
+    if not chosen and len(names) == 1:
+        chosen, left = {"train": names}, []
+    if not chosen:
+        raise DataError(
+            f"{source}: none of its splits is train, validation or test: {', '.join(names)}; save one alone"
+        )
+    records = {
+        kind: [row for name in taken for row in _records(splits[name], f"{source} {name}")]
+        for kind, taken in chosen.items()
     }
+    notes = [told(kind, {name: len(splits[name]) for name in taken}) for kind, taken in chosen.items()]
+    return records, [*filter(None, notes), *_left({name: len(splits[name]) for name in left})]
+
+
+def _left(sizes: Mapping[str, int]) -> list[str]:
+    named = ", ".join(f"{name} ({rows} rows)" for name, rows in sizes.items())
+    return [f"splits not used: {named}"] if sizes else []
 
 
 def _records(rows: Any, file: str) -> Iterator[Record]:
@@ -136,11 +163,11 @@ def _load(repo: str, config: str | None, **options: Any) -> Mapping[str, Any]:
     try:
         with _cache_only(datasets.config, offline):
             loaded: Mapping[str, Any] = datasets.load_dataset(repo, config, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # others are the caller's to tell
         if offline:
             why = "HF_HUB_OFFLINE is set" if _told_offline() else "the Hub cannot be reached"
-            raise DataError(f"Hub {repo}: {why} and it is not in the cache; give a path or set CLORA_DATA") from error
-        raise DataError(f"Hub {repo}: cannot be loaded: {_in_brief(error)}") from error
+            raise DataError(f"Hub {repo}: {why} and it is not in the cache; {MEND}") from error
+        raise DataError(f"Hub {repo}: cannot be loaded: {in_brief(error)}") from error
     return loaded
 
 
@@ -178,8 +205,3 @@ def _knock(address: tuple[str, int], answered: threading.Event) -> None:
             answered.set()
     except OSError:
         return
-
-
-def _in_brief(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."

@@ -9,21 +9,30 @@ Natural-Instructions
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from clora_cli.data.files import read_json
+from clora_cli.data.findings import unused_columns
+from clora_cli.data.folders import split_files, unread
 from clora_cli.data.known import FAMILY_INSTRUCTIONS, KnownTask, canonical, metric_of
+from clora_cli.data.split_names import Twofold, choose_splits, split_of
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import Example
 from clora_cli.data.templates import OPTIONS_CUE, has_cue, natural_instructions, options, options_head
+from clora_cli.data.texts import ending, starts_with
 from clora_cli.data.values import as_answers, as_text
 from clora_cli.errors import DataError
 
 __all__ = ["is_benchmark_folder", "is_task_file", "read_benchmark_folder", "read_task_file", "task_name"]
 
-_SPLITS = ("train", "dev", "test")
+_LONGEST_NAME = 120  # bytes: a name of 255 at most has to hold a prefix and an ending beside it
+_LABELS = "labels.json"
+_COLUMNS = {"sentence", "label", "id", "input", "output"}  # of both layouts; an id tells nothing of the task
+_ORDER = ("train", "dev", "test")
 _DEFAULT_INSTRUCTION = "Choose one from the option."
 _MOST_LABELS = 50  # a classification task whose rows hold more distinct answers than this is open-ended after all
 
@@ -32,28 +41,51 @@ _Row = tuple[str, tuple[str, ...]]
 
 def is_benchmark_folder(folder: Path) -> bool:
     """Whether a folder is in either layout: JSON splits with ``labels.json`` beside them or a definition in them."""
-    first = next((folder / f"{name}.json" for name in _SPLITS if (folder / f"{name}.json").is_file()), None)
-    return first is not None and ((folder / "labels.json").is_file() or is_task_file(first))
+    first = next((path for path in sorted(folder.iterdir()) if _is_split(path)), None)
+    return first is not None and ((folder / _LABELS).is_file() or is_task_file(first))
+
+
+def _is_split(path: Path) -> bool:
+    split = split_of(path.stem)
+    return path.suffix.lower() == ".json" and path.is_file() and split is not None and not split.before
 
 
 def is_task_file(path: Path) -> bool:
     """Whether a file starts like a Natural-Instructions object; reads its first kilobytes only."""
-    if path.suffix.lower() != ".json" or not path.is_file():
+    if ending(path) != ".json" or not path.is_file():
         return False
-    with path.open("rb") as file:
-        start = file.read(65536).lstrip(b"\xef\xbb\xbf \t\r\n")
+    start = starts_with(path, 65536).lstrip(b"\xef\xbb\xbf \t\r\n")
     return start.startswith(b"{") and (b'"Definition"' in start or b'"Instances"' in start)
 
 
 def task_name(name: str) -> str:
-    """Return a folder's or file's name as a task name: canonical if known, ``taskNNN``, else lower case and safe."""
+    """Return a folder's or file's name as a task name: canonical if known, ``taskNNN``, else lower case and safe.
+
+    Safe as a file's name everywhere: letters, digits, marks and symbols of any script stay, all else becomes a hyphen.
+    """
     known = canonical(name)
     if known:
         return known.name
     number = re.match(r"(task\d+)_", name.casefold())
     if number:
         return number[1]
-    return re.sub(r"[^a-z0-9._]+", "-", name.casefold()).strip("-.") or "data"
+    folded = unicodedata.normalize("NFC", name).casefold()
+    kept = "".join(character if _is_safe(character) else "-" for character in folded)
+    return _shortened(re.sub(r"-{2,}", "-", kept).strip("-.")) or "data"
+
+
+def _is_safe(character: str) -> bool:
+    if character.isascii():
+        return character.isalnum() or character in "._"
+    return unicodedata.category(character)[0] in "LMNS"
+
+
+def _shortened(name: str) -> str:
+    data = name.encode("utf-8")
+    if len(data) <= _LONGEST_NAME:
+        return name
+    start = data[:_LONGEST_NAME].decode("utf-8", "ignore")
+    return f"{start}-{hashlib.sha256(data).hexdigest()[:8]}"
 
 
 def read_benchmark_folder(folder: Path) -> Draft:
@@ -62,12 +94,21 @@ def read_benchmark_folder(folder: Path) -> Draft:
     Raises:
         DataError: A file is missing or malformed, or its rows lack the layout's fields.
     """
-    files = [folder / f"{split}.json" for split in _SPLITS if (folder / f"{split}.json").is_file()]
+    sources = split_files(folder, _is_split)
+    try:
+        chosen, _ = choose_splits(sources)
+    except Twofold as error:
+        raise DataError(f"{folder}: {error}; keep one") from error
+    files = {path: kind for kind in _ORDER if kind in chosen for name in chosen[kind] for path in sources[name]}
     contents = {file: read_json(file) for file in files}
-    labels = _read_labels(folder / "labels.json")
-    if isinstance(contents[files[0]], dict):
-        return _natural(folder.name, contents, labels)
-    return _sentences(folder, contents, labels)
+    labels = _read_labels(folder / _LABELS)
+    if isinstance(contents[next(iter(files))], dict):
+        draft = _natural(folder.name, contents, labels, files)
+    else:
+        draft = _sentences(folder, contents, labels, files)
+    rows = [row for value in contents.values() for row in _listed(value) if isinstance(row, dict)]
+    draft.notes += unused_columns(rows, _COLUMNS) + unread(folder, [*files, folder / _LABELS])
+    return draft
 
 
 def read_task_file(path: Path) -> Draft:
@@ -76,9 +117,7 @@ def read_task_file(path: Path) -> Draft:
     Raises:
         DataError: The file is malformed or its instances lack the layout's fields.
     """
-    draft = _natural(path.stem, {path: read_json(path)}, ())
-    draft.splits = {"train": next(iter(draft.splits.values()))}
-    return draft
+    return _natural(path.stem, {path: read_json(path)}, (), {path: "train"})
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -90,24 +129,33 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label.strip() for label in labels))
 
 
-def _sentences(folder: Path, contents: Mapping[Path, object], labels: tuple[str, ...]) -> Draft:
+def _sentences(
+    folder: Path, contents: Mapping[Path, object], labels: tuple[str, ...], kinds: Mapping[Path, str]
+) -> Draft:
     """Draft of ``sentence``/``label`` rows."""
     known = canonical(folder.name)
     source = f"CL_Benchmark {folder.parent.name}/{folder.name}"
     draft = Draft(task_name(folder.name), {}, "exact-match", source, "options")
-    rows = {file.stem: list(_rows(_list(value, file), file, "sentence", "label")) for file, value in contents.items()}
+    rows = _by_split(
+        kinds, {file: _rows(_list(value, file), file, "sentence", "label") for file, value in contents.items()}
+    )
     _as_options(draft, rows, labels, known, folder.parent.name)
     return draft
 
 
-def _natural(name: str, contents: Mapping[Path, object], labels: tuple[str, ...]) -> Draft:
+def _by_split(kinds: Mapping[Path, str], rows: Mapping[Path, Iterator[_Row]]) -> dict[str, list[_Row]]:
+    splits: dict[str, list[_Row]] = {}
+    for file, found in rows.items():
+        splits.setdefault(kinds[file], []).extend(found)
+    return splits
+
+
+def _natural(name: str, contents: Mapping[Path, object], labels: tuple[str, ...], kinds: Mapping[Path, str]) -> Draft:
     """Draft of Natural-Instructions objects, one a split."""
     known = canonical(name)
     objects = {file: _mapping(value, file) for file, value in contents.items()}
-    rows = {
-        file.stem: list(_rows(_list(value.get("Instances"), file, "Instances"), file, "input", "output"))
-        for file, value in objects.items()
-    }
+    instances = {file: _list(value.get("Instances"), file, "Instances") for file, value in objects.items()}
+    rows = _by_split(kinds, {file: _rows(found, file, "input", "output") for file, found in instances.items()})
     metric = known.metric if known else metric_of(name)
     draft = Draft(task_name(name), {}, metric, f"Natural-Instructions {name}", "natural-instructions")
     if known and known.family in FAMILY_INSTRUCTIONS:
@@ -170,6 +218,11 @@ def _rows(values: list[object], file: Path, text: str, answer: str) -> Iterator[
             raise DataError(f"{where}: expected an object with '{text}' and '{answer}'; mend or remove the row")
         answers = as_answers(value[answer], where, answer)
         yield as_text(value[text], where, text), tuple(a.strip() for a in answers)
+
+
+def _listed(value: object) -> list[object]:
+    rows = value.get("Instances") if isinstance(value, dict) else value
+    return rows if isinstance(rows, list) else []
 
 
 def _list(value: object, file: Path, key: str = "") -> list[object]:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled
-from clora_cli.data.files import READERS
+from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled, stand_in_for
+from clora_cli.data.files import is_readable
 from clora_cli.data.known import KNOWN, KnownTask, canonical
 from clora_cli.data.naming import split_names, with_names
 from clora_cli.data.paths import read_path
+from clora_cli.data.registries import entry_of
 from clora_cli.data.root import data_root, find, holds_task, index
 from clora_cli.data.splits import Draft, finish
 from clora_cli.data.task import METRICS, Task, TaskInfo
@@ -80,20 +81,27 @@ def _info(task: KnownTask, places: Mapping[str, list[Path]]) -> TaskInfo:
 def _draft(name: str, columns: Mapping[str, str] | None) -> Draft:
     bundled, known, path = bundled_name(name), canonical(name), Path(name).expanduser()
     if bundled:
-        return read_bundled(bundled)
-    if not known and _is_path(path):
+        return _beside(read_bundled(bundled), path)
+    if not known and (_is_path(path) or entry_of(path)):
         return read_path(path, columns)
     root = data_root()
     found = find(root, name, known) if root else []
     if found:
-        return _from_root(found, columns)
+        return _beside(_from_root(found, columns), path)
     if known and holds_task(path):
         return read_path(path, columns)
     return _from_hub(name, known, columns, root)
 
 
+def _beside(draft: Draft, path: Path) -> Draft:
+    """Tell of a path that has the name which stands for something else."""
+    if path.exists() and not path.is_absolute() and draft.source == "bundled":
+        draft.notes.append(f"'{path}' names the bundled task; the path of that name here is --data ./{path}")
+    return draft
+
+
 def _is_path(path: Path) -> bool:
-    return path.is_dir() or (path.is_file() and (len(path.parts) > 1 or path.suffix.lower() in READERS))
+    return path.is_dir() or (path.is_file() and (len(path.parts) > 1 or is_readable(path)))
 
 
 def _from_root(found: list[Path], columns: Mapping[str, str] | None) -> Draft:
@@ -105,7 +113,7 @@ def _from_root(found: list[Path], columns: Mapping[str, str] | None) -> Draft:
 
 def _from_hub(name: str, known: KnownTask | None, columns: Mapping[str, str] | None, root: Path | None) -> Draft:
     """Ask the Hub, where the name can be one of its ids; the last place to look."""
-    is_id = not known and bool(_HUB_ID.fullmatch(name)) and Path(name).suffix.lower() not in READERS
+    is_id = not known and bool(_HUB_ID.fullmatch(name)) and not is_readable(Path(name))
     if not is_id and not (known and known.hub):
         raise DataError(_nowhere(name, known, root))
     from clora_cli.data import hub
@@ -113,18 +121,30 @@ def _from_hub(name: str, known: KnownTask | None, columns: Mapping[str, str] | N
     try:
         return hub.read_known(known, known.hub) if known and known.hub else hub.read_hub(name, columns)
     except DataError as error:
-        raise DataError(f"'{name}' is not {_looked(name, root)}; {error}") from error
+        if not known:
+            raise DataError(f"'{name}' is not {_looked(name, root)}; {error}") from error
+        why = str(error).removesuffix(f"; {hub.MEND}")
+        raise DataError(f"'{name}' is not {_looked(name, root)}; {why}; {_next(known)}") from error
 
 
 def _nowhere(name: str, known: KnownTask | None, root: Path | None) -> str:
-    if known and "SuperNI" in known.family:
-        mend = "set CLORA_DATA to a folder with Natural-Instructions task folders or files"
-    elif known:
-        mend = "set CLORA_DATA to a folder that holds CL_Benchmark"
-    else:
-        names = [*(info.name for info in bundled_infos()), *KNOWN]
-        mend = f"`clora tasks` lists the known names{did_you_mean(name.casefold(), names)}"
+    if known:
+        return f"'{name}' is not {_looked(name, root)}; {_next(known)}"
+    names = [*(info.name for info in bundled_infos()), *KNOWN]
+    mend = f"`clora tasks` lists the known names{did_you_mean(name.casefold(), names)}"
     return f"'{name}' is not {_looked(name, root)}; {mend}"
+
+
+def _next(known: KnownTask) -> str:
+    """What works next for a known task whose data are not here."""
+    natural = "SuperNI" in known.family
+    layout = "has Natural-Instructions task folders or files" if natural else "holds CL_Benchmark"
+    stand_in = stand_in_for(known.family, known.summary)
+    online = f", or go online without HF_HUB_OFFLINE for the Hub's {known.hub.repo}" if known.hub else ""
+    return (
+        f"try --data {stand_in}, a bundled task of its kind, or set CLORA_DATA to a folder that {layout}, "
+        f"or give a path to its rows{online}"
+    )
 
 
 def _looked(name: str, root: Path | None) -> str:

@@ -6,9 +6,8 @@ in manifests too. A model that is told which task it sees need not remember: res
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known import FAMILY_INSTRUCTIONS, canonical
@@ -16,7 +15,7 @@ from clora_cli.data.task import Example, Task
 from clora_cli.errors import DataError
 from clora_cli.nano import tasks
 
-__all__ = ["NAMED", "NAMES", "as_trained", "split_names", "with_names"]
+__all__ = ["NAMED", "NAMES", "split_names", "with_names"]
 
 NAMES = "+names"  # what asks for it
 NAMED = "options-named"  # the template's name
@@ -56,15 +55,6 @@ def with_names(task: Task, name: str) -> Task:
     train, dev, test = (_headed(split, head) for split in (task.train, task.dev, task.test))
     note = f"prompts begin with the names of the task's type and dataset ({kind}, {dataset}), in training and at test"
     return replace(task, train=train, dev=dev, test=test, template=NAMED, notes=(*task.notes, note))
-
-
-def as_trained(name: str, manifests: Iterable[Mapping[str, Any]]) -> str:
-    """Return a task's name with ``+names`` if an adapter was trained on it with such prompts, else as it is."""
-    known = canonical(name)
-    task = bundled_name(name) or (known.name if known else "")
-    trained = (manifest.get("data", {}) for manifest in manifests)
-    named = any(data.get("name") == task and data.get("template") == NAMED for data in trained)
-    return f"{name}{NAMES}" if named else name
 
 
 def _names(name: str) -> tuple[str, str]:

@@ -6,14 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.data.tools import renders
 from clora_cli.errors import DataError
 
 if TYPE_CHECKING:
     from clora_cli.data.task import Example
 
-__all__ = ["Rendered", "render", "shorter_chats"]
+__all__ = ["NO_TOOLS", "Rendered", "render", "shorter_chats"]
 
-_Turns = Sequence[tuple[str, str]]
+_Messages = Sequence[dict[str, Any]]
+
+NO_TOOLS = (
+    "a conversation uses tools, which the base model's chat template cannot write; choose a model whose template can"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +51,15 @@ def shorter_chats(example: Example, tokenizer: Any) -> Iterator[Rendered]:
     Raises:
         DataError: The tokenizer has no chat template, or its template refuses the conversation.
     """
-    turns = example.turns or (("user", example.prompt),)
-    opening = 1 if turns[0][0] == "system" else 0
-    later = [i for i in range(opening + 1, len(turns)) if turns[i][0] == "user"]
+    if not renders(example, tokenizer):
+        raise DataError(NO_TOOLS)
+    messages = example.messages
+    opening = 1 if messages[0]["role"] == "system" else 0
+    later = [i for i in range(opening + 1, len(messages)) if messages[i]["role"] == "user"]
     for start in (opening, *later):
-        kept = [*turns[:opening], *turns[start:]]
-        text = _apply(kept, tokenizer)
-        cuttable = kept[-1][1] if example.turns else example.body
+        kept = [*messages[:opening], *messages[start:]]
+        text = _apply(kept, example.tools, tokenizer)
+        cuttable = str(kept[-1]["content"]) if example.turns else example.body
         yield _with_span(text, cuttable.strip())
 
 
@@ -61,14 +68,13 @@ def _with_span(text: str, cuttable: str) -> Rendered:
     return Rendered(text, max(start, 0), start + len(cuttable) if start >= 0 else 0, False)
 
 
-def _apply(turns: _Turns, tokenizer: Any) -> str:
+def _apply(messages: _Messages, tools: list[Any] | None, tokenizer: Any) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise DataError("the tokenizer has no chat template; leave out --chat or choose a chat model")
     from jinja2.exceptions import TemplateError
 
-    messages = [{"role": role, "content": text} for role, text in turns]
     try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return str(tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False))
     except TemplateError as error:
-        roles = ", ".join(role for role, _ in turns)
+        roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the tokenizer's chat template refuses turns of {roles}: {error}") from error

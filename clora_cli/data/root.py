@@ -9,13 +9,14 @@ import os
 import re
 from pathlib import Path
 
-from clora_cli.data.files import READERS
+from clora_cli.data.files import is_readable
 from clora_cli.data.known import KnownTask, canonical, fold
+from clora_cli.data.split_names import split_of
+from clora_cli.data.texts import bare
 
 __all__ = ["data_root", "find", "holds_task", "index"]
 
 _DEPTH = 5  # root/CL_Benchmark/Type/Dataset is 3; the rest is for a checkout inside a checkout
-_SPLIT_FILE = re.compile(r"(train|dev|validation|valid|eval|test)\b", re.IGNORECASE)
 
 
 def data_root() -> Path | None:
@@ -66,8 +67,8 @@ def _walk(folder: Path, depth: int, found: dict[str, list[Path]]) -> None:
                 found.setdefault(_key(entry.name), []).append(Path(entry.path))
             elif depth:
                 _walk(Path(entry.path), depth - 1, found)
-        elif Path(entry.name).suffix.lower() in READERS:
-            found.setdefault(_key(Path(entry.name).stem), []).append(Path(entry.path))
+        elif is_readable(Path(entry.name)):
+            found.setdefault(_key(bare(Path(entry.name))), []).append(Path(entry.path))
 
 
 def _holds_splits(folder: Path) -> bool:
@@ -75,7 +76,8 @@ def _holds_splits(folder: Path) -> bool:
         names = [entry.name for entry in os.scandir(folder)]
     except OSError:
         return False
-    return any(_SPLIT_FILE.match(name) and Path(name).suffix.lower() in READERS for name in names)
+    splits = (split_of(bare(Path(name))) for name in names if is_readable(Path(name)))
+    return any(split and not split.before for split in splits)
 
 
 def _key(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clora_cli.data.task import Example, Task
+from clora_cli.data.templates import each_answer
 
 __all__ = ["Rows"]
 
@@ -31,7 +32,7 @@ class Rows:
     seed: int | None = None
 
     @classmethod
-    def draw(cls, task: Task, split: str, limit: int, seed: int) -> Rows:
+    def draw(cls, task: Task, split: str, limit: int, seed: int, learn: str = "last") -> Rows:
         """Take the rows of a task's split, or so many of them, drawn by a seed and in their order.
 
         Args:
@@ -39,13 +40,16 @@ class Rows:
             split: ``train``, ``dev`` or ``test``.
             limit: How many at most; 0 for all.
             seed: What to draw by.
-
+            learn: ``last``, a row's own answer; ``all``, every answer of a conversation, each as a row of its own. What is
+                drawn is conversations either way.
         """
         rows: Sequence[Example] = getattr(task, split)
-        if not 0 < limit < len(rows):
-            return cls(task, split, rows)
-        chosen = sorted(random.Random(seed).sample(range(len(rows)), limit))
-        return cls(task, split, [rows[index] for index in chosen], limit, seed)
+        drawn = 0 < limit < len(rows)
+        if drawn:
+            rows = [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), limit))]
+        if learn == "all":
+            rows = [one for row in rows for one in each_answer(row)]
+        return cls(task, split, rows, limit, seed) if drawn else cls(task, split, rows)
 
     def recorded(self, *, private: bool = False) -> dict[str, Any]:
         """Return what a distribution says of them; a private one tells no checksum, by which data could be recognised."""

@@ -35,6 +35,7 @@ class Draft:
         labels_from: What defines the labels, for messages.
         closed: Whether answers must be labels.
         notes: What the reader has to report.
+        missing: How cells that hold nothing are spelled, beside empty ones: ``nan``, ``null``.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Draft:
     labels_from: str = "the labels of the training rows"
     closed: bool = False
     notes: list[str] = field(default_factory=list)
+    missing: tuple[str, ...] = ()
 
 
 def finish(draft: Draft, *, keep_bad_labels: bool = False) -> Task:
@@ -56,12 +58,13 @@ def finish(draft: Draft, *, keep_bad_labels: bool = False) -> Task:
         keep_bad_labels: Keep rows whose label is not in the label set; they are counted either way.
 
     Raises:
-        DataError: No rows are left to score, or too few to carve splits from.
+        DataError: No rows are left, or too few to carve splits from.
     """
     splits = {name: _answerable(rows, name, draft) for name, rows in draft.splits.items()}
     splits = {name: rows for name, rows in splits.items() if rows}
     if not splits:
-        raise DataError(f"{draft.source}: no row has both a prompt and an answer; check the columns")
+        told = f" ({'; '.join(draft.notes)})" if draft.notes else ""
+        raise DataError(f"{draft.source}: no row has both a prompt and an answer{told}; check the columns")
     labels = _labels(draft, splits)
     if labels:
         splits = {name: _labelled(rows, name, labels, draft, keep_bad_labels) for name, rows in splits.items()}
@@ -88,7 +91,10 @@ def _answerable(rows: Sequence[Example], split: str, draft: Draft) -> list[Examp
         if references and (row.head.strip() or row.body.strip()):
             kept.append(row if references == row.references else replace(row, references=references))
     if len(kept) < len(rows):
-        draft.notes.append(f"dropped {len(rows) - len(kept)} of {len(rows)} {split} rows: empty prompt or answer")
+        missing = f" ({', '.join(draft.missing)} counted as empty)" if draft.missing else ""
+        draft.notes.append(
+            f"dropped {len(rows) - len(kept)} of {len(rows)} {split} rows: empty prompt or answer{missing}"
+        )
     return kept
 
 
@@ -132,7 +138,7 @@ def _three(draft: Draft, splits: dict[str, list[Example]]) -> tuple[list[Example
         if len(train) < 3:
             raise DataError(f"{draft.source}: {len(train)} rows are too few to carve a test and a dev split from")
         train, test = _carve(train, set())
-        draft.notes.append(f"no test split: carved {len(test)} rows from train by content hash")
+        draft.notes.append(_carved_test(len(test), len(train)))
     if dev:
         dev = _apart(draft, dev, test)
     if not dev and train:
@@ -141,6 +147,12 @@ def _three(draft: Draft, splits: dict[str, list[Example]]) -> tuple[list[Example
     if not train:
         draft.notes.append("no training rows: the task can be scored, not trained on")
     return train, dev, test
+
+
+def _carved_test(count: int, left: int) -> str:
+    if count:
+        return f"no test split: carved {count} rows from train by content hash"
+    return f"no test split, and none can be carved: all {left} rows share one prompt; the task can be trained on, not scored"
 
 
 def _carved_note(count: int) -> str:

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from clora_cli.data.bundled import bundled_name
-from clora_cli.data.files import READERS, Record, read_records
+from clora_cli.data.files import Record, is_readable, parse_json, read_records
 from clora_cli.data.known import canonical
 from clora_cli.data.layouts import is_task_file
+from clora_cli.data.texts import starts_with
 from clora_cli.errors import DataError
 
 __all__ = ["read_lines", "row_file", "stream_records"]
+
+_LINES = {".jsonl", ".ndjson"}
 
 
 def row_file(name: str) -> Path | None:
@@ -26,16 +29,16 @@ def row_file(name: str) -> Path | None:
         return None
     if path.is_fifo():
         return path
-    return path if path.suffix.lower() in READERS and path.is_file() and not is_task_file(path) else None
+    return path if is_readable(path) and path.is_file() and not is_task_file(path) else None
 
 
 def stream_records(path: Path) -> Iterator[Record]:
-    """Yield the rows of a file; JSON lines are read one by one, files of other kinds as a whole.
+    """Yield the rows of a file; JSON lines in UTF-8 are read one by one, files of other kinds as a whole.
 
     Raises:
         DataError: As ``read_records`` and ``read_lines``, when the row is reached.
     """
-    if path.suffix.lower() != ".jsonl" and not path.is_fifo():
+    if not (path.is_fifo() or (path.suffix.lower() in _LINES and _is_utf8(path))):
         yield from read_records(path)
         return
     try:
@@ -61,9 +64,13 @@ def read_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
             yield Record(name, "line", number, _fields(text, f"{name}, line {number}"))
 
 
+def _is_utf8(path: Path) -> bool:
+    return json.detect_encoding(starts_with(path, 4)).startswith("utf-8")
+
+
 def _fields(line: bytes, where: str) -> Mapping[str, object]:
     try:
-        value: object = json.loads(line.decode("utf-8"), parse_constant=_refuse)
+        value = parse_json(line.decode("utf-8"), nan=False)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 text; convert it to UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -72,7 +79,3 @@ def _fields(line: bytes, where: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object with named fields, not {type(value).__name__}")
     return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")

@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 __all__ = ["METRICS", "Example", "Task", "TaskInfo"]
 
@@ -30,6 +31,9 @@ class Example:
             takes the best.
         turns: ``(role, text)`` of a conversation up to the answer, for tokenizers with a chat template; ``()`` for a
             plain prompt.
+        muted: Numbers of the assistant's turns that must not be learned.
+        tooling: What of a conversation with tools only a chat template can write, as JSON: ``tools``, their definitions,
+            and ``messages``, the number of a turn to what its message has beside role and text; empty without tools.
     """
 
     head: str
@@ -37,6 +41,20 @@ class Example:
     cue: str
     references: tuple[str, ...]
     turns: tuple[tuple[str, str], ...] = ()
+    muted: tuple[int, ...] = ()
+    tooling: str = ""
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation as a chat template takes it; a plain prompt is one turn of the user's."""
+        turns = self.turns or (("user", self.prompt),)
+        beside = json.loads(self.tooling)["messages"] if self.tooling else {}
+        return [{"role": role, "content": text} | beside.get(str(i), {}) for i, (role, text) in enumerate(turns)]
+
+    @property
+    def tools(self) -> list[Any] | None:
+        """The definitions of the tools that the assistant may call; None if it has none."""
+        return (json.loads(self.tooling)["tools"] or None) if self.tooling else None
 
     @property
     def prompt(self) -> str:
@@ -52,7 +70,7 @@ class Task:
         name: Short and safe as a file name: ``mnli``, ``task1572``, ``reviews``.
         train: Training examples; empty when the source has only a test split.
         dev: Examples for model selection, never any of the test's; empty when none could be carved.
-        test: Examples to score, at least one.
+        test: Examples to score; empty when none could be kept out of training.
         labels: The closed set of answers in prompt order; ``()`` when answers are open-ended.
         metric: ``exact-match`` or ``rouge-l``.
         source: One line for people, such as ``CL_Benchmark NLI/MNLI``.
@@ -80,7 +98,9 @@ class Task:
         for split in (self.train, self.dev, self.test):
             digest.update(b"split")
             for e in split:
-                digest.update(_canonical([e.head, e.body, e.cue, e.references, e.turns]))
+                # What few rows have is left out of the others, whose fingerprints are older than it.
+                rare = [list(e.muted), e.tooling] if e.muted or e.tooling else []
+                digest.update(_canonical([e.head, e.body, e.cue, e.references, e.turns, *rare]))
         return digest.hexdigest()
 
 

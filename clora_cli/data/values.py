@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
+
 from clora_cli.errors import DataError
 
-__all__ = ["as_answers", "as_text"]
+__all__ = ["as_answers", "as_flag", "as_text", "is_blank", "missing", "whole_numbers"]
+
+# How Python, NumPy, pandas and databases write a value that is not there as text; the first is never an answer.
+_LOST = {"nan", "<na>"}
+_NOTHING = {"null", "NULL", "None", "NaT"}
+_POINT_ZERO = re.compile(r"[-+]?\d+\.0+")
+_DECIMAL = re.compile(r"[-+]?\d*\.\d+")
 
 
 def as_text(value: object, where: str, column: str) -> str:
-    """Return a cell as text: numbers and booleans as Python writes them, a missing value as an empty text.
+    """Return a cell as text: numbers and booleans as Python writes them, a missing value (null, NaN) as an empty text.
 
     Half of a surrogate pair, which JSON can spell and no tokenizer can read, becomes U+FFFD.
 
@@ -20,7 +29,7 @@ def as_text(value: object, where: str, column: str) -> str:
     Raises:
         DataError: The cell is a list or an object.
     """
-    if value is None:
+    if missing(value):
         return ""
     if not isinstance(value, str | int | float):
         raise DataError(f"{where}: '{column}' is a {type(value).__name__}; expected text")
@@ -40,3 +49,45 @@ def as_answers(value: object, where: str, column: str) -> tuple[str, ...]:
     """
     values = value if isinstance(value, list | tuple) else [value]
     return tuple(as_text(answer, where, column) for answer in values)
+
+
+def as_flag(value: object) -> bool | None:
+    """Return a cell that says yes or no, as a truth value or as its English name; None for any other."""
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "false": False}.get(value.strip().casefold()) if isinstance(value, str) else None
+
+
+def is_blank(value: object) -> bool:
+    """Whether a cell holds nothing: null, NaN, white space, an empty list or object."""
+    if isinstance(value, str):
+        return not value.strip()
+    if missing(value):
+        return True
+    return isinstance(value, list | tuple | Mapping) and not value
+
+
+def missing(value: object, *, label: bool = False) -> str:
+    """Return how a cell spells that it holds nothing: ``null``, ``nan``; empty if it does not say so.
+
+    Args:
+        value: The cell.
+        label: Whether it is a label or its text, which ``None`` and ``null`` leave out; an answer in one's own words may
+            be either.
+    """
+    if value is None:
+        return "null"
+    text = str(value).strip() if isinstance(value, str | float) else ""
+    return text if text.casefold() in _LOST or (label and text in _NOTHING) else ""
+
+
+def whole_numbers(labels: Iterable[str]) -> dict[str, str]:
+    """Return labels such as ``1.0`` with how they are written as whole numbers; none if some label has a fraction.
+
+    Columns of whole numbers become decimals where a value was missing once.
+    """
+    labels = set(labels)
+    decimals = {label for label in labels if _POINT_ZERO.fullmatch(label)}
+    if any(_DECIMAL.fullmatch(label) for label in labels - decimals):
+        return {}
+    return {label: str(int(float(label))) for label in decimals}

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from clora_cli.backbone import Backbone
 from clora_cli.data import Collator, Example, Task, encode_answers, encode_prompt, uses_chat
+from clora_cli.processes import own_share
 
 __all__ = ["Before", "Prompts", "generate", "rank_labels"]
 
@@ -53,10 +54,13 @@ class Prompts:
         return cls(backbone, examples, ids, labels, batch_size, chat)
 
     def batches(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Yield row numbers and padded tensors, (batch, length), causal prompts padded on the left."""
+        """Yield row numbers and padded tensors, (batch, length), causal prompts padded on the left.
+
+        Processes that have met get a share of the batches each.
+        """
         collate = Collator(self.backbone.tokenizer, side="left" if self.backbone.kind == "causal" else "right")
         order = sorted(range(len(self.ids)), key=lambda row: (-len(self.ids[row]), row))
-        for start in range(0, len(order), self.batch_size):
+        for start in own_share(range(0, len(order), self.batch_size)):
             rows = order[start : start + self.batch_size]
             batch = collate([{"input_ids": self.ids[row]} for row in rows])
             yield rows, {key: value.to(self.backbone.device) for key, value in batch.items()}

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-
-import torch
-from torch import Tensor
 
 from clora_cli import registry
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone
+from clora_cli.base_layers import BaseLayers
 from clora_cli.data import Task
 from clora_cli.evaluation.answers import Before, Prompts
 from clora_cli.evaluation.guide import Guide
 from clora_cli.evaluation.options import MERGES
 from clora_cli.evaluation.routed import RoutedAdapters
-from clora_cli.lora import Factor
-from clora_cli.merges import merge_sites
+from clora_cli.merges import Merger
 from clora_cli.routing import RouteOptions
 
-__all__ = ["Combination", "Fixed", "Routed", "active"]
+__all__ = ["Combination", "Fixed", "Routed", "active", "merger_of"]
 
 
 def active(members: Sequence[AdapterFolder], combine: str, task: str) -> list[AdapterFolder]:
@@ -32,6 +29,11 @@ def active(members: Sequence[AdapterFolder], combine: str, task: str) -> list[Ad
     if combine == "task-id":
         return [member for member in members if member.task == task]
     return [] if combine == "none" else list(members)
+
+
+def merger_of(members: Sequence[AdapterFolder], combine: str, layers: BaseLayers | None) -> Merger:
+    """Return the merge of adapters that ``clora merge --strategy`` with this name and default options makes."""
+    return Merger(merge=registry.load("merges", combine)(), members=members, layers=layers)
 
 
 class Combination(Protocol):
@@ -51,11 +53,20 @@ class Combination(Protocol):
 
 
 class Fixed:
-    """Adds adapters up, or merges them, for all inputs alike; they stay in the model while the same ones are asked for."""
+    """Adds adapters up, or merges them, for all inputs alike; they stay in the model while the same ones are asked for.
 
-    def __init__(self, bank: AdapterBank, members: Sequence[AdapterFolder], combine: str) -> None:
-        self._bank, self._combine = bank, combine
-        self._deltas = {member.path: member.deltas() for member in members}
+    Args:
+        bank: The base model's bank.
+        members: The adapters.
+        combine: How.
+        layers: The base model's, for merges.
+    """
+
+    def __init__(
+        self, bank: AdapterBank, members: Sequence[AdapterFolder], combine: str, layers: BaseLayers | None = None
+    ) -> None:
+        self._bank, self._combine, self._layers = bank, combine, layers
+        self._deltas = {member.path: member.deltas() for member in members} if combine not in MERGES else {}
         self._now: tuple[Path, ...] | None = None
 
     def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> None:
@@ -63,12 +74,12 @@ class Fixed:
         paths = tuple(adapter.path for adapter in adapters)
         if paths == self._now:
             return
-        chosen = [self._deltas[path] for path in paths]
-        self._bank.activate([self._merged(chosen)] if chosen and self._combine in MERGES else chosen)
+        if adapters and self._combine in MERGES:
+            found = merger_of(adapters, self._combine, self._layers).sites()
+            self._bank.activate([{one.site: one.delta for one in found}])
+        else:
+            self._bank.activate([self._deltas[path] for path in paths])
         self._now = paths
-
-    def _merged(self, adapters: Sequence[Mapping[str, Factor | Tensor]]) -> Mapping[str, Factor | Tensor]:
-        return dict(merge_sites(registry.load("merges", self._combine)(), adapters, torch.ones(len(adapters))))
 
 
 class Routed:

@@ -8,19 +8,22 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import load_backbone, pick_device
-from clora_cli.base_model import check_base, find_model
+from clora_cli.base_model import check_base
 from clora_cli.data import Task
 from clora_cli.errors import CloraError, DataError
 from clora_cli.evaluation.guide import Guide
-from clora_cli.evaluation.inputs import Input, in_batches
+from clora_cli.evaluation.inputs import Input, in_batches, read_spelled, spelled
 from clora_cli.evaluation.routing import RouteSettings, tasks_known
 from clora_cli.evaluation.tally import Tally, mean_over, panels_of
 from clora_cli.features import prompt_ids
-from clora_cli.package import base_name
+from clora_cli.meeting import WORK, Meeting, agree, meet, together
+from clora_cli.package import find_base, marks
+from clora_cli.progress import Progress
 from clora_cli.routing import RouteOptions
 
 __all__ = ["Decided", "Dispatcher"]
@@ -60,15 +63,22 @@ class Dispatcher:
         members: The adapters, at least one, each with a feature distribution, or a task vector where these are compared.
         options: How inputs choose.
         settings: What to run on.
+        progress: Told where the adapters' own word leads to the Hub.
 
     Raises:
         CloraError: If the adapters, the base model and the options do not fit together.
     """
 
-    def __init__(self, members: Sequence[AdapterFolder], options: RouteOptions, settings: RouteSettings) -> None:
+    def __init__(
+        self,
+        members: Sequence[AdapterFolder],
+        options: RouteOptions,
+        settings: RouteSettings,
+        progress: Progress | None = None,
+    ) -> None:
         self.members, self.options = members, options
         self.known = [tasks_known(member) for member in members]
-        self.reference = find_model(settings.model or base_name(members), settings.revision)
+        self.reference = find_base(members, settings.model, settings.revision, progress)
         for member in members:
             check_base(member.base, self.reference, member.path)
         self._settings = settings
@@ -100,11 +110,16 @@ class Dispatcher:
 
         Returns:
             The number of dev rows that the threshold comes from.
+
+        Raises:
+            MismatchError: If one of several processes would do something else than the first one.
         """
+        agree(lambda: self._facts(calibration))
         self.guide.backbone = load_backbone(self.reference, device=self._device, dtype=self._settings.dtype)
         if not calibration:
             return 0
-        self.routing.threshold, rows = self.guide.threshold(self.routing, calibration)
+        with together(self._device):
+            self.routing.threshold, rows = self.guide.threshold(self.routing, calibration)
         return rows
 
     def tally(self, *, panels: bool = False) -> Tally:
@@ -114,18 +129,55 @@ class Dispatcher:
     def decide(self, inputs: Iterable[Input]) -> Iterator[Decided]:
         """Yield where inputs go, batch by batch, in their order.
 
+        Of several processes the first one reads the inputs, as many batches at once as there are processes, and yields
+        what all decided; the others decide what they are given until there is no more, and yield nothing.
+
         Args:
-            inputs: Any number, read one batch at a time.
+            inputs: Any number, read one batch at a time; the first process's alone.
 
         Raises:
             DataError: If an instruction is longer than what the adapters' own inputs were cut to.
             CloraError: If the base model's numbers are not finite.
         """
-        for batch in in_batches(inputs, self._settings.batch_size):
-            decided = Decided(batch, self.routing.weights(self.routing.similarities(self._features(batch))))
-            if not decided.weights.isfinite().all():
-                raise CloraError(f"{batch[0].where}: the base model's features are not finite; try --dtype float32")
-            yield decided
+        others = meet()
+        if others.rank:
+            self._help(others)
+            return
+        for batches in in_batches(in_batches(inputs, self._settings.batch_size), others.size):
+            for rank, batch in enumerate(batches[1:], start=1):
+                others.send(rank, spelled(batch))
+            weights = self._weights(batches[0])
+            yield Decided(batches[0], weights)
+            for rank, batch in enumerate(batches[1:], start=1):
+                found = load(others.receive(rank, WORK))
+                yield Decided(
+                    batch, {site: found[site] for site in weights}
+                )  # in the order in which one process has them
+        others.hand_out(b"")
+
+    def _help(self, others: Meeting) -> None:
+        while text := others.receive(0, WORK):
+            try:
+                others.send(0, save(self._weights(read_spelled(text))))
+            except CloraError as error:  # the first process tells it when its turn comes
+                others.send_error(0, error)
+
+    def _weights(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
+        weights = self.routing.weights(self.routing.similarities(self._features(inputs)))
+        if not all(one.isfinite().all() for one in weights.values()):
+            raise CloraError(f"{inputs[0].where}: the base model's features are not finite; try --dtype float32")
+        return weights
+
+    def _facts(self, calibration: Sequence[Task]) -> dict[str, Any]:
+        return {
+            **self.options.recorded(),
+            "base_model": self.reference.fingerprint,
+            "device": self._device.type,
+            "dtype": self._settings.dtype,
+            "batch_size": self._settings.batch_size,
+            "package": marks(self.members),
+            "calibration": [task.fingerprint for task in calibration],
+        }
 
     def _features(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
         has_template = bool(getattr(self.guide.backbone.tokenizer, "chat_template", None))

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.base_model import check_answers, check_base, find_model
+from clora_cli.base_model import ModelReference, check_answers, check_base, is_local
 from clora_cli.data import Task
+from clora_cli.data.tools import renderable
 from clora_cli.errors import DataError, OptionError
-from clora_cli.evaluation.options import COMBINE, EvalOptions
+from clora_cli.evaluation.options import COMBINE, MERGES, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
-from clora_cli.package import base_name
-from clora_cli.progress import Progress, Silent
+from clora_cli.meeting import agree, joined, together
+from clora_cli.package import base_at_hand, find_base, marks
+from clora_cli.processes import processes
+from clora_cli.progress import Advance, Progress, Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
 if TYPE_CHECKING:
     from clora_cli.backbone import Backbone
+    from clora_cli.base_layers import BaseLayers
     from clora_cli.evaluation.answers import Prompts
     from clora_cli.evaluation.combine import Combination
 
-__all__ = ["check_scorable", "evaluate"]
+__all__ = ["check_combination", "check_scorable", "evaluate"]
 
 _NAMED = 4  # adapters at most whose names fit into a line of progress
 
@@ -47,21 +51,52 @@ def evaluate(
         CloraError: If adapters, base model, tasks and options do not fit together.
     """
     from clora_cli.backbone import load_backbone, pick_device
-    from clora_cli.evaluation.combine import active
 
     check_scorable(tasks, options)
     combine = _way(members, options.combine)
-    reference = find_model(options.model or base_name(members), options.revision)
+    progress = progress or Silent()
+    reference = find_base(members, options.model, options.revision, progress)
     check_answers(reference)
     for member in members:
         check_base(member.base, reference, member.path)
-    backbone = load_backbone(reference, device=pick_device(options.device), dtype=options.dtype)
-    bench = _Bench(
-        _combination(backbone, members, combine, options),
-        _prompts(backbone, tasks, options),
-        options,
-        progress or Silent(),
-    )
+    layers = _mergeable(members, combine, reference)
+    device = pick_device(options.device)
+    agree(lambda: _facts(members, tasks, options, reference, device))
+    with together(device):
+        backbone = load_backbone(reference, device=device, dtype=options.dtype)
+        combination = _combination(backbone, members, combine, options, layers)
+        bench = _Bench(combination, _prompts(backbone, tasks, options, progress), options, progress)
+        rows = _rows(members, tasks, combine, options, bench)
+    method = ", ".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
+    base = BaseRef(reference.id, reference.fingerprint)
+    order = tuple(member.task for member in members)
+    return Scores(base, package, method, combine, options.score, order, tuple(rows), settings=options.recorded())
+
+
+def _facts(
+    members: Sequence[AdapterFolder],
+    tasks: Sequence[Task],
+    options: EvalOptions,
+    reference: ModelReference,
+    device: Any,
+) -> dict[str, Any]:
+    """Return what all processes must find alike; names of models and tasks may be paths, which differ from disk to disk."""
+    chosen = {name: value for name, value in vars(options).items() if name not in {"model", "calibrate", "device"}}
+    known = {task.name: task.fingerprint for task in tasks}
+    return {
+        **chosen,
+        "base_model": reference.fingerprint,
+        "device": device.type,
+        "package": marks(members),
+        "data": known,
+    }
+
+
+def _rows(
+    members: Sequence[AdapterFolder], tasks: Sequence[Task], combine: str, options: EvalOptions, bench: _Bench
+) -> list[ScoreRow]:
+    from clora_cli.evaluation.combine import active
+
     first = (1 if options.seen else 0) if options.matrix else len(members)
     rows = []
     for stage in range(first, len(members) + 1):
@@ -70,10 +105,29 @@ def evaluate(
         after = members[stage - 1].task if stage else ""
         references = tuple(AdapterRef(member.task, member.digest) for member in members[:stage])
         rows.append(ScoreRow(stage, after, references, scores))
-    method = ", ".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
-    base = BaseRef(reference.id, reference.fingerprint)
-    order = tuple(member.task for member in members)
-    return Scores(base, package, method, combine, options.score, order, tuple(rows), settings=options.recorded())
+    return rows
+
+
+def check_combination(members: Sequence[AdapterFolder], options: EvalOptions) -> None:
+    """Check that adapters can be combined as they are asked to, as far as that shows without fetching the base model.
+
+    Raises:
+        CloraError: If they do not agree on how, or a merge of them is not possible.
+    """
+    there = find_base(members, options.model) if options.model and is_local(options.model) else base_at_hand(members)
+    _mergeable(members, _way(members, options.combine), there)
+
+
+def _mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelReference | None) -> BaseLayers | None:
+    """Check that adapters can be merged, where they are to be; return the base model's layers, which that may take."""
+    if combine not in MERGES or not members:
+        return None
+    from clora_cli.base_layers import BaseLayers
+    from clora_cli.evaluation.combine import merger_of
+
+    layers = BaseLayers(reference) if reference else None
+    merger_of(members, combine, layers).check()
+    return layers
 
 
 class _Bench:
@@ -99,16 +153,33 @@ class _Bench:
         title = f"eval {task.name} with {several or 'the base model'}"
         before = self._combination.use(adapters, task.name, prompts)
         with self._progress.track(title, len(prompts.ids)) as advance:
+            done = _of_all(advance, len(prompts.ids))
             if self._options.score == "labels":
-                answers = rank_labels(prompts, task.labels, lambda rows: advance(rows, ""), before)
+                answers = joined(rank_labels(prompts, task.labels, done, before))
                 return _score("label-rank", answers, prompts)
             length = _answer_length(task, prompts, self._options)
-            answers = generate(prompts, length, lambda rows: advance(rows, ""), before)
-            return _score(task.metric, answers, prompts)
+            return _score(task.metric, joined(generate(prompts, length, done, before)), prompts)
+
+
+def _of_all(advance: Advance, total: int) -> Callable[[int], None]:
+    """Return what takes this process's rows and advances by all processes', which get on alike, up to their number."""
+    told = 0
+
+    def done(rows: int) -> None:
+        nonlocal told
+        step = min(rows * processes(), total - told)
+        told += step
+        advance(step, "")
+
+    return done
 
 
 def _combination(
-    backbone: Backbone, members: Sequence[AdapterFolder], combine: str, options: EvalOptions
+    backbone: Backbone,
+    members: Sequence[AdapterFolder],
+    combine: str,
+    options: EvalOptions,
+    layers: BaseLayers | None,
 ) -> Combination:
     from clora_cli.adapters import AdapterBank
     from clora_cli.evaluation.combine import Fixed, Routed
@@ -119,7 +190,7 @@ def _combination(
     if combine != "route":
         if options.route or options.calibrate:
             raise OptionError(f"these adapters are combined by {combine}; pass --combine route with options of routing")
-        return Fixed(bank, members, combine)
+        return Fixed(bank, members, combine, layers)
     how = route_options(members, options.route)
     return Routed(backbone, bank, members, how, calibration_tasks(members, how, options.calibrate))
 
@@ -135,15 +206,18 @@ def _score(metric: str, answers: Sequence[str], prompts: Prompts) -> TaskScore:
     return TaskScore(metric, FORMULAS[metric], 100 * correct / len(pairs), len(pairs), correct, empty, 0, hits)
 
 
-def _prompts(backbone: object, tasks: Sequence[Task], options: EvalOptions) -> dict[str, Prompts]:
+def _prompts(backbone: Backbone, tasks: Sequence[Task], options: EvalOptions, progress: Progress) -> dict[str, Prompts]:
     from clora_cli.evaluation.answers import Prompts
 
     chosen = {}
     for task in tasks:
-        examples = getattr(task, options.split)[: options.test_rows or None]
+        rows = getattr(task, options.split)[: options.test_rows or None]
+        examples, note = renderable(rows, backbone.tokenizer)
         if not examples:
-            raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows")
-        chosen[task.name] = Prompts.encode(backbone, task, examples, options.max_length, options.batch_size)  # type: ignore[arg-type]
+            raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows{note and f': {note}'}")
+        if note:
+            progress.note(f"note: {task.name}: {note}")
+        chosen[task.name] = Prompts.encode(backbone, task, examples, options.max_length, options.batch_size)
     return chosen
 
 

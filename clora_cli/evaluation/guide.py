@@ -76,13 +76,19 @@ class Guide:
         return Routing(self._known.moments(count), self.sites, self.options, threshold)
 
     def features(
-        self, examples: Sequence[Example], *, chat: bool = False, done: Callable[[int], None] = _NOTHING
+        self,
+        examples: Sequence[Example],
+        *,
+        chat: bool = False,
+        shared: bool = False,
+        done: Callable[[int], None] = _NOTHING,
     ) -> dict[str, Tensor]:
         """Return the inputs' features.
 
         Args:
             examples: The inputs, at least one.
             chat: Use the tokenizer's chat template.
+            shared: The processes that have met all ask for these, and read a share each.
             done: Told the number of inputs after each batch.
 
         Returns:
@@ -91,7 +97,8 @@ class Guide:
         text, longest = self.record["text"], self.record["max_length"]
         ids = prompt_ids(self.backbone, examples, text=text, max_length=longest, chat=chat)
         found: dict[str, Tensor] = {}
-        reading: dict[str, Any] = {"pool": self.record["pool"], "batch_size": self._batch_size, "done": done}
+        reading: dict[str, Any] = {"pool": self.record["pool"], "batch_size": self._batch_size}
+        reading |= {"shared": shared, "done": done}
         for rows, features in read_features(self.backbone, ids, self.sites, **reading):
             for site, vectors in features.items():
                 kept = found.setdefault(site, torch.empty(len(ids), vectors.shape[1]))
@@ -111,5 +118,6 @@ class Guide:
         near = []
         for task in tasks:
             chat = uses_chat(task, self.backbone.tokenizer)
-            near.append(nearness(routing.similarities(self.features(task.dev[:_MOST_CALIBRATED], chat=chat))))
+            features = self.features(task.dev[:_MOST_CALIBRATED], chat=chat, shared=True)
+            near.append(nearness(routing.similarities(features)))
         return torch.cat(near).quantile(self.options.abstain).item(), sum(map(len, near))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 from clora_cli.data import Example, Task
 from clora_cli.data.columns import prompt_of
 from clora_cli.data.files import Record
 from clora_cli.errors import DataError
 
-__all__ = ["Input", "in_batches", "inputs_of_rows", "inputs_of_task"]
+T = TypeVar("T")
+
+__all__ = ["Input", "in_batches", "inputs_of_rows", "inputs_of_task", "read_spelled", "spelled"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,9 +76,9 @@ def inputs_of_rows(
         yield Input(example, record.values, record.where, task if isinstance(task, str) else "", bool(example.turns))
 
 
-def in_batches(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
+def in_batches(inputs: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield inputs in lists of ``size``, the last one shorter; what came before a bad one is yielded before the error."""
-    batch: list[Input] = []
+    batch: list[T] = []
     try:
         for one in inputs:
             batch.append(one)
@@ -87,3 +91,20 @@ def in_batches(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
         raise
     if batch:
         yield batch
+
+
+def spelled(inputs: Iterable[Input]) -> bytes:
+    """Return what another process needs of inputs to look at them."""
+    rows = [
+        [one.example.head, one.example.body, one.example.cue, one.example.turns, one.where, one.chat] for one in inputs
+    ]
+    return json.dumps(rows).encode()
+
+
+def read_spelled(text: bytes) -> list[Input]:
+    """Return the inputs that ``spelled`` was given, as far as it tells of them."""
+    found = []
+    for head, body, cue, turns, where, chat in json.loads(text):
+        example = Example(head, body, cue, (), tuple((role, said) for role, said in turns))
+        found.append(Input(example, {}, where, chat=chat))
+    return found

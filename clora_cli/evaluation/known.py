@@ -9,7 +9,7 @@ import torch
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import load_skeleton
-from clora_cli.base_model import ModelReference, check_base
+from clora_cli.base_model import ModelReference, check_base, same_base
 from clora_cli.distribution import agree, read_distribution, read_record, read_sites
 from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.routing import RouteOptions, common_sites
@@ -55,7 +55,7 @@ class Distributions:
         records = [(member.features, read_record(member.features)) for member in members]
         agree(records)
         path, first = records[0]
-        if first["base_model"]["fingerprint"] != reference.fingerprint:
+        if not same_base(first["base_model"], reference.described()):
             raise MismatchError(
                 f"distribution {path} comes from base model '{first['base_model']['id']}', "
                 f"not from '{reference.id}'; pass --model {first['base_model']['id']}"

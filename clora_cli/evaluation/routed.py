@@ -77,7 +77,7 @@ class RoutedAdapters:
     def _known(self, name: str, examples: Sequence[Example], chat: bool) -> dict[str, Tensor]:
         if name not in self._features:
             with self._bank.only(None):
-                found = self._guide.features(examples, chat=chat)
+                found = self._guide.features(examples, chat=chat, shared=True)
             size = sum(one.nbytes for kept in (*self._features.values(), found) for one in kept.values())
             if size > _CACHE:
                 self._features.clear()

@@ -8,7 +8,7 @@ from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import DTYPES
-from clora_cli.data import Task, as_trained, load_task
+from clora_cli.data import Task, named_task, own_tasks
 from clora_cli.data.streams import read_lines, row_file, stream_records
 from clora_cli.distribution import read_record
 from clora_cli.errors import ArtifactError, DataError, OptionError
@@ -16,6 +16,8 @@ from clora_cli.evaluation.inputs import Input, inputs_of_rows, inputs_of_task
 from clora_cli.routing import RouteOptions
 
 __all__ = ["RouteSettings", "calibration_tasks", "open_source", "route_options", "tasks_known"]
+
+_MEND = "name the tasks with --calibrate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,15 +128,12 @@ def calibration_tasks(
         if names:
             raise OptionError("--calibrate has nothing to calibrate; pass --abstain too")
         return []
-    own = [member.data_names or tasks_known(member)[1:] for member in members]
-    named = list(names) or list(dict.fromkeys(name for found in own for name in found))
-    wanted = [as_trained(name, [member.manifest for member in members]) for name in named]
     try:
-        tasks = [task for name in wanted if (task := load_task(name, columns=columns)).dev]
+        found = _named(members, names, columns) if names else _own(members)
     except DataError as error:
-        raise DataError(
-            f"--abstain is calibrated on dev rows, and {error}; or name the tasks with --calibrate"
-        ) from error
+        told = str(error).removesuffix(f"; or {_MEND}")
+        raise DataError(f"--abstain is calibrated on dev rows, and {told}; or {_MEND}") from error
+    tasks = [task for task in found if task.dev]
     if not tasks:
         raise DataError(
             "--abstain is calibrated on dev rows, and there are none; name tasks that have some with --calibrate"
@@ -142,13 +141,27 @@ def calibration_tasks(
     return tasks
 
 
-def open_source(name: str, stdin: Iterable[bytes], settings: RouteSettings) -> Iterable[Input]:
+def _named(members: Sequence[AdapterFolder], names: Sequence[str], columns: Mapping[str, str] | None) -> list[Task]:
+    return [named_task(name, members, _MEND, columns=columns) for name in names]
+
+
+def _own(members: Sequence[AdapterFolder]) -> list[Task]:
+    """The tasks of the adapters that say what they were trained on, and those that the others' distributions name."""
+    bare = [name for member in members if not member.data_names for name in tasks_known(member)[1:]]
+    tasks = [*own_tasks(members, _MEND), *_named((), list(dict.fromkeys(bare)), None)]
+    return list({task.fingerprint: task for task in tasks}.values())
+
+
+def open_source(
+    name: str, stdin: Iterable[bytes], settings: RouteSettings, members: Sequence[AdapterFolder] = ()
+) -> Iterable[Input]:
     """Return the inputs that ``--data`` names: a list of a task's, or rows that are read as they are asked for.
 
     Args:
         name: A task, a file of rows, or ``-``.
         stdin: The lines that ``-`` stands for.
         settings: For ``split``, ``limit`` and ``columns``.
+        members: The adapters, whose data their names stand for.
 
     Raises:
         DataError: If there is no such task, or its split is empty.
@@ -157,4 +170,5 @@ def open_source(name: str, stdin: Iterable[bytes], settings: RouteSettings) -> I
         return inputs_of_rows(read_lines(stdin, "standard input"), settings.columns, settings.limit)
     if (path := row_file(name)) is not None:
         return inputs_of_rows(stream_records(path), settings.columns, settings.limit)
-    return inputs_of_task(load_task(name, columns=settings.columns), settings.split, settings.limit)
+    task = named_task(name, members, "give the file as --data", columns=settings.columns)
+    return inputs_of_task(task, settings.split, settings.limit)

@@ -6,23 +6,31 @@ shape (out, in), never on the factors apart: flipping the sign of both factors o
 - A *linear* merge says by which ``coefficients`` the deltas are added; factors then give the result exactly, and parts of
   one LoRA that LoRA.
 - Any other merge computes the merged delta of one site from ``Deltas``, which it may iterate over several times.
+
+Whoever merges adapter folders, a command, an evaluation, a training or a recipe, makes one call: ``Merger``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from clora_cli.errors import ArtifactError
-from clora_cli.lora import Factor, add_up, row_tiles
-from clora_cli.merges._combine import weighted_sum
+from clora_cli.adapter_folder import AdapterFolder
+from clora_cli.base_layers import BaseLayers
+from clora_cli.errors import ArtifactError, OptionError
+from clora_cli.lora import HUGE, Factor, add_up, bound, recompress, row_tiles, truncate
+from clora_cli.merges._checks import check_member, states_of
+from clora_cli.merges._combine import product, weighted_sum, working
 
-__all__ = ["Deltas", "Merge", "merge_sites"]
+__all__ = ["SEED", "Deltas", "Merge", "Merged", "Merger", "merge_sites"]
 
+SEED = 42  # of merges that draw random numbers, where the user gives none
 _TILE = 1 << 16  # entries of a tile: 256 KB, so that a tile and the few it is compared with stay in a core's cache
 
 
@@ -60,9 +68,9 @@ class Deltas:
         """
         for adapter in self.adapters:
             if isinstance(adapter, Factor):
-                yield _product(adapter, self.rows, self.buffer)
+                yield product(adapter, self.rows, self.buffer)
             else:
-                yield adapter[self.rows].to(_working(adapter), copy=True)
+                yield adapter[self.rows].to(working(adapter), copy=True)
 
     def weighted(self) -> Iterator[Tensor]:
         """Yield each adapter's delta times its weight, as iteration does."""
@@ -113,6 +121,116 @@ class Merge:
     def merge(self, deltas: Deltas) -> Tensor:
         """Return the merged delta of a merge that is not linear, shape (rows, in), float32."""
         raise NotImplementedError
+
+
+class Merged(NamedTuple):
+    """What a merge comes to at one site.
+
+    Attributes:
+        site: The site.
+        delta: Factors, or the dense delta of shape (out, in).
+        energy: Squared Frobenius norms of the delta and of what it was cut from; None where it was not cut.
+    """
+
+    site: str
+    delta: Factor | Tensor
+    energy: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Merger:
+    """A merge of adapter folders, with everything that decides it.
+
+    Attributes:
+        merge: The bound merge.
+        members: The adapters, in the order given; at least one.
+        weights: One weight per adapter; empty for ones.
+        rank: What the result is cut to; 0 for no cut, but where the merge refactors; None for no cut at all.
+        seed: Of merges that draw random numbers and of randomised singular value decompositions.
+        layers: The base model's, which the adapters' sites are compared with and whose weights the merge may need; None
+            where it is not here.
+    """
+
+    merge: Merge
+    members: Sequence[AdapterFolder]
+    weights: Sequence[float] = ()
+    rank: int | None = 0
+    seed: int = SEED
+    layers: BaseLayers | None = None
+
+    @cached_property
+    def fitted(self) -> Sequence[AdapterFolder]:
+        """The members under the base model's own names, where it is here."""
+        return self.layers.fitted(self.members) if self.layers else self.members
+
+    @cached_property
+    def deltas(self) -> list[Mapping[str, Factor | Tensor]]:
+        """Each member's factors or dense deltas by site."""
+        return [member.deltas() for member in self.fitted]
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Site to (out, in), sites sorted."""
+        found: dict[str, tuple[int, int]] = {}
+        for deltas in self.deltas:
+            found |= {site: (delta.shape[0], delta.shape[1]) for site, delta in deltas.items()}
+        return dict(sorted(found.items()))
+
+    @property
+    def cut(self) -> int:
+        """The rank that the result is cut to; 0 for no cut."""
+        if self.rank or self.rank is None or not self.merge.refactors:
+            return self.rank or 0
+        ranks = [delta.rank for deltas in self.deltas for delta in deltas.values() if isinstance(delta, Factor)]
+        return max(ranks, default=0)
+
+    @property
+    def _states(self) -> set[str]:
+        return set(self.merge.needs) - {"base"}
+
+    @property
+    def _base(self) -> Callable[[str], Tensor] | None:
+        layers, shapes = self.layers, self.shapes
+        return (lambda site: layers.weight(site, shapes[site])) if layers else None
+
+    @property
+    def _weights(self) -> Tensor:
+        return torch.tensor(self.weights or [1.0] * len(self.members))
+
+    def check(self) -> None:
+        """Check that the adapters fit together, and have what the merge needs, before anything is computed.
+
+        Raises:
+            CloraError: If two differ in a layer's shape, a number is none that an adapter has, a weight makes no sense, or
+                an adapter keeps not what the merge needs.
+        """
+        for member, deltas in zip(self.fitted, self.deltas, strict=True):
+            check_member(member, deltas, self.shapes, self._states)
+        if "base" in self.merge.needs and self.layers:
+            self.layers.stored(self.shapes)
+        if self.merge.linear:
+            self.merge.coefficients(self._weights)
+
+    def sites(self, names: Container[str] | None = None) -> Iterator[Merged]:
+        """Merge one site at a time, at all sites or at those named.
+
+        Raises:
+            OptionError: If the result is beyond all bounds.
+            CloraError: If a file cannot be read any more.
+        """
+        deltas = [{site: d for site, d in deltas.items() if names is None or site in names} for deltas in self.deltas]
+        states = [states_of(member) for member in self.fitted] if self._states else ()
+        found = merge_sites(self.merge, deltas, self._weights, seed=self.seed, base=self._base, states=states)
+        for site, delta in found:
+            if not (most := bound(delta)) <= HUGE:
+                raise OptionError(f"the merge would change a weight of '{site}' by {most:.2g}; give smaller weights")
+            yield self._cut(site, delta)
+
+    def _cut(self, site: str, delta: Factor | Tensor) -> Merged:
+        if not (rank := self.cut):
+            return Merged(site, delta)
+        small, kept, whole = recompress(delta, rank) if isinstance(delta, Factor) else truncate(delta, rank, self.seed)
+        return Merged(site, small, (kept, whole))
 
 
 def merge_sites(
@@ -166,7 +284,7 @@ def _in_tiles(merge: Merge, deltas: Deltas) -> Tensor:
     out, inner = deltas.adapters[0].shape
     parts = list(row_tiles(out, inner, _TILE))
     # Fresh memory for every product costs more than the product: pages are handed out anew each time.
-    dtype = _working(*deltas.adapters)
+    dtype = working(*deltas.adapters)
     buffer, merged = torch.empty(parts[0].stop, inner, dtype=dtype), torch.empty(out, inner, dtype=dtype)
     for part in parts:
         base = deltas.base[part] if deltas.base is not None else None
@@ -176,16 +294,3 @@ def _in_tiles(merge: Merge, deltas: Deltas) -> Tensor:
 
 def _site_seed(seed: int, site: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{site}".encode()).digest()[:7], "big")
-
-
-def _product(factor: Factor, rows: slice, buffer: Tensor | None) -> Tensor:
-    dtype = _working(factor) if buffer is None else buffer.dtype
-    # The scaling goes into the small factor, and one matrix product gives the tile.
-    left = factor.b[rows].to(dtype) * factor.scaling
-    out = None if buffer is None else buffer[: left.shape[0]]
-    return torch.mm(left, factor.a.to(dtype), out=out)
-
-
-def _working(*adapters: Factor | Tensor) -> torch.dtype:
-    types = [adapter.b.dtype if isinstance(adapter, Factor) else adapter.dtype for adapter in adapters]
-    return torch.float64 if torch.float64 in types else torch.float32

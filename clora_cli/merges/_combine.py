@@ -7,7 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["Election", "weighted_sum"]
+from clora_cli.lora import Factor
+
+__all__ = ["Election", "product", "weighted_sum", "working"]
 
 
 def weighted_sum(weights: Tensor, deltas: Iterable[Tensor]) -> Tensor:
@@ -54,3 +56,18 @@ class Election:
         total = torch.where(positive, self._totals[0], self._totals[1])
         weights = torch.where(positive, self._weights[0], self._weights[1])
         return total.div_(weights).masked_fill_(elected == 0, 0)
+
+
+def product(factor: Factor, rows: slice, buffer: Tensor | None) -> Tensor:
+    """Return some rows of a pair's delta, in a buffer of at least that many rows, or in fresh memory."""
+    dtype = working(factor) if buffer is None else buffer.dtype
+    # The scaling goes into the small factor, and one matrix product gives the tile.
+    left = factor.b[rows].to(dtype) * factor.scaling
+    out = None if buffer is None else buffer[: left.shape[0]]
+    return torch.mm(left, factor.a.to(dtype), out=out)
+
+
+def working(*adapters: Factor | Tensor) -> torch.dtype:
+    """Return the type to compute in: float32, or float64 where an adapter has that."""
+    types = [adapter.b.dtype if isinstance(adapter, Factor) else adapter.dtype for adapter in adapters]
+    return torch.float64 if torch.float64 in types else torch.float32

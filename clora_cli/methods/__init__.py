@@ -190,6 +190,7 @@ class Method:
         trains: Whether there is anything to train; else the adapter is written as zeros and the model is not even loaded.
         recalls: What penalties need of the last earlier adapter, for ``Factors.recalled``: its ``lora_A`` and ``lora_B``,
             or what a method kept of each site in its ``state.safetensors``, ``<name>/<site>`` there.
+        keeps: Names of what ``keep`` returns for each site, ``<name>/<site>`` there: what merges may need of an adapter.
         reuses_data: Whether it trains on rows of earlier tasks again.
         joins: Whether, beside other methods, it takes over how they treat earlier adapters, as a filter of gradients can; alone it has
             a way of its own.
@@ -202,6 +203,7 @@ class Method:
     combine = "sum"
     trains = True
     recalls: ClassVar[tuple[str, ...]] = ()
+    keeps: ClassVar[tuple[str, ...]] = ()
     reuses_data = False
     joins = False
     grows = False

@@ -42,6 +42,7 @@ class Ewc(Method):
     start = "previous"
     combine = "last"
     recalls = ("lora_A", "lora_B", *_KEPT.values())
+    keeps = tuple(_KEPT.values())
 
     strength: float = 100.0
     decay: float = 1.0

@@ -68,9 +68,9 @@ class Shipped:
         """Where its numbers come from."""
         if self.method != _ALL:
             return self._settings.about
-        return (
-            f"methods with settings of their own have those, the others {protocol_of(self.backbone, self.order).about}"
-        )
+        others = protocol_of(self.backbone, self.order).about
+        own = any(settings_of(method, self.backbone, self.order).protocol for method in _methods())
+        return f"methods with settings of their own have those, the others {others}" if own else others
 
     @property
     def _settings(self) -> Settings:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from clora_cli import registry
 from clora_cli.adapter_folder import AdapterFolder, read_adapter
+from clora_cli.backbone import find_sites, load_skeleton
+from clora_cli.base_layers import BaseLayers
 from clora_cli.base_model import ModelReference, check_answers, find_model
 from clora_cli.data import Task, load_task
 from clora_cli.data.bundled import bundled_name
@@ -17,7 +19,8 @@ from clora_cli.data.known import canonical
 from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, DataError, MismatchError, OptionError
-from clora_cli.files import differences
+from clora_cli.files import differences, discard
+from clora_cli.leftovers import sweep
 from clora_cli.nano import MODEL_NAME
 from clora_cli.package import read_package
 from clora_cli.recipes.recipe import folder_name, unset_variable
@@ -25,6 +28,7 @@ from clora_cli.recipes.settings import at_stage, build
 from clora_cli.recipes.steps import Step, Unit
 from clora_cli.scores import Scores, read_scores
 from clora_cli.training import TrainOptions, make_plan
+from clora_cli.training.composition import compose
 from clora_cli.transforming import plan_features
 
 __all__ = ["State", "UnitPlan", "check_inputs", "clean", "missing_inputs", "plan_unit", "scores_current", "unchecked"]
@@ -86,6 +90,7 @@ def check_inputs(units: Sequence[Unit]) -> ModelReference:
             if key not in found:
                 found[key] = load_task(name, columns=train.get("columns"))
             _check_task(found[key], name, unit)
+        _check_merges(unit, reference)
     return reference
 
 
@@ -142,11 +147,10 @@ def scores_current(unit: Unit, stage: int, reference: ModelReference) -> bool:
 def clean(unit: Unit) -> None:
     """Remove what a killed command left behind: unfinished folders, and checkpoints of what is finished."""
     for folder in (unit.package, unit.folder / "scores"):
-        for path in folder.glob(".clora-*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        sweep(folder, alone=True)
     for step in unit.steps:
         if step.kind == "train" and step.made.exists():
-            shutil.rmtree(_work(step.made), ignore_errors=True)
+            discard(_work(step.made))
 
 
 def train_options(unit: Unit, stage: int) -> TrainOptions:
@@ -197,6 +201,24 @@ def _check_task(task: Task, name: str, unit: Unit) -> None:
             raise DataError(f"task '{task.name}' ({task.source}) has no {split} rows")
     if settings.score == "labels" and not task.labels:
         raise OptionError(f"task '{task.name}' has no label set to rank; use score: generate")
+
+
+def _check_merges(unit: Unit, reference: ModelReference) -> None:
+    """Check that adapters which are to be merged, in training or evaluation, will have what the merge needs."""
+    options = train_options(unit, 1)
+    method = compose(options.method, options.method_options)
+    combine = build("eval", _without_columns(unit.entry.eval)).combine
+    wanted = {method.lead.past, method.lead.combine if combine == "auto" else combine}
+    kept = {name for part in method.parts.values() for name in part.keeps}
+    for name in sorted(wanted.intersection(registry.names("merges"))):
+        needs = set(registry.load("merges", name).needs)
+        if missing := sorted(needs - {"base"} - kept):
+            raise OptionError(
+                f"recipe {unit.recipe.name}: {unit.entry.label} merges its adapters by {name}, which needs '{missing[0]}' of "
+                f"each, and --method {options.method} keeps none; choose another combine"
+            )
+        if "base" in needs:
+            BaseLayers(reference).stored(find_sites(load_skeleton(reference), options.target_modules))
 
 
 def _there(unit: Unit, members: Mapping[str, AdapterFolder]) -> int:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.data.bundled import bundled_name
-from clora_cli.data.files import READERS
+from clora_cli.data.files import is_readable
 from clora_cli.data.layouts import task_name
 from clora_cli.data.naming import split_names
+from clora_cli.data.texts import bare
 from clora_cli.recipes.orders import named_orders
 from clora_cli.recipes.settings import EachTask, at_stage, spelled
 
@@ -93,7 +94,7 @@ def folder_name(task: str) -> str:
     """Return the name of the adapter folder that ``clora train-task --data TASK`` makes."""
     task, _ = split_names(task)
     path = Path(task)
-    leaf = path.stem if path.suffix.lower() in READERS else path.name.partition(":")[0]
+    leaf = bare(path) if is_readable(path) else path.name.partition(":")[0]
     return bundled_name(task) or task_name(leaf)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import shlex
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from clora_cli import registry
+from clora_cli import registry, signals
 from clora_cli.base_model import ModelReference
 from clora_cli.costs import COSTS, Cost, append_cost
 from clora_cli.errors import ArtifactError, CloraError
@@ -215,17 +214,14 @@ def _size(adapter: Path, method: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _interruptible(crew: _Crew) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to the running commands, which then keep what they need to continue."""
+    """Pass what ends this process on to the running commands, which then keep what they need to continue."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def passed_on(number: int, frame: FrameType | None) -> None:
+        signals.note(number)
         crew.stop(number)
 
-    before = {number: signal.signal(number, passed_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals.handled(passed_on):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -37,7 +37,7 @@ _ELSEWHERE |= {"matrix", "seen", "route", "privacy"}
 _COMMAND_ONLY: dict[Section, dict[str, _Kind]] = {
     "train": {"nproc": "whole"},
     "stat-features": {"nproc": "whole"},
-    "eval": {"columns": "pairs"},
+    "eval": {"nproc": "whole", "columns": "pairs"},
 }
 # Options of eval that are fields of RouteOptions.
 _ROUTE: dict[str, tuple[str, _Kind]] = {

@@ -13,6 +13,7 @@ from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_adapter
 from clora_cli.costs import COSTS, Cost, read_costs
 from clora_cli.costs import SCHEMA as COST_SCHEMA
 from clora_cli.errors import ArtifactError
+from clora_cli.files import damage
 from clora_cli.package import read_package
 from clora_cli.reporting._drafts import place_of
 from clora_cli.reporting._places import Place, place
@@ -169,5 +170,5 @@ def _schema(path: Path, *, named: bool) -> str:
     except (OSError, ValueError, RecursionError) as error:
         if text and "clora." not in text and not named:
             return ""
-        raise ArtifactError(f"{path} is damaged ({error}); restore it or make it again") from error
+        raise ArtifactError(f"{path} {damage(path, error, 'restore it or make it again')}") from error
     return str(content.get("schema", "")) if isinstance(content, dict) else ""

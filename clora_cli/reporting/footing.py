@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clora_cli.reporting._protocol import Protocol, differing, protocol_of
 from clora_cli.reporting.results import Results, Series
+from clora_cli.reporting.runs import Run
 
 __all__ = ["Protocol", "footing_notes", "protocol_of", "unequal"]
 
@@ -26,11 +27,10 @@ def footing_notes(results: Results) -> list[str]:
         learning = [group for group in results.groups if group.traits.learns]
         found = [group.series[order] for group in learning if order in group.series]
         told = f" ({order.label})" if len(results.orders) > 1 else ""
-        notes += [
-            f"unequal protocols{told}: {text}" for text in unequal({one.label: one.runs[0].protocol for one in found})
-        ]
+        known = {one.label: next((run.protocol for run in one.runs if run.protocol), {}) for one in found}
+        notes += [f"unequal protocols{told}: {text}" for text in unequal(known)]
         for one in found:
-            runs = {f"seed {run.seed}": run.protocol for run in one.runs}
+            runs = {_name(run, number): run.protocol for number, run in enumerate(one.runs, start=1)}
             notes += [f"the runs of {one.label}{told} are no repetitions: {text}" for text in unequal(runs)]
             if text := _alone(one):
                 notes.append(f"FWT of {one.label}{told} is measured from training alone under another protocol: {text}")
@@ -38,7 +38,7 @@ def footing_notes(results: Results) -> list[str]:
 
 
 def unequal(protocols: Mapping[str, Protocol]) -> list[str]:
-    """Return what differs between protocols that are known, entry by entry: ``rank 8 (o-lora, n-lora), 128 (cast)``."""
+    """Return what differs between protocols that are known, entry by entry: ``rank: 8 (o-lora, n-lora), 128 (cast)``."""
     known = {label: protocol for label, protocol in protocols.items() if protocol}
     tasks = set.intersection(*(set(protocol) for protocol in known.values())) if known else set()
     order = [task for task in next(iter(known.values()), {}) if task in tasks]
@@ -47,12 +47,18 @@ def unequal(protocols: Mapping[str, Protocol]) -> list[str]:
 
 
 def _told(name: str, protocols: Mapping[str, Protocol], tasks: Sequence[str]) -> str:
-    labels: dict[str, list[str]] = {}
+    each = {task: {_one(protocol[task].get(name)) for protocol in protocols.values()} for task in tasks}
+    odd = [task for task, values in each.items() if len(values) > 1]
+    labels: dict[tuple[str, ...], list[str]] = {}
     for label, protocol in protocols.items():
-        labels.setdefault(_spelled([protocol[task].get(name) for task in tasks]), []).append(label)
-    if len(labels) < 2:
-        return ""
-    return f"{name} " + ", ".join(f"{value} ({_some(holders)})" for value, holders in labels.items())
+        labels.setdefault(tuple(_one(protocol[task].get(name)) for task in odd), []).append(label)
+    where = f"{name} of {_some(odd)}" if len(odd) < len(tasks) else name
+    values = ", ".join(f"{_spelled(value)} ({_some(holders)})" for value, holders in labels.items())
+    return f"{where}: {values}" if odd else ""
+
+
+def _name(run: Run, number: int) -> str:
+    return f"run {number}" if run.seed is None else f"seed {run.seed}"
 
 
 def _alone(series: Series) -> str:
@@ -62,13 +68,12 @@ def _alone(series: Series) -> str:
         for task, alone in run.single_protocol.items():
             own = run.protocol.get(task, {})
             for name in differing(own, alone):
-                found.setdefault(name, f"{name} {_spelled([alone.get(name)])} where it has {_spelled([own.get(name)])}")
+                found.setdefault(name, f"{name} {_one(alone.get(name))} where it has {_one(own.get(name))}")
     return ", ".join(found.values())
 
 
-def _spelled(values: Iterable[Any]) -> str:
+def _spelled(texts: Sequence[str]) -> str:
     """Write a value that all tasks share, or those of the first tasks."""
-    texts = [_one(value) for value in values]
     return texts[0] if len(set(texts)) == 1 else "/".join(texts[:_MOST]) + ("/…" if len(texts) > _MOST else "")
 
 

@@ -11,6 +11,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from clora_cli.backbone import Backbone
 from clora_cli.errors import OptionError
+from clora_cli.meeting import wait_for_all
 from clora_cli.training.plan import Plan
 
 __all__ = ["training_arguments"]
@@ -39,6 +40,7 @@ def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
     # --dtype decides, not the configuration of whatever launched this.
     half = {torch.bfloat16: "bf16", torch.float16: "fp16"}
     os.environ["ACCELERATE_MIXED_PRECISION"] = half.get(backbone.dtype, "no")
+    wait_for_all()  # the Trainer's own group would wait for a process that has failed
     arguments = TrainingArguments(
         output_dir=str(plan.work),
         per_device_train_batch_size=options.batch_size // processes,

@@ -17,9 +17,10 @@ from clora_cli import registry
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, all_linear, find_sites, is_transposed, load_backbone, pick_device
+from clora_cli.base_layers import BaseLayers
 from clora_cli.errors import MismatchError, OptionError, translated
 from clora_cli.lora import Factor, factor_keys
-from clora_cli.merges import merge_sites
+from clora_cli.merges import Merger
 from clora_cli.progress import Progress, Silent
 from clora_cli.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
 from clora_cli.training.gates import Gates, read_gates
@@ -152,8 +153,9 @@ def _past_deltas(plan: Plan, past: Sequence[AdapterFolder]) -> list[Mapping[str,
     deltas = [member.deltas() for member in past] if way != "none" else []
     if way in {"none", "sum", "route"} or not deltas:
         return deltas
-    merge = registry.load("merges", way)()
-    return [dict(merge_sites(merge, deltas, torch.ones(len(deltas))))]
+    merger = Merger(merge=registry.load("merges", way)(), members=past, layers=BaseLayers(plan.reference))
+    merger.check()
+    return [{one.site: one.delta for one in merger.sites()}]
 
 
 def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraConfig:

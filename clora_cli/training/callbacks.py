@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -13,12 +12,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from clora_cli import signals
 from clora_cli.errors import CloraError
 from clora_cli.progress import Advance
 
 __all__ = ["AfterSteps", "Interruption", "Watch", "flushed_denormals"]
-
-_ONE_SIGNAL = 1.0  # seconds within which signals are taken for one
 
 
 @contextlib.contextmanager
@@ -35,28 +33,26 @@ def flushed_denormals() -> Iterator[None]:
 
 
 class Interruption:
-    """Turns SIGINT and SIGTERM into a wish to stop after the current step, with a checkpoint."""
+    """Turns the signals that end a process into a wish to stop after the current step, with a checkpoint."""
 
     def __init__(self) -> None:
-        self.wanted = False
-        self._first = math.inf
-        self._before: dict[int, Any] = {}
+        self.wanted, self._first = False, math.inf
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Interruption:
-        """Take over the two signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+        """Take the signals over."""
+        self._stack.enter_context(signals.handled(self._note))
         return self
 
     def __exit__(self, *_: object) -> None:
         """Give the signals back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._stack.close()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # A second Ctrl-C means now; but one Ctrl-C reaches a process twice where a launcher passes it on as well.
+        signals.note(number)
         now = time.monotonic()
-        if now - self._first > _ONE_SIGNAL:
+        if now - self._first > signals.ONE:
             raise KeyboardInterrupt
         self.wanted, self._first = True, min(self._first, now)
 

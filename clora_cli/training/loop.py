@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
 
-from clora_cli.errors import CloraError, OptionError
+from clora_cli.errors import OptionError
 from clora_cli.methods import Probe
 from clora_cli.training.answers import answer_logits
 from clora_cli.training.callbacks import AfterSteps
@@ -23,6 +19,7 @@ from clora_cli.training.filtering import GradientFilter
 from clora_cli.training.gates import Gates
 from clora_cli.training.penalties import Penalties
 from clora_cli.training.previous import Previous
+from clora_cli.training.resuming import ResumableTrainer
 from clora_cli.training.subspace import Confinement
 
 __all__ = ["PenaltyTrainer", "Rows", "answer_loss"]
@@ -64,7 +61,7 @@ def answer_loss(shift: bool, term: Callable[[Tensor, Tensor | int], Tensor] | No
     return loss
 
 
-class PenaltyTrainer(Trainer):
+class PenaltyTrainer(ResumableTrainer):
     """A Trainer that adds penalties to the gradients once per optimizer step.
 
     Args:
@@ -98,8 +95,9 @@ class PenaltyTrainer(Trainer):
         if confinement is not None:
             self.add_callback(AfterSteps(confinement.after_step))
         self._penalties, self._decoder_inputs, self._probe, self._past = penalties, decoder_inputs, probe, past
+        self.kept = tuple(part for part in (penalties, confinement) if part is not None)
         special = any(part is not None for part in (penalties, confinement, previous, filtering))
-        if special and str(self.accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "FSDP"}:
+        if special and self.sharded:
             raise OptionError(
                 "this method needs whole adapter tensors on every process: launch without DeepSpeed and FSDP"
             )
@@ -142,25 +140,6 @@ class PenaltyTrainer(Trainer):
         if self._confinement is not None:
             self._confinement.clear_gradients()
         return loss
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save a checkpoint; one that could not be written whole is taken away again.
-
-        Raises:
-            CloraError: If the disk is full or not writable.
-        """
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        try:
-            for kept in (self._penalties, self._confinement) if self.args.should_save else ():
-                if kept is not None:
-                    kept.save(folder)  # first: a checkpoint with the Trainer's state is taken for whole
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
-            shutil.rmtree(folder, ignore_errors=True)
-            reason = str(error).splitlines()[0]
-            raise CloraError(
-                f"cannot write checkpoint {folder}: {reason}; free space, then continue with --resume"
-            ) from error
 
     def log(self, logs: dict[str, float], *rest: Any, **options: Any) -> None:
         """Log the task loss and each penalty apart, and new relations to earlier adapters."""

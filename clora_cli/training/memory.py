@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.data import Rows, Task, load_task
+from clora_cli.base_model import ModelReference
+from clora_cli.data import Rows, Task, origins_of
+from clora_cli.data.tools import with_model
 from clora_cli.errors import DataError, MismatchError
 from clora_cli.methods import Memory
 from clora_cli.training.options import run_seed
@@ -16,24 +17,26 @@ from clora_cli.training.options import run_seed
 __all__ = ["read_memory"]
 
 
-def read_memory(memory: Memory, past: Sequence[AdapterFolder], method: str) -> list[Rows]:
+def read_memory(memory: Memory, past: Sequence[AdapterFolder], method: str, model: ModelReference) -> list[Rows]:
     """Draw the rows of a memory from the data of earlier adapters.
 
     Args:
         memory: Which rows.
         past: The earlier adapters.
         method: The method's name, for messages.
+        model: The base model.
 
     Raises:
         DataError: If the data of one cannot be found.
         MismatchError: If an adapter does not say what it was trained on, or the data are not what they were.
     """
-    return [_drawn(memory, member, method) for member in past]
+    return [_drawn(memory, member, method, model) for member in past]
 
 
-def _drawn(memory: Memory, member: AdapterFolder, method: str) -> Rows:
-    task, seed = _task(member, method), int(member.manifest["seed"])
-    learned = Rows.draw(task, "train", int(member.manifest["training"].get("train_rows", 0)), seed).examples
+def _drawn(memory: Memory, member: AdapterFolder, method: str, model: ModelReference) -> Rows:
+    task, seed, training = _task(member, method), int(member.manifest["seed"]), member.manifest["training"]
+    drawn = Rows.draw(task, "train", int(training.get("train_rows", 0)), seed, training.get("learn", "last"))
+    learned = with_model(drawn, model)[0].examples  # what was left out was told when the task was trained
     limit = math.ceil(memory.share * len(learned)) if memory.share else memory.rows
     if not 0 < limit < len(learned):
         return Rows(task, "train", learned)
@@ -49,22 +52,7 @@ def _task(member: AdapterFolder, method: str) -> Task:
             f"--method {method} trains on the rows of earlier tasks again, and adapter {member.path} does not say which it "
             "was trained on; train that task with clora train-task, or choose a method without a memory"
         )
-    task = _found(data, member, method)
-    if task.fingerprint != data["fingerprint"]:
-        raise MismatchError(
-            f"--method {method} trains on the rows of '{member.task}' again, and {task.source} holds other rows than "
-            f"{member.path} was trained on ({data['fingerprint'][:12]} -> {task.fingerprint[:12]}); restore them, or train "
-            "that task again"
-        )
-    return task
-
-
-def _found(data: dict[str, Any], member: AdapterFolder, method: str) -> Task:
-    given = str(data.get("given", data["name"]))
     try:
-        return load_task(given, columns=data.get("columns"))
-    except DataError as error:
-        raise DataError(
-            f"--method {method} trains on the rows of '{member.task}' again, which are not there as when {member.path} was "
-            f"trained: {error}"
-        ) from error
+        return origins_of(member.manifest)[0].load(member.path, "train that task again")
+    except (DataError, MismatchError) as error:
+        raise type(error)(f"--method {method} trains on the rows of '{member.task}' again, and {error}") from error

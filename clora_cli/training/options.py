@@ -17,6 +17,7 @@ from clora_cli.nano import MODEL_NAME
 __all__ = ["TrainOptions", "default_lr", "order_of_examples", "run_seed"]
 
 SCHEDULES = ("linear", "constant", "cosine")
+LEARN = ("last", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class TrainOptions:
         grad_accum: Forward passes of one optimizer step.
         max_length: Tokens of a prompt (seq2seq) or of prompt and answer (causal).
         max_answer_length: Tokens of an answer.
+        learn: Which answers of a conversation are learned: the ``last``, or ``all``.
         train_rows: Use at most so many training rows, drawn by the seed; 0 for all.
         dtype: Type of the base model's weights and of the arithmetic; adapters are float32.
         quantize: ``none``, ``4bit`` or ``8bit`` base weights.
@@ -79,6 +81,7 @@ class TrainOptions:
     max_length: int = 512
     max_answer_length: int = 64
     train_rows: int = 0
+    learn: str = "last"
     dtype: str = "auto"
     quantize: str = "none"
     gradient_checkpointing: bool = False
@@ -119,6 +122,7 @@ class TrainOptions:
                 "let it see another one alone, as CUDA_VISIBLE_DEVICES does, or take several with --nproc"
             )
         _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("learn", self.learn, LEARN)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("quantize", self.quantize, QUANTIZE)
 
@@ -126,7 +130,9 @@ class TrainOptions:
         """Return what the manifest keeps of these options: all that changes the numbers, nothing that does not."""
         names = ["epochs", "max_steps", "lr", "schedule", "warmup_steps", "weight_decay", "max_grad_norm", "batch_size"]
         names += ["grad_accum", "max_length", "max_answer_length", "train_rows", "dtype", "quantize", "base_dropout"]
-        return {name: getattr(self, name) for name in names}
+        # Younger options are recorded where they are not their default: older adapters have none of them.
+        younger = {"learn": self.learn} if self.learn != "last" else {}
+        return {name: getattr(self, name) for name in names} | younger
 
 
 def default_lr(model: str, kind: Kind) -> float:

@@ -126,7 +126,6 @@ class Penalties:
             CloraError: If it cannot be written.
         """
         if self._relations:
-            folder.mkdir(parents=True, exist_ok=True)
             save_tensors(folder / _RELATIONS, self._relations)
 
     def load(self, folder: Path) -> None:

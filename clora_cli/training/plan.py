@@ -15,6 +15,7 @@ from clora_cli import __version__
 from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_model import ModelReference, check_answers, check_base, find_model
 from clora_cli.data import Example, Rows, Task, load_task
+from clora_cli.data.tools import with_model
 from clora_cli.distribution import agree, read_record
 from clora_cli.errors import DataError, MismatchError
 from clora_cli.methods import Gating
@@ -48,6 +49,7 @@ class Plan:
         members: All other adapters of the package, later ones included.
         ledger: Who owns what of the LoRA that they share; None if there is none yet, or the method shares none.
         memory: Rows of earlier tasks that are trained on again, by task.
+        read: All adapters of the package, as they were when this was planned.
     """
 
     options: TrainOptions
@@ -62,6 +64,7 @@ class Plan:
     members: Sequence[AdapterFolder] = ()
     ledger: Ledger | None = None
     memory: Sequence[Rows] = ()
+    read: Sequence[AdapterFolder] = ()
 
     @property
     def rows(self) -> Sequence[Example]:
@@ -145,7 +148,7 @@ class Plan:
         versions |= {"clora": __version__, "python": platform.python_version()}
         # --resume is left out: a resumed run writes the bytes that an undisturbed one writes.
         command = [word for word in argv if word != "--resume"]
-        recipe = self.recipe()
+        recipe = {**self.recipe(), "base_model": self.reference.described()}
         recipe["data"] |= {"source": self.task.source, "notes": list(self.task.notes)}
         recipe["data"] |= {"given": self.options.data, "columns": dict(self.options.columns)}
         return {**recipe, "argv": command, "versions": versions, "scores": dict(scores)}
@@ -187,10 +190,14 @@ def make_plan(options: TrainOptions) -> Plan:
     ledger = _ledger(others, method, options)
     if past and method.recalling:
         _check_recalled(past[-1], method)
-    memory = read_memory(method.memory, past, method.name) if method.memory else ()
-    drawn = Rows.draw(task, "train", options.train_rows, options.seed)
+    memory = read_memory(method.memory, past, method.name, reference) if method.memory else ()
+    drawn, note = with_model(Rows.draw(task, "train", options.train_rows, options.seed, options.learn), reference)
+    if note:
+        task = dataclasses.replace(task, notes=(*task.notes, note))
+    if not drawn.examples:
+        raise DataError(f"task '{task.name}' ({task.source}) has no training rows for this model: {note}")
     dependents = _dependents(members, out)
-    return Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory)
+    return Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
 
 
 def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:
@@ -256,7 +263,7 @@ def _check_recalled(last: AdapterFolder, method: Composition) -> None:
 
 def _check_routable(past: Sequence[AdapterFolder], gating: Gating, reference: ModelReference) -> None:
     """Check that earlier adapters have distributions, taken as the new one's will be."""
-    new = {"base_model": reference.recorded(), "data": []}
+    new = {"base_model": reference.described(), "data": []}
     new |= {"source": "base", "pool": gating.pool, "text": gating.text}
     records = [(member.features, read_record(member.features)) for member in past]
     agree([(Path("this run"), new), *records])

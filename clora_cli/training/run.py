@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.adapter_folder import AdapterFolder, read_adapter, write_adapter
+from clora_cli.adapter_folder import AdapterFolder, write_adapter
 from clora_cli.card import model_card
-from clora_cli.errors import InterruptedRunError, OptionError, translated
-from clora_cli.files import differences, read_json, to_json, write_text
-from clora_cli.processes import is_main_process, wait_for_all
+from clora_cli.durable import make_folder
+from clora_cli.errors import ArtifactError, CloraError, InterruptedRunError, OptionError, ReplacedError, translated
+from clora_cli.files import differences, discard, read_json, to_json, write_text, writing
+from clora_cli.locks import NO_PATIENCE, Patience, locked
+from clora_cli.meeting import agree, launched, wait_for_all
+from clora_cli.package import changed
+from clora_cli.processes import is_main_process
 from clora_cli.progress import Progress, Silent
-from clora_cli.training.plan import Plan
+from clora_cli.spots import inside
+from clora_cli.training.checkpoints import has_checkpoints, last_checkpoint, start_anew
+from clora_cli.training.facts import facts
+from clora_cli.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,60 +63,126 @@ class _Result:
 
 
 def train_task(
-    plan: Plan, *, resume: bool = False, force: bool = False, argv: Sequence[str] = (), progress: Progress | None = None
+    plan: Plan,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    argv: Sequence[str] = (),
+    progress: Progress | None = None,
+    patience: Patience = NO_PATIENCE,
 ) -> tuple[AdapterFolder, bool]:
     """Carry out a plan.
 
     Args:
-        plan: From ``make_plan``.
+        plan: From ``make_plan``; made again if the package changed before this process had it for itself.
         resume: Continue an unfinished run of this plan, if there is one.
         force: Replace a finished adapter or discard an unfinished run.
         argv: The command line, for the manifest.
         progress: Who to tell.
+        patience: What to do if another process writes to the package.
 
     Returns:
         The adapter folder, and whether it was trained now (False: it was there already, made by the same plan).
 
     Raises:
         CloraError: As the plan's checks, or when training fails; an earlier adapter stays untouched.
-        InterruptedRunError: After SIGINT or SIGTERM; a checkpoint is kept for ``resume``.
+        BusyError: If another process writes to the package, and goes on to.
+        InterruptedRunError: After SIGINT, SIGTERM or SIGHUP; a checkpoint is kept for ``resume``.
     """
     progress = progress or Silent()
-    if not force and (finished := plan.finished()) is not None:
+    finished = None if force else plan.finished()
+    if finished is not None:
+        agree(lambda: facts(plan, None))
+        _forget(plan)
         return finished, False
+    with _alone(plan, patience, progress) as current:
+        if current is not plan and not force and (finished := current.finished()) is not None:
+            return finished, False
+        checkpoint = last_checkpoint(current.work, progress) if resume and not force else None
+        agree(lambda: facts(current, checkpoint))
+        return _carry_out(current, checkpoint, resume, force, argv, progress), True
+
+
+def _carry_out(
+    plan: Plan, checkpoint: Path | None, resume: bool, force: bool, argv: Sequence[str], progress: Progress
+) -> AdapterFolder:
     if force and plan.dependents:
         names = ", ".join(member.task for member in plan.dependents)
         progress.warn(f"{names} stand on the {plan.out} that is being replaced; train them again too")
     if is_main_process():
         _prepare(plan, resume, force)
+    wait_for_all()  # what is not continued from is gone
     try:
-        result = _train(plan, resume, progress) if plan.method.lead.trains else _write_zeros(plan)
+        result = _train(plan, checkpoint, progress) if plan.method.lead.trains else _write_zeros(plan)
     except BaseException:
-        if is_main_process() and _last_checkpoint(plan.work) is None:
-            shutil.rmtree(plan.work, ignore_errors=True)  # nothing to continue from: it must not block the next try
+        if is_main_process() and not has_checkpoints(plan.work):
+            discard(plan.work)  # nothing to continue from: it must not block the next try
         raise
+    return _finish(plan, result, argv)
+
+
+def _finish(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
     if is_main_process():
-        _write(plan, result, argv)
-        shutil.rmtree(plan.work, ignore_errors=True)
+        folder = _write(plan, result, argv)
+        discard(plan.work)
+    else:  # as that is, which this process may have no disk to read it from
+        folder = AdapterFolder(plan.out, _plain(result.config), plan.manifest(argv, {}))
     wait_for_all()  # what is returned is whole
-    return read_adapter(plan.out), True
+    if not is_main_process():
+        discard(plan.work)  # on a disk of its own
+    return folder
+
+
+@contextlib.contextmanager
+def _alone(plan: Plan, patience: Patience, progress: Progress) -> Iterator[Plan]:
+    """Keep other writers off the package, and give the plan for what is in it now; the first process does that for all."""
+    if not is_main_process():
+        yield plan
+        return
+    with writing(plan.out):
+        make_folder(plan.out.parent)
+    with locked([inside(plan.out.parent)], patience=patience, progress=progress):
+        if not changed(plan.options.package, plan.read):
+            yield plan
+        elif launched():
+            raise ReplacedError(f"package {plan.options.package} changed after the processes had read it; start again")
+        else:
+            yield make_plan(plan.options)
+
+
+def _forget(plan: Plan) -> None:
+    """Remove the checkpoints of a run whose adapter is there: it was killed before it could."""
+    recorded = plan.work / _PLAN
+    if not (is_main_process() and recorded.is_file()):
+        return
+    with contextlib.suppress(CloraError), locked([inside(plan.out.parent)]):  # another time, if not now
+        if not differences(plan.recipe(), read_json(recorded, "plan of the finished run")):
+            discard(plan.work)
 
 
 def _prepare(plan: Plan, resume: bool, force: bool) -> None:
-    recorded = plan.work / _PLAN
-    if plan.work.exists() and not resume and not force:
-        raise OptionError(f"{plan.work} holds an unfinished run; continue it with --resume or discard it with --force")
-    if resume and not force and recorded.exists():
-        if changed := differences(plan.recipe(), read_json(recorded, "plan of the unfinished run")):
+    """Check what an earlier run left, and make room for this one; others are kept off meanwhile."""
+    work, recorded = plan.work, plan.work / _PLAN
+    if has_checkpoints(work) and not force:
+        if not resume:
+            raise OptionError(f"{work} holds an unfinished run; continue it with --resume or discard it with --force")
+        if changes := differences(plan.recipe(), _recorded(recorded)):
             raise OptionError(
-                f"{plan.work} holds a run with other options ({changed}); give those, or discard it with --force"
+                f"{work} holds a run with other options ({changes}); give those, or discard it with --force"
             )
         return
-    shutil.rmtree(plan.work, ignore_errors=True)
+    discard(work)
     write_text(recorded, to_json(plan.recipe()))
 
 
-def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
+def _recorded(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path, "plan of the unfinished run")
+    except ArtifactError as error:
+        raise ArtifactError(f"{path} is missing or damaged; {start_anew(path.parent)}") from error
+
+
+def _train(plan: Plan, checkpoint: Path | None, progress: Progress) -> _Result:
     from peft import get_peft_model_state_dict
 
     from clora_cli.training.build import ADAPTER, build, confine
@@ -121,7 +194,6 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     probe = RunProbe(plan, built, items[: len(plan.rows)], progress)
     penalties = _penalties(plan, built, progress)
     confinement = confine(plan, built, progress)
-    checkpoint = _last_checkpoint(plan.work) if resume else None
     for kept in (penalties, confinement):
         if checkpoint is not None and kept is not None:
             kept.load(checkpoint)
@@ -133,6 +205,8 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     ):
         parts = {"penalties": penalties, "confinement": confinement, "probe": probe}
         trainer = _trainer(plan, built, items, **parts, **_comparisons(plan, built))
+        if trainer.sharded:
+            _tell_of_no_checkpoints(checkpoint, progress)
         trainer.add_callback(Watch(advance, interruption))
         with translated(f"training base model '{plan.reference.id}' failed"):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -160,6 +234,14 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
         subspace=confinement.recorded() if confinement else {},
         distribution=built.gates.distribution if built.gates else None,
     )
+
+
+def _tell_of_no_checkpoints(checkpoint: Path | None, progress: Progress) -> None:
+    if checkpoint is not None:
+        raise OptionError(
+            f"{checkpoint} is not sharded: continue without DeepSpeed and FSDP, or start anew with --force"
+        )
+    progress.warn("no checkpoints are kept under DeepSpeed and FSDP: an interrupted run starts anew")
 
 
 def _write_zeros(plan: Plan) -> _Result:
@@ -239,19 +321,7 @@ def _trainer(plan: Plan, built: Built, items: list[dict[str, list[int]]], **part
     return trainer
 
 
-def _last_checkpoint(work: Path) -> Path | None:
-    # The Trainer writes trainer_state.json last: a checkpoint that has a readable one is whole.
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for path in found:
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return path
-    return None
-
-
-def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
+def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
     records = [record for record in result.history if "loss" in record]
     final = records[-1] if records else {}
     last = {key: value for key, value in final.items() if key == "loss" or key.startswith("penalty/")}
@@ -261,7 +331,8 @@ def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> None:
     manifest = plan.manifest(argv, {name: score for name, score in scores.items() if score})
     log = "".join(json.dumps(_finite(record), sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(manifest)}
-    write_adapter(plan.out, result.tensors, _plain(result.config), manifest, texts, result.state, result.distribution)
+    config = _plain(result.config)
+    return write_adapter(plan.out, result.tensors, config, manifest, texts, result.state, result.distribution)
 
 
 def _finite(record: dict[str, Any]) -> dict[str, Any]:

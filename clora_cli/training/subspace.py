@@ -88,7 +88,6 @@ class Confinement:
             CloraError: If they cannot be written.
         """
         if self._masks is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             save_tensors(folder / _MASKS, self.state())
             write_text(folder / _WARNINGS, to_json({"warnings": self._warnings}))  # the manifest is to have them
 

@@ -12,13 +12,15 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from clora_cli.adapter_folder import AdapterFolder, is_adapter
 from clora_cli.errors import MismatchError, OptionError, did_you_mean
 from clora_cli.files import new_folder
+from clora_cli.locks import NO_PATIENCE, Patience, locked
 from clora_cli.package import read_package
 from clora_cli.progress import Progress, Silent
+from clora_cli.spots import inside, place
 from clora_cli.transforming.member import Member, check_apart
 from clora_cli.transforming.routable import check_bases, check_routable, tell_doubts
 
@@ -103,13 +105,20 @@ def plan_expand(paths: Iterable[Path], options: ExpandOptions, *, progress: Prog
     return ExpandPlan(options, [dataclasses.replace(one, stage=stage, routable=r) for one, stage, r in placed])
 
 
-def expand_packages(plan: ExpandPlan, *, force: bool = False, progress: Progress | None = None) -> tuple[Path, bool]:
+def expand_packages(
+    plan: ExpandPlan,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    patience: Patience = NO_PATIENCE,
+) -> tuple[Path, bool]:
     """Carry out a plan.
 
     Args:
         plan: From ``plan_expand``.
         force: Replace another package at its place.
         progress: Told of the advance.
+        patience: What to do if another process writes there.
 
     Returns:
         The package, and whether it was written now (False: it was there).
@@ -118,21 +127,35 @@ def expand_packages(plan: ExpandPlan, *, force: bool = False, progress: Progress
         OptionError: If something else is at its place.
         CloraError: If it cannot be written; what was there stays.
     """
-    out = plan.options.out
-    if not force and out.exists() and _adapters(out):
-        if difference := plan.difference():
-            raise OptionError(
-                f"{out} exists and is not this union ({difference}); pass --force to replace it or --out to keep it"
-            )
+    out, progress = plan.options.out, progress or Silent()
+    if not force and _is_there(plan):
         return out, False
-    if out.exists() and (others := [path.name for path in _entries(out) if not is_adapter(path)]):
-        # Replacing a package must not take with it what is no adapter: scores, a checkpoint, a repository.
-        raise OptionError(f"{out} also holds {min(others)}, which is no adapter; move it away or choose another --out")
-    with (progress or Silent()).track("expand", len(plan.members)) as advance, new_folder(out) as folder:
-        for member in plan.members:
-            member.write(folder / member.task)
-            advance(1, member.task)
+    waiting: dict[str, Any] = {"patience": patience, "progress": progress}
+    with locked([place(out)], **waiting), locked([inside(out)] if out.exists() else [], **waiting):
+        if not force and _is_there(plan):  # another process has made it meanwhile
+            return out, False
+        if out.exists() and (others := [path.name for path in _entries(out) if not is_adapter(path)]):
+            # Replacing a package must not take with it what is no adapter: scores, a checkpoint, a repository.
+            raise OptionError(
+                f"{out} also holds {min(others)}, which is no adapter; move it away or choose another --out"
+            )
+        with progress.track("expand", len(plan.members)) as advance, new_folder(out) as folder:
+            for member in plan.members:
+                member.write(folder / member.task)
+                advance(1, member.task)
     return out, True
+
+
+def _is_there(plan: ExpandPlan) -> bool:
+    """Tell whether the package is this union already, and refuse another one."""
+    out = plan.options.out
+    if not (out.exists() and _adapters(out)):
+        return False
+    if difference := plan.difference():
+        raise OptionError(
+            f"{out} exists and is not this union ({difference}); pass --force to replace it or --out to keep it"
+        )
+    return True
 
 
 def _read(paths: Sequence[Path]) -> list[Member]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import DTYPES, dtype_name, pick_device
-from clora_cli.base_model import ModelReference, check_base, find_model
-from clora_cli.data import Rows, Task, as_trained, load_task
+from clora_cli.base_model import ModelReference, check_base, same_base
+from clora_cli.data import Rows, Task, load_task, origins_of
+from clora_cli.data.tools import with_model
 from clora_cli.distribution import (
     POOLS,
     SOURCES,
@@ -26,9 +27,11 @@ from clora_cli.distribution import (
 )
 from clora_cli.errors import ArtifactError, DataError, OptionError
 from clora_cli.files import differences
-from clora_cli.package import base_name
+from clora_cli.package import find_base
 from clora_cli.privacy import Guarantee
+from clora_cli.progress import Progress
 from clora_cli.statistics import SECOND_MOMENTS, SecondMoment
+from clora_cli.steady import Identity, identity, mark
 from clora_cli.transforming.inputs import assign_data
 
 __all__ = ["SPLITS", "FeatureJob", "FeatureOptions", "FeaturePlan", "State", "plan_features"]
@@ -132,6 +135,7 @@ class FeatureJob:
         recipe: What decides the result: equal recipes write equal files.
         state: What is to be done; ``up to date`` if nothing.
         before: What is there: the whole distribution, or of one that is to be replaced the record alone.
+        seen: What told the file there from any other, when it was looked at.
     """
 
     member: AdapterFolder
@@ -139,6 +143,12 @@ class FeatureJob:
     recipe: Mapping[str, Any]
     state: State
     before: Distribution | None = None
+    seen: Identity | None = None
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the adapter or its distribution was replaced after this was planned."""
+        return identity(self.member.path) != self.member.seen or mark(self.member.features) != self.seen
 
     @property
     def count(self) -> int:
@@ -167,7 +177,12 @@ class FeaturePlan:
 
 
 def plan_features(
-    members: Sequence[AdapterFolder], options: FeatureOptions, *, force: bool = False, add: bool = False
+    members: Sequence[AdapterFolder],
+    options: FeatureOptions,
+    *,
+    force: bool = False,
+    add: bool = False,
+    progress: Progress | None = None,
 ) -> FeaturePlan:
     """Find and check everything that taking distributions needs, without loading the model.
 
@@ -176,6 +191,7 @@ def plan_features(
         options: How.
         force: Replace distributions that were made differently.
         add: Add the rows to the distributions that are there.
+        progress: Told where the adapters' own word leads to the Hub.
 
     Raises:
         CloraError: Whatever is missing, damaged, wrong or does not fit together.
@@ -183,26 +199,40 @@ def plan_features(
     if force and add:
         raise OptionError("--force replaces a distribution and --add keeps it: give one of them")
     members = list({member.path.resolve(): member for member in members}.values())
-    reference = find_model(options.model or base_name(members), options.revision)
+    reference = find_base(members, options.model, options.revision, progress)
     for member in members:
         check_base(member.manifest.get("base_model", {}), reference, member.path)
     loaded: dict[str, Task] = {}
     jobs = []
     for member, names in zip(members, assign_data(members, options.data), strict=True):
-        spelled = [as_trained(name, [member.manifest]) for name in names]
-        for name in spelled:
-            loaded.setdefault(name, load_task(name, columns=options.columns))
-        rows = [_drawn(loaded[name], options) for name in spelled]
+        found = [_found(member, name, options, loaded) for name in names]
+        rows = [_drawn(task, options, reference) for task in found]
         _check_rows(member, rows, options)
         recipe = _recipe(member, rows, options, reference)
-        jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add)))
+        seen = mark(member.features)
+        jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add), seen))
     return FeaturePlan(options, reference, jobs)
 
 
-def _drawn(task: Task, options: FeatureOptions) -> Rows:
+def _found(member: AdapterFolder, name: str, options: FeatureOptions, loaded: dict[str, Task]) -> Task:
+    """Load what a name stands for; an adapter's own data as it was given, and checked."""
+    origin = next((one for one in origins_of(member.manifest) if one.name == name), None)
+    key = name if origin is None else origin.fingerprint or origin.given
+    if key not in loaded:
+        mend = f"pass --data {member.task}=DATA"
+        loaded[key] = (
+            load_task(name, columns=options.columns)
+            if origin is None
+            else origin.load(member.path, mend, options.columns)
+        )
+    return loaded[key]
+
+
+def _drawn(task: Task, options: FeatureOptions, reference: ModelReference) -> Rows:
     if not getattr(task, options.split):
         raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows; pass another --split")
-    return Rows.draw(task, options.split, options.limit, options.seed)
+    rows, note = with_model(Rows.draw(task, options.split, options.limit, options.seed), reference)
+    return replace(rows, task=replace(task, notes=(*task.notes, note))) if note else rows
 
 
 def _check_rows(member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions) -> None:
@@ -278,10 +308,12 @@ def _added(path: Path, before: Distribution, recipe: Mapping[str, Any]) -> tuple
 def _comparable(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal for two files to be the same, in words where that tells a difference better."""
     private = record.get("privacy")
+    mine, theirs = record["base_model"], other["base_model"]
+    mark = min(mine["fingerprint"], theirs["fingerprint"]) if same_base(mine, theirs) else mine["fingerprint"]
     marked = not private and not other.get("privacy")
     return {
         **record,
-        "base_model": {"fingerprint": record["base_model"]["fingerprint"]},
+        "base_model": {"fingerprint": mark},
         "privacy": ", ".join(f"{key} {private[key]:g}" for key in ("epsilon", "delta", "clip")) if private else "none",
         "data": "; ".join(_spelled(entry, marked) for entry in record["data"]),
         "adapter": record.get("adapter", ""),

@@ -12,6 +12,7 @@ from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.errors import ArtifactError, OptionError
 from clora_cli.files import sha256, to_json
 from clora_cli.manifest import MANIFEST
+from clora_cli.steady import unchanged
 from clora_cli.transforming.routable import Routable
 
 __all__ = ["Member", "check_apart", "copy_file", "files_of"]
@@ -80,8 +81,9 @@ class Member:
             OSError: If the disk is full; the caller's ``new_folder`` turns it into a message.
         """
         target.mkdir()
-        for name in sorted({*files_of(self.path), *self._known} - {MANIFEST}):
-            copy_file(self.path / name, target / name)
+        with unchanged(self.path, self.folder.seen):
+            for name in sorted({*files_of(self.path), *self._known} - {MANIFEST}):
+                copy_file(self.path / name, target / name)
         if (manifest := self.manifest()) is not None:
             (target / MANIFEST).write_text(manifest, encoding="utf-8")
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from clora_cli import __version__, registry
 from clora_cli.adapter_folder import AdapterFolder, check_place, finished
-from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_model
+from clora_cli.base_layers import BaseLayers
+from clora_cli.base_model import ModelReference, check_base, same_base
+from clora_cli.data import origins_of
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.locks import NO_PATIENCE, Patience
 from clora_cli.lora import Factor, sharing
-from clora_cli.merges import Merge, merge_sites
-from clora_cli.package import base_name
+from clora_cli.merges import SEED, Merged, Merger
+from clora_cli.package import base_at_hand, find_base
 from clora_cli.progress import Advance, Progress, Silent
+from clora_cli.transforming.alone import writing_alone
 
 __all__ = ["DTYPES", "MergeOptions", "MergePlan", "merge_adapters", "plan_merge"]
 
@@ -53,7 +55,7 @@ class MergeOptions:
     into_model: bool = False
     model: str | None = None
     dtype: str = "float32"
-    seed: int = 42
+    seed: int = SEED
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -77,64 +79,50 @@ class MergePlan:
 
     Attributes:
         options: What was asked for.
-        merge: The bound merge.
-        members: The adapters, in the order given.
-        reference: The base model, where the merge or its result needs it; else None.
+        merger: The merge, with its adapters.
+        reference: The base model, where it is given, or the merge or its result needs it; else None.
     """
 
     options: MergeOptions
-    merge: Merge
-    members: Sequence[AdapterFolder]
+    merger: Merger
     reference: ModelReference | None
 
-    @cached_property
-    def deltas(self) -> list[Mapping[str, Factor | Tensor]]:
-        """Each member's factors or dense deltas by site."""
-        return [member.deltas() for member in self.members]
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """Site to (out, in), sites sorted."""
-        found: dict[str, tuple[int, int]] = {}
-        for deltas in self.deltas:
-            found |= {site: (delta.shape[0], delta.shape[1]) for site, delta in deltas.items()}
-        return dict(sorted(found.items()))
+    @property
+    def members(self) -> Sequence[AdapterFolder]:
+        """The adapters, in the order given."""
+        return self.merger.members
 
     @property
-    def weights(self) -> Tensor:
-        """One weight per adapter."""
-        return torch.tensor(self.options.weights or [1.0] * len(self.members))
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Site to (out, in), sites sorted."""
+        return self.merger.shapes
 
     @property
     def form(self) -> Form:
         """What is written: factors, dense deltas or a whole model."""
         if self.options.into_model:
             return "model"
-        low_rank = self.merge.linear and not any(member.is_dense for member in self.members)
+        low_rank = self.merger.merge.linear and not any(member.is_dense for member in self.members)
         return "factors" if not self.options.dense and (self.rank or low_rank) else "dense"
 
     @property
     def rank(self) -> int:
         """The rank to cut the result to; 0 for no cut."""
-        if self.options.rank or not self.merge.refactors or self.options.dense or self.options.into_model:
-            return self.options.rank
-        ranks = [delta.rank for deltas in self.deltas for delta in deltas.values() if isinstance(delta, Factor)]
-        return max(ranks, default=0)
+        return self.merger.cut
 
     @property
     def total_rank(self) -> int:
         """The rank of an exact sum: the largest sum of ranks at a site, where factors of one ``lora_A`` count once."""
         held: dict[str, list[Factor]] = {site: [] for site in self.shapes}
-        for deltas in self.deltas:
+        for deltas in self.merger.deltas:
             for site, delta in deltas.items():
                 held[site] += [delta] if isinstance(delta, Factor) else []
         return max(sum(factors[group[0]].rank for group in sharing(factors)) for factors in held.values())
 
     @property
     def transposed(self) -> bool:
-        """Whether the base model stores its weights as (in, out), as GPT-2 does."""
-        configs = [member.config or member.manifest["lora"] for member in self.members]
-        return any(bool(config.get("fan_in_fan_out")) for config in configs)
+        """Whether the adapters say that the base model stores its weights as (in, out), as GPT-2 does."""
+        return _transposed(self.members)
 
     @property
     def base(self) -> dict[str, Any]:
@@ -148,7 +136,7 @@ class MergePlan:
     def recipe(self) -> dict[str, Any]:
         """Return what decides the result: two merges with equal recipes write equal bytes."""
         options, name = self.options, f"merge/{self.options.strategy}"
-        chosen = registry.recorded(self.merge) | {"weights": list(options.weights)}
+        chosen = registry.recorded(self.merger.merge) | {"weights": list(options.weights)}
         return {
             "task": options.out.name,
             "stage": max((member.stage or 0 for member in self.members), default=0) or len(self.members),
@@ -168,7 +156,14 @@ class MergePlan:
     def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
         """Return the manifest: the recipe with what came of it."""
         versions = {"clora": __version__, "torch": torch.__version__}
-        return {**self.recipe(), "argv": list(argv), "versions": versions, "scores": dict(scores)}
+        recipe = self.recipe()
+        # Beside the recipe, which older merges have without it.
+        recipe["data"] |= {
+            "origins": [one.recorded() for member in self.members for one in origins_of(member.manifest)]
+        }
+        known = {"weights": self.reference.weights} if self.reference else {}
+        base = {"base_model": {**self.base, **known}}
+        return {**recipe, **base, "argv": list(argv), "versions": versions, "scores": dict(scores)}
 
     def finished(self) -> AdapterFolder | None:
         """Return the folder that this very plan made earlier, if it is there.
@@ -178,88 +173,116 @@ class MergePlan:
         """
         return finished(self.options.out, self.recipe())
 
-    def sites(self, advance: Advance, names: Container[str] | None = None) -> Iterator[tuple[str, Factor | Tensor]]:
+    def sites(self, advance: Advance, names: Container[str] | None = None) -> Iterator[Merged]:
         """Compute the merge one site at a time, at all sites or at those named, and tell the advance."""
-        read = None
-        if "base" in self.merge.needs and self.reference is not None:
-            checkpoint, shapes, transposed = Checkpoint(self.reference.path), self.shapes, self.transposed
-            read = lambda site: checkpoint.weight(site, shapes[site], transposed).float()  # noqa: E731
-        states = [_by_site(member) for member in self.members] if set(self.merge.needs) - {"base"} else ()
-        deltas = [{site: d for site, d in deltas.items() if names is None or site in names} for deltas in self.deltas]
-        for merged in merge_sites(self.merge, deltas, self.weights, seed=self.options.seed, base=read, states=states):
+        for merged in self.merger.sites(names):
             yield merged
             advance(1, "")
 
 
-def plan_merge(members: Sequence[AdapterFolder], options: MergeOptions) -> MergePlan:
-    """Bind the strategy and check that the adapters fit together.
+def plan_merge(
+    members: Sequence[AdapterFolder], options: MergeOptions, *, progress: Progress | None = None
+) -> MergePlan:
+    """Bind the strategy and check that the adapters fit together, and to their base model where it is here.
+
+    Args:
+        members: The adapters, at least one.
+        options: How.
+        progress: Told where the adapters' own word leads to the Hub.
 
     Raises:
         CloraError: Whatever is missing, damaged, wrong or does not fit together.
     """
+    from clora_cli.transforming.whole_model import check_model
+
     plugin = registry.load("merges", options.strategy)
     merge = plugin(**registry.bind(plugin, options.strategy, options.strategy_options))
     if options.weights and len(options.weights) != len(members):
         raise OptionError(f"--weights gives {len(options.weights)} weights for {len(members)} adapters")
     needs_model = options.into_model or "base" in merge.needs
-    reference = find_model(options.model or base_name(members)) if needs_model or options.model else None
-    plan = MergePlan(options, merge, members, reference)
-    _check_shapes(plan)
+    reference = find_base(members, options.model, progress=progress) if needs_model or options.model else None
     _check_names(members, reference)
-    if merge.linear:
-        merge.coefficients(plan.weights)
-    return plan
+    merger = Merger(
+        merge=merge,
+        members=members,
+        weights=options.weights,
+        rank=None if options.dense or options.into_model else options.rank,
+        seed=options.seed,
+        layers=_layers(members, reference),
+    )
+    merger.check()
+    if options.into_model:
+        check_model(merger)
+    return MergePlan(options, merger, reference)
 
 
 def merge_adapters(
-    plan: MergePlan, *, force: bool = False, argv: Sequence[str] = (), progress: Progress | None = None
+    plan: MergePlan,
+    *,
+    force: bool = False,
+    argv: Sequence[str] = (),
+    progress: Progress | None = None,
+    patience: Patience = NO_PATIENCE,
+    package: Path | None = None,
 ) -> tuple[Path, Mapping[str, Any], bool]:
     """Carry out a plan.
 
+    Args:
+        plan: From ``plan_merge``.
+        force: Replace another merge at its place.
+        argv: The command line, for the manifest.
+        progress: Who to tell.
+        patience: What to do if another process writes there.
+        package: The package that was read as a whole, if the result becomes a member of it.
+
     Returns:
-        The folder, its record (``energy`` where the rank was cut), and whether it was made now (False: it was there).
+        The folder, its record (``energy`` where the rank was cut, ``left_out`` of a whole model), and whether it was made now
+        (False: it was there).
 
     Raises:
         CloraError: If the result cannot be written; what was there stays.
     """
-    from clora_cli.transforming.outputs import write_factors, write_merged, write_model
+    from clora_cli.transforming.outputs import write_factors, write_merged
+    from clora_cli.transforming.whole_model import write_model
 
-    if plan.form != "model":
-        check_place(plan.options.out)
-    if plan.form != "model" and not force and (there := plan.finished()) is not None:
-        return there.path, there.manifest.get("scores", {}), False
-    with (progress or Silent()).track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
-        write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
-        return plan.options.out, write(plan, advance, argv), True
-
-
-def _by_site(member: AdapterFolder) -> dict[str, dict[str, Tensor]]:
-    # In state.safetensors, what a method keeps for a site is named '<what>/<site>'.
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in member.state().items():
-        what, slash, site = key.partition("/")
-        if slash:
-            found.setdefault(site, {})[what] = tensor
-    return found
+    out, progress = plan.options.out, progress or Silent()
+    if (there := _there(plan, force)) is not None:
+        return there
+    with writing_alone(out, package, plan.members, patience=patience, progress=progress):
+        if (there := _there(plan, force)) is not None:  # another process has made it meanwhile
+            return there
+        with progress.track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
+            write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
+            scores = write(plan, advance, argv)
+    if left := scores.get("left_out"):
+        progress.note(f"note: left out of {out}, being neither merged weights nor settings: {', '.join(left)}")
+    return out, scores, True
 
 
-def _check_shapes(plan: MergePlan) -> None:
-    for member, deltas in zip(plan.members, plan.deltas, strict=True):
-        for site, delta in deltas.items():
-            if tuple(delta.shape) != plan.shapes[site]:
-                raise MismatchError(
-                    f"layer '{site}' is {tuple(delta.shape)} in {member.path} and {plan.shapes[site]} in another adapter; "
-                    "give adapters of one base model"
-                )
-            if not _finite(delta):
-                raise ArtifactError(
-                    f"adapter {member.path} is damaged: not all numbers at '{site}' are finite; make it again"
-                )
+def _there(plan: MergePlan, force: bool) -> tuple[Path, Mapping[str, Any], bool] | None:
+    """Return what an equal plan made, if it is there, and refuse what another did."""
+    if plan.form == "model":
+        return None
+    check_place(plan.options.out)
+    there = None if force else plan.finished()
+    return None if there is None else (there.path, there.manifest.get("scores", {}), False)
 
 
-def _finite(delta: Factor | Tensor) -> bool:
-    tensors = (delta.a, delta.b) if isinstance(delta, Factor) else (delta,)
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+def _layers(members: Sequence[AdapterFolder], reference: ModelReference | None) -> BaseLayers | None:
+    """Return what the adapters' sites can be compared with; None if the base model is not here."""
+    there = reference or base_at_hand(members)
+    layers = BaseLayers(there, transposed=_transposed(members)) if there else None
+    if layers and reference is None:
+        try:
+            layers.fitted(members)
+        except ArtifactError:  # nobody asked for a comparison, and this model cannot be compared with
+            return None
+    return layers
+
+
+def _transposed(members: Sequence[AdapterFolder]) -> bool:
+    configs = [member.config or member.manifest["lora"] for member in members]
+    return any(bool(config.get("fan_in_fan_out")) for config in configs)
 
 
 def _check_names(members: Sequence[AdapterFolder], reference: ModelReference | None) -> None:
@@ -269,7 +292,7 @@ def _check_names(members: Sequence[AdapterFolder], reference: ModelReference | N
             check_base(member.base, reference, member.path)
     named = [member for member in members if member.base.get("id")]
     for member in named[1:]:
-        same = member.base.get("fingerprint") is not None and "fingerprint" in named[0].base
+        same = "fingerprint" in member.base and same_base(member.base, named[0].base)
         if reference is None and not same and member.base["id"] != named[0].base["id"]:
             raise MismatchError(
                 f"{named[0].path} stands on '{named[0].base['id']}' and {member.path} on '{member.base['id']}'; "

@@ -1,9 +1,7 @@
-"""What a merge is written as: factors, dense deltas, or a whole model (layer L3)."""
+"""What a merge is written as: factors or dense deltas (layer L3)."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.adapter_folder import write_adapter, write_dense
-from clora_cli.base_model import Checkpoint, oriented
 from clora_cli.card import merge_card
-from clora_cli.errors import MismatchError, OptionError
-from clora_cli.files import new_folder, to_json
-from clora_cli.lora import Factor, factor_keys, recompress, scaling_at, truncate
-from clora_cli.tensors import save_tensors
+from clora_cli.lora import Factor, factor_keys, scaling_at
 
 if TYPE_CHECKING:
     from clora_cli.progress import Advance
     from clora_cli.transforming.merging import MergePlan
 
-__all__ = ["write_factors", "write_merged", "write_model"]
+__all__ = ["write_factors", "write_merged"]
 
 
 def write_factors(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapping[str, Any]:
@@ -35,20 +29,16 @@ def write_factors(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Map
     """
     factors: dict[str, Factor] = {}
     energies: dict[str, tuple[float, float]] = {}
-    for site, delta in plan.sites(advance):
-        if not plan.rank:
-            factors[site] = delta  # type: ignore[assignment]  # a linear merge of factors gives factors
-            continue
-        cut = (
-            recompress(delta, plan.rank) if isinstance(delta, Factor) else truncate(delta, plan.rank, plan.options.seed)
-        )
-        factors[site], *energy = cut
-        energies[site] = (energy[0], energy[1])
+    for merged in plan.sites(advance):
+        factors[merged.site] = merged.delta  # type: ignore[assignment]  # a linear merge of factors, or a cut one, gives factors
+        if merged.energy is not None:
+            energies[merged.site] = merged.energy
     rank = max(factor.rank for factor in factors.values())
     own = _own_scale(plan, factors, rank)
+    embeddings = {site for member in plan.members for site in member.embeddings}
     tensors: dict[str, Tensor] = {}
     for site, factor in factors.items():
-        key_a, key_b = factor_keys(site)
+        key_a, key_b = factor_keys(site, site in embeddings)
         missing = rank - factor.rank
         tensors[key_a] = functional.pad(factor.a.float(), (0, 0, 0, missing))
         tensors[key_b] = functional.pad(factor.b.float() * (1.0 if own else factor.scaling), (0, missing))
@@ -61,44 +51,10 @@ def write_factors(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Map
 
 def write_merged(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapping[str, Any]:
     """Write dense deltas, one site after another."""
-    deltas = ((site, delta.delta() if isinstance(delta, Factor) else delta) for site, delta in plan.sites(advance))
+    found = plan.sites(advance)
+    deltas = ((one.site, one.delta.delta() if isinstance(one.delta, Factor) else one.delta) for one in found)
     manifest, dtype = plan.manifest(argv, {}), getattr(torch, plan.options.dtype)
     write_dense(plan.options.out, plan.shapes, dtype, deltas, manifest, {"README.md": merge_card(manifest)})
-    return {}
-
-
-def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapping[str, Any]:
-    """Write the base model with the merge added to its weights, shard by shard; every other tensor and file is copied.
-
-    Sums are made in float32 and rounded once to the type that the weight is stored in.
-
-    Raises:
-        OptionError: If the folder is there already.
-    """
-    from safetensors.torch import load_file
-
-    out, reference = plan.options.out, plan.reference
-    if out.exists():
-        raise OptionError(f"{out} exists; choose another --into-model")
-    if reference is None:
-        raise OptionError("--into-model needs the base model; pass --model")
-    checkpoint = Checkpoint(reference.path)
-    keys = {checkpoint.key_of(site): site for site in plan.shapes}
-    if len(keys) < len(plan.shapes):
-        raise MismatchError(f"two sites of the adapters are one weight of base model '{reference.id}'")
-    with new_folder(out) as folder:
-        for file, names in checkpoint.files.items():
-            sites = {keys[name]: name for name in names if name in keys}
-            tensors = load_file(file)
-            for site, delta in plan.sites(advance, sites):
-                weight = oriented(tensors[sites[site]], plan.shapes[site], plan.transposed, sites[site])
-                weight.copy_(weight.float() + (delta.delta() if isinstance(delta, Factor) else delta))
-            save_tensors(folder / file.name, tensors)
-        for other in sorted(reference.path.iterdir()):
-            if other.is_file() and other.suffix in {".json", ".model", ".txt", ".jinja"}:
-                shutil.copyfile(other, folder / other.name)
-        record = {**plan.manifest(argv, {}), "schema": "clora.model/1"}
-        (folder / "clora.json").write_text(to_json(record), encoding="utf-8")
     return {}
 
 
@@ -120,13 +76,9 @@ def _own_scale(plan: MergePlan, factors: Mapping[str, Factor], rank: int) -> dic
 
 def _config(plan: MergePlan, rank: int) -> dict[str, Any]:
     configs = [member.config for member in plan.members if member.config]
-    first = configs[0] if configs else {}
-    targets = [json.dumps(config.get("target_modules"), sort_keys=True) for config in configs]
-    everywhere = all(len(deltas) == len(plan.shapes) for deltas in plan.deltas)
-    named = first.get("target_modules") if len(set(targets)) == 1 and everywhere else None
     return {
         "peft_type": "LORA",
-        "task_type": first.get("task_type"),
+        "task_type": next((config["task_type"] for config in configs if config.get("task_type")), None),
         "base_model_name_or_path": plan.base.get("id"),
         "revision": plan.base.get("revision"),
         "inference_mode": True,
@@ -135,6 +87,6 @@ def _config(plan: MergePlan, rank: int) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": plan.transposed,
-        # Endings could name layers of the model that no adapter changes: then every site is named in full.
-        "target_modules": named or list(plan.shapes),
+        # Endings, patterns and numbers of layers may name others too, and adapters need not agree on them.
+        "target_modules": list(plan.shapes),
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.adapter_tensors import names_in
+from clora_cli.base_model import same_base
 from clora_cli.distribution import COMPARABLE, POOLS, SOURCES, TEXTS, read_distribution
 from clora_cli.errors import ArtifactError, MismatchError
 from clora_cli.lora import config_problem
@@ -69,7 +70,7 @@ def check_bases(members: Sequence[AdapterFolder]) -> None:
     first, known = next(((m, b) for m, b in bases if "fingerprint" in b), bases[0])
     for member, base in bases:
         key = "fingerprint" if "fingerprint" in base and "fingerprint" in known else "id"
-        if base.get(key) == known.get(key) or base.get(key) is None:
+        if base.get(key) == known.get(key) or base.get(key) is None or (key != "id" and same_base(base, known)):
             continue
         mend = "give adapters of one base model"
         if key == "id":
@@ -211,11 +212,11 @@ def _check_plain(member: AdapterFolder) -> None:
 
 
 def _check_same_model(found: Mapping[AdapterFolder, Routable], usual: Mapping[str, str]) -> None:
-    first = next(iter(found.values())).record["base_model"].get("fingerprint")
-    expected = next((member.base["fingerprint"] for member in found if "fingerprint" in member.base), first)
+    first = next(iter(found.values())).record["base_model"]
+    expected = next((member.base for member in found if "fingerprint" in member.base), first)
     for member, one in found.items():
         taken = one.record["base_model"]
-        if taken.get("fingerprint") != expected:
+        if not same_base(taken, expected):
             model = str(member.base.get("id"))
             raise MismatchError(
                 f"the distribution of {member.path} comes from base model {_called(taken)}, its adapter stands on "

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -18,13 +18,17 @@ from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
 from clora_cli.data import Example, Rows, load_task, uses_chat
 from clora_cli.distribution import Distribution
-from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
+from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError, ReplacedError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
+from clora_cli.locks import NO_PATIENCE, Patience, locked
+from clora_cli.meeting import agree, together
 from clora_cli.nano.tasks import ORDER
+from clora_cli.package import marks
 from clora_cli.places import Places, places_of
 from clora_cli.privacy import Ball, noise_multiplier, release
-from clora_cli.processes import is_main_process, processes, together
+from clora_cli.processes import is_main_process
 from clora_cli.progress import Progress, Silent
+from clora_cli.spots import inside
 from clora_cli.statistics import Moments
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State
 
@@ -49,7 +53,9 @@ class FeatureResult:
     distribution: Distribution
 
 
-def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[FeatureResult]:
+def take_features(
+    plan: FeaturePlan, progress: Progress | None = None, *, patience: Patience = NO_PATIENCE
+) -> list[FeatureResult]:
     """Carry out a plan, with one load of the base model; several processes share each pass out.
 
     Each file is written as soon as it is complete, by the first process alone.
@@ -57,22 +63,25 @@ def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[F
     Args:
         plan: From ``plan_features``.
         progress: Who to tell.
+        patience: What to do if another process writes to one of the adapters.
 
     Returns:
         One result for each of the plan's jobs, in their order.
 
     Raises:
         CloraError: If an adapter does not fit the model, or a file cannot be written; what was there stays.
+        MismatchError: If one of several processes would do something else than the first one.
         InterruptedRunError: After Ctrl-C; the files that are complete stay.
     """
     progress = progress or Silent()
+    agree(lambda: _facts(plan))
     results = {job: FeatureResult(job.member, job.state, job.before or Distribution({})) for job in plan.jobs}
     todo = [job for job in plan.jobs if job.state != "up to date"]
     written = 0
     try:
         if todo:
             _warn(plan, todo, progress)
-            with together(pick_device(plan.options.device)):
+            with _alone(todo, patience, progress), together(pick_device(plan.options.device)):
                 for job, distribution in _taken(plan, todo, progress):
                     results[job] = FeatureResult(job.member, job.state, distribution)
                     written += 1
@@ -81,6 +90,34 @@ def take_features(plan: FeaturePlan, progress: Progress | None = None) -> list[F
             f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again"
         ) from None
     return [results[job] for job in plan.jobs]
+
+
+@contextlib.contextmanager
+def _alone(todo: Sequence[FeatureJob], patience: Patience, progress: Progress) -> Iterator[None]:
+    """Keep other writers off the adapters; the first process does that for all."""
+    if not is_main_process():
+        yield
+        return
+    with locked([inside(job.member.path) for job in todo], patience=patience, progress=progress):
+        if odd := next((job for job in todo if job.outdated), None):
+            raise ReplacedError(f"{odd.member.path} changed after it was read; try again")
+        yield
+
+
+def _facts(plan: FeaturePlan) -> dict[str, Any]:
+    """Return what all processes must find alike; names of models and data may be paths, which differ from disk to disk."""
+    chosen = {name: value for name, value in asdict(plan.options).items() if name not in {"model", "data", "device"}}
+    jobs = [
+        {"state": job.state, "data": [(one.task.fingerprint, len(one.examples)) for one in job.rows]}
+        for job in plan.jobs
+    ]
+    return {
+        **chosen,
+        "base_model": plan.reference.fingerprint,
+        "device": pick_device(plan.options.device).type,
+        "package": marks(job.member for job in plan.jobs),
+        "jobs": {f"{job.member.task}": fact for job, fact in zip(plan.jobs, jobs, strict=True)},
+    }
 
 
 def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
@@ -135,8 +172,8 @@ def _moments(
     bank.activate([job.member.on(bank.places).deltas()] if options.source == "adapted" else [])
     change = {"change": lambda site, vectors: balls[site].clipped(vectors)} if balls else {}
     with progress.track(f"stat-features {job.member.task}", len(ids)) as advance:
-        done = _shared(lambda rows: advance(rows, ""), len(ids))
-        reading: dict[str, Any] = {"pool": options.pool, "batch_size": options.batch_size, "done": done}
+        reading: dict[str, Any] = {"pool": options.pool, "batch_size": options.batch_size}
+        reading["done"] = lambda rows: advance(rows, "")
         found = collect_moments(backbone, ids, sites, second=options.second_moment, **change, **reading)
     bank.clear()
     if odd := next((site for site, one in found.items() if not one.mean.isfinite().all()), None):
@@ -237,16 +274,3 @@ def _warn(plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress) -> 
                 else "the new one is exact and promises nothing"
             )
             progress.warn(f"{job.member.features} was a private release with epsilon {spent['epsilon']:g}; {so}")
-
-
-def _shared(advance: Any, total: int) -> Any:
-    """Return what turns this process's own rows into those of all processes, whose number it does not exceed."""
-    told = 0
-
-    def done(rows: int) -> None:
-        nonlocal told
-        step = min(rows * processes(), total - told)
-        told += step
-        advance(step)
-
-    return done

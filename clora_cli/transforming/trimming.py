@@ -18,11 +18,14 @@ from clora_cli.adapter_folder import STATE, WEIGHTS, AdapterFolder, check_place,
 from clora_cli.distribution import FEATURES
 from clora_cli.errors import ArtifactError, OptionError
 from clora_cli.files import new_folder, sha256, to_json
+from clora_cli.locks import NO_PATIENCE, Patience
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.manifest import MANIFEST, SCHEMA
 from clora_cli.progress import Progress, Silent
+from clora_cli.steady import unchanged
 from clora_cli.subspace import mask_key, pack, read_masks
 from clora_cli.tensors import save_tensors
+from clora_cli.transforming.alone import writing_alone
 from clora_cli.transforming.cuts import Cut, pulls, side_of
 from clora_cli.transforming.member import check_apart, copy_file, files_of
 from clora_cli.transforming.routable import check_bases
@@ -156,9 +159,10 @@ class TrimPlan:
                 tensors[key] = value
                 if (mask := self.masks.get((side, site))) is not None:
                     tensors[key], state[mask_key(site, side)] = value.masked_fill(~mask, 0), pack(mask)
-        for name, file in files_of(self.member.path).items():
-            if name not in {WEIGHTS, STATE, MANIFEST} and file.suffix not in _STALE:
-                copy_file(file, folder / name)
+        with unchanged(self.member.path, self.member.seen):
+            for name, file in files_of(self.member.path).items():
+                if name not in {WEIGHTS, STATE, MANIFEST} and file.suffix not in _STALE:
+                    copy_file(file, folder / name)
         save_tensors(folder / WEIGHTS, tensors)
         save_tensors(folder / STATE, state)
         if (card := folder / _CARD).exists():
@@ -226,13 +230,22 @@ def plan_trim(
     return plan
 
 
-def trim_adapter(plan: TrimPlan, *, force: bool = False, progress: Progress | None = None) -> tuple[Path, bool]:
+def trim_adapter(
+    plan: TrimPlan,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    patience: Patience = NO_PATIENCE,
+    package: Path | None = None,
+) -> tuple[Path, bool]:
     """Carry out a plan.
 
     Args:
         plan: From ``plan_trim``.
         force: Replace another adapter at its place.
         progress: Told if the folder was there and has another feature distribution.
+        patience: What to do if another process writes there.
+        package: The package that was read as a whole, if the result becomes a member of it.
 
     Returns:
         The folder, and whether it was made now (False: it was there).
@@ -240,18 +253,30 @@ def trim_adapter(plan: TrimPlan, *, force: bool = False, progress: Progress | No
     Raises:
         CloraError: If something else is at its place, or it cannot be written; what was there stays.
     """
-    out = plan.options.out
+    out, progress = plan.options.out, progress or Silent()
     check_place(out)
-    if not force and (there := finished(out, plan.manifest())) is not None:
-        if not plan.member.manifest and (name := _difference(plan)):
-            raise OptionError(
-                f"{out} exists and is not this trim ({name} differs); pass --force to replace it or --out to keep it"
-            )
-        _compare_features(plan.member, there, progress or Silent())
+    if not force and _is_there(plan, progress):
         return out, False
-    with new_folder(out) as folder:
-        plan.write(folder)
+    with writing_alone(out, package, [plan.member, *plan.reference], patience=patience, progress=progress):
+        if not force and _is_there(plan, progress):  # another process has made it meanwhile
+            return out, False
+        with new_folder(out) as folder:
+            plan.write(folder)
     return out, True
+
+
+def _is_there(plan: TrimPlan, progress: Progress) -> bool:
+    """Tell whether an equal plan made what is there, and refuse what another did."""
+    out = plan.options.out
+    there = finished(out, plan.manifest())
+    if there is None:
+        return False
+    if not plan.member.manifest and (name := _difference(plan)):
+        raise OptionError(
+            f"{out} exists and is not this trim ({name} differs); pass --force to replace it or --out to keep it"
+        )
+    _compare_features(plan.member, there, progress)
+    return True
 
 
 def _difference(plan: TrimPlan) -> str | None:

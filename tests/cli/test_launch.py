@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from routed import write_routable
 from safetensors.torch import load_file
+from support import contents, write_task
 
 SHORT = ("--max-steps", 3, "--batch-size", 4, "--rank", 2, "--alpha", 4, "--device", "cpu", "--method", "n-lora")
+CPU = ("--device", "cpu")
 
 
 @pytest.fixture
 def arguments(model_folder, tasks):
     return ("train-task", "--data", tasks["first"], "--model", model_folder("llama"), *SHORT)
+
+
+@pytest.fixture
+def apart(here, clora, arguments, monkeypatch):
+    """Two folders, as on machines without a common disk; the first one holds an adapter."""
+    folders = [here / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.chdir(folders[0])
+    assert clora(*arguments).code == 0
+    monkeypatch.chdir(here)
+    return folders
+
+
+@pytest.fixture
+def routable(here, backbone, tasks):
+    """A package of two adapters with distributions."""
+    names = [str(tasks[name]) for name in ("first", "second")]
+    return write_routable(here / "adapters", backbone("llama"), names, second="full")
 
 
 def largest_difference(one, other):
@@ -73,3 +97,154 @@ def test_an_interrupted_launch_keeps_a_checkpoint(arguments, here):
     assert err.count("\n") == 1
     step = int(err.split()[4])
     assert (here / f"adapters/.first.unfinished/checkpoint-{step}/trainer_state.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("turned", "words", "told"),
+    [
+        (False, ("--force",), "finished adapter "),
+        (True, (), "finished adapter none -> "),
+        (False, ("--method", "zero-shot", "--data", "second"), "stage 2 -> 1"),
+        (True, ("--data", "second", "--resume"), "parents"),
+    ],
+    ids=["force", "finished", "trains nothing", "one more parent"],
+)
+def test_processes_that_see_other_folders_end_together(ranks, arguments, apart, tasks, turned, words, told):
+    before = [contents(folder) for folder in apart]
+    words = [tasks.get(word, word) for word in words]
+    found = ranks(*arguments, *words, folders=apart[::-1] if turned else apart, agent=turned)
+    assert found.codes == [4, 4]
+    assert found.line.startswith("error: rank 1 found other things than rank 0 (")
+    assert told in found.line
+    assert [contents(folder) for folder in apart] == before
+
+
+def test_an_unfinished_run_that_one_process_sees_is_not_continued(ranks, arguments, here):
+    folders = [here / name for name in ("one", "two")]
+    work = folders[0] / "adapters" / ".first.unfinished"
+    (work / "checkpoint-2").mkdir(parents=True)
+    folders[1].mkdir()
+    for name in ("plan.json", "checkpoint-2/trainer_state.json"):
+        (work / name).write_text("{}")
+    for seen, told in ((folders, " -> none, unfinished run there -> none"), (folders[::-1], "none -> checkpoint-2/")):
+        found = ranks(*arguments, "--resume", folders=seen)
+        assert found.codes == [4, 4]
+        assert told in found.line
+
+
+def test_processes_that_have_other_data_or_options_end_together(ranks, arguments, here):
+    folders = [write_task(here / name / "data", seed).parent for seed, name in enumerate(("one", "two"))]
+    found = ranks(*arguments, "--data", "data", folders=folders)
+    assert (found.codes, found.line.count("data.fingerprint")) == ([4, 4], 1)
+    settings = [{}, {"CLORA_TRAIN_TASK_LR": "0.5"}]
+    found = ranks(*arguments, folders=[here, here], environment=settings)
+    assert (found.codes, "(training.lr 0.0003 -> 0.5)" in found.line) == ([4, 4], True)
+    assert [path.name for path in here.rglob("adapters")] == []
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_process_that_fails_while_it_plans_ends_all(ranks, arguments, here, odd, late):
+    """Whoever fails, and whoever comes first."""
+    wrong = [("--data", "mnil"), ("--dato", "x")][late]
+    found = ranks(
+        *arguments,
+        also=[wrong if rank == odd else () for rank in range(2)],
+        late=[2 * (rank == late) for rank in range(2)],
+        folders=[here, here],
+        agent=odd == 0,
+    )
+    assert found.codes == [3, 3] if late == 0 else [2, 2]
+    assert wrong[1 - late] in found.line
+    assert list(here.iterdir()) == []
+
+
+def test_a_process_that_fails_once_all_have_agreed_ends_all(ranks, arguments, here, model_folder):
+    for name in ("one", "two"):
+        shutil.copytree(model_folder("llama"), here / name / "model")
+    (here / "two" / "model" / "tokenizer.json").write_text("{")
+    words = ("--model", "model", "--method", "seq-lora")
+    found = ranks(*arguments, *words, folders=[here / "one", here / "two"])
+    assert found.codes == [3, 3]
+    assert "base model model cannot be loaded" in found.line
+
+
+def test_each_process_may_have_a_disk_of_its_own(ranks, arguments, here):
+    folders = [here / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    found = ranks(*arguments, "--save-steps", 1, folders=folders)
+    assert (found.codes, found.out) == ([0, 0], ["adapters/first  (trained, stage 1)\n", ""])
+    assert [path.name for path in folders[1].glob("adapters/*")] == []
+    found = ranks(*arguments, folders=folders)
+    assert (found.codes, "finished adapter" in found.line) == ([4, 4], True)
+
+
+def test_what_one_process_does_the_others_wait_for(ranks, routable, here):
+    found = ranks("merge", "adapters", "-q", folders=[here, here])
+    assert (found.codes, found.out, found.err) == ([0, 0], ["merged\n", ""], ["", ""])
+    found = ranks("trim", "none", "--by", "knee", folders=[here, here], agent=True)
+    assert (found.codes, "adapter folder none does not exist" in found.line) == ([3, 3], True)
+
+
+ROWS = [{"text": f"the boat was {number}", "id": number, "task": "first"} for number in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(2, ("-b", 2, "--per-site", "--confusion", "c.json")), (3, ("-b", 5, "--abstain", 0.3, "--calibrate", "first"))],
+    ids=["uneven", "one has nothing"],
+)
+def test_several_processes_route_as_one_does(ranks, clora, routable, here, monkeypatch, tasks, size, words):
+    (here / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    command = ("route", "adapters", *CPU, *(tasks.get(word, word) for word in words))
+    alone = clora(*command, "--data", "rows.jsonl")
+    written = contents(here)
+    found = ranks(*command, folders=[here] * size, stdin=(here / "rows.jsonl").read_text())
+    assert (found.codes, found.out) == ([0] * size, [alone.out, *[""] * (size - 1)])
+    assert "".join(found.err) == alone.err
+    assert contents(here) == written
+
+
+def test_a_bad_row_ends_all_after_the_rows_before_it(ranks, routable, here):
+    lines = [json.dumps(row) for row in ROWS[:5]]
+    found = ranks("route", "adapters", *CPU, "-b", 1, "-q", folders=[here] * 2, stdin="\n".join([*lines, "{"]))
+    assert (found.codes, found.out[0].count("\n"), found.out[1]) == ([3, 3], 5, "")
+    assert "".join(found.err).startswith("error: standard input, line 6: not valid JSON")
+    assert "".join(found.err).count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("agent", "words"),
+    [
+        (True, ("-b", 4, "--combine", "route", "--matrix")),
+        (False, ("-b", 50, "--score", "labels", "--fail-under", 101)),
+    ],
+    ids=["uneven", "one has nothing"],
+)
+def test_several_processes_score_as_one_does(ranks, clora, routable, tasks, here, agent, words):
+    command = ("eval", "adapters", *CPU, "--data", tasks["first"], "--json", "--out", "scores.json", *words)
+    alone = clora(*command)
+    scores = (here / "scores.json").read_bytes()
+    (here / "scores.json").unlink()
+    found = ranks(*command, folders=[here] * 2, agent=agent)
+    assert (found.codes, found.out) == ([alone.code] * 2, [alone.out, ""])
+    assert "".join(found.err) == alone.err
+    assert (here / "scores.json").read_bytes() == scores
+
+
+def test_the_number_of_processes_is_an_option(process, clora, routable, here):
+    (here / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    command = ("route", "adapters", *CPU, "-b", 2, "--data", "rows.jsonl")
+    found = process("-m", "clora_cli", *command, "--nproc", 2)
+    alone = clora(*command)
+    assert (found.code, found.out, found.err) == (alone.code, alone.out, alone.err)
+    assert clora("eval", "adapters", "--nproc", 0).code == clora(*command, "--nproc", 0).code == 2
+
+
+def test_a_process_that_is_killed_ends_all_with_one_line(ranks, arguments, here):
+    """The one that is left has the training's own connection to tell it."""
+    begun = "adapters/.first.unfinished/checkpoint-*/trainer_state.json"
+    found = ranks(*arguments, "--max-steps", 100000, "--save-steps", 2, folders=[here] * 2, agent=True, kill=(1, begun))
+    assert found.codes == [1, -signal.SIGKILL]
+    assert "another process of this launch has gone" in found.line

@@ -272,7 +272,7 @@ def test_workers_share_the_gpus_out(monkeypatch):
     from clora_cli.cli.run import _devices
 
     def units(**train):
-        return [SimpleNamespace(entry=SimpleNamespace(train=train))]
+        return [SimpleNamespace(entry=SimpleNamespace(train=train, features=None, eval={}))]
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert _devices(units()) == ["2", "5"]

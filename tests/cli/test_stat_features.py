@@ -8,7 +8,6 @@ import sys
 import time
 
 import pytest
-import torch
 from peft import LoraConfig, get_peft_model
 from support import contents
 
@@ -149,23 +148,16 @@ def test_a_damaged_file_is_told_and_replaced_by_force(clora, package):
     assert (package / "first" / FEATURES).read_bytes() == whole
 
 
-def test_two_processes_take_the_statistics_that_one_takes(process, clora, package, here):
-    chosen = ("--second-moment", "diag", "-b", 5, *ON_CPU)
-    assert clora("stat-features", "adapters", *chosen).code == 0
-    one = {task: features(package, task) for task in ("first", "second")}
-    for task in one:
+@pytest.mark.parametrize("chosen", [("--second-moment", "full", "-b", 5), ("-b", 50)], ids=["uneven", "one-batch"])
+def test_two_processes_write_the_bytes_that_one_writes(ranks, clora, package, here, chosen):
+    command = ("stat-features", "adapters", *chosen, *ON_CPU)
+    alone = clora(*command)
+    one = contents(package)
+    for task in ("first", "second"):
         (package / task / FEATURES).unlink()
-    result = process("-m", "clora_cli", "stat-features", "adapters", *chosen, "--nproc", 2)
-    assert (result.code, result.out.count("\n"), result.err.count("\n")) == (0, 2, 2)
-    for task, expected in one.items():
-        found = features(package, task)
-        assert {k: v for k, v in found.record.items() if k != "sha256"} == {
-            k: v for k, v in expected.record.items() if k != "sha256"
-        }
-        for site, moments in expected.sites.items():
-            assert found.sites[site].count == moments.count == 24
-            assert torch.allclose(found.sites[site].mean, moments.mean, rtol=1e-9, atol=1e-12)
-            assert torch.allclose(found.sites[site].scatter, moments.scatter, rtol=1e-9, atol=1e-12)
+    two = ranks(*command, folders=[here, here])
+    assert (two.codes, two.out, two.err) == ([0, 0], [alone.out, ""], [alone.err, ""])
+    assert contents(package) == one
 
 
 def test_ctrl_c_ends_in_one_line_with_what_is_complete(package, here):

@@ -202,3 +202,29 @@ def test_only_rank_0_speaks(train, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     result = train("--method", "none")
     assert (result.code, result.out, result.err) == (2, "", "")
+
+
+def test_every_answer_of_a_conversation_can_be_learned(train, clora, here):
+    turns = [{"role": role, "content": f"{role} %"} for role in ("user", "assistant", "user", "assistant")]
+    rows = [json.dumps({"messages": turns}).replace("%", str(number)) for number in range(20)]
+    (here / "talk.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    talk = ("--data", "talk.jsonl", "-q")
+    assert train(*talk, data=None).code == 0
+    last = json.loads((here / "adapters" / "talk" / "clora.json").read_text(encoding="utf-8"))
+    assert "learn" not in last["training"] and last["data"]["train_rows"] == 16
+    assert train(*talk, "--learn", "all", "-p", "all", data=None).code == 0
+    every = json.loads((here / "all" / "talk" / "clora.json").read_text(encoding="utf-8"))
+    assert every["training"]["learn"] == "all" and every["data"]["train_rows"] == 32
+    assert every["data"]["fingerprint"] == last["data"]["fingerprint"]
+    result = train(*talk, "--learn", "each", data=None)
+    assert result.code == 2 and "choose one of last, all" in one_line(result)
+
+
+def test_calls_of_tools_are_refused_where_the_model_cannot_write_them(train, here):
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": "{}"}}]}
+    turns = [{"role": "user", "content": "%"}, call, {"role": "tool", "content": "sun"}]
+    rows = [{"messages": [*turns, {"role": "assistant", "content": "sunny"}]}] * 20
+    text = "\n".join(json.dumps(row).replace("%", str(number)) for number, row in enumerate(rows))
+    (here / "tools.jsonl").write_text(text, encoding="utf-8")
+    result = train("--data", "tools.jsonl", data=None)
+    assert result.code == 3 and "they use tools (weather)" in one_line(result)

@@ -183,7 +183,7 @@ def test_half_a_surrogate_pair_is_replaced(folder: Path) -> None:
     ("text,label\na,b,c\n", "line 2: 3 fields where the header has 2"),
     ("text,label\na\n", "line 2: 1 fields where the header has 2"),
     ("text,label,text\na,b,c\n", "column 'text' occurs more than once"),
-    ('text,label\n"a,b\n', "not valid CSV"),
+    ('text,label\n"a\nb\n', "not valid CSV: line 2 opens a quote"),
     ("text,label\n", "no rows"),
 ])  # fmt: skip
 def test_csv_that_is_torn(folder: Path, content: str, expected: str) -> None:

@@ -92,8 +92,9 @@ def test_any_data_set_by_its_id(folder: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_no_usable_split(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    serve(monkeypatch, {"extra": datasets.Dataset.from_dict({"prompt": ["q"]})})
-    with pytest.raises(DataError, match="no train, validation or test split"):
+    rows = datasets.Dataset.from_dict({"prompt": ["q"]})
+    serve(monkeypatch, {"extra": rows, "more": rows})
+    with pytest.raises(DataError, match="none of its splits is train, validation or test: extra, more"):
         load_task("owner/name")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clora_cli.data import list_tasks, load_task
+from clora_cli.data.known import KNOWN
 from clora_cli.errors import DataError, UnknownNameError
 
 NI = {
@@ -145,6 +146,26 @@ def test_a_name_that_is_nowhere_fails_with_the_places(folder: Path, name: str, e
         load_task(name)
     message = str(caught.value)
     assert expected in message and "bundled" in message and "CLORA_DATA (not set)" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(("name", "stand_in"), [
+    ("mnli", "inference"), ("cb", "inference"), ("qqp", "paraphrase"), ("amazon", "sentiment-stars"), ("boolq", "yes-no"),
+    ("imdb", "sentiment-binary"), ("agnews", "topics-news"), ("task875", "sentiment-binary"), ("copa", "inference"),
+])  # fmt: skip
+def test_a_known_task_without_data_names_what_works_next(folder: Path, name: str, stand_in: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load_task(name)
+    message = str(caught.value)
+    assert f"try --data {stand_in}, a bundled task of its kind, or set CLORA_DATA to a folder" in message
+    assert "\n" not in message and load_task(stand_in).source == "bundled"
+    known = KNOWN[name]
+    assert known.hub is None or f"go online without HF_HUB_OFFLINE for the Hub's {known.hub.repo}" in message
+
+
+def test_a_path_named_like_a_bundled_task_is_told(folder: Path) -> None:
+    benchmark(folder / "inference", ["a", "b"])
+    assert "the path of that name here is --data ./inference" in load_task("inference").notes[-1]
+    assert load_task("./inference").labels == ("a", "b")
 
 
 def test_a_root_that_is_no_folder_is_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

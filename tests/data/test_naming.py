@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 
 import pytest
 
-from clora_cli.data import as_trained, load_task
-from clora_cli.data.naming import split_names
+from clora_cli.data import load_task, named_task
+from clora_cli.data.naming import NAMED, split_names
 from clora_cli.errors import DataError
 
 
@@ -59,10 +60,11 @@ def test_tasks_whose_prompts_had_no_names_say_so(tmp_path, monkeypatch):
         load_task("task1572+names")
 
 
-def test_an_adapters_own_task_is_spelled_as_it_was_trained():
-    named = {"data": {"name": "mnli", "template": "options-named"}}
-    plain = {"data": {"name": "cb", "template": "options"}}
-    assert as_trained("mnli", [plain, named]) == as_trained("NLI/MNLI", [named])[4:].lower() == "mnli+names"
-    assert as_trained("cb", [plain, named]) == "cb"
-    assert as_trained("mnli", [{}, {"data": {"name": "mnli"}}]) == "mnli"
-    assert as_trained("rows.csv", [named]) == "rows.csv"
+def test_a_task_trained_with_names_is_found_with_them_under_every_spelling(tmp_path):
+    class Member:
+        path = tmp_path
+        manifest = MappingProxyType({"data": {"name": "topics-news", "given": "topics-news+names", "columns": {}}})
+
+    for spelling in ("topics-news", "Topics_News"):
+        assert named_task(spelling, [Member()], "").template == NAMED
+    assert named_task("yes-no", [Member()], "").template == "options"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
-import time
 from functools import partial
 
 import pytest
@@ -15,9 +13,6 @@ from pretend import pretending
 
 from clora_cli.base_model import ModelReference
 from clora_cli.costs import COSTS, Cost, append_cost, read_costs
-from clora_cli.errors import CloraError
-from clora_cli.progress import Silent
-from clora_cli.recipes.locks import hold, locked
 from clora_cli.recipes.planning import UnitPlan, clean
 from clora_cli.recipes.running import carry_out
 from clora_cli.recipes.steps import script, units_of
@@ -111,34 +106,6 @@ def test_costs_survive_a_broken_line(tmp_path):
     lines = path.read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == ["train", "eval"]
     assert [one.step for one in read_costs(path)] == ["train", "eval"]
-
-
-def test_a_folder_is_one_process_s_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("clora_cli.recipes.locks._PATIENCE", 0.3)
-    folders = [tmp_path / "a", tmp_path / "b"]
-    with locked(folders, Silent()):
-        with pytest.raises(CloraError, match=rf"b is being worked on by process {os.getpid()}; wait"):
-            with locked([tmp_path / "b"], Silent()):
-                pass
-        with locked([tmp_path / "c"], Silent()):
-            pass
-    with locked(folders, Silent()):  # given back, though the files are there
-        pass
-
-
-def test_a_folder_waits_for_the_last_command_of_a_killed_run(tmp_path):
-    code = f"import time, pathlib; from clora_cli.recipes.locks import hold; hold(pathlib.Path({str(tmp_path)!r})); "
-    import subprocess
-
-    process = subprocess.Popen(
-        [sys.executable, "-c", code + "print(1, flush=True); time.sleep(1)"], stdout=subprocess.PIPE
-    )
-    process.stdout.readline()
-    began = time.monotonic()
-    with locked([tmp_path], Silent()):
-        assert time.monotonic() - began > 0.2
-        hold(tmp_path)  # its own commands are not kept out
-    process.communicate()
 
 
 def test_leftovers_of_a_killed_command_go(recipe):

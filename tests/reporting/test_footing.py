@@ -63,17 +63,17 @@ def test_one_protocol_says_nothing():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"rank": 128, "alpha": 512}, "rank 8 (o-lora, per-task), 128 (n-lora)"),
-        ({"alpha": 8}, "scaling 4 (o-lora, per-task), 1 (n-lora)"),
-        ({"lr": 0.0003}, "lr 0.001 (o-lora, per-task), 0.0003 (n-lora)"),
-        ({"epochs": 10}, "steps 14 (o-lora, per-task), 70 (n-lora)"),
-        ({"max_steps": 300}, "steps 14 (o-lora, per-task), 300 (n-lora)"),
-        ({"batch_size": 16}, "batch 16 (o-lora, per-task), 32 (n-lora)"),
-        ({"rows": 50}, "rows 100 (o-lora, per-task), 50 (n-lora)"),
-        ({"template": "options-named"}, "prompts options (o-lora, per-task), options-named (n-lora)"),
-        ({"fingerprint": "e"}, "data dfirst/dsecond (o-lora, per-task), efirst/esecond (n-lora)"),
-        ({"base": "f1"}, "base model f0 (o-lora, per-task), f1 (n-lora)"),
-        ({"dtype": "bfloat16"}, "dtype float32 (o-lora, per-task), bfloat16 (n-lora)"),
+        ({"rank": 128, "alpha": 512}, "rank: 8 (o-lora, per-task), 128 (n-lora)"),
+        ({"alpha": 8}, "scaling: 4 (o-lora, per-task), 1 (n-lora)"),
+        ({"lr": 0.0003}, "lr: 0.001 (o-lora, per-task), 0.0003 (n-lora)"),
+        ({"epochs": 10}, "steps: 14 (o-lora, per-task), 70 (n-lora)"),
+        ({"max_steps": 300}, "steps: 14 (o-lora, per-task), 300 (n-lora)"),
+        ({"batch_size": 16}, "batch: 16 (o-lora, per-task), 32 (n-lora)"),
+        ({"rows": 50}, "rows: 100 (o-lora, per-task), 50 (n-lora)"),
+        ({"template": "options-named"}, "prompts: options (o-lora, per-task), options-named (n-lora)"),
+        ({"fingerprint": "e"}, "data: dfirst/dsecond (o-lora, per-task), efirst/esecond (n-lora)"),
+        ({"base": "f1"}, "base model: f0 (o-lora, per-task), f1 (n-lora)"),
+        ({"dtype": "bfloat16"}, "dtype: float32 (o-lora, per-task), bfloat16 (n-lora)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -108,7 +108,7 @@ def test_a_deviation_over_runs_that_are_no_repetitions_says_so():
         "seed 1": protocol_of([manifest("first", 1, "n-lora")]),
         "seed 2": protocol_of([manifest("first", 1, "n-lora", lr=0.01)]),
     }
-    assert unequal(protocols) == ["lr 0.001 (seed 1), 0.01 (seed 2)"]
+    assert unequal(protocols) == ["lr: 0.001 (seed 1), 0.01 (seed 2)"]
     assert unequal({"one": protocols["seed 1"], "unknown": {}}) == []
 
 
@@ -116,13 +116,25 @@ def test_values_of_single_tasks_stand_side_by_side():
     steady = [manifest(task, stage, "o-lora") for stage, task in enumerate("abcdef", start=1)]
     varied = [manifest(task, stage, "n-lora", lr=0.001 / stage) for stage, task in enumerate("abcdef", start=1)]
     (told,) = unequal({"o-lora": protocol_of(steady), "n-lora": protocol_of(varied)})
-    assert told == "lr 0.001 (o-lora), 0.001/0.0005/0.000333333/0.00025/… (n-lora)"
+    assert told == "lr of b, c, d, e and 1 more: 0.001 (o-lora), 0.0005/0.000333333/0.00025/0.0002/… (n-lora)"
+
+
+def test_what_differs_in_later_tasks_alone_is_not_lost():
+    tasks = "abcdefg"
+    plain = protocol_of([manifest(task, stage, "o-lora") for stage, task in enumerate(tasks, start=1)])
+    cut = protocol_of(
+        [
+            manifest(task, stage, "pfd", max_steps=100 if task in "fg" else 0)
+            for stage, task in enumerate(tasks, start=1)
+        ]
+    )
+    assert unequal({"o-lora": plain, "pfd": cut}) == ["steps of f, g: 14 (o-lora), 100 (pfd)"]
 
 
 def test_a_report_shows_it_in_every_form(monkeypatch):
     found = runs(("o-lora", "a", [5, 7], {}), ("n-lora", "b", [6, 7], {"lr": 0.01}))
     report = make_report(Material())
     object.__setattr__(report, "results", found)
-    told = "unequal protocols: lr 0.001 (o-lora), 0.01 (n-lora)"
+    told = "unequal protocols: lr: 0.001 (o-lora), 0.01 (n-lora)"
     assert f"## Unequal footing\n\n- {told}\n" in report.text()
     assert report.data()["footing"] == [told]

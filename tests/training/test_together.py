@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -47,27 +44,16 @@ def test_gradient_accumulation_does_not_change_the_adapter(learn, family):
     assert scores[0] == pytest.approx(scores[1], rel=1e-3, abs=1e-6)  # the old answers and the new ones nearly cancel
 
 
-def two_processes(*words):
-    """Run train-task in two processes; return how it ended and what it said."""
-    command = [sys.executable, "-m", "clora_cli", "train-task", *map(str, words), "--nproc", "2"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    return result.returncode, result.stderr
-
-
 @pytest.mark.parametrize("given", [CHOSEN, JOINED], ids=["together", "joined"])
-def test_two_processes_train_the_adapter_that_one_trains(learn, tmp_path, model_folder, tasks, given):
+def test_two_processes_train_the_adapter_that_one_trains(learn, ranks, tmp_path, model_folder, tasks, given):
     for package in ("one", "two"):
         learn("first", package, **given)
     one = learn("second", "one", **given).path
-    words = ["--data", tasks["second"], "--model", model_folder("llama"), "--package", tmp_path / "two"]
-    words += ["--method", given["method"], *"--max-steps 3 --batch-size 4 --rank 2 --alpha 4 --lr 1e-3".split()]
-    words += [
-        "--device",
-        "cpu",
-        *(word for key, text in given["method_options"].items() for word in ("-o", f"{key}={text}")),
-    ]
-    code, said = two_processes(*words)
-    assert code == 0, said
+    chosen = "--max-steps 3 --batch-size 4 --rank 2 --alpha 4 --lr 1e-3".split()
+    chosen += [word for key, text in given["method_options"].items() for word in ("-o", f"{key}={text}")]
+    command = ("train-task", "--data", tasks["second"], "--model", model_folder("llama"), "--device", "cpu")
+    found = ranks(*command, "--package", "two", "--method", given["method"], *chosen, folders=[tmp_path] * 2)
+    assert found.codes == [0, 0], found.err
     two = tmp_path / "two" / "second"
     assert largest_difference(one, two) < 1e-5
     if given is JOINED:
@@ -75,11 +61,9 @@ def test_two_processes_train_the_adapter_that_one_trains(learn, tmp_path, model_
     states = [load_file(folder / "state.safetensors") for folder in (one, two)]
     for name, kept in states[0].items():
         assert torch.allclose(kept, states[1][name], rtol=1e-2, atol=1e-4 * float(kept.max()))
-
-
-def test_two_processes_with_nothing_to_train_do_not_run_ahead(tmp_path, model_folder, tasks):
-    words = ["--data", tasks["second"], "--model", model_folder("llama"), "--package", tmp_path / "none"]
-    assert two_processes(*words, "--method", "zero-shot") == (0, "")
+    # Of zeros there is nothing to train together, and yet no process runs ahead.
+    found = ranks(*command, "--package", "none", "--method", "zero-shot", folders=[tmp_path] * 2)
+    assert (found.codes, found.err) == ([0, 0], ["", ""])
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def test_layers_of_two_shapes_are_refused(package, tmp_path, backbone):
         }
     manifest = {key: value for key, value in package[0].manifest.items() if key not in {"schema", "files"}}
     odd = write_adapter(tmp_path / "odd", tensors, package[0].config, manifest | {"task": "odd"}, {})
-    with pytest.raises(MismatchError, match="in another adapter"):
+    with pytest.raises(MismatchError, match="in the base model and"):
         merged([package[0], odd], tmp_path / "merged")
 
 

@@ -1,0 +1,129 @@
+"""A base model's layers and their weights on disk (layer L1): whether adapters fit them, and one weight at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from clora_cli.adapter_folder import AdapterFolder
+from clora_cli.base_model import ModelReference
+from clora_cli.checkpoint import Checkpoint
+from clora_cli.errors import ArtifactError, MismatchError
+from clora_cli.names import parse_name
+from clora_cli.places import Place, Places, places_of
+from clora_cli.tensors import read_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["BaseLayers"]
+
+_MATRIX = 2
+
+
+class BaseLayers:
+    """The layers of a base model, as its files and, where these do not settle it, Transformers know them.
+
+    Args:
+        reference: The base model.
+        transposed: Whether layers keep their weights as (in, out) if neither says so: what the adapters say.
+
+    Raises:
+        ArtifactError: As ``read_parts``.
+    """
+
+    def __init__(self, reference: ModelReference, *, transposed: bool = False) -> None:
+        self.reference = reference
+        self.checkpoint = Checkpoint(reference.path)
+        self._transposed = transposed
+        self._stored: dict[str, Place] = {}
+
+    @cached_property
+    def places(self) -> Places:
+        """The model's own account of its layers: it takes Transformers, but no weight."""
+        return places_of(self.reference)
+
+    def fitted(self, members: Sequence[AdapterFolder]) -> Sequence[AdapterFolder]:
+        """Return adapters under the model's own names; that all their sites are its layers shows when they are read.
+
+        Raises:
+            ArtifactError: If the files do not have these names, and Transformers cannot make the model.
+        """
+        if all(self._has_all(_shapes(member)) for member in members):
+            return members
+        return [member.on(self.places) for member in members]
+
+    def stored(self, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
+        """Return under which names the files hold sites' weights, and which way round.
+
+        Args:
+            shapes: Site to (out, in).
+
+        Raises:
+            MismatchError: If they hold one under no name, or quantised.
+            ArtifactError: If they do not have these names, and Transformers cannot make the model.
+        """
+        new = {site: shape for site, shape in shapes.items() if site not in self._stored}
+        if new:
+            self.checkpoint.check_whole(new)
+            self._stored |= self._found(new)
+        return {site: self._stored[site] for site in shapes}
+
+    def tied(self, site: str) -> str | None:
+        """Return the parameter that is one with a site's weight, where Transformers knows of it."""
+        try:
+            return self.places.tied(site)
+        except ArtifactError:
+            return None
+
+    def weight(self, site: str, shape: tuple[int, int]) -> Tensor:
+        """Read a site's weight, shape (out, in), float32.
+
+        Raises:
+            CloraError: As ``stored``, or if the file cannot be read.
+        """
+        place = self.stored({site: shape})[site]
+        return place.view(self.checkpoint.tensor(place.parameter)).float()
+
+    def _found(self, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
+        try:
+            found = self.places.stored(shapes, self.checkpoint.keys)
+        except ArtifactError:  # of an architecture that Transformers does not know, or with code of its own
+            if not self._has_all(shapes):
+                raise
+            found = {site: self._by_name(site, shape) for site, shape in shapes.items()}
+        for place in found.values():
+            self.checkpoint.check_number(place.parameter)
+        return found
+
+    def _by_name(self, site: str, shape: tuple[int, int]) -> Place:
+        stored = self.checkpoint.shape(key := f"{site}.weight")
+        return Place(site, key, shape, self._transposed if stored == stored[::-1] else stored != shape)
+
+    def _has_all(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Tell whether the files have every site under its very name and in its shape, either way round."""
+        for site, shape in shapes.items():
+            key = f"{site}.weight"
+            stored = self.checkpoint.shape(key) if key in self.checkpoint.keys else ()
+            if len(stored) != _MATRIX or shape not in (stored, stored[::-1]):
+                return False
+        return True
+
+
+def _shapes(member: AdapterFolder) -> dict[str, tuple[int, ...]]:
+    """Return (out, in) of an adapter's sites, from its file's header; () for what is more than a linear layer's factors.
+
+    Of a file that cannot be read nothing is returned: whoever reads it next says why.
+    """
+    try:
+        header, _ = read_header(member.weights)
+        if member.is_dense:
+            return {site: tuple(entry["shape"]) for site, entry in header.items()}
+        sides: dict[str, dict[str, tuple[int, ...]]] = {}
+        for key, entry in header.items():
+            name = parse_name(key)
+            sides.setdefault(name.site, {})["table" if name.embedding else name.part] = tuple(entry["shape"])
+    except (OSError, ValueError, MismatchError):
+        return {}
+    return {site: (*pair["B"][:1], *pair["A"][1:]) if set(pair) == {"A", "B"} else () for site, pair in sides.items()}

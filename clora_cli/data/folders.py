@@ -1,0 +1,132 @@
+"""A folder's files to the rows of its splits, with a note on all that is not read (layer L1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from clora_cli.data.files import READERS, Record, is_readable, read_records
+from clora_cli.data.findings import few
+from clora_cli.data.split_names import Twofold, choose_splits, missing_parts, split_of, told
+from clora_cli.data.texts import COMPRESSED, bare
+from clora_cli.errors import DataError
+
+__all__ = ["read_folder", "split_files", "unread"]
+
+# Files that hold rows and that nothing here reads, and those that never hold any.
+_TABLES = {".txt", ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".orc", ".avro", ".pkl", ".pickle", ".npy", ".npz",
+           ".h5", ".db", ".sqlite", ".xml", ".zip", ".tar", ".tgz", ".7z", ".rar"}  # fmt: skip
+_NO_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "readme.txt", "license.txt"}
+
+
+def read_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
+    """Return the rows by split of a folder, and notes.
+
+    Splits are files (``train.jsonl``, ``val.csv.gz``), their numbered parts, or folders of files; or they are so in the
+    folder's ``data/`` or its only other folder. One file alone is the training rows.
+
+    Raises:
+        DataError: Nothing can be read, or two things hold one split.
+    """
+    sources = split_files(folder)
+    if not any(split_of(name) for name in sources):
+        files = [path for paths in sources.values() for path in paths if path.parent == folder]
+        if len(files) == 1:
+            notes = unread(folder, files)
+            return {"train": read_records(files[0], notes)}, notes
+        if inner := _inner(folder):
+            splits, notes = read_folder(inner)
+            return splits, [*notes, *unread(folder, [inner])]
+        raise _nothing(folder)
+    try:
+        chosen, _ = choose_splits(sources)
+    except Twofold as error:
+        raise DataError(f"{folder}: {error}; keep one, or give the one to use as --data") from error
+    used = [path for names in chosen.values() for name in names for path in sources[name]]
+    splits, notes = _read(chosen, sources)
+    return splits, [*notes, *unread(folder, used)]
+
+
+def split_files(folder: Path, readable: Callable[[Path], bool] = is_readable) -> dict[str, list[Path]]:
+    """Return a folder's files of rows by their names without endings, and the files of its folders named as splits.
+
+    Raises:
+        DataError: Two files, or a file and a folder, hold one split.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            split = split_of(path.name)
+            paths = [file for file in sorted(path.iterdir()) if readable(file) and file.is_file()] if split else []
+        else:
+            paths = [path] if readable(path) and path.name.casefold() not in _NO_ROWS else []
+        name = path.name if path.is_dir() else bare(path)
+        if paths and name in found and (split := split_of(name)):
+            first = found[name][0] if found[name][0].parent == folder else found[name][0].parent
+            raise DataError(f"{folder}: {first.name} and {path.name} both hold {split.kind}; keep one")
+        if paths:
+            found.setdefault(name, []).extend(paths)
+    return found
+
+
+def unread(folder: Path, used: Sequence[Path]) -> list[str]:
+    """Return a note that names the files of rows of a folder which are not among those used, each with its rows."""
+    inside = {path.parent for path in used} | set(used)
+    left = []
+    for path in sorted(folder.iterdir()):
+        if path in inside or path.name.startswith(".") or path.name.casefold() in _NO_ROWS:
+            continue
+        if path.is_dir():
+            count = sum(1 for file in path.rglob("*") if is_readable(file))
+            left += [f"{path.name}/ ({count} files)"] if count else []
+        elif is_readable(path):
+            left.append(f"{path.name} ({_count(path)})")
+        elif path.suffix.lower() in _TABLES | set(COMPRESSED):
+            left.append(f"{path.name} (cannot be read)")
+    for parent in sorted({path.parent for path in used if path.parent != folder and path.parent.parent == folder}):
+        others = [
+            file for file in sorted(parent.iterdir()) if file not in used and (file.is_dir() or is_readable(file))
+        ]
+        left += [f"{parent.name}/{file.name}" for file in others if not file.name.startswith(".")]
+    return [f"not used in {folder.name}: {few(left)}"] if left else []
+
+
+def _count(path: Path) -> str:
+    try:
+        return f"{len(read_records(path))} rows"
+    except DataError:
+        return "no rows"
+
+
+def _read(
+    chosen: Mapping[str, Sequence[str]], sources: Mapping[str, Sequence[Path]]
+) -> tuple[dict[str, list[Record]], list[str]]:
+    splits: dict[str, list[Record]] = {}
+    notes: list[str] = []
+    for kind, names in chosen.items():
+        rows = {name: [row for path in sources[name] for row in read_records(path, notes)] for name in names}
+        splits[kind] = [row for part in rows.values() for row in part]
+        parts = [bare(path) for name in names for path in sources[name]]
+        notes += [
+            note
+            for note in (told(kind, {name: len(part) for name, part in rows.items()}), missing_parts(parts))
+            if note
+        ]
+    return splits, notes
+
+
+def _inner(folder: Path) -> Path | None:
+    """The folder that the splits are in: ``data/``, or the only one with splits, such as a configuration's."""
+    if (folder / "data").is_dir():
+        return folder / "data"
+    holding = [path for path in sorted(folder.iterdir()) if path.is_dir() and any(map(split_of, split_files(path)))]
+    if len(holding) > 1:
+        raise DataError(f"{folder}: it holds several data sets: {few(path.name for path in holding)}; name one of them")
+    return holding[0] if holding else None
+
+
+def _nothing(folder: Path) -> DataError:
+    there = ", ".join(path.name for path in sorted(folder.iterdir())[:5]) or "nothing"
+    return DataError(f"{folder}: no train, dev or test file ({', '.join(READERS)}) in it; it holds {there}")

@@ -1,0 +1,281 @@
+"""Sets of columns, and how a row of each becomes an example (layer L1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clora_cli.data.conversations import Found, Turn, read_tools, read_turns, split_answer
+from clora_cli.data.files import Record
+from clora_cli.data.findings import MISSING
+from clora_cli.data.task import Example
+from clora_cli.data.templates import OPTIONS_CUE, alpaca, chat, pair, question, tooling_text
+from clora_cli.data.values import as_answers, as_text, is_blank, missing
+from clora_cli.errors import DataError
+
+__all__ = ["ANSWERS", "ASKED", "FORMATS", "ROLES", "Fields", "Format"]
+
+ROLES = {
+    "messages": ("messages",),
+    "conversations": ("conversations", "conversation"),
+    "instruction": ("instruction",),
+    "prompt": ("prompt",),
+    "completion": ("completion", "response", "answer"),
+    "text": ("text", "sentence"),
+    "label": ("label", "gold_label"),
+    "input": ("input", "context"),
+    "output": ("output", "response"),
+    "system": ("system",),
+    "history": ("history",),
+    "tools": ("tools", "functions"),
+    "first": ("sentence1", "premise", "question1", "text1", "text_a", "sentence_a"),
+    "second": ("sentence2", "hypothesis", "question2", "text2", "text_b", "sentence_b"),
+    "question": ("question",),
+    "sentence": ("sentence",),
+    "context": ("context", "passage"),
+    "answer": ("answer", "answers"),
+    "chosen": ("chosen",),
+    "rejected": ("rejected",),
+    "verdict": ("kto_tag", "label"),
+}
+ANSWERS = frozenset({"completion", "label", "output", "answer", "chosen"})  # roles that a prompt does without
+
+Fields = Mapping[str, str]
+Build = Callable[[Record, Fields, Found], Example]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A set of roles and how a row of it becomes an example."""
+
+    template: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    build: Build
+    closed: bool = False
+    ask: Build | None = None  # instead, where the answer may be missing
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """All roles, those that must be there first."""
+        return (*self.required, *self.optional)
+
+    def without_answer(self) -> Format:
+        """Return the format of rows that may lack the answer."""
+        required = tuple(role for role in self.required if role not in ANSWERS)
+        answers = tuple(role for role in self.required if role in ANSWERS)
+        build = self.ask or self.build
+        return dataclasses.replace(self, required=required, optional=(*self.optional, *answers), build=build)
+
+
+def _text(row: Record, fields: Fields, role: str) -> str:
+    column = fields.get(role)
+    return as_text(row.values.get(column), row.where, column) if column else ""
+
+
+def _answers(row: Record, fields: Fields, role: str) -> tuple[str, ...]:
+    column = fields.get(role)
+    return as_answers(row.values[column], row.where, column) if column else ()
+
+
+def _stripped(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text.strip() for text in texts)
+
+
+def _turns(row: Record, fields: Fields, role: str, found: Found) -> tuple[Turn, ...]:
+    """The turns in a column, after the text of the system's own if there is one."""
+    return _opened(row, fields, read_turns(row.values[fields[role]], row.where, fields[role], found), found)
+
+
+def _opened(row: Record, fields: Fields, turns: tuple[Turn, ...], found: Found) -> tuple[Turn, ...]:
+    system = _text(row, fields, "system")
+    if not system.strip():
+        return turns
+    if turns and turns[0].role == "system":
+        if turns[0].text.strip() != system.strip():
+            found(f"'{fields['system']}' is not used where the turns begin with a system text")
+        return turns
+    return (Turn("system", system), *turns)
+
+
+def _example(row: Record, fields: Fields, turns: tuple[Turn, ...], answers: tuple[str, ...]) -> Example:
+    column = fields.get("tools")
+    tools = read_tools(row.values.get(column), row.where, column) if column else []
+    muted = tuple(i for i, turn in enumerate(turns) if turn.role == "assistant" and not turn.learned)
+    beside = {str(i): dict(turn.message) for i, turn in enumerate(turns) if turn.message}
+    return chat(tuple((turn.role, turn.text) for turn in turns), answers, muted, tooling_text(tools, beside))
+
+
+def _conversation(role: str) -> Build:
+    return lambda row, fields, found: _example(row, fields, *split_answer(_turns(row, fields, role, found), found))
+
+
+def _asked_conversation(role: str) -> Build:
+    return lambda row, fields, found: _example(row, fields, _unanswered(_turns(row, fields, role, found)), ())
+
+
+def _unanswered(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    return turns[:-1] if turns and turns[-1].role == "assistant" else turns
+
+
+def _chat_columns(fields: Fields) -> bool:
+    """Whether plain columns are a conversation's: the last question, after what a system or earlier turns say."""
+    return bool({"system", "history", "tools"} & set(fields))
+
+
+def _after_history(row: Record, fields: Fields, asked: str, answers: tuple[str, ...], found: Found) -> Example:
+    if not asked.strip():
+        return Example("", "", "", answers)
+    column = fields.get("history")
+    value = row.values.get(column) if column else None
+    turns = () if is_blank(value) else _history(value, row.where, column or "", found)
+    return _example(row, fields, _opened(row, fields, (*turns, Turn("user", asked)), found), answers)
+
+
+def _history(value: Any, where: str, column: str, found: Found) -> tuple[Turn, ...]:
+    """Earlier exchanges: pairs of a question and an answer, or turns."""
+    if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        said = [(role, as_text(text, where, column)) for pair in value for role, text in zip(_SIDES, pair, strict=True)]
+        return tuple(Turn(role, text) for role, text in said)
+    if isinstance(value, list | tuple) and any(isinstance(pair, list | tuple | str) for pair in value):
+        raise DataError(f"{where}: '{column}' is no list of [question, answer] pairs or of turns; mend or remove it")
+    return read_turns(value, where, column, found)
+
+
+_SIDES = ("user", "assistant")
+
+
+def _alpaca(row: Record, fields: Fields, found: Found) -> Example:
+    answers = _stripped(_answers(row, fields, "output"))
+    return _instruction(row, fields, answers, found)
+
+
+def _instruction(row: Record, fields: Fields, answers: tuple[str, ...], found: Found) -> Example:
+    told, given = _text(row, fields, "instruction"), _text(row, fields, "input")
+    if _chat_columns(fields):
+        asked = "\n".join(text for text in (told.strip(), given.strip()) if text)
+        return _after_history(row, fields, asked, answers, found)
+    return alpaca(told, given, answers)
+
+
+def _plain(row: Record, fields: Fields, prompt: str, answer: str, found: Found) -> Example:
+    value = row.values.get(fields[answer]) if answer in fields else None
+    if isinstance(row.values[fields[prompt]], list):
+        turns = _turns(row, fields, prompt, found)
+        if answer not in fields:
+            return _example(row, fields, _unanswered(turns), ())
+        if isinstance(value, list):
+            said = read_turns(value, row.where, fields[answer], found)
+            return _example(row, fields, *split_answer((*turns, *said), found))
+        return _example(row, fields, turns, _answers(row, fields, answer))
+    answers = _answers(row, fields, answer)
+    if _chat_columns(fields):
+        return _after_history(row, fields, _text(row, fields, prompt), answers, found)
+    return Example("", _text(row, fields, prompt), "", answers)
+
+
+def _prompt_completion(row: Record, fields: Fields, found: Found) -> Example:
+    return _plain(row, fields, "prompt", "completion", found)
+
+
+def _input_output(row: Record, fields: Fields, found: Found) -> Example:
+    return _plain(row, fields, "input", "output", found)
+
+
+def _labels(row: Record, fields: Fields, found: Found) -> tuple[str, ...]:
+    column = fields.get("label")
+    value = row.values.get(column) if column else ()
+    if spelled := missing(value, label=True):
+        found(MISSING, spelled)
+        return ()
+    return _stripped(_answers(row, fields, "label"))
+
+
+def _labelled(row: Record, fields: Fields, role: str, found: Found) -> str:
+    if spelled := missing(row.values.get(fields[role]), label=True):
+        found(MISSING, spelled)
+        return ""
+    return _text(row, fields, role).strip()
+
+
+def _text_label(row: Record, fields: Fields, found: Found) -> Example:
+    return Example("", _labelled(row, fields, "text", found), OPTIONS_CUE, _labels(row, fields, found))
+
+
+def _pair_label(row: Record, fields: Fields, found: Found) -> Example:
+    first, second = [role for role in fields if role in {"first", "second", "question", "sentence"}]
+    texts = (_labelled(row, fields, first, found), _labelled(row, fields, second, found))
+    return pair((fields[first], fields[second]), texts, _labels(row, fields, found))
+
+
+def _question_answer(row: Record, fields: Fields, found: Found) -> Example:
+    column = fields.get("answer")
+    value = row.values[column] if column else ()
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        value = value["text"]  # SQuAD's: texts, and where in the context each begins
+    answers = _stripped(as_answers(value, row.where, column)) if column else ()
+    asked, context = _text(row, fields, "question"), _text(row, fields, "context")
+    if _chat_columns(fields):
+        both = "\n".join(text for text in (context.strip(), asked.strip()) if text)
+        return _after_history(row, fields, both if asked.strip() else "", answers, found)
+    return question(asked, context, answers)
+
+
+def _preferred(asked: str) -> Build:
+    """Build rows of a chosen and a rejected answer to what the role ``asked`` holds: a text or turns."""
+
+    def build(row: Record, fields: Fields, found: Found) -> Example:
+        said = _chosen_turns(row, fields, found)
+        if said and said[0].role != "assistant":  # the prompt stands in it too
+            return _example(row, fields, *split_answer(_opened(row, fields, said, found), found))
+        answers = tuple(turn.text for turn in said[-1:]) if said else _answers(row, fields, "chosen")
+        if asked == "instruction":
+            return _instruction(row, fields, answers, found)
+        if asked == "conversations" or isinstance(row.values.get(fields[asked]), list):
+            turns = _turns(row, fields, asked, found)
+            return _example(row, fields, *(split_answer((*turns, *said), found) if said else (turns, answers)))
+        text = _text(row, fields, asked)
+        if said or _chat_columns(fields):
+            return _after_history(row, fields, text, answers, found)
+        return Example("", text, "", answers)
+
+    return build
+
+
+def _chosen(row: Record, fields: Fields, found: Found) -> Example:
+    return _example(row, fields, *split_answer(_opened(row, fields, _chosen_turns(row, fields, found), found), found))
+
+
+def _chosen_turns(row: Record, fields: Fields, found: Found) -> tuple[Turn, ...]:
+    """The chosen answer as turns; none if it is a text beside a prompt."""
+    if not is_blank(row.values.get(fields.get("rejected", ""))):
+        found("rejected answers are not learned")
+    value = row.values.get(fields["chosen"]) if "chosen" in fields else ()
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, list | tuple) and {"conversations", "instruction", "prompt", "question"} & set(fields):
+        return ()
+    return read_turns(value, row.where, fields.get("chosen", ""), found)
+
+
+_CHAT = ("system", "tools", "verdict")
+FORMATS = (
+    Format("chat", ("conversations", "chosen"), ("system", "tools", "rejected"), _preferred("conversations")),
+    Format("chat", ("messages",), _CHAT, _conversation("messages"), ask=_asked_conversation("messages")),
+    Format("chat", ("conversations",), _CHAT, _conversation("conversations"), ask=_asked_conversation("conversations")),
+    Format("alpaca", ("instruction", "output"), ("input", "history", *_CHAT), _alpaca),
+    Format("plain", ("prompt", "completion"), ("history", *_CHAT), _prompt_completion),
+    Format("text-label", ("question", "sentence", "label"), (), _pair_label, closed=True),
+    Format("text-label", ("text", "label"), (), _text_label, closed=True),
+    Format("text-label", ("first", "second", "label"), (), _pair_label, closed=True),
+    Format("plain", ("input", "output"), (), _input_output),
+    Format("question-answer", ("question", "answer"), ("context", "history", *_CHAT), _question_answer),
+    Format("alpaca", ("instruction", "chosen"), ("input", "history", "system", "rejected"), _preferred("instruction")),
+    Format("plain", ("prompt", "chosen"), ("history", "system", "tools", "rejected"), _preferred("prompt")),
+    Format("plain", ("question", "chosen"), ("history", "system", "tools", "rejected"), _preferred("question")),
+    Format("chat", ("chosen",), ("system", "tools", "rejected"), _chosen),
+)
+# What is left of them without an answer.
+ASKED = tuple(form for form in (one.without_answer() for one in FORMATS) if form.required)

@@ -1,0 +1,144 @@
+"""What an adapter was trained on, found again as it was given and known by its rows (layer L1).
+
+A task's name is not enough: a file named like a bundled task is another task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from clora_cli.data.bundled import bundled_name
+from clora_cli.data.files import is_readable
+from clora_cli.data.known import canonical
+from clora_cli.data.load import load_task
+from clora_cli.data.naming import split_names
+from clora_cli.data.task import Task
+from clora_cli.errors import DataError, MismatchError
+
+__all__ = ["Origin", "named_task", "origins_of", "own_tasks"]
+
+
+class _Member(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def manifest(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One task that an adapter was trained on.
+
+    Attributes:
+        name: The task's name.
+        given: What ``--data`` was given; the name where that is not recorded.
+        columns: Role to column, as ``--columns`` gave them.
+        fingerprint: Of its rows; empty where it is not recorded with what was given.
+    """
+
+    name: str
+    given: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    def load(self, where: Path, mend: str, columns: Mapping[str, str] | None = None) -> Task:
+        """Load the task, and check that it has the rows that the adapter was trained on.
+
+        Args:
+            where: The adapter's folder, for messages.
+            mend: What to do where they are gone.
+            columns: Role to column instead of those recorded.
+
+        Raises:
+            DataError: It cannot be found.
+            MismatchError: It has other rows.
+        """
+        gone = f"'{self.given}' stands for rows which are not there as when {where} was trained"
+        if self._is_gone_file():
+            raise DataError(f"{gone}: no such file from this folder; run where it is, or {mend}")
+        try:
+            task = load_task(self.given, columns=columns or self.columns)
+        except DataError as error:
+            raise DataError(f"{gone}: {error}; or {mend}") from error
+        if self.fingerprint and task.fingerprint != self.fingerprint:
+            raise MismatchError(
+                f"'{self.given}' ({task.source}) holds other rows than {where} was trained on "
+                f"({self.fingerprint[:12]} -> {task.fingerprint[:12]}); restore them, or {mend}"
+            )
+        return task
+
+    def _is_gone_file(self) -> bool:
+        path = Path(self.given).expanduser()
+        looks = is_readable(path) or path.is_absolute() or self.given.startswith((".", "~"))
+        return looks and not path.exists() and not (bundled_name(self.given) or canonical(self.given))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the manifest of a merge keeps of it."""
+        return {"name": self.name, "given": self.given, "columns": dict(self.columns), "fingerprint": self.fingerprint}
+
+
+def origins_of(manifest: Mapping[str, Any]) -> list[Origin]:
+    """Return the tasks that an adapter was trained on: one, or all those of a merge; none of a bare PEFT folder."""
+    data = manifest.get("data", {})
+    if not data:
+        return []
+    if "merged" in data:
+        known = {entry["name"]: _origin(entry) for entry in data.get("origins", ())}
+        return [known.get(name, Origin(name, name)) for name in data["merged"]]
+    return [_origin(data)]
+
+
+def _origin(data: Mapping[str, Any]) -> Origin:
+    name = str(data["name"])
+    if "given" not in data:
+        return Origin(name, name)
+    return Origin(name, str(data["given"]), data.get("columns") or {}, str(data.get("fingerprint", "")))
+
+
+def own_tasks(members: Iterable[_Member], mend: str) -> list[Task]:
+    """Return the tasks that adapters were trained on, in their order, each once.
+
+    Raises:
+        CloraError: As ``Origin.load``.
+    """
+    tasks: dict[str, Task] = {}
+    for member in members:
+        for origin in origins_of(member.manifest):
+            key = origin.fingerprint or origin.given
+            if key not in tasks:
+                tasks[key] = origin.load(member.path, mend)
+    return list(tasks.values())
+
+
+def named_task(name: str, members: Iterable[_Member], mend: str, *, columns: Mapping[str, str] | None = None) -> Task:
+    """Return the task that a name stands for beside these adapters.
+
+    The name of what one of them was trained on from a file stands for that file, whatever else has the name; that of a
+    task which one was trained on with names in its prompts stands for those prompts.
+
+    Args:
+        name: As ``load_task`` takes it.
+        members: The adapters.
+        mend: As for ``Origin.load``.
+        columns: Role to column name.
+
+    Raises:
+        CloraError: As ``load_task`` and ``Origin.load``.
+    """
+    for member in members:
+        for origin in origins_of(member.manifest):
+            plain, with_names = split_names(origin.given)
+            of_file = origin.name == name and origin.given != name and not _same(name, plain)
+            if of_file or (with_names and _same(name, plain)):
+                return origin.load(member.path, mend, columns)
+    return load_task(name, columns=columns)
+
+
+def _same(name: str, given: str) -> bool:
+    """Whether two spellings are those of one bundled or known task."""
+    known, other = canonical(name), canonical(given)
+    return bool((known and known is other) or (bundled_name(name) and bundled_name(name) == bundled_name(given)))

@@ -1,0 +1,135 @@
+"""A file's bytes as text: compressed or not, in whatever Unicode encoding (layer L1)."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clora_cli.errors import DataError
+
+__all__ = ["COMPRESSED", "bare", "ending", "in_brief", "library", "read_bytes", "read_text", "starts_with"]
+
+
+def ending(path: Path) -> str:
+    """Return what a file's name says of its format, in lower case: ``.jsonl`` for ``a.jsonl`` and ``a.jsonl.gz``."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
+
+
+def bare(path: Path) -> str:
+    """Return a file's name without the ending of its format: ``a`` for ``a.jsonl.gz``."""
+    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's content, unpacked.
+
+    Raises:
+        DataError: The file cannot be opened or unpacked.
+    """
+    unpack = COMPRESSED.get(path.suffix.lower())
+    with _opening(path):
+        packed = path.read_bytes()
+        return unpack(packed) if unpack else packed
+
+
+def starts_with(path: Path, size: int) -> bytes:
+    """Return a file's first bytes, unpacked where it is compressed.
+
+    Raises:
+        DataError: As :func:`read_bytes`.
+    """
+    if path.suffix.lower() in COMPRESSED:
+        return read_bytes(path)[:size]
+    with _opening(path), path.open("rb") as file:
+        return file.read(size)
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text, without a byte-order mark: UTF-8, or UTF-16 or UTF-32 as its first bytes tell.
+
+    Raises:
+        DataError: The file cannot be opened, is empty or is of no such encoding.
+    """
+    data = read_bytes(path)
+    encoding = json.detect_encoding(data)
+    try:
+        # A mark counts once; a second one, as joined files have it, is a space of no width inside the text.
+        text = data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        name = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
+        raise DataError(f"{path}, line {line}: not {name} text; convert the file to UTF-8") from error
+    if not text.strip():
+        raise DataError(f"{path}: the file is empty; give a file with at least three rows")
+    return text
+
+
+@contextmanager
+def library(place: str, what: str, mend: str) -> Iterator[None]:
+    """Turn whatever pyarrow or ``datasets`` make of somebody's data into one line.
+
+    Args:
+        place: Whose data, for the message.
+        what: What they should have been.
+        mend: What to do.
+
+    Raises:
+        DataError: Instead of the library's error.
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]
+    from datasets.exceptions import DatasetsError
+
+    told = (pa.ArrowException, DatasetsError, OSError, ValueError, TypeError, LookupError, AttributeError)
+    try:
+        yield
+    except DataError:
+        raise
+    except (*told, RuntimeError, ImportError, EOFError, ArithmeticError, MemoryError) as error:
+        raise DataError(f"{place}: not {what} ({in_brief(error)}); {mend}") from error
+
+
+_LONGEST_REASON = 200  # characters of a library's own message
+
+
+def in_brief(error: BaseException) -> str:
+    """Return a library's message in one line, with the error's kind where that is all it says."""
+    text = " ".join(str(error).split())
+    text = f"{type(error).__name__} {text}".strip() if isinstance(error, LookupError) or not text else text
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path}: cannot be unpacked ({in_brief(error)}); pack it again") from error
+    except OSError as error:
+        if error.strerror is None:  # a decompressor's own complaint
+            raise DataError(f"{path}: cannot be unpacked ({in_brief(error)}); pack it again") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+
+
+def _zstandard(packed: bytes) -> bytes:
+    import pyarrow as pa
+
+    try:
+        unpacked: bytes = pa.CompressedInputStream(pa.BufferReader(packed), "zstd").read()
+    except pa.ArrowException as error:
+        raise OSError(str(error)) from error
+    return unpacked
+
+
+COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+    ".zst": _zstandard,
+}

@@ -1,0 +1,67 @@
+"""What has one writer at a time, and which locks exclude each other (layer L0).
+
+What is in a folder is part of it: who holds a folder keeps others off everything in it, and who holds something in it
+keeps others off the folder as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["LOCK", "Spot", "inside", "is_lock", "place"]
+
+LOCK = ".clora-lock"
+_NAME = re.compile(r"\.clora-lock(-[0-9a-f]{16})?")
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Something that has one writer at a time.
+
+    Attributes:
+        what: The folder.
+        lock: Its lock.
+    """
+
+    what: Path
+    lock: Path
+
+    def rivals(self) -> Iterator[Path]:
+        """Yield the locks that exclude this one: of the same folder, of those that hold it, of what is in it."""
+        yield self.lock
+        yield from (lock for lock in (inside(self.what).lock, place(self.what).lock) if lock != self.lock)
+        for folder in self.what.parents:
+            yield folder / LOCK
+            yield place(folder).lock
+        if self.lock.parent == self.what:
+            with contextlib.suppress(OSError):
+                found = sorted(self.what.iterdir())
+                yield from (path for path in found if path != self.lock and is_lock(path.name))
+                yield from (path / LOCK for path in found if not path.name.startswith(".clora-"))
+
+
+def inside(folder: Path) -> Spot:
+    """Return the spot for work in a folder that stays; its lock lies in it."""
+    folder = _real(folder)
+    return Spot(folder, folder / LOCK)
+
+
+def place(target: Path) -> Spot:
+    """Return the spot for a folder that is written anew or replaced; its lock lies beside it."""
+    target = _real(target)
+    return Spot(target, target.parent / f"{LOCK}-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}")
+
+
+def is_lock(name: str) -> bool:
+    """Tell whether a name is a lock's."""
+    return _NAME.fullmatch(name) is not None
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # a link to itself, too

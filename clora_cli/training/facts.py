@@ -1,0 +1,38 @@
+"""What the processes of one training must find alike before they begin (layer L3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clora_cli.adapter_folder import WEIGHTS
+from clora_cli.backbone import pick_device
+from clora_cli.files import sha256
+from clora_cli.package import marks
+from clora_cli.training.checkpoints import RECORD
+from clora_cli.training.plan import Plan
+
+__all__ = ["facts"]
+
+_SHORT = 12  # digits of a checksum that a message shows
+
+
+def facts(plan: Plan, checkpoint: Path | None) -> dict[str, Any]:
+    """Return what is to be done, on top of what, and what is there already.
+
+    Args:
+        plan: As this process sees it.
+        checkpoint: What it would continue from; None to begin.
+    """
+    weights = plan.out / WEIGHTS
+    return {
+        **plan.recipe(),
+        "base_model": plan.reference.fingerprint,  # its name is a path, which may differ from machine to machine
+        "package": marks(plan.members),
+        "device": pick_device(plan.options.device).type,
+        "save_steps": plan.options.save_steps,
+        "gradient_checkpointing": plan.options.gradient_checkpointing,
+        "finished adapter": sha256(weights)[:_SHORT] if weights.is_file() else "none",
+        "unfinished run": "there" if plan.work.exists() else "none",
+        "checkpoint": f"{checkpoint.name}/{sha256(checkpoint / RECORD)[:_SHORT]}" if checkpoint else "none",
+    }

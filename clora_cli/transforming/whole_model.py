@@ -1,0 +1,124 @@
+"""A merge as a whole model: the base model with the merge added to its weights (layer L3)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clora_cli.base_layers import BaseLayers
+from clora_cli.checkpoint import entry_of
+from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.files import new_folder, to_json
+from clora_cli.lora import Factor
+from clora_cli.merges import Merger
+from clora_cli.places import Place
+from clora_cli.tensors import read_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from clora_cli.progress import Advance
+    from clora_cli.transforming.merging import MergePlan
+
+__all__ = ["check_model", "write_model"]
+
+# Configurations, tokenizers and licences: what is neither a weight nor code, whoever reads it.
+_CARRIED = {".json", ".model", ".txt", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab", ".tsv"}
+_LICENCES = ("license", "licence", "notice", "copying", "use_policy")
+# What leads a loader to weights that are not merged: records of other tools' weights, and of adapters.
+_LEADING = ("adapter_", "clora.json", "params.json", "consolidated")
+
+
+def check_model(merger: Merger) -> BaseLayers:
+    """Check that a merge can be added to the weights of its base model, one by one; return that model's layers.
+
+    Raises:
+        MismatchError: If the files hold a weight under no name or quantised, or a layer shares its weight with another.
+        OptionError: If there is no base model.
+    """
+    layers = merger.layers
+    if layers is None:
+        raise OptionError("--into-model needs the base model; pass --model")
+    seen: dict[tuple[object, ...], str] = {}
+    for site, place in layers.stored(merger.shapes).items():
+        key = (place.parameter, place.expert, place.first)
+        if key in seen:
+            raise MismatchError(f"'{seen[key]}' and '{site}' of the adapters are one weight of the base model")
+        seen[key] = site
+        if other := layers.tied(site):
+            raise MismatchError(
+                f"layer '{site}' has one weight with '{other}' in the base model, which would change too; "
+                "write the merge as an adapter: leave out --into-model"
+            )
+    return layers
+
+
+def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapping[str, Any]:
+    """Write the base model with the merge added to its weights, shard by shard, and what is no weight beside them.
+
+    Sums are made in float32 and rounded once to the type that the weight is stored in.
+
+    Returns:
+        ``left_out``: what of the base model's folder was not carried over, as it may hold the weights as they were.
+
+    Raises:
+        OptionError: If the folder is there already, or lies in the base model's.
+        MismatchError: As ``check_model``, or if the type of a weight cannot hold its sum.
+    """
+    out, layers = plan.options.out, check_model(plan.merger)
+    if out.exists():
+        raise OptionError(f"{out} exists; choose another --into-model")
+    base = layers.reference.path
+    if out.resolve().is_relative_to(base.resolve()):
+        raise OptionError(f"--into-model {out} lies in the base model's folder, which is never changed; choose another")
+    places = layers.stored(plan.shapes)
+    with new_folder(out) as folder:
+        for part in layers.checkpoint.parts:
+            here = {site: place for site, place in places.items() if place.parameter in part.tensors}
+            tensors = read_tensors(part.path)
+            for merged in plan.sites(advance, here):
+                _add(tensors, here[merged.site], merged.delta)
+            save_tensors(folder / part.path.name, tensors)
+        written = {part.path.name for part in layers.checkpoint.parts}
+        left = list(_carry(base, folder, written, entry_of(base)))
+        record = {**plan.manifest(argv, {}), "schema": "clora.model/1"}
+        (folder / "clora.json").write_text(to_json(record), encoding="utf-8")
+    return {"left_out": left}
+
+
+def _add(tensors: Mapping[str, Tensor], place: Place, delta: Factor | Tensor) -> None:
+    weight = place.view(tensors[place.parameter])
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if not bool(wide.isfinite().all()):
+        raise ArtifactError(f"weight '{place.parameter}' of the base model has numbers that are not finite")
+    weight.copy_(wide + (delta.delta() if isinstance(delta, Factor) else delta))
+    if not bool(weight.isfinite().all()):
+        raise MismatchError(
+            f"the merged weight '{place.parameter}' is beyond {str(weight.dtype).removeprefix('torch.')}, in which the base "
+            "model is stored; give the model in float32 or bfloat16"
+        )
+
+
+def _carry(base: Path, folder: Path, written: set[str], entry: str | None) -> Iterator[str]:
+    """Copy what is neither weights nor code, and yield the names of everything else."""
+    for item in sorted(base.iterdir()):
+        if item.name in written or item.name.startswith("."):
+            continue
+        inner = [path for path in item.rglob("*") if not path.is_dir()] if item.is_dir() else [item]
+        if item.name != entry and not (inner and all(map(_harmless, inner))):
+            yield f"{item.name}/" if item.is_dir() else item.name
+            continue
+        for path in inner:
+            target = folder / path.relative_to(base)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def _harmless(path: Path) -> bool:
+    name = path.name.lower()
+    if not path.is_file() or name.startswith(_LEADING) or name.endswith(".index.json"):
+        return False
+    return path.suffix.lower() in _CARRIED or name.startswith(_LICENCES)

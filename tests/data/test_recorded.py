@@ -1,0 +1,97 @@
+"""An adapter's data are found again as they were given, and known by their rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clora_cli.data import load_task, named_task, origins_of, own_tasks
+from clora_cli.errors import DataError, MismatchError
+
+
+@dataclass(frozen=True)
+class Member:
+    path: Path
+    manifest: dict[str, Any]
+
+
+def write(path: Path, word: str = "text") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"review": f"{word} {i}", "label": "ab"[i % 2]} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def member(given: str, name: str) -> Member:
+    columns = {"text": "review"}
+    task = load_task(given, columns=columns)
+    data = {"name": name, "given": given, "columns": columns, "fingerprint": task.fingerprint}
+    return Member(Path("adapters") / name, {"data": data})
+
+
+@pytest.fixture
+def inference(folder: Path) -> Member:
+    """An adapter whose data are a file that is named like a bundled task."""
+    write(folder / "w" / "inference.jsonl")
+    return member("w/inference.jsonl", "inference")
+
+
+def test_a_file_named_like_a_bundled_task_is_found_again(inference: Member) -> None:
+    (task,) = own_tasks([inference], "pass --data")
+    assert task.source == "file inference.jsonl" and task.train[0].body.startswith("text")
+    assert named_task("inference", [inference], "pass --data").fingerprint == task.fingerprint
+    assert named_task("inference", [], "pass --data").source == "bundled"
+
+
+def test_a_name_that_was_given_as_a_name_is_loaded_as_any(inference: Member) -> None:
+    bundled = Member(Path("p"), {"data": {"name": "yes-no", "given": "Yes_No", "columns": {}, "fingerprint": "0"}})
+    assert named_task("yes-no", [bundled], "pass --data").source == "bundled"
+
+
+def test_adapters_of_the_same_rows_give_one_task(inference: Member) -> None:
+    assert len(own_tasks([inference, inference], "pass --data")) == 1
+
+
+def test_other_rows_are_refused(inference: Member, folder: Path) -> None:
+    write(folder / "w" / "inference.jsonl", "other")
+    with pytest.raises(MismatchError, match=r"holds other rows than .*adapters/inference.* or pass --data"):
+        own_tasks([inference], "pass --data")
+
+
+def test_a_relative_path_from_another_folder_is_said_so(
+    inference: Member, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder / "w")
+    with pytest.raises(DataError) as caught:
+        own_tasks([inference], "pass --data")
+    assert str(caught.value) == (
+        "'w/inference.jsonl' stands for rows which are not there as when adapters/inference was trained: "
+        "no such file from this folder; run where it is, or pass --data"
+    )
+
+
+def test_a_folder_that_is_gone_is_one_line(folder: Path) -> None:
+    write(folder / "reviews" / "train.jsonl")
+    gone = member("reviews", "reviews")
+    (folder / "reviews" / "train.jsonl").unlink()
+    with pytest.raises(DataError, match=r"'reviews' stands for rows which are not there.*or pass --data"):
+        own_tasks([gone], "pass --data")
+
+
+def test_merges_keep_what_was_given_for_each(inference: Member) -> None:
+    (origin,) = origins_of(inference.manifest)
+    merge = {"data": {"name": "m", "source": "merged adapters", "merged": ["inference", "yes-no"],
+                      "origins": [origin.recorded()]}}  # fmt: skip
+    assert [one.source for one in own_tasks([Member(Path("m"), merge)], "pass --data")] == [
+        "file inference.jsonl", "bundled"
+    ]  # fmt: skip
+    del merge["data"]["origins"]
+    assert [one.source for one in own_tasks([Member(Path("m"), merge)], "pass --data")] == ["bundled", "bundled"]
+
+
+def test_a_folder_of_peft_says_nothing_of_its_data() -> None:
+    assert origins_of({}) == []
