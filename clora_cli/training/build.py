@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
 from torch import Tensor, nn
 from transformers import set_seed
 
@@ -21,6 +28,7 @@ from clora_cli.base_layers import BaseLayers
 from clora_cli.errors import MismatchError, OptionError, translated
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.merges import Merger
+from clora_cli.names import parse_name
 from clora_cli.progress import Progress, Silent
 from clora_cli.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
 from clora_cli.training.gates import Gates, read_gates
@@ -102,7 +110,9 @@ def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: P
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
         warnings.simplefilter("ignore", UserWarning)  # and tells that it notes the model's local path
         model = get_peft_model(backbone.model, config)
-    if odd := set(adapted_layers(model, ADAPTER)) ^ set(sites):
+    # What will be written, by the reader of it.
+    written = {parse_name(key).site for key in get_peft_model_state_dict(model, save_embedding_layers=False)}
+    if odd := {*adapted_layers(model, ADAPTER), *written} ^ set(sites):
         raise OptionError(
             f"--target-modules: PEFT adapts other layers than these endings name, such as '{min(odd)}'; name whole paths"
         )

@@ -9,10 +9,12 @@ from safetensors import safe_open
 from support import Signals, options_for, train
 from torch.testing import assert_close
 
+from clora_cli.adapter_folder import write_adapter
 from clora_cli.backbone import find_sites
-from clora_cli.errors import OptionError
+from clora_cli.errors import CloraError, MismatchError, OptionError
 from clora_cli.training import make_plan, train_task
 from clora_cli.training.build import target_modules
+from clora_cli.training.loop import PenaltyTrainer
 
 
 @pytest.fixture
@@ -97,3 +99,24 @@ def test_a_task_is_trained_on_top_of_an_output_layer_s_adapter(tmp_path, tasks, 
     second = train(base, tasks["second"], tmp_path / "adapters", **options)
     assert second.stage == 2
     assert set(second.factors()) == {"lm_head"}
+
+
+def test_what_a_library_raises_in_training_ends_in_one_line(tmp_path, model_folder, tasks, monkeypatch):
+    def fail(self, *arguments, **options):
+        raise IndexError("index out of range in self\nand more")
+
+    monkeypatch.setattr(PenaltyTrainer, "compute_loss", fail)
+    with pytest.raises(CloraError, match=r"^training base model '.*' failed: IndexError: index out of range in self$"):
+        train(model_folder("llama"), tasks["first"], tmp_path / "p", max_steps=1)
+    assert not list((tmp_path / "p").rglob("adapter_config.json"))
+
+
+def test_nothing_that_cannot_be_read_again_gets_its_name(tmp_path):
+    tensors = {
+        "base_model.model.q.lora_A.weight": torch.zeros(2, 3),
+        "base_model.model.q.base_layer.weight": torch.ones(3, 3),
+    }
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    with pytest.raises(MismatchError, match="holds the weight of the base model's 'q'"):
+        write_adapter(tmp_path / "p" / "one", tensors, config, {}, {})
+    assert not (tmp_path / "p" / "one").exists()
