@@ -56,7 +56,7 @@ def read_masks(member: AdapterFolder, side: str = "B") -> dict[str, Tensor]:
     state = member.state()
     if member.is_dense or not any(key.startswith("mask_") for key in state):
         return {}
-    return _masks(member, state, member.factors(), side)
+    return _masks(member, state, member.factors(compare=False), side)
 
 
 def _masks(

@@ -144,8 +144,13 @@ def save_model(family: str, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def llama_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of bytes and their pairs, with a start, an end and a padding token, 0 to 2."""
+    return _byte_level(["<s>", "</s>", "<pad>"], bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
 def _llama() -> tuple[Any, Any]:
-    tokenizer = _byte_level(["<s>", "</s>", "<pad>"], bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer = llama_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         **_SIZE,

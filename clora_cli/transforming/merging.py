@@ -133,6 +133,8 @@ class MergePlan:
         fullest = max(records, key=len)
         if self.reference is not None:
             fullest |= {"fingerprint": self.reference.fingerprint, "kind": self.reference.kind}
+        # PEFT leaves out the name of a model that it was given in memory.
+        fullest["id"] = fullest.get("id") or (self.reference.id if self.reference else "")
         return fullest
 
     def recipe(self) -> dict[str, Any]:

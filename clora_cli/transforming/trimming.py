@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clora_cli import registry
 from clora_cli.adapter_folder import WEIGHTS, AdapterFolder, check_place, finished
+from clora_cli.adapter_tensors import read_copies
 from clora_cli.errors import OptionError
 from clora_cli.files import new_folder, sha256, to_json
 from clora_cli.intervals import check_sizes
@@ -153,7 +154,7 @@ class TrimPlan:
         Raises:
             CloraError: If a file cannot be read or written.
         """
-        tensors, state = {}, self.member.state()
+        tensors, state = read_copies(self.member.weights), self.member.state()
         for site, factor in self.factors.items():
             for side, key, value in zip(
                 "AB", factor_keys(site, site in self.member.embeddings), (factor.a, factor.b), strict=True
@@ -225,7 +226,7 @@ def plan_trim(
     if len(others) < len(reference):
         progress.note(f"{member.path} itself is no part of its reference")
     check_bases([member, *others])
-    plan = TrimPlan(options, trim, member, member.factors(), others)
+    plan = TrimPlan(options, trim, member, member.factors(compare=False), others)
     _check_shared(member, plan.sides, progress)
     return plan
 
