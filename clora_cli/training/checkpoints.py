@@ -21,6 +21,7 @@ __all__ = [
     "OPTIMIZER",
     "RANDOM",
     "STATE",
+    "TRAINER",
     "has_checkpoints",
     "last_checkpoint",
     "new_checkpoint",
@@ -30,9 +31,8 @@ __all__ = [
 SCHEMA = "clora.checkpoint/1"
 RECORD = "checkpoint.json"
 ADAPTER, OPTIMIZER, RANDOM = "adapter.safetensors", "optimizer.safetensors", "random.safetensors"
-STATE = "state.json"
-_TRAINER = "trainer_state.json"
-_NEEDED = {ADAPTER, OPTIMIZER, RANDOM, STATE, _TRAINER}
+STATE, TRAINER = "state.json", "trainer_state.json"  # ours, and the Trainer's own
+_NEEDED = {ADAPTER, OPTIMIZER, RANDOM, STATE, TRAINER}
 _KEPT = 2  # so that one is left if the last is damaged
 _NAME = re.compile(r"checkpoint-(\d{1,18})")
 

@@ -17,12 +17,12 @@ from clora_cli import __version__, registry
 from clora_cli.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.base_model import Checkpoint, ModelReference, check_base, find_model
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.locks import NO_PATIENCE, Patience
+from clora_cli.locks import NO_PATIENCE, Patience, locked
 from clora_cli.lora import Factor, sharing
 from clora_cli.merges import Merge, merge_sites
 from clora_cli.package import base_name
 from clora_cli.progress import Advance, Progress, Silent
-from clora_cli.transforming.alone import writing_alone
+from clora_cli.spots import place
 
 __all__ = ["DTYPES", "MergeOptions", "MergePlan", "merge_adapters", "plan_merge"]
 
@@ -221,7 +221,6 @@ def merge_adapters(
     argv: Sequence[str] = (),
     progress: Progress | None = None,
     patience: Patience = NO_PATIENCE,
-    package: Path | None = None,
 ) -> tuple[Path, Mapping[str, Any], bool]:
     """Carry out a plan.
 
@@ -231,7 +230,6 @@ def merge_adapters(
         argv: The command line, for the manifest.
         progress: Who to tell.
         patience: What to do if another process writes there.
-        package: The package that was read as a whole, if the result becomes a member of it.
 
     Returns:
         The folder, its record (``energy`` where the rank was cut), and whether it was made now (False: it was there).
@@ -244,7 +242,7 @@ def merge_adapters(
     out, progress = plan.options.out, progress or Silent()
     if (there := _there(plan, force)) is not None:
         return there
-    with writing_alone(out, package, plan.members, patience=patience, progress=progress):
+    with locked([place(out)], patience=patience, progress=progress):
         if (there := _there(plan, force)) is not None:  # another process has made it meanwhile
             return there
         with progress.track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
