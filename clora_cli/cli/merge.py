@@ -78,7 +78,6 @@ def merge(
     output = form(json, quiet)
     from clora_cli.package import read_package
     from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
-    from clora_cli.transforming.alone import package_around
     from clora_cli.transforming.member import check_apart
 
     texts = registry.split_options([*(option or ()), *([] if density is None else [f"density={density}"])])
@@ -112,7 +111,6 @@ def merge(
         emit(output, text=f"would write {options.out}: {told}", data=data, brief=str(options.out))
         return
     how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
-    how["package"] = package_around(options.out, adapters)
     path, scores, made = merge_adapters(plan, force=force, argv=command_line(), **how)
     text = f"{path}  ({told}{'' if made else '; up to date'})"
     if energy := scores.get("energy"):

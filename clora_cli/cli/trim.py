@@ -14,6 +14,7 @@ from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
 
 if TYPE_CHECKING:
+    from clora_cli.adapter_folder import AdapterFolder
     from clora_cli.transforming import TrimPlan
 
 __all__ = ["trim"]
@@ -78,7 +79,6 @@ def trim(
     from clora_cli.package import read_package
     from clora_cli.reporting import knee
     from clora_cli.transforming import TrimOptions, plan_trim, trim_adapter
-    from clora_cli.transforming.alone import package_around
 
     if plot is not None:
         knee.check_ending(plot)
@@ -96,11 +96,21 @@ def trim(
         emit(output, text=f"would write {out}  {_told(data)}\n{_table(sites)}", data=data, brief=str(out))
         return
     how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
-    path, made = trim_adapter(plan, force=force, package=package_around(out, reference or ()), **how)
+    path, made = trim_adapter(plan, force=force, around=_around(out, reference or (), members), **how)
     if plot is not None:
         knee.draw_knee([knee.Trimmed(f"{by} on lora_{cut.side}", cut.values, cut.kept) for cut in plan.cuts], plot)
     text = f"{path}  {_told(data)}{'' if made else '; up to date'}\n{_table(sites)}"
     emit(output, text=text, data={**data, "made": made}, brief=str(path))
+
+
+def _around(
+    out: Path, reference: Sequence[Path], members: Sequence[AdapterFolder]
+) -> tuple[Path, Sequence[AdapterFolder]] | None:
+    """Return the package among the references in which the result will be, with its members; None if there is none."""
+    around = out.parent.resolve()
+    if around not in [path.resolve() for path in reference]:
+        return None
+    return around, [member for member in members if member.path.parent.resolve() == around]
 
 
 def _sites(plan: TrimPlan) -> list[dict[str, Any]]:

@@ -16,18 +16,19 @@ from torch import Tensor
 from clora_cli import registry
 from clora_cli.adapter_folder import WEIGHTS, AdapterFolder, check_place, finished
 from clora_cli.adapter_tensors import read_copies
-from clora_cli.errors import OptionError
+from clora_cli.errors import OptionError, ReplacedError
 from clora_cli.files import new_folder, sha256, to_json
 from clora_cli.intervals import check_sizes
-from clora_cli.locks import NO_PATIENCE, Patience
+from clora_cli.locks import NO_PATIENCE, Patience, locked
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.manifest import MANIFEST, SCHEMA
+from clora_cli.package import changed
 from clora_cli.progress import Progress, Silent
 from clora_cli.side_files import FEATURES, STATE
+from clora_cli.spots import inside, place
 from clora_cli.steady import unchanged
 from clora_cli.subspace import mask_key, pack, read_masks
 from clora_cli.tensors import save_tensors
-from clora_cli.transforming.alone import writing_alone
 from clora_cli.transforming.cuts import Cut, pulls, side_of
 from clora_cli.transforming.member import check_apart, copy_file, files_of
 from clora_cli.transforming.routable import check_bases
@@ -237,7 +238,7 @@ def trim_adapter(
     force: bool = False,
     progress: Progress | None = None,
     patience: Patience = NO_PATIENCE,
-    package: Path | None = None,
+    around: tuple[Path, Sequence[AdapterFolder]] | None = None,
 ) -> tuple[Path, bool]:
     """Carry out a plan.
 
@@ -246,7 +247,7 @@ def trim_adapter(
         force: Replace another adapter at its place.
         progress: Told if the folder was there and has another feature distribution.
         patience: What to do if another process writes there.
-        package: The package that was read as a whole, if the result becomes a member of it.
+        around: The package that was read as the reference and that the result becomes a member of, with its members.
 
     Returns:
         The folder, and whether it was made now (False: it was there).
@@ -258,7 +259,9 @@ def trim_adapter(
     check_place(out)
     if not force and _is_there(plan, progress):
         return out, False
-    with writing_alone(out, package, [plan.member, *plan.reference], patience=patience, progress=progress):
+    with locked([inside(around[0]) if around else place(out)], patience=patience, progress=progress):
+        if around and changed(*around):
+            raise ReplacedError(f"package {around[0]} changed after it was read; try again")
         if not force and _is_there(plan, progress):  # another process has made it meanwhile
             return out, False
         with new_folder(out) as folder:
