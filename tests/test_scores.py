@@ -196,3 +196,22 @@ def test_rows_own_scores_are_kept_and_must_make_the_value(tmp_path):
         broken = replace(scores, rows=(*rows[:-1], replace(rows[-1], scores={"cb": replace(cell, per_row=wrong)})))
         with pytest.raises(ArtifactError, match="per_row"):
             write_scores(broken, tmp_path / "scores.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (put("settings", {"route": "x"}), "settings.route is not what it should be"),
+        (put("settings", {"route": {"a": []}}), "settings.route"),
+        (put("settings", {"test_rows": -1}), "settings.test_rows"),
+        (put("method", "\x1b[31m"), "method has letters that cannot be shown"),
+        (put("order", ["cb\u202e"]), "order must be a list of task names"),
+        (put("rows", 1, "stage", 1 << 60), "rows[1].stage must be a whole number"),
+    ],
+)
+def test_values_that_would_break_a_report_are_refused(tmp_path, change, place):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(damaged(change)))
+    with pytest.raises(ArtifactError) as caught:
+        read_scores(path)
+    assert place in str(caught.value)
