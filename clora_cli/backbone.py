@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from clora_cli.base_model import Kind, ModelReference
-from clora_cli.errors import ArtifactError, OptionError
+from clora_cli.conventions import neutral_generation, read_tokens
+from clora_cli.errors import ArtifactError, OptionError, translated
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from clora_cli.data.tokens import Tokens
 
 __all__ = [
     "Backbone",
@@ -54,6 +58,11 @@ class Backbone:
     def kind(self) -> Kind:
         """Decoder-only, encoder and decoder, or encoder alone."""
         return self.reference.kind
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """What tokenizer and model say about tokens: where answers end, what pads, how long a prompt may be."""
+        return read_tokens(self.tokenizer, self.model, self.reference)
 
     @property
     def prompt_kind(self) -> Literal["causal", "seq2seq"]:
@@ -118,8 +127,9 @@ def load_backbone(
     extra: dict[str, Any] = {}
     if quantize != "none":  # such weights are placed while they are read, on the first device unless told
         extra = {"quantization_config": _quantization(quantize, torch_dtype, device), "device_map": {"": device}}
-    try:
+    with translated(f"the tokenizer of base model {reference.path} cannot be loaded", ArtifactError):
         tokenizer = AutoTokenizer.from_pretrained(reference.path)
+    try:
         config = AutoConfig.from_pretrained(reference.path)
         if not dropout:
             _switch_off_dropout(config)
@@ -128,14 +138,21 @@ def load_backbone(
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"base model {reference.path} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     if quantize == "none":
         model = model.to(device)
     model.requires_grad_(False).eval()
-    if reference.kind != "encoder":
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return Backbone(model, tokenizer, reference, device, torch_dtype)
+    backbone = Backbone(model, tokenizer, reference, device, torch_dtype)
+    _settle(backbone)
+    return backbone
+
+
+def _settle(backbone: Backbone) -> None:
+    """Write what was decided about tokens where Transformers reads it."""
+    tokens, tokenizer = backbone.tokens, backbone.tokenizer
+    if tokenizer.pad_token_id != tokens.pad:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tokens.pad)
+    if backbone.kind != "encoder":
+        backbone.model.generation_config = neutral_generation(tokens)
 
 
 def load_skeleton(reference: ModelReference) -> Any:

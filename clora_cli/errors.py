@@ -14,8 +14,9 @@ Every message says what, where and what to do, in one line. Only ``clora_cli.cli
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 __all__ = [
     "ArtifactError",
@@ -27,7 +28,14 @@ __all__ = [
     "OptionError",
     "UnknownNameError",
     "did_you_mean",
+    "translated",
 ]
+
+# What libraries raise about models, adapters and data that they do not take.
+_OTHERS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError),
+    *(SyntaxError, ValueError),
+)
 
 
 class CloraError(Exception):
@@ -90,3 +98,31 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+@contextlib.contextmanager
+def translated(what: str, error: type[CloraError] = CloraError, mend: str = "") -> Iterator[None]:
+    """Turn what a library raises about a user's model, adapter or data into one line.
+
+    Args:
+        what: What failed and where, such as ``"base model m cannot be loaded"``.
+        error: The class to raise.
+        mend: What to do, if anything is known.
+
+    Raises:
+        CloraError: Of that class, with the first line of what the library said.
+    """
+    try:
+        yield
+    except BaseException as other:
+        # Tokenizers written in Rust raise Exception itself, or panic: no name tells these from other errors.
+        bare = type(other) is Exception or type(other).__name__ == "PanicException"
+        if not isinstance(other, _OTHERS) and not bare:
+            raise
+        said = (str(other).strip() or type(other).__name__).splitlines()[0]
+        said = (
+            said
+            if bare or isinstance(other, (OSError, RuntimeError, ValueError))
+            else f"{type(other).__name__}: {said}"
+        )
+        raise error(f"{what}: {said}{f'; {mend}' if mend else ''}") from other

@@ -29,6 +29,7 @@ LAYERS = (
         "data",
         "nano",
         "base_model",
+        "conventions",
         "backbone",
         "adapters",
         "attribution",

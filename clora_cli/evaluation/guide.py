@@ -110,6 +110,6 @@ class Guide:
         """
         near = []
         for task in tasks:
-            chat = uses_chat(task, self.backbone.tokenizer)
+            chat = uses_chat(task, self.backbone.tokens)
             near.append(nearness(routing.similarities(self.features(task.dev[:_MOST_CALIBRATED], chat=chat))))
         return torch.cat(near).quantile(self.options.abstain).item(), sum(map(len, near))
