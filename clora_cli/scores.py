@@ -40,6 +40,8 @@ _SETTINGS: Mapping[str, Check] = {
     "route?": each(scalar),
     "calibrate?": listed(name),
 }
+# What graded where a file does not say.
+_FIRST = {"exact-match": "english/1", "label-rank": "english/1", "rouge-l": "english-words/1"}
 _ROUNDING = 0.06  # percent points: what one decimal place may hide between a value and its correct / total
 
 
@@ -73,6 +75,8 @@ class TaskScore:
         dropped: Number of test rows left out for having no usable reference; not part of ``total``.
         per_row: Each scored row's own score, in [0, 1], in the task's order; their mean is ``value / 100``. Empty in files
             that do not say.
+        normaliser: Name and version of what made texts comparable; empty in files that do not say.
+        cut: Number of answers that were graded although they had not ended when they were cut off.
     """
 
     metric: str
@@ -83,6 +87,23 @@ class TaskScore:
     empty: int = 0
     dropped: int = 0
     per_row: tuple[float, ...] = ()
+    normaliser: str = ""
+    cut: int = 0
+
+    @property
+    def graded_by(self) -> str:
+        """The normaliser: of a file that does not say, the one of its time."""
+        return self.normaliser or _FIRST.get(self.metric, "none")
+
+    @property
+    def yardstick(self) -> str:
+        """What two scores of a task must have in common to be compared, in words."""
+        return f"{self.metric} ({self.formula}; normaliser {self.graded_by}) on {self.total} rows"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object; what came with a later version is left out where it says nothing."""
+        content = asdict(self)
+        return {key: value for key, value in content.items() if value or key not in {"normaliser", "cut"}}
 
 
 @dataclass(frozen=True)
@@ -125,6 +146,8 @@ class Scores:
         """Return the JSON object that is the file's content."""
         content = asdict(self)
         del content["source"]
+        for row, kept in zip(content["rows"], self.rows, strict=True):
+            row["scores"] = {task: score.to_dict() for task, score in kept.scores.items()}
         return {"schema": SCHEMA, **content, "order": list(self.order)}
 
 
@@ -252,7 +275,11 @@ def _task(node: _Node) -> TaskScore:
         node.fault("value", f"{value:g} does not agree with {correct} correct of {total}")
     empty, dropped = node.count("empty"), node.count("dropped")
     rows = _per_row(node, value, total)
-    return TaskScore(node.text("metric"), node.text("formula"), value, total, correct, empty, dropped, rows)
+    normaliser = node.text("normaliser") if "normaliser" in node.data else ""
+    cut = node.count("cut") if "cut" in node.data else 0
+    return TaskScore(
+        node.text("metric"), node.text("formula"), value, total, correct, empty, dropped, rows, normaliser, cut
+    )
 
 
 def _per_row(node: _Node, value: float, total: int) -> tuple[float, ...]:

@@ -61,6 +61,7 @@ LAYERS = (
         "base_layers",
         "base_model",
         "checkpoint",
+        "conventions",
         "backbone",
         "adapters",
         "attribution",

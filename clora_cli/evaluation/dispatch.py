@@ -181,7 +181,7 @@ class Dispatcher:
         }
 
     def _features(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
-        has_template = bool(getattr(self.guide.backbone.tokenizer, "chat_template", None))
+        has_template = self.guide.backbone.tokens.chat
         found: dict[str, Tensor] = {}
         for chat in (False, True):
             rows = [row for row, one in enumerate(inputs) if (one.chat and has_template) is chat]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -35,7 +34,6 @@ from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, Feature
 
 __all__ = ["FeatureResult", "sizes", "take_features"]
 
-_ANY = 1 << 30  # tokens: no limit
 _PUBLIC_ROWS = 8  # of each bundled task: 64 texts place a ball well enough, and cost two batches
 
 
@@ -183,7 +181,7 @@ def _moments(
     options: FeatureOptions,
     progress: Progress,
 ) -> dict[str, Moments]:
-    ids = [tokens for rows in job.rows for tokens in _ids(backbone, rows, options)]
+    ids = [tokens for rows in job.rows for tokens in _ids(backbone, rows, options, progress)]
     bank = AdapterBank(backbone.model)
     bank.activate([job.member.on(bank.places).deltas()] if options.source == "adapted" else [])
     change = {"change": lambda site, vectors: balls[site].clipped(vectors)} if balls else {}
@@ -205,9 +203,9 @@ def _moments(
 def _public_balls(backbone: Backbone, sites: Sequence[str], options: FeatureOptions) -> dict[str, Ball]:
     """Return where the features of texts that come with clora lie: known to everybody, whatever the private inputs."""
     clip = options.privacy.clip if options.privacy else 1.0
-    longest = int(min(options.max_length, _most_tokens(backbone)))
+    longest = backbone.tokens.most(options.max_length)
     # Cut to fit rather than refused: their instructions are not the user's to shorten.
-    examples = prompt_ids(backbone, _public_examples(), text=options.text, max_length=_ANY)
+    examples = prompt_ids(backbone, _public_examples(), text=options.text, max_length=None)
     ids = [tokens[:longest] for tokens in examples]
     found: dict[str, list[torch.Tensor]] = {site: [] for site in sites}
     for _, features in read_features(backbone, ids, sites, pool=options.pool, batch_size=options.batch_size):
@@ -221,26 +219,12 @@ def _public_examples() -> list[Example]:
     return [row for name in ORDER for row in load_task(name).train[:_PUBLIC_ROWS]]
 
 
-def _ids(backbone: Backbone, rows: Rows, options: FeatureOptions) -> list[list[int]]:
-    chat = uses_chat(rows.task, backbone.tokenizer)
+def _ids(backbone: Backbone, rows: Rows, options: FeatureOptions, progress: Progress) -> list[list[int]]:
+    chat = uses_chat(rows.task, backbone.tokens)
     ids = prompt_ids(backbone, rows.examples, text=options.text, max_length=options.max_length, chat=chat)
-    most = _most_tokens(backbone)
-    if (longest := max(map(len, ids))) > most:
-        raise OptionError(
-            f"an input has {longest} tokens, base model '{backbone.reference.id}' takes {most:g}; pass --max-length {most:g}"
-        )
+    for remark in backbone.tokens.remarks(options.max_length, max(map(len, ids), default=0)):
+        progress.note(f"{rows.task.name}: {remark}")
     return ids
-
-
-def _most_tokens(backbone: Backbone) -> float:
-    """Return how many positions a base model knows; infinity where they are relative."""
-    model = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
-    most = getattr(model.config, "max_position_embeddings", None) or math.inf
-    # RoBERTa and its like count positions from behind the padding's own.
-    first = next(
-        (getattr(m, "padding_idx", None) for n, m in model.named_modules() if n.endswith("position_embeddings")), None
-    )
-    return float(most - (0 if first is None else first + 1))
 
 
 def _sites(backbone: Backbone, member: AdapterFolder, options: FeatureOptions) -> list[str]:

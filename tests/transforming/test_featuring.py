@@ -406,15 +406,21 @@ def test_another_base_model_is_refused_but_not_forever(tmp_path, adapter, backbo
         take(bare, data=data, model=str(model_folder("gpt2")), force=True)
 
 
-def test_an_input_longer_than_the_model_knows_is_told(tmp_path, backbone):
+def test_an_input_longer_than_the_model_knows_is_cut_with_a_note(tmp_path, backbone):
     data = write_task(tmp_path / "long")
     lines = (data / "train.jsonl").read_text().splitlines()
     lines[3] = json.dumps({"text": "a boat " * 200, "label": "great"})
     (data / "train.jsonl").write_text("\n".join(lines))
     member = write(tmp_path / "first", backbone("bert"), data)
-    with pytest.raises(OptionError, match=r"base model '.*' takes 128; pass --max-length 128"):
-        take(member)
-    take(member, max_length=128)
+    told = Signals()
+    found = take(member, progress=told)[0].distribution.sites
+    assert [note.partition(" has ")[2] for note in told.notes] == [
+        "128 positions: prompts are cut to 128 tokens, not to 512"
+    ]
+    told = Signals()
+    same = take(member, max_length=128, force=True, progress=told)[0].distribution.sites
+    assert told.notes == []
+    assert all(torch.equal(found[site].mean, same[site].mean) for site in found)
 
 
 def test_numbers_that_overflow_are_not_written(tmp_path, backbone, tasks):
