@@ -21,6 +21,7 @@ __all__ = ["ALL_LINEAR", "adaptable", "adapted_layers", "endings_of", "left_out"
 
 ALL_LINEAR = "all-linear"
 _LAYERS = "base_model.model."
+_FUSED = 3  # axes of a tensor of several experts' matrices
 
 
 def adaptable(model: nn.Module, sites: Sequence[str]) -> list[str]:
@@ -47,11 +48,12 @@ def left_out(model: nn.Module, sites: Collection[str], linear: Iterable[str]) ->
     """
     layers = endings_of(site for site in linear if site not in sites)
     fused = {
-        name.rpartition(".")[2]
-        for name, parameter in model.named_parameters()
-        if parameter.ndim == 3 and ".experts." in name
+        f"{_ending(path)}.{name}"
+        for path, module in model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == _FUSED and not hasattr(module, "kernel_size")  # a convolution's has as many axes
     }
-    return [*layers, *(f"experts.{name}" for name in sorted(fused))]
+    return [*layers, *sorted(fused)]
 
 
 def target_names(model: nn.Module, sites: Sequence[str]) -> str | list[str]:
