@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.adapter_config import CONFIG, read_config
+from clora_cli.base_model import changes_since
 from clora_cli.conversion import conversion
 from clora_cli.distribution import read_record
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.files import differences, new_folder, sha256, to_json
+from clora_cli.files import new_folder, sha256, to_json
 from clora_cli.legible import is_legible
 from clora_cli.manifest import MANIFEST, SCHEMA, as_withheld, read_manifest
 from clora_cli.side_files import FEATURES, STATE, former_name, side_file
@@ -287,7 +288,7 @@ def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
     if not target.exists():
         return None
     folder = read_adapter(target)
-    if changed := differences(as_withheld(recipe, folder.manifest), folder.manifest):
+    if changed := changes_since(as_withheld(recipe, folder.manifest), folder.manifest):
         raise OptionError(
             f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
         )
