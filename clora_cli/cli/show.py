@@ -198,7 +198,9 @@ def _features_text(features: dict[str, Any] | None) -> str:
         return "none; `clora stat-features` gives it one, for routing"
     data = ", ".join(str(entry["name"]) for entry in features["data"])
     told = f"{features['count']} inputs of {data} at {features['sites']} sites, source {features['source']}"
-    told += f", pool {features['pool']}, text {features['text']}, second moments {features.get('second_moment', 'none')}"
+    told += (
+        f", pool {features['pool']}, text {features['text']}, second moments {features.get('second_moment', 'none')}"
+    )
     return told + (f", privacy {features['privacy']}" if features.get("privacy") else "")
 
 

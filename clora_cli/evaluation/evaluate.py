@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.base_model import check_answers, check_base, find_model
 from clora_cli.data import Task
-from clora_cli.errors import DataError, OptionError
+from clora_cli.errors import ArtifactError, DataError, OptionError
 from clora_cli.evaluation.options import COMBINE, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
+from clora_cli.legible import shortened
 from clora_cli.package import base_name
 from clora_cli.progress import Progress, Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
@@ -161,7 +162,12 @@ def _way(members: Sequence[AdapterFolder], combine: str) -> str:
         return "sum"  # one adapter of another tool: there is nothing to choose
     if len(wanted) > 1 or None in wanted:
         raise OptionError(f"these adapters do not agree on how to be combined; pass --combine {'|'.join(COMBINE[1:])}")
-    return str(wanted.pop())
+    if (found := str(wanted.pop())) not in COMBINE[1:]:
+        raise ArtifactError(
+            f"adapter {members[0].path} is to be combined by '{shortened(found)}', which this version does not know; "
+            "upgrade clora, or pass --combine"
+        )
+    return found
 
 
 def _seen(tasks: Sequence[Task], members: Sequence[AdapterFolder], stage: int) -> list[Task]:
