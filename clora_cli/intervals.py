@@ -51,7 +51,9 @@ def check_size(option: str, value: float, most: float = _ANY) -> None:
     """
     if abs(value) > most and not (isinstance(value, float) and math.isinf(value)):
         shown = f"{value:g}" if isinstance(value, float) else f"{str(value)[:20]}{'…' * (len(str(value)) > 20)}"
-        raise OptionError(f"{option} {shown} is beyond all reason: give at most {most:g}")
+        raise OptionError(
+            f"{option} {shown} is beyond all reason: give at most {most if isinstance(most, int) else format(most, 'g')}"
+        )
 
 
 def check_sizes(options: Mapping[str, Any]) -> None:

@@ -225,6 +225,8 @@ def _scores(path: Path, content: dict[str, Any]) -> Scores:
     top = _Node(path, "", content)
     base = top.node("base", content.get("base"))
     order = _order(top)
+    if not top.items("rows"):
+        top.fault("rows", "is empty")
     return Scores(
         base=BaseRef(base.text("id"), base.text("fingerprint")),
         package=top.text("package"),

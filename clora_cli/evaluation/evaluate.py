@@ -10,9 +10,10 @@ from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.base_model import ModelReference, check_answers, check_base, is_local
 from clora_cli.data import Task
 from clora_cli.data.tools import renderable
-from clora_cli.errors import DataError, OptionError
+from clora_cli.errors import ArtifactError, DataError, OptionError
 from clora_cli.evaluation.options import COMBINE, MERGES, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, Grading
+from clora_cli.legible import shortened
 from clora_cli.meeting import agree, joined, together
 from clora_cli.package import base_at_hand, find_base, marks
 from clora_cli.processes import processes, summed
@@ -261,7 +262,12 @@ def _way(members: Sequence[AdapterFolder], combine: str) -> str:
         return "sum"  # one adapter of another tool: there is nothing to choose
     if len(wanted) > 1 or None in wanted:
         raise OptionError(f"these adapters do not agree on how to be combined; pass --combine {'|'.join(COMBINE[1:])}")
-    return str(wanted.pop())
+    if (found := str(wanted.pop())) not in COMBINE[1:]:
+        raise ArtifactError(
+            f"adapter {members[0].path} is to be combined by '{shortened(found)}', which this version does not know; "
+            "upgrade clora, or pass --combine"
+        )
+    return found
 
 
 def _seen(tasks: Sequence[Task], members: Sequence[AdapterFolder], stage: int) -> list[Task]:

@@ -94,7 +94,11 @@ def _recorded(member: AdapterFolder) -> dict[str, Any]:
         name in known and (type(value) is known[name] or (known[name] is float and type(value) is int))
         for name, value in route.items()
     )
-    if not right:
+    try:
+        fits = right and RouteOptions(**route) is not None
+    except OptionError:
+        fits = False
+    if not fits:
         raise ArtifactError(
             f"adapter {member.path} records a way to route that this version does not know; upgrade clora or train it again"
         )
