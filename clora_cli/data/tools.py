@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from clora_cli.base_model import ModelReference
 from clora_cli.data.findings import few
 from clora_cli.data.rows import Rows
 from clora_cli.data.task import Example
 from clora_cli.data.templates import tool_names
-from clora_cli.data.texts import in_brief
-from clora_cli.errors import ArtifactError
 
 __all__ = ["renderable", "renders", "with_model"]
 
@@ -46,23 +44,19 @@ def renderable(examples: Sequence[Example], tokenizer: Any) -> tuple[list[Exampl
     )
 
 
-def with_model(rows: Rows, model: Path) -> tuple[Rows, str]:
+def with_model(rows: Rows, reference: ModelReference) -> tuple[Rows, str]:
     """Return the rows that a model's tokenizer can write, and a note on the others; it is read only for rows with tools.
 
     Args:
         rows: The rows.
-        model: The base model's folder.
+        reference: The base model.
 
     Raises:
         ArtifactError: The tokenizer cannot be read.
     """
     if not any(example.tooling for example in rows.examples):
         return rows, ""
-    from transformers import AutoTokenizer
+    from clora_cli.loading import read_tokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"the tokenizer of base model {model} cannot be read: {in_brief(error)}") from error
-    kept, note = renderable(rows.examples, tokenizer)
+    kept, note = renderable(rows.examples, read_tokenizer(reference))
     return replace(rows, examples=kept), note

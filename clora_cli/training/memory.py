@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 from clora_cli.adapter_folder import AdapterFolder
+from clora_cli.base_model import ModelReference
 from clora_cli.data import Rows, Task, origins_of
 from clora_cli.data.tools import with_model
 from clora_cli.errors import DataError, MismatchError
@@ -17,14 +17,14 @@ from clora_cli.training.options import run_seed
 __all__ = ["read_memory"]
 
 
-def read_memory(memory: Memory, past: Sequence[AdapterFolder], method: str, model: Path) -> list[Rows]:
+def read_memory(memory: Memory, past: Sequence[AdapterFolder], method: str, model: ModelReference) -> list[Rows]:
     """Draw the rows of a memory from the data of earlier adapters.
 
     Args:
         memory: Which rows.
         past: The earlier adapters.
         method: The method's name, for messages.
-        model: The base model's folder.
+        model: The base model.
 
     Raises:
         DataError: If the data of one cannot be found.
@@ -33,7 +33,7 @@ def read_memory(memory: Memory, past: Sequence[AdapterFolder], method: str, mode
     return [_drawn(memory, member, method, model) for member in past]
 
 
-def _drawn(memory: Memory, member: AdapterFolder, method: str, model: Path) -> Rows:
+def _drawn(memory: Memory, member: AdapterFolder, method: str, model: ModelReference) -> Rows:
     task, seed, training = _task(member, method), int(member.manifest["seed"]), member.manifest["training"]
     drawn = Rows.draw(task, "train", int(training.get("train_rows", 0)), seed, training.get("learn", "last"))
     learned = with_model(drawn, model)[0].examples  # what was left out was told when the task was trained

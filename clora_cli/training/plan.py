@@ -190,8 +190,8 @@ def make_plan(options: TrainOptions) -> Plan:
     ledger = _ledger(others, method, options)
     if past and method.recalling:
         _check_recalled(past[-1], method)
-    memory = read_memory(method.memory, past, method.name, reference.path) if method.memory else ()
-    drawn, note = with_model(Rows.draw(task, "train", options.train_rows, options.seed, options.learn), reference.path)
+    memory = read_memory(method.memory, past, method.name, reference) if method.memory else ()
+    drawn, note = with_model(Rows.draw(task, "train", options.train_rows, options.seed, options.learn), reference)
     if note:
         task = dataclasses.replace(task, notes=(*task.notes, note))
     if not drawn.examples:

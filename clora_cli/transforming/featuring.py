@@ -231,7 +231,7 @@ def _found(member: AdapterFolder, name: str, options: FeatureOptions, loaded: di
 def _drawn(task: Task, options: FeatureOptions, reference: ModelReference) -> Rows:
     if not getattr(task, options.split):
         raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows; pass another --split")
-    rows, note = with_model(Rows.draw(task, options.split, options.limit, options.seed), reference.path)
+    rows, note = with_model(Rows.draw(task, options.split, options.limit, options.seed), reference)
     return replace(rows, task=replace(task, notes=(*task.notes, note))) if note else rows
 
 
