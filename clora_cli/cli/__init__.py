@@ -109,7 +109,7 @@ def _outcome() -> int:
         with _one_voice():
             return leave(_carried_out())
     except CloraError as error:
-        code, message = error.exit_code, str(error)
+        code, message = error.exit_code, _told_of_others(error.__cause__) or str(error)
     except TyperException as error:
         code, message = 2, _told_of_usage(error)
         say = _show if "\n" in message else _complain
@@ -122,14 +122,10 @@ def _outcome() -> int:
         why = getattr(error, "strerror", None) or error
         code, message = 1, f"{where}: {why}; check the name, its permissions and the disk"
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
-            told = "out of memory; give less at once: a smaller --batch-size, --max-length or --rank"
-            return end_all(1, told, say)
-        if not fallen_out(error):
+        code, message = 1, _told_of_memory(error) or _told_of_others(error)
+        if not message:
             end_all(1)
             raise
-        why = re.sub(r"^\[.*?\] |\. .*", "", str(error).partition("\n")[0])
-        code, message = 1, f"another process of this launch has gone, out of memory perhaps ({why}); see its log"
     except BaseException:  # a signal, or a fault of this program, whose traceback is what is told
         end_all(signals.exit_code() if signals.received() else 1)
         raise
@@ -186,6 +182,21 @@ def _complain(message: str) -> None:
 
 def _show(text: str) -> None:
     tell(text)
+
+
+def _told_of_memory(error: MemoryError | RuntimeError) -> str:
+    """Return what to tell if there is not enough memory; else nothing."""
+    if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+        return ""
+    return "out of memory; give less at once: a smaller --batch-size, --max-length or --rank"
+
+
+def _told_of_others(error: BaseException | None) -> str:
+    """Return what to tell if an error comes of the end of another process; else nothing."""
+    if not isinstance(error, RuntimeError) or not fallen_out(error):
+        return ""
+    why = re.sub(r"^\[.*?\] |\. .*", "", str(error).partition("\n")[0])
+    return f"another process of this launch has gone, out of memory perhaps ({why}); see its log"
 
 
 def _told_of_usage(error: TyperException) -> str:

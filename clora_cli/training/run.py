@@ -23,7 +23,7 @@ from clora_cli.processes import is_main_process
 from clora_cli.progress import Progress, Silent
 from clora_cli.spots import inside
 from clora_cli.training.checkpoints import has_checkpoints, last_checkpoint, start_anew
-from clora_cli.training.facts import facts
+from clora_cli.training.facts import begun, facts
 from clora_cli.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -91,15 +91,15 @@ def train_task(
     """
     progress = progress or Silent()
     finished = None if force else plan.finished()
+    agree(lambda: facts(plan))
     if finished is not None:
-        agree(lambda: facts(plan, None))
         _forget(plan)
         return finished, False
     with _alone(plan, patience, progress) as current:
         if current is not plan and not force and (finished := current.finished()) is not None:
             return finished, False
         checkpoint = last_checkpoint(current.work, progress) if resume and not force else None
-        agree(lambda: facts(current, checkpoint))
+        agree(lambda: begun(current, checkpoint))
         return _carry_out(current, checkpoint, resume, force, argv, progress), True
 
 

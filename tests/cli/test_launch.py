@@ -15,6 +15,8 @@ from routed import write_routable
 from safetensors.torch import load_file
 from support import contents, write_task
 
+from clora_cli.training.checkpoints import ADAPTER, OPTIMIZER, RANDOM, STATE, new_checkpoint
+
 SHORT = ("--max-steps", 3, "--batch-size", 4, "--rank", 2, "--alpha", 4, "--device", "cpu", "--method", "n-lora")
 CPU = ("--device", "cpu")
 
@@ -122,10 +124,11 @@ def test_processes_that_see_other_folders_end_together(ranks, arguments, apart, 
 def test_an_unfinished_run_that_one_process_sees_is_not_continued(ranks, arguments, here):
     folders = [here / name for name in ("one", "two")]
     work = folders[0] / "adapters" / ".first.unfinished"
-    (work / "checkpoint-2").mkdir(parents=True)
-    folders[1].mkdir()
-    for name in ("plan.json", "checkpoint-2/trainer_state.json"):
-        (work / name).write_text("{}")
+    for folder in (work, folders[1]):
+        folder.mkdir(parents=True)
+    with new_checkpoint(work / "checkpoint-2") as draft:
+        for kind in (ADAPTER, OPTIMIZER, RANDOM, STATE, "trainer_state.json"):
+            (draft / kind).write_text("{}")
     for seen, told in ((folders, " -> none, unfinished run there -> none"), (folders[::-1], "none -> checkpoint-2/")):
         found = ranks(*arguments, "--resume", folders=seen)
         assert found.codes == [4, 4]
