@@ -37,7 +37,7 @@ def write(here, backbone) -> Callable[..., None]:
         folder = here / path
         write_random_adapter(folder, base, stage=stage + seed, manifest={"stage": stage})
         model = {"id": base.reference.id, "fingerprint": base.reference.fingerprint, "kind": "causal"}
-        record = {"base_model": model, "source": "base", "pool": "prompt-mean", "text": "prompt"}
+        record = {"base_model": model, "source": "base", "pool": "prompt-mean", "text": "prompt", "max_length": 64}
         moments = {"model.layers.0.self_attn.q_proj": Moments.of(torch.randn(6, 4))}
         Distribution(moments, {**record, "second_moment": "none", "data": []}).write(folder / FEATURES)
 
