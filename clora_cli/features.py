@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clora_cli.backbone import Backbone, linear_shape
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.distribution import Pool
-from clora_cli.errors import MismatchError, OptionError
+from clora_cli.errors import MismatchError, OptionError, translated
 from clora_cli.processes import gathered, processes, rank
 from clora_cli.statistics import Moments, SecondMoment
 
@@ -222,7 +222,8 @@ class _Capture:
         model = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
         extra = {"use_cache": False} if backbone.kind == "causal" else {}
         try:
-            model(**batch, **extra)
+            with translated(f"{backbone.tokens.model} cannot read the prompts"):
+                model(**batch, **extra)
         except _ReachedError:
             return self._found
         missing = next(site for site in self._sites if site not in self._found)

@@ -119,7 +119,7 @@ def _train(plan: Plan, resume: bool, progress: Progress) -> _Result:
     built = build(plan)
     items = _items(plan, built)
     for remark in _remarks(plan, built, items):
-        progress.note(remark)
+        progress.note(f"note: {remark}")
     probe = RunProbe(plan, built, items[: len(plan.rows)], progress)
     penalties = _penalties(plan, built, progress)
     confinement = confine(plan, built, progress)
