@@ -147,7 +147,9 @@ def _settle(backbone: Backbone) -> None:
     if tokenizer.pad_token_id != tokens.pad:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tokens.pad)
     if backbone.kind != "encoder":
-        backbone.model.generation_config = neutral_generation(tokens)
+        own = backbone.model.generation_config
+        starts = {"bos_token_id": own.bos_token_id, "decoder_start_token_id": own.decoder_start_token_id}
+        backbone.model.generation_config = neutral_generation(tokens, **starts)
 
 
 def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str, tuple[int, int]]:

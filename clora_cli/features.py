@@ -247,7 +247,7 @@ class _Capture:
         model = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
         extra = {"use_cache": False} if backbone.kind == "causal" else {}
         try:
-            with translated(f"base model '{backbone.reference.id}' fails on these inputs", MismatchError):
+            with translated(f"{backbone.tokens.model} cannot read the prompts", MismatchError):
                 model(**batch, **extra)
         except _ReachedError:
             return self._found

@@ -215,3 +215,18 @@ def test_values_that_would_break_a_report_are_refused(tmp_path, change, place):
     with pytest.raises(ArtifactError) as caught:
         read_scores(path)
     assert place in str(caught.value)
+
+
+def test_the_normaliser_and_what_was_cut_off_stand_in_the_file_where_they_say_something(tmp_path):
+    cell = TaskScore("exact-match", "f", 50.0, 2, 1, normaliser="unicode/1", cut=1)
+    scores = replace(SCORES, rows=(ScoreRow(0, "", (), {"cb": cell}),))
+    write_scores(scores, tmp_path / "a.json")
+    kept = json.loads((tmp_path / "a.json").read_text())["rows"][0]["scores"]["cb"]
+    assert (kept["normaliser"], kept["cut"]) == ("unicode/1", 1)
+    assert read_scores(tmp_path / "a.json") == scores
+
+
+def test_scores_that_do_not_say_were_graded_as_in_their_time():
+    old, new = (TaskScore("exact-match", "f", 50.0, 2, 1, normaliser=name) for name in ("", "english/1"))
+    assert old.yardstick == new.yardstick
+    assert old.yardstick != replace(new, normaliser="unicode/1").yardstick

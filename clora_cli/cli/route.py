@@ -161,6 +161,8 @@ def _prepare(dispatcher: Dispatcher, calibration: Sequence[Task], terminal: Term
             "their features differ above the first layer"
         )
     rows = dispatcher.start(calibration)
+    for remark in dispatcher.guide.backbone.tokens.remarks(int(dispatcher.guide.record["max_length"]), 0):
+        terminal.note(f"note: {remark}")
     if rows:
         threshold = dispatcher.routing.threshold
         terminal.note(

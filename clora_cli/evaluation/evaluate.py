@@ -169,7 +169,7 @@ class _Bench:
             short = prompts.room < self._options.max_new_tokens
             reason = "the model has no more positions" if short else "--max-new-tokens allows no more"
             self._progress.note(
-                f"{title}: {cut} of {len(prompts.ids)} answers were cut off after {prompts.room} tokens, as {reason}"
+                f"note: {title}: {cut} of {len(prompts.ids)} answers were cut off after {prompts.room} tokens, as {reason}"
             )
         return cut
 
@@ -246,9 +246,9 @@ def _prompts(backbone: Backbone, tasks: Sequence[Task], options: EvalOptions, pr
         limits = (options.max_length, options.batch_size, options.max_new_tokens)
         prompts = chosen[task.name] = Prompts.encode(backbone, task, examples, *limits)
         for remark in prompts.remarks(options.max_length):
-            progress.note(f"{task.name}: {remark}")
+            progress.note(f"note: {task.name}: {remark}")
     if remark := backbone.tokens.disagreement:
-        progress.note(remark)
+        progress.note(f"note: {remark}")
     return chosen
 
 

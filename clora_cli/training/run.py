@@ -192,7 +192,7 @@ def _train(plan: Plan, checkpoint: Path | None, progress: Progress) -> _Result:
     built = build(plan, progress)
     items = _items(plan, built)
     for remark in _remarks(plan, built, items):
-        progress.note(remark)
+        progress.note(f"note: {remark}")
     probe = RunProbe(plan, built, items[: len(plan.rows)], progress)
     penalties = _penalties(plan, built, progress)
     confinement = confine(plan, built, progress)
@@ -318,7 +318,6 @@ def _trainer(plan: Plan, built: Built, items: list[dict[str, list[int]]], **part
         args=training_arguments(plan, backbone),
         train_dataset=Rows(items, plan.order),
         data_collator=Collator(backbone.tokens),
-        processing_class=backbone.tokenizer,
         gates=built.gates,
         past=[member.task for member in plan.past],
         decoder_inputs=backbone.tokens.decoder_inputs if backbone.kind == "seq2seq" else None,

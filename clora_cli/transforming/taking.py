@@ -223,7 +223,7 @@ def _ids(backbone: Backbone, rows: Rows, options: FeatureOptions, progress: Prog
     chat = uses_chat(rows.task, backbone.tokens)
     ids = prompt_ids(backbone, rows.examples, text=options.text, max_length=options.max_length, chat=chat)
     for remark in backbone.tokens.remarks(options.max_length, max(map(len, ids), default=0)):
-        progress.note(f"{rows.task.name}: {remark}")
+        progress.note(f"note: {rows.task.name}: {remark}")
     return ids
 
 
