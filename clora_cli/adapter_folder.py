@@ -161,7 +161,9 @@ class AdapterFolder:
         from clora_cli.lora import config_problem
 
         if self.is_dense:
-            raise MismatchError(f"{self.path} holds dense deltas, no low-rank factors; merge with --rank for factors")
+            raise MismatchError(
+                f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors"
+            )
         if problem := config_problem(self.config):
             raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
         with unchanged(self.path, self.seen):

@@ -365,7 +365,7 @@ def test_damage_is_found_before_anything_is_written(packages, tmp_path):
     refused(r"letters/adapter_model\.safetensors is damaged")
     bare.write_bytes(whole)
     tensors = load_file(bare)
-    save_file({**tensors, "base_model.model.lm_head.weight": torch.zeros(2)}, bare)
+    save_file({**tensors, "base_model.model.lm_head.lora_magnitude_vector": torch.zeros(2)}, bare)
     refused("letters cannot be used", MismatchError)
     bare.write_bytes(whole)
     (news / WEIGHTS).write_bytes((news / WEIGHTS).read_bytes()[:-4])
