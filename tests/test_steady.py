@@ -77,8 +77,9 @@ def test_what_was_replaced_after_it_was_read_is_never_mixed_with_what_is_there_n
             use()
     assert member.digest == digest  # it was looked at before
     shutil.rmtree(package / "second")
+    assert other.digest  # that of the file which its manifest was compared with
     with pytest.raises(ReplacedError):
-        _ = other.digest
+        other.factors()
 
 
 def test_what_is_not_there_or_damaged_is_told_at_once(package):
@@ -104,10 +105,10 @@ def test_a_member_that_a_living_writer_has_moved_aside_is_waited_for(package):
 def test_a_command_starts_again_when_what_it_read_was_replaced(package, monkeypatch, capsys):
     import sys
 
+    from clora_cli import merges
     from clora_cli.cli import main
-    from clora_cli.transforming import merging
 
-    real, times = merging.merge_sites, []
+    real, times = merges.merge_sites, []
 
     def replaced_once(*arguments, **options):
         times.append(1)
@@ -115,7 +116,7 @@ def test_a_command_starts_again_when_what_it_read_was_replaced(package, monkeypa
             raise ReplacedError("replaced")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(merging, "merge_sites", replaced_once)
+    monkeypatch.setattr(merges, "merge_sites", replaced_once)
     monkeypatch.setattr(sys, "argv", ["clora", "merge", str(package), "-o", str(package.parent / "out"), "-q"])
     with pytest.raises(SystemExit) as info:
         main()

@@ -202,7 +202,7 @@ def test_a_damaged_checkpoint_of_relations_is_told(plan_for, past):
         train_task(plan, progress=Signals(after=3))
     for path in plan.work.rglob("relations.safetensors"):
         path.write_bytes(b"nothing")
-    with pytest.raises(CloraError, match=r"relations.safetensors is damaged"):
+    with pytest.raises(CloraError, match=r"relations\.safetensors is not the file that was written"):
         train_task(plan, resume=True)
 
 
