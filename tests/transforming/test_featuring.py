@@ -442,7 +442,7 @@ def test_a_full_disk_leaves_what_was_there(adapter, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fdopen", full)
+    monkeypatch.setattr(files, "persist", full)
     with pytest.raises(CloraError, match="No space left on device; nothing was changed"):
         take(adapter, text="body", force=True)
     assert contents(adapter.path) == before
