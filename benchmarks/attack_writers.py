@@ -9,6 +9,7 @@ may be left.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import itertools
 import json
@@ -36,6 +37,7 @@ _READY = (
     "clora_cli.reporting",
     "clora_cli.transforming",
     "peft",
+    "typer._adapters",
 )
 _RECORDED = {"CLORA_MODEL": "clora-nano", "HF_HUB_OFFLINE": "1"}
 _TRAIN = [
@@ -139,7 +141,7 @@ class Attack:
         self._template, self._writers, self._readers = template, writers, readers
         self._place, self._chosen, self._number = place, random.Random(seed), itertools.count()
         self._serial: dict[tuple[tuple[str, ...], bool], State] = {}
-        self.table = Table()
+        self.table, self.pause = Table(), 0.0  # seconds between two readers
 
     def serial(self, names: tuple[str, ...], wait: bool) -> State:
         """Return what commands leave that run one after another."""
@@ -172,10 +174,10 @@ class Attack:
 
     def _judge(self, first: str, second: str, wait: bool, folder: Path, codes: Sequence[int]) -> str:
         found = state(folder, codes)
-        one, other = self.serial((first, second), wait), self.serial((second, first), wait)
-        if found == one:
+        if found == self.serial((first, second), wait):
             return "as if the first came first"
-        if found == (other[0], other[1][::-1]):
+        files, reversed_codes = self.serial((second, first), wait)
+        if found == (files, reversed_codes[::-1]):
             return "as if the second came first"
         for number, name in enumerate((first, second)):
             alone = self.serial((name,), wait)
@@ -207,6 +209,7 @@ class Attack:
                 os.close(ready)
                 os.close(push)
                 reads += 1
+                time.sleep(self.pause)
             Path(f"{folder}-reads").write_text(f"{reads} {failed}")
         finally:
             os._exit(0)
@@ -222,10 +225,10 @@ class Attack:
 
 WRITERS: Mapping[str, Sequence[str]] = {
     "merge all": ["merge", "pkg/first", "pkg/second", "-o", "pkg/all", "--strategy", "average"],
-    "merge two": ["merge", "pkg/first", "pkg/second", "-o", "pkg/two"],
-    "merge two otherwise": ["merge", "pkg/first", "pkg/second", "-o", "pkg/two", "--strategy", "magmax", "--force"],
-    "trim": ["trim", "pkg/first", "-o", "pkg/small", "--by", "density", "--density", "0.5"],
-    "trim over a merge": ["trim", "pkg/first", "-o", "pkg/two", "--by", "density", "--density", "0.2", "--force"],
+    "merge two": ["merge", "pkg/first", "pkg/second", "-o", "out/two"],
+    "merge two otherwise": ["merge", "pkg/first", "pkg/second", "-o", "out/two", "--strategy", "magmax", "--force"],
+    "trim": ["trim", "pkg/first", "-o", "out/small", "--by", "density", "--density", "0.5"],
+    "trim over a merge": ["trim", "pkg/first", "-o", "out/two", "--by", "density", "--density", "0.2", "--force"],
     "expand": ["expand", "pkg", "-o", "union"],
     "expand over it": ["expand", "pkg/second", "-o", "union", "--force"],
     "features": ["stat-features", "pkg", "--force", "--second-moment", "diag", *_BOTH, *_TAKE],
@@ -286,6 +289,7 @@ def ready() -> None:
     """Import what commands need, so that forks need not."""
     for name in _READY:
         importlib.import_module(name)
+    gc.freeze()  # what is there now is never looked at again, so that forks share its memory
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def test_a_package_is_read_as_it_was_at_one_moment_while_its_members_are_replace
     writer = FORK.Process(target=replace_again_and_again, args=(package, exchange, stop))
     writer.start()
     try:
-        seen, replaced, deadline = set(), 0, time.monotonic() + 2.5
+        seen, replaced, deadline = set(), 0, time.monotonic() + 1.2
         while time.monotonic() < deadline:
             members = read_package([package])
             assert [member.task for member in members] == ["first", "second"]

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,16 +24,16 @@ from clora_cli.locks import NO_PATIENCE, Patience, locked
 from clora_cli.manifest import withhold
 from clora_cli.meeting import agree, together
 from clora_cli.nano.tasks import ORDER
-from clora_cli.package import marks
+from clora_cli.package import changed, marks
 from clora_cli.places import Places, places_of
 from clora_cli.privacy import Ball, noise_multiplier, release
 from clora_cli.processes import is_main_process
 from clora_cli.progress import Progress, Silent
-from clora_cli.spots import inside
+from clora_cli.spots import Spot, inside
 from clora_cli.statistics import Moments
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State
 
-__all__ = ["FeatureResult", "sizes", "take_features"]
+__all__ = ["FeatureResult", "sizes", "spots_of", "take_features"]
 
 _PUBLIC_ROWS = 8  # of each bundled task: 64 texts place a ball well enough, and cost two batches
 
@@ -53,7 +54,11 @@ class FeatureResult:
 
 
 def take_features(
-    plan: FeaturePlan, progress: Progress | None = None, *, patience: Patience = NO_PATIENCE
+    plan: FeaturePlan,
+    progress: Progress | None = None,
+    *,
+    patience: Patience = NO_PATIENCE,
+    packages: Sequence[Path] = (),
 ) -> list[FeatureResult]:
     """Carry out a plan, with one load of the base model; several processes share each pass out.
 
@@ -63,6 +68,7 @@ def take_features(
         plan: From ``plan_features``.
         progress: Who to tell.
         patience: What to do if another process writes to one of the adapters.
+        packages: Packages that were read as a whole: nothing may become a member of one meanwhile and be left out.
 
     Returns:
         One result for each of the plan's jobs, in their order.
@@ -79,10 +85,11 @@ def take_features(
     written = 0
     try:
         if plan.options.privacy is not None and is_main_process():
-            _withhold(plan, progress)
+            with _alone(plan, packages, patience, progress):
+                _withhold(plan, progress)
         if todo:
             _warn(plan, todo, progress)
-            with _alone(todo, patience, progress), together(pick_device(plan.options.device)):
+            with _alone(plan, packages, patience, progress), together(pick_device(plan.options.device)):
                 for job, distribution in _taken(plan, todo, progress):
                     results[job] = FeatureResult(job.member, job.state, distribution)
                     written += 1
@@ -94,14 +101,18 @@ def take_features(
 
 
 @contextlib.contextmanager
-def _alone(todo: Sequence[FeatureJob], patience: Patience, progress: Progress) -> Iterator[None]:
+def _alone(plan: FeaturePlan, packages: Sequence[Path], patience: Patience, progress: Progress) -> Iterator[None]:
     """Keep other writers off the adapters; the first process does that for all."""
     if not is_main_process():
         yield
         return
-    with locked([inside(job.member.path) for job in todo], patience=patience, progress=progress):
-        if odd := next((job for job in todo if job.outdated), None):
-            raise ReplacedError(f"{odd.member.path} changed after it was read; try again")
+    members = [job.member for job in plan.jobs]
+    with locked(spots_of(members, packages), patience=patience, progress=progress):
+        inner = {path: [one for one in members if one.path.parent.resolve() == path.resolve()] for path in packages}
+        odd = [path for path, read in inner.items() if changed(path, read)]
+        odd += [job.member.path for job in plan.jobs if job.outdated]
+        if odd:
+            raise ReplacedError(f"{odd[0]} changed after it was read; try again")
         yield
 
 
@@ -119,6 +130,14 @@ def _facts(plan: FeaturePlan) -> dict[str, Any]:
         "package": marks(job.member for job in plan.jobs),
         "jobs": {f"{job.member.task}": fact for job, fact in zip(plan.jobs, jobs, strict=True)},
     }
+
+
+def spots_of(members: Sequence[AdapterFolder], packages: Sequence[Path]) -> list[Spot]:
+    """Return what has one writer at a time where distributions go: packages, and adapters that were named by themselves."""
+    whole = {path.resolve() for path in packages}
+    return [inside(path) for path in whole] + [
+        inside(member.path) for member in members if member.path.parent.resolve() not in whole
+    ]
 
 
 def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:

@@ -46,7 +46,7 @@ def test_a_command_that_writes_ends_with_nothing_left(package, here, number):
 
 @pytest.mark.parametrize("number", ENDING)
 def test_a_command_ends_while_it_is_still_being_imported(here, number):
-    for delay in (0.03, 0.08, 0.15, 0.25):
+    for delay in (0.05, 0.15):
         with subprocess.Popen(
             [*COMMAND, "tasks"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as running:
@@ -55,7 +55,7 @@ def test_a_command_ends_while_it_is_still_being_imported(here, number):
             _, err = running.communicate(timeout=60)
         begun = err == "" and running.returncode in {128 + number, 0}
         before_python = running.returncode == -number
-        assert begun or before_python or (delay == 0.03 and number == signal.SIGINT), (delay, running.returncode, err)
+        assert begun or before_python, (delay, running.returncode, err)
 
 
 def test_what_is_ignored_stays_ignored(here):
