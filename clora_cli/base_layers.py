@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.base_model import HEADS, ModelReference
-from clora_cli.checkpoint import CONFIG, Checkpoint
+from clora_cli.base_model import ModelReference
+from clora_cli.checkpoint import Checkpoint
 from clora_cli.errors import ArtifactError, MismatchError
-from clora_cli.files import read_json
 from clora_cli.names import parse_name
 from clora_cli.places import Place, Places, places_of
 from clora_cli.tensors import read_header
@@ -48,27 +47,12 @@ class BaseLayers:
     def fitted(self, members: Sequence[AdapterFolder]) -> Sequence[AdapterFolder]:
         """Return adapters under the model's own names; that all their sites are its layers shows when they are read.
 
-        Experts that the model keeps in one tensor have no names of their own there that PEFT takes: adapters that spell them
-        alike keep their spelling.
-
         Raises:
-            MismatchError: If the model has no such layer.
             ArtifactError: If the files do not have these names, and Transformers cannot make the model.
         """
-        shapes = [_shapes(member) for member in members]
-        if all(self._settled(one) for one in shapes):
+        if all(self._has_all(_shapes(member)) for member in members):
             return members
-        placed = [member.on(self.places) for member in members]
-        for member, one in zip(members, shapes, strict=True):
-            for site in one:
-                self.places.place(site, member.path)
-        if self._fused(shapes[0]) and all(one.keys() == shapes[0].keys() for one in shapes):
-            return [member for member, same in zip(members, placed, strict=True) if same.deltas()]
-        return placed
-
-    def are_modules(self, shapes: Mapping[str, tuple[int, int]]) -> bool:
-        """Tell whether sites are paths of the model's modules, which PEFT's configuration can name one by one."""
-        return self._settled(shapes) or not self._fused(shapes)
+        return [member.on(self.places) for member in members]
 
     def stored(self, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
         """Return under which names the files hold sites' weights, and which way round.
@@ -116,25 +100,6 @@ class BaseLayers:
     def _by_name(self, site: str, shape: tuple[int, int]) -> Place:
         stored = self.checkpoint.shape(key := f"{site}.weight")
         return Place(site, key, shape, self._transposed if stored == stored[::-1] else stored != shape)
-
-    def _fused(self, sites: Iterable[str]) -> bool:
-        return not all(self.places.place(site).hooked for site in sites)
-
-    def _settled(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """Tell whether the files' names are the model's, and they have all these sites.
-
-        So they are in a plain model that was saved as a whole, all but its head below one module; names of models within
-        models and of experts have changed.
-        """
-        parts = any(key.endswith("_config") and key != "quantization_config" for key in self._config)
-        inner = {key.partition(".")[0] for key in self.checkpoint.keys if not key.endswith(HEADS)}
-        return (
-            not parts and len(inner) == 1 and not any(".experts." in site for site in shapes) and self._has_all(shapes)
-        )
-
-    @cached_property
-    def _config(self) -> Mapping[str, Any]:
-        return read_json(self.reference.path / CONFIG, "model configuration")
 
     def _has_all(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Tell whether the files have every site under its very name and in its shape, either way round."""

@@ -36,8 +36,7 @@ _ENCODERS |= {"modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta", "xl
 _SAMPLE = 64  # bytes read from the middle of each tensor
 # Buffers that older versions of Transformers saved beside the weights, by the ends of their names.
 _BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".position_ids")
-# What lies beside all other weights of a model: the output layer.
-HEADS = ("lm_head.weight", "embed_out.weight")
+_HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 @dataclass(frozen=True)
@@ -222,10 +221,10 @@ def _samples(part: Part) -> Iterator[tuple[str, bytes]]:
 
 def _in_order(samples: Mapping[str, bytes]) -> list[bytes]:
     """Return the weights' samples in the order of their names, which libraries prefix and files omit as they like."""
-    names = sorted(name for name in samples if not name.endswith((*_BUFFERS, *HEADS)))
+    names = sorted(name for name in samples if not name.endswith((*_BUFFERS, *_HEADS)))
     found = [samples[name] for name in names]
     # A head that is tied to the embeddings may be saved or not.
-    heads = [samples[name] for name in sorted(samples) if name.endswith(HEADS)]
+    heads = [samples[name] for name in sorted(samples) if name.endswith(_HEADS)]
     return [*found, *(head for head in heads if head not in found)]
 
 

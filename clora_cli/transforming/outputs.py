@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["write_factors", "write_merged"]
 
-# Settings of PEFT that select layers.
-_SELECTING = ("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules")
-
 
 def write_factors(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapping[str, Any]:
     """Write a PEFT LoRA folder: cut to the plan's rank, or the exact sum.
@@ -90,20 +87,6 @@ def _config(plan: MergePlan, rank: int) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": plan.transposed,
-        **_selection(plan),
+        # Endings, patterns and numbers of layers may name others too, and adapters need not agree on them.
+        "target_modules": list(plan.shapes),
     }
-
-
-def _selection(plan: MergePlan) -> dict[str, Any]:
-    """Say which layers are adapted: by their whole paths, or as the adapters do, whole, where only their own words are known."""
-    layers, chosen = plan.merger.layers, [_selected(member.config) for member in plan.members]
-    alike = all(one == chosen[0] for one in chosen) and chosen[0]["target_modules"]
-    everywhere = all(len(deltas) == len(plan.shapes) for deltas in plan.merger.deltas)
-    known = layers is not None and layers.are_modules(plan.shapes)
-    return chosen[0] if alike and everywhere and not known else {"target_modules": list(plan.shapes)}
-
-
-def _selected(config: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: config.get(key) for key in _SELECTING}
-    targets = found["target_modules"]
-    return found | {"target_modules": sorted(targets) if isinstance(targets, list) else targets}
