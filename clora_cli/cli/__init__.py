@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from clora_cli import __version__, signals
+from clora_cli.cli._output import tell
 from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
@@ -29,13 +30,16 @@ from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
 from clora_cli.errors import CloraError, OptionError, ReplacedError
-from clora_cli.meeting import end_all, fallen_out, launched, leave
+from clora_cli.legible import legible, shortened
+from clora_cli.meeting import end_all, fallen_out, launched, leave, meet
 from clora_cli.processes import is_main_process
 
 __all__ = ["app", "main"]
 
 _TURNS = 20
 _PAUSE = 0.2  # seconds
+_LONGEST = 2000  # letters of a message: a name in it may be of any length
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # PyTorch's, on accelerators and on processors
 
 app = typer.Typer(
     name="clora",
@@ -79,8 +83,10 @@ def _clora(
 
     Each command reads and writes adapter folders on disk, which PEFT loads as they are.
     """
-    if launched() and not is_main_process() and context.invoked_subcommand not in _TOGETHER:
-        raise typer.Exit  # and wait for the first one, as at the end of every command
+    if launched():
+        meet()  # who cannot be reached is told of before anything is done
+        if not is_main_process() and context.invoked_subcommand not in _TOGETHER:
+            raise typer.Exit  # and wait for the first one, as at the end of every command
 
 
 def main() -> None:
@@ -105,7 +111,7 @@ def _outcome() -> int:
         with _one_voice():
             return leave(_carried_out())
     except CloraError as error:
-        code, message = error.exit_code, str(error)
+        code, message = error.exit_code, _told_of_others(error.__cause__) or str(error)
     except TyperException as error:
         code, message = 2, _told_of_usage(error)
         say = _show if "\n" in message else _complain
@@ -117,12 +123,11 @@ def _outcome() -> int:
         where = getattr(error, "filename", None) or "input or output"
         why = getattr(error, "strerror", None) or error
         code, message = 1, f"{where}: {why}; check the name, its permissions and the disk"
-    except RuntimeError as error:
-        if not fallen_out(error):
+    except (MemoryError, RuntimeError) as error:
+        code, message = 1, _told_of_memory(error) or _told_of_others(error)
+        if not message:
             end_all(1)
             raise
-        why = re.sub(r"^\[.*?\] |\. .*", "", str(error).partition("\n")[0])
-        code, message = 1, f"another process of this launch has gone, out of memory perhaps ({why}); see its log"
     except BaseException:  # a signal, or a fault of this program, whose traceback is what is told
         end_all(signals.exit_code() if signals.received() else 1)
         raise
@@ -174,11 +179,26 @@ def _give_stdout_up() -> None:
 
 
 def _complain(message: str) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    tell(f"error: {shortened(legible(' '.join(message.split())), _LONGEST)}")
 
 
 def _show(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    tell(text)
+
+
+def _told_of_memory(error: MemoryError | RuntimeError) -> str:
+    """Return what to tell if there is not enough memory; else nothing."""
+    if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+        return ""
+    return "out of memory; give less at once: a smaller --batch-size, --max-length or --rank"
+
+
+def _told_of_others(error: BaseException | None) -> str:
+    """Return what to tell if an error comes of the end of another process; else nothing."""
+    if not isinstance(error, RuntimeError) or not fallen_out(error):
+        return ""
+    why = re.sub(r"^\[.*?\] |\. .*", "", str(error).partition("\n")[0])
+    return f"another process of this launch has gone, out of memory perhaps ({why}); see its log"
 
 
 def _told_of_usage(error: TyperException) -> str:

@@ -58,11 +58,14 @@ def meet() -> Meeting:
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    except (KeyError, ValueError):
+        address, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", ""))
+    except ValueError:
+        address, port = "", 0
+    if not address:
         raise OptionError(
-            "RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT are not; start with torchrun, accelerate launch or --nproc"
-        ) from None
+            "RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT are not; start with torchrun, accelerate launch or "
+            "--nproc, or unset the two"
+        )
     kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     patience = timedelta(seconds=PATIENCE)
     try:

@@ -12,18 +12,13 @@ from clora_cli.package import marks
 from clora_cli.training.checkpoints import RECORD
 from clora_cli.training.plan import Plan
 
-__all__ = ["facts"]
+__all__ = ["begun", "facts"]
 
 _SHORT = 12  # digits of a checksum that a message shows
 
 
-def facts(plan: Plan, checkpoint: Path | None) -> dict[str, Any]:
-    """Return what is to be done, on top of what, and what is there already.
-
-    Args:
-        plan: As this process sees it.
-        checkpoint: What it would continue from; None to begin.
-    """
+def facts(plan: Plan) -> dict[str, Any]:
+    """Return what is to be done, on top of what, and whether it is done already."""
     weights = plan.out / WEIGHTS
     return {
         **plan.recipe(),
@@ -33,6 +28,12 @@ def facts(plan: Plan, checkpoint: Path | None) -> dict[str, Any]:
         "save_steps": plan.options.save_steps,
         "gradient_checkpointing": plan.options.gradient_checkpointing,
         "finished adapter": sha256(weights)[:_SHORT] if weights.is_file() else "none",
+    }
+
+
+def begun(plan: Plan, checkpoint: Path | None) -> dict[str, Any]:
+    """Return what there is of the run, and the checkpoint that it would continue from."""
+    return {
         "unfinished run": "there" if plan.work.exists() else "none",
         "checkpoint": f"{checkpoint.name}/{sha256(checkpoint / RECORD)[:_SHORT]}" if checkpoint else "none",
     }

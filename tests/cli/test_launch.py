@@ -13,7 +13,10 @@ import time
 import pytest
 from routed import write_routable
 from safetensors.torch import load_file
-from support import contents, write_task
+from support import contents, one_line, write_task
+
+from clora_cli.meeting import meet
+from clora_cli.training.checkpoints import ADAPTER, OPTIMIZER, RANDOM, STATE, new_checkpoint
 
 SHORT = ("--max-steps", 3, "--batch-size", 4, "--rank", 2, "--alpha", 4, "--device", "cpu", "--method", "n-lora")
 CPU = ("--device", "cpu")
@@ -122,10 +125,11 @@ def test_processes_that_see_other_folders_end_together(ranks, arguments, apart, 
 def test_an_unfinished_run_that_one_process_sees_is_not_continued(ranks, arguments, here):
     folders = [here / name for name in ("one", "two")]
     work = folders[0] / "adapters" / ".first.unfinished"
-    (work / "checkpoint-2").mkdir(parents=True)
-    folders[1].mkdir()
-    for name in ("plan.json", "checkpoint-2/trainer_state.json"):
-        (work / name).write_text("{}")
+    for folder in (work, folders[1]):
+        folder.mkdir(parents=True)
+    with new_checkpoint(work / "checkpoint-2") as draft:
+        for kind in (ADAPTER, OPTIMIZER, RANDOM, STATE, "trainer_state.json"):
+            (draft / kind).write_text("{}")
     for seen, told in ((folders, " -> none, unfinished run there -> none"), (folders[::-1], "none -> checkpoint-2/")):
         found = ranks(*arguments, "--resume", folders=seen)
         assert found.codes == [4, 4]
@@ -185,6 +189,15 @@ def test_what_one_process_does_the_others_wait_for(ranks, routable, here):
     assert (found.codes, found.out, found.err) == ([0, 0], ["merged\n", ""], ["", ""])
     found = ranks("trim", "none", "--by", "knee", folders=[here, here], agent=True)
     assert (found.codes, "adapter folder none does not exist" in found.line) == ([3, 3], True)
+
+
+def test_processes_that_do_not_know_where_to_meet_say_so_before_they_do_anything(clora, routable, monkeypatch, here):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": ""}.items():
+        monkeypatch.setenv(name, value)
+    meet.cache_clear()  # this process has run other commands, alone
+    result = clora("merge", "adapters")
+    assert (result.code, "MASTER_ADDR and MASTER_PORT are not" in one_line(result)) == (2, True)
+    assert not (here / "merged").exists()
 
 
 ROWS = [{"text": f"the boat was {number}", "id": number, "task": "first"} for number in range(9)]
