@@ -63,7 +63,9 @@ class BaseLayers:
             for site in one:
                 self.places.place(site, member.path)
         if self._fused(shapes[0]) and all(one.keys() == shapes[0].keys() for one in shapes):
-            return [member for member, same in zip(members, placed, strict=True) if same.deltas()]
+            for member in placed:
+                member.deltas()  # compares their shapes with the model's
+            return members
         return placed
 
     def are_modules(self, shapes: Mapping[str, tuple[int, int]]) -> bool:
