@@ -114,17 +114,16 @@ def test_an_error_that_is_sent_is_raised_where_the_answer_is_awaited(together):
     assert together(act, 2) == [2, b"go on"]
 
 
-def test_all_leave_when_the_first_one_does(together):
-    left = []
+def test_nobody_leaves_before_the_first_one_is_done(together):
+    done = []
 
     def act(one):
-        time.sleep(0 if one.rank else 0.1)
-        code = one.leave()
-        left.append(one.rank)
-        return code
+        if not one.rank:
+            time.sleep(0.1)
+            done.append(True)
+        return one.leave(), bool(done)
 
-    assert together(act) == [0, 0, 0]
-    assert left[0] == 0
+    assert together(act) == [(0, True)] * 3
 
 
 def test_nobody_waits_for_ever(together, monkeypatch):

@@ -29,7 +29,7 @@ from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
 from clora_cli.errors import CloraError, OptionError, ReplacedError
-from clora_cli.meeting import end_all, fallen_out, launched, leave
+from clora_cli.meeting import end_all, fallen_out, launched, leave, meet
 from clora_cli.processes import is_main_process
 
 __all__ = ["app", "main"]
@@ -79,8 +79,10 @@ def _clora(
 
     Each command reads and writes adapter folders on disk, which PEFT loads as they are.
     """
-    if launched() and not is_main_process() and context.invoked_subcommand not in _TOGETHER:
-        raise typer.Exit  # and wait for the first one, as at the end of every command
+    if launched():
+        meet()  # who cannot be reached is told of before anything is done
+        if not is_main_process() and context.invoked_subcommand not in _TOGETHER:
+            raise typer.Exit  # and wait for the first one, as at the end of every command
 
 
 def main() -> None:

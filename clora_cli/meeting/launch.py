@@ -63,7 +63,8 @@ def meet() -> Meeting:
         address, port = "", 0
     if not address:
         raise OptionError(
-            "RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT are not; start with torchrun, accelerate launch or --nproc"
+            "RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT are not; start with torchrun, accelerate launch or "
+            "--nproc, or unset the two"
         )
     kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     patience = timedelta(seconds=PATIENCE)

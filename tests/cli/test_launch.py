@@ -13,7 +13,7 @@ import time
 import pytest
 from routed import write_routable
 from safetensors.torch import load_file
-from support import contents, write_task
+from support import contents, one_line, write_task
 
 from clora_cli.training.checkpoints import ADAPTER, OPTIMIZER, RANDOM, STATE, new_checkpoint
 
@@ -188,6 +188,14 @@ def test_what_one_process_does_the_others_wait_for(ranks, routable, here):
     assert (found.codes, found.out, found.err) == ([0, 0], ["merged\n", ""], ["", ""])
     found = ranks("trim", "none", "--by", "knee", folders=[here, here], agent=True)
     assert (found.codes, "adapter folder none does not exist" in found.line) == ([3, 3], True)
+
+
+def test_processes_that_do_not_know_where_to_meet_say_so_before_they_do_anything(clora, routable, monkeypatch, here):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": ""}.items():
+        monkeypatch.setenv(name, value)
+    result = clora("merge", "adapters")
+    assert (result.code, "MASTER_ADDR and MASTER_PORT are not" in one_line(result)) == (2, True)
+    assert not (here / "merged").exists()
 
 
 ROWS = [{"text": f"the boat was {number}", "id": number, "task": "first"} for number in range(9)]
