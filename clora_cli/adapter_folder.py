@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.adapter_config import CONFIG, read_config
+from clora_cli.base_model import changes_since
 from clora_cli.conversion import conversion
-from clora_cli.distribution import FEATURES, read_record
+from clora_cli.distribution import read_record
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.files import differences, new_folder, read_json, sha256, to_json
-from clora_cli.manifest import MANIFEST, SCHEMA, read_manifest
+from clora_cli.files import new_folder, sha256, to_json
+from clora_cli.legible import is_legible
+from clora_cli.manifest import MANIFEST, SCHEMA, as_withheld, read_manifest
+from clora_cli.side_files import FEATURES, STATE, former_name, side_file
 from clora_cli.steady import Identity, identity, steady, unchanged
-from clora_cli.tensors import read_tensors, save_tensors, stream_tensors
+from clora_cli.tensors import (
+    check_numbers,
+    check_written,
+    checked,
+    each_tensor,
+    read_tensors,
+    save_tensors,
+    stream_tensors,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -42,10 +56,8 @@ __all__ = [
     "write_dense",
 ]
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 DENSE = "deltas.safetensors"
-STATE = "state.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +125,9 @@ class AdapterFolder:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the tensor file: what ``parents`` refer to."""
+        """SHA-256 of the tensor file: what ``parents`` refer to; reading a manifest has compared its own with the file."""
+        if kept := self.manifest.get("files", {}).get(self.weights.name):
+            return str(kept)
         with unchanged(self.path, self.seen):
             return sha256(self.weights)
 
@@ -128,9 +142,9 @@ class AdapterFolder:
         if not self.is_dense:
             return self.factors(compare=compare)
         with unchanged(self.path, self.seen):
-            return self._named(read_dense(self.weights))
-
-        return self._named(read_dense(self.weights)) if self.is_dense else self.factors(compare=compare)
+            found = read_dense(self.weights)
+        check_numbers(found.items(), self.path)
+        return self._named(found)
 
     def factors(self, *, compare: bool = True) -> dict[str, Factor]:
         """Read the adapter's factors, by site, as stored; 8-bit ones as float32.
@@ -147,23 +161,49 @@ class AdapterFolder:
         from clora_cli.lora import config_problem
 
         if self.is_dense:
-            raise MismatchError(f"{self.path} holds dense deltas, no low-rank factors; merge with --rank for factors")
+            raise MismatchError(
+                f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors"
+            )
         if problem := config_problem(self.config):
             raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
         with unchanged(self.path, self.seen):
             factors = read_factors(self.weights, self.config, self.places, compare=compare)
+        check_numbers(_numbers(factors), self.path)
         return self._named(factors)
 
+    def check_numbers(self) -> None:
+        """Read every number once and keep none, for who passes an adapter on without using it.
+
+        Raises:
+            ArtifactError: If the tensor file is damaged, or a number is not finite or beyond what training leaves.
+        """
+        check_numbers(each_tensor(self.weights), self.path)
+
     def state(self) -> dict[str, Tensor]:
-        """Read what the adapter's method kept for later, by ``<what>/<site>`` where it is a site's; empty if it kept nothing."""
+        """Read what the adapter's method kept for later, by ``<what>/<site>`` where it is a site's; empty if it kept nothing.
+
+        Raises:
+            ArtifactError: If the file is damaged, or has numbers that are not finite.
+        """
+        path = side_file(self.path, STATE)
         with unchanged(self.path, self.seen):
-            found = read_tensors(self.path / STATE) if (self.path / STATE).exists() else {}
+            found = read_tensors(path) if path.exists() else {}
+        check_numbers(found.items(), self.path, sys.float_info.max)
         return found if self.places is None else {self._state_key(key): tensor for key, tensor in found.items()}
 
     @property
     def features(self) -> Path:
-        """Where the adapter's feature distribution is, if it has one."""
-        return self.path / FEATURES
+        """Where the adapter's feature distribution is, or would be."""
+        return side_file(self.path, FEATURES)
+
+    def give_features(self, distribution: Distribution) -> None:
+        """Give the adapter a feature distribution, in the place of the one that it has.
+
+        Raises:
+            CloraError: If it cannot be written; what was there stays.
+        """
+        distribution.write(self.path / FEATURES)
+        (self.path / former_name(FEATURES)).unlink(missing_ok=True)
 
     @cached_property
     def embeddings(self) -> frozenset[str]:
@@ -179,6 +219,13 @@ class AdapterFolder:
 
     def _named(self, deltas: Mapping[str, Any]) -> dict[str, Any]:
         return dict(deltas) if self.places is None else self.places.reconcile(deltas, self.path)
+
+
+def _numbers(factors: Mapping[str, Factor]) -> Iterator[tuple[str, Tensor]]:
+    from clora_cli.lora import factor_keys
+
+    for site, factor in factors.items():
+        yield from zip(factor_keys(site), (factor.a, factor.b), strict=True)
 
 
 def is_adapter(path: Path) -> bool:
@@ -203,15 +250,18 @@ def read_once(path: Path) -> AdapterFolder:
     """
     if not path.is_dir():
         raise ArtifactError(f"adapter folder {path} does not exist")
+    if not is_legible(path.name):
+        raise ArtifactError(f"the name of adapter folder {path} has letters that cannot be shown; rename it")
     if not is_adapter(path):
         raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}")
     seen, dense = identity(path), not (path / CONFIG).is_file()
-    config = {} if dense else read_json(path / CONFIG, "adapter configuration")
+    config = {} if dense else read_config(path / CONFIG)
     if not dense and not (path / WEIGHTS).is_file():
         raise ArtifactError(f"adapter {path} has no {WEIGHTS}{conversion(path)}")
-    if dense and not (path / MANIFEST).exists():
+    recorded = os.path.lexists(path / MANIFEST)  # also a link that leads nowhere: it is damage, no bare folder
+    if dense and not recorded:
         raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
-    manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
+    manifest = read_manifest(path) if recorded else {}
     return AdapterFolder(path, config, manifest, seen=seen)
 
 
@@ -240,7 +290,7 @@ def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
     if not target.exists():
         return None
     folder = read_adapter(target)
-    if changed := differences(recipe, folder.manifest):
+    if changed := changes_since(as_withheld(recipe, folder.manifest), folder.manifest):
         raise OptionError(
             f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
         )
@@ -264,12 +314,13 @@ def write_adapter(
         config: ``adapter_config.json``.
         manifest: ``clora.json`` but for ``schema`` and ``files``, which are added.
         texts: Further files by name, such as the model card.
-        state: What the method needs later, for ``state.safetensors``.
+        state: What the method needs later.
         distribution: Its feature distribution, if it has one.
 
     Raises:
-        CloraError: If the folder cannot be written; what was there stays.
+        CloraError: If a number is not finite, or the folder cannot be written; what was there stays.
     """
+    check_written(target, tensors.items())
     with _member(target, manifest, texts) as folder:
         save_tensors(folder / WEIGHTS, tensors)
         if state:
@@ -300,10 +351,10 @@ def write_dense(
         texts: As for ``write_adapter``.
 
     Raises:
-        CloraError: If the folder cannot be written; what was there stays.
+        CloraError: If a number is not finite, or the folder cannot be written; what was there stays.
     """
     with _member(target, manifest, texts) as folder:
-        stream_tensors(folder / DENSE, shapes, dtype, deltas)
+        stream_tensors(folder / DENSE, shapes, dtype, checked(target, deltas))
     return read_adapter(target)
 
 

@@ -17,7 +17,7 @@ from clora_cli.tensors import read_header, read_tensors
 if TYPE_CHECKING:
     from clora_cli.places import Places
 
-__all__ = ["names_in", "read_dense", "read_factors"]
+__all__ = ["names_in", "read_copies", "read_dense", "read_factors"]
 
 
 def read_factors(
@@ -50,6 +50,11 @@ def read_factors(
         eighth = tensor.is_floating_point() and tensor.element_size() == 1  # 8-bit numbers are for storing alone
         sides[name.site][name.part] = tensor.float() if eighth else tensor
     return _paired(path, sides, config)
+
+
+def read_copies(path: Path) -> dict[str, Tensor]:
+    """Read the weights of the base model that an adapter file holds beside its factors, by their names there."""
+    return {key: tensor for key, tensor in read_tensors(path).items() if _name(path, key).part == "base"}
 
 
 def read_dense(path: Path) -> dict[str, Tensor]:

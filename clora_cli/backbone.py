@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from clora_cli.base_model import Kind, ModelReference
+from clora_cli.conventions import neutral_generation, read_tokens
 from clora_cli.errors import OptionError
 from clora_cli.loading import load_skeleton, model_with_weights, read_config, read_tokenizer
 from clora_cli.targets import ALL_LINEAR, adaptable
@@ -15,6 +17,8 @@ from clora_cli.targets import ALL_LINEAR, adaptable
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from clora_cli.data.tokens import Tokens
 
 __all__ = [
     "Backbone",
@@ -58,6 +62,11 @@ class Backbone:
     def kind(self) -> Kind:
         """Decoder-only, encoder and decoder, or encoder alone."""
         return self.reference.kind
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """What tokenizer and model say about tokens: where answers end, what pads, how long a prompt may be."""
+        return read_tokens(self.tokenizer, self.model, self.reference)
 
     @property
     def prompt_kind(self) -> Literal["causal", "seq2seq"]:
@@ -124,14 +133,23 @@ def load_backbone(
     if not dropout:
         _switch_off_dropout(config)
     model = model_with_weights(reference, config, dtype=torch_dtype, **extra)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     if quantize == "none":
         model = model.to(device)
     model.requires_grad_(False).eval()
-    if reference.kind != "encoder":
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return Backbone(model, tokenizer, reference, device, torch_dtype)
+    backbone = Backbone(model, tokenizer, reference, device, torch_dtype)
+    _settle(backbone)
+    return backbone
+
+
+def _settle(backbone: Backbone) -> None:
+    """Write what was decided about tokens where Transformers reads it."""
+    tokens, tokenizer = backbone.tokens, backbone.tokenizer
+    if tokenizer.pad_token_id != tokens.pad:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tokens.pad)
+    if backbone.kind != "encoder":
+        own = backbone.model.generation_config
+        starts = {"bos_token_id": own.bos_token_id, "decoder_start_token_id": own.decoder_start_token_id}
+        backbone.model.generation_config = neutral_generation(tokens, **starts)
 
 
 def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str, tuple[int, int]]:

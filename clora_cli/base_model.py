@@ -12,10 +12,19 @@ from typing import Any, Literal
 
 from clora_cli.checkpoint import CONFIG, Part, read_part, read_parts
 from clora_cli.errors import ArtifactError, MismatchError
-from clora_cli.files import read_json
+from clora_cli.files import differences, read_json
 from clora_cli.nano import MODEL_NAME, MODEL_PATH
 
-__all__ = ["Kind", "ModelReference", "check_answers", "check_base", "find_model", "is_local", "same_base"]
+__all__ = [
+    "Kind",
+    "ModelReference",
+    "changes_since",
+    "check_answers",
+    "check_base",
+    "find_model",
+    "is_local",
+    "same_base",
+]
 
 Kind = Literal["causal", "seq2seq", "encoder"]
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -95,6 +104,13 @@ def same_base(recorded: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return True
     mine, theirs = _weights_of(recorded), _weights_of(other)
     return bool(mine) and mine == theirs
+
+
+def changes_since(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Name what differs between a recipe and what made an adapter; a base model that was saved again is the same one."""
+    base, made = recipe.get("base_model", {}), manifest.get("base_model", {})
+    same = "fingerprint" in base and same_base(base, made)
+    return differences({**recipe, "base_model": made} if same else recipe, manifest)
 
 
 def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Path) -> None:

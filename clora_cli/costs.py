@@ -8,27 +8,34 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from clora_cli.errors import ArtifactError
 from clora_cli.files import writing
+from clora_cli.intake import parse_json, read_text, reason
+from clora_cli.records import Check, flag, maybe, name, number, whole, wrong
 
 __all__ = ["COSTS", "SCHEMA", "Cost", "append_cost", "read_costs"]
 
 COSTS = "cost.jsonl"
 SCHEMA = "clora.cost/1"
 _LONGEST = 1 << 16  # bytes: many times a line
-_REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "method": str,
-    "task": str,
-    "step": str,
-    "seed": int,
-    "stage": int,
-    "seconds": (int, float),
+_MEASURED = maybe(whole(most=(1 << 63) - 1))
+_WANTED: Mapping[str, Check] = {
+    "method": name,
+    "task": name,
+    "step": name,
+    "seed": whole(),
+    "stage": whole(),
+    "seconds": number(0),
+    "peak_memory_bytes?": _MEASURED,
+    "peak_device_bytes?": _MEASURED,
+    "trainable_parameters?": _MEASURED,
+    "adapter_bytes?": _MEASURED,
+    "resumed?": flag,
 }
-_MEASURED = ("peak_memory_bytes", "peak_device_bytes", "trainable_parameters", "adapter_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,27 +96,20 @@ def read_costs(path: Path) -> list[Cost]:
         ArtifactError: If it cannot be read, or a line is no cost.
     """
     try:
-        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        lines = read_text(path).split("\n")[:-1]
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cost file {path} cannot be read ({error}); leave it out") from error
-    costs = [_cost(f"{path}, line {number}", line) for number, line in enumerate(whole.splitlines(), start=1) if line]
+        raise ArtifactError(f"cost file {path} cannot be read ({reason(error)}); leave it out") from error
+    costs = [_cost(f"{path}, line {place}", line) for place, line in enumerate(lines, start=1) if line.strip()]
     return list({(cost.method, cost.seed, cost.stage, cost.task, cost.step): cost for cost in costs}.values())
 
 
 def _cost(where: str, line: str) -> Cost:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{where}: not JSON ({error}); remove the line or leave the file out") from error
+        entry = parse_json(line)
+    except ValueError as error:
+        raise ArtifactError(f"{where}: not JSON ({reason(error)}); remove the line or leave the file out") from error
     if not isinstance(entry, dict) or entry.get("schema") != SCHEMA:
         raise ArtifactError(f"{where}: no schema '{SCHEMA}'; give the {COSTS} of a run")
-    odd = [name for name, kind in _REQUIRED.items() if not _is(entry.get(name), kind)]
-    odd += [name for name in _MEASURED if entry.get(name) is not None and not _is(entry[name], (int, float))]
-    if odd:
-        raise ArtifactError(f"{where}: {odd[0]} is not what it should be; remove the line")
+    if odd := wrong(entry, _WANTED):
+        raise ArtifactError(f"{where}: {odd} is not what it should be; remove the line")
     return Cost(**{field.name: entry[field.name] for field in fields(Cost) if field.name in entry})
-
-
-def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
-    fits = isinstance(value, kind) and not isinstance(value, bool)
-    return fits and (kind is str or value >= 0)

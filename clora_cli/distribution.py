@@ -1,4 +1,4 @@
-"""Feature distributions on disk (layer L1): ``features.safetensors`` of an adapter folder.
+"""Feature distributions on disk (layer L1): ``features.clora`` of an adapter folder, a safetensors file.
 
 One file says what an adapter's inputs look like to the frozen base model: per site the moments of their pooled
 features, and in the file's own metadata how they were taken, so that adding or replacing it is one atomic rename and
@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clora_cli.base_model import same_base
 from clora_cli.errors import ArtifactError, MismatchError
-from clora_cli.files import damage, write_bytes
+from clora_cli.files import write_bytes
+from clora_cli.intake import parse_json
+from clora_cli.records import Check, each, listed, made_of, maybe, name, number, one_of, whole, wrong
+from clora_cli.tensors import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPARABLE",
-    "FEATURES",
     "POOLS",
     "SCHEMA",
     "SOURCES",
@@ -43,7 +45,6 @@ __all__ = [
     "read_sites",
 ]
 
-FEATURES = "features.safetensors"
 SCHEMA = "clora.features/1"
 Pool = Literal["prompt-mean", "last"]
 Source = Literal["base", "adapted"]
@@ -54,6 +55,27 @@ TEXTS: tuple[Text, ...] = get_args(Text)
 # What must be equal in distributions that are compared with one another, and with an input.
 COMPARABLE = ("source", "pool", "text")
 _KEY = "clora"
+_MEND = "make it again"
+_DATA = made_of({"name": name, "rows?": whole(), "split?": name, "fingerprint?": maybe(name), "limit?": whole()})
+_SPENT = number(0)
+_WANTED: Mapping[str, Check] = {
+    "base_model": made_of({"fingerprint": name, "id": name, "kind?": name, "revision?": maybe(name)}),
+    "source": one_of(*SOURCES),
+    "pool": one_of(*POOLS),
+    "text": one_of(*TEXTS),
+    "data": listed(_DATA),
+    "sha256?": name,
+    "max_length": whole(1),
+    "dtype?": name,
+    "second_moment?": one_of("none", "diag", "full"),
+    "layer?": name,
+    "module?": name,
+    "adapter?": name,
+    "privacy?": maybe(made_of({"epsilon": _SPENT, "delta": _SPENT, "clip": _SPENT})),
+    "versions?": each(name),
+}
+# Files whose numbers were compared with their checksum, as they were then: one command reads a file in several parts.
+_checked: set[tuple[str, int, int, int]] = set()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +105,7 @@ class Distribution:
         from safetensors.torch import save
 
         tensors = self._tensors()
-        record = {**self.record, "schema": SCHEMA, "sha256": _digest(tensors)}
+        record = {**self.record, "schema": SCHEMA, "sha256": _digest(sorted(tensors.items()))}
         # One entry: several are written in an order of chance, and equal distributions are to be equal bytes.
         metadata = {_KEY: json.dumps(record, sort_keys=True, ensure_ascii=False)}
         write_bytes(path, save(tensors, metadata=metadata))
@@ -137,7 +159,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read how a distribution was taken, and no tensor of it.
 
     Args:
-        path: The ``features.safetensors`` file.
+        path: The file.
 
     Raises:
         ArtifactError: If the file is damaged, of a newer format, or was written by something else.
@@ -153,28 +175,29 @@ def read_sites(path: Path) -> list[str]:
         ArtifactError: As ``read_record``.
     """
     with _opened(path) as file:
-        return sorted({name.partition("/")[2] for name in file.keys()})
+        return sorted({key.partition("/")[2] for key in file.keys()})
 
 
 def read_distribution(path: Path, sites: Collection[str] | None = None) -> Distribution:
     """Read a distribution, or some sites of it.
 
     Args:
-        path: The ``features.safetensors`` file.
+        path: The file.
         sites: Which sites; all by default. Those that the file lacks are left out.
 
     Raises:
-        ArtifactError: As ``read_record``; a whole file is also checked against its own checksum.
+        ArtifactError: As ``read_record``, and if any number of the file is not the one that was written.
     """
     with _opened(path) as file:
         record = _record(path, file.metadata() or {})
-        names = list(file.keys())
-        wanted = [name for name in names if sites is None or name.partition("/")[2] in sites]
-        tensors = {name: file.get_tensor(name) for name in wanted}
-    if sites is None and record.get("sha256") != _digest(tensors):
-        raise ArtifactError(f"feature distribution {path} is damaged: its numbers are not those that were written")
-    found = dict.fromkeys(name.partition("/")[2] for name in tensors)
-    return Distribution({site: _moments(path, tensors, site) for site in sorted(found)}, record)
+        _check_sum(path, file, record)
+        keys = [key for key in file.keys() if sites is None or key.partition("/")[2] in sites]
+        tensors = {key: file.get_tensor(key) for key in keys}
+    found = dict.fromkeys(key.partition("/")[2] for key in tensors)
+    distribution = Distribution({site: _moments(path, tensors, site) for site in sorted(found)}, record)
+    if len({moments.count for moments in distribution.sites.values()}) > 1:
+        raise _damaged(path, "its sites are of different numbers of inputs")
+    return distribution
 
 
 def agree(records: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
@@ -203,51 +226,70 @@ def agree(records: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
 
 def _record(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        record = json.loads(metadata[_KEY])
-        schema, wanted = record["schema"], ("base_model", "source", "pool", "text", "data")
+        found = parse_json(metadata[_KEY])
+        schema = found["schema"]
     except (KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path} is no feature distribution: it lacks clora's record; make it again") from error
+        raise ArtifactError(f"{path} is no feature distribution: it lacks clora's record; {_MEND}") from error
     if schema != SCHEMA:
-        raise ArtifactError(
-            f"{path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again"
-        )
-    missing = [key for key in wanted if key not in record]
-    if missing or not isinstance(record["base_model"], dict) or "fingerprint" not in record["base_model"]:
-        what = ", ".join(missing) or "fingerprint of the base model"
-        raise ArtifactError(f"feature distribution {path} is damaged: no {what}; make it again")
-    return dict(record)
+        raise ArtifactError(f"{path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or {_MEND}")
+    missing = [key for key in _WANTED if not key.endswith("?") and key not in found]
+    if missing or not isinstance(found["base_model"], dict) or "fingerprint" not in found["base_model"]:
+        raise _damaged(path, f"no {', '.join(missing) or 'fingerprint of the base model'}")
+    if odd := wrong(found, _WANTED):
+        raise _damaged(path, f"{odd} of its record is not what it should be")
+    return dict(found)
+
+
+def _check_sum(path: Path, file: Any, record: Mapping[str, Any]) -> None:
+    """Compare all numbers with the checksum, tensor by tensor; once in a process while the file stays as it is."""
+    now = path.stat()
+    mark = (str(path.absolute()), now.st_ino, now.st_size, now.st_mtime_ns)
+    if mark in _checked:
+        return
+    if record.get("sha256") != _digest((key, file.get_tensor(key)) for key in sorted(file.keys())):
+        raise _damaged(path, "its numbers are not those that were written")
+    _checked.add(mark)
 
 
 def _moments(path: Path, tensors: Mapping[str, Tensor], site: str) -> Moments:
     try:
-        count, mean = int(tensors[f"count/{site}"]), tensors[f"mean/{site}"]
+        count, mean = tensors[f"count/{site}"], tensors[f"mean/{site}"]
     except KeyError as error:
-        raise ArtifactError(f"feature distribution {path} is damaged: {error} is missing; make it again") from error
+        raise _damaged(path, f"{error} is missing") from error
     from clora_cli.statistics import Moments
 
     scatter = tensors.get(f"full/{site}", tensors.get(f"diag/{site}"))
-    return Moments(count, mean.double(), None if scatter is None else scatter.double())
+    if count.dtype.is_floating_point or count.dtype.is_complex or count.numel() != 1 or not 0 <= int(count) < 1 << 53:
+        raise _damaged(path, f"'count/{site}' is no number of inputs")
+    shapes = {tuple(mean.shape), tuple(mean.shape) * 2}
+    for tensor in (mean, *([] if scatter is None else [scatter])):
+        finite = tensor.dtype.is_floating_point and tensor.element_size() > 1 and bool(tensor.isfinite().all())
+        if mean.ndim != 1 or tuple(tensor.shape) not in shapes or not finite:
+            raise _damaged(path, f"the numbers at '{site}' are not finite, or of another shape")
+    return Moments(int(count), mean.double(), None if scatter is None else scatter.double())
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    import torch
+
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+    for key, tensor in tensors:
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _damaged(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(f"feature distribution {path} is damaged: {why}; {_MEND}")
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
+        with opened(path, "feature distribution", _MEND) as file:
             yield file
     except FileNotFoundError:
         raise ArtifactError(
             f"adapter {path.parent} has no feature distribution; "
             f"give it one with `clora stat-features {path.parent} --data <its task>`"
         ) from None
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"feature distribution {path} {damage(path, error, 'make it again')}") from error

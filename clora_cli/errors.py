@@ -126,7 +126,15 @@ def translated(what: str, error: type[CloraError] = CloraError, mend: str = "") 
     """
     try:
         yield
-    except _OTHERS as other:
+    except BaseException as other:
+        # Tokenizers written in Rust raise Exception itself, or panic: no name tells these from other errors.
+        bare = type(other) is Exception or type(other).__name__ == "PanicException"
+        if not isinstance(other, _OTHERS) and not bare:
+            raise
         said = (str(other).strip() or type(other).__name__).splitlines()[0]
-        said = said if isinstance(other, (OSError, RuntimeError, ValueError)) else f"{type(other).__name__}: {said}"
+        said = (
+            said
+            if bare or isinstance(other, (OSError, RuntimeError, ValueError))
+            else f"{type(other).__name__}: {said}"
+        )
         raise error(f"{what}: {said}{f'; {mend}' if mend else ''}") from other

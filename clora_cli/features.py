@@ -37,7 +37,12 @@ _BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 
 
 def prompt_ids(
-    backbone: Backbone, examples: Iterable[Example], *, text: str = "prompt", max_length: int = 512, chat: bool = False
+    backbone: Backbone,
+    examples: Iterable[Example],
+    *,
+    text: str = "prompt",
+    max_length: int | None = 512,
+    chat: bool = False,
 ) -> list[list[int]]:
     """Tokenise what features are taken of.
 
@@ -45,7 +50,7 @@ def prompt_ids(
         backbone: Whose tokenizer.
         examples: The inputs.
         text: ``prompt`` for the whole prompt, ``body`` to leave out the instruction and the cue where there is a body.
-        max_length: Most tokens of an input.
+        max_length: Most tokens of an input; None for all of it, even where the model takes less.
         chat: Use the tokenizer's chat template.
 
     Raises:
@@ -53,7 +58,7 @@ def prompt_ids(
     """
     shown = (_body(one) if text == "body" else one for one in examples)
     kind = backbone.prompt_kind
-    return [encode_prompt(one, backbone.tokenizer, kind=kind, max_length=max_length, chat=chat) for one in shown]
+    return [encode_prompt(one, backbone.tokens, kind=kind, max_length=max_length, chat=chat) for one in shown]
 
 
 def _body(example: Example) -> Example:
@@ -152,7 +157,7 @@ def read_features(
     Raises:
         MismatchError: If the model has no such site, or a site is not reached by a prompt.
     """
-    collate = Collator(backbone.tokenizer)
+    collate = Collator(backbone.tokens)
     order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own, size = (rank(), processes()) if shared else (0, 1)
@@ -242,7 +247,7 @@ class _Capture:
         model = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
         extra = {"use_cache": False} if backbone.kind == "causal" else {}
         try:
-            with translated(f"base model '{backbone.reference.id}' fails on these inputs", MismatchError):
+            with translated(f"{backbone.tokens.model} cannot read the prompts", MismatchError):
                 model(**batch, **extra)
         except _ReachedError:
             return self._found

@@ -13,6 +13,7 @@ from typing import Any
 
 from clora_cli.durable import make_folder, persist, publish
 from clora_cli.errors import ArtifactError, CloraError
+from clora_cli.intake import open_regular, parse_json, read_text, real_path, reason
 from clora_cli.leftovers import sweep
 from clora_cli.locks import confirm
 from clora_cli.owners import owned_name
@@ -44,7 +45,7 @@ _STAND_INS = (
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -53,7 +54,7 @@ def sha256(path: Path) -> str:
 def stand_in(path: Path) -> str:
     """Say what stands in a file's place: a pointer to large-file storage, a web page; empty for anything else."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             begin = file.read(64).lstrip().lower()
     except OSError:
         return ""
@@ -72,21 +73,21 @@ def to_json(value: Any) -> str:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object, strictly as ``parse_json`` does.
 
     Args:
         path: The file.
         what: What the file is, for the message, such as ``"manifest"``.
 
     Raises:
-        ArtifactError: If the file is missing, unreadable, not JSON or not an object.
+        ArtifactError: If it is missing, no regular file, unreadable, not JSON or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_text(path))
     except FileNotFoundError:
         raise ArtifactError(f"{what} {path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{what} {path} {damage(path, error, 'restore it or make it again')}") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{what} {path} {damage(path, reason(error), 'restore it or make it again')}") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{what} {path} is damaged (not a JSON object); restore it or make it again")
     return value
@@ -151,7 +152,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         raise CloraError(f"cannot write {path}: it exists and is no regular file; choose another name")
     if path.is_symlink():  # it stays one: what it leads to is replaced
-        path = path.resolve()
+        path = real_path(path)
     with writing(path):
         make_folder(path.parent)
         sweep(path.parent)

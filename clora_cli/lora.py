@@ -7,12 +7,12 @@ A *site* is an adapted linear layer, named by its full module path in the base m
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -48,6 +48,12 @@ _NOT_PLAIN = (
 # Values of init_lora_weights that leave the base weights alone; PiSSA, OLoRA, CorDA, LoftQ and others subtract from them.
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 HUGE = 65504.0  # float16's largest number: no weight of a network is larger, nor is what an adapter adds to one
+_LARGEST = 1e6  # a scaling: alpha is tens
+_PATTERN = 1000  # letters of a pattern in a configuration
+_TOO_MUCH = re.compile(
+    r"\{\d*,?\d{3}|\(\?(?![:=!])"
+)  # hundreds of repetitions, which compile for ever; patterns that call themselves
+_PATIENCE = 0.5  # seconds that a pattern may take at one site: some would take years
 _EXACT = 512  # a matrix whose smaller side is at most this gets the exact SVD
 _EXTRA = 16  # columns of the random sketch beyond the rank
 
@@ -119,9 +125,9 @@ def scaling_at(config: Mapping[str, Any], site: str, rank: int | None = None) ->
         told = _at(config.get("rank_pattern"), site, config.get("r", 8))
         alpha = float(_at(config.get("alpha_pattern"), site, config.get("lora_alpha", 8)))
         scaling = alpha / (told**0.5 if config.get("use_rslora") else told)
-    except (ArithmeticError, AttributeError, TypeError, re.error) as error:
+    except (ArithmeticError, AttributeError, TypeError, TimeoutError, ValueError, regex.error) as error:
         raise ValueError(f"rank or alpha of '{site}': {error}") from error
-    if not math.isfinite(scaling) or (rank is not None and told != rank):
+    if not abs(scaling) <= _LARGEST or (rank is not None and told != rank):
         raise ValueError(
             f"rank {told} and alpha {alpha:g} of '{site}'{f', whose tensors have rank {rank}' if rank else ''}"
         )
@@ -269,6 +275,8 @@ def _balanced(u: Tensor, values: Tensor, vh: Tensor, rank: int) -> Factor:
 def _at(patterns: Mapping[str, Any] | None, site: str, default: Any) -> Any:
     # PEFT reads a pattern's key as a regular expression that must end a module path at a dot.
     for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", site):
+        if len(pattern) > _PATTERN or _TOO_MUCH.search(pattern) or pattern.count("{") > 2:
+            raise ValueError(f"pattern '{pattern[:40]}' is too much for a module path")
+        if regex.match(rf"(.*\.)?({pattern})$", site, timeout=_PATIENCE):
             return value
     return default

@@ -169,10 +169,9 @@ class Places:
             else:
                 other = self.tied(place.site)
                 mend = "load the model and save it again with Transformers' save_pretrained"
-                raise MismatchError(
-                    f"the base model's files have no weight of '{place.site}' by itself; "
-                    + (f"the model takes '{other}' for it" if other else mend)
-                )
+                if other:
+                    mend = f"the model takes '{other}' for it, which would change too: keep the change in an adapter"
+                raise MismatchError(f"the base model's files have no weight of '{place.site}' by itself; {mend}")
         return found
 
     def tied(self, site: str) -> str | None:

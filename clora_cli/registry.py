@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.errors import OptionError, UnknownNameError
+from clora_cli.intervals import check_size
 
 __all__ = [
     "KINDS",
@@ -108,9 +109,12 @@ def convert(option: str, text: str, annotation: Any) -> Any:
     if annotation is bool:
         return _boolean(option, text)
     try:
-        return annotation(text)
+        value = annotation(text)
     except ValueError:
-        raise OptionError(f"option {option}={text}: not a valid {annotation.__name__}") from None
+        raise OptionError(f"option {option}={text[:40]}: not a valid {annotation.__name__}") from None
+    if isinstance(value, (int, float)):
+        check_size(f"option {option}", value)
+    return value
 
 
 def split_options(pairs: typing.Iterable[str]) -> dict[str, str]:

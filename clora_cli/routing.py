@@ -13,6 +13,7 @@ from torch import Tensor
 from clora_cli import registry
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.features import select_sites
+from clora_cli.intervals import check_sizes
 from clora_cli.statistics import Moments, Prototypes
 
 __all__ = ["RouteOptions", "Routing", "common_sites", "nearness", "routed_site", "softmax_over_best"]
@@ -49,6 +50,7 @@ class RouteOptions:
             OptionError: If a value is out of range.
             UnknownNameError: If there is no such router.
         """
+        check_sizes(vars(self))
         if self.top_k < 0:
             raise OptionError(f"--top-k {self.top_k}: give a whole number of at least 1, or 0 for all")
         if not 0 < self.temperature < float("inf"):

@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 
 from clora_cli.errors import ArtifactError
 from clora_cli.files import read_json, to_json, write_text
+from clora_cli.legible import is_legible
+from clora_cli.records import Check, each, listed, name, number, scalar, whole, wrong
 
 __all__ = [
     "SCHEMA",
@@ -29,6 +31,17 @@ __all__ = [
 ]
 
 SCHEMA = "clora.scores/1"
+_SETTINGS: Mapping[str, Check] = {
+    "test_rows?": whole(),
+    "split?": name,
+    "max_length?": whole(),
+    "max_new_tokens?": whole(),
+    "dtype?": name,
+    "route?": each(scalar),
+    "calibrate?": listed(name),
+}
+# What graded where a file does not say.
+_FIRST = {"exact-match": "english/1", "label-rank": "english/1", "rouge-l": "english-words/1"}
 _ROUNDING = 0.06  # percent points: what one decimal place may hide between a value and its correct / total
 
 
@@ -62,6 +75,8 @@ class TaskScore:
         dropped: Number of test rows left out for having no usable reference; not part of ``total``.
         per_row: Each scored row's own score, in [0, 1], in the task's order; their mean is ``value / 100``. Empty in files
             that do not say.
+        normaliser: Name and version of what made texts comparable; empty in files that do not say.
+        cut: Number of answers that were graded although they had not ended when they were cut off.
     """
 
     metric: str
@@ -72,6 +87,23 @@ class TaskScore:
     empty: int = 0
     dropped: int = 0
     per_row: tuple[float, ...] = ()
+    normaliser: str = ""
+    cut: int = 0
+
+    @property
+    def graded_by(self) -> str:
+        """The normaliser: of a file that does not say, the one of its time."""
+        return self.normaliser or _FIRST.get(self.metric, "none")
+
+    @property
+    def yardstick(self) -> str:
+        """What two scores of a task must have in common to be compared, in words."""
+        return f"{self.metric} ({self.formula}; normaliser {self.graded_by}) on {self.total} rows"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object; what came with a later version is left out where it says nothing."""
+        content = asdict(self)
+        return {key: value for key, value in content.items() if value or key not in {"normaliser", "cut"}}
 
 
 @dataclass(frozen=True)
@@ -114,6 +146,8 @@ class Scores:
         """Return the JSON object that is the file's content."""
         content = asdict(self)
         del content["source"]
+        for row, kept in zip(content["rows"], self.rows, strict=True):
+            row["scores"] = {task: score.to_dict() for task, score in kept.scores.items()}
         return {"schema": SCHEMA, **content, "order": list(self.order)}
 
 
@@ -153,18 +187,20 @@ class _Node:
 
     def text(self, key: str) -> str:
         value = self.data.get(key)
+        if isinstance(value, str) and not is_legible(value):
+            self.fault(key, "has letters that cannot be shown")
         return value if isinstance(value, str) else self.fault(key, "must be a string")
 
     def count(self, key: str) -> int:
         value = self.data.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
+        if whole()(value):
+            return int(value)  # type: ignore[arg-type]
         self.fault(key, "must be a whole number, 0 or more")
 
     def percent(self, key: str) -> float:
         value = self.data.get(key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100:
-            return float(value)
+        if number(0, 100)(value):
+            return float(value)  # type: ignore[arg-type]
         self.fault(key, "must be a percentage in [0, 100]")
 
     def items(self, key: str) -> list[Any]:
@@ -189,6 +225,8 @@ def _scores(path: Path, content: dict[str, Any]) -> Scores:
     top = _Node(path, "", content)
     base = top.node("base", content.get("base"))
     order = _order(top)
+    if not top.items("rows"):
+        top.fault("rows", "is empty")
     return Scores(
         base=BaseRef(base.text("id"), base.text("fingerprint")),
         package=top.text("package"),
@@ -197,18 +235,25 @@ def _scores(path: Path, content: dict[str, Any]) -> Scores:
         score=top.text("score"),
         order=order,
         rows=tuple(_row(node, order) for node in top.nodes("rows")),
-        settings=top.node("settings", content.get("settings", {})).data,
+        settings=_settings(top),
         source=path,
     )
 
 
 def _order(top: _Node) -> tuple[str, ...]:
     order = top.items("order")
-    if not all(isinstance(task, str) and task for task in order):
+    if not all(name(task) and task for task in order):
         top.fault("order", "must be a list of task names")
     if len(set(order)) < len(order):
         top.fault("order", "names a task twice")
     return tuple(order)
+
+
+def _settings(top: _Node) -> dict[str, Any]:
+    settings = top.node("settings", top.data.get("settings", {}))
+    if odd := wrong(settings.data, _SETTINGS):
+        settings.fault(odd, "is not what it should be")
+    return settings.data
 
 
 def _row(node: _Node, order: Sequence[str]) -> ScoreRow:
@@ -232,12 +277,16 @@ def _task(node: _Node) -> TaskScore:
         node.fault("value", f"{value:g} does not agree with {correct} correct of {total}")
     empty, dropped = node.count("empty"), node.count("dropped")
     rows = _per_row(node, value, total)
-    return TaskScore(node.text("metric"), node.text("formula"), value, total, correct, empty, dropped, rows)
+    normaliser = node.text("normaliser") if "normaliser" in node.data else ""
+    cut = node.count("cut") if "cut" in node.data else 0
+    return TaskScore(
+        node.text("metric"), node.text("formula"), value, total, correct, empty, dropped, rows, normaliser, cut
+    )
 
 
 def _per_row(node: _Node, value: float, total: int) -> tuple[float, ...]:
     rows = node.items("per_row") if "per_row" in node.data else []
-    if not all(isinstance(one, (int, float)) and 0 <= one <= 1 for one in rows):
+    if not all(map(number(0, 1), rows)):
         node.fault("per_row", "must be a list of numbers in [0, 1]")
     if rows and (len(rows) != total or not math.isclose(100 * sum(rows) / total, value, abs_tol=_ROUNDING)):
         node.fault("per_row", f"has {len(rows)} rows that do not make {value:g} of {total}")

@@ -21,7 +21,7 @@ __all__ = ["Identity", "identity", "mark", "steady", "unchanged"]
 Identity = tuple[int, int, int, int]
 _Read = TypeVar("_Read")
 _ANCHORS = ("adapter_config.json", "deltas.safetensors")
-_TURNS = 200
+_TURNS = 1000
 _PAUSE = 0.02  # seconds
 
 

@@ -23,7 +23,7 @@ __all__ = ["Ledger", "mask_key", "pack", "read_ledger", "read_masks", "unpack"]
 
 
 def mask_key(site: str, side: str = "B") -> str:
-    """Return the name of a site's mask in ``state.safetensors``; ``side`` is ``"A"`` or ``"B"``."""
+    """Return the name of a site's mask in ``state.clora``; ``side`` is ``"A"`` or ``"B"``."""
     return f"mask_{side.lower()}/{site}"
 
 
@@ -56,7 +56,7 @@ def read_masks(member: AdapterFolder, side: str = "B") -> dict[str, Tensor]:
     state = member.state()
     if member.is_dense or not any(key.startswith("mask_") for key in state):
         return {}
-    return _masks(member, state, member.factors(), side)
+    return _masks(member, state, member.factors(compare=False), side)
 
 
 def _masks(
@@ -145,7 +145,7 @@ def read_ledger(members: Sequence[AdapterFolder]) -> Ledger:
         masks = _masks(member, member.state(), factors, "B")
         if set(masks) != set(factors):
             raise MismatchError(
-                f"{member.path} owns no part of a shared LoRA: it has no masks in state.safetensors; "
+                f"{member.path} owns no part of a shared LoRA: it has no masks in state.clora; "
                 "train into another --package"
             )
         if number == 1:

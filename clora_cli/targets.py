@@ -17,10 +17,11 @@ from clora_cli.errors import MismatchError, translated
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ALL_LINEAR", "adaptable", "adapted_layers", "endings_of", "left_out", "target_names"]
+__all__ = ["ALL_LINEAR", "adaptable", "adapted_layers", "endings_of", "left_out", "matched", "target_names"]
 
 ALL_LINEAR = "all-linear"
 _LAYERS = "base_model.model."
+_FUSED = 3  # axes of a tensor of several experts' matrices
 
 
 def adaptable(model: nn.Module, sites: Sequence[str]) -> list[str]:
@@ -47,17 +48,23 @@ def left_out(model: nn.Module, sites: Collection[str], linear: Iterable[str]) ->
     """
     layers = endings_of(site for site in linear if site not in sites)
     fused = {
-        name.rpartition(".")[2]
-        for name, parameter in model.named_parameters()
-        if parameter.ndim == 3 and ".experts." in name
+        f"{_ending(path)}.{name}"
+        for path, module in model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == _FUSED and not hasattr(module, "kernel_size")  # a convolution's has as many axes
     }
-    return [*layers, *(f"experts.{name}" for name in sorted(fused))]
+    return [*layers, *sorted(fused)]
 
 
 def target_names(model: nn.Module, sites: Sequence[str]) -> str | list[str]:
     """Return the shortest ``target_modules`` by which PEFT finds exactly these layers: all, endings, or whole paths."""
     ways: tuple[str | list[str], ...] = (ALL_LINEAR, endings_of(sites))
     return next((way for way in ways if _probe(model, way) == set(sites)), list(sites))
+
+
+def matched(model: nn.Module, names: Iterable[str]) -> set[str]:
+    """Return the modules of any kind that PEFT takes a list of names for: those that have or end in one of them."""
+    return {path for path, _ in model.named_modules() for name in names if path == name or path.endswith(f".{name}")}
 
 
 def adapted_layers(model: nn.Module, adapter: str) -> dict[str, nn.Module]:

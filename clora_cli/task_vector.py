@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
-from clora_cli.adapter_folder import STATE, AdapterFolder
+from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.backbone import Backbone
 from clora_cli.errors import ArtifactError
 from clora_cli.features import read_features
-from clora_cli.files import damage
+from clora_cli.side_files import STATE, side_file
+from clora_cli.tensors import opened
 
 __all__ = ["KEY", "embedding_site", "embeddings", "learn_task_vector", "read_task_vector", "routing_loss", "table_of"]
 
-KEY = "task_vector"  # its name in state.safetensors
+KEY = "task_vector"  # its name in state.clora
 
 
 def embedding_site(backbone: Backbone) -> str:
@@ -130,17 +130,19 @@ def read_task_vector(member: AdapterFolder) -> Tensor | None:
         Shape (hidden,), float32.
 
     Raises:
-        ArtifactError: If ``state.safetensors`` is damaged, or the vector is not what it should be.
+        ArtifactError: If ``state.clora`` is damaged, or the vector is not what it should be.
     """
-    path = member.path / STATE
+    path = side_file(member.path, STATE)
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = file.get_tensor(KEY) if KEY in file.keys() else None
-    except (SafetensorError, OSError) as error:
-        told = damage(path, error, "restore it or train the adapter again")
-        raise ArtifactError(f"tensor file {path} {told}") from error
-    if found is not None and (found.ndim != 1 or not bool(found.isfinite().all()) or not bool(found.any())):
+    with opened(path, "tensor file", "restore it or train the adapter again") as file:
+        found = file.get_tensor(KEY) if KEY in file.keys() else None
+    if found is not None and (
+        found.ndim != 1
+        or not found.is_floating_point()
+        or found.element_size() < 2
+        or not bool(found.isfinite().all())
+        or not bool(found.any())
+    ):
         raise ArtifactError(f"adapter {member.path} is damaged: its task vector is no direction; train it again")
     return None if found is None else found.float()

@@ -29,7 +29,7 @@ def give_distribution(
     base = {"id": reference.id, "fingerprint": reference.fingerprint, "kind": reference.kind}
     entry = {"name": data, "split": "train", "rows": len(examples), "fingerprint": "0"}
     Distribution(moments, {**record, "base_model": base, "second_moment": second, "data": [entry]}).write(
-        folder / "features.safetensors"
+        folder / "features.clora"
     )
     return read_adapter(folder)
 

@@ -144,8 +144,13 @@ def save_model(family: str, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def llama_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of bytes and their pairs, with a start, an end and a padding token, 0 to 2."""
+    return _byte_level(["<s>", "</s>", "<pad>"], bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
 def _llama() -> tuple[Any, Any]:
-    tokenizer = _byte_level(["<s>", "</s>", "<pad>"], bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer = llama_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         **_SIZE,
@@ -219,15 +224,16 @@ def write_random_adapter(
     alpha: float = 4,
     combine: str = "sum",
     targets: Sequence[str] = (),
+    factor: float = 1.0,
     manifest: Mapping[str, Any] | None = None,
 ) -> AdapterFolder:
-    """Write an adapter folder with random numbers, as training would write it; its name is its task's."""
+    """Write an adapter folder with random numbers, as training would write it; its name is its task's, ``factor`` scales B."""
     task = folder.name
     factors = random_factors(backbone.model, stage, rank, targets)
     tensors = {}
-    for site, factor in factors.items():
+    for site, pair in factors.items():
         key_a, key_b = factor_keys(site)
-        tensors |= {key_a: factor.a, key_b: factor.b}
+        tensors |= {key_a: pair.a, key_b: pair.b * factor}
     reference = backbone.reference
     entries = manifest_of(task, stage, reference, combine) | dict(manifest or {})
     return write_adapter(folder, tensors, config_of(backbone, factors, rank, alpha), entries, {"README.md": "card\n"})

@@ -22,9 +22,13 @@ LAYERS = (
         "registry",
         "intervals",
         "files",
+        "folder_names",
+        "intake",
+        "legible",
         "processes",
         "meeting",
         "progress",
+        "records",
         "owners",
         "signals",
         "spots",
@@ -46,8 +50,10 @@ LAYERS = (
         "spelling",
         "targets",
         "scores",
+        "adapter_config",
         "adapter_folder",
         "overlaps",
+        "side_files",
         "package",
         "privacy",
         "data",
@@ -55,6 +61,7 @@ LAYERS = (
         "base_layers",
         "base_model",
         "checkpoint",
+        "conventions",
         "backbone",
         "adapters",
         "attribution",
@@ -167,6 +174,16 @@ def test_only_the_command_line_speaks(name):
             assert getattr(node.func, "id", None) != "print"
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "sys" and node not in asked:
             assert node.attr not in {"stdout", "stderr", "exit"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if top(name) == "cli"])
+def test_one_module_writes_to_the_terminal(name):
+    writes = [
+        ast.unparse(node.func)
+        for node in ast.walk(parsed(MODULES[name]))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"sys.stdout.write", "sys.stderr.write", "print"}
+    ]
+    assert name == "clora_cli.cli._output" or not writes
 
 
 @pytest.mark.parametrize("name", MODULES)

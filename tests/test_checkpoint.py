@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from clora_cli.base_model import ModelReference, check_base, find_model, same_base
+from clora_cli.base_model import ModelReference, changes_since, check_base, find_model, same_base
 from clora_cli.checkpoint import Checkpoint
 from clora_cli.errors import ArtifactError, MismatchError
 
@@ -161,6 +161,15 @@ def test_a_record_without_the_weights_own_fingerprint_is_looked_up_where_its_mod
     shutil.rmtree(model)
     with pytest.raises(MismatchError, match="whose weights or configuration are others; pass --model"):
         check_base(one.recorded(), other, tmp_path)
+
+
+def test_what_was_made_on_a_model_is_up_to_date_on_the_same_one_saved_again(model, tmp_path, model_folder):
+    one, other = find_model(str(model)), again(model, tmp_path / "again", key=1)
+    made = {"seed": 1, "base_model": one.described()}
+    assert not changes_since({"seed": 1, "base_model": other.recorded()}, made)
+    assert changes_since({"seed": 2, "base_model": other.recorded()}, made) == "seed 1 -> 2"
+    stranger = find_model(str(model_folder("llama", 1)))
+    assert "base_model.fingerprint" in changes_since({"seed": 1, "base_model": stranger.recorded()}, made)
 
 
 def test_files_names_prefixes_and_tied_heads_are_as_they_like(model_folder, tmp_path):

@@ -9,8 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from clora_cli import files
-from clora_cli.distribution import FEATURES, Distribution, agree, read_distribution, read_record, read_sites
+from clora_cli.distribution import Distribution, agree, read_distribution, read_record, read_sites
 from clora_cli.errors import ArtifactError, CloraError, MismatchError
+from clora_cli.side_files import FEATURES
 from clora_cli.statistics import SECOND_MOMENTS, Moments
 
 SITES = ("layers.0.q", "layers.10.v", "layers.2.v")
@@ -97,7 +98,7 @@ def test_a_changed_number_is_found(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"first/features\.safetensors is damaged: its numbers"):
+    with pytest.raises(ArtifactError, match=r"first/features\.clora is damaged: its numbers"):
         read_distribution(path)
 
 

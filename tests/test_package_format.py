@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import shutil
@@ -20,15 +21,16 @@ from clora_cli.adapter_folder import WEIGHTS, read_adapter
 from clora_cli.backbone import load_backbone
 from clora_cli.base_model import find_model
 from clora_cli.data import load_task
-from clora_cli.distribution import FEATURES, agree, read_distribution, read_record
+from clora_cli.distribution import agree, read_distribution, read_record
 from clora_cli.errors import ArtifactError, CloraError, MismatchError, OptionError
 from clora_cli.features import collect_moments, prompt_ids
 from clora_cli.files import sha256
 from clora_cli.lora import factor_keys
-from clora_cli.manifest import MANIFEST
+from clora_cli.manifest import MANIFEST, withhold
 from clora_cli.package import read_package
 from clora_cli.progress import Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, read_scores, write_scores
+from clora_cli.side_files import FEATURES
 from clora_cli.subspace import mask_key, read_ledger, read_masks
 from clora_cli.training import make_plan, train_task
 from clora_cli.transforming import (
@@ -531,9 +533,9 @@ def test_must_32_unite_what_is_left_as_if_nothing_else_had_been(routable, tmp_pa
 def test_must_33_keep_zeros_outside_masks(adapter, tmp_path):
     trimmed = trim(adapter, tmp_path / "trimmed")
     assert read_masks(read_adapter(trimmed)).keys() == read_adapter(adapter).factors().keys()
-    state = load_file(trimmed / "state.safetensors")
+    state = load_file(trimmed / "state.clora")
     for wrong in (state[mask_key(SITE)][:-1], torch.zeros_like(state[mask_key(SITE)])):
-        save_file({**state, mask_key(SITE): wrong}, trimmed / "state.safetensors")
+        save_file({**state, mask_key(SITE): wrong}, trimmed / "state.clora")
         (trimmed / MANIFEST).unlink(missing_ok=True)
         with pytest.raises(ArtifactError, match="is damaged"):
             read_masks(read_adapter(trimmed))
@@ -558,10 +560,86 @@ def test_must_35_trim_nothing_else(adapter, tmp_path):
     trimmed = trim(adapter, tmp_path / "trimmed")
     before, after = contents(adapter), contents(trimmed)
     changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
-    assert changed == {WEIGHTS, "state.safetensors", "README.md", MANIFEST}
+    assert changed == {WEIGHTS, "state.clora", "README.md", MANIFEST}
     old, new = (json.loads(files[MANIFEST]) for files in (before, after))
     assert {key for key in new if new[key] != old.get(key)} == {"trim", "files"}
 
 
 def trim(adapter, out):
     return trim_adapter(plan_trim(read_adapter(adapter), TrimOptions(by="density", out=out)))[0]
+
+
+def test_must_36_have_one_file_that_servers_take_for_weights(model_folder, tasks, tmp_path, routable):
+    made = train(model_folder("llama"), tasks["first"], tmp_path / "adapters", method="cast").path
+    assert {path.suffix for path in made.iterdir()} == {".safetensors", ".clora", ".json", ".jsonl", ".md"}
+    for folder in (made, *routable.iterdir()):
+        assert [path.name for path in folder.glob("*.safetensors")] == [WEIGHTS]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e8])
+def test_must_37_hold_numbers_that_a_training_leaves(bare, base, value):
+    retensor(bare, lambda tensors: tensors[factor_keys(SITE)[0]].fill_(value))
+    for use in (read_adapter(bare).factors, read_adapter(bare).check_numbers):
+        with pytest.raises(ArtifactError, match="not finite or beyond"):
+            use()
+    with pytest.raises(CloraError, match="not finite or beyond"):
+        write_random_adapter(bare.parent / "second", base, stage=1, factor=value)
+
+
+@pytest.mark.parametrize(
+    "entry", [{"lora_alpha": 1e9}, {"r": 10**30}, {"lora_alpha": "32"}, {"rank_pattern": {"q": "x"}}]
+)
+def test_must_37_scale_within_reason(bare, entry):
+    edit(bare / CONFIG, lambda config: config.update(entry))
+    with pytest.raises(ArtifactError):
+        read_adapter(bare).factors()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": 1, "a": 1}', '{"a": NaN}', '{"a": 1e999}', '{"a": 9223372036854775808}', '"\\ud800"', "[" * 70 + "]" * 70],
+)
+def test_must_38_be_json_that_readers_take_alike(adapter, text):
+    (adapter / MANIFEST).write_text(text, encoding="utf-8")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize("place", ["task", "method.name", "base_model.id", "data.name"])
+def test_must_38_have_names_that_can_be_shown(adapter, place):
+    def change(manifest):
+        *outer, key = place.split(".")
+        (manifest[outer[0]] if outer else manifest)[key] = "a\x1b[31m"
+
+    edit(adapter / MANIFEST, change)
+    with pytest.raises(ArtifactError, match=f"{place} is not what it should be"):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize("name", ["x" * 201, "CON", "first.", "a:b", "a\u202eb"])
+def test_must_39_lie_in_a_folder_that_every_disk_takes(run, name):
+    options = run()
+    with pytest.raises(OptionError, match="cannot be the adapter's folder"):
+        make_plan(dataclasses.replace(options, out=options.package / name))
+
+
+def test_must_39_differ_by_more_than_case(adapter, run):
+    package = adapter.parent
+    rewritten = dataclasses.replace(run(), out=package / "FIRST", data=str(Path(run().data).parent / "second"))
+    with pytest.raises(MismatchError, match="are one name on disks"):
+        make_plan(rewritten)
+    shutil.copytree(adapter, package.parent / "other.pkg" / "x")
+    edit(package.parent / "other.pkg" / "x" / MANIFEST, lambda manifest: manifest.update(task="FIRST"))
+    retensor(package.parent / "other.pkg" / "x", lambda tensors: tensors[factor_keys(SITE)[0]].mul_(2))
+    edit(
+        package.parent / "other.pkg" / "x" / MANIFEST,
+        lambda manifest: manifest["files"].update({WEIGHTS: sha256(package.parent / "other.pkg" / "x" / WEIGHTS)}),
+    )
+    with pytest.raises(MismatchError, match="which some disks take for 'first'"):
+        plan_expand([package, package.parent / "other.pkg"], ExpandOptions(out=package.parent / "both.pkg"))
+
+
+def test_must_40_tell_no_checksum_of_private_rows(adapter):
+    checksum = json.loads((adapter / MANIFEST).read_text(encoding="utf-8"))["data"]["fingerprint"]
+    assert withhold(adapter, {checksum}) and not withhold(adapter, {checksum})
+    assert read_adapter(adapter).manifest["data"]["fingerprint"] == ""

@@ -24,8 +24,8 @@ ORDER = ("cb", "rte", "wic")
 FULL = [[80.0, 30.0, 20.0], [70.0, 60.0, 25.0], [50.0, 55.0, 90.0]]
 
 
-def cell(value, total=100, metric="exact-match"):
-    return TaskScore(metric, "normalised", value, total)
+def cell(value, total=100, metric="exact-match", normaliser=""):
+    return TaskScore(metric, "normalised", value, total, normaliser=normaliser)
 
 
 def row(stage, values, order=ORDER, sha="a", **kind):
@@ -91,7 +91,7 @@ def test_different_adapters_in_one_package_are_refused():
         assemble([scores(row(1, [80.0])), scores(row(2, [70.0, 60.0], sha="z"))])
 
 
-@pytest.mark.parametrize("kind", [{"metric": "rouge-l"}, {"total": 10}])
+@pytest.mark.parametrize("kind", [{"metric": "rouge-l"}, {"total": 10}, {"normaliser": "unicode/1"}])
 def test_one_task_has_one_yardstick(kind):
     with pytest.raises(MismatchError, match="cb is scored by"):
         assemble([scores(row(1, [80.0])), scores(row(2, [70.0, 60.0], **kind))])

@@ -124,7 +124,6 @@ def put(*place_and_value):
         (put("rows", 2, "scores", "cb", 73.2), "rows[2].scores.cb must be an object"),
         (put(*CELL, "value", "73"), "rows[2].scores.cb.value must be a percentage"),
         (put(*CELL, "value", 100.5), "rows[2].scores.cb.value must be a percentage"),
-        (put(*CELL, "value", float("nan")), "rows[2].scores.cb.value must be a percentage"),
         (put(*CELL, "value", 0.732), "rows[2].scores.cb.value 0.732 does not agree with 41 correct of 56"),
         (put(*CELL, "total", 56.0), "rows[2].scores.cb.total must be a whole number"),
         (put(*CELL, "total", 0), "rows[2].scores.cb.total must be at least 1"),
@@ -197,3 +196,37 @@ def test_rows_own_scores_are_kept_and_must_make_the_value(tmp_path):
         broken = replace(scores, rows=(*rows[:-1], replace(rows[-1], scores={"cb": replace(cell, per_row=wrong)})))
         with pytest.raises(ArtifactError, match="per_row"):
             write_scores(broken, tmp_path / "scores.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (put("settings", {"route": "x"}), "settings.route is not what it should be"),
+        (put("settings", {"route": {"a": []}}), "settings.route"),
+        (put("settings", {"test_rows": -1}), "settings.test_rows"),
+        (put("method", "\x1b[31m"), "method has letters that cannot be shown"),
+        (put("order", ["cb\u202e"]), "order must be a list of task names"),
+        (put("rows", 1, "stage", 1 << 60), "rows[1].stage must be a whole number"),
+    ],
+)
+def test_values_that_would_break_a_report_are_refused(tmp_path, change, place):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(damaged(change)))
+    with pytest.raises(ArtifactError) as caught:
+        read_scores(path)
+    assert place in str(caught.value)
+
+
+def test_the_normaliser_and_what_was_cut_off_stand_in_the_file_where_they_say_something(tmp_path):
+    cell = TaskScore("exact-match", "f", 50.0, 2, 1, normaliser="unicode/1", cut=1)
+    scores = replace(SCORES, rows=(ScoreRow(0, "", (), {"cb": cell}),))
+    write_scores(scores, tmp_path / "a.json")
+    kept = json.loads((tmp_path / "a.json").read_text())["rows"][0]["scores"]["cb"]
+    assert (kept["normaliser"], kept["cut"]) == ("unicode/1", 1)
+    assert read_scores(tmp_path / "a.json") == scores
+
+
+def test_scores_that_do_not_say_were_graded_as_in_their_time():
+    old, new = (TaskScore("exact-match", "f", 50.0, 2, 1, normaliser=name) for name in ("", "english/1"))
+    assert old.yardstick == new.yardstick
+    assert old.yardstick != replace(new, normaliser="unicode/1").yardstick

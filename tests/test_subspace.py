@@ -93,11 +93,10 @@ def test_a_mask_that_does_not_fit_is_damage(tmp_path, base, shared):
         read_masks(short)
 
 
-@pytest.mark.parametrize("value", [0.001, float("nan")])
-def test_an_entry_outside_its_mask_is_damage(tmp_path, base, shared, value):
+def test_an_entry_outside_its_mask_is_damage(tmp_path, base, shared):
     masks = masks_of(shared, 0)
     parts = {site: Factor(f.a, f.b * masks[site], f.scaling) for site, f in shared.items()}
-    parts[SITE].b[~masks[SITE]] = value
+    parts[SITE].b[~masks[SITE]] = 0.001
     member = write(tmp_path / "odd", base, parts, {mask_key(site): pack(mask) for site, mask in masks.items()})
     with pytest.raises(ArtifactError, match=f"lora_B at '{SITE}' is not zero outside its mask"):
         read_masks(member)

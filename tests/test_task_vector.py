@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from support import random_factors, sentences, write_random_adapter
 from torch.nn import functional
 
-from clora_cli.adapter_folder import STATE, read_adapter
+from clora_cli.adapter_folder import read_adapter
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import load_skeleton
 from clora_cli.data import Example
 from clora_cli.errors import ArtifactError
 from clora_cli.features import prompt_ids
+from clora_cli.side_files import STATE
 from clora_cli.task_vector import (
     KEY,
     embedding_site,
@@ -182,5 +183,5 @@ def test_what_is_no_direction_is_refused(tmp_path, backbone, wrong):
 def test_a_damaged_state_is_told(tmp_path, backbone):
     folder = write_random_adapter(tmp_path / "first", backbone("llama"), stage=1)
     (folder.path / STATE).write_bytes(b"nothing")
-    with pytest.raises(ArtifactError, match=r"state.safetensors is damaged"):
+    with pytest.raises(ArtifactError, match=r"state.clora is damaged"):
         read_task_vector(folder)

@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from clora_cli import __version__, signals
+from clora_cli.cli._output import tell
 from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
@@ -29,6 +30,7 @@ from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
 from clora_cli.errors import CloraError, OptionError, ReplacedError
+from clora_cli.legible import legible, shortened
 from clora_cli.meeting import end_all, fallen_out, launched, leave, meet
 from clora_cli.processes import is_main_process
 
@@ -36,6 +38,8 @@ __all__ = ["app", "main"]
 
 _TURNS = 20
 _PAUSE = 0.2  # seconds
+_LONGEST = 2000  # letters of a message: a name in it may be of any length
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # PyTorch's, on accelerators and on processors
 
 app = typer.Typer(
     name="clora",
@@ -119,8 +123,8 @@ def _outcome() -> int:
         where = getattr(error, "filename", None) or "input or output"
         why = getattr(error, "strerror", None) or error
         code, message = 1, f"{where}: {why}; check the name, its permissions and the disk"
-    except RuntimeError as error:
-        code, message = 1, _told_of_others(error)
+    except (MemoryError, RuntimeError) as error:
+        code, message = 1, _told_of_memory(error) or _told_of_others(error)
         if not message:
             end_all(1)
             raise
@@ -175,11 +179,18 @@ def _give_stdout_up() -> None:
 
 
 def _complain(message: str) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    tell(f"error: {shortened(legible(' '.join(message.split())), _LONGEST)}")
 
 
 def _show(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    tell(text)
+
+
+def _told_of_memory(error: MemoryError | RuntimeError) -> str:
+    """Return what to tell if there is not enough memory; else nothing."""
+    if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+        return ""
+    return "out of memory; give less at once: a smaller --batch-size, --max-length or --rank"
 
 
 def _told_of_others(error: BaseException | None) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 import typer
 
 from clora_cli.errors import ArtifactError, OptionError, UnknownNameError
+from clora_cli.intake import reason
 
 __all__ = ["use_config"]
 
+_LONGEST = 1 << 20  # bytes of a configuration
 _NOT_IN_FILES = {"config", "help", "dry_run", "json", "quiet"}
 
 
@@ -39,18 +41,25 @@ def use_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _read(path: Path) -> dict[Any, Any]:
+def _read(path: Path) -> dict[str, Any]:
     import yaml
 
+    from clora_cli.recipes.document import read_document
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:  # a pipe will do: the user gave it
+            document = read_document(file.read(_LONGEST).decode(), str(path), "configuration")
     except FileNotFoundError:
         raise ArtifactError(f"configuration {path} does not exist") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ArtifactError(f"configuration {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"configuration {path} cannot be read: {reason(error)}") from error
+    except OptionError as error:
+        if isinstance(error.__cause__, yaml.YAMLError):
+            raise ArtifactError(f"configuration {path} cannot be read: {error}") from error
+        raise
+    if not isinstance(document.value, dict):
         raise OptionError(f"configuration {path} is not a mapping of options to values")
-    return content
+    return {key: item.plain for key, item in document.value.items()}
 
 
 def _as_texts(value: Any) -> Any:

@@ -11,6 +11,7 @@ import typer
 
 from clora_cli import signals
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_sizes
 
 __all__ = ["relaunch"]
 
@@ -30,6 +31,7 @@ def relaunch(processes: int, *, dry_run: bool = False) -> None:
     """
     if processes < 1:
         raise OptionError(f"--nproc {processes}: give a whole number of at least 1")
+    check_sizes({"nproc": processes})
     if processes == 1 or dry_run or "RANK" in os.environ:
         return
     from torch.distributed.elastic.multiprocessing.api import SignalException

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from clora_cli import registry
 from clora_cli.cli._config import use_config
 from clora_cli.cli._output import Form
+from clora_cli.folder_names import check_path
 
 __all__ = [
     "ColumnsOption",
@@ -26,6 +27,7 @@ __all__ = [
     "complete_strategy",
     "complete_task",
     "form",
+    "writable",
 ]
 
 
@@ -51,6 +53,18 @@ def complete_task(incomplete: str) -> list[str]:
     from clora_cli.data import list_tasks
 
     return [info.name for info in list_tasks() if info.name.startswith(incomplete)]
+
+
+def writable(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Refuse a place that cannot be written for its name, before any work is done for it.
+
+    Raises:
+        OptionError: If the name is too long, or cannot be shown.
+    """
+    for path in value if isinstance(value, (list, tuple)) else [value]:
+        if path is not None:
+            check_path(path, f"--{str(parameter.name).replace('_', '-')}")
+    return value
 
 
 def form(json: bool, quiet: bool) -> Form:

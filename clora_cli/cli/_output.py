@@ -1,4 +1,7 @@
-"""Results on stdout, everything else on stderr (layer L4)."""
+"""Results on stdout, everything else on stderr (layer L4): the one place that writes to either.
+
+Whatever is shown may hold names and data of others; nothing in it acts on a terminal.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from clora_cli.legible import legible, legible_json
 from clora_cli.processes import is_main_process
 from clora_cli.progress import Advance
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Form", "Terminal", "emit", "json_line"]
+__all__ = ["Form", "Terminal", "emit", "json_line", "say", "tell"]
 
 _SECONDS_BETWEEN_LINES = 20  # a log of hours stays readable
 
@@ -38,19 +42,33 @@ def emit(form: Form, *, text: str, data: Mapping[str, Any], brief: str) -> None:
         data: For programs: one JSON object on one line; it names its ``schema``.
         brief: For shell variables: the path or the number alone.
     """
-    shown = json_line(data) if form is Form.JSON else _printable({Form.TEXT: text, Form.QUIET: brief}[form])
-    sys.stdout.write(shown.rstrip("\n") + "\n")
+    shown = json_line(data) if form is Form.JSON else {Form.TEXT: text, Form.QUIET: brief}[form]
+    say(shown.rstrip("\n"))
+
+
+def say(text: str) -> None:
+    """Write a text and the end of its last line to stdout."""
+    sys.stdout.write(_printable(text, sys.stdout))
     sys.stdout.flush()
+
+
+def tell(text: str) -> None:
+    """Write a text and the end of its last line to stderr."""
+    sys.stderr.write(_printable(text, sys.stderr))
 
 
 def json_line(data: Mapping[str, Any]) -> str:
     """Return one line of JSON; in ASCII where stdout has no Unicode, or the text is half a surrogate pair."""
-    text = json.dumps(data, ensure_ascii=False, default=str)
-    return text if _printable(text) == text else json.dumps(data, default=str)
+    text = legible_json(json.dumps(data, ensure_ascii=False, default=str))
+    return text if _encodable(text, sys.stdout) == text else json.dumps(data, default=str)
 
 
-def _printable(text: str) -> str:
-    encoding = sys.stdout.encoding or "utf-8"
+def _printable(text: str, stream: TextIO) -> str:
+    return _encodable(legible(text, lines=True), stream) + "\n"
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
@@ -63,16 +81,17 @@ class Terminal:
     def note(self, text: str) -> None:
         """Print a note."""
         if not self._quiet:
-            sys.stderr.write(f"{text}\n")
+            tell(text)
 
     def warn(self, text: str) -> None:
         """Print a warning, also when quiet: it is something to act on."""
         if is_main_process():
-            sys.stderr.write(f"warning: {text}\n")
+            tell(f"warning: {legible(text)}")
 
     @contextlib.contextmanager
     def track(self, title: str, total: int) -> Iterator[Advance]:
         """Show the advance of one piece of work."""
+        title = legible(title)
         if self._quiet:
             yield lambda done, status: None
         elif sys.stderr.isatty():
@@ -84,22 +103,22 @@ class Terminal:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, markup=False, highlight=False, emoji=False)
 
 
 def _bar(console: Console, title: str, total: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        "{task.description}",
+        TextColumn("{task.description}", markup=False),  # brackets in a name are no style
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=total, status="")
-        yield lambda done, status: progress.update(task, advance=done, status=status)
+        yield lambda done, status: progress.update(task, advance=done, status=legible(status))
 
 
 def _lines(title: str, total: int) -> Iterator[Advance]:
@@ -110,6 +129,6 @@ def _lines(title: str, total: int) -> Iterator[Advance]:
         done_so_far += done
         if done_so_far >= total or time.monotonic() - told > _SECONDS_BETWEEN_LINES:
             told = time.monotonic()
-            sys.stderr.write(f"{title}: {done_so_far}/{total}{'  ' if status else ''}{status}\n")
+            tell(f"{title}: {done_so_far}/{total}{'  ' if status else ''}{legible(status)}")
 
     yield advance

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from clora_cli.cli._output import Terminal, _console
 from clora_cli.errors import ArtifactError
+from clora_cli.legible import legible
 from clora_cli.recipes.running import Listener
 from clora_cli.recipes.steps import Step, Unit
 from clora_cli.recipes.workers import Outcome
@@ -34,7 +35,8 @@ def _mean_score(step: Step) -> float | None:
         scores = read_scores(step.made)
     except ArtifactError:
         return None
-    values = [cell.value for task, cell in scores.rows[-1].scores.items() if task in scores.order]
+    cells = scores.rows[-1].scores if scores.rows else {}
+    values = [cell.value for task, cell in cells.items() if task in scores.order]
     return sum(values) / len(values) if values else None
 
 
@@ -101,7 +103,9 @@ class _Live:
             self._terminal.warn(f"{unit.name}: {line.removeprefix('warning: ')}")
         elif match := _PROGRESS.fullmatch(line):
             with self._lock:
-                self._rows[unit].progress = f"{match['done']}/{match['total']}  {match['status'] or ''}".rstrip()
+                self._rows[unit].progress = legible(
+                    f"{match['done']}/{match['total']}  {match['status'] or ''}".rstrip()
+                )
 
     def ends(self, unit: Unit, step: Step, outcome: Outcome) -> None:
         """Show the score, or that the step failed."""

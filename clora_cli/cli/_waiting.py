@@ -48,7 +48,7 @@ def patience(wait: float | None, break_lock: bool) -> Patience:
 
 def filled(words: Sequence[str]) -> list[str]:
     """Return a command line in which ``--wait`` has a value, as Typer's options must."""
-    following = [*words[1:], ""]
+    following = [*words[1:], ""][: len(words)]
     return [
         f"{_WAIT}=inf" if word == _WAIT and not _is_number(after) else word
         for word, after in zip(words, following, strict=True)

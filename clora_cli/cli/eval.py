@@ -25,6 +25,7 @@ from clora_cli.cli._options import (
     complete_combine,
     complete_task,
     form,
+    writable,
 )
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._routing import (
@@ -86,7 +87,9 @@ def evaluate_command(
     seen: Annotated[
         bool, typer.Option("--seen", help="With --matrix: leave out tasks that are not learned yet.")
     ] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the scores to this JSON file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", callback=writable, help="Write the scores to this JSON file.")
+    ] = None,
     model: ModelOption = None,
     revision: RevisionOption = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Rows of one forward pass.")] = 64,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
+from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
 from clora_cli.errors import OptionError
@@ -26,7 +26,9 @@ def expand(
             help="Packages and adapter folders, in any mixture; also PEFT's own folders.", show_default=False
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Package to write.")] = Path("expanded.pkg"),
+    out: Annotated[Path, typer.Option("-o", "--out", callback=writable, help="Package to write.")] = Path(
+        "expanded.pkg"
+    ),
     on_conflict: Annotated[
         str,
         typer.Option(

@@ -16,6 +16,7 @@ from clora_cli.cli._options import (
     QuietOption,
     complete_strategy,
     form,
+    writable,
 )
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, command_line, patience
@@ -47,11 +48,14 @@ def merge(
     weights: Annotated[
         str | None, typer.Option(help="A number for each adapter, separated by commas; signs are free.")
     ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("merged"),
+    out: Annotated[Path, typer.Option("-o", "--out", callback=writable, help="Folder to write.")] = Path("merged"),
     rank: Annotated[int, typer.Option(help="Cut the result to this rank; the energy that is kept is told.")] = 0,
     dense: Annotated[bool, typer.Option("--dense", help="Write dense deltas, exact for every strategy.")] = False,
     into_model: Annotated[
-        Path | None, typer.Option("--into-model", help="Write the whole model with the merge added to its weights.")
+        Path | None,
+        typer.Option(
+            "--into-model", callback=writable, help="Write the whole model with the merge added to its weights."
+        ),
     ] = None,
     model: ModelOption = None,
     dtype: Annotated[str, typer.Option(help="Type of dense deltas: float32, bfloat16 or float16.")] = "float32",
@@ -74,7 +78,6 @@ def merge(
     output = form(json, quiet)
     from clora_cli.package import read_package
     from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
-    from clora_cli.transforming.alone import package_around
     from clora_cli.transforming.member import check_apart
 
     texts = registry.split_options([*(option or ()), *([] if density is None else [f"density={density}"])])
@@ -108,7 +111,6 @@ def merge(
         emit(output, text=f"would write {options.out}: {told}", data=data, brief=str(options.out))
         return
     how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
-    how["package"] = package_around(options.out, adapters)
     path, scores, made = merge_adapters(plan, force=force, argv=command_line(), **how)
     text = f"{path}  ({told}{'' if made else '; up to date'})"
     if energy := scores.get("energy"):

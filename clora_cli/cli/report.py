@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clora_cli.cli._options import JsonOption, QuietOption, form
+from clora_cli.cli._options import JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit
 
 __all__ = ["report"]
@@ -27,7 +27,10 @@ def report(
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            "-o", "--out", help="Also write a file: .html, .md, .tex, .csv, .json, .png, .svg or .pdf; repeatable."
+            "-o",
+            "--out",
+            callback=writable,
+            help="Also write a file: .html, .md, .tex, .csv, .json, .png, .svg or .pdf; repeatable.",
         ),
     ] = None,
     compare: Annotated[

@@ -24,8 +24,9 @@ from clora_cli.cli._options import (
     QuietOption,
     RevisionOption,
     complete_task,
+    writable,
 )
-from clora_cli.cli._output import Form, Terminal, emit, json_line
+from clora_cli.cli._output import Form, Terminal, emit, json_line, say
 from clora_cli.cli._routing import (
     AbstainOption,
     CalibrateOption,
@@ -82,10 +83,12 @@ def route(
     device: DeviceOption = "auto",
     nproc: NprocOption = 1,
     heatmap: Annotated[
-        Path | None, typer.Option(help="Draw the mean weights, tasks by adapters: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(callback=writable, help="Draw the mean weights, tasks by adapters: .png, .svg or .pdf."),
     ] = None,
     confusion: Annotated[
-        Path | None, typer.Option(help="Write the confusion matrix of tasks and adapters to this JSON file.")
+        Path | None,
+        typer.Option(callback=writable, help="Write the confusion matrix of tasks and adapters to this JSON file."),
     ] = None,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
@@ -158,6 +161,8 @@ def _prepare(dispatcher: Dispatcher, calibration: Sequence[Task], terminal: Term
             "their features differ above the first layer"
         )
     rows = dispatcher.start(calibration)
+    for remark in dispatcher.guide.backbone.tokens.remarks(int(dispatcher.guide.record["max_length"]), 0):
+        terminal.note(f"note: {remark}")
     if rows:
         threshold = dispatcher.routing.threshold
         terminal.note(
@@ -205,8 +210,7 @@ def _print(decided: Decided, names: Sequence[str], *, quiet: bool, per_site: boo
         if per_site:
             entry["sites"] = {site: _named(weights[row], names) for site, weights in decided.sites.items()}
         lines.append(json_line(entry))
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
+    say("\n".join(lines))
 
 
 def _named(weights: Tensor, names: Sequence[str]) -> dict[str, float]:

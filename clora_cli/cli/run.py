@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form
-from clora_cli.cli._output import Form, Terminal, emit
+from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form, writable
+from clora_cli.cli._output import Form, Terminal, emit, tell
 from clora_cli.errors import InterruptedRunError, OptionError
+from clora_cli.intervals import check_sizes
+from clora_cli.legible import legible
 from clora_cli.locks import locked
 from clora_cli.meeting import LAUNCH_VARIABLES
 from clora_cli.spots import inside
@@ -66,7 +68,9 @@ def run(
     ] = None,
     jobs: Annotated[int, typer.Option("-j", "--jobs", help="Methods and seeds that run side by side.")] = 1,
     model: Annotated[str | None, typer.Option("-m", "--model", help="Base model instead of the recipe's.")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder instead of the recipe's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", callback=writable, help="Folder instead of the recipe's.")
+    ] = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -86,6 +90,7 @@ def run(
         raise typer.BadParameter("name a recipe, or pass --list")
     if jobs < 1:
         raise OptionError(f"--jobs {jobs}: give a whole number of at least 1")
+    check_sizes({"jobs": jobs})
     try:
         _do(output, _read(recipe, seed, model, out), only, jobs, show=show, script=script, dry_run=dry_run)
     except KeyboardInterrupt:
@@ -207,9 +212,8 @@ def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int) -> None
     for one in failures:
         if one.failure is not None:
             step = one.failure.step
-            sys.stderr.write(
-                f"error: {one.unit.name}, {step.kind} {step.task}: {one.failure.message}; see {one.unit.log}\n"
-            )
+            said = f"{one.unit.name}, {step.kind} {step.task}: {one.failure.message}; see {one.unit.log}"
+            tell(f"error: {legible(said)}")
     if failures and failures[0].failure is not None:
         raise typer.Exit(failures[0].failure.code)
 

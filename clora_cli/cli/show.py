@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli import registry
-from clora_cli.cli._options import JsonOption, QuietOption, form
+from clora_cli.cli._options import JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit
 from clora_cli.errors import ArtifactError, OptionError
 
@@ -54,7 +54,10 @@ def show(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", help="Also draw it, as .png, .svg or .pdf: --diff, or who owns what of a shared LoRA."
+            "-o",
+            "--out",
+            callback=writable,
+            help="Also draw it, as .png, .svg or .pdf: --diff, or who owns what of a shared LoRA.",
         ),
     ] = None,
     json: JsonOption = False,
@@ -210,7 +213,9 @@ def _features_text(features: dict[str, Any] | None) -> str:
         return "none; `clora stat-features` gives it one, for routing"
     data = ", ".join(str(entry["name"]) for entry in features["data"])
     told = f"{features['count']} inputs of {data} at {features['sites']} sites, source {features['source']}"
-    told += f", pool {features['pool']}, text {features['text']}, second moments {features['second_moment']}"
+    told += (
+        f", pool {features['pool']}, text {features['text']}, second moments {features.get('second_moment', 'none')}"
+    )
     return told + (f", privacy {features['privacy']}" if features.get("privacy") else "")
 
 

@@ -94,18 +94,19 @@ def stat_features(
 ) -> None:
     """Give adapters the feature distributions that routing goes by: one pass over their tasks' inputs.
 
-    Writes features.safetensors into each adapter folder and changes nothing else in it. Prints the files' paths. The same
-    call again finds them up to date.
+    Writes features.clora into each adapter folder and changes nothing else in it, save that --dp-epsilon takes the
+    checksum of the private rows out of clora.json. Prints the files' paths. The same call again finds them up to date.
 
     Example: clora stat-features adapters --second-moment full
     """
     output = form(json, quiet)
+    from clora_cli.adapter_folder import is_adapter
     from clora_cli.package import read_package
     from clora_cli.registry import split_options
-    from clora_cli.spots import inside
-    from clora_cli.transforming import FeatureOptions, plan_features, take_features
+    from clora_cli.transforming import FeatureOptions, plan_features, spots_of, take_features
 
     members = read_package(adapters, distinct=False)
+    packages = [path for path in adapters if not is_adapter(path)]
     named = any(member.base.get("id") for member in members)
     options = FeatureOptions(
         data=tuple(data or ()),
@@ -130,7 +131,7 @@ def stat_features(
     )
     terminal, waiting = Terminal(output), patience(wait, break_lock)
     if nproc != 1 and not dry_run:
-        spots = [] if "RANK" in os.environ else [inside(member.path) for member in members]
+        spots = [] if "RANK" in os.environ else spots_of(members, packages)
         with handed_on(spots, waiting, terminal):
             relaunch(nproc)
     plan = plan_features(members, options, force=force, add=add, progress=terminal)
@@ -139,7 +140,7 @@ def stat_features(
         return
     for note in dict.fromkeys(f"{one.task.name}: {n}" for job in plan.jobs for one in job.rows for n in one.task.notes):
         terminal.note(f"note: {note}")
-    results = take_features(plan, terminal, patience=waiting)
+    results = take_features(plan, terminal, patience=waiting, packages=packages)
     if options.privacy is not None and (most := max(len(one.distribution.sites) for one in results)) > 1:
         terminal.note(
             f"note: {most} sites share the privacy budget; with --layer and --module fewer get less noise each"

@@ -23,6 +23,7 @@ from clora_cli.cli._options import (
     complete_method,
     complete_task,
     form,
+    writable,
 )
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, command_line, handed_on, patience
@@ -67,11 +68,12 @@ def train_task(
         ),
     ] = "clora-nano",
     revision: RevisionOption = None,
-    package: Annotated[Path, typer.Option("-p", "--package", help="Folder of the earlier adapters.")] = Path(
-        "adapters"
-    ),
+    package: Annotated[
+        Path, typer.Option("-p", "--package", callback=writable, help="Folder of the earlier adapters.")
+    ] = Path("adapters"),
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the new adapter; PACKAGE/TASK by default.")
+        Path | None,
+        typer.Option("--out", callback=writable, help="Folder of the new adapter; PACKAGE/TASK by default."),
     ] = None,
     rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
     alpha: Annotated[float, typer.Option(help="LoRA alpha; the scaling is alpha / rank.")] = 32,

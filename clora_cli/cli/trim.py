@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli import registry
-from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
+from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
 
 if TYPE_CHECKING:
+    from clora_cli.adapter_folder import AdapterFolder
     from clora_cli.transforming import TrimPlan
 
 __all__ = ["trim"]
@@ -51,9 +52,12 @@ def trim(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of trims that draw random numbers.")] = 42,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")] = Path("trimmed"),
+    out: Annotated[Path, typer.Option("-o", "--out", callback=writable, help="Folder to write.")] = Path("trimmed"),
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Also draw the sorted magnitudes and the cut: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(
+            "--plot", callback=writable, help="Also draw the sorted magnitudes and the cut: .png, .svg or .pdf."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another adapter at --out.")] = False,
     wait: WaitOption = None,
@@ -65,7 +69,7 @@ def trim(
 ) -> None:
     """Trim an adapter to the entries that matter: all others become exact zeros, and a mask says which stay.
 
-    The result is an adapter folder like the one given, with the masks in state.safetensors; it can take the other's place
+    The result is an adapter folder like the one given, with the masks in state.clora; it can take the other's place
     in a package. What was trimmed before stays trimmed.
 
     Example: clora trim adapters/mnli --by knee --plot knee.png -o trimmed/mnli
@@ -75,7 +79,6 @@ def trim(
     from clora_cli.package import read_package
     from clora_cli.reporting import knee
     from clora_cli.transforming import TrimOptions, plan_trim, trim_adapter
-    from clora_cli.transforming.alone import package_around
 
     if plot is not None:
         knee.check_ending(plot)
@@ -93,11 +96,21 @@ def trim(
         emit(output, text=f"would write {out}  {_told(data)}\n{_table(sites)}", data=data, brief=str(out))
         return
     how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
-    path, made = trim_adapter(plan, force=force, package=package_around(out, reference or ()), **how)
+    path, made = trim_adapter(plan, force=force, around=_around(out, reference or (), members), **how)
     if plot is not None:
         knee.draw_knee([knee.Trimmed(f"{by} on lora_{cut.side}", cut.values, cut.kept) for cut in plan.cuts], plot)
     text = f"{path}  {_told(data)}{'' if made else '; up to date'}\n{_table(sites)}"
     emit(output, text=text, data={**data, "made": made}, brief=str(path))
+
+
+def _around(
+    out: Path, reference: Sequence[Path], members: Sequence[AdapterFolder]
+) -> tuple[Path, Sequence[AdapterFolder]] | None:
+    """Return the package among the references in which the result will be, with its members; None if there is none."""
+    around = out.parent.resolve()
+    if around not in [path.resolve() for path in reference]:
+        return None
+    return around, [member for member in members if member.path.parent.resolve() == around]
 
 
 def _sites(plan: TrimPlan) -> list[dict[str, Any]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from clora_cli.data.encode import IGNORED
-from clora_cli.errors import DataError
+from clora_cli.data.tokens import IGNORED, Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +21,7 @@ class Collator:
     The mask comes from the lengths, never from the padding id, so that a text may contain the token that pads.
 
     Args:
-        tokenizer: Gives the padding id, see :func:`pad_id`.
+        tokenizer: A Transformers tokenizer, or a model's ``Tokens``: gives the padding id.
         side: ``right`` to train; ``left`` to generate from causal prompts.
         multiple_of: Round lengths up to a multiple of this, for fewer shapes; 0 does not.
     """
@@ -65,21 +64,8 @@ class Collator:
 
 
 def pad_id(tokenizer: Any) -> int:
-    """Return the id that pads: the padding token, else end, separator or unknown, and the start token only as a last.
-
-    A padding token that is the start token is passed over where there is another: a mask derived from it would hide
-    the start of every text.
-
-    Raises:
-        DataError: The tokenizer has no special token at all.
-    """
-    start = tokenizer.bos_token_id
-    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id)
-    usable = [token for token in candidates if token is not None and token != start]
-    fallback = [token for token in (*candidates, start) if token is not None]
-    if not fallback:
-        raise DataError("the tokenizer has no token to pad with; set its pad_token")
-    return int((usable or fallback)[0])
+    """Return the id that pads; see :attr:`clora_cli.data.tokens.Tokens.pad`."""
+    return Tokens.of(tokenizer).pad
 
 
 def _beside(ids: Sequence[int], labels: Sequence[int]) -> bool:

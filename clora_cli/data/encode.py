@@ -8,18 +8,18 @@ as the encoder's tokenizer writes it, and ``answer + end`` as labels: the start 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from clora_cli.data.rendering import NO_TOOLS, Rendered, render, shorter_chats
-from clora_cli.errors import DataError
+from clora_cli.data.tokens import IGNORED, Tokens
+from clora_cli.errors import DataError, translated
 
 if TYPE_CHECKING:
     from clora_cli.data.task import Example, Task
 
-__all__ = ["IGNORED", "Kind", "encode", "encode_answer", "encode_answers", "encode_prompt", "end_id", "uses_chat"]
+__all__ = ["IGNORED", "Kind", "encode", "encode_answer", "encode_answers", "encode_prompt", "uses_chat"]
 
-IGNORED = -100
 Kind = Literal["causal", "seq2seq"]
 
 
@@ -37,7 +37,7 @@ def encode(
 
     Args:
         example: Prompt and references.
-        tokenizer: A Transformers tokenizer.
+        tokenizer: A Transformers tokenizer, or the ``Tokens`` of a loaded model, which know its limits.
         kind: ``causal`` or ``seq2seq``.
         max_length: Most tokens of the prompt, special ones included (seq2seq), or of prompt and answer (causal).
         max_answer_length: Most tokens of the answer, end token included; a longer answer loses its tail.
@@ -47,19 +47,24 @@ def encode(
     Raises:
         DataError: Instruction and cue alone do not fit, or chat is asked of a tokenizer without a template.
     """
+    tokens = Tokens.of(tokenizer)
     text = example.references[0] if answer is None else answer
-    whole = _whole(example, tokenizer, chat)
-    ids = _prompt_ids(whole, tokenizer, kind)
-    target = _answers(whole, ids, [text], tokenizer, kind)[0]
-    target = [*target[:-1][: max_answer_length - 1], target[-1]]
+    whole = _whole(example, tokens, chat)
+    ids = _prompt_ids(whole, tokens, kind)
+    target = _answers(whole, ids, [text], tokens, kind, chat)[0]
+    longest = tokens.most_answer(max_answer_length, causal=kind == "causal")
+    target = [*target[:-1][: longest - 1], target[-1]]
+    max_length = tokens.most(max_length)
     if kind == "seq2seq":
-        return {"input_ids": _fitted(example, ids, tokenizer, kind, max_length, chat), "labels": target}
-    prompt = _fitted(example, ids, tokenizer, kind, max_length - len(target), chat)
+        return {"input_ids": _fitted(example, ids, tokens, kind, max_length, chat), "labels": target}
+    prompt = _fitted(example, ids, tokens, kind, max_length - len(target), chat)
     return {"input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target}
 
 
-def encode_prompt(example: Example, tokenizer: Any, *, kind: Kind, max_length: int, chat: bool = False) -> list[int]:
-    """Return the ids of a prompt, at most ``max_length``, special tokens included.
+def encode_prompt(
+    example: Example, tokenizer: Any, *, kind: Kind, max_length: int | None, chat: bool = False
+) -> list[int]:
+    """Return the ids of a prompt, at most ``max_length`` and as the model takes, special tokens included; None for all.
 
     A long prompt loses tokens of its body from the left, or the oldest turns of its conversation and then the start
     of the last one. What is left is exactly what the tokenizer made of the whole prompt.
@@ -67,8 +72,9 @@ def encode_prompt(example: Example, tokenizer: Any, *, kind: Kind, max_length: i
     Raises:
         DataError: What must not be cut is already longer than ``max_length``.
     """
-    ids = _prompt_ids(_whole(example, tokenizer, chat), tokenizer, kind)
-    return _fitted(example, ids, tokenizer, kind, max_length, chat)
+    tokens = Tokens.of(tokenizer)
+    ids = _prompt_ids(_whole(example, tokens, chat), tokens, kind)
+    return ids if max_length is None else _fitted(example, ids, tokens, kind, tokens.most(max_length), chat)
 
 
 def encode_answer(example: Example, answer: str, tokenizer: Any, *, kind: Kind, chat: bool = False) -> list[int]:
@@ -85,108 +91,101 @@ def encode_answers(
     would fuse into other tokens, which a model could not generate from the prompt alone, the answer is tokenised
     apart. No space is put after a prompt that ends in white space or before an answer that starts with it.
     """
-    whole = _whole(example, tokenizer, chat)
-    return _answers(whole, _prompt_ids(whole, tokenizer, kind), answers, tokenizer, kind)
+    tokens = Tokens.of(tokenizer)
+    whole = _whole(example, tokens, chat)
+    return _answers(whole, _prompt_ids(whole, tokens, kind), answers, tokens, kind, chat)
 
 
 def uses_chat(task: Task, tokenizer: Any) -> bool:
     """Whether a task's prompts go through the tokenizer's chat template: conversations, where there is a template."""
-    return task.template == "chat" and bool(getattr(tokenizer, "chat_template", None))
+    return task.template == "chat" and Tokens.of(tokenizer).chat
 
 
-def end_id(tokenizer: Any) -> int:
-    """Return the id that ends an answer: the end-of-sequence token, else the separator.
-
-    Raises:
-        DataError: The tokenizer has neither.
-    """
-    for token in (tokenizer.eos_token_id, tokenizer.sep_token_id):
-        if token is not None:
-            return int(token)
-    raise DataError("the tokenizer has neither an end-of-sequence nor a separator token; set its eos_token")
-
-
-def _whole(example: Example, tokenizer: Any, chat: bool) -> Rendered:
+def _whole(example: Example, tokens: Tokens, chat: bool) -> Rendered:
     if example.tooling and not chat:
         raise DataError(NO_TOOLS)
-    return next(shorter_chats(example, tokenizer)) if chat else render(example)
+    return next(_chats(example, tokens)) if chat else render(example)
 
 
-def _fitted(example: Example, ids: list[int], tokenizer: Any, kind: Kind, max_length: int, chat: bool) -> list[int]:
+def _chats(example: Example, tokens: Tokens) -> Iterator[Rendered]:
+    with translated("the tokenizer's chat template fails", DataError):
+        yield from shorter_chats(example, tokens.tokenizer)
+
+
+def _fitted(example: Example, ids: list[int], tokens: Tokens, kind: Kind, max_length: int, chat: bool) -> list[int]:
     """Ids of the whole prompt if they fit, else of the longest part that does."""
     if len(ids) <= max_length:
         return ids
     rendered = render(example)
-    for rendered in shorter_chats(example, tokenizer) if chat else ():
-        ids = _prompt_ids(rendered, tokenizer, kind)
+    for rendered in _chats(example, tokens) if chat else ():
+        ids = _prompt_ids(rendered, tokens, kind)
         if len(ids) <= max_length:
             return ids
-    return _cut(rendered, tokenizer, kind, max_length)
+    return _cut(rendered, tokens, kind, max_length)
 
 
-def _answers(whole: Rendered, prompt: list[int], answers: Sequence[str], tokenizer: Any, kind: Kind) -> list[list[int]]:
-    end = end_id(tokenizer)
-    if kind == "seq2seq":
-        return [[*_plain_ids(tokenizer, answer, end), end] for answer in answers]
-    return [[*_continuation(whole, prompt, answer, tokenizer, end), end] for answer in answers]
+def _answers(
+    whole: Rendered, prompt: list[int], answers: Sequence[str], tokens: Tokens, kind: Kind, chat: bool
+) -> list[list[int]]:
+    end = tokens.end(chat=chat)
+    found = [
+        _plain_ids(tokens, answer) if kind == "seq2seq" else _continuation(whole, prompt, answer, tokens)
+        for answer in answers
+    ]
+    return [tokens.checked([*ids, end], answer=True) for ids in found]
 
 
-def _continuation(rendered: Rendered, prompt: list[int], answer: str, tokenizer: Any, end: int) -> list[int]:
+def _continuation(rendered: Rendered, prompt: list[int], answer: str, tokens: Tokens) -> list[int]:
     """Ids of an answer after a prompt, without the end token."""
     gap = "" if not rendered.text or rendered.text[-1].isspace() or answer[:1].isspace() else " "
-    joint = _ids(tokenizer, f"{rendered.text}{gap}{answer}", special=rendered.special)
-    joint = _without_end(joint, end)
+    joint = _without_end(tokens.ids(f"{rendered.text}{gap}{answer}", special=rendered.special), tokens)
     if joint[: len(prompt)] == prompt and len(joint) > len(prompt):
         return joint[len(prompt) :]
     wanted = _squeezed(f"{rendered.text}{gap}{answer}")
-    apart = [_plain_ids(tokenizer, text, end) for text in dict.fromkeys((f"{gap}{answer}", answer))]
-    return next((ids for ids in apart if _squeezed(_decode(tokenizer, prompt + ids)) == wanted), apart[0])
+    apart = [_plain_ids(tokens, text) for text in dict.fromkeys((f"{gap}{answer}", answer))]
+    return next((ids for ids in apart if _squeezed(_decode(tokens, prompt + ids)) == wanted), apart[0])
 
 
-def _prompt_ids(rendered: Rendered, tokenizer: Any, kind: Kind) -> list[int]:
-    ids = _ids(tokenizer, rendered.text, special=rendered.special)
-    return ids if kind == "seq2seq" else _without_end(ids, end_id(tokenizer))
+def _prompt_ids(rendered: Rendered, tokens: Tokens, kind: Kind) -> list[int]:
+    ids = tokens.ids(rendered.text, special=rendered.special)
+    ids = ids if kind == "seq2seq" else _without_end(ids, tokens)
+    return tokens.checked(ids or [tokens.opening])
 
 
-def _without_end(ids: list[int], end: int) -> list[int]:
+def _without_end(ids: list[int], tokens: Tokens) -> list[int]:
     """A causal prompt is not over: an end token that the tokenizer appends to every text is taken off."""
-    return ids[:-1] if len(ids) > 1 and ids[-1] == end else ids
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokens.appended else ids
 
 
-def _plain_ids(tokenizer: Any, text: str, end: int) -> list[int]:
-    return _without_end(_ids(tokenizer, text, special=False), end)
+def _plain_ids(tokens: Tokens, text: str) -> list[int]:
+    return _without_end(tokens.ids(text, special=False), tokens)
 
 
-def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+def _decode(tokens: Tokens, ids: list[int]) -> str:
+    with translated("the tokenizer cannot read its own tokens back", DataError):
+        return str(tokens.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def _cut(rendered: Rendered, tokenizer: Any, kind: Kind, max_length: int) -> list[int]:
-    if getattr(tokenizer, "is_fast", False):
-        return _cut_tokens(rendered, tokenizer, kind, max_length)
-    return _cut_characters(rendered, tokenizer, kind, max_length)
+def _cut(rendered: Rendered, tokens: Tokens, kind: Kind, max_length: int) -> list[int]:
+    if getattr(tokens.tokenizer, "is_fast", False):
+        return _cut_tokens(rendered, tokens, kind, max_length)
+    return _cut_characters(rendered, tokens, kind, max_length)
 
 
-def _cut_tokens(rendered: Rendered, tokenizer: Any, kind: Kind, max_length: int) -> list[int]:
+def _cut_tokens(rendered: Rendered, tokens: Tokens, kind: Kind, max_length: int) -> list[int]:
     """Drop tokens that lie wholly inside the body, from its left, whole characters at a time."""
-    encoded = tokenizer(
+    ids = _prompt_ids(rendered, tokens, kind)
+    encoded = tokens.tokenizer(
         rendered.text,
         add_special_tokens=rendered.special,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
         verbose=False,
     )
-    ids = list(encoded["input_ids"])
-    if kind == "causal":
-        ids = _without_end(ids, end_id(tokenizer))
     spans, special = encoded["offset_mapping"], encoded["special_tokens_mask"]
     inside = [
         i
@@ -195,32 +194,33 @@ def _cut_tokens(rendered: Rendered, tokenizer: Any, kind: Kind, max_length: int)
     ]
     excess = len(ids) - max_length
     if excess > len(inside):
-        raise _too_long(rendered, len(ids) - len(inside), max_length)
+        raise _too_long(rendered, len(ids) - len(inside), max_length, tokens)
     while excess < len(inside) and spans[inside[excess]][0] < spans[inside[excess - 1]][1]:
         excess += 1  # bytes of one character go together
     dropped = set(inside[:excess])
     return [token for i, token in enumerate(ids) if i not in dropped]
 
 
-def _cut_characters(rendered: Rendered, tokenizer: Any, kind: Kind, max_length: int) -> list[int]:
+def _cut_characters(rendered: Rendered, tokens: Tokens, kind: Kind, max_length: int) -> list[int]:
     """Without offsets: the fewest characters off the body's left with which the text, tokenised anew, fits."""
 
     def cut(characters: int) -> list[int]:
         text = rendered.text[: rendered.start] + rendered.text[rendered.start + characters :]
-        return _prompt_ids(Rendered(text, rendered.start, rendered.stop, rendered.special), tokenizer, kind)
+        return _prompt_ids(Rendered(text, rendered.start, rendered.stop, rendered.special), tokens, kind)
 
     low, high = 0, rendered.stop - rendered.start
     if len(cut(high)) > max_length:
-        raise _too_long(rendered, len(cut(high)), max_length)
+        raise _too_long(rendered, len(cut(high)), max_length, tokens)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if len(cut(middle)) <= max_length else (middle, high)
     return cut(high)
 
 
-def _too_long(rendered: Rendered, needed: int, max_length: int) -> DataError:
+def _too_long(rendered: Rendered, needed: int, max_length: int, tokens: Tokens) -> DataError:
     start = " ".join(rendered.text.split())[:60]
+    known = "" if tokens.positions is None else f" ({tokens.model} has {tokens.positions} positions in all)"
     return DataError(
         f"the prompt '{start}...' needs {needed} tokens without its text and has {max(max_length, 0)}; "
-        "raise --max-length or shorten the instruction"
+        f"raise --max-length{known} or shorten the instruction"
     )

@@ -19,11 +19,11 @@ from clora_cli.data.files import read_json
 from clora_cli.data.findings import unused_columns
 from clora_cli.data.folders import split_files, unread
 from clora_cli.data.known import FAMILY_INSTRUCTIONS, KnownTask, canonical, metric_of
-from clora_cli.data.split_names import Twofold, choose_splits, split_of
+from clora_cli.data.split_names import Twofold, choose_splits, split_of, told
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import Example
 from clora_cli.data.templates import OPTIONS_CUE, has_cue, natural_instructions, options, options_head
-from clora_cli.data.texts import ending, starts_with
+from clora_cli.data.texts import bare, ending, starts_with
 from clora_cli.data.values import as_answers, as_text
 from clora_cli.errors import DataError
 
@@ -106,7 +106,12 @@ def read_benchmark_folder(folder: Path) -> Draft:
         draft = _natural(folder.name, contents, labels, files)
     else:
         draft = _sentences(folder, contents, labels, files)
-    rows = [row for value in contents.values() for row in _listed(value) if isinstance(row, dict)]
+    sizes = {
+        kind: {name: sum(len(_listed(contents[path])) for path in sources[name]) for name in names}
+        for kind, names in chosen.items()
+    }
+    draft.notes += filter(None, (told(kind, found) for kind, found in sizes.items()))
+    rows = [row for value in contents.values() for row in _listed(value)]
     draft.notes += unused_columns(rows, _COLUMNS) + unread(folder, [*files, folder / _LABELS])
     return draft
 
@@ -117,7 +122,10 @@ def read_task_file(path: Path) -> Draft:
     Raises:
         DataError: The file is malformed or its instances lack the layout's fields.
     """
-    return _natural(path.stem, {path: read_json(path)}, (), {path: "train"})
+    content = read_json(path)
+    draft = _natural(bare(path), {path: content}, (), {path: "train"})
+    draft.notes += unused_columns(_listed(content), _COLUMNS)
+    return draft
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -220,9 +228,10 @@ def _rows(values: list[object], file: Path, text: str, answer: str) -> Iterator[
         yield as_text(value[text], where, text), tuple(a.strip() for a in answers)
 
 
-def _listed(value: object) -> list[object]:
+def _listed(value: object) -> list[dict[str, object]]:
+    """The rows of a file that was read: its list, or that of its instances."""
     rows = value.get("Instances") if isinstance(value, dict) else value
-    return rows if isinstance(rows, list) else []
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _list(value: object, file: Path, key: str = "") -> list[object]:

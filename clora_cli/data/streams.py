@@ -11,6 +11,7 @@ from clora_cli.data.bundled import bundled_name
 from clora_cli.data.files import Record, is_readable, parse_json, read_records
 from clora_cli.data.known import canonical
 from clora_cli.data.layouts import is_task_file
+from clora_cli.data.registries import entry_of
 from clora_cli.data.texts import starts_with
 from clora_cli.errors import DataError
 
@@ -22,14 +23,16 @@ _LINES = {".jsonl", ".ndjson"}
 def row_file(name: str) -> Path | None:
     """Return the file of rows that ``--data`` names; None if it names a task, whatever that is.
 
-    A file whose ending is known is one, and so is a named pipe; a file that holds a whole task with its definition is none.
+    A file whose ending is known is one, and so is a named pipe; a file that holds a whole task with its definition is none, nor
+    is one whose columns a registry names.
     """
     path = Path(name).expanduser()
     if bundled_name(name) or canonical(name):
         return None
     if path.is_fifo():
         return path
-    return path if is_readable(path) and path.is_file() and not is_task_file(path) else None
+    whole = is_readable(path) and path.is_file() and not is_task_file(path) and entry_of(path) is None
+    return path if whole else None
 
 
 def stream_records(path: Path) -> Iterator[Record]:

@@ -3,72 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
-from transformers import GenerationConfig
-from transformers.modeling_outputs import BaseModelOutput
 
-from clora_cli.backbone import Backbone
-from clora_cli.data import Collator, Example, Task, encode_answers, encode_prompt, uses_chat
-from clora_cli.processes import own_share
+from clora_cli.conventions import first_position, keeps_rows_apart, neutral_generation
+from clora_cli.errors import CloraError, MismatchError, translated
+from clora_cli.evaluation.likelihoods import Likelihoods
+from clora_cli.evaluation.prompts import Before, Prompts
 
-__all__ = ["Before", "Prompts", "generate", "rank_labels"]
+__all__ = ["generate", "rank_labels"]
 
-# Told the rows of a batch and their attention mask, (row, token), before the model sees them.
-Before = Callable[[list[int], Tensor], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Prompts:
-    """Encoded prompts of one task, longest first in batches, so that little is padded and memory is known at once.
-
-    Attributes:
-        backbone: The model they are for.
-        examples: The rows.
-        ids: Their prompt tokens.
-        labels: The label set's tokens, end of sequence included; empty for open-ended tasks.
-        batch_size: Rows of one forward pass.
-        chat: Whether they went through the tokenizer's chat template.
-    """
-
-    backbone: Backbone
-    examples: Sequence[Example]
-    ids: Sequence[list[int]]
-    labels: Sequence[list[int]]
-    batch_size: int
-    chat: bool = False
-
-    @classmethod
-    def encode(
-        cls, backbone: Backbone, task: Task, examples: Sequence[Example], max_length: int, batch_size: int
-    ) -> Prompts:
-        """Tokenise rows of one task. Labels follow the same cue in every row, so one row's tokens serve for all."""
-        tokenizer, kind = backbone.tokenizer, backbone.prompt_kind
-        chat = uses_chat(task, tokenizer)
-        ids = [encode_prompt(row, tokenizer, kind=kind, max_length=max_length, chat=chat) for row in examples]
-        labels = encode_answers(examples[0], task.labels, tokenizer, kind=kind, chat=chat)
-        return cls(backbone, examples, ids, labels, batch_size, chat)
-
-    def batches(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Yield row numbers and padded tensors, (batch, length), causal prompts padded on the left.
-
-        Processes that have met get a share of the batches each.
-        """
-        collate = Collator(self.backbone.tokenizer, side="left" if self.backbone.kind == "causal" else "right")
-        order = sorted(range(len(self.ids)), key=lambda row: (-len(self.ids[row]), row))
-        for start in own_share(range(0, len(order), self.batch_size)):
-            rows = order[start : start + self.batch_size]
-            batch = collate([{"input_ids": self.ids[row]} for row in rows])
-            yield rows, {key: value.to(self.backbone.device) for key, value in batch.items()}
+_NOBODY: Callable[[int], None] = lambda rows: None  # noqa: E731
 
 
 @torch.inference_mode()
 def generate(
-    prompts: Prompts, max_new_tokens: int, done: Callable[[int], None], before: Before | None = None
+    prompts: Prompts,
+    max_new_tokens: int,
+    done: Callable[[int], None],
+    before: Before | None = None,
+    cut: Callable[[int], None] = _NOBODY,
 ) -> list[str]:
     """Answer every prompt greedily.
 
@@ -77,19 +32,33 @@ def generate(
         max_new_tokens: Tokens of an answer at most.
         done: Told the number of rows after each batch.
         before: Called before each batch.
+        cut: Told, after each batch, how many of its answers had not ended when they were cut off.
 
     Returns:
         The answers, in the order of the rows, without special tokens.
+
+    Raises:
+        CloraError: The model cannot generate.
     """
     backbone = prompts.backbone
-    config = _greedy(backbone, max_new_tokens)
+    tokens, ends = backbone.tokens, set(backbone.tokens.ends(chat=prompts.chat))
+    start = {"decoder_start_token_id": tokens.start} if backbone.kind == "seq2seq" else {}
+    search = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1, "eos_token_id": sorted(ends)}
+    config = neutral_generation(tokens, **search, **start, use_cache=keeps_rows_apart(backbone.model))
+    first = first_position(backbone.model) if backbone.kind == "causal" else 0
     answers = [""] * len(prompts.ids)
     for rows, batch in prompts.batches():
         if before is not None:
             before(rows, batch["attention_mask"])
-        output = backbone.model.generate(**batch, generation_config=config)
-        new = output if backbone.kind == "seq2seq" else output[:, batch["input_ids"].shape[1] :]
-        for row, text in zip(rows, backbone.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+        if first:  # Transformers itself counts from 0
+            batch["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0) + first
+        with translated(f"{tokens.model} cannot generate", CloraError):
+            output = backbone.model.generate(**batch, generation_config=config)
+        given = 1 if backbone.kind == "seq2seq" else batch["input_ids"].shape[1]
+        said = output[:, given:].tolist()
+        cut(sum(not ends & set(ids) for ids in said))
+        texts = backbone.tokenizer.batch_decode([_until(ids, ends) for ids in said], skip_special_tokens=True)
+        for row, text in zip(rows, texts, strict=True):
             answers[row] = text.strip()
         done(len(rows))
     return answers
@@ -106,68 +75,32 @@ def rank_labels(
 
     Returns:
         One label a row, in the order of the rows; the first of equals.
+
+    Raises:
+        MismatchError: A label has no room in the model's positions.
+        CloraError: The model fails.
     """
     backbone = prompts.backbone
-    width = max(map(len, prompts.labels))
-    padded = torch.tensor([ids + [-100] * (width - len(ids)) for ids in prompts.labels], device=backbone.device)
-    likelihood = _likelihood_seq2seq if backbone.kind == "seq2seq" else _likelihood_causal
+    longest = max(range(len(labels)), key=lambda index: len(prompts.labels[index]))
+    if len(prompts.labels[longest]) > prompts.room:
+        raise MismatchError(
+            f"label '{labels[longest]}' has {len(prompts.labels[longest])} tokens, and {backbone.tokens.model} has room "
+            f"for {prompts.room} after a prompt; pass a smaller --max-length or a model of more positions"
+        )
+    likelihoods = Likelihoods(backbone, prompts.labels)
     chosen = [""] * len(prompts.ids)
     # Every row goes through the model once for each label, with a cache of its own.
     fewer = dataclasses.replace(prompts, batch_size=max(1, prompts.batch_size // len(labels)))
     for rows, batch in fewer.batches():
         if before is not None:
             before(rows, batch["attention_mask"])
-        best = likelihood(backbone.model, batch, padded).argmax(dim=1).tolist()
+        with translated(f"{backbone.tokens.model} cannot rank labels", CloraError):
+            best = likelihoods.of(batch, decides=before is not None).argmax(dim=1).tolist()
         for row, index in zip(rows, best, strict=True):
             chosen[row] = labels[index]
         done(len(rows))
     return chosen
 
 
-def _greedy(backbone: Backbone, max_new_tokens: int) -> GenerationConfig:
-    base = backbone.model.generation_config
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        pad_token_id=backbone.tokenizer.pad_token_id,
-        bos_token_id=base.bos_token_id,
-        eos_token_id=base.eos_token_id if base.eos_token_id is not None else backbone.tokenizer.eos_token_id,
-        decoder_start_token_id=base.decoder_start_token_id,
-    )
-
-
-def _likelihood_causal(model: Any, batch: dict[str, Tensor], labels: Tensor) -> Tensor:
-    # The prompt runs once; its keys and values are then shared by all labels.
-    count, width = labels.shape
-    mask = batch["attention_mask"]
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    prompt = model(**batch, position_ids=positions, use_cache=True)
-    first = prompt.logits[:, -1:].repeat_interleave(count, dim=0)
-    cache = prompt.past_key_values
-    cache.batch_repeat_interleave(count)
-    given = labels[:, :-1].clamp(min=0).repeat(len(mask), 1)
-    after = positions[:, -1:].repeat_interleave(count, dim=0) + torch.arange(1, width, device=mask.device)
-    longer = torch.cat([mask.repeat_interleave(count, dim=0), torch.ones_like(given)], dim=1)
-    rest = model(input_ids=given, attention_mask=longer, position_ids=after, past_key_values=cache).logits
-    return _sum_log_likelihood(torch.cat([first, rest], dim=1), labels, len(mask))
-
-
-def _likelihood_seq2seq(model: Any, batch: dict[str, Tensor], labels: Tensor) -> Tensor:
-    count = len(labels)
-    mask = batch["attention_mask"]
-    encoded = model.get_encoder()(**batch).last_hidden_state
-    outputs = model(
-        encoder_outputs=BaseModelOutput(last_hidden_state=encoded.repeat_interleave(count, dim=0)),
-        attention_mask=mask.repeat_interleave(count, dim=0),
-        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=labels).repeat(len(mask), 1),
-    )
-    return _sum_log_likelihood(outputs.logits, labels, len(mask))
-
-
-def _sum_log_likelihood(logits: Tensor, labels: Tensor, rows: int) -> Tensor:
-    """Sum log-probabilities of label tokens: logits (row * label, width, vocabulary) to (row, label)."""
-    log_probabilities = logits.float().log_softmax(dim=-1)
-    wanted = labels.repeat(rows, 1)
-    chosen = log_probabilities.gather(2, wanted.clamp(min=0).unsqueeze(2)).squeeze(2)
-    return chosen.masked_fill(wanted < 0, 0.0).sum(dim=1).view(rows, len(labels))
+def _until(ids: list[int], ends: set[int]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]

@@ -12,9 +12,9 @@ from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone
 from clora_cli.base_layers import BaseLayers
 from clora_cli.data import Task
-from clora_cli.evaluation.answers import Before, Prompts
 from clora_cli.evaluation.guide import Guide
 from clora_cli.evaluation.options import MERGES
+from clora_cli.evaluation.prompts import Before, Prompts
 from clora_cli.evaluation.routed import RoutedAdapters
 from clora_cli.merges import Merger
 from clora_cli.routing import RouteOptions

@@ -81,6 +81,7 @@ class Dispatcher:
         self.reference = find_base(members, settings.model, settings.revision, progress)
         for member in members:
             check_base(member.base, self.reference, member.path)
+            member.check_numbers()
         self._settings = settings
         self._device = pick_device(settings.device)
         self.guide = Guide(self.reference, members, options, batch_size=settings.batch_size)
@@ -180,7 +181,7 @@ class Dispatcher:
         }
 
     def _features(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
-        has_template = bool(getattr(self.guide.backbone.tokenizer, "chat_template", None))
+        has_template = self.guide.backbone.tokens.chat
         found: dict[str, Tensor] = {}
         for chat in (False, True):
             rows = [row for row, one in enumerate(inputs) if (one.chat and has_template) is chat]

@@ -10,20 +10,21 @@ from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.base_model import ModelReference, check_answers, check_base, is_local
 from clora_cli.data import Task
 from clora_cli.data.tools import renderable
-from clora_cli.errors import DataError, OptionError
+from clora_cli.errors import ArtifactError, DataError, OptionError
 from clora_cli.evaluation.options import COMBINE, MERGES, EvalOptions
-from clora_cli.evaluation.text import FORMULAS, is_match, rouge_l
+from clora_cli.evaluation.text import FORMULAS, Grading
+from clora_cli.legible import shortened
 from clora_cli.meeting import agree, joined, together
 from clora_cli.package import base_at_hand, find_base, marks
-from clora_cli.processes import processes
+from clora_cli.processes import processes, summed
 from clora_cli.progress import Advance, Progress, Silent
 from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
 if TYPE_CHECKING:
     from clora_cli.backbone import Backbone
     from clora_cli.base_layers import BaseLayers
-    from clora_cli.evaluation.answers import Prompts
     from clora_cli.evaluation.combine import Combination
+    from clora_cli.evaluation.prompts import Prompts
 
 __all__ = ["check_combination", "check_scorable", "evaluate"]
 
@@ -52,9 +53,9 @@ def evaluate(
     """
     from clora_cli.backbone import load_backbone, pick_device
 
+    progress = progress or Silent()
     check_scorable(tasks, options)
     combine = _way(members, options.combine)
-    progress = progress or Silent()
     reference = find_base(members, options.model, options.revision, progress)
     check_answers(reference)
     for member in members:
@@ -156,9 +157,27 @@ class _Bench:
             done = _of_all(advance, len(prompts.ids))
             if self._options.score == "labels":
                 answers = joined(rank_labels(prompts, task.labels, done, before))
-                return _score("label-rank", answers, prompts)
-            length = _answer_length(task, prompts, self._options)
-            return _score(task.metric, joined(generate(prompts, length, done, before)), prompts)
+                return _score(task, "label-rank", answers, prompts)
+            cut: list[int] = []
+            answers = joined(generate(prompts, prompts.room, done, before, cut.append))
+            unended = 0 if task.labels else self._told(title, _of_all_processes(sum(cut), prompts), prompts)
+            return _score(task, task.metric, answers, prompts, unended)
+
+    def _told(self, title: str, cut: int, prompts: Prompts) -> int:
+        """Tell how many answers were graded although they had not ended."""
+        if cut:
+            short = prompts.room < self._options.max_new_tokens
+            reason = "the model has no more positions" if short else "--max-new-tokens allows no more"
+            self._progress.note(
+                f"note: {title}: {cut} of {len(prompts.ids)} answers were cut off after {prompts.room} tokens, as {reason}"
+            )
+        return cut
+
+
+def _of_all_processes(count: int, prompts: Prompts) -> int:
+    import torch
+
+    return int(summed(torch.tensor(count), prompts.backbone.device).item())
 
 
 def _of_all(advance: Advance, total: int) -> Callable[[int], None]:
@@ -195,19 +214,26 @@ def _combination(
     return Routed(backbone, bank, members, how, calibration_tasks(members, how, options.calibrate))
 
 
-def _score(metric: str, answers: Sequence[str], prompts: Prompts) -> TaskScore:
-    pairs = list(zip(answers, prompts.examples, strict=True))
-    empty = sum(not answer for answer in answers)
-    if metric == "rouge-l":
-        graded = tuple(round(rouge_l(answer, row.references), 6) for answer, row in pairs)
-        return TaskScore(metric, FORMULAS[metric], 100 * sum(graded) / len(pairs), len(pairs), None, empty, 0, graded)
-    hits = tuple(int(is_match(answer, row.references)) for answer, row in pairs)
-    correct = sum(hits)
-    return TaskScore(metric, FORMULAS[metric], 100 * correct / len(pairs), len(pairs), correct, empty, 0, hits)
+def _score(task: Task, metric: str, answers: Sequence[str], prompts: Prompts, cut: int = 0) -> TaskScore:
+    references = (text for split in (task.train, task.dev, task.test) for row in split for text in row.references)
+    grading = Grading.words(references) if metric == "rouge-l" else Grading.matching(task.labels, references)
+    graded = [grading.grade(answer, row.references) for answer, row in zip(answers, prompts.examples, strict=True)]
+    hits = None if metric == "rouge-l" else round(sum(graded))
+    return TaskScore(
+        metric,
+        FORMULAS.get(metric, grading.formula),
+        100 * sum(graded) / len(graded),
+        len(graded),
+        hits,
+        empty=sum(not answer for answer in answers),
+        per_row=tuple(round(one, 6) if hits is None else int(one) for one in graded),
+        normaliser=grading.normaliser,
+        cut=cut,
+    )
 
 
 def _prompts(backbone: Backbone, tasks: Sequence[Task], options: EvalOptions, progress: Progress) -> dict[str, Prompts]:
-    from clora_cli.evaluation.answers import Prompts
+    from clora_cli.evaluation.prompts import Prompts
 
     chosen = {}
     for task in tasks:
@@ -217,13 +243,13 @@ def _prompts(backbone: Backbone, tasks: Sequence[Task], options: EvalOptions, pr
             raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows{note and f': {note}'}")
         if note:
             progress.note(f"note: {task.name}: {note}")
-        chosen[task.name] = Prompts.encode(backbone, task, examples, options.max_length, options.batch_size)
+        limits = (options.max_length, options.batch_size, options.max_new_tokens)
+        prompts = chosen[task.name] = Prompts.encode(backbone, task, examples, *limits)
+        for remark in prompts.remarks(options.max_length):
+            progress.note(f"note: {task.name}: {remark}")
+    if remark := backbone.tokens.disagreement:
+        progress.note(f"note: {remark}")
     return chosen
-
-
-def _answer_length(task: Task, prompts: Prompts, options: EvalOptions) -> int:
-    # One token more than the longest label: enough to see that an answer went on and is none of the labels.
-    return 1 + max(map(len, prompts.labels)) if task.labels else options.max_new_tokens
 
 
 def _way(members: Sequence[AdapterFolder], combine: str) -> str:
@@ -236,7 +262,12 @@ def _way(members: Sequence[AdapterFolder], combine: str) -> str:
         return "sum"  # one adapter of another tool: there is nothing to choose
     if len(wanted) > 1 or None in wanted:
         raise OptionError(f"these adapters do not agree on how to be combined; pass --combine {'|'.join(COMBINE[1:])}")
-    return str(wanted.pop())
+    if (found := str(wanted.pop())) not in COMBINE[1:]:
+        raise ArtifactError(
+            f"adapter {members[0].path} is to be combined by '{shortened(found)}', which this version does not know; "
+            "upgrade clora, or pass --combine"
+        )
+    return found
 
 
 def _seen(tasks: Sequence[Task], members: Sequence[AdapterFolder], stage: int) -> list[Task]:

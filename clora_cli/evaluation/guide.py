@@ -117,7 +117,7 @@ class Guide:
         """
         near = []
         for task in tasks:
-            chat = uses_chat(task, self.backbone.tokenizer)
+            chat = uses_chat(task, self.backbone.tokens)
             features = self.features(task.dev[:_MOST_CALIBRATED], chat=chat, shared=True)
             near.append(nearness(routing.similarities(features)))
         return torch.cat(near).quantile(self.options.abstain).item(), sum(map(len, near))

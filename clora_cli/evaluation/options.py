@@ -9,6 +9,7 @@ from typing import Any
 from clora_cli import registry
 from clora_cli.backbone import DTYPES
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_sizes
 
 __all__ = ["COMBINE", "MERGES", "SCORE", "EvalOptions"]
 
@@ -64,6 +65,7 @@ class EvalOptions:
         Raises:
             OptionError: If a value is not one of those allowed.
         """
+        check_sizes(vars(self))
         choices = {"combine": (self.combine, COMBINE), "score": (self.score, SCORE), "dtype": (self.dtype, DTYPES)}
         for name, (value, allowed) in (choices | {"split": (self.split, ("test", "dev"))}).items():
             if value not in allowed:

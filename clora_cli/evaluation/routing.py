@@ -13,6 +13,7 @@ from clora_cli.data.streams import read_lines, row_file, stream_records
 from clora_cli.distribution import read_record
 from clora_cli.errors import ArtifactError, DataError, OptionError
 from clora_cli.evaluation.inputs import Input, inputs_of_rows, inputs_of_task
+from clora_cli.intervals import check_sizes
 from clora_cli.routing import RouteOptions
 
 __all__ = ["RouteSettings", "calibration_tasks", "open_source", "route_options", "tasks_known"]
@@ -50,6 +51,7 @@ class RouteSettings:
         Raises:
             OptionError: If a value is not one of those allowed.
         """
+        check_sizes(vars(self))
         for name, value, allowed in (("dtype", self.dtype, DTYPES), ("split", self.split, ("train", "dev", "test"))):
             if value not in allowed:
                 raise OptionError(f"--{name} {value}: choose one of {', '.join(allowed)}")
@@ -92,7 +94,11 @@ def _recorded(member: AdapterFolder) -> dict[str, Any]:
         name in known and (type(value) is known[name] or (known[name] is float and type(value) is int))
         for name, value in route.items()
     )
-    if not right:
+    try:
+        fits = right and RouteOptions(**route) is not None
+    except OptionError:
+        fits = False
+    if not fits:
         raise ArtifactError(
             f"adapter {member.path} records a way to route that this version does not know; upgrade clora or train it again"
         )

@@ -44,7 +44,7 @@ class Deltas:
         rows: Which rows of the site the merge is asked for.
         seed: Seed of ``generator``.
         base: The base model's weight, rows of it alike, shape (rows, in), where the merge ``needs`` it; else None.
-        states: Each adapter's ``state.safetensors`` at this site: name to tensor of shape (out, in), where ``needs`` asks.
+        states: Each adapter's ``state.clora`` at this site: name to tensor of shape (out, in), where ``needs`` asks.
         buffer: Where to put products of factors, shape (at least rows, in); None for fresh memory each time.
     """
 
@@ -85,7 +85,7 @@ class Deltas:
         """
         for number, state in enumerate(self.states):
             if name not in state:
-                raise ArtifactError(f"adapter {number + 1} of the merge keeps no '{name}' in its state.safetensors")
+                raise ArtifactError(f"adapter {number + 1} of the merge keeps no '{name}' in its state.clora")
             yield state[name][self.rows].to(torch.float32, copy=True)
 
     def generator(self, adapter: int) -> torch.Generator:

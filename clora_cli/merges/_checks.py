@@ -59,9 +59,9 @@ def states_of(member: AdapterFolder) -> dict[str, dict[str, Tensor]]:
 def _check_state(member: AdapterFolder, name: str, site: str, state: Tensor | None, shape: tuple[int, int]) -> None:
     if state is None:
         raise ArtifactError(
-            f"adapter {member.path} keeps no '{name}' of '{site}' in its state.safetensors, which this merge needs"
+            f"adapter {member.path} keeps no '{name}' of '{site}' in its state file, which this merge needs"
         )
     if tuple(state.shape) != shape or not bool(state.isfinite().all()):
         raise ArtifactError(
-            f"adapter {member.path} is damaged: '{name}/{site}' in its state.safetensors is no finite matrix of {shape}"
+            f"adapter {member.path} is damaged: '{name}/{site}' in its state file is no finite matrix of {shape}"
         )

@@ -189,7 +189,7 @@ class Method:
         combine: What ``clora eval`` does by default: ``sum``, ``last``, ``route``, ``task-id``, ``none``, or the name of a merge.
         trains: Whether there is anything to train; else the adapter is written as zeros and the model is not even loaded.
         recalls: What penalties need of the last earlier adapter, for ``Factors.recalled``: its ``lora_A`` and ``lora_B``,
-            or what a method kept of each site in its ``state.safetensors``, ``<name>/<site>`` there.
+            or what a method kept of each site in its ``state.clora``, ``<name>/<site>`` there.
         keeps: Names of what ``keep`` returns for each site, ``<name>/<site>`` there: what merges may need of an adapter.
         reuses_data: Whether it trains on rows of earlier tasks again.
         joins: Whether, beside other methods, it takes over how they treat earlier adapters, as a filter of gradients can; alone it has
@@ -259,5 +259,5 @@ class Method:
         raise NotImplementedError
 
     def keep(self, probe: Probe) -> Mapping[str, Tensor]:
-        """Return what ``state.safetensors`` of the finished adapter is to hold; nothing by default."""
+        """Return what ``state.clora`` of the finished adapter is to hold; nothing by default."""
         return {}

@@ -44,7 +44,7 @@ class Probe(Protocol):
         """
 
     def stored(self, adapter: int) -> Mapping[str, Tensor]:
-        """Return what an earlier adapter, numbered from 0, holds in its ``state.safetensors``."""
+        """Return what an earlier adapter, numbered from 0, holds in its ``state.clora``."""
 
     def fisher(self, rows: int) -> Mapping[str, Mapping[str, Tensor]]:
         """Return the diagonal of the new adapter's empirical Fisher information.

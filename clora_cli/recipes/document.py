@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import yaml
 
 from clora_cli.errors import OptionError, did_you_mean
+from clora_cli.legible import shortened
 
 __all__ = ["Item", "read_document"]
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C, where there is one
 _DEPTH = 12  # a recipe needs five; an alias that contains itself has no end
+_MOST = 20_000  # values, those that aliases repeat included: seven lines of aliases make ten million
+_LARGEST = 1 << 63  # whole numbers below it fit everywhere
+_DIGITS = 400  # of a number as it is written
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ class Item:
             names = sorted(known)
             for key, item in self.value.items():
                 if key not in names:
-                    item.fail(f"unknown key '{key}' in {what}{did_you_mean(key, names)}; known: {', '.join(names)}")
+                    item.fail(
+                        f"unknown key '{shortened(key)}' in {what}{did_you_mean(key, names)}; known: {', '.join(names)}"
+                    )
         return dict(self.value)
 
     def items(self, what: str) -> list[Item]:
@@ -85,7 +92,7 @@ class Item:
             return "a mapping"
         if self.value is None:
             return "nothing"
-        return "a list" if self.is_list else f"'{self.value}'"
+        return "a list" if self.is_list else f"'{shortened(str(self.value))}'"
 
     @property
     def plain(self) -> Any:
@@ -95,49 +102,76 @@ class Item:
         return [item.plain for item in self.value] if self.is_list else self.value
 
 
-def read_document(text: str, source: str) -> Item:
+def read_document(text: str, source: str, what: str = "recipe") -> Item:
     """Read one YAML document.
 
     Args:
         text: The document.
         source: Its file, for messages.
+        what: What it is, for messages.
 
     Raises:
-        OptionError: If it is no YAML, empty, or has a key twice or one that is no text.
+        OptionError: If it is no YAML, nested too deeply, too large, empty, or has a key twice or one that is no text.
     """
     try:
         loader = _LOADER(text)
         node = loader.get_single_node()
+    except RecursionError:
+        raise OptionError(f"{source}:1: nested too deeply for a {what}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise OptionError(f"{source}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise OptionError(f"{source}:1: not YAML: {' '.join(str(error).split())}") from error
     if node is None:
-        raise OptionError(f"{source}:1: the recipe is empty; `clora run NAME --show` prints one to begin with")
-    return _item(loader, node, source, 0)
+        told = "is empty; `clora run NAME --show` prints one to begin with" if what == "recipe" else "is not a mapping"
+        raise OptionError(f"{source}:1: the {what} {told}")
+    return _Reader(loader, source, what).item(node, 0)
 
 
-def _item(loader: Any, node: yaml.Node, source: str, depth: int) -> Item:
-    place = Item(source, node.start_mark.line + 1, None)
-    if depth > _DEPTH:
-        place.fail("nested too deeply for a recipe")
-    if isinstance(node, yaml.SequenceNode):
-        return Item(source, place.line, [_item(loader, each, source, depth + 1) for each in node.value])
-    if not isinstance(node, yaml.MappingNode):
+class _Reader:
+    """Turns nodes of one document into items."""
+
+    def __init__(self, loader: Any, source: str, what: str) -> None:
+        self._loader, self._source, self._what, self._left = loader, source, what, _MOST
+
+    def item(self, node: yaml.Node, depth: int) -> Item:
+        line = node.start_mark.line + 1
+        self._left -= 1
+        if depth > _DEPTH or self._left < 0:
+            Item(self._source, line, None).fail(
+                f"{'nested too deeply' if depth > _DEPTH else 'too large'} for a recipe"
+            )
+        if isinstance(node, yaml.SequenceNode):
+            return Item(self._source, line, [self.item(each, depth + 1) for each in node.value])
+        if isinstance(node, yaml.MappingNode):
+            return Item(self._source, line, dict(self._pairs(node, depth)))
+        return Item(self._source, line, self._scalar(node, line))
+
+    def _pairs(self, node: yaml.MappingNode, depth: int) -> Iterator[tuple[str, Item]]:
+        seen = set()
+        for key, value in node.value:
+            name = self.item(key, depth + 1)
+            if not isinstance(name.value, str):
+                name.fail(f"a key must be a text, not {name.told}")
+            if name.value in seen:
+                name.fail(f"key '{shortened(name.value)}' stands here twice")
+            seen.add(name.value)
+            item = self.item(value, depth + 1)
+            # A mapping or list below its key is named by the key's line, where one looks for it.
+            yield name.value, Item(self._source, name.line, item.value)
+
+    def _scalar(self, node: yaml.Node, line: int) -> Any:
+        place = Item(self._source, line, None)
+        is_text = node.tag == "tag:yaml.org,2002:str"
+        if node.tag not in _PLAIN or (not is_text and len(node.value) > _DIGITS):
+            place.fail(
+                f"'{shortened(node.value)}' is no text, number, true or false; put it in quotes to have it as a text"
+            )
         try:
-            value = loader.construct_object(node)
+            value = self._loader.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             place.fail(f"cannot be read: {' '.join(str(error).split())}")
-        return Item(source, place.line, value)
-    found: dict[str, Item] = {}
-    for key, value in node.value:
-        name = _item(loader, key, source, depth + 1)
-        if not isinstance(name.value, str):
-            name.fail(f"a key must be a text, not {name.told}")
-        if name.value in found:
-            name.fail(f"key '{name.value}' stands here twice")
-        item = _item(loader, value, source, depth + 1)
-        # A mapping or list below its key is named by the key's line, where one looks for it.
-        found[name.value] = Item(source, name.line, item.value)
-    return Item(source, place.line, found)
+        if isinstance(value, (int, float)) and not -_LARGEST < value < _LARGEST:  # what is no number fails too
+            place.fail(f"{shortened(node.value)} is beyond all numbers that are of use here")
+        return value

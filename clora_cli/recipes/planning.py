@@ -12,14 +12,14 @@ from clora_cli import registry
 from clora_cli.adapter_folder import AdapterFolder, read_adapter
 from clora_cli.backbone import find_sites, load_skeleton
 from clora_cli.base_layers import BaseLayers
-from clora_cli.base_model import ModelReference, check_answers, find_model
+from clora_cli.base_model import ModelReference, changes_since, check_answers, find_model
 from clora_cli.data import Task, load_task
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known import canonical
 from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, DataError, MismatchError, OptionError
-from clora_cli.files import differences, discard
+from clora_cli.files import discard
 from clora_cli.leftovers import sweep
 from clora_cli.nano import MODEL_NAME
 from clora_cli.package import read_package
@@ -237,7 +237,7 @@ def _there(unit: Unit, members: Mapping[str, AdapterFolder]) -> int:
 
 def _check_made(unit: Unit, step: Step, member: AdapterFolder) -> None:
     plan = make_plan(train_options(unit, step.stage))
-    if changed := differences(plan.recipe(), member.manifest):
+    if changed := changes_since(plan.recipe(), member.manifest):
         raise OptionError(
             f"{member.path} was made by another recipe ({changed}); remove {unit.folder}, or pass another --out"
         )

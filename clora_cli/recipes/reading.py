@@ -14,6 +14,9 @@ from clora_cli.data.known import canonical
 from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.errors import ArtifactError, OptionError, did_you_mean
+from clora_cli.folder_names import folder_problem, same_on_some_disk
+from clora_cli.intake import read_text, reason
+from clora_cli.legible import shortened
 from clora_cli.recipes.document import Item, read_document
 from clora_cli.recipes.orders import named_orders, orders
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name
@@ -23,6 +26,7 @@ __all__ = ["SHARED", "read_recipe", "read_recipe_file"]
 
 _KEYS = ("name", "about", "model", "revision", "tasks", "methods", "train", "stat-features", "eval", "seeds", "out")
 _METHOD_KEYS = ("method", "label", "about", "sources", "option", "train", "stat-features", "eval")
+_LONGEST = 1 << 20  # bytes of a recipe
 _FOLDER = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _UNSEEN = "unseen"
 # What features and an evaluation take from the training before them, where they say nothing themselves.
@@ -37,9 +41,9 @@ def read_recipe_file(path: Path) -> Recipe:
         OptionError: As ``read_recipe``.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, _LONGEST)
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ArtifactError(f"recipe {path} cannot be read: {reason(error)}") from error
     return read_recipe(text, str(path), name=path.stem)
 
 
@@ -79,16 +83,22 @@ def _tasks(item: Item) -> tuple[str, ...]:
     if not item.is_list:
         order = item.text("tasks")
         if order not in known:
-            item.fail(f"no order '{order}'{did_you_mean(order, known)}; give one of {', '.join(orders())} or a list")
+            item.fail(
+                f"no order '{shortened(order)}'{did_you_mean(order, known)}; give one of {', '.join(orders())} or a list"
+            )
         return known[order]
     entries = item.items("tasks")
     if not entries:
         item.fail("tasks is empty")
     names = [_task(entry) for entry in entries]
     for number, (entry, name) in enumerate(zip(entries, names, strict=True)):
-        if folder_name(name) in map(folder_name, names[:number]):
+        if _place(name) in map(_place, names[:number]):
             entry.fail(f"task '{name}' stands in the order twice")
     return tuple(names)
+
+
+def _place(task: str) -> str:
+    return same_on_some_disk(folder_name(task))
 
 
 def _task(item: Item) -> str:
@@ -102,7 +112,7 @@ def _task(item: Item) -> str:
     from clora_cli.data import list_tasks
 
     names = [info.name for info in list_tasks()]
-    item.fail(f"unknown task '{name}'{did_you_mean(name, names)}; `clora tasks` lists the known ones")
+    item.fail(f"unknown task '{shortened(name)}'{did_you_mean(name, names)}; `clora tasks` lists the known ones")
 
 
 def _seeds(item: Item) -> tuple[int, ...]:
@@ -116,7 +126,9 @@ def _seeds(item: Item) -> tuple[int, ...]:
 def _folder_text(item: Item, what: str) -> str:
     text = item.text(what)
     if not _FOLDER.fullmatch(text):
-        item.fail(f"{what} '{text}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'")
+        item.fail(f"{what} '{shortened(text)}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'")
+    if problem := folder_problem(text):
+        item.fail(f"{what} '{shortened(text)}' must do as a folder's name: {problem}")
     return text
 
 
@@ -128,7 +140,7 @@ def _methods(item: Item, common: Mapping[str, Item], tasks: int) -> tuple[Method
         _section(section, name, tasks)
     for entry in item.items("methods"):
         method = _method(entry, shared, tasks)
-        if method.label in [other.label for other in found]:
+        if same_on_some_disk(method.label) in [same_on_some_disk(other.label) for other in found]:
             entry.fail(f"two methods are called '{method.label}'; give one of them a label")
         found.append(method)
     if not found:
@@ -174,7 +186,7 @@ def _known_method(item: Item) -> str:
     known = registry.names("methods")
     for part in name.split("+"):
         if part not in known:
-            item.fail(f"unknown method '{part}'{did_you_mean(part, known)}; known: {', '.join(known)}")
+            item.fail(f"unknown method '{shortened(part)}'{did_you_mean(part, known)}; known: {', '.join(known)}")
     return name
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora_cli.errors import OptionError
 from clora_cli.files import write_bytes
+from clora_cli.legible import legible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +132,7 @@ def _render(ending: str, compose: Callable[[Figure], None], style: Mapping[str, 
 
 def short(text: str, length: int = 22) -> str:
     """Cut the middle out of a long name: its beginning and its end tell tasks apart."""
-    text = text.replace("\n", " ")
+    text = legible(text.replace("\n", " "))
     if len(text) <= length:
         return text
     head = (length - 1) * 2 // 3

@@ -44,7 +44,7 @@ class Draft:
     def add(self, after: str, task: str, cell: TaskScore, source: str) -> None:
         """Enter one cell; the same one twice is fine, another value is not, nor another yardstick for the task."""
         self.check_yardstick(task, cell, source)
-        self.yardsticks.setdefault(task, (_yardstick(cell), source))
+        self.yardsticks.setdefault(task, (cell.yardstick, source))
         known, where = self.cells.setdefault((after, task), (cell, source))
         if not math.isclose(known.value, cell.value, abs_tol=1e-6):
             stage = f"after learning {after}" if after else "of the base model"
@@ -55,7 +55,7 @@ class Draft:
 
     def check_yardstick(self, task: str, cell: TaskScore, source: str) -> None:
         """Refuse a score that is not measured as the task's other scores are."""
-        mine = _yardstick(cell)
+        mine = cell.yardstick
         known, where = self.yardsticks.get(task, (mine, source))
         if known != mine:
             raise MismatchError(
@@ -71,10 +71,6 @@ def collect_drafts(files: Sequence[Scores]) -> list[Draft]:
         MismatchError: If two files of a run disagree on an entry, on an adapter or on how a task is scored.
     """
     return [_draft(group) for group in _groups(files)]
-
-
-def _yardstick(cell: TaskScore) -> str:
-    return f"{cell.metric} ({cell.formula}) on {cell.total} rows"
 
 
 def _groups(files: Sequence[Scores]) -> list[list[Scores]]:

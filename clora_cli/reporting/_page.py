@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from string import Template
 from typing import TYPE_CHECKING
 
+from clora_cli.legible import legible
 from clora_cli.reporting._canvas import inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Figures", "Section", "fold", "notes", "page", "table"]
+__all__ = ["Figures", "Section", "escape", "fold", "notes", "page", "table"]
 
 _MOST = 16  # columns in type of full size
 
@@ -77,6 +78,11 @@ class Section:
     anchor: str
     title: str
     body: str
+
+
+def escape(text: str) -> str:
+    """Return a text that HTML shows as it is."""
+    return html.escape(legible(text))
 
 
 class Figures:

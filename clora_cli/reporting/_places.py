@@ -6,9 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from clora_cli.legible import legible
+
 __all__ = ["NOWHERE", "Place", "place"]
 
-_SEED = re.compile(r"seed-(\d+)")
+_SEED = re.compile(r"seed-([0-9]{1,18})")
 
 
 @dataclass(frozen=True)
@@ -39,5 +41,5 @@ def place(path: str | Path) -> Place:
     parts = Path(path).parts
     for index in range(len(parts) - 1, 0, -1):
         if found := _SEED.fullmatch(parts[index]):
-            return Place(str(Path(*parts[: index - 1])), parts[index - 1], int(found[1]))
+            return Place(legible(str(Path(*parts[: index - 1]))), legible(parts[index - 1]), int(found[1]))
     return NOWHERE

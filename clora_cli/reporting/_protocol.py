@@ -34,19 +34,34 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _protocol(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says of it; what it leaves open is not there."""
     training, lora, data = manifest["training"], manifest["lora"], manifest["data"]
-    batch = training["batch_size"] * training["grad_accum"]
-    passes = round(training["epochs"] * -(-data["train_rows"] // batch))
-    return {
-        "base model": str(manifest["base_model"].get("fingerprint", ""))[:_SHORT],
-        "data": str(data["fingerprint"])[:_SHORT],
-        "prompts": data["template"],
-        "rows": data["train_rows"],
-        "steps": training["max_steps"] or max(1, passes),  # of its own rows: what a memory adds is its method's
-        "batch": batch,
-        "rank": lora["rank"],
-        "scaling": lora["alpha"] / lora["rank"],
-        "dropout": lora["dropout"],
-        "layers": ", ".join(lora["target_modules"]) or "query and value",
-        **{name.replace("_", " "): training[name] for name in _AS_IT_IS if name in training},
+    said = {
+        "base model": str(manifest["base_model"].get("fingerprint", ""))[:_SHORT] or None,
+        "data": str(data.get("fingerprint", ""))[:_SHORT] or None,
+        "prompts": data.get("template"),
+        "rows": data.get("train_rows"),
+        "steps": _steps(training, data),
+        "batch": _batch(training),
+        "rank": lora.get("rank"),
+        "scaling": lora["alpha"] / lora["rank"] if lora.get("alpha") and lora.get("rank") else None,
+        "dropout": lora.get("dropout"),
+        "layers": ", ".join(lora["target_modules"]) or "query and value" if "target_modules" in lora else None,
+        **{name.replace("_", " "): training.get(name) for name in _AS_IT_IS},
     }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _batch(training: Mapping[str, Any]) -> int | None:
+    return training["batch_size"] * training.get("grad_accum", 1) if "batch_size" in training else None
+
+
+def _steps(training: Mapping[str, Any], data: Mapping[str, Any]) -> int | None:
+    """Return the optimizer steps over a task's own rows: what a memory adds is its method's."""
+    batch = _batch(training)
+    if steps := training.get("max_steps"):
+        return int(steps)
+    if not (batch and "train_rows" in data and "epochs" in training):
+        return None
+    passes, padded = float(training["epochs"]), -(-int(data["train_rows"]) // batch)
+    return max(1, round(passes * padded))

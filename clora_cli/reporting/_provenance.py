@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from clora_cli import __version__
 from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.reporting._page import fold, table
+from clora_cli.reporting._page import escape, fold, table
 
 if TYPE_CHECKING:
     from clora_cli.reporting.report import Report

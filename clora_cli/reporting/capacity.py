@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder
+from clora_cli.legible import markdown
 from clora_cli.reporting._canvas import save
-from clora_cli.reporting._markdown import plain, table
+from clora_cli.reporting._markdown import table
 from clora_cli.reporting.figures.radial import compose_radial
 from clora_cli.subspace import Ledger, read_ledger
 
@@ -31,7 +32,13 @@ def capacity_table(ledger: Ledger) -> str:
     by_site = list(zip(*ledger.by_site().values(), strict=True))
     counts = {**dict(zip(ledger.tasks, ledger.owned, strict=True)), "idle": ledger.idle}
     rows = [
-        [plain(task), str(count), f"{100 * count / ledger.size:.1f}", f"{100 * min(one):.1f}", f"{100 * max(one):.1f}"]
+        [
+            markdown(task),
+            str(count),
+            f"{100 * count / ledger.size:.1f}",
+            f"{100 * min(one):.1f}",
+            f"{100 * max(one):.1f}",
+        ]
         for (task, count), one in zip(counts.items(), by_site, strict=True)
     ]
     return table(["owner of lora_B", "entries", "%", "least at a site", "most at a site"], rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from clora_cli.costs import COSTS, Cost, read_costs
 from clora_cli.costs import SCHEMA as COST_SCHEMA
 from clora_cli.errors import ArtifactError
 from clora_cli.files import damage
+from clora_cli.intake import read_text, real_path, reason
 from clora_cli.package import read_package
 from clora_cli.reporting._drafts import place_of
 from clora_cli.reporting._places import Place, place
@@ -80,10 +81,11 @@ class Material:
         """Yield the adapters of packages that scores files come from, where they are there."""
         read = {package.path.resolve() for package in self.packages}
         for path in {_package(file) for file in self.scores if file.package} - read:
-            folders = [path, *sorted(path.iterdir())] if path.is_dir() else []
-            for folder in filter(is_adapter, folders):
-                with contextlib.suppress(ArtifactError):  # nobody asked about this adapter
-                    yield read_adapter(folder)
+            with contextlib.suppress(OSError):  # a name that no disk takes, or a folder that nobody may read
+                folders = [path, *sorted(path.iterdir())] if path.is_dir() else []
+                for folder in filter(is_adapter, folders):
+                    with contextlib.suppress(ArtifactError):  # nobody asked about this adapter
+                        yield read_adapter(folder)
 
 
 def _package(file: Scores) -> Path:
@@ -115,8 +117,11 @@ def collect(paths: Iterable[Path]) -> Material:
     return material
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the packages and files below a folder, adapters' own files left out."""
+def _walk(folder: Path, above: Collection[Path] = ()) -> Iterator[Path]:
+    """Yield the packages and files below a folder, adapters' own files left out; a link back to where one is leads nowhere."""
+    here = real_path(folder)
+    if here in above:
+        return
     if is_adapter(folder):
         yield folder
         return
@@ -126,14 +131,14 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield folder
     for path in inside:
         if path.is_dir() and path not in adapters:
-            yield from _walk(path)
+            yield from _walk(path, {*above, here})
         elif path.suffix == ".json" or path.name == COSTS:
             yield path
 
 
 def _take(path: Path, material: Material, seen: set[Path], *, named: bool) -> bool:
     """Read one file or package into the material; tell whether it was anything, and refuse a named one that is not."""
-    real = path.resolve()
+    real = real_path(path)
     if real in seen:
         return True
     if path.is_dir():
@@ -165,10 +170,10 @@ def _schema(path: Path, *, named: bool) -> str:
     """
     text = ""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         content = json.loads(text.split("\n", 1)[0] if path.suffix == ".jsonl" else text)
     except (OSError, ValueError, RecursionError) as error:
         if text and "clora." not in text and not named:
             return ""
-        raise ArtifactError(f"{path} {damage(path, error, 'restore it or make it again')}") from error
+        raise ArtifactError(f"{path} {damage(path, reason(error), 'restore it or make it again')}") from error
     return str(content.get("schema", "")) if isinstance(content, dict) else ""

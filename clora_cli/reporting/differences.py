@@ -14,10 +14,11 @@ from typing import Any
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.comparison import EPSILON, Comparison, Deltas, Scope, Survey, survey
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.legible import markdown
 from clora_cli.lora import Factor
 from clora_cli.package import read_package
 from clora_cli.progress import Progress, Silent
-from clora_cli.reporting._markdown import plain, table
+from clora_cli.reporting._markdown import table
 
 __all__ = [
     "COUNTED",
@@ -208,18 +209,18 @@ def _adapters_table(found: Difference) -> str:
     rows = []
     for label, measures in zip(found.labels, found.survey.adapters, strict=True):
         values = _hyphened(asdict(measures))
-        rows.append([plain(label), str(measures.sites), *(_number(values[name], name) for name in _OWN)])
+        rows.append([markdown(label), str(measures.sites), *(_number(values[name], name) for name in _OWN)])
     return f"## Adapters\n\n{table(['adapter', 'sites', *_OWN], rows)}"
 
 
 def _earlier_table(found: Difference, names: Sequence[str]) -> str:
     if len(found.labels) == 2:
-        title, rows = f"{plain(found.labels[1])} against {plain(found.labels[0])}", [(found.labels[1], 1)]
+        title, rows = f"{markdown(found.labels[1])} against {markdown(found.labels[0])}", [(found.labels[1], 1)]
     else:
         title = "Each against all earlier ones (overlaps summed, the rest against the sum of their deltas)"
         rows = [(label, index) for index, label in enumerate(found.labels) if index]
     cells = [
-        [plain(label), _number(value_of(found.survey.earlier[index], "shared_sites")), *_cells(found, index, names)]
+        [markdown(label), _number(value_of(found.survey.earlier[index], "shared_sites")), *_cells(found, index, names)]
         for label, index in rows
     ]
     return f"## {title}\n\n{table(['adapter', 'shared sites', *names], cells)}"
@@ -230,7 +231,7 @@ def _cells(found: Difference, index: int, names: Iterable[str]) -> list[str]:
 
 
 def _matrix_table(found: Difference, name: str) -> str:
-    pairs, labels = found.survey.pairs, [plain(label) for label in found.labels]
+    pairs, labels = found.survey.pairs, [markdown(label) for label in found.labels]
     rows = [
         [labels[k], *(_number(value_of(pairs[k][j], name), name) if j < k else "" for j in range(len(labels) - 1))]
         for k in range(1, len(labels))

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from clora_cli import registry
+from clora_cli.legible import legible
 from clora_cli.reporting.bootstrap import RESAMPLES, Significance
 from clora_cli.reporting.costs import CostRow
 from clora_cli.reporting.results import Group, Order, Results, Series, Spread
@@ -19,6 +20,7 @@ from clora_cli.reporting.standings import COLUMNS
 __all__ = ["CSV_HEADER", "REPORT_SCHEMA", "report_csv", "report_json"]
 
 REPORT_SCHEMA = "clora.report/1"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 CSV_HEADER = ("method", "order", "seed", "stage", "after", "task", "metric", "test_rows", "value")
 
 
@@ -67,7 +69,13 @@ def _lines(series: Series, run: Run) -> Iterable[Sequence[object]]:
     for stage, after, scores in stages:
         for task, metric, count, value in zip(run.columns, run.task_metrics, run.counts, scores, strict=True):
             if not math.isnan(value):
-                yield series.label, series.order.label, seed, stage, after, task, metric, int(count), float(value)
+                names = map(_cell, (series.label, series.order.label, str(seed), str(stage), after, task, metric))
+                yield *names, int(count), float(value)
+
+
+def _cell(text: str) -> str:
+    """Return a text that a spreadsheet takes for one, not for a formula."""
+    return f"'{legible(text)}" if text.startswith(_FORMULA) else legible(text)
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -47,11 +47,12 @@ def unequal(protocols: Mapping[str, Protocol]) -> list[str]:
 
 
 def _told(name: str, protocols: Mapping[str, Protocol], tasks: Sequence[str]) -> str:
-    each = {task: {_one(protocol[task].get(name)) for protocol in protocols.values()} for task in tasks}
+    protocols = {label: one for label, one in protocols.items() if all(name in one[task] for task in tasks)}
+    each = {task: {_one(protocol[task][name]) for protocol in protocols.values()} for task in tasks}
     odd = [task for task, values in each.items() if len(values) > 1]
     labels: dict[tuple[str, ...], list[str]] = {}
     for label, protocol in protocols.items():
-        labels.setdefault(tuple(_one(protocol[task].get(name)) for task in odd), []).append(label)
+        labels.setdefault(tuple(_one(protocol[task][name]) for task in odd), []).append(label)
     where = f"{name} of {_some(odd)}" if len(odd) < len(tasks) else name
     values = ", ".join(f"{_spelled(value)} ({_some(holders)})" for value, holders in labels.items())
     return f"{where}: {values}" if odd else ""

@@ -120,9 +120,13 @@ def _learned(file: Scores, row: ScoreRow) -> list[str]:
 
 
 def _check_yardstick(task: str, before: TaskScore, now: TaskScore, where: str) -> None:
-    old, new = ((one.metric, one.formula, one.total) for one in (before, now))
-    if old != new:
+    if before.yardstick != now.yardstick:
         raise MismatchError(
-            f"{task} was scored by {before.metric} on {before.total} rows in {where}, now by {now.metric} on {now.total}; "
-            "evaluate in the same way, or drop --max-forgetting"
+            f"{task} was scored by {before.metric} on {before.total} rows in {where}, now by {now.metric} on {now.total}"
+            f"{_normalisers(before, now)}; evaluate in the same way, or drop --max-forgetting"
         )
+
+
+def _normalisers(before: TaskScore, now: TaskScore) -> str:
+    old, new = before.graded_by, now.graded_by
+    return f", by {new} instead of {old}" if old != new else ""

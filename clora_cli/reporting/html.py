@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from functools import partial
-from html import escape
 
 from clora_cli import __version__
-from clora_cli.reporting._page import Figures, Section, fold, notes, page, table
+from clora_cli.reporting._page import Figures, Section, escape, fold, notes, page, table
 from clora_cli.reporting._provenance import provenance
 from clora_cli.reporting._route_figure import compose as compose_routes
 from clora_cli.reporting.differences import Difference, sampling_note

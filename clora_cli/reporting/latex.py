@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from clora_cli.legible import legible
 from clora_cli.reporting.standings import TRAITS, Place, Standings
 
 __all__ = ["latex_table"]
@@ -12,6 +13,11 @@ _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    "[": "{[}",  # behind the end of a row it would be taken for a distance
+    "]": "{]}",
+    "*": "{*}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "±": r"$\pm$",
@@ -54,7 +60,7 @@ def latex_table(found: Standings, caption: str = "") -> str:
 
 def escape(text: str) -> str:
     """Return text that LaTeX prints as it is."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in text.replace("\n", " "))
+    return "".join(_SPECIAL.get(letter, letter) for letter in legible(text.replace("\n", " ")))
 
 
 def _arrow(rises: bool) -> str:

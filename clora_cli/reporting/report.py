@@ -11,8 +11,8 @@ from typing import Any
 
 from clora_cli.errors import MismatchError, OptionError
 from clora_cli.files import to_json, write_text
+from clora_cli.legible import markdown
 from clora_cli.progress import Progress, Silent
-from clora_cli.reporting._markdown import plain
 from clora_cli.reporting.anatomy import Anatomy, examine
 from clora_cli.reporting.bootstrap import RESAMPLES, Significance, compare
 from clora_cli.reporting.collect import Material
@@ -88,19 +88,21 @@ class Report:
         if len(self.results.groups) > 1 or self.standings.repeated:
             parts.append(f"## Results\n\n{standings_table(self.standings)}")
         if self.footing:
-            parts.append("## Unequal footing\n\n" + "".join(f"- {plain(note)}\n" for note in self.footing))
+            parts.append("## Unequal footing\n\n" + "".join(f"- {markdown(note)}\n" for note in self.footing))
         if self.asked:
-            parts.append(f"## Significance\n\n{significance_table(self.asked)}\n{significance_note(self.asked)}\n")
+            parts.append(
+                f"## Significance\n\n{significance_table(self.asked)}\n{markdown(significance_note(self.asked))}\n"
+            )
         if not short or len(self.results.series) <= _MOST:
             several = len(self.results.orders) > 1
             for one in self.results.series:
-                order = f", {one.order.label}" if several else ""
+                order = f", {markdown(one.order.label)}" if several else ""
                 repeated = f", mean of {len(one.runs)} runs" if len(one.runs) > 1 else ""
-                parts.append(f"## {one.label}{order}{repeated}\n\n{matrix_table(one.mean)}")
+                parts.append(f"## {markdown(one.label)}{order}{repeated}\n\n{matrix_table(one.mean)}")
         if self.results.groups:
             parts.append(f"## Metrics\n\n{metrics_tables(self.results)}")
         for path, routes in self.material.routes.items():
-            parts.append(f"## Routing: {path}\n\n```\n{confusion_table(routes)}\n```\n")
+            parts.append(f"## Routing: {markdown(str(path))}\n\n```\n{confusion_table(routes)}\n```\n")
         if self.costs:
             parts.append(f"## Cost\n\n{cost_table(self.costs)}")
         return "\n".join(parts)

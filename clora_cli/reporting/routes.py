@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from clora_cli.errors import ArtifactError
 from clora_cli.files import read_json
+from clora_cli.records import Check, listed, made_of, maybe, name, number, whole, wrong
 from clora_cli.reporting._canvas import check_ending, save, short
 from clora_cli.reporting._route_figure import compose
 from clora_cli.routes import Routes
 
 __all__ = ["ROUTES_SCHEMA", "check_ending", "confusion_table", "draw_routes", "read_routes", "routes_json"]
 
-_T = TypeVar("_T")
 _HEADLINE = "adapters chosen, % of each task's inputs"
 ROUTES_SCHEMA = "clora.routes/1"
 _MOST_ADAPTERS = 16  # columns of a matrix that a terminal can show
 _MOST_TASKS = 30
+_SETTINGS = made_of(
+    {
+        "similarity?": name,
+        "top_k?": whole(),
+        "temperature?": number(0),
+        "threshold?": maybe(number()),
+        "sites?": listed(name),
+    }
+)
+_WANTED: Mapping[str, Check] = {
+    "adapters": listed(name),
+    "tasks": listed(name),
+    "known_by": listed(listed(name)),
+    "counts": listed(listed(whole())),
+    "abstained": listed(whole()),
+    "weights": listed(listed(number(0, 1.001))),  # rounded ones add up to a little more
+    "settings": _SETTINGS,
+}
 _WIDTH = 110  # characters that adapters' names may take before numbers stand for them
 
 
@@ -73,19 +91,23 @@ def read_routes(path: Path) -> Routes:
         ArtifactError: If it is missing or damaged.
     """
     content = read_json(path, "routes file")
-    try:
-        adapters, tasks = tuple(map(str, content["adapters"])), tuple(map(str, content["tasks"]))
-        routes = Routes(
-            adapters=adapters,
-            tasks=tasks,
-            knows=tuple(tuple(adapters.index(name) for name in names) for names in content["known_by"]),
-            counts=_numbers(content["counts"], int),
-            abstained=tuple(map(int, content["abstained"])),
-            weights=_numbers(content["weights"], float),
-            settings=dict(content["settings"]),
+    odd = wrong(content, _WANTED)
+    adapters, tasks = list(content["adapters"] if not odd else ()), list(content["tasks"] if not odd else ())
+    if not odd and not {name for names in content["known_by"] for name in names} <= set(adapters):
+        odd = "known_by"
+    if odd:
+        raise ArtifactError(
+            f"routes file {path} is damaged ({odd} is not what it should be); write it again with `clora route`"
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"routes file {path} is damaged ({error!r}); write it again with `clora route`") from error
+    routes = Routes(
+        adapters=tuple(adapters),
+        tasks=tuple(tasks),
+        knows=tuple(tuple(map(adapters.index, names)) for names in content["known_by"]),
+        counts=tuple(map(tuple, content["counts"])),
+        abstained=tuple(content["abstained"]),
+        weights=tuple(map(tuple, content["weights"])),
+        settings=content["settings"],
+    )
     rows = (routes.knows, routes.counts, routes.abstained, routes.weights)
     columns = {len(row) for row in (*routes.counts, *routes.weights)}
     if {len(each) for each in rows} != {len(tasks)} or columns - {len(adapters)} or 0 in routes.inputs:
@@ -105,10 +127,6 @@ def draw_routes(routes: Routes, path: str | Path) -> None:
         CloraError: If the file cannot be written.
     """
     save(Path(path), lambda figure: compose(figure, routes))
-
-
-def _numbers(rows: Sequence[Sequence[Any]], kind: Callable[[Any], _T]) -> tuple[tuple[_T, ...], ...]:
-    return tuple(tuple(map(kind, row)) for row in rows)
 
 
 def _matrix(routes: Routes, tasks: Sequence[int]) -> list[str]:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from clora_cli import registry
-from clora_cli.reporting._markdown import plain, table
+from clora_cli.legible import markdown
+from clora_cli.reporting._markdown import table
 from clora_cli.reporting.bootstrap import Significance
 from clora_cli.reporting.costs import CostRow
 from clora_cli.reporting.results import Order, Results, Spread
@@ -47,11 +48,11 @@ def matrix_table(run: Run) -> str:
         rows.append(["alone", *(percent(run.single.get(task, math.nan)) for task in columns), ""])
     metrics = set(run.task_metrics) - {""}
     if len(metrics) > 1:
-        rows.append(["metric", *(plain(metric) or MISSING for metric in run.task_metrics[shown]), ""])
+        rows.append(["metric", *(markdown(metric) or MISSING for metric in run.task_metrics[shown]), ""])
     rows.append(["test rows", *(MISSING if math.isnan(count) else f"{count:.0f}" for count in run.counts[shown]), ""])
     unseen = () if run.at_once else run.unseen
-    heads = [f"{plain(task)} (unseen)" if task in unseen else plain(task) for task in columns]
-    corner = f"after stage ({plain(metrics.pop())}, %)" if len(metrics) == 1 else "after stage (%)"
+    heads = [f"{markdown(task)} (unseen)" if task in unseen else markdown(task) for task in columns]
+    corner = f"after stage ({markdown(metrics.pop())}, %)" if len(metrics) == 1 else "after stage (%)"
     return table([corner, *heads, "mean" if run.at_once else "mean so far"], rows)
 
 
@@ -64,14 +65,16 @@ def _stages(run: Run) -> Iterator[list[str]]:
         cells = [percent(value) for value in scores]
         if not math.isnan(scores[stage]):
             cells[stage] = f"**{cells[stage]}**"
-        yield [f"{stage + 1} {plain(task)}", *cells[run.scored], percent(mean)]
+        yield [f"{stage + 1} {markdown(task)}", *cells[run.scored], percent(mean)]
 
 
 def standings_table(found: Standings) -> str:
     """Return the table of methods in the papers' form, the best in bold, with what its columns mean below it."""
-    blocks = [f"{plain(block)} " if block else "" for block in found.blocks]
+    blocks = [f"{markdown(block)} " if block else "" for block in found.blocks]
     header = ["method", *TRAITS, "runs", *(f"{block}{column.title}" for block in blocks for column in found.columns)]
-    rows = [[plain(row.label), *map(tick, row.without), str(row.runs), *map(_place, row.cells)] for row in found.rows]
+    rows = [
+        [markdown(row.label), *map(tick, row.without), str(row.runs), *map(_place, row.cells)] for row in found.rows
+    ]
     return table(header, rows) + "\n" + "".join(f"- {note}\n" for note in standings_notes(found))
 
 
@@ -79,9 +82,15 @@ def metrics_tables(results: Results) -> str:
     """Return every metric of every method as Markdown tables, one an order, with the metrics' equations below them."""
     parts = []
     for order in results.orders:
-        title = f"### {plain(order.label)}: {plain(' > '.join(order.tasks))}\n\n" if len(results.orders) > 1 else ""
+        title = (
+            f"### {markdown(order.label)}: {' > '.join(map(markdown, order.tasks))}\n\n"
+            if len(results.orders) > 1
+            else ""
+        )
         header, rows = metric_rows(results, order)
-        parts.append(title + table([plain(cell) for cell in header], [[plain(cell) for cell in row] for row in rows]))
+        parts.append(
+            title + table([markdown(cell) for cell in header], [[markdown(cell) for cell in row] for row in rows])
+        )
     return "\n".join(parts) + "\n" + "".join(f"- {note}\n" for note in metric_notes(results))
 
 
@@ -113,7 +122,7 @@ def _shown(results: Results) -> list[str]:
 
 def significance_table(pairs: Sequence[Significance]) -> str:
     """Return how pairs of methods compare as a Markdown table."""
-    return table(SIGNIFICANCE_HEADER, [significance_cells(pair, plain) for pair in pairs], texts=2)
+    return table(SIGNIFICANCE_HEADER, [significance_cells(pair, markdown) for pair in pairs], texts=2)
 
 
 SIGNIFICANCE_HEADER = ("first", "second", "AP difference", "95 % interval", "p", "tasks", "test rows")
@@ -130,7 +139,7 @@ def significance_cells(pair: Significance, escape: Escape) -> list[str]:
 
 def cost_table(rows: Sequence[CostRow]) -> str:
     """Return what methods cost as a Markdown table."""
-    header, *cells = cost_lines(rows, plain)
+    header, *cells = cost_lines(rows, markdown)
     return table(header, cells)
 
 

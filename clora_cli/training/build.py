@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
 from torch import Tensor, nn
 from transformers import set_seed
 
@@ -20,8 +28,9 @@ from clora_cli.base_layers import BaseLayers
 from clora_cli.errors import MismatchError, OptionError, translated
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.merges import Merger
+from clora_cli.names import parse_name
 from clora_cli.progress import Progress, Silent
-from clora_cli.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, target_names
+from clora_cli.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
 from clora_cli.training.gates import Gates, read_gates
 from clora_cli.training.options import run_seed
 from clora_cli.training.plan import Plan
@@ -101,10 +110,14 @@ def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: P
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
         warnings.simplefilter("ignore", UserWarning)  # and tells that it notes the model's local path
         model = get_peft_model(backbone.model, config)
-    if odd := set(adapted_layers(model, ADAPTER)) ^ set(sites):
+    # What will be written, by the reader of it.
+    written = {parse_name(key).site for key in get_peft_model_state_dict(model, save_embedding_layers=False)}
+    if odd := {*adapted_layers(model, ADAPTER), *written} ^ set(sites):
         raise OptionError(
             f"--target-modules: PEFT adapts other layers than these endings name, such as '{min(odd)}'; name whole paths"
         )
+    # Checkpoints are to hold factors alone, as the adapter's folder will: no copies of base weights.
+    model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
     return cast("PeftModel", model)
 
 
@@ -168,7 +181,7 @@ def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraCon
         r=options.rank,
         lora_alpha=int(options.alpha) if float(options.alpha).is_integer() else options.alpha,
         lora_dropout=options.dropout,
-        target_modules=_named(options.target_modules, model, sites),
+        target_modules=target_modules(options.target_modules, model, sites),
         fan_in_fan_out=is_transposed(model, sites[0]),
         base_model_name_or_path=plan.reference.id,
         revision=plan.reference.revision,
@@ -176,11 +189,18 @@ def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraCon
     )
 
 
-def _named(targets: tuple[str, ...], model: nn.Module, sites: tuple[str, ...]) -> str | list[str]:
-    if targets == (ALL_LINEAR,):
+def target_modules(targets: Sequence[str], model: nn.Module, sites: Sequence[str]) -> str | list[str]:
+    """Return what PEFT is to call the layers: as asked for, or whole paths where that names others to it too.
+
+    Args:
+        targets: As asked for; empty for query and value projections.
+        model: The base model.
+        sites: The layers that are meant.
+    """
+    if list(targets) == [ALL_LINEAR]:
         return target_names(model, sites)
-    endings = endings_of(sites)
-    return list(targets) or (endings if set(find_sites(model, endings)) == set(sites) else list(sites))
+    names = list(targets) or endings_of(sites)
+    return names if matched(model, names) == set(sites) else list(sites)
 
 
 def _trainable(model: PeftModel) -> dict[str, Factor]:

@@ -22,6 +22,7 @@ __all__ = [
     "RANDOM",
     "RECORD",
     "STATE",
+    "TRAINER",
     "has_checkpoints",
     "last_checkpoint",
     "new_checkpoint",
@@ -34,8 +35,8 @@ ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 RANDOM = "random.safetensors"
 STATE = "state.json"
-_TRAINER = "trainer_state.json"
-_NEEDED = {ADAPTER, OPTIMIZER, RANDOM, STATE, _TRAINER}
+TRAINER = "trainer_state.json"  # the Trainer's own
+_NEEDED = {ADAPTER, OPTIMIZER, RANDOM, STATE, TRAINER}
 _KEPT = 2  # so that one is left if the last is damaged
 _NAME = re.compile(r"checkpoint-(\d{1,18})")
 

@@ -76,7 +76,7 @@ def read_gates(plan: Plan, backbone: Backbone) -> Gates | None:
     gating = plan.method.lead.gating()
     if gating is None:
         return None
-    chat = uses_chat(plan.task, backbone.tokenizer)
+    chat = uses_chat(plan.task, backbone.tokens)
     ids = prompt_ids(backbone, plan.rows, text=gating.text, max_length=plan.options.max_length, chat=chat)
     linear = {**find_sites(backbone.model), **find_sites(backbone.model, plan.options.target_modules)}
     sites = prompt_sites(backbone, linear)

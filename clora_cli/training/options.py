@@ -12,10 +12,12 @@ from typing import Any
 from clora_cli.backbone import DTYPES, QUANTIZE
 from clora_cli.base_model import Kind
 from clora_cli.errors import OptionError
+from clora_cli.intervals import check_size, check_sizes
 from clora_cli.nano import MODEL_NAME
 
-__all__ = ["TrainOptions", "default_lr", "order_of_examples", "run_seed"]
+__all__ = ["TrainOptions", "default_lr", "order_of_examples", "rows_to_read", "run_seed"]
 
+_MOST_ROWS = 10**8  # rows read in a run: their order alone takes a gigabyte
 SCHEDULES = ("linear", "constant", "cosine")
 LEARN = ("last", "all")
 
@@ -98,6 +100,7 @@ class TrainOptions:
         Raises:
             OptionError: If a value is out of range.
         """
+        check_sizes(vars(self))
         at_least_one = {"rank": self.rank, "batch-size": self.batch_size, "grad-accum": self.grad_accum}
         at_least_one |= {"max-length": self.max_length, "max-answer-length": self.max_answer_length}
         for name, value in at_least_one.items():
@@ -150,6 +153,23 @@ def run_seed(seed: int, task: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{task}".encode()).digest()[:4], "big") >> 1
 
 
+def rows_to_read(rows: int, options: TrainOptions) -> int:
+    """Return how many rows a run reads, over all its epochs: a multiple of ``batch_size * grad_accum``.
+
+    Args:
+        rows: Number of training rows, at least 1.
+        options: ``batch_size``, ``grad_accum``, ``epochs`` and ``max_steps``.
+
+    Raises:
+        OptionError: If they are more than anybody reads.
+    """
+    step = options.batch_size * options.grad_accum
+    padded = -(-rows // step) * step
+    wanted = options.max_steps * step if options.max_steps else max(step, round(options.epochs * padded / step) * step)
+    check_size("--epochs or --max-steps, with --batch-size and --grad-accum: rows to read", wanted, _MOST_ROWS)
+    return wanted
+
+
 def order_of_examples(rows: int, options: TrainOptions, seed: int) -> list[int]:
     """Fix the order in which a run reads its rows, over all its epochs.
 
@@ -158,16 +178,18 @@ def order_of_examples(rows: int, options: TrainOptions, seed: int) -> list[int]:
 
     Args:
         rows: Number of training rows, at least 1.
-        options: ``batch_size``, ``grad_accum``, ``epochs`` and ``max_steps``.
+        options: As for ``rows_to_read``.
         seed: From ``run_seed``.
 
     Returns:
-        Row numbers; the length is a multiple of ``batch_size * grad_accum``.
+        Row numbers, as many as ``rows_to_read``.
+
+    Raises:
+        OptionError: As ``rows_to_read``.
     """
     generator = random.Random(seed)
     step = options.batch_size * options.grad_accum
-    padded = -(-rows // step) * step
-    wanted = options.max_steps * step if options.max_steps else max(step, round(options.epochs * padded / step) * step)
+    padded, wanted = -(-rows // step) * step, rows_to_read(rows, options)
     order: list[int] = []
     while len(order) < wanted:
         epoch = list(range(rows))

@@ -17,12 +17,15 @@ from clora_cli.base_model import ModelReference, check_answers, check_base, find
 from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.data.tools import with_model
 from clora_cli.distribution import agree, read_record
-from clora_cli.errors import DataError, MismatchError
+from clora_cli.errors import DataError, MismatchError, OptionError
+from clora_cli.folder_names import folder_problem, twin
+from clora_cli.intake import real_path
+from clora_cli.manifest import WITHHELD
 from clora_cli.methods import Gating
 from clora_cli.package import read_package
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.memory import read_memory
-from clora_cli.training.options import TrainOptions, default_lr, order_of_examples, run_seed
+from clora_cli.training.options import TrainOptions, default_lr, order_of_examples, rows_to_read, run_seed
 
 if TYPE_CHECKING:
     from clora_cli.subspace import Ledger
@@ -103,7 +106,8 @@ class Plan:
         """Optimizer steps of the run; 0 if its method trains nothing."""
         if not self.method.lead.trains:
             return 0
-        return len(self.order) // (self.options.batch_size * self.options.grad_accum)
+        rows = rows_to_read(len(self.rows) + self.remembered, self.options)
+        return rows // (self.options.batch_size * self.options.grad_accum)
 
     def recipe(self) -> dict[str, Any]:
         """Return what decides the result: two runs with equal recipes write equal adapters."""
@@ -139,7 +143,8 @@ class Plan:
         for rows, member in zip(self.memory, self.past, strict=True):
             manifest = member.manifest
             drawn = {"of": manifest["data"]["train_rows"], "seed": manifest["seed"]}
-            found.append({**rows.recorded(), **drawn})
+            kept = {"fingerprint": WITHHELD} if manifest["data"]["fingerprint"] == WITHHELD else {}
+            found.append({**rows.recorded(), **drawn, **kept})
         return found
 
     def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,10 +184,12 @@ def make_plan(options: TrainOptions) -> Plan:
     out = options.out or options.package / task.name
     check_place(out)
     members = read_package([options.package], missing_ok=True)
+    if not out.exists():
+        _check_name(members, out, task.name)
     past, stage = _place(members, options.package, out, task.name)
     for member in past:
         check_base(member.base, reference, member.path)
-    others = [member for member in members if member.path.resolve() != out.resolve()]
+    others = [member for member in members if real_path(member.path) != real_path(out)]
     if method.lead.start != "fresh":
         _check_continues(others if method.lead.start == "shared" else past, options)
     if gating := method.lead.gating():
@@ -201,7 +208,7 @@ def make_plan(options: TrainOptions) -> Plan:
 
 
 def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:
-    same = next((m for m in members if m.path.resolve() == out.resolve()), None)
+    same = next((m for m in members if real_path(m.path) == real_path(out)), None)
     if same is not None and same.stage is not None:
         return [m for m in members if m.stage is not None and m.stage < same.stage], same.stage
     others = [m for m in members if m is not same]
@@ -212,8 +219,20 @@ def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str
     return others, 1 + max((m.stage or 0 for m in others), default=0)
 
 
+def _check_name(members: Sequence[AdapterFolder], out: Path, task: str) -> None:
+    """Refuse a folder that some disk cannot hold beside the others."""
+    if problem := folder_problem(out.name):
+        raise OptionError(f"'{out.name}' cannot be the adapter's folder: {problem}; pass another --out")
+    folders = [member.path.name for member in members if real_path(member.path.parent) == real_path(out.parent)]
+    if other := twin(out.name, folders) or twin(task, [member.task for member in members]):
+        raise MismatchError(
+            f"'{out.name if other in folders else task}' and '{other}', which the package holds, are one name on disks that "
+            "do not tell case or accents apart; rename the data, or train into another --package"
+        )
+
+
 def _dependents(members: Sequence[AdapterFolder], out: Path) -> list[AdapterFolder]:
-    replaced = [member.digest for member in members if member.path.resolve() == out.resolve()]
+    replaced = [member.digest for member in members if real_path(member.path) == real_path(out)]
     return [
         member
         for member in members

@@ -99,13 +99,13 @@ class RunProbe:
         return {name: {site: next(means) for site in found} for name, found in sides.items()}
 
     def stored(self, adapter: int) -> Mapping[str, Tensor]:
-        """Return what an earlier adapter holds in its ``state.safetensors``."""
+        """Return what an earlier adapter holds in its ``state.clora``."""
         return self._plan.parents[adapter].state()
 
     def embeddings(self) -> Tensor:
         """Return E(x) of the training rows, shape (row, hidden), each of norm 1, on the CPU."""
         plan, backbone = self._plan, self._built.backbone
-        chat = uses_chat(plan.task, backbone.tokenizer)
+        chat = uses_chat(plan.task, backbone.tokens)
         ids = prompt_ids(backbone, plan.rows, max_length=plan.options.max_length, chat=chat)
         with undisturbed(self._built.model):
             return embeddings(backbone, ids).cpu()
@@ -150,10 +150,10 @@ class RunProbe:
     def _batch(self, row: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return one row as the model takes it, and its labels."""
         backbone = self._built.backbone
-        inputs = {n: t.to(backbone.device) for n, t in Collator(backbone.tokenizer)([self._items[row]]).items()}
+        inputs = {n: t.to(backbone.device) for n, t in Collator(backbone.tokens)([self._items[row]]).items()}
         labels = inputs.pop("labels")
         if backbone.kind == "seq2seq":
-            inputs["decoder_input_ids"] = backbone.model.prepare_decoder_input_ids_from_labels(labels=labels)
+            inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
         return inputs, labels
 
     def _log_likelihood(self, row: int) -> Tensor:

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 
 from clora_cli.errors import ArtifactError
 from clora_cli.files import read_json
 from clora_cli.processes import gathered, rank
 from clora_cli.tensors import read_tensors, save_tensors
-from clora_cli.training.checkpoints import ADAPTER, OPTIMIZER, RANDOM, STATE, new_checkpoint, start_anew
+from clora_cli.training.checkpoints import ADAPTER, OPTIMIZER, RANDOM, STATE, TRAINER, new_checkpoint, start_anew
 
 __all__ = ["Kept", "ResumableTrainer"]
 
@@ -70,12 +70,15 @@ class ResumableTrainer(Trainer):
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
             (folder / STATE).write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
-            self.state.save_to_json(str(folder / "trainer_state.json"))
+            self.state.save_to_json(str(folder / TRAINER))
 
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         saved, own = read_tensors(Path(resume_from_checkpoint) / ADAPTER), _trainable(self.model)
         with _fitting(resume_from_checkpoint):
+            step = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER)).global_step
+            if Path(resume_from_checkpoint).name != f"checkpoint-{step}":
+                raise ValueError(f"it says that it is of step {step!r}")
             if saved.keys() != own.keys():
                 raise ValueError(f"its adapter has not '{min(saved.keys() ^ own.keys())}' in common with this run's")
             for name, tensor in own.items():

@@ -191,6 +191,8 @@ def _train(plan: Plan, checkpoint: Path | None, progress: Progress) -> _Result:
 
     built = build(plan, progress)
     items = _items(plan, built)
+    for remark in _remarks(plan, built, items):
+        progress.note(f"note: {remark}")
     probe = RunProbe(plan, built, items[: len(plan.rows)], progress)
     penalties = _penalties(plan, built, progress)
     confinement = confine(plan, built, progress)
@@ -286,15 +288,21 @@ def _items(plan: Plan, built: Built) -> list[dict[str, list[int]]]:
     return [
         encode(
             row,
-            backbone.tokenizer,
+            backbone.tokens,
             kind=backbone.prompt_kind,
             max_length=options.max_length,
             max_answer_length=options.max_answer_length,
-            chat=uses_chat(rows.task, backbone.tokenizer),
+            chat=uses_chat(rows.task, backbone.tokens),
         )
         for rows in (plan.drawn, *plan.memory)
         for row in rows.examples
     ]
+
+
+def _remarks(plan: Plan, built: Built, items: list[dict[str, list[int]]]) -> list[str]:
+    tokens = built.backbone.tokens
+    found = tokens.remarks(plan.options.max_length, max(len(item["input_ids"]) for item in items))
+    return [*found, tokens.disagreement] if tokens.disagreement else found
 
 
 def _trainer(plan: Plan, built: Built, items: list[dict[str, list[int]]], **parts: Any) -> PenaltyTrainer:
@@ -305,16 +313,14 @@ def _trainer(plan: Plan, built: Built, items: list[dict[str, list[int]]], **part
     from clora_cli.training.loop import PenaltyTrainer, Rows
 
     backbone = built.backbone
-    shift = backbone.model.prepare_decoder_input_ids_from_labels if backbone.kind == "seq2seq" else None
     trainer = PenaltyTrainer(
         model=built.model,
         args=training_arguments(plan, backbone),
         train_dataset=Rows(items, plan.order),
-        data_collator=Collator(backbone.tokenizer),
-        processing_class=backbone.tokenizer,
+        data_collator=Collator(backbone.tokens),
         gates=built.gates,
         past=[member.task for member in plan.past],
-        decoder_inputs=(lambda labels: shift(labels=labels)) if shift else None,
+        decoder_inputs=backbone.tokens.decoder_inputs if backbone.kind == "seq2seq" else None,
         **parts,
     )
     trainer.remove_callback(PrinterCallback)

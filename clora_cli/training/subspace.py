@@ -104,7 +104,7 @@ class Confinement:
             self._block(self._masks)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the chosen masks, packed, for ``state.safetensors``."""
+        """Return the chosen masks, packed, for ``state.clora``."""
         return {mask_key(site): pack(mask) for site, mask in (self._masks or {}).items()}
 
     def recorded(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clora_cli.transforming.expanding import ExpandOptions, ExpandPlan, expand_packages, plan_expand
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, plan_features
 from clora_cli.transforming.merging import MergeOptions, MergePlan, merge_adapters, plan_merge
-from clora_cli.transforming.taking import FeatureResult, sizes, take_features
+from clora_cli.transforming.taking import FeatureResult, sizes, spots_of, take_features
 from clora_cli.transforming.trimming import TrimOptions, TrimPlan, plan_trim, trim_adapter
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "plan_merge",
     "plan_trim",
     "sizes",
+    "spots_of",
     "take_features",
     "trim_adapter",
 ]

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 from clora_cli.adapter_folder import AdapterFolder, is_adapter
 from clora_cli.errors import MismatchError, OptionError, did_you_mean
 from clora_cli.files import new_folder
+from clora_cli.folder_names import folder_problem, same_on_some_disk
 from clora_cli.locks import NO_PATIENCE, Patience, locked
 from clora_cli.package import read_package
 from clora_cli.progress import Progress, Silent
@@ -53,8 +54,9 @@ class ExpandOptions:
         """
         if self.on_conflict not in _POLICIES:
             raise OptionError(f"--on-conflict {self.on_conflict}: choose one of {', '.join(_POLICIES)}")
-        if odd := next((f"{old}={new}" for old, new in self.rename.items() if not _names_a_folder(new)), None):
-            raise OptionError(f"--rename {odd}: the new name is also a folder's; leave out slashes and a leading dot")
+        for old, new in self.rename.items():
+            if problem := folder_problem(new):
+                raise OptionError(f"--rename {old}={new}: the new name is also a folder's; {problem}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,25 +189,30 @@ def _renamed(members: Sequence[Member], rename: Mapping[str, str]) -> list[Membe
 def _without_conflicts(members: Sequence[Member], policy: str, progress: Progress) -> list[Member]:
     """Give every task one member; the order stays."""
     union: dict[str, Member] = {}
-    taken = {member.task for member in members}
+    taken = {same_on_some_disk(member.task) for member in members}
     for member in members:
         task, path = member.task, member.path
-        if not _names_a_folder(task):
-            raise MismatchError(f"task '{task}' of {path} cannot be a folder's name; pass --rename {path}=NEW")
-        if (first := union.get(task)) is None:
-            union[task] = member
+        if problem := folder_problem(task):
+            raise MismatchError(
+                f"task '{task}' of {path} cannot be a folder's name; pass --rename {path}=NEW, and {problem}"
+            )
+        if (first := union.get(same_on_some_disk(task))) is None:
+            union[same_on_some_disk(task)] = member
         elif twin := next((other for other in union.values() if member.same_as(other)), None):
             progress.note(f"{path} is the same adapter as {twin.path}; it is kept once")
         elif policy == "keep":
             progress.note(f"{path} is left out: {first.path} is another adapter of task '{task}'")
         elif policy == "rename":
-            new = next(name for number in itertools.count(2) if (name := f"{task}-{number}") not in taken)
+            new = next(
+                name for number in itertools.count(2) if same_on_some_disk(name := f"{task}-{number}") not in taken
+            )
             progress.note(f"{path} becomes task '{new}': {first.path} is another adapter of task '{task}'")
-            union[new] = dataclasses.replace(member, task=new)
-            taken.add(new)
+            union[same_on_some_disk(new)] = dataclasses.replace(member, task=new)
+            taken.add(same_on_some_disk(new))
         else:
+            alike = "" if first.task == task else f", which some disks take for '{first.task}'"
             raise MismatchError(
-                f"{first.path} and {path} are different adapters of task '{task}'; "
+                f"{first.path} and {path} are different adapters of task '{task}'{alike}; "
                 f"pass --rename {path}=NEW, or --on-conflict keep or rename"
             )
     return list(union.values())
@@ -229,7 +236,3 @@ def _entries(folder: Path) -> list[Path]:
 
 def _adapters(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".") and is_adapter(path)]
-
-
-def _names_a_folder(name: str) -> bool:
-    return bool(name) and name.isprintable() and not name.startswith(".") and not {"/", "\\"} & set(name)

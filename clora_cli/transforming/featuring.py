@@ -27,6 +27,7 @@ from clora_cli.distribution import (
 )
 from clora_cli.errors import ArtifactError, DataError, OptionError
 from clora_cli.files import differences
+from clora_cli.intervals import check_sizes
 from clora_cli.package import find_base
 from clora_cli.privacy import Guarantee
 from clora_cli.progress import Progress
@@ -99,6 +100,7 @@ class FeatureOptions:
         Raises:
             OptionError: If a value is not one of those allowed, or two exclude each other.
         """
+        check_sizes(vars(self))
         for name, value, allowed in (
             ("source", self.source, SOURCES),
             ("pool", self.pool, POOLS),

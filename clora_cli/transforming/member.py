@@ -10,8 +10,10 @@ from typing import Any
 
 from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.errors import ArtifactError, OptionError
-from clora_cli.files import sha256, to_json
+from clora_cli.files import read_json, sha256, to_json
+from clora_cli.intake import real_path
 from clora_cli.manifest import MANIFEST
+from clora_cli.side_files import current_name
 from clora_cli.steady import unchanged
 from clora_cli.transforming.routable import Routable
 
@@ -65,7 +67,8 @@ class Member:
         """Return its ``clora.json`` in the union; None for a bare PEFT folder, which gets none."""
         if self.is_bare:
             return None
-        return to_json({**self.folder.manifest, "task": self.task, "stage": self.stage, "origin": self.origin})
+        place = {"task": self.task, "stage": self.stage, "origin": self.origin}
+        return to_json({**self.folder.manifest, **place, "files": self._known})
 
     def same_as(self, other: Member) -> bool:
         """Tell whether both are one adapter: equal tensors under equal scalings."""
@@ -74,7 +77,7 @@ class Member:
         )
 
     def write(self, target: Path) -> None:
-        """Write it as a new folder: every file as it is but the manifest, which comes last.
+        """Write it as a new folder: every file as it is, under its present name, but the manifest, which comes last.
 
         Raises:
             ArtifactError: If a file of it cannot be read any more.
@@ -82,8 +85,10 @@ class Member:
         """
         target.mkdir()
         with unchanged(self.path, self.folder.seen):
-            for name in sorted({*files_of(self.path), *self._known} - {MANIFEST}):
-                copy_file(self.path / name, target / name)
+            files = {current_name(name): self.path / name for name in self.folder.manifest.get("files", {})}
+            for name, file in sorted((files | files_of(self.path)).items()):
+                if name != MANIFEST:
+                    copy_file(file, target / name)
         if (manifest := self.manifest()) is not None:
             (target / MANIFEST).write_text(manifest, encoding="utf-8")
 
@@ -104,13 +109,15 @@ class Member:
     @property
     def _known(self) -> Mapping[str, str]:
         # Reading the manifest has compared these checksums with the files.
-        return dict(self.folder.manifest.get("files", {}))
+        return {current_name(name): digest for name, digest in self.folder.manifest.get("files", {}).items()}
 
     def _equal(self, there: Path, source: Path) -> bool:
         if source.name == MANIFEST:
-            return there.read_bytes() == (self.manifest() or "").encode()
+            found = read_json(there, "manifest")
+            files = {current_name(name): digest for name, digest in dict(found.get("files") or {}).items()}
+            return to_json({**found, "files": files}) == self.manifest()
         same_size = there.stat().st_size == source.stat().st_size
-        return same_size and sha256(there) == (self._known.get(source.name) or sha256(source))
+        return same_size and sha256(there) == (self._known.get(current_name(source.name)) or sha256(source))
 
 
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:
@@ -119,17 +126,20 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
     Raises:
         OptionError: If it is.
     """
-    place = out.resolve()
+    place = real_path(out)
     for path in inputs:
-        source = path.resolve()
+        source = real_path(path)
         if place.is_relative_to(source) or source.is_relative_to(place):
             where = "is" if place == source else "lies in" if place.is_relative_to(source) else "holds"
             raise OptionError(f"--out {out} {where} {path}, which is read and never changed; choose another --out")
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Return a folder's own files by name, without hidden ones."""
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
+    """Return a folder's own files by their present names, without hidden ones."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    # What stands there under its present name goes before what is left of an earlier one.
+    files.sort(key=lambda path: path.name == current_name(path.name))
+    return {current_name(path.name): path for path in files}
 
 
 def copy_file(source: Path, target: Path) -> None:

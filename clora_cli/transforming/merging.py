@@ -16,12 +16,13 @@ from clora_cli.base_layers import BaseLayers
 from clora_cli.base_model import ModelReference, check_base, same_base
 from clora_cli.data import origins_of
 from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.locks import NO_PATIENCE, Patience
+from clora_cli.intervals import check_sizes
+from clora_cli.locks import NO_PATIENCE, Patience, locked
 from clora_cli.lora import Factor, sharing
 from clora_cli.merges import SEED, Merged, Merger
 from clora_cli.package import base_at_hand, find_base
 from clora_cli.progress import Advance, Progress, Silent
-from clora_cli.transforming.alone import writing_alone
+from clora_cli.spots import place
 
 __all__ = ["DTYPES", "MergeOptions", "MergePlan", "merge_adapters", "plan_merge"]
 
@@ -63,6 +64,7 @@ class MergeOptions:
         Raises:
             OptionError: If a value is out of range or two exclude each other.
         """
+        check_sizes(vars(self))
         if self.rank < 0:
             raise OptionError(f"--rank {self.rank}: give a whole number of at least 1")
         if sum((bool(self.rank), self.dense, self.into_model)) > 1:
@@ -131,6 +133,8 @@ class MergePlan:
         fullest = max(records, key=len)
         if self.reference is not None:
             fullest |= {"fingerprint": self.reference.fingerprint, "kind": self.reference.kind}
+        # PEFT leaves out the name of a model that it was given in memory.
+        fullest["id"] = fullest.get("id") or (self.reference.id if self.reference else "")
         return fullest
 
     def recipe(self) -> dict[str, Any]:
@@ -223,7 +227,6 @@ def merge_adapters(
     argv: Sequence[str] = (),
     progress: Progress | None = None,
     patience: Patience = NO_PATIENCE,
-    package: Path | None = None,
 ) -> tuple[Path, Mapping[str, Any], bool]:
     """Carry out a plan.
 
@@ -233,7 +236,6 @@ def merge_adapters(
         argv: The command line, for the manifest.
         progress: Who to tell.
         patience: What to do if another process writes there.
-        package: The package that was read as a whole, if the result becomes a member of it.
 
     Returns:
         The folder, its record (``energy`` where the rank was cut, ``left_out`` of a whole model), and whether it was made now
@@ -248,7 +250,7 @@ def merge_adapters(
     out, progress = plan.options.out, progress or Silent()
     if (there := _there(plan, force)) is not None:
         return there
-    with writing_alone(out, package, plan.members, patience=patience, progress=progress):
+    with locked([place(out)], patience=patience, progress=progress):
         if (there := _there(plan, force)) is not None:  # another process has made it meanwhile
             return there
         with progress.track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:

@@ -81,7 +81,7 @@ def check_bases(members: Sequence[AdapterFolder]) -> None:
 
 
 def check_routable(members: Sequence[AdapterFolder]) -> list[Routable | None]:
-    """Check that inputs can be routed among adapters in a way that all have in common, reading no factor.
+    """Check that adapters are whole and that inputs can be routed among them in a way that all have in common.
 
     Feature distributions that compare are one way, task vectors another.
 
@@ -92,11 +92,12 @@ def check_routable(members: Sequence[AdapterFolder]) -> list[Routable | None]:
         What matters of each one's distribution; None for one that has a task vector alone.
 
     Raises:
-        ArtifactError: If one has no distribution, or a damaged one; with the command that gives it one.
+        ArtifactError: If one is damaged, or has no distribution; with the command that gives it one.
         MismatchError: If two distributions do not compare, or an adapter is more than a LoRA.
     """
     for member in members:
         _check_plain(member)
+        member.check_numbers()
     found = {member: _read(member) for member in members if member.features.is_file()}
     if not _have_task_vectors(members):
         _check_distributions(members, found)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from clora_cli import __version__
-from clora_cli.adapter_folder import AdapterFolder
+from clora_cli.adapter_folder import AdapterFolder, is_adapter
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
 from clora_cli.data import Example, Rows, load_task, uses_chat
@@ -21,20 +21,20 @@ from clora_cli.distribution import Distribution
 from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError, ReplacedError
 from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
 from clora_cli.locks import NO_PATIENCE, Patience, locked
+from clora_cli.manifest import withhold
 from clora_cli.meeting import agree, together
 from clora_cli.nano.tasks import ORDER
-from clora_cli.package import marks
+from clora_cli.package import changed, marks
 from clora_cli.places import Places, places_of
 from clora_cli.privacy import Ball, noise_multiplier, release
 from clora_cli.processes import is_main_process
 from clora_cli.progress import Progress, Silent
-from clora_cli.spots import inside
+from clora_cli.spots import Spot, inside
 from clora_cli.statistics import Moments
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State
 
-__all__ = ["FeatureResult", "sizes", "take_features"]
+__all__ = ["FeatureResult", "sizes", "spots_of", "take_features"]
 
-_ANY = 1 << 30  # tokens: no limit
 _PUBLIC_ROWS = 8  # of each bundled task: 64 texts place a ball well enough, and cost two batches
 
 
@@ -54,7 +54,11 @@ class FeatureResult:
 
 
 def take_features(
-    plan: FeaturePlan, progress: Progress | None = None, *, patience: Patience = NO_PATIENCE
+    plan: FeaturePlan,
+    progress: Progress | None = None,
+    *,
+    patience: Patience = NO_PATIENCE,
+    packages: Sequence[Path] = (),
 ) -> list[FeatureResult]:
     """Carry out a plan, with one load of the base model; several processes share each pass out.
 
@@ -64,6 +68,7 @@ def take_features(
         plan: From ``plan_features``.
         progress: Who to tell.
         patience: What to do if another process writes to one of the adapters.
+        packages: Packages that were read as a whole: nothing may become a member of one meanwhile and be left out.
 
     Returns:
         One result for each of the plan's jobs, in their order.
@@ -79,9 +84,12 @@ def take_features(
     todo = [job for job in plan.jobs if job.state != "up to date"]
     written = 0
     try:
+        if plan.options.privacy is not None and is_main_process():
+            with _alone(plan, packages, patience, progress):
+                _withhold(plan, progress)
         if todo:
             _warn(plan, todo, progress)
-            with _alone(todo, patience, progress), together(pick_device(plan.options.device)):
+            with _alone(plan, packages, patience, progress), together(pick_device(plan.options.device)):
                 for job, distribution in _taken(plan, todo, progress):
                     results[job] = FeatureResult(job.member, job.state, distribution)
                     written += 1
@@ -93,14 +101,18 @@ def take_features(
 
 
 @contextlib.contextmanager
-def _alone(todo: Sequence[FeatureJob], patience: Patience, progress: Progress) -> Iterator[None]:
+def _alone(plan: FeaturePlan, packages: Sequence[Path], patience: Patience, progress: Progress) -> Iterator[None]:
     """Keep other writers off the adapters; the first process does that for all."""
     if not is_main_process():
         yield
         return
-    with locked([inside(job.member.path) for job in todo], patience=patience, progress=progress):
-        if odd := next((job for job in todo if job.outdated), None):
-            raise ReplacedError(f"{odd.member.path} changed after it was read; try again")
+    members = [job.member for job in plan.jobs]
+    with locked(spots_of(members, packages), patience=patience, progress=progress):
+        inner = {path: [one for one in members if one.path.parent.resolve() == path.resolve()] for path in packages}
+        odd = [path for path, read in inner.items() if changed(path, read)]
+        odd += [job.member.path for job in plan.jobs if job.outdated]
+        if odd:
+            raise ReplacedError(f"{odd[0]} changed after it was read; try again")
         yield
 
 
@@ -120,6 +132,14 @@ def _facts(plan: FeaturePlan) -> dict[str, Any]:
     }
 
 
+def spots_of(members: Sequence[AdapterFolder], packages: Sequence[Path]) -> list[Spot]:
+    """Return what has one writer at a time where distributions go: packages, and adapters that were named by themselves."""
+    whole = {path.resolve() for path in packages}
+    return [inside(path) for path in whole] + [
+        inside(member.path) for member in members if member.path.parent.resolve() not in whole
+    ]
+
+
 def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
     """Work out, on a model without weights, the sites of each job and the widths of their features.
 
@@ -134,6 +154,19 @@ def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
         shapes = {site: linear_shape(backbone.model.get_submodule(site)) for site in sites}
         found[job] = {site: shape[0] for site, shape in shapes.items() if shape is not None}
     return found
+
+
+def _withhold(plan: FeaturePlan, progress: Progress) -> None:
+    """Take the checksums of the private rows out of the adapters' manifests, and out of those in the same packages."""
+    secret = {rows.task.fingerprint for job in plan.jobs for rows in job.rows}
+    given = [job.member.path for job in plan.jobs]
+    beside = [
+        path for package in {one.parent for one in given} for path in sorted(package.iterdir()) if is_adapter(path)
+    ]
+    real = {path.resolve() for path in given}
+    changed = [path for path in dict.fromkeys((*given, *beside)) if withhold(path, secret)]
+    if others := [str(path) for path in changed if path.resolve() not in real]:
+        progress.note(f"note: the checksum of these rows is withheld in {', '.join(others)} too, which trained on them")
 
 
 def _taken(
@@ -155,7 +188,7 @@ def _taken(
         moments = _moments(backbone, job, sites[job], own, options, progress)
         distribution = Distribution(moments, _record(job, own, options))
         if is_main_process():
-            distribution.write(job.member.features)
+            job.member.give_features(distribution)
         yield job, distribution
 
 
@@ -167,7 +200,7 @@ def _moments(
     options: FeatureOptions,
     progress: Progress,
 ) -> dict[str, Moments]:
-    ids = [tokens for rows in job.rows for tokens in _ids(backbone, rows, options)]
+    ids = [tokens for rows in job.rows for tokens in _ids(backbone, rows, options, progress)]
     bank = AdapterBank(backbone.model)
     bank.activate([job.member.on(bank.places).deltas()] if options.source == "adapted" else [])
     change = {"change": lambda site, vectors: balls[site].clipped(vectors)} if balls else {}
@@ -189,9 +222,9 @@ def _moments(
 def _public_balls(backbone: Backbone, sites: Sequence[str], options: FeatureOptions) -> dict[str, Ball]:
     """Return where the features of texts that come with clora lie: known to everybody, whatever the private inputs."""
     clip = options.privacy.clip if options.privacy else 1.0
-    longest = int(min(options.max_length, _most_tokens(backbone)))
+    longest = backbone.tokens.most(options.max_length)
     # Cut to fit rather than refused: their instructions are not the user's to shorten.
-    examples = prompt_ids(backbone, _public_examples(), text=options.text, max_length=_ANY)
+    examples = prompt_ids(backbone, _public_examples(), text=options.text, max_length=None)
     ids = [tokens[:longest] for tokens in examples]
     found: dict[str, list[torch.Tensor]] = {site: [] for site in sites}
     for _, features in read_features(backbone, ids, sites, pool=options.pool, batch_size=options.batch_size):
@@ -205,26 +238,12 @@ def _public_examples() -> list[Example]:
     return [row for name in ORDER for row in load_task(name).train[:_PUBLIC_ROWS]]
 
 
-def _ids(backbone: Backbone, rows: Rows, options: FeatureOptions) -> list[list[int]]:
-    chat = uses_chat(rows.task, backbone.tokenizer)
+def _ids(backbone: Backbone, rows: Rows, options: FeatureOptions, progress: Progress) -> list[list[int]]:
+    chat = uses_chat(rows.task, backbone.tokens)
     ids = prompt_ids(backbone, rows.examples, text=options.text, max_length=options.max_length, chat=chat)
-    most = _most_tokens(backbone)
-    if (longest := max(map(len, ids))) > most:
-        raise OptionError(
-            f"an input has {longest} tokens, base model '{backbone.reference.id}' takes {most:g}; pass --max-length {most:g}"
-        )
+    for remark in backbone.tokens.remarks(options.max_length, max(map(len, ids), default=0)):
+        progress.note(f"note: {rows.task.name}: {remark}")
     return ids
-
-
-def _most_tokens(backbone: Backbone) -> float:
-    """Return how many positions a base model knows; infinity where they are relative."""
-    model = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
-    most = getattr(model.config, "max_position_embeddings", None) or math.inf
-    # RoBERTa and its like count positions from behind the padding's own.
-    first = next(
-        (getattr(m, "padding_idx", None) for n, m in model.named_modules() if n.endswith("position_embeddings")), None
-    )
-    return float(most - (0 if first is None else first + 1))
 
 
 def _sites(backbone: Backbone, member: AdapterFolder, options: FeatureOptions) -> list[str]:

@@ -14,18 +14,21 @@ import torch
 from torch import Tensor
 
 from clora_cli import registry
-from clora_cli.adapter_folder import STATE, WEIGHTS, AdapterFolder, check_place, finished
-from clora_cli.distribution import FEATURES
-from clora_cli.errors import ArtifactError, OptionError
+from clora_cli.adapter_folder import WEIGHTS, AdapterFolder, check_place, finished
+from clora_cli.adapter_tensors import read_copies
+from clora_cli.errors import OptionError, ReplacedError
 from clora_cli.files import new_folder, sha256, to_json
-from clora_cli.locks import NO_PATIENCE, Patience
+from clora_cli.intervals import check_sizes
+from clora_cli.locks import NO_PATIENCE, Patience, locked
 from clora_cli.lora import Factor, factor_keys
 from clora_cli.manifest import MANIFEST, SCHEMA
+from clora_cli.package import changed
 from clora_cli.progress import Progress, Silent
+from clora_cli.side_files import FEATURES, STATE
+from clora_cli.spots import inside, place
 from clora_cli.steady import unchanged
 from clora_cli.subspace import mask_key, pack, read_masks
 from clora_cli.tensors import save_tensors
-from clora_cli.transforming.alone import writing_alone
 from clora_cli.transforming.cuts import Cut, pulls, side_of
 from clora_cli.transforming.member import check_apart, copy_file, files_of
 from clora_cli.transforming.routable import check_bases
@@ -66,6 +69,7 @@ class TrimOptions:
         Raises:
             OptionError: If one does not fit.
         """
+        check_sizes(vars(self))
         if self.on not in _SIDES:
             raise OptionError(f"--on {self.on}: choose one of {', '.join(_SIDES)}")
         if self.scope not in _SCOPES:
@@ -100,7 +104,7 @@ class TrimPlan:
         """All competitions, side by side: one a side, or one a site.
 
         Raises:
-            CloraError: If an entry is no finite number, or nothing would be left of a side.
+            CloraError: If nothing would be left of a side.
         """
         groups = [list(self.factors)] if self.options.scope == "all" else [[site] for site in self.factors]
         pulled = pulls(self.factors, self.reference, self.sides) if self.reference else {}
@@ -151,7 +155,7 @@ class TrimPlan:
         Raises:
             CloraError: If a file cannot be read or written.
         """
-        tensors, state = {}, self.member.state()
+        tensors, state = read_copies(self.member.weights), self.member.state()
         for site, factor in self.factors.items():
             for side, key, value in zip(
                 "AB", factor_keys(site, site in self.member.embeddings), (factor.a, factor.b), strict=True
@@ -174,8 +178,6 @@ class TrimPlan:
     def _cut(self, side: str, sites: Sequence[str], pulled: Mapping[tuple[str, str], Tensor]) -> Cut:
         factors = {site: side_of(self.factors[site], side) for site in sites}
         values = torch.cat([value.flatten().float() for value in factors.values()])
-        if not bool(values.isfinite().all()):
-            raise ArtifactError(f"lora_{side} of adapter {self.member.path} has entries that are no finite numbers")
         reference = torch.cat([pulled[side, site].flatten() for site in sites]) if pulled else None
         name = f"{self.options.seed}/{side}/{'' if self.options.scope == 'all' else sites[0]}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
@@ -225,7 +227,7 @@ def plan_trim(
     if len(others) < len(reference):
         progress.note(f"{member.path} itself is no part of its reference")
     check_bases([member, *others])
-    plan = TrimPlan(options, trim, member, member.factors(), others)
+    plan = TrimPlan(options, trim, member, member.factors(compare=False), others)
     _check_shared(member, plan.sides, progress)
     return plan
 
@@ -236,7 +238,7 @@ def trim_adapter(
     force: bool = False,
     progress: Progress | None = None,
     patience: Patience = NO_PATIENCE,
-    package: Path | None = None,
+    around: tuple[Path, Sequence[AdapterFolder]] | None = None,
 ) -> tuple[Path, bool]:
     """Carry out a plan.
 
@@ -245,7 +247,7 @@ def trim_adapter(
         force: Replace another adapter at its place.
         progress: Told if the folder was there and has another feature distribution.
         patience: What to do if another process writes there.
-        package: The package that was read as a whole, if the result becomes a member of it.
+        around: The package that was read as the reference and that the result becomes a member of, with its members.
 
     Returns:
         The folder, and whether it was made now (False: it was there).
@@ -257,7 +259,9 @@ def trim_adapter(
     check_place(out)
     if not force and _is_there(plan, progress):
         return out, False
-    with writing_alone(out, package, [plan.member, *plan.reference], patience=patience, progress=progress):
+    with locked([inside(around[0]) if around else place(out)], patience=patience, progress=progress):
+        if around and changed(*around):
+            raise ReplacedError(f"package {around[0]} changed after it was read; try again")
         if not force and _is_there(plan, progress):  # another process has made it meanwhile
             return out, False
         with new_folder(out) as folder:

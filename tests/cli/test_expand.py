@@ -15,7 +15,8 @@ from support import contents, data_of, write_random_adapter
 from clora_cli import cli
 from clora_cli.cli.expand import expand
 from clora_cli.cli.stat_features import stat_features
-from clora_cli.distribution import FEATURES, Distribution
+from clora_cli.distribution import Distribution
+from clora_cli.side_files import FEATURES
 from clora_cli.statistics import Moments
 
 
@@ -36,7 +37,7 @@ def write(here, backbone) -> Callable[..., None]:
         folder = here / path
         write_random_adapter(folder, base, stage=stage + seed, manifest={"stage": stage})
         model = {"id": base.reference.id, "fingerprint": base.reference.fingerprint, "kind": "causal"}
-        record = {"base_model": model, "source": "base", "pool": "prompt-mean", "text": "prompt"}
+        record = {"base_model": model, "source": "base", "pool": "prompt-mean", "text": "prompt", "max_length": 64}
         moments = {"model.layers.0.self_attn.q_proj": Moments.of(torch.randn(6, 4))}
         Distribution(moments, {**record, "second_moment": "none", "data": []}).write(folder / FEATURES)
 

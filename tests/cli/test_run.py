@@ -66,7 +66,7 @@ def test_a_run_writes_the_folders_of_the_single_commands(done):
         assert {f"{method}/seed-42/adapters/{task}/clora.json" for task in ("first", "second")} <= found
         assert {f"{method}/seed-42/scores/1-first.json", f"{method}/seed-42/scores/2-second.json"} <= found
     assert not any("/." in path for path in found)
-    assert "per-task/seed-42/adapters/first/features.safetensors" in found
+    assert "per-task/seed-42/adapters/first/features.clora" in found
     costs = [json.loads(line) for line in (folder / "runs/tiny/cost.jsonl").read_text().splitlines()]
     assert len(costs) == 10
     assert all(cost["seconds"] > 0 and cost["peak_memory_bytes"] > 50e6 for cost in costs)

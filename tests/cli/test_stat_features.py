@@ -11,7 +11,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from support import contents
 
-from clora_cli.distribution import FEATURES, read_distribution
+from clora_cli.distribution import read_distribution
+from clora_cli.side_files import FEATURES
 
 ON_CPU = ("--device", "cpu")
 
@@ -25,12 +26,12 @@ def test_the_call_without_options_gives_every_adapter_its_own_tasks_means(clora,
     result = clora("stat-features", "adapters", *ON_CPU)
     assert (result.code, result.out.splitlines()) == (
         0,
-        [f"adapters/{task}/features.safetensors  (24 rows, 4 sites, means; made)" for task in ("first", "second")],
+        [f"adapters/{task}/features.clora  (24 rows, 4 sites, means; made)" for task in ("first", "second")],
     )
     assert {name: content for name, content in contents(package).items() if FEATURES not in name} == before
     again = clora("stat-features", *sorted(package.iterdir()), *ON_CPU)
     assert [line.rpartition("; ")[2] for line in again.out.splitlines()] == ["up to date)", "up to date)"]
-    assert clora("stat-features", "adapters/first", "-q", *ON_CPU).out == "adapters/first/features.safetensors\n"
+    assert clora("stat-features", "adapters/first", "-q", *ON_CPU).out == "adapters/first/features.clora\n"
 
 
 def test_data_is_said_for_one_adapter_or_by_its_task(clora, package, tasks):
@@ -58,7 +59,7 @@ def test_a_private_release_says_so_and_where_the_budget_goes(clora, package):
     private = ("--dp-epsilon", 8, "--dp-delta", 1e-5)
     result = clora("stat-features", "adapters/first", *private, *ON_CPU)
     assert result.out == (
-        "adapters/first/features.safetensors  (24 rows, 4 sites, means, private with epsilon 8 and delta 1e-05; made)\n"
+        "adapters/first/features.clora  (24 rows, 4 sites, means, private with epsilon 8 and delta 1e-05; made)\n"
     )
     assert "note: 4 sites share the privacy budget; with --layer and --module fewer get less noise each" in result.err
     one = clora("stat-features", "adapters/second", *private, "--layer", "last", "--module", "v_proj", *ON_CPU)
@@ -70,7 +71,7 @@ def test_a_private_release_says_so_and_where_the_budget_goes(clora, package):
 def test_dry_run_tells_the_plan_and_writes_nothing(clora, package):
     result = clora("stat-features", "adapters", "--second-moment", "full", "-b", 10, "--dry-run", *ON_CPU)
     assert result.out.splitlines()[0] == (
-        "adapters/first/features.safetensors: 24 rows of first in 3 batches, 4 sites, 11 KiB; would be made"
+        "adapters/first/features.clora: 24 rows of first in 3 batches, 4 sites, 11 KiB; would be made"
     )
     data = json.loads(clora("stat-features", "adapters/first", "--dry-run", "--json", *ON_CPU).out)
     assert data["schema"] == "clora.plan/1"
@@ -143,7 +144,7 @@ def test_a_damaged_file_is_told_and_replaced_by_force(clora, package):
     (package / "first" / FEATURES).write_bytes(whole[:-3])
     result = clora("stat-features", "adapters", *ON_CPU)
     assert (result.code, result.err.count("\n")) == (3, 1)
-    assert "first/features.safetensors is damaged" in result.err
+    assert "first/features.clora is damaged" in result.err
     assert clora("stat-features", "adapters", "--force", *ON_CPU).code == 0
     assert (package / "first" / FEATURES).read_bytes() == whole
 
@@ -176,6 +177,6 @@ def test_ctrl_c_ends_in_one_line_with_what_is_complete(package, here):
         "error: interrupted with 1 of 2 feature distributions written; give the same command again"
     )
     assert features(package).count == 600
-    assert sorted(path.name for path in package.glob("*/*.safetensors")) == sorted(
+    assert sorted(path.name for path in package.glob("*/*") if path.suffix in {".safetensors", ".clora"}) == sorted(
         ["adapter_model.safetensors"] * 2 + [FEATURES]
     )

@@ -136,6 +136,14 @@ def test_the_benchmark_layout_reads_other_names_of_splits_and_names_the_rest(fol
     assert task.notes == ("columns not used: source (30 rows)", "not used in mine: test_hard.json (3 rows)")
 
 
+def test_a_natural_instructions_file_may_be_compressed_and_names_what_it_does_not_use(folder: Path) -> None:
+    rows = [{"id": str(i), "input": f"text {i}", "output": ["a"], "level": 3} for i in range(20)]
+    task = {"Definition": ["Do it."], "Instances": rows}
+    (folder / "task999_x.json.gz").write_bytes(gzip.compress(json.dumps(task).encode()))
+    read_back = load_task("task999_x.json.gz")
+    assert read_back.name == "task999" and told(read_back) == ["columns not used: level (20 rows)"]
+
+
 def test_splits_that_datasets_saved_under_other_names(folder: Path) -> None:
     import datasets
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from clora_cli.data import Example, Rows, Task, encode, encode_prompt, load_task
+from clora_cli.data.streams import row_file
 from clora_cli.data.templates import each_answer
 from clora_cli.data.tools import renderable
 from clora_cli.errors import DataError
@@ -265,6 +266,7 @@ def test_data_sets_are_read_as_llama_factorys_registry_describes_them(registry: 
     task = load_task(name)
     assert task.name == Path(name).stem and first(task).prompt == prompt and first(task).references == ("a",)
     assert "columns are read as dataset_info.json names them" in task.notes
+    assert row_file(name) is None  # its rows are not read without their columns
 
 
 def test_a_registry_of_several_data_sets_asks_which(registry: Path) -> None:

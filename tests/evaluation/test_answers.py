@@ -7,7 +7,9 @@ import torch
 from support import FAMILIES
 
 from clora_cli.data import encode_answer, load_task
-from clora_cli.evaluation.answers import Prompts, _likelihood_causal, _likelihood_seq2seq, generate, rank_labels
+from clora_cli.evaluation.answers import generate, rank_labels
+from clora_cli.evaluation.likelihoods import Likelihoods
+from clora_cli.evaluation.prompts import Prompts
 
 
 @pytest.fixture
@@ -45,12 +47,10 @@ def test_ranking_equals_a_naive_loop(backbone, task, family, batch_size):
     assert len({len(ids) for ids in prompts.ids}) > 1
     assert len({len(ids) for ids in prompts.labels}) > 1
     expected = naive_likelihoods(base, prompts, task.labels)
-    width = max(map(len, prompts.labels))
-    padded = torch.tensor([ids + [-100] * (width - len(ids)) for ids in prompts.labels])
-    likelihood = _likelihood_seq2seq if base.kind == "seq2seq" else _likelihood_causal
+    likelihoods = Likelihoods(base, prompts.labels)
     with torch.no_grad():
         for rows, batch in prompts.batches():
-            found = likelihood(base.model, batch, padded)
+            found = likelihoods.of(batch)
             assert torch.allclose(found.double(), expected[rows], rtol=1e-5, atol=1e-5)
     done = []
     ranked = rank_labels(prompts, task.labels, done.append)

@@ -143,7 +143,7 @@ def test_open_ended_tasks_are_scored_by_rouge_l(tmp_path, package, monkeypatch):
     task = load_task(str(path), metric="rouge-l")
     lengths = []
 
-    def half(prompts, length, done, before):
+    def half(prompts, length, done, before, cut):
         lengths.append(length)
         return [" ".join(row.references[0].split()[:2]) for row in prompts.examples]
 

@@ -254,9 +254,9 @@ def test_vectors_of_two_lengths_are_refused(package, tmp_path):
     from safetensors.torch import load_file, save_file
 
     base, path = package()
-    state = load_file(path / "second" / "state.safetensors")
+    state = load_file(path / "second" / "state.clora")
     shutil.copytree(path / "second", tmp_path / "odd")
-    save_file({**state, "task_vector": torch.ones(5)}, tmp_path / "odd" / "state.safetensors")
+    save_file({**state, "task_vector": torch.ones(5)}, tmp_path / "odd" / "state.clora")
     odd = AdapterFolder(tmp_path / "odd", *_settings(read_adapter(path / "second")))
     with pytest.raises(MismatchError, match=r"differ in length \(32 and 5\)"):
         Guide(base.reference, [members_of(path)[0], odd], VECTOR)

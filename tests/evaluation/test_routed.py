@@ -113,7 +113,7 @@ def test_adapted_features_decide_within_the_pass_that_answers(package, tasks, fa
     prompts = Prompts.encode(base, task, task.test, 64, 4)
     adapted = answers_under(base, members, RouteOptions(similarity="l2", top_k=0), prompts)
     for member in members:
-        record = member.path / "features.safetensors"
+        record = member.path / "features.clora"
         assert record.exists()
     first_layer = RouteOptions(similarity="l2", top_k=0)
     guide = Guide(base.reference, members, first_layer, backbone=base)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from clora_cli.errors import OptionError
@@ -54,3 +56,32 @@ def test_values_have_types(text, read, told):
         getattr(read_document(text, "f.yaml").mapping("it")["a"], read)("a")
     assert str(info.value).startswith("f.yaml:1: ")
     assert told in str(info.value)
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{n}: &{n} [{','.join([f'*{m}'] * 10)}]\n" for m, n in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (BOMB, "too large for a recipe"),
+        ("a: " + "[" * 5000 + "]" * 5000, ""),
+        ("a: !!timestamp x", "'x' is no text, number, true or false; put it in quotes"),
+        ("a: 2020-01-01", "'2020-01-01' is no text"),
+        ("a: !!binary aGk=", "is no text"),
+        ("a: .inf", "beyond all numbers that are of use here"),
+        ("a: .nan", "beyond all numbers"),
+        ("a: 1" + "0" * 300, "beyond all numbers"),
+        ("a: 1" + "0" * 5000, "is no text, number"),
+        ("a: 1" + ":1" * 5000, ""),
+    ],
+)
+def test_values_that_no_recipe_has_are_refused_at_once(text, told):
+    start = time.process_time()
+    with pytest.raises(OptionError) as info:
+        read_document(text, "f.yaml").mapping("it")["a"].whole("a")
+    assert time.process_time() - start < 2
+    assert str(info.value).startswith("f.yaml:") and told in str(info.value)
+    assert "\n" not in str(info.value) and len(str(info.value)) < 500

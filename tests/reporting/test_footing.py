@@ -138,3 +138,11 @@ def test_a_report_shows_it_in_every_form(monkeypatch):
     told = "unequal protocols: lr: 0.001 (o-lora), 0.01 (n-lora)"
     assert f"## Unequal footing\n\n- {told}\n" in report.text()
     assert report.data()["footing"] == [told]
+
+
+def test_a_manifest_may_leave_things_open():
+    bare = {"task": "a", "base_model": {}, "data": {"name": "a"}, "lora": {}, "training": {}}
+    assert protocol_of([bare]) == {"a": {}}
+    assert protocol_of([bare | {"training": {"max_steps": 3, "lr": 0.1}}]) == {"a": {"steps": 3, "lr": 0.1}}
+    assert protocol_of([{"task": "a", "data": {"merged": ["a"]}}]) == {}
+    assert unequal({"one": protocol_of([bare]), "two": protocol_of([manifest("a", 1, "o-lora")])}) == []

@@ -161,7 +161,7 @@ def test_the_distribution_is_that_of_the_training_rows_under_the_bare_base_model
     record = read_record(folder.features)
     assert (record["data"][0]["name"], record["data"][0]["rows"]) == ("first", 11)
     assert folder.manifest["method"]["route"]["similarity"] == "l2"
-    assert "features.safetensors" not in folder.manifest["files"]
+    assert "features.clora" not in folder.manifest["files"]
 
 
 @pytest.mark.parametrize("train_rows", [0, 11])

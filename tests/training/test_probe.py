@@ -160,7 +160,7 @@ def test_relations_are_logged_and_the_vector_is_kept(plan_for, past, backbone, f
     assert {name: (tuple(t.shape), t.dtype) for name, t in state.items()} == {
         "attribution": ((64 * (2 if family == "llama" else 4),), torch.float32)
     }
-    assert "state.safetensors" in folder.manifest["files"]
+    assert "state.clora" in folder.manifest["files"]
     loaded = PeftModel.from_pretrained(backbone(family).model, folder.path)
     stored = load_file(folder.path / "adapter_model.safetensors")
     assert len(stored) == sum(".lora_" in name for name, _ in loaded.named_parameters())
@@ -202,7 +202,7 @@ def test_a_damaged_checkpoint_of_relations_is_told(plan_for, past):
         train_task(plan, progress=Signals(after=3))
     for path in plan.work.rglob("relations.safetensors"):
         path.write_bytes(b"nothing")
-    with pytest.raises(CloraError, match=r"relations.safetensors is damaged"):
+    with pytest.raises(CloraError, match=r"relations\.safetensors is not the file that was written"):
         train_task(plan, resume=True)
 
 
@@ -222,7 +222,7 @@ def test_methods_compose(plan_for, past, method):
     folder, _ = train_task(plan_for(method=method))
     one, other = method.split("+")
     assert {f"penalty/{one}", f"penalty/{other}"} < set(folder.manifest["scores"]["last_step"])
-    assert ("state.safetensors" in contents(folder.path)) == ("aso-lora" in method)
+    assert ("state.clora" in contents(folder.path)) == ("aso-lora" in method)
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "gpt2"])

@@ -238,7 +238,7 @@ def test_other_adapters_are_no_parts_of_the_shared_lora(plan_for, learn, tmp_pat
 
 def test_a_damaged_mask_is_refused(learn, tmp_path, plan_for):
     folder = learn("first")
-    state = folder.path / "state.safetensors"
+    state = folder.path / "state.clora"
     state.write_bytes(state.read_bytes()[:-8])
     with pytest.raises(ArtifactError, match="first"):
         plan_for("second", method="cast")

@@ -58,7 +58,7 @@ def test_two_processes_train_the_adapter_that_one_trains(learn, ranks, tmp_path,
     assert largest_difference(one, two) < 1e-5
     if given is JOINED:
         return
-    states = [load_file(folder / "state.safetensors") for folder in (one, two)]
+    states = [load_file(folder / "state.clora") for folder in (one, two)]
     for name, kept in states[0].items():
         assert torch.allclose(kept, states[1][name], rtol=1e-2, atol=1e-4 * float(kept.max()))
     # Of zeros there is nothing to train together, and yet no process runs ahead.

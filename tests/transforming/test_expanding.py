@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from support import Signals, contents, write_random_adapter
 
 from clora_cli.adapter_folder import WEIGHTS
-from clora_cli.distribution import FEATURES, Distribution
+from clora_cli.distribution import Distribution
 from clora_cli.errors import ArtifactError, CloraError, MismatchError, OptionError
 from clora_cli.manifest import MANIFEST
 from clora_cli.package import read_package
+from clora_cli.side_files import FEATURES
 from clora_cli.statistics import Moments
 from clora_cli.transforming import ExpandOptions, expand_packages, plan_expand, routable
 from clora_cli.transforming import member as member_module
@@ -101,7 +102,7 @@ def test_a_union_is_a_package_in_the_order_given(packages, tmp_path):
 
 def test_everything_but_the_manifest_is_copied_byte_for_byte(packages, tmp_path):
     source = packages[0] / "news"
-    save_file({"fisher/x": torch.ones(2)}, source / "state.safetensors")
+    save_file({"fisher/x": torch.ones(2)}, source / "state.clora")
     (source / "log.jsonl").write_text("{}\n")
     (source / ".cache").mkdir()
     (source / ".cache" / "lock").touch()
@@ -112,7 +113,7 @@ def test_everything_but_the_manifest_is_copied_byte_for_byte(packages, tmp_path)
     copied = contents(out / "news")
     manifest = json.loads(copied.pop(MANIFEST))
     assert copied == kept
-    assert {"state.safetensors", "log.jsonl", "README.md", FEATURES, WEIGHTS} <= kept.keys()
+    assert {"state.clora", "log.jsonl", "README.md", FEATURES, WEIGHTS} <= kept.keys()
     old = manifest_of(source)
     assert manifest["origin"] == {"package": "topics.pkg", "stage": 2, "task": "news"}
     assert {key for key in manifest if manifest[key] != old.get(key)} == {"origin"}  # stage 2 is stage 2 here
@@ -356,7 +357,7 @@ def test_damage_is_found_before_anything_is_written(packages, tmp_path):
     news = packages[0] / "news"
     features = bytearray((news / FEATURES).read_bytes())
     (news / FEATURES).write_bytes(features[:-1] + bytes([features[-1] ^ 1]))
-    refused(r"features\.safetensors is damaged")
+    refused(r"features\.clora is damaged")
     (news / FEATURES).write_bytes(features)
     bare = packages[0] / "letters" / WEIGHTS
     whole = bare.read_bytes()
@@ -364,7 +365,7 @@ def test_damage_is_found_before_anything_is_written(packages, tmp_path):
     refused(r"letters/adapter_model\.safetensors is damaged")
     bare.write_bytes(whole)
     tensors = load_file(bare)
-    save_file({**tensors, "base_model.model.lm_head.weight": torch.zeros(2)}, bare)
+    save_file({**tensors, "base_model.model.lm_head.lora_magnitude_vector": torch.zeros(2)}, bare)
     refused("letters cannot be used", MismatchError)
     bare.write_bytes(whole)
     (news / WEIGHTS).write_bytes((news / WEIGHTS).read_bytes()[:-4])
@@ -410,7 +411,7 @@ def test_the_same_union_is_up_to_date_and_another_is_not_overwritten(packages, t
     for change, name in (
         (lambda: (out / "news" / "README.md").write_text("mine"), "news/README.md differs"),
         ((out / "news" / "README.md").unlink, "news/README.md is missing"),
-        (lambda: give_distribution(out / "news", base.reference, seed=1), "news/features.safetensors differs"),
+        (lambda: give_distribution(out / "news", base.reference, seed=1), "news/features.clora differs"),
         (lambda: (out / "news" / "notes").write_text(""), "news/notes is no part of it"),
         (lambda: (out / "news" / MANIFEST).write_text("{}"), "news/clora.json differs"),
         (lambda: shutil.rmtree(out / "news"), "news is missing"),
@@ -503,9 +504,9 @@ def test_task_vectors_are_enough_to_be_routed_to(shared, tmp_path):
 def test_a_union_needs_one_way_that_all_have_in_common(shared, packages, tmp_path):
     with pytest.raises(ArtifactError, match=r"parts-0.pkg/news, .*/wiki cannot be routed to for want of a feature"):
         expanded([shared[0], packages[1]], tmp_path / "both.pkg")
-    (shared[1] / "films" / "state.safetensors").unlink()
+    (shared[1] / "films" / "state.clora").unlink()
     manifest = manifest_of(shared[1] / "films")
-    del manifest["files"]["state.safetensors"]
+    del manifest["files"]["state.clora"]
     (shared[1] / "films" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match="for want of a feature distribution"):
         expanded(shared, tmp_path / "both.pkg")

@@ -13,11 +13,12 @@ from clora_cli.adapter_folder import read_adapter
 from clora_cli.adapters import AdapterBank
 from clora_cli.backbone import find_sites
 from clora_cli.data import load_task
-from clora_cli.distribution import FEATURES, read_distribution
+from clora_cli.distribution import read_distribution
 from clora_cli.errors import ArtifactError, CloraError, DataError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.features import prompt_ids, read_features
 from clora_cli.package import read_package
 from clora_cli.privacy import Guarantee, noise_multiplier
+from clora_cli.side_files import FEATURES
 from clora_cli.statistics import Moments
 from clora_cli.transforming import (
     FeatureOptions,
@@ -226,7 +227,7 @@ def test_the_same_call_finds_it_up_to_date_without_loading_the_model(adapter, mo
 def test_what_was_made_differently_stays_until_it_is_forced(adapter, chosen, told):
     take(adapter)
     before = adapter.features.read_bytes()
-    with pytest.raises(OptionError, match=rf"features\.safetensors was made differently \(.*{told}.*; pass --force"):
+    with pytest.raises(OptionError, match=rf"features\.clora was made differently \(.*{told}.*; pass --force"):
         take(adapter, **chosen)
     assert adapter.features.read_bytes() == before
     (forced,) = take(adapter, **chosen, force=True)
@@ -405,15 +406,21 @@ def test_another_base_model_is_refused_but_not_forever(tmp_path, adapter, backbo
         take(bare, data=data, model=str(model_folder("gpt2")), force=True)
 
 
-def test_an_input_longer_than_the_model_knows_is_told(tmp_path, backbone):
+def test_an_input_longer_than_the_model_knows_is_cut_with_a_note(tmp_path, backbone):
     data = write_task(tmp_path / "long")
     lines = (data / "train.jsonl").read_text().splitlines()
     lines[3] = json.dumps({"text": "a boat " * 200, "label": "great"})
     (data / "train.jsonl").write_text("\n".join(lines))
     member = write(tmp_path / "first", backbone("bert"), data)
-    with pytest.raises(OptionError, match=r"base model '.*' takes 128; pass --max-length 128"):
-        take(member)
-    take(member, max_length=128)
+    told = Signals()
+    found = take(member, progress=told)[0].distribution.sites
+    assert [note.partition(" has ")[2] for note in told.notes] == [
+        "128 positions: prompts are cut to 128 tokens, not to 512"
+    ]
+    told = Signals()
+    same = take(member, max_length=128, force=True, progress=told)[0].distribution.sites
+    assert told.notes == []
+    assert all(torch.equal(found[site].mean, same[site].mean) for site in found)
 
 
 def test_numbers_that_overflow_are_not_written(tmp_path, backbone, tasks):
@@ -435,7 +442,7 @@ def test_a_full_disk_leaves_what_was_there(adapter, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fdopen", full)
+    monkeypatch.setattr(files, "persist", full)
     with pytest.raises(CloraError, match="No space left on device; nothing was changed"):
         take(adapter, text="body", force=True)
     assert contents(adapter.path) == before

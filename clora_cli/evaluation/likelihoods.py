@@ -1,0 +1,118 @@
+"""Log-likelihoods of labels after prompts, for models of every cache (layer L3)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from clora_cli.backbone import Backbone
+from clora_cli.conventions import first_position, pads_left, takes_positions
+from clora_cli.data import IGNORED, Collator
+
+__all__ = ["Likelihoods"]
+
+# What a cache of attention alone is made of. Others keep a running state, which is not made to be shared: some models
+# cannot repeat it, and some go on from it as if there had been none (Jamba).
+_SHAREABLE = {DynamicLayer, DynamicSlidingWindowLayer}
+
+
+class Likelihoods:
+    """Log-likelihoods of labels after prompts.
+
+    A causal model reads the prompt once and all labels from its cache; where that cannot be shared, it reads prompt and
+    label together, once for each label. An encoder-decoder's encoder always reads the prompt once.
+
+    Args:
+        backbone: The model.
+        labels: Each label's tokens, end of sequence included.
+
+    Attributes:
+        shares: Whether labels share what a causal model keeps of a prompt; certain once a batch has been read.
+    """
+
+    def __init__(self, backbone: Backbone, labels: Sequence[list[int]]) -> None:
+        self._backbone, self._labels = backbone, labels
+        width = max(map(len, labels))
+        padded = [ids + [IGNORED] * (width - len(ids)) for ids in labels]
+        self._padded = torch.tensor(padded, device=backbone.device)
+        self.shares = backbone.kind == "causal" and width > 1 and pads_left(backbone.model)
+
+    def of(self, batch: dict[str, Tensor], *, decides: bool = False) -> Tensor:
+        """Return the labels' log-likelihoods, shape (row, label).
+
+        Args:
+            batch: Prompts as ``Prompts.batches`` yields them.
+            decides: Whether the first forward pass of a batch, over the prompts alone, decides how adapters take part.
+        """
+        if self._backbone.kind == "seq2seq":
+            return self._after_encoder(batch)
+        if self.shares or decides:
+            found = self._from_cache(batch)
+            if found is not None:
+                return found
+        return self._whole(batch)
+
+    def _from_cache(self, batch: dict[str, Tensor]) -> Tensor | None:
+        # The prompt runs once; its keys and values are then shared by all labels.
+        model, labels = self._backbone.model, self._padded
+        count, width = labels.shape
+        mask = batch["attention_mask"]
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0) + first_position(model)
+        told = takes_positions(model)
+        prompt = model(**batch, **({"position_ids": positions} if told else {}), use_cache=True)
+        cache: Any = getattr(prompt, "past_key_values", None)
+        self.shares = self.shares and _is_shareable(cache)
+        if not self.shares:
+            return None
+        first = prompt.logits[:, -1:].repeat_interleave(count, dim=0)
+        cache.batch_repeat_interleave(count)
+        given = labels[:, :-1].clamp(min=0).repeat(len(mask), 1)
+        after = positions[:, -1:].repeat_interleave(count, dim=0) + torch.arange(1, width, device=mask.device)
+        longer = torch.cat([mask.repeat_interleave(count, dim=0), torch.ones_like(given)], dim=1)
+        later = {"position_ids": after} if told else {}
+        rest = model(input_ids=given, attention_mask=longer, past_key_values=cache, **later).logits
+        return _summed(torch.cat([first, rest], dim=1), labels, len(mask))
+
+    def _whole(self, batch: dict[str, Tensor]) -> Tensor:
+        # Padded on the right, as in training: no model sees what comes after a text.
+        model, labels, device = self._backbone.model, self._padded, self._backbone.device
+        pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        prompts = [ids[mask.bool()].tolist() for ids, mask in pairs]
+        items = [{"input_ids": prompt + label} for prompt in prompts for label in self._labels]
+        inputs = {name: tensor.to(device) for name, tensor in Collator(self._backbone.tokens)(items).items()}
+        skipped = min(map(len, prompts)) - 1
+        width = inputs["input_ids"].shape[1]
+        fewer = "logits_to_keep" in inspect.signature(model.forward).parameters
+        logits = model(**inputs, **({"logits_to_keep": width - skipped} if fewer else {})).logits
+        starts = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device).repeat_interleave(len(labels))
+        places = starts[:, None] + torch.arange(labels.shape[1], device=device) - (width - logits.shape[1])
+        places = places.clamp(max=logits.shape[1] - 1)  # beyond a short label's end
+        return _summed(logits[torch.arange(len(items), device=device)[:, None], places], labels, len(prompts))
+
+    def _after_encoder(self, batch: dict[str, Tensor]) -> Tensor:
+        model, labels, mask = self._backbone.model, self._padded, batch["attention_mask"]
+        encoded = model.get_encoder()(**batch)
+        encoded["last_hidden_state"] = encoded.last_hidden_state.repeat_interleave(len(labels), dim=0)
+        outputs = model(
+            encoder_outputs=encoded,
+            attention_mask=mask.repeat_interleave(len(labels), dim=0),
+            decoder_input_ids=self._backbone.tokens.decoder_inputs(labels).repeat(len(mask), 1),
+        )
+        return _summed(outputs.logits, labels, len(mask))
+
+
+def _is_shareable(cache: Any) -> bool:
+    return type(cache) is DynamicCache and all(type(layer) in _SHAREABLE for layer in cache.layers)
+
+
+def _summed(logits: Tensor, labels: Tensor, rows: int) -> Tensor:
+    """Sum log-probabilities of label tokens: logits (row * label, width, vocabulary) to (row, label)."""
+    log_probabilities = logits.float().log_softmax(dim=-1)
+    wanted = labels.repeat(rows, 1)
+    chosen = log_probabilities.gather(2, wanted.clamp(min=0).unsqueeze(2)).squeeze(2)
+    return chosen.masked_fill(wanted < 0, 0.0).sum(dim=1).view(rows, len(labels))

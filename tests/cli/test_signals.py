@@ -1,0 +1,93 @@
+"""SIGINT, SIGTERM and SIGHUP: every command ends at once, tidily, with a status that tells which."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from clora_cli import signals
+
+COMMAND = (sys.executable, "-m", "clora_cli")
+ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+# A command that is in the middle of writing a folder when it gets there, and stays there.
+WRITING = """
+import sys, time
+from clora_cli.transforming import trimming
+
+def slowly(plan, folder):
+    (folder / "half").write_text("x")
+    print("writing", flush=True)
+    time.sleep(60)
+
+trimming.TrimPlan.write = slowly
+from clora_cli.__main__ import main
+sys.argv = ["clora", "trim", "adapters/first", "-o", "new/out", "--by", "density", "--density", "0.5"]
+main()
+"""
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_command_that_writes_ends_with_nothing_left(package, here, number):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", WRITING], **pipes) as running:
+        assert running.stdout.readline() == "writing\n"
+        assert [path.name for path in (here / "new").iterdir()] != []
+        running.send_signal(number)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err) == (128 + number, "", "")
+    assert not (here / "new").exists() or list((here / "new").iterdir()) == []
+    assert [path.name for path in here.rglob(".clora-*")] == []
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_command_ends_while_it_is_still_being_imported(here, number):
+    for delay in (0.05, 0.15):
+        with subprocess.Popen(
+            [*COMMAND, "tasks"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as running:
+            time.sleep(delay)
+            running.send_signal(number)
+            _, err = running.communicate(timeout=60)
+        begun = err == "" and running.returncode in {128 + number, 0}
+        before_python = running.returncode == -number
+        assert begun or before_python, (delay, running.returncode, err)
+
+
+def test_what_is_ignored_stays_ignored(here):
+    code = (
+        "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); from clora_cli.__main__ import main; main()"
+    )
+    os.mkfifo(here / "config")
+    words = [sys.executable, "-c", code, "merge", "-c", "config", "x"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        with (here / "config").open("w"):  # it reads its options
+            running.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                running.wait(0.5)
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(60) == 128 + signal.SIGTERM
+
+
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost():
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):
+                pass
+
+    with pytest.raises(KeyboardInterrupt), signals.interruptible():
+        Dying()
+        time.sleep(10)
+    assert signals.exit_code() == 128 + signal.SIGTERM
+
+
+def test_handlers_are_given_back():
+    before = [signal.getsignal(number) for number in ENDING]
+    with signals.interruptible():
+        assert signal.getsignal(signal.SIGHUP) is not before[2]
+    assert [signal.getsignal(number) for number in ENDING] == before
