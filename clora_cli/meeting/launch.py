@@ -42,7 +42,6 @@ def launched() -> bool:
     return "RANK" in os.environ and size.isdecimal() and int(size) > 1
 
 
-@functools.cache
 def meet() -> Meeting:
     """Return the processes of this launch, which is one process where nothing launched several.
 
@@ -50,33 +49,7 @@ def meet() -> Meeting:
         OptionError: If the environment does not say where they meet.
         CloraError: If the others do not come.
     """
-    if not launched():
-        return Meeting()
-    from datetime import timedelta
-
-    from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
-
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    try:
-        address, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", ""))
-    except ValueError:
-        address, port = "", 0
-    if not address:
-        raise OptionError(
-            "RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT are not; start with torchrun, accelerate launch or "
-            "--nproc, or unset the two"
-        )
-    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    patience = timedelta(seconds=PATIENCE)
-    try:
-        # On the port that PyTorch's own group of these processes uses too, hence of several tenants.
-        store = TCPStore(address, port, None, kept and rank == 0, patience, wait_for_workers=False, multi_tenant=True)
-    except (DistError, RuntimeError) as error:
-        raise CloraError(
-            f"rank {rank} cannot meet the others at {address}:{port}: {str(error).splitlines()[0]}"
-        ) from error
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return Meeting(PrefixStore(f"clora/{attempt}", store), rank, size, kept=kept)
+    return _met() if launched() else Meeting()
 
 
 def agree(facts: Callable[[], Mapping[str, Any]]) -> None:
@@ -183,3 +156,32 @@ def fallen_out(error: RuntimeError) -> bool:
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or "gloo" in str(error) or meet().has_ended()
+
+
+@functools.cache
+def _met() -> Meeting:
+    from datetime import timedelta
+
+    from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        address, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", ""))
+    except ValueError:
+        address, port = "", 0
+    if not address:
+        raise OptionError(
+            "RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT are not; start with torchrun, accelerate launch or "
+            "--nproc, or unset the two"
+        )
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    patience = timedelta(seconds=PATIENCE)
+    try:
+        # On the port that PyTorch's own group of these processes uses too, hence of several tenants.
+        store = TCPStore(address, port, None, kept and rank == 0, patience, wait_for_workers=False, multi_tenant=True)
+    except (DistError, RuntimeError) as error:
+        raise CloraError(
+            f"rank {rank} cannot meet the others at {address}:{port}: {str(error).splitlines()[0]}"
+        ) from error
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return Meeting(PrefixStore(f"clora/{attempt}", store), rank, size, kept=kept)
