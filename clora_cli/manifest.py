@@ -149,11 +149,13 @@ def as_withheld(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> Mappi
 
 
 def _of_rows(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the entries of a manifest that may hold a checksum of rows: its data, and those of a memory."""
+    """Return the entries of a manifest that may hold a checksum of rows: its data, those of a memory, those of a merge."""
     data = manifest.get("data")
-    memory = data.get("memory") if isinstance(data, dict) else None
-    found = [data, *(memory if isinstance(memory, list) else ())]
-    return [entry for entry in found if isinstance(entry, dict)]
+    if not isinstance(data, dict):
+        return []
+    lists = [data.get(key) for key in ("memory", "origins")]
+    found = [entry for entries in lists if isinstance(entries, list) for entry in entries]
+    return [data, *(entry for entry in found if isinstance(entry, dict))]
 
 
 def _digest(path: Path) -> str:

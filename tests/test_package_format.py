@@ -643,3 +643,12 @@ def test_must_40_tell_no_checksum_of_private_rows(adapter):
     checksum = json.loads((adapter / MANIFEST).read_text(encoding="utf-8"))["data"]["fingerprint"]
     assert withhold(adapter, {checksum}) and not withhold(adapter, {checksum})
     assert read_adapter(adapter).manifest["data"]["fingerprint"] == ""
+
+
+@pytest.mark.parametrize("key", ["memory", "origins"])
+def test_must_40_tell_none_of_rows_that_others_were_made_of(adapter, key):
+    """A later adapter was trained on the rows again, or is a merge of what was trained on them."""
+    edit(adapter / MANIFEST, lambda manifest: manifest["data"].update({key: [{"name": "x", "fingerprint": "abc"}]}))
+    assert withhold(adapter, {"abc"})
+    data = read_adapter(adapter).manifest["data"]
+    assert data[key] == [{"name": "x", "fingerprint": ""}] and data["fingerprint"]
