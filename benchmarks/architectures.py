@@ -29,13 +29,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clora_cli.adapter_folder import read_adapter
-from clora_cli.adapters import AdapterBank
-from clora_cli.backbone import find_sites, load_backbone, load_skeleton
-from clora_cli.base_model import ModelReference, find_model
+from clora_cli.base.errors import CloraError
 from clora_cli.cli import main
-from clora_cli.errors import CloraError
+from clora_cli.model.backbone import find_sites, load_backbone, load_skeleton
+from clora_cli.model.bank import AdapterBank
+from clora_cli.model.base_model import ModelReference, find_model
 from clora_cli.nano import MODEL_PATH
+from clora_cli.store.adapter_folder import read_adapter
 
 VOCABULARY = 2400
 SIZE = {

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import mutations
 from support import save_model
 
-from clora_cli.backbone import load_backbone
-from clora_cli.base_model import find_model
+from clora_cli.model.backbone import load_backbone
+from clora_cli.model.base_model import find_model
 
 
 def main() -> None:

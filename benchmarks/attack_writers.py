@@ -33,7 +33,7 @@ _READY = (
     "clora_cli.training.loop",
     "clora_cli.training.probe",
     "clora_cli.training.describe",
-    "clora_cli.evaluation.routing",
+    "clora_cli.routing.route_settings",
     "clora_cli.reporting",
     "clora_cli.transforming",
     "peft",

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from clora_cli.base.progress import Silent
+from clora_cli.base.registry import split_options
 from clora_cli.data import list_tasks
-from clora_cli.progress import Silent
-from clora_cli.registry import split_options
 from clora_cli.training import TrainOptions, make_plan, train_task
 
 _NOTE = re.compile(r"attribution took ([\d.]+) s, ([\d.]+)% of the training's own time")

@@ -27,8 +27,8 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from clora_cli import registry
-from clora_cli.lora import Factor, recompress
+from clora_cli.algebra.lora import Factor, recompress
+from clora_cli.base import registry
 from clora_cli.merges import merge_sites
 
 RANK = 8

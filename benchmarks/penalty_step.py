@@ -33,10 +33,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from clora_cli import registry
-from clora_cli.adapters import AdapterBank
-from clora_cli.backbone import find_sites
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
+from clora_cli.base import registry
+from clora_cli.model.backbone import find_sites
+from clora_cli.model.bank import AdapterBank
 from clora_cli.training.composition import compose
 from clora_cli.training.loop import answer_loss
 from clora_cli.training.penalties import Penalties

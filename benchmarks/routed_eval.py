@@ -18,12 +18,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from clora_cli import backbone
-from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.data import Task, load_task
 from clora_cli.evaluation import EvalOptions, evaluate
+from clora_cli.model import backbone
 from clora_cli.nano import MODEL_PATH
-from clora_cli.package import read_package
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.package import read_package
 from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
 from clora_cli.transforming.featuring import FeatureOptions, plan_features
 from clora_cli.transforming.taking import take_features

@@ -30,13 +30,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
-from clora_cli.adapters import AdapterBank
-from clora_cli.backbone import Backbone, find_sites
-from clora_cli.base_model import ModelReference
-from clora_cli.features import read_features, select_sites
-from clora_cli.lora import Factor
-from clora_cli.routing import RouteOptions, Routing
-from clora_cli.statistics import Moments
+from clora_cli.algebra.lora import Factor
+from clora_cli.algebra.statistics import Moments
+from clora_cli.model.backbone import Backbone, find_sites
+from clora_cli.model.bank import AdapterBank
+from clora_cli.model.base_model import ModelReference
+from clora_cli.model.features import read_features, select_sites
+from clora_cli.routing.weights import RouteOptions, Routing
 
 RANK = 8
 Run = Callable[[], object]

@@ -15,14 +15,14 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from clora_cli.backbone import Backbone, find_sites, load_backbone, pick_device
-from clora_cli.base_model import find_model
+from clora_cli.algebra.privacy import Ball, Guarantee, noise_multiplier, release
+from clora_cli.algebra.statistics import Moments, SecondMoment
 from clora_cli.data import Example, load_task
-from clora_cli.features import layer_of, prompt_ids, prompt_sites, read_features
-from clora_cli.nano.tasks import ORDER
-from clora_cli.privacy import Ball, Guarantee, noise_multiplier, release
-from clora_cli.routing import RouteOptions, Routing
-from clora_cli.statistics import Moments, SecondMoment
+from clora_cli.model.backbone import Backbone, find_sites, load_backbone, pick_device
+from clora_cli.model.base_model import find_model
+from clora_cli.model.features import layer_of, prompt_ids, prompt_sites, read_features
+from clora_cli.nano.task_set import ORDER
+from clora_cli.routing.weights import RouteOptions, Routing
 
 TASKS = "mnli cb wic copa qqp boolq rte imdb yelp amazon sst2 dbpedia agnews multirc yahoo"
 SIMILARITIES: dict[str, tuple[str, SecondMoment]] = {

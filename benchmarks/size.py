@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from clora_cli.adapter_folder import AdapterFolder, read_adapter, write_adapter
-from clora_cli.distribution import Distribution, read_distribution
-from clora_cli.statistics import Moments
-from clora_cli.tensors import read_tensors
+from clora_cli.algebra.statistics import Moments
+from clora_cli.store.adapter_folder import AdapterFolder, read_adapter, write_adapter
+from clora_cli.store.distribution import Distribution, read_distribution
+from clora_cli.store.tensors import read_tensors
 
 TASK = "sentiment-binary"
 COMMANDS = {

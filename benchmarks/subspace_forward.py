@@ -25,9 +25,9 @@ from routed_forward import base_model  # beside this script
 from torch import Tensor
 from torch.nn import functional
 
-from clora_cli.adapters import AdapterBank
-from clora_cli.backbone import find_sites
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
+from clora_cli.model.backbone import find_sites
+from clora_cli.model.bank import AdapterBank
 
 Row = tuple[Callable[[], None], Callable[[], object]]  # what comes before, and what is timed
 Member = dict[str, Factor]

@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from clora_cli.nano.tasks import ORDER, SPLITS, rows
+from clora_cli.nano.task_set import ORDER, SPLITS, rows
 
 # Task to the bundled task whose texts it asks about, its question, and the labels there that answer it with yes.
 MORE = {

@@ -1,6 +1,6 @@
 """Where a process begins: the program ``clora``, and ``python -m clora_cli``, which launchers such as ``accelerate launch -m`` need."""
 
-from clora_cli.signals import leave
+from clora_cli.processes.signals import leave
 
 
 def main() -> None:

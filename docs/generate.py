@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from clora_cli import registry
+from clora_cli.base import registry
 from clora_cli.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -65,8 +65,8 @@ def backbone(model_folder: Callable[..., Path]) -> Callable[..., object]:
     """Load a family's model afresh, so that no test sees another's hooks."""
     import torch
 
-    from clora_cli.backbone import load_backbone
-    from clora_cli.base_model import find_model
+    from clora_cli.model.backbone import load_backbone
+    from clora_cli.model.base_model import find_model
 
     def load(family: str = "llama", seed: int = 0) -> object:
         return load_backbone(find_model(str(model_folder(family, seed))), device=torch.device("cpu"))

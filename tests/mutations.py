@@ -22,13 +22,13 @@ from parts import write_parts
 from reported import write_routes, write_run
 from routed import write_routable
 
-from clora_cli.adapter_folder import DENSE, WEIGHTS, AdapterFolder, read_adapter
-from clora_cli.errors import CloraError
-from clora_cli.files import differences, read_json, sha256
-from clora_cli.legible import is_legible
-from clora_cli.manifest import MANIFEST
-from clora_cli.package import read_package
-from clora_cli.side_files import FEATURES, STATE
+from clora_cli.base.errors import CloraError
+from clora_cli.base.files import differences, read_json, sha256
+from clora_cli.base.legible import is_legible
+from clora_cli.store.adapter_folder import DENSE, WEIGHTS, AdapterFolder, read_adapter
+from clora_cli.store.manifest import MANIFEST
+from clora_cli.store.package import read_package
+from clora_cli.store.side_files import FEATURES, STATE
 
 PATIENCE = 2.0  # seconds of the processor's time that reading may take, however busy the machine is
 _GIVEN_UP = 60  # seconds by the clock after which it is broken off: it waits for something
@@ -368,13 +368,13 @@ def _reseal(path: Path) -> None:
 
 def _use_package(package: Path) -> str:
     """Show, examine, merge, unite and route among a package's adapters, as far as files go."""
+    from clora_cli.base.legible import legible
     from clora_cli.cli.show import _adapter_text, _package_text
-    from clora_cli.evaluation.routing import route_options, tasks_known
-    from clora_cli.legible import legible
+    from clora_cli.model.task_vectors import read_task_vector
     from clora_cli.reporting.collect import collect
     from clora_cli.reporting.differences import difference, difference_table
-    from clora_cli.subspace import read_masks
-    from clora_cli.task_vector import read_task_vector
+    from clora_cli.routing.route_settings import route_options, tasks_known
+    from clora_cli.store.ledger import read_masks
     from clora_cli.transforming import ExpandOptions, MergeOptions, plan_expand, plan_merge
 
     members = read_package([package])
@@ -397,9 +397,9 @@ def _use_package(package: Path) -> str:
 def _route(members: list[AdapterFolder]) -> None:
     import torch
 
-    from clora_cli.base_model import ModelReference
-    from clora_cli.evaluation.known import known_by
-    from clora_cli.routing import RouteOptions, Routing
+    from clora_cli.model.base_model import ModelReference
+    from clora_cli.routing.profiles import known_by
+    from clora_cli.routing.weights import RouteOptions, Routing
 
     mark = str(members[0].base["fingerprint"])
     options = RouteOptions()
@@ -410,18 +410,19 @@ def _route(members: list[AdapterFolder]) -> None:
 
 
 def _use_one(folder: Path) -> str:
+    from clora_cli.base.legible import legible
     from clora_cli.cli.show import _adapter_text
-    from clora_cli.legible import legible
 
     member = read_adapter(folder)
     return legible(_adapter_text(member), lines=True)
 
 
 def _use_report(folder: Path) -> str:
-    from clora_cli.legible import legible
+    from clora_cli.base.legible import legible
+    from clora_cli.reporting.assembly import make_report
     from clora_cli.reporting.collect import collect
     from clora_cli.reporting.latex import latex_table
-    from clora_cli.reporting.report import make_report, write_report
+    from clora_cli.reporting.report_file import write_report
 
     report = make_report(collect([folder]))
     out = folder.parent / "out"
@@ -433,7 +434,7 @@ def _use_report(folder: Path) -> str:
 
 
 def _use_recipe(folder: Path) -> str:
-    from clora_cli.legible import legible
+    from clora_cli.base.legible import legible
     from clora_cli.recipes import read_recipe_file, to_yaml
     from clora_cli.recipes.steps import script, units_of
 
@@ -443,7 +444,7 @@ def _use_recipe(folder: Path) -> str:
 
 
 def _use_plan(folder: Path) -> str:
-    from clora_cli.legible import legible
+    from clora_cli.base.legible import legible
 
     return legible(differences({"data": {"name": "x"}, "seed": 1}, read_json(folder / "plan.json", "plan")))
 

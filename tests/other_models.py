@@ -29,8 +29,8 @@ from transformers import (
     set_seed,
 )
 
-from clora_cli.adapter_folder import read_adapter
-from clora_cli.adapters import AdapterBank
+from clora_cli.model.bank import AdapterBank
+from clora_cli.store.adapter_folder import read_adapter
 
 SIZE = {
     "vocab_size": 320,

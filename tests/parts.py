@@ -10,12 +10,12 @@ import torch
 from support import config_of, manifest_of
 from torch.nn import functional
 
-from clora_cli.adapter_folder import AdapterFolder, write_adapter
-from clora_cli.backbone import Backbone, find_sites
-from clora_cli.features import prompt_ids
-from clora_cli.lora import Factor, factor_keys
-from clora_cli.subspace import mask_key, pack
-from clora_cli.task_vector import KEY, embeddings
+from clora_cli.algebra.lora import Factor, factor_keys
+from clora_cli.model.backbone import Backbone, find_sites
+from clora_cli.model.features import prompt_ids
+from clora_cli.model.task_vectors import KEY, embeddings
+from clora_cli.store.adapter_folder import AdapterFolder, write_adapter
+from clora_cli.store.ledger import mask_key, pack
 
 RECORDED = {"similarity": "task-vector", "top_k": 1, "temperature": 0.05, "layer": "all", "module": "", "abstain": 0.0}
 
@@ -73,6 +73,6 @@ def mean_vector(backbone: Backbone, examples: Any) -> torch.Tensor:
 
 def members_of(package: Path) -> list[AdapterFolder]:
     """Return a package's members by stage."""
-    from clora_cli.package import read_package
+    from clora_cli.store.package import read_package
 
     return list(read_package([package]))

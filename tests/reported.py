@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, write_scores
+from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, write_scores
 
 ORDER = ("first", "second")
 BASE = BaseRef("nano", "f0")

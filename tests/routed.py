@@ -8,11 +8,11 @@ from typing import Any
 
 from support import data_of, write_random_adapter
 
-from clora_cli.adapter_folder import AdapterFolder, read_adapter
-from clora_cli.backbone import Backbone, find_sites
 from clora_cli.data import Example, load_task
-from clora_cli.distribution import Distribution
-from clora_cli.features import collect_moments, prompt_ids, prompt_sites
+from clora_cli.model.backbone import Backbone, find_sites
+from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites
+from clora_cli.store.adapter_folder import AdapterFolder, read_adapter
+from clora_cli.store.distribution import Distribution
 
 _HOW = {"source": "base", "pool": "prompt-mean", "text": "prompt", "max_length": 512}
 

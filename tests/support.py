@@ -30,13 +30,13 @@ from transformers import (
     set_seed,
 )
 
-from clora_cli import registry
-from clora_cli.adapter_folder import AdapterFolder, write_adapter
-from clora_cli.backbone import Backbone, find_sites
-from clora_cli.base_model import ModelReference
-from clora_cli.errors import OptionError
-from clora_cli.lora import Factor, factor_keys
-from clora_cli.progress import Silent
+from clora_cli.algebra.lora import Factor, factor_keys
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
+from clora_cli.base.progress import Silent
+from clora_cli.model.backbone import Backbone, find_sites
+from clora_cli.model.base_model import ModelReference
+from clora_cli.store.adapter_folder import AdapterFolder, write_adapter
 from clora_cli.training import TrainOptions, make_plan, train_task
 
 FAMILIES = ("llama", "gpt2", "t5", "encoder-decoder")

@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -13,72 +14,12 @@ from pathlib import Path
 import pytest
 
 import clora_cli
-from clora_cli import registry
+from clora_cli.base import registry
 
 ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
-    {
-        "errors",
-        "registry",
-        "intervals",
-        "files",
-        "folder_names",
-        "intake",
-        "legible",
-        "processes",
-        "meeting",
-        "progress",
-        "records",
-        "owners",
-        "signals",
-        "spots",
-        "holders",
-        "locks",
-        "leftovers",
-        "durable",
-    },
-    {
-        "loading",
-        "lora",
-        "tensors",
-        "manifest",
-        "adapter_tensors",
-        "conversion",
-        "inside",
-        "names",
-        "places",
-        "spelling",
-        "targets",
-        "scores",
-        "adapter_config",
-        "adapter_folder",
-        "overlaps",
-        "side_files",
-        "package",
-        "privacy",
-        "data",
-        "nano",
-        "base_layers",
-        "base_model",
-        "checkpoint",
-        "conventions",
-        "backbone",
-        "adapters",
-        "attribution",
-        "card",
-        "changes",
-        "collisions",
-        "comparison",
-        "costs",
-        "distribution",
-        "features",
-        "routes",
-        "routing",
-        "statistics",
-        "steady",
-        "subspace",
-        "task_vector",
-    },
+    {"base", "processes"},
+    {"algebra", "store", "model", "routing", "data", "nano"},
     {"methods", "merges", "trims", "routers", "metrics"},
     {"training", "evaluation", "transforming", "reporting"},
     {"recipes"},  # L3 too, but on top of the other rooms: a recipe is all of them in a row
@@ -153,20 +94,22 @@ def test_engine_reaches_plug_ins_through_the_registry(part):
         assert not plug_ins & set(imports(parsed(path)))
 
 
-def test_top_level_imports_have_no_cycle():
-    graph = {}
-    for name, path in MODULES.items():
-        statements = [node for node in parsed(path).body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        found = set(imports(ast.Module(body=statements, type_ignores=[])))
-        # A package's __init__ gathers its own modules; they import their siblings, not it, save plug-ins' base class.
-        graph[name] = {other for other in found if other != name}
+def test_imports_have_no_circle():
+    """Not those inside functions either, nor those for types alone."""
+    graph = {name: set(imports(parsed(path))) - {name} for name, path in MODULES.items()}
     list(TopologicalSorter(graph).static_order())
+
+
+def test_a_file_name_occurs_once():
+    """But for commands, which are called what they do, and plug-ins, which are chosen by kind and name."""
+    rooms = [path for path in FILES if path.name != "__init__.py" and path.parent.name not in {*registry.KINDS, "cli"}]
+    repeated = [name for name, count in Counter(path.name for path in rooms).items() if count > 1]
+    assert not repeated
+    assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "__main__"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if top(name) != "cli"])
 def test_only_the_command_line_speaks(name):
-    if name == "clora_cli.nano.pretrain":  # a script of its own
-        return
     nodes = list(ast.walk(parsed(MODULES[name])))
     asked = {node.value for node in nodes if isinstance(node, ast.Attribute) and node.attr == "isatty"}
     for node in nodes:
@@ -247,11 +190,11 @@ def test_help_and_completion_load_no_heavy_library():
 LOADERS = {"from_pretrained", "from_config", "pipeline"}
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "clora_cli.nano.pretrain"])  # a script of its own
+@pytest.mark.parametrize("name", MODULES)
 def test_models_are_loaded_in_one_place_and_their_code_never_runs(name):
     for node in ast.walk(parsed(MODULES[name])):
         called = getattr(getattr(node, "func", None), "attr", getattr(getattr(node, "func", None), "id", None))
         if isinstance(node, ast.Call) and called in LOADERS:
-            assert name == "clora_cli.loading", f"{name}:{node.lineno} loads a model by itself"
+            assert name == "clora_cli.model.loading", f"{name}:{node.lineno} loads a model by itself"
             (trusts,) = [keyword.value for keyword in node.keywords if keyword.arg == "trust_remote_code"]
             assert isinstance(trusts, ast.Constant) and trusts.value is False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clora_cli import registry
+from clora_cli.base import registry
 from clora_cli.data import list_tasks
 
 ROOT = Path(__file__).parents[1]

@@ -18,10 +18,10 @@ import typer
 from support import train, write_random_adapter
 
 import clora_cli.methods
-from clora_cli import registry
-from clora_cli.adapters import AdapterBank
+from clora_cli.base import registry
 from clora_cli.cli import app
 from clora_cli.data import list_tasks
+from clora_cli.model.bank import AdapterBank
 from clora_cli.training.composition import compose
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,9 @@ from pathlib import Path
 import typer
 from typer.exceptions import TyperException
 
-from clora_cli import __version__, signals
+from clora_cli import __version__
+from clora_cli.base.errors import CloraError, OptionError, ReplacedError
+from clora_cli.base.legible import legible, shortened
 from clora_cli.cli._output import tell
 from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
@@ -29,10 +31,9 @@ from clora_cli.cli.stat_features import stat_features
 from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
-from clora_cli.errors import CloraError, OptionError, ReplacedError
-from clora_cli.legible import legible, shortened
-from clora_cli.meeting import end_all, fallen_out, launched, leave, meet
-from clora_cli.processes import is_main_process
+from clora_cli.processes import signals
+from clora_cli.processes.meeting import end_all, fallen_out, launched, leave, meet
+from clora_cli.processes.ranks import is_main_process
 
 __all__ = ["app", "main"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from clora_cli.errors import ArtifactError, OptionError, UnknownNameError
-from clora_cli.intake import reason
+from clora_cli.base.errors import ArtifactError, OptionError, UnknownNameError
+from clora_cli.base.intake import reason
 
 __all__ = ["use_config"]
 

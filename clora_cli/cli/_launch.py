@@ -9,9 +9,9 @@ import sys
 
 import typer
 
-from clora_cli import signals
-from clora_cli.errors import OptionError
-from clora_cli.intervals import check_sizes
+from clora_cli.base.errors import OptionError
+from clora_cli.base.intervals import check_sizes
+from clora_cli.processes import signals
 
 __all__ = ["relaunch"]
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from clora_cli import registry
+from clora_cli.base import registry
+from clora_cli.base.folder_names import check_path
 from clora_cli.cli._config import use_config
 from clora_cli.cli._output import Form
-from clora_cli.folder_names import check_path
 
 __all__ = [
     "ColumnsOption",

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TextIO
 
-from clora_cli.legible import legible, legible_json
-from clora_cli.processes import is_main_process
-from clora_cli.progress import Advance
+from clora_cli.base.legible import legible, legible_json
+from clora_cli.base.progress import Advance
+from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clora_cli import registry
+from clora_cli.base import registry
 from clora_cli.cli._options import complete_task
 
 __all__ = [

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from clora_cli.base.errors import ArtifactError
+from clora_cli.base.legible import legible
 from clora_cli.cli._output import Terminal, _console
-from clora_cli.errors import ArtifactError
-from clora_cli.legible import legible
 from clora_cli.recipes.running import Listener
 from clora_cli.recipes.steps import Step, Unit
 from clora_cli.recipes.workers import Outcome
-from clora_cli.scores import read_scores
+from clora_cli.store.scores import read_scores
 
 if TYPE_CHECKING:
     from rich.table import Table

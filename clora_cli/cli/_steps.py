@@ -23,10 +23,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from clora_cli.errors import CloraError
-from clora_cli.locks import locked
+from clora_cli.base.errors import CloraError
+from clora_cli.processes.locks import locked
+from clora_cli.processes.spots import place
 from clora_cli.recipes.workers import MARK
-from clora_cli.spots import place
 
 __all__ = ["serve"]
 
@@ -36,8 +36,8 @@ _READY = (
     "clora_cli.training.penalties",
     "clora_cli.training.probe",
     "clora_cli.evaluation.combine",
-    "clora_cli.evaluation.inputs",
-    "clora_cli.evaluation.routing",
+    "clora_cli.routing.inputs",
+    "clora_cli.routing.route_settings",
     "clora_cli.reporting",
     "clora_cli.transforming",
     "peft",

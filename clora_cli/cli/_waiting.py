@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
+from clora_cli.base.errors import BusyError, CloraError, OptionError
 from clora_cli.cli._output import Terminal
-from clora_cli.errors import BusyError, CloraError, OptionError
-from clora_cli.locks import Patience, locked
-from clora_cli.spots import Spot
+from clora_cli.processes.locks import Patience, locked
+from clora_cli.processes.spots import Spot
 
 __all__ = ["BreakLockOption", "WaitOption", "command_line", "filled", "handed_on", "patience"]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clora_cli.base.errors import GateError, OptionError
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import (
     ColumnsOption,
@@ -38,12 +39,11 @@ from clora_cli.cli._routing import (
     TopKOption,
     route_choices,
 )
-from clora_cli.errors import GateError, OptionError
-from clora_cli.processes import is_main_process
+from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
     from clora_cli.data import Task
-    from clora_cli.scores import Scores
+    from clora_cli.store.scores import Scores
 
 __all__ = ["evaluate_command"]
 
@@ -130,14 +130,14 @@ def evaluate_command(
     Example: clora eval adapters --matrix --out scores.json
     """
     output = form(json, quiet)
+    from clora_cli.base.registry import split_options
     from clora_cli.data import named_task, own_tasks
     from clora_cli.evaluation import EvalOptions, evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
-    from clora_cli.package import read_package
-    from clora_cli.registry import split_options
     from clora_cli.reporting import assemble, matrix_table
-    from clora_cli.reporting.gates import broken_gates
-    from clora_cli.scores import write_scores
+    from clora_cli.reporting.limits import broken_gates
+    from clora_cli.store.package import read_package
+    from clora_cli.store.scores import write_scores
 
     options = EvalOptions(
         model=model or (None if adapters else os.environ.get("CLORA_MODEL", "clora-nano")),
@@ -196,8 +196,8 @@ def evaluate_command(
 
 def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, tasks: Sequence[Task]) -> list[Scores]:
     """Read the baselines, and refuse before anything is scored what could not be judged afterwards."""
-    from clora_cli.reporting.gates import check_baselines
-    from clora_cli.scores import read_scores
+    from clora_cli.reporting.limits import check_baselines
+    from clora_cli.store.scores import read_scores
 
     if max_forgetting is None and paths:
         raise OptionError("--baseline is what --max-forgetting compares with; pass both")

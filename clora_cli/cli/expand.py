@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clora_cli.base.errors import OptionError
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
-from clora_cli.errors import OptionError
 
 if TYPE_CHECKING:
     from clora_cli.transforming import ExpandPlan

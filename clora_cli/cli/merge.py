@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli import registry
+from clora_cli.base import registry
 from clora_cli.cli._options import (
     ConfigOption,
     DryRunOption,
@@ -76,7 +76,7 @@ def merge(
     Example: clora merge adapters/* --strategy magmax -o merged
     """
     output = form(json, quiet)
-    from clora_cli.package import read_package
+    from clora_cli.store.package import read_package
     from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
     from clora_cli.transforming.member import check_apart
 

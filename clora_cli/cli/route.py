@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli import registry
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import (
     ColumnsOption,
@@ -37,17 +38,17 @@ from clora_cli.cli._routing import (
     TopKOption,
     route_choices,
 )
-from clora_cli.errors import OptionError
-from clora_cli.processes import is_main_process
+from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clora_cli.base.progress import Advance
     from clora_cli.data import Task
-    from clora_cli.evaluation.dispatch import Decided, Dispatcher
-    from clora_cli.evaluation.inputs import Input
-    from clora_cli.progress import Advance
-    from clora_cli.routes import Routes
+    from clora_cli.routing.decided import Decided
+    from clora_cli.routing.dispatch import Dispatcher
+    from clora_cli.routing.inputs import Input
+    from clora_cli.store.routes import Routes
 
 __all__ = ["route"]
 
@@ -103,10 +104,10 @@ def route(
     Example: clora route adapters --data mnli --data cb --similarity l2 --heatmap weights.png
     """
     output = Form.QUIET if quiet else Form.TEXT
-    from clora_cli.evaluation.dispatch import Dispatcher
-    from clora_cli.evaluation.routing import RouteSettings, calibration_tasks, open_source, route_options
-    from clora_cli.package import read_package
-    from clora_cli.reporting.routes import check_ending
+    from clora_cli.reporting.route_files import check_ending
+    from clora_cli.routing.dispatch import Dispatcher
+    from clora_cli.routing.route_settings import RouteSettings, calibration_tasks, open_source, route_options
+    from clora_cli.store.package import read_package
 
     if heatmap is not None:
         check_ending(heatmap)
@@ -221,8 +222,8 @@ def _named(weights: Tensor, names: Sequence[str]) -> dict[str, float]:
 
 
 def _report(routes: Routes, terminal: Terminal, heatmap: Path | None, confusion: Path | None) -> None:
-    from clora_cli.files import to_json, write_text
-    from clora_cli.reporting.routes import confusion_table, draw_routes, routes_json
+    from clora_cli.base.files import to_json, write_text
+    from clora_cli.reporting.route_files import confusion_table, draw_routes, routes_json
 
     if routes.known:
         terminal.note(confusion_table(routes))

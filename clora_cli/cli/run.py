@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clora_cli.base.errors import InterruptedRunError, OptionError
+from clora_cli.base.intervals import check_sizes
+from clora_cli.base.legible import legible
 from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit, tell
-from clora_cli.errors import InterruptedRunError, OptionError
-from clora_cli.intervals import check_sizes
-from clora_cli.legible import legible
-from clora_cli.locks import locked
-from clora_cli.meeting import LAUNCH_VARIABLES
-from clora_cli.spots import inside
+from clora_cli.processes.locks import locked
+from clora_cli.processes.meeting import LAUNCH_VARIABLES
+from clora_cli.processes.spots import inside
 
 if TYPE_CHECKING:
-    from clora_cli.base_model import ModelReference
+    from clora_cli.model.base_model import ModelReference
     from clora_cli.recipes import Recipe
     from clora_cli.recipes.planning import UnitPlan
     from clora_cli.recipes.running import UnitResult
@@ -282,7 +282,7 @@ def _may_fork(units: Sequence[Unit]) -> bool:
 
 
 def _keep_recipe(recipe: Recipe) -> None:
-    from clora_cli.files import write_text
+    from clora_cli.base.files import write_text
     from clora_cli.recipes import to_yaml
 
     path, text = recipe.out / "recipe.yaml", to_yaml(recipe)
@@ -291,7 +291,7 @@ def _keep_recipe(recipe: Recipe) -> None:
 
 
 def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -> None:
-    from clora_cli.recipes.results import method_results, results_table, unequal_footing
+    from clora_cli.recipes.outcomes import method_results, results_table, unequal_footing
 
     units = [one.unit for one in results]
     found, unequal = method_results(units), unequal_footing(units)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli import registry
+from clora_cli.base import registry
+from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.cli._options import JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit
-from clora_cli.errors import ArtifactError, OptionError
 
 if TYPE_CHECKING:
-    from clora_cli.adapter_folder import AdapterFolder
+    from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["show"]
 
@@ -85,7 +85,7 @@ def show(
 
 
 def _show_one(path: Path, out: Path | None, output: Form) -> None:
-    from clora_cli.adapter_folder import is_adapter, read_adapter
+    from clora_cli.store.adapter_folder import is_adapter, read_adapter
 
     if path.is_dir() and not is_adapter(path):
         _show_package(path, out, output)
@@ -121,8 +121,8 @@ def _show_plugins(kinds: Sequence[str], name: str, output: Form) -> None:
 
 
 def _show_package(path: Path, out: Path | None, output: Form) -> None:
-    from clora_cli.package import read_package
     from clora_cli.reporting import capacity
+    from clora_cli.store.package import read_package
 
     members = read_package([path])
     text, brief = _package_text(members), "\n".join(member.task for member in members)
@@ -161,7 +161,7 @@ def _show_difference(
 
 def _show_scores(path: Path, output: Form) -> None:
     from clora_cli.reporting import assemble, matrix_table
-    from clora_cli.scores import read_scores
+    from clora_cli.store.scores import read_scores
 
     scores = read_scores(path)
     brief = "\n".join(scores.order)
@@ -169,7 +169,7 @@ def _show_scores(path: Path, output: Form) -> None:
 
 
 def _facts(member: AdapterFolder) -> dict[str, Any]:
-    from clora_cli.lora import Factor
+    from clora_cli.algebra.lora import Factor
 
     deltas = member.deltas(compare=False)
     numbers = sum(d.a.numel() + d.b.numel() if isinstance(d, Factor) else d.numel() for d in deltas.values())
@@ -192,7 +192,7 @@ def _facts(member: AdapterFolder) -> dict[str, Any]:
 
 def _base_copies(member: AdapterFolder) -> list[str]:
     """Return the weights of the base model that a folder holds beside its factors, as PEFT saves those of a vocabulary."""
-    from clora_cli.adapter_tensors import names_in
+    from clora_cli.store.adapter_tensors import names_in
 
     names = [] if member.is_dense else names_in(member.weights)
     return [f"{name.site}.{name.tensor}" for name in names if name.part == "base"]
@@ -200,7 +200,7 @@ def _base_copies(member: AdapterFolder) -> list[str]:
 
 def _features(member: AdapterFolder) -> dict[str, Any] | None:
     """Return how the feature distribution was taken, and of what size it is, after checking its numbers."""
-    from clora_cli.distribution import read_distribution
+    from clora_cli.store.distribution import read_distribution
 
     if not member.features.is_file():
         return None

@@ -28,7 +28,7 @@ from clora_cli.cli._output import Form, Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, handed_on, patience
 
 if TYPE_CHECKING:
-    from clora_cli.privacy import Guarantee
+    from clora_cli.algebra.privacy import Guarantee
     from clora_cli.transforming import FeaturePlan, FeatureResult
 
 __all__ = ["stat_features"]
@@ -100,9 +100,9 @@ def stat_features(
     Example: clora stat-features adapters --second-moment full
     """
     output = form(json, quiet)
-    from clora_cli.adapter_folder import is_adapter
-    from clora_cli.package import read_package
-    from clora_cli.registry import split_options
+    from clora_cli.base.registry import split_options
+    from clora_cli.store.adapter_folder import is_adapter
+    from clora_cli.store.package import read_package
     from clora_cli.transforming import FeatureOptions, plan_features, spots_of, take_features
 
     members = read_package(adapters, distinct=False)
@@ -158,7 +158,7 @@ def _guarantee(epsilon: float | None, delta: float | None, clip: float) -> Guara
         return None
     if epsilon is None or delta is None:
         raise typer.BadParameter("--dp-epsilon and --dp-delta go together: pass both")
-    from clora_cli.privacy import Guarantee
+    from clora_cli.algebra.privacy import Guarantee
 
     return Guarantee(epsilon, delta, clip)
 

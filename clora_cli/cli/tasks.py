@@ -32,8 +32,8 @@ def tasks(
     Example: clora tasks mnli
     """
     output = form(json, quiet)
+    from clora_cli.base.registry import split_options
     from clora_cli.data import list_tasks, load_task
-    from clora_cli.registry import split_options
 
     if name is None:
         infos = list_tasks()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clora_cli import registry
+from clora_cli.base import registry
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import (
     ColumnsOption,
@@ -27,8 +27,8 @@ from clora_cli.cli._options import (
 )
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, command_line, handed_on, patience
-from clora_cli.processes import is_main_process
-from clora_cli.spots import Spot, inside
+from clora_cli.processes.ranks import is_main_process
+from clora_cli.processes.spots import Spot, inside
 
 __all__ = ["train_task"]
 

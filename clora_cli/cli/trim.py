@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli import registry
+from clora_cli.base import registry
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
 
 if TYPE_CHECKING:
-    from clora_cli.adapter_folder import AdapterFolder
+    from clora_cli.store.adapter_folder import AdapterFolder
     from clora_cli.transforming import TrimPlan
 
 __all__ = ["trim"]
@@ -75,9 +75,9 @@ def trim(
     Example: clora trim adapters/mnli --by knee --plot knee.png -o trimmed/mnli
     """
     output = form(json, quiet)
-    from clora_cli.adapter_folder import read_adapter
-    from clora_cli.package import read_package
-    from clora_cli.reporting import knee
+    from clora_cli.reporting import knee_figure as knee
+    from clora_cli.store.adapter_folder import read_adapter
+    from clora_cli.store.package import read_package
     from clora_cli.transforming import TrimOptions, plan_trim, trim_adapter
 
     if plot is not None:

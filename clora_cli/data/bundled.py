@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from clora_cli.data.known import fold
+from clora_cli.data.known_tasks import fold
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import TaskInfo
 from clora_cli.data.templates import options, options_head
-from clora_cli.nano import tasks
+from clora_cli.nano import task_set as tasks
 
 __all__ = ["bundled_infos", "bundled_name", "read_bundled", "stand_in_for"]
 

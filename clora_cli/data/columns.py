@@ -24,15 +24,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from clora_cli.base.errors import DataError, UnknownNameError
 from clora_cli.data.conversations import Found
-from clora_cli.data.files import Record
 from clora_cli.data.findings import Findings, unused_columns
 from clora_cli.data.formats import ANSWERS, ASKED, FORMATS, ROLES, Fields, Format
+from clora_cli.data.readers import Record
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import Example
 from clora_cli.data.templates import earlier_answers
 from clora_cli.data.values import as_flag, is_blank, whole_numbers
-from clora_cli.errors import DataError, UnknownNameError
 
 __all__ = ["draft_of", "prompt_of"]
 

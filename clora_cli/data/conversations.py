@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clora_cli.data.files import parse_json
+from clora_cli.base.errors import DataError
+from clora_cli.data.readers import parse_json
 from clora_cli.data.values import as_flag, as_text, is_blank
-from clora_cli.errors import DataError
 
 __all__ = ["Found", "Turn", "read_tools", "read_turns", "split_answer"]
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from clora_cli.base.errors import DataError, translated
 from clora_cli.data.rendering import NO_TOOLS, Rendered, render, shorter_chats
 from clora_cli.data.tokens import IGNORED, Tokens
-from clora_cli.errors import DataError, translated
 
 if TYPE_CHECKING:
     from clora_cli.data.task import Example, Task

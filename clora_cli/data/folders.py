@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from clora_cli.data.files import READERS, Record, is_readable, read_records
+from clora_cli.base.errors import DataError
 from clora_cli.data.findings import few
+from clora_cli.data.readers import READERS, Record, is_readable, read_records
 from clora_cli.data.split_names import Twofold, choose_splits, missing_parts, split_of, told
 from clora_cli.data.texts import COMPRESSED, bare
-from clora_cli.errors import DataError
 
 __all__ = ["read_folder", "split_files", "unread"]
 

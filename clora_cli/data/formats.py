@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clora_cli.base.errors import DataError
 from clora_cli.data.conversations import Found, Turn, read_tools, read_turns, split_answer
-from clora_cli.data.files import Record
 from clora_cli.data.findings import MISSING
+from clora_cli.data.readers import Record
 from clora_cli.data.task import Example
 from clora_cli.data.templates import OPTIONS_CUE, alpaca, chat, pair, question, tooling_text
 from clora_cli.data.values import as_answers, as_text, is_blank, missing
-from clora_cli.errors import DataError
 
 __all__ = ["ANSWERS", "ASKED", "FORMATS", "ROLES", "Fields", "Format"]
 

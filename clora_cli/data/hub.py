@@ -17,15 +17,15 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from clora_cli.base.errors import DataError
 from clora_cli.data.columns import draft_of
-from clora_cli.data.files import Record, with_class_names
-from clora_cli.data.known import HubSource, KnownTask
+from clora_cli.data.known_tasks import HubSource, KnownTask
 from clora_cli.data.layouts import task_name
+from clora_cli.data.readers import Record, with_class_names
 from clora_cli.data.split_names import Twofold, choose_splits, told
 from clora_cli.data.splits import Draft
 from clora_cli.data.templates import options, options_head
 from clora_cli.data.texts import in_brief, library
-from clora_cli.errors import DataError
 
 __all__ = ["MEND", "read_hub", "read_known", "read_saved"]
 

@@ -15,17 +15,17 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from clora_cli.data.files import read_json
+from clora_cli.base.errors import DataError
 from clora_cli.data.findings import unused_columns
 from clora_cli.data.folders import split_files, unread
-from clora_cli.data.known import FAMILY_INSTRUCTIONS, KnownTask, canonical, metric_of
+from clora_cli.data.known_tasks import FAMILY_INSTRUCTIONS, KnownTask, canonical, metric_of
+from clora_cli.data.readers import read_json
 from clora_cli.data.split_names import Twofold, choose_splits, split_of, told
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import Example
 from clora_cli.data.templates import OPTIONS_CUE, has_cue, natural_instructions, options, options_head
 from clora_cli.data.texts import bare, ending, starts_with
 from clora_cli.data.values import as_answers, as_text
-from clora_cli.errors import DataError
 
 __all__ = ["is_benchmark_folder", "is_task_file", "read_benchmark_folder", "read_task_file", "task_name"]
 

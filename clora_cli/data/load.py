@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from clora_cli.base.errors import DataError, UnknownNameError, did_you_mean
 from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled, stand_in_for
-from clora_cli.data.files import is_readable
-from clora_cli.data.known import KNOWN, KnownTask, canonical
+from clora_cli.data.known_tasks import KNOWN, KnownTask, canonical
 from clora_cli.data.naming import split_names, with_names
 from clora_cli.data.paths import read_path
+from clora_cli.data.readers import is_readable
 from clora_cli.data.registries import entry_of
 from clora_cli.data.root import data_root, find, holds_task, index
 from clora_cli.data.splits import Draft, finish
 from clora_cli.data.task import METRICS, Task, TaskInfo
-from clora_cli.errors import DataError, UnknownNameError, did_you_mean
 
 __all__ = ["list_tasks", "load_task"]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from clora_cli.base.errors import DataError
 from clora_cli.data.bundled import bundled_name
-from clora_cli.data.known import FAMILY_INSTRUCTIONS, canonical
+from clora_cli.data.known_tasks import FAMILY_INSTRUCTIONS, canonical
 from clora_cli.data.task import Example, Task
-from clora_cli.errors import DataError
-from clora_cli.nano import tasks
+from clora_cli.nano import task_set as tasks
 
 __all__ = ["NAMED", "NAMES", "split_names", "with_names"]
 

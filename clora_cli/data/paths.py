@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from clora_cli.base.errors import DataError
 from clora_cli.data.columns import draft_of
-from clora_cli.data.files import read_records
 from clora_cli.data.folders import read_folder
 from clora_cli.data.layouts import is_benchmark_folder, is_task_file, read_benchmark_folder, read_task_file, task_name
+from clora_cli.data.readers import read_records
 from clora_cli.data.registries import entry_of, read_entry
 from clora_cli.data.splits import Draft
 from clora_cli.data.texts import bare
-from clora_cli.errors import DataError
 
 __all__ = ["read_path"]
 

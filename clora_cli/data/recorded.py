@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from clora_cli.base.errors import DataError, MismatchError
 from clora_cli.data.bundled import bundled_name
-from clora_cli.data.files import is_readable
-from clora_cli.data.known import canonical
+from clora_cli.data.known_tasks import canonical
 from clora_cli.data.load import load_task
 from clora_cli.data.naming import split_names
+from clora_cli.data.readers import is_readable
 from clora_cli.data.task import Task
-from clora_cli.errors import DataError, MismatchError
 
 __all__ = ["Origin", "named_task", "origins_of", "own_tasks"]
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clora_cli.base.errors import DataError
 from clora_cli.data.columns import draft_of
-from clora_cli.data.files import Record, read_json, read_records
 from clora_cli.data.findings import few
 from clora_cli.data.folders import split_files
 from clora_cli.data.formats import ROLES
 from clora_cli.data.layouts import task_name
+from clora_cli.data.readers import Record, read_json, read_records
 from clora_cli.data.splits import Draft
-from clora_cli.errors import DataError
 
 __all__ = ["Entry", "entry_of", "read_entry"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.base.errors import DataError
 from clora_cli.data.tools import renders
-from clora_cli.errors import DataError
 
 if TYPE_CHECKING:
     from clora_cli.data.task import Example

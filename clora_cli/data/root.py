@@ -9,8 +9,8 @@ import os
 import re
 from pathlib import Path
 
-from clora_cli.data.files import is_readable
-from clora_cli.data.known import KnownTask, canonical, fold
+from clora_cli.data.known_tasks import KnownTask, canonical, fold
+from clora_cli.data.readers import is_readable
 from clora_cli.data.split_names import split_of
 from clora_cli.data.texts import bare
 

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from clora_cli.base.errors import DataError
 from clora_cli.data.task import Example, Task
-from clora_cli.errors import DataError
 
 __all__ = ["Draft", "finish"]
 

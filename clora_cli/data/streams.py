@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from clora_cli.base.errors import DataError
 from clora_cli.data.bundled import bundled_name
-from clora_cli.data.files import Record, is_readable, parse_json, read_records
-from clora_cli.data.known import canonical
+from clora_cli.data.known_tasks import canonical
 from clora_cli.data.layouts import is_task_file
+from clora_cli.data.readers import Record, is_readable, parse_json, read_records
 from clora_cli.data.registries import entry_of
 from clora_cli.data.texts import starts_with
-from clora_cli.errors import DataError
 
 __all__ = ["read_lines", "row_file", "stream_records"]
 

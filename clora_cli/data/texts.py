@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clora_cli.errors import DataError
+from clora_cli.base.errors import DataError
 
 __all__ = ["COMPRESSED", "bare", "ending", "in_brief", "library", "read_bytes", "read_text", "starts_with"]
 

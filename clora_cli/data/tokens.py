@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.errors import ArtifactError, DataError, MismatchError, translated
+from clora_cli.base.errors import ArtifactError, DataError, MismatchError, translated
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from clora_cli.base_model import ModelReference
 from clora_cli.data.findings import few
 from clora_cli.data.rows import Rows
 from clora_cli.data.task import Example
 from clora_cli.data.templates import tool_names
+from clora_cli.model.base_model import ModelReference
 
 __all__ = ["renderable", "renders", "with_model"]
 
@@ -56,7 +56,7 @@ def with_model(rows: Rows, reference: ModelReference) -> tuple[Rows, str]:
     """
     if not any(example.tooling for example in rows.examples):
         return rows, ""
-    from clora_cli.loading import read_tokenizer
+    from clora_cli.model.loading import read_tokenizer
 
     kept, note = renderable(rows.examples, read_tokenizer(reference))
     return replace(rows, examples=kept), note

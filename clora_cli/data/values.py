@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from clora_cli.errors import DataError
+from clora_cli.base.errors import DataError
 
 __all__ = ["as_answers", "as_flag", "as_text", "is_blank", "missing", "whole_numbers"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from clora_cli.evaluation.eval_options import COMBINE, SCORE, EvalOptions
 from clora_cli.evaluation.evaluate import evaluate
-from clora_cli.evaluation.options import COMBINE, SCORE, EvalOptions
 
 __all__ = ["COMBINE", "SCORE", "EvalOptions", "evaluate"]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from clora_cli.conventions import first_position, keeps_rows_apart, neutral_generation
-from clora_cli.errors import CloraError, MismatchError, translated
+from clora_cli.base.errors import CloraError, MismatchError, translated
 from clora_cli.evaluation.likelihoods import Likelihoods
 from clora_cli.evaluation.prompts import Before, Prompts
+from clora_cli.model.conventions import first_position, keeps_rows_apart, neutral_generation
 
 __all__ = ["generate", "rank_labels"]
 

@@ -6,25 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.base_model import ModelReference, check_answers, check_base, is_local
+from clora_cli.base.errors import ArtifactError, DataError, OptionError
+from clora_cli.base.legible import shortened
+from clora_cli.base.progress import Advance, Progress, Silent
 from clora_cli.data import Task
 from clora_cli.data.tools import renderable
-from clora_cli.errors import ArtifactError, DataError, OptionError
-from clora_cli.evaluation.options import COMBINE, MERGES, EvalOptions
+from clora_cli.evaluation.eval_options import COMBINE, MERGES, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, Grading
-from clora_cli.legible import shortened
-from clora_cli.meeting import agree, joined, together
-from clora_cli.package import base_at_hand, find_base, marks
-from clora_cli.processes import processes, summed
-from clora_cli.progress import Advance, Progress, Silent
-from clora_cli.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
+from clora_cli.model.base_model import ModelReference, check_answers, check_base, is_local
+from clora_cli.processes.meeting import agree, joined, together
+from clora_cli.processes.ranks import processes, summed
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.package import base_at_hand, find_base, marks
+from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 
 if TYPE_CHECKING:
-    from clora_cli.backbone import Backbone
-    from clora_cli.base_layers import BaseLayers
     from clora_cli.evaluation.combine import Combination
     from clora_cli.evaluation.prompts import Prompts
+    from clora_cli.model.backbone import Backbone
+    from clora_cli.model.base_layers import BaseLayers
 
 __all__ = ["check_combination", "check_scorable", "evaluate"]
 
@@ -51,7 +51,7 @@ def evaluate(
     Raises:
         CloraError: If adapters, base model, tasks and options do not fit together.
     """
-    from clora_cli.backbone import load_backbone, pick_device
+    from clora_cli.model.backbone import load_backbone, pick_device
 
     progress = progress or Silent()
     check_scorable(tasks, options)
@@ -123,8 +123,8 @@ def _mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelR
     """Check that adapters can be merged, where they are to be; return the base model's layers, which that may take."""
     if combine not in MERGES or not members:
         return None
-    from clora_cli.base_layers import BaseLayers
     from clora_cli.evaluation.combine import merger_of
+    from clora_cli.model.base_layers import BaseLayers
 
     layers = BaseLayers(reference) if reference else None
     merger_of(members, combine, layers).check()
@@ -200,9 +200,9 @@ def _combination(
     options: EvalOptions,
     layers: BaseLayers | None,
 ) -> Combination:
-    from clora_cli.adapters import AdapterBank
     from clora_cli.evaluation.combine import Fixed, Routed
-    from clora_cli.evaluation.routing import calibration_tasks, route_options
+    from clora_cli.model.bank import AdapterBank
+    from clora_cli.routing.route_settings import calibration_tasks, route_options
 
     bank = AdapterBank(backbone.model)
     members = [member.on(bank.places) for member in members]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from clora_cli.backbone import Backbone
-from clora_cli.conventions import first_position, pads_left, takes_positions
 from clora_cli.data import IGNORED, Collator
+from clora_cli.model.backbone import Backbone
+from clora_cli.model.conventions import first_position, pads_left, takes_positions
 
 __all__ = ["Likelihoods"]
 

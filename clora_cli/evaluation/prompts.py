@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from clora_cli.backbone import Backbone
-from clora_cli.conventions import pads_left
 from clora_cli.data import Collator, Example, Task, encode_answers, encode_prompt, uses_chat
-from clora_cli.processes import own_share
+from clora_cli.model.backbone import Backbone
+from clora_cli.model.conventions import pads_left
+from clora_cli.processes.ranks import own_share
 
 __all__ = ["Before", "Prompts"]
 

@@ -21,12 +21,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.base_layers import BaseLayers
-from clora_cli.errors import ArtifactError, OptionError
-from clora_cli.lora import HUGE, Factor, add_up, bound, recompress, row_tiles, truncate
+from clora_cli.algebra.lora import HUGE, Factor, add_up, bound, recompress, row_tiles, truncate
+from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.merges._checks import check_member, states_of
 from clora_cli.merges._combine import product, weighted_sum, working
+from clora_cli.model.base_layers import BaseLayers
+from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["SEED", "Deltas", "Merge", "Merged", "Merger", "merge_sites"]
 

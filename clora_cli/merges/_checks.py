@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.errors import ArtifactError, MismatchError
-from clora_cli.lora import HUGE, Factor, bound
+from clora_cli.algebra.lora import HUGE, Factor, bound
+from clora_cli.base.errors import ArtifactError, MismatchError
+from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["check_member", "states_of"]
 

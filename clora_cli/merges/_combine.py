@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
 
 __all__ = ["Election", "product", "weighted_sum", "working"]
 

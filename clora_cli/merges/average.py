@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from clora_cli.errors import OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.merges import Merge
 
 __all__ = ["Average"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from clora_cli.errors import OptionError
-from clora_cli.intervals import check_option
+from clora_cli.base.errors import OptionError
+from clora_cli.base.intervals import check_option
 from clora_cli.merges import Deltas, Merge
 from clora_cli.merges._combine import weighted_sum
 from clora_cli.merges._prune import keep_largest

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clora_cli.errors import OptionError
-from clora_cli.intervals import check_option
+from clora_cli.base.errors import OptionError
+from clora_cli.base.intervals import check_option
 from clora_cli.merges import Deltas, Merge
 from clora_cli.merges._combine import Election
 from clora_cli.merges._prune import keep_largest

@@ -27,10 +27,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from clora_cli.distribution import Pool, Text
+from clora_cli.algebra.statistics import SecondMoment
 from clora_cli.methods._probe import Probe
-from clora_cli.routing import RouteOptions
-from clora_cli.statistics import SecondMoment
+from clora_cli.routing.weights import RouteOptions
+from clora_cli.store.distribution import Pool, Text
 
 __all__ = ["Activity", "Factors", "Gating", "Memory", "Method", "Penalty", "Probe", "Trimming"]
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from clora_cli.attribution import Answer
+from clora_cli.model.attribution import Answer
 
 __all__ = ["Probe"]
 

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clora_cli.attribution import Answer, spearman
-from clora_cli.errors import MismatchError
-from clora_cli.intervals import check_option
+from clora_cli.base.errors import MismatchError
+from clora_cli.base.intervals import check_option
 from clora_cli.methods import Factors, Method, Penalty, Probe
+from clora_cli.model.attribution import Answer, spearman
 
 __all__ = ["AsoLora"]
 

@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clora_cli import registry
-from clora_cli.errors import MismatchError, OptionError
-from clora_cli.intervals import check_option
+from clora_cli.base import registry
+from clora_cli.base.errors import MismatchError, OptionError
+from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method, Probe, Trimming
-from clora_cli.routing import RouteOptions
-from clora_cli.task_vector import KEY, learn_task_vector
+from clora_cli.model.task_vectors import KEY, learn_task_vector
+from clora_cli.routing.weights import RouteOptions
 
 __all__ = ["Cast"]
 

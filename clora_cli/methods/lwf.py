@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from clora_cli.intervals import check_option
+from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method
 
 __all__ = ["Lwf"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clora_cli.intervals import check_option
+from clora_cli.base.intervals import check_option
 from clora_cli.methods import Activity, Method
 
 __all__ = ["Migu"]

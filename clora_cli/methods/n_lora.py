@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clora_cli.errors import OptionError
-from clora_cli.intervals import check_option
-from clora_cli.lora import row_tiles
+from clora_cli.algebra.lora import row_tiles
+from clora_cli.base.errors import OptionError
+from clora_cli.base.intervals import check_option
 from clora_cli.methods import Factors, Method, Penalty
 
 __all__ = ["NLora"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clora_cli.intervals import check_option
+from clora_cli.base.intervals import check_option
 from clora_cli.methods import Factors, Method, Penalty
 
 __all__ = ["OLora"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clora_cli.distribution import Pool, Text
-from clora_cli.intervals import check_option
+from clora_cli.base.intervals import check_option
 from clora_cli.methods import Gating, Method
-from clora_cli.routing import RouteOptions
+from clora_cli.routing.weights import RouteOptions
+from clora_cli.store.distribution import Pool, Text
 
 __all__ = ["Pfd"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clora_cli.intervals import check_option
+from clora_cli.base.intervals import check_option
 from clora_cli.methods import Memory, Method
 
 __all__ = ["Replay"]

@@ -1,6 +1,6 @@
 """The bundled model, ``clora-nano``, and the bundled tasks: everything that a first run needs, offline and on a CPU.
 
-The model is a causal language model of under two million parameters, trained by ``clora_cli.nano.pretrain`` on text
+The model is a causal language model of under two million parameters, trained by ``pretraining/pretrain.py`` on text
 that ``lexicon``, ``grammar``, ``texts`` and ``exercises`` generate. The tasks (``tasks``) are made by the same
 generator, with instructions and label sets that the model has not been taught.
 """

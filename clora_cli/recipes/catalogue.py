@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from clora_cli import registry
-from clora_cli.errors import OptionError, did_you_mean
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError, did_you_mean
 from clora_cli.recipes.orders import BUNDLED, orders
 from clora_cli.recipes.papers import reports
 from clora_cli.recipes.protocols import Settings, Status, model_of, protocol_of, settings_of
 from clora_cli.recipes.reading import read_recipe
 from clora_cli.recipes.recipe import Recipe
-from clora_cli.recipes.tables import table
+from clora_cli.recipes.shipped_tables import table
 
 __all__ = ["Shipped", "shipped", "shipped_recipe"]
 

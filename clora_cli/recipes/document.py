@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from clora_cli.errors import OptionError, did_you_mean
-from clora_cli.legible import shortened
+from clora_cli.base.errors import OptionError, did_you_mean
+from clora_cli.base.legible import shortened
 
 __all__ = ["Item", "read_document"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from clora_cli.data.naming import NAMES
-from clora_cli.nano.tasks import ORDER
-from clora_cli.recipes.tables import table
+from clora_cli.nano.task_set import ORDER
+from clora_cli.recipes.shipped_tables import table
 
 __all__ = ["BUNDLED", "named_orders", "orders"]
 

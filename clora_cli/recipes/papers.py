@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from clora_cli.recipes.tables import orders_of, table
+from clora_cli.recipes.shipped_tables import orders_of, table
 
 __all__ = ["Report", "reports"]
 

@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clora_cli import registry
-from clora_cli.adapter_folder import AdapterFolder, read_adapter
-from clora_cli.backbone import find_sites, load_skeleton
-from clora_cli.base_layers import BaseLayers
-from clora_cli.base_model import ModelReference, changes_since, check_answers, find_model
+from clora_cli.base import registry
+from clora_cli.base.errors import ArtifactError, DataError, MismatchError, OptionError
+from clora_cli.base.files import discard
 from clora_cli.data import Task, load_task
 from clora_cli.data.bundled import bundled_name
-from clora_cli.data.known import canonical
+from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
-from clora_cli.errors import ArtifactError, DataError, MismatchError, OptionError
-from clora_cli.files import discard
-from clora_cli.leftovers import sweep
+from clora_cli.model.backbone import find_sites, load_skeleton
+from clora_cli.model.base_layers import BaseLayers
+from clora_cli.model.base_model import ModelReference, changes_since, check_answers, find_model
 from clora_cli.nano import MODEL_NAME
-from clora_cli.package import read_package
+from clora_cli.processes.leftovers import sweep
 from clora_cli.recipes.recipe import folder_name, unset_variable
 from clora_cli.recipes.settings import at_stage, build
 from clora_cli.recipes.steps import Step, Unit
-from clora_cli.scores import Scores, read_scores
+from clora_cli.store.adapter_folder import AdapterFolder, read_adapter
+from clora_cli.store.package import read_package
+from clora_cli.store.scores import Scores, read_scores
 from clora_cli.training import TrainOptions, make_plan
 from clora_cli.training.composition import compose
 from clora_cli.transforming import plan_features

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from clora_cli.recipes.papers import reports
 from clora_cli.recipes.reading import SHARED
-from clora_cli.recipes.tables import orders_of, table
+from clora_cli.recipes.shipped_tables import orders_of, table
 
 __all__ = ["Settings", "Status", "model_of", "protocol_of", "settings_of"]
 

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clora_cli import registry
+from clora_cli.base import registry
+from clora_cli.base.errors import ArtifactError, OptionError, did_you_mean
+from clora_cli.base.folder_names import folder_problem, same_on_some_disk
+from clora_cli.base.intake import read_text, reason
+from clora_cli.base.legible import shortened
 from clora_cli.data.bundled import bundled_name
-from clora_cli.data.known import canonical
+from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
-from clora_cli.errors import ArtifactError, OptionError, did_you_mean
-from clora_cli.folder_names import folder_problem, same_on_some_disk
-from clora_cli.intake import read_text, reason
-from clora_cli.legible import shortened
 from clora_cli.recipes.document import Item, read_document
 from clora_cli.recipes.orders import named_orders, orders
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name

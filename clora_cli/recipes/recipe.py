@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.data.bundled import bundled_name
-from clora_cli.data.files import is_readable
 from clora_cli.data.layouts import task_name
 from clora_cli.data.naming import split_names
+from clora_cli.data.readers import is_readable
 from clora_cli.data.texts import bare
 from clora_cli.recipes.orders import named_orders
 from clora_cli.recipes.settings import EachTask, at_stage, spelled

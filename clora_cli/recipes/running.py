@@ -15,15 +15,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from clora_cli import registry, signals
-from clora_cli.base_model import ModelReference
-from clora_cli.costs import COSTS, Cost, append_cost
-from clora_cli.errors import ArtifactError, CloraError
-from clora_cli.files import writing
+from clora_cli.base import registry
+from clora_cli.base.errors import ArtifactError, CloraError
+from clora_cli.base.files import writing
+from clora_cli.model.base_model import ModelReference
+from clora_cli.processes import signals
 from clora_cli.recipes.planning import UnitPlan, clean, scores_current
 from clora_cli.recipes.steps import Step, Unit
 from clora_cli.recipes.workers import Outcome, Worker
-from clora_cli.tensors import read_header
+from clora_cli.store.costs import COSTS, Cost, append_cost
+from clora_cli.store.tensors import read_header
 
 __all__ = ["Failure", "Listener", "UnitResult", "carry_out"]
 

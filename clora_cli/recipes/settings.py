@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from clora_cli.errors import OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.recipes.document import Item
 
 __all__ = [
@@ -136,7 +136,7 @@ def build(section: Section, settings: Mapping[str, Any], **fixed: Any) -> Any:
     Raises:
         OptionError: If a value is out of range.
     """
-    from clora_cli.routing import RouteOptions
+    from clora_cli.routing.weights import RouteOptions
 
     chosen: dict[str, Any] = {}
     for name, value in settings.items():

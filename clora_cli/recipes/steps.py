@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from clora_cli.errors import UnknownNameError
+from clora_cli.base.errors import UnknownNameError
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name, resolved_model
 from clora_cli.recipes.settings import at_stage, spelled, words_of
 

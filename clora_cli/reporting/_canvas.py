@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.errors import OptionError
-from clora_cli.files import write_bytes
-from clora_cli.legible import legible
+from clora_cli.base.errors import OptionError
+from clora_cli.base.files import write_bytes
+from clora_cli.base.legible import legible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

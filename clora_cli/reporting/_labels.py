@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from clora_cli.reporting.runs import Run
+from clora_cli.reporting.scored_run import Run
 
 __all__ = ["labels", "names"]
 

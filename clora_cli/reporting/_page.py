@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import TYPE_CHECKING
 
-from clora_cli.legible import legible
+from clora_cli.base.legible import legible
 from clora_cli.reporting._canvas import inline_svg
 
 if TYPE_CHECKING:

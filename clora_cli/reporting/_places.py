@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from clora_cli.legible import legible
+from clora_cli.base.legible import legible
 
 __all__ = ["NOWHERE", "Place", "place"]
 

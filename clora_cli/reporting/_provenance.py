@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clora_cli import __version__
-from clora_cli.adapter_folder import AdapterFolder
 from clora_cli.reporting._page import escape, fold, table
+from clora_cli.store.adapter_folder import AdapterFolder
 
 if TYPE_CHECKING:
-    from clora_cli.reporting.report import Report
+    from clora_cli.reporting.assembly import Report
 
 __all__ = ["provenance"]
 

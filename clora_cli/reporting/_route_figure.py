@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.reporting._canvas import CELL, short
-from clora_cli.routes import Routes
+from clora_cli.store.routes import Routes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

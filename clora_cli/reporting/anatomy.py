@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from clora_cli.errors import CloraError
-from clora_cli.progress import Progress, Silent
+from clora_cli.base.errors import CloraError
+from clora_cli.base.progress import Progress, Silent
 from clora_cli.reporting.collect import Package
 from clora_cli.reporting.differences import Difference, distinct_labels
 from clora_cli.reporting.examination import examined
 from clora_cli.reporting.figures.shifts import Shift
-from clora_cli.subspace import Ledger, read_ledger, read_masks
+from clora_cli.store.ledger import Ledger, read_ledger, read_masks
 
 __all__ = ["Anatomy", "examine", "representatives"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clora_cli.errors import MismatchError
-from clora_cli.reporting.results import Group, Order, Series
+from clora_cli.base.errors import MismatchError
+from clora_cli.reporting.method_results import Group, Order, Series
 
 __all__ = ["Estimate", "Significance", "compare", "paired_bootstrap"]
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.legible import markdown
+from clora_cli.base.legible import markdown
 from clora_cli.reporting._canvas import save
 from clora_cli.reporting._markdown import table
 from clora_cli.reporting.figures.radial import compose_radial
-from clora_cli.subspace import Ledger, read_ledger
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.ledger import Ledger, read_ledger
 
 __all__ = ["capacity_json", "capacity_table", "draw_capacity", "shared_ledger"]
 

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clora_cli.adapter_folder import AdapterFolder, is_adapter, read_adapter
-from clora_cli.costs import COSTS, Cost, read_costs
-from clora_cli.costs import SCHEMA as COST_SCHEMA
-from clora_cli.errors import ArtifactError
-from clora_cli.files import damage
-from clora_cli.intake import read_text, real_path, reason
-from clora_cli.package import read_package
+from clora_cli.base.errors import ArtifactError
+from clora_cli.base.files import damage
+from clora_cli.base.intake import read_text, real_path, reason
 from clora_cli.reporting._drafts import place_of
 from clora_cli.reporting._places import Place, place
-from clora_cli.reporting.routes import ROUTES_SCHEMA, read_routes
-from clora_cli.routes import Routes
-from clora_cli.scores import SCHEMA, Scores, read_scores
+from clora_cli.reporting.route_files import ROUTES_SCHEMA, read_routes
+from clora_cli.store.adapter_folder import AdapterFolder, is_adapter, read_adapter
+from clora_cli.store.costs import COSTS, Cost, read_costs
+from clora_cli.store.costs import SCHEMA as COST_SCHEMA
+from clora_cli.store.package import read_package
+from clora_cli.store.routes import Routes
+from clora_cli.store.scores import SCHEMA, Scores, read_scores
 
 __all__ = ["Material", "Package", "collect"]
 

@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.comparison import EPSILON, Comparison, Deltas, Scope, Survey, survey
-from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.legible import markdown
-from clora_cli.lora import Factor
-from clora_cli.package import read_package
-from clora_cli.progress import Progress, Silent
+from clora_cli.algebra.comparison import EPSILON, Comparison, Deltas, Scope, Survey, survey
+from clora_cli.algebra.lora import Factor
+from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.base.legible import markdown
+from clora_cli.base.progress import Progress, Silent
 from clora_cli.reporting._markdown import table
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.package import read_package
 
 __all__ = [
     "COUNTED",

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from clora_cli import registry
-from clora_cli.legible import legible
+from clora_cli.base import registry
+from clora_cli.base.legible import legible
 from clora_cli.reporting.bootstrap import RESAMPLES, Significance
-from clora_cli.reporting.costs import CostRow
-from clora_cli.reporting.results import Group, Order, Results, Series, Spread
-from clora_cli.reporting.runs import Run, summarise
+from clora_cli.reporting.cost_rows import CostRow
+from clora_cli.reporting.method_results import Group, Order, Results, Series, Spread
+from clora_cli.reporting.runs import summarise
+from clora_cli.reporting.scored_run import Run
 from clora_cli.reporting.standings import COLUMNS
 
 __all__ = ["CSV_HEADER", "REPORT_SCHEMA", "report_csv", "report_json"]

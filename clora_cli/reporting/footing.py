@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clora_cli.reporting._protocol import Protocol, differing, protocol_of
-from clora_cli.reporting.results import Results, Series
-from clora_cli.reporting.runs import Run
+from clora_cli.reporting.method_results import Results, Series
+from clora_cli.reporting.scored_run import Run
 
 __all__ = ["Protocol", "footing_notes", "protocol_of", "unequal"]
 

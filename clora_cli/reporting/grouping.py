@@ -11,8 +11,8 @@ import numpy as np
 
 from clora_cli.reporting._labels import names
 from clora_cli.reporting._places import Place
-from clora_cli.reporting.results import Group, Order, Results, Series, Traits
-from clora_cli.reporting.runs import Run
+from clora_cli.reporting.method_results import Group, Order, Results, Series, Traits
+from clora_cli.reporting.scored_run import Run
 
 __all__ = ["bring_together"]
 

@@ -10,17 +10,16 @@ from clora_cli import __version__
 from clora_cli.reporting._page import Figures, Section, escape, fold, notes, page, table
 from clora_cli.reporting._provenance import provenance
 from clora_cli.reporting._route_figure import compose as compose_routes
+from clora_cli.reporting.assembly import Report, significance_note
 from clora_cli.reporting.differences import Difference, sampling_note
 from clora_cli.reporting.figure import compose_matrices
-from clora_cli.reporting.figures.capacity import compose_capacity
-from clora_cli.reporting.figures.costs import compose_costs
+from clora_cli.reporting.figures.capacity_bars import compose_capacity
+from clora_cli.reporting.figures.cost_curves import compose_costs
 from clora_cli.reporting.figures.curves import compose_curves, numbers
 from clora_cli.reporting.figures.interference import compose_interference
 from clora_cli.reporting.figures.shifts import compose_shifts
 from clora_cli.reporting.heatmap import compose_difference
-from clora_cli.reporting.report import Report, significance_note
-from clora_cli.reporting.standings import TRAITS, Place, standings_notes, written
-from clora_cli.reporting.tables import (
+from clora_cli.reporting.markdown_tables import (
     SIGNIFICANCE_HEADER,
     cost_lines,
     metric_notes,
@@ -28,6 +27,7 @@ from clora_cli.reporting.tables import (
     significance_cells,
     tick,
 )
+from clora_cli.reporting.standings import TRAITS, Place, standings_notes, written
 
 __all__ = ["report_html"]
 

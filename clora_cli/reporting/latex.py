@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from clora_cli.legible import legible
+from clora_cli.base.legible import legible
 from clora_cli.reporting.standings import TRAITS, Place, Standings
 
 __all__ = ["latex_table"]

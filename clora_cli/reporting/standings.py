@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clora_cli import registry
-from clora_cli.reporting.results import Group, Order, Results, Spread, Traits
+from clora_cli.base import registry
+from clora_cli.reporting.method_results import Group, Order, Results, Spread, Traits
 
 __all__ = ["COLUMNS", "TRAITS", "Column", "Place", "Row", "Standings", "standings", "standings_notes", "written"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clora_cli.algebra.statistics import Prototypes
 from clora_cli.routers import Router, Similarity
-from clora_cli.statistics import Prototypes
 
 __all__ = ["L2"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clora_cli.intervals import check_option
+from clora_cli.algebra.statistics import Prototypes
+from clora_cli.base.intervals import check_option
 from clora_cli.routers import Router, Similarity
-from clora_cli.statistics import Prototypes
 
 __all__ = ["Mahalanobis"]
 

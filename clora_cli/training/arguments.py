@@ -9,9 +9,9 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from clora_cli.backbone import Backbone
-from clora_cli.errors import OptionError
-from clora_cli.meeting import wait_for_all
+from clora_cli.base.errors import OptionError
+from clora_cli.model.backbone import Backbone
+from clora_cli.processes.meeting import wait_for_all
 from clora_cli.training.plan import Plan
 
 __all__ = ["training_arguments"]

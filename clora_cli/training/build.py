@@ -20,21 +20,21 @@ from peft import (
 from torch import Tensor, nn
 from transformers import set_seed
 
-from clora_cli import registry
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.adapters import AdapterBank
-from clora_cli.backbone import Backbone, all_linear, find_sites, is_transposed, load_backbone, pick_device
-from clora_cli.base_layers import BaseLayers
-from clora_cli.errors import MismatchError, OptionError, translated
-from clora_cli.lora import Factor, factor_keys
+from clora_cli.algebra.lora import Factor, factor_keys
+from clora_cli.base import registry
+from clora_cli.base.errors import MismatchError, OptionError, translated
+from clora_cli.base.progress import Progress, Silent
 from clora_cli.merges import Merger
-from clora_cli.names import parse_name
-from clora_cli.progress import Progress, Silent
-from clora_cli.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
-from clora_cli.training.gates import Gates, read_gates
-from clora_cli.training.options import run_seed
+from clora_cli.model.backbone import Backbone, all_linear, find_sites, is_transposed, load_backbone, pick_device
+from clora_cli.model.bank import AdapterBank
+from clora_cli.model.base_layers import BaseLayers
+from clora_cli.model.names import parse_name
+from clora_cli.model.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.training.confinement import Confinement, warmup_steps
 from clora_cli.training.plan import Plan
-from clora_cli.training.subspace import Confinement, warmup_steps
+from clora_cli.training.row_gates import Gates, read_gates
+from clora_cli.training.train_options import run_seed
 
 __all__ = ["ADAPTER", "Built", "build", "confine", "lora_config"]
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from clora_cli import signals
-from clora_cli.errors import CloraError
-from clora_cli.progress import Advance
+from clora_cli.base.errors import CloraError
+from clora_cli.base.progress import Advance
+from clora_cli.processes import signals
 
 __all__ = ["AfterSteps", "Interruption", "Watch", "flushed_denormals"]
 

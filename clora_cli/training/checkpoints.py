@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from clora_cli.errors import ArtifactError, BusyError, CloraError
-from clora_cli.files import discard, new_folder, read_json, sha256, to_json
-from clora_cli.processes import is_main_process
-from clora_cli.progress import Progress
+from clora_cli.base.errors import ArtifactError, BusyError, CloraError
+from clora_cli.base.files import discard, new_folder, read_json, sha256, to_json
+from clora_cli.base.progress import Progress
+from clora_cli.processes.ranks import is_main_process
 
 __all__ = [
     "ADAPTER",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clora_cli import registry
-from clora_cli.errors import OptionError
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
 from clora_cli.methods import Memory, Method
 
 __all__ = ["Composition", "compose"]

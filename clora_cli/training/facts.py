@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clora_cli.adapter_folder import WEIGHTS
-from clora_cli.backbone import pick_device
-from clora_cli.files import sha256
-from clora_cli.package import marks
+from clora_cli.base.files import sha256
+from clora_cli.model.backbone import pick_device
+from clora_cli.store.adapter_folder import WEIGHTS
+from clora_cli.store.package import marks
 from clora_cli.training.checkpoints import RECORD
 from clora_cli.training.plan import Plan
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
 from clora_cli.methods import Activity, Method
-from clora_cli.processes import summed
+from clora_cli.processes.ranks import summed
 from clora_cli.training.build import ADAPTER, Built
 
 __all__ = ["GradientFilter"]

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
-from clora_cli.errors import OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.methods import Probe
-from clora_cli.training.answers import answer_logits
+from clora_cli.training.answer_logits import answer_logits
 from clora_cli.training.callbacks import AfterSteps
+from clora_cli.training.confinement import Confinement
 from clora_cli.training.filtering import GradientFilter
-from clora_cli.training.gates import Gates
 from clora_cli.training.penalties import Penalties
 from clora_cli.training.previous import Previous
 from clora_cli.training.resuming import ResumableTrainer
-from clora_cli.training.subspace import Confinement
+from clora_cli.training.row_gates import Gates
 
 __all__ = ["PenaltyTrainer", "Rows", "answer_loss"]
 

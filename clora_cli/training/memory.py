@@ -6,13 +6,13 @@ import math
 import random
 from collections.abc import Sequence
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.base_model import ModelReference
+from clora_cli.base.errors import DataError, MismatchError
 from clora_cli.data import Rows, Task, origins_of
 from clora_cli.data.tools import with_model
-from clora_cli.errors import DataError, MismatchError
 from clora_cli.methods import Memory
-from clora_cli.training.options import run_seed
+from clora_cli.model.base_model import ModelReference
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.training.train_options import run_seed
 
 __all__ = ["read_memory"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.adapters import AdapterBank
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
 from clora_cli.methods import Factors, Method, Penalty, Probe
-from clora_cli.tensors import read_tensors, save_tensors
+from clora_cli.model.bank import AdapterBank
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.tensors import read_tensors, save_tensors
 
 __all__ = ["Penalties", "recall"]
 

@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora_cli import __version__
-from clora_cli.adapter_folder import AdapterFolder, check_place, finished
-from clora_cli.base_model import ModelReference, check_answers, check_base, find_model
+from clora_cli.base.errors import DataError, MismatchError, OptionError
+from clora_cli.base.folder_names import folder_problem, twin
+from clora_cli.base.intake import real_path
 from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.data.tools import with_model
-from clora_cli.distribution import agree, read_record
-from clora_cli.errors import DataError, MismatchError, OptionError
-from clora_cli.folder_names import folder_problem, twin
-from clora_cli.intake import real_path
-from clora_cli.manifest import WITHHELD
 from clora_cli.methods import Gating
-from clora_cli.package import read_package
+from clora_cli.model.base_model import ModelReference, check_answers, check_base, find_model
+from clora_cli.store.adapter_folder import AdapterFolder, check_place, finished
+from clora_cli.store.distribution import agree, read_record
+from clora_cli.store.manifest import WITHHELD
+from clora_cli.store.package import read_package
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.memory import read_memory
-from clora_cli.training.options import TrainOptions, default_lr, order_of_examples, rows_to_read, run_seed
+from clora_cli.training.train_options import TrainOptions, default_lr, order_of_examples, rows_to_read, run_seed
 
 if TYPE_CHECKING:
-    from clora_cli.subspace import Ledger
+    from clora_cli.store.ledger import Ledger
 
 __all__ = ["Plan", "make_plan"]
 
@@ -255,7 +255,7 @@ def _ledger(others: Sequence[AdapterFolder], method: Composition, options: Train
     trimming = method.lead.trimming()
     if trimming is None or not others:
         return None
-    from clora_cli.subspace import read_ledger
+    from clora_cli.store.ledger import read_ledger
 
     ledger = read_ledger(others)
     if ledger.idle < max(1, trimming.least * ledger.size):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clora_cli.adapters import AdapterBank
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
 from clora_cli.methods import Method
-from clora_cli.processes import summed
-from clora_cli.training.answers import answer_logits
+from clora_cli.model.bank import AdapterBank
+from clora_cli.processes.ranks import summed
+from clora_cli.training.answer_logits import answer_logits
 from clora_cli.training.build import Built
 from clora_cli.training.probe import undisturbed
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clora_cli.attribution import Answer, attributions, down_projections
+from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Collator, uses_chat
-from clora_cli.features import prompt_ids
-from clora_cli.processes import own_share, processes, summed
-from clora_cli.progress import Progress, Silent
-from clora_cli.task_vector import embeddings
-from clora_cli.training.answers import answer_logits
+from clora_cli.model.attribution import Answer, attributions, down_projections
+from clora_cli.model.features import prompt_ids
+from clora_cli.model.task_vectors import embeddings
+from clora_cli.processes.ranks import own_share, processes, summed
+from clora_cli.training.answer_logits import answer_logits
 from clora_cli.training.build import Built
 from clora_cli.training.plan import Plan
 

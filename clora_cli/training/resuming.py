@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerState
 
-from clora_cli.errors import ArtifactError
-from clora_cli.files import read_json
-from clora_cli.processes import gathered, rank
-from clora_cli.tensors import read_tensors, save_tensors
+from clora_cli.base.errors import ArtifactError
+from clora_cli.base.files import read_json
+from clora_cli.processes.ranks import gathered, rank
+from clora_cli.store.tensors import read_tensors, save_tensors
 from clora_cli.training.checkpoints import ADAPTER, OPTIMIZER, RANDOM, STATE, TRAINER, new_checkpoint, start_anew
 
 __all__ = ["Kept", "ResumableTrainer"]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clora_cli.backbone import find_sites, load_skeleton
-from clora_cli.lora import factor_keys
+from clora_cli.algebra.lora import factor_keys
+from clora_cli.model.backbone import find_sites, load_skeleton
 from clora_cli.training.build import lora_config
 from clora_cli.training.plan import Plan
 

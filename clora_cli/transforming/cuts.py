@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.errors import MismatchError
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
+from clora_cli.base.errors import MismatchError
+from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["Cut", "pull", "pulls", "side_of"]
 

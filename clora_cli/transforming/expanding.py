@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from clora_cli.adapter_folder import AdapterFolder, is_adapter
-from clora_cli.errors import MismatchError, OptionError, did_you_mean
-from clora_cli.files import new_folder
-from clora_cli.folder_names import folder_problem, same_on_some_disk
-from clora_cli.locks import NO_PATIENCE, Patience, locked
-from clora_cli.package import read_package
-from clora_cli.progress import Progress, Silent
-from clora_cli.spots import inside, place
+from clora_cli.base.errors import MismatchError, OptionError, did_you_mean
+from clora_cli.base.files import new_folder
+from clora_cli.base.folder_names import folder_problem, same_on_some_disk
+from clora_cli.base.progress import Progress, Silent
+from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
+from clora_cli.processes.spots import inside, place
+from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
+from clora_cli.store.package import read_package
 from clora_cli.transforming.member import Member, check_apart
 from clora_cli.transforming.routable import check_bases, check_routable, tell_doubts
 

@@ -8,12 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.backbone import DTYPES, dtype_name, pick_device
-from clora_cli.base_model import ModelReference, check_base, same_base
+from clora_cli.algebra.privacy import Guarantee
+from clora_cli.algebra.statistics import SECOND_MOMENTS, SecondMoment
+from clora_cli.base.errors import ArtifactError, DataError, OptionError
+from clora_cli.base.files import differences
+from clora_cli.base.intervals import check_sizes
+from clora_cli.base.progress import Progress
 from clora_cli.data import Rows, Task, load_task, origins_of
 from clora_cli.data.tools import with_model
-from clora_cli.distribution import (
+from clora_cli.model.backbone import DTYPES, dtype_name, pick_device
+from clora_cli.model.base_model import ModelReference, check_base, same_base
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.distribution import (
     POOLS,
     SOURCES,
     TEXTS,
@@ -25,15 +31,9 @@ from clora_cli.distribution import (
     read_distribution,
     read_record,
 )
-from clora_cli.errors import ArtifactError, DataError, OptionError
-from clora_cli.files import differences
-from clora_cli.intervals import check_sizes
-from clora_cli.package import find_base
-from clora_cli.privacy import Guarantee
-from clora_cli.progress import Progress
-from clora_cli.statistics import SECOND_MOMENTS, SecondMoment
-from clora_cli.steady import Identity, identity, mark
-from clora_cli.transforming.inputs import assign_data
+from clora_cli.store.package import find_base
+from clora_cli.store.steady import Identity, identity, mark
+from clora_cli.transforming.requests import assign_data
 
 __all__ = ["SPLITS", "FeatureJob", "FeatureOptions", "FeaturePlan", "State", "plan_features"]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.errors import ArtifactError, OptionError
-from clora_cli.files import read_json, sha256, to_json
-from clora_cli.intake import real_path
-from clora_cli.manifest import MANIFEST
-from clora_cli.side_files import current_name
-from clora_cli.steady import unchanged
+from clora_cli.base.errors import ArtifactError, OptionError
+from clora_cli.base.files import read_json, sha256, to_json
+from clora_cli.base.intake import real_path
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.manifest import MANIFEST
+from clora_cli.store.side_files import current_name
+from clora_cli.store.steady import unchanged
 from clora_cli.transforming.routable import Routable
 
 __all__ = ["Member", "check_apart", "copy_file", "files_of"]

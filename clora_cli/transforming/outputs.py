@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clora_cli.adapter_folder import write_adapter, write_dense
-from clora_cli.card import merge_card
-from clora_cli.lora import Factor, factor_keys, scaling_at
+from clora_cli.algebra.lora import Factor, factor_keys, scaling_at
+from clora_cli.store.adapter_folder import write_adapter, write_dense
+from clora_cli.store.card import merge_card
 
 if TYPE_CHECKING:
-    from clora_cli.progress import Advance
-    from clora_cli.transforming.merging import MergePlan
+    from clora_cli.base.progress import Advance
+    from clora_cli.transforming.merge_plan import MergePlan
 
 __all__ = ["write_factors", "write_merged"]
 

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clora_cli.adapter_folder import AdapterFolder
-from clora_cli.adapter_tensors import names_in
-from clora_cli.base_model import same_base
-from clora_cli.distribution import COMPARABLE, POOLS, SOURCES, TEXTS, read_distribution
-from clora_cli.errors import ArtifactError, MismatchError
-from clora_cli.lora import config_problem
-from clora_cli.progress import Progress
-from clora_cli.statistics import SECOND_MOMENTS
-from clora_cli.task_vector import read_task_vector
+from clora_cli.algebra.lora import config_problem
+from clora_cli.algebra.statistics import SECOND_MOMENTS
+from clora_cli.base.errors import ArtifactError, MismatchError
+from clora_cli.base.progress import Progress
+from clora_cli.model.base_model import same_base
+from clora_cli.model.task_vectors import read_task_vector
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.adapter_tensors import names_in
+from clora_cli.store.distribution import COMPARABLE, POOLS, SOURCES, TEXTS, read_distribution
 
 __all__ = ["Routable", "check_bases", "check_routable", "stat_command", "tell_doubts"]
 

@@ -13,24 +13,24 @@ from typing import Any
 import torch
 
 from clora_cli import __version__
-from clora_cli.adapter_folder import AdapterFolder, is_adapter
-from clora_cli.adapters import AdapterBank
-from clora_cli.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
+from clora_cli.algebra.privacy import Ball, noise_multiplier, release
+from clora_cli.algebra.statistics import Moments
+from clora_cli.base.errors import CloraError, InterruptedRunError, MismatchError, OptionError, ReplacedError
+from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Example, Rows, load_task, uses_chat
-from clora_cli.distribution import Distribution
-from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError, ReplacedError
-from clora_cli.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
-from clora_cli.locks import NO_PATIENCE, Patience, locked
-from clora_cli.manifest import withhold
-from clora_cli.meeting import agree, together
-from clora_cli.nano.tasks import ORDER
-from clora_cli.package import changed, marks
-from clora_cli.places import Places, places_of
-from clora_cli.privacy import Ball, noise_multiplier, release
-from clora_cli.processes import is_main_process
-from clora_cli.progress import Progress, Silent
-from clora_cli.spots import Spot, inside
-from clora_cli.statistics import Moments
+from clora_cli.model.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
+from clora_cli.model.bank import AdapterBank
+from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
+from clora_cli.model.places import Places, places_of
+from clora_cli.nano.task_set import ORDER
+from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
+from clora_cli.processes.meeting import agree, together
+from clora_cli.processes.ranks import is_main_process
+from clora_cli.processes.spots import Spot, inside
+from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
+from clora_cli.store.distribution import Distribution
+from clora_cli.store.manifest import withhold
+from clora_cli.store.package import changed, marks
 from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State
 
 __all__ = ["FeatureResult", "sizes", "spots_of", "take_features"]

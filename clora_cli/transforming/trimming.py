@@ -13,22 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clora_cli import registry
-from clora_cli.adapter_folder import WEIGHTS, AdapterFolder, check_place, finished
-from clora_cli.adapter_tensors import read_copies
-from clora_cli.errors import OptionError, ReplacedError
-from clora_cli.files import new_folder, sha256, to_json
-from clora_cli.intervals import check_sizes
-from clora_cli.locks import NO_PATIENCE, Patience, locked
-from clora_cli.lora import Factor, factor_keys
-from clora_cli.manifest import MANIFEST, SCHEMA
-from clora_cli.package import changed
-from clora_cli.progress import Progress, Silent
-from clora_cli.side_files import FEATURES, STATE
-from clora_cli.spots import inside, place
-from clora_cli.steady import unchanged
-from clora_cli.subspace import mask_key, pack, read_masks
-from clora_cli.tensors import save_tensors
+from clora_cli.algebra.lora import Factor, factor_keys
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError, ReplacedError
+from clora_cli.base.files import new_folder, sha256, to_json
+from clora_cli.base.intervals import check_sizes
+from clora_cli.base.progress import Progress, Silent
+from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
+from clora_cli.processes.spots import inside, place
+from clora_cli.store.adapter_folder import WEIGHTS, AdapterFolder, check_place, finished
+from clora_cli.store.adapter_tensors import read_copies
+from clora_cli.store.ledger import mask_key, pack, read_masks
+from clora_cli.store.manifest import MANIFEST, SCHEMA
+from clora_cli.store.package import changed
+from clora_cli.store.side_files import FEATURES, STATE
+from clora_cli.store.steady import unchanged
+from clora_cli.store.tensors import save_tensors
 from clora_cli.transforming.cuts import Cut, pulls, side_of
 from clora_cli.transforming.member import check_apart, copy_file, files_of
 from clora_cli.transforming.routable import check_bases

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clora_cli.base_layers import BaseLayers
-from clora_cli.checkpoint import entry_of
-from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.files import new_folder, to_json
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
+from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.base.files import new_folder, to_json
 from clora_cli.merges import Merger
-from clora_cli.places import Place
-from clora_cli.tensors import read_tensors, save_tensors
+from clora_cli.model.base_layers import BaseLayers
+from clora_cli.model.checkpoint import entry_of
+from clora_cli.model.places import Place
+from clora_cli.store.tensors import read_tensors, save_tensors
 
 if TYPE_CHECKING:
-    from clora_cli.progress import Advance
-    from clora_cli.transforming.merging import MergePlan
+    from clora_cli.base.progress import Advance
+    from clora_cli.transforming.merge_plan import MergePlan
 
 __all__ = ["check_model", "write_model"]
 

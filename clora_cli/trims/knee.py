@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
-from clora_cli import registry
-from clora_cli.errors import OptionError
-from clora_cli.intervals import check_option
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
+from clora_cli.base.intervals import check_option
 from clora_cli.trims import Entries, Kept, Trim
 from clora_cli.trims._curve import Curve, largest, magnitudes_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clora_cli.errors import OptionError
-from clora_cli.intervals import check_option
+from clora_cli.base.errors import OptionError
+from clora_cli.base.intervals import check_option
 from clora_cli.trims import Entries, Kept, Trim
 
 __all__ = ["Magnitude"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clora_cli.intervals import check_option
+from clora_cli.base.intervals import check_option
 from clora_cli.trims import Entries, Kept, Trim
 from clora_cli.trims._curve import largest
 

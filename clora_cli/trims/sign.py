@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clora_cli.errors import OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.trims import Entries, Kept, Trim
 
 __all__ = ["Sign"]

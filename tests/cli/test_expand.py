@@ -13,11 +13,11 @@ from parts import write_parts
 from support import contents, data_of, write_random_adapter
 
 from clora_cli import cli
+from clora_cli.algebra.statistics import Moments
 from clora_cli.cli.expand import expand
 from clora_cli.cli.stat_features import stat_features
-from clora_cli.distribution import Distribution
-from clora_cli.side_files import FEATURES
-from clora_cli.statistics import Moments
+from clora_cli.store.distribution import Distribution
+from clora_cli.store.side_files import FEATURES
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ import pytest
 from reported import write_run
 from safetensors.torch import load_file, save_file
 
-from clora_cli.legible import is_legible
-from clora_cli.manifest import MANIFEST
+from clora_cli.base.legible import is_legible
+from clora_cli.store.manifest import MANIFEST
 
 ESCAPE = "\x1b[31m\x9b2J\u202e"
 EVIL = ["=cmd|'/c calc'!A1", "<script>alert(1)</script>", "[x](http://evil)\\input{/etc/passwd}"]

@@ -5,7 +5,8 @@ import json
 import pytest
 from support import contents, one_line
 
-from clora_cli import __version__, registry
+from clora_cli import __version__
+from clora_cli.base import registry
 
 
 def test_version_and_help(clora):

@@ -7,7 +7,7 @@ import json
 import pytest
 from support import one_line, sentences, train
 
-from clora_cli.distribution import read_record
+from clora_cli.store.distribution import read_record
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from support import contents, train
 
 from clora_cli.data import load_task
-from clora_cli.manifest import MANIFEST, WITHHELD
+from clora_cli.store.manifest import MANIFEST, WITHHELD
 
 PRIVATE = ("--dp-epsilon", "8", "--dp-delta", "1e-5", "--device", "cpu")
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from clora_cli.adapter_folder import read_adapter
-from clora_cli.distribution import read_record
+from clora_cli.store.adapter_folder import read_adapter
+from clora_cli.store.distribution import read_record
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from reported import bits, cell, stage_scores, write_routes, write_run, write_runs
 from support import contents, one_line
 
-from clora_cli.files import to_json, write_text
+from clora_cli.base.files import to_json, write_text
 
 
 @pytest.fixture

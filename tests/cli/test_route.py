@@ -24,8 +24,8 @@ CPU = ("--device", "cpu")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, model_folder, tasks):
     """Two adapters with full second moments, and their base model."""
-    from clora_cli.backbone import load_backbone
-    from clora_cli.base_model import find_model
+    from clora_cli.model.backbone import load_backbone
+    from clora_cli.model.base_model import find_model
 
     backbone = load_backbone(find_model(str(model_folder("llama"))), device=torch.device("cpu"))
     folder = tmp_path_factory.mktemp("route") / "adapters"
@@ -302,8 +302,8 @@ def test_a_configuration_gives_options(clora, given, here, package):
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory):
     """Two adapters of the bundled model, over two bundled tasks."""
-    from clora_cli.backbone import load_backbone
-    from clora_cli.base_model import find_model
+    from clora_cli.model.backbone import load_backbone
+    from clora_cli.model.base_model import find_model
 
     backbone = load_backbone(find_model("clora-nano"), device=torch.device("cpu"))
     return write_routable(tmp_path_factory.mktemp("nano"), backbone, ["yes-no", "topics-news"], rows=80, second="full")

@@ -7,8 +7,8 @@ import json
 import pytest
 from support import contents, write_random_adapter
 
+from clora_cli.algebra.comparison import EPSILON
 from clora_cli.cli.show import Measure
-from clora_cli.comparison import EPSILON
 from clora_cli.reporting.differences import MEASURES
 
 TASKS = ("first", "second", "third")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from clora_cli import signals
+from clora_cli.processes import signals
 
 COMMAND = (sys.executable, "-m", "clora_cli")
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

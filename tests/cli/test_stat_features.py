@@ -11,8 +11,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from support import contents
 
-from clora_cli.distribution import read_distribution
-from clora_cli.side_files import FEATURES
+from clora_cli.store.distribution import read_distribution
+from clora_cli.store.side_files import FEATURES
 
 ON_CPU = ("--device", "cpu")
 

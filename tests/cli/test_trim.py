@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from clora_cli import registry
+from clora_cli.base import registry
 from clora_cli.cli.trim import _complete_trim
 
 PROBE = """

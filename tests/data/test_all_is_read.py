@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from clora_cli.base.errors import DataError
 from clora_cli.data import Example, Task, load_task
 from clora_cli.data.layouts import task_name
 from clora_cli.data.split_names import split_of
-from clora_cli.errors import DataError
 
 ROWS = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from clora_cli.base.errors import DataError
 from clora_cli.data import Collator, pad_id
-from clora_cli.errors import DataError
 
 CAUSAL = [{"input_ids": [5, 6, 7], "labels": [-100, -100, 7]}, {"input_ids": [5], "labels": [5]}]
 SEQ2SEQ = [{"input_ids": [5, 6, 7], "labels": [9]}, {"input_ids": [5], "labels": [8, 9]}]

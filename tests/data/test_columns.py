@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from clora_cli.base.errors import DataError, UnknownNameError
 from clora_cli.data import Example, Task, load_task
-from clora_cli.errors import DataError, UnknownNameError
 
 ASK = {"role": "user", "content": "why {i}"}
 TELL = {"role": "assistant", "content": "because {i}"}

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from clora_cli.base.errors import DataError
 from clora_cli.data import Example, Rows, Task, encode, encode_prompt, load_task
 from clora_cli.data.streams import row_file
 from clora_cli.data.templates import each_answer
 from clora_cli.data.tools import renderable
-from clora_cli.errors import DataError
 
 TOOL_TEMPLATE = (
     "{% if tools %}<|tools|>{{ tools | tojson }}{% endif %}"

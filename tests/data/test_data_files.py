@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from clora_cli.base.errors import DataError
 from clora_cli.data import Task, load_task
-from clora_cli.errors import DataError
 
 ROWS = [{"text": f"review number {i}, with a comma", "label": ["good", "bad"][i % 2]} for i in range(40)]
 

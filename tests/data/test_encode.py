@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from clora_cli.base.errors import DataError
 from clora_cli.data import IGNORED, Example, encode, encode_answer, encode_answers, encode_prompt
 from clora_cli.data.templates import chat, options, options_head
-from clora_cli.errors import DataError
 
 LABELS = ("World", "Sports", "Business")
 HEAD = options_head("What is the topic of the following paragraph?", LABELS)

@@ -8,9 +8,9 @@ from typing import Any
 import datasets
 import pytest
 
+from clora_cli.base.errors import DataError
 from clora_cli.data import hub, load_task
-from clora_cli.data.known import KNOWN
-from clora_cli.errors import DataError
+from clora_cli.data.known_tasks import KNOWN
 
 CALLS: list[tuple[Any, ...]] = []
 

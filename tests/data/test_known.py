@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clora_cli.data.known import FAMILY_INSTRUCTIONS, KNOWN, canonical
+from clora_cli.data.known_tasks import FAMILY_INSTRUCTIONS, KNOWN, canonical
 
 
 @pytest.mark.parametrize(("spelling", "name"), [

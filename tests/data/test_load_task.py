@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from clora_cli.base.errors import DataError, UnknownNameError
 from clora_cli.data import list_tasks, load_task
-from clora_cli.data.known import KNOWN
-from clora_cli.errors import DataError, UnknownNameError
+from clora_cli.data.known_tasks import KNOWN
 
 NI = {
     "Definition": ["Write the colour of the thing."],

@@ -7,9 +7,9 @@ from types import MappingProxyType
 
 import pytest
 
+from clora_cli.base.errors import DataError
 from clora_cli.data import load_task, named_task
 from clora_cli.data.naming import NAMED, split_names
-from clora_cli.errors import DataError
 
 
 @pytest.fixture

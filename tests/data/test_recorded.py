@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from clora_cli.base.errors import DataError, MismatchError
 from clora_cli.data import load_task, named_task, origins_of, own_tasks
-from clora_cli.errors import DataError, MismatchError
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from clora_cli.base.errors import DataError
 from clora_cli.data import Example, Task
 from clora_cli.data.splits import Draft, finish
-from clora_cli.errors import DataError
 
 
 def rows(start: int, stop: int, labels: str = "ab") -> list[Example]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from clora_cli.base.errors import DataError, UnknownNameError
 from clora_cli.data import Example, load_task
 from clora_cli.data.columns import prompt_of
-from clora_cli.data.files import Record
+from clora_cli.data.readers import Record
 from clora_cli.data.streams import read_lines, row_file, stream_records
-from clora_cli.errors import DataError, UnknownNameError
 
 ASK, TELL = {"role": "user", "content": "why"}, {"role": "assistant", "content": "because"}
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers.models.bart.modeling_bart import shift_tokens_right
 
+from clora_cli.base.errors import ArtifactError, DataError, MismatchError
 from clora_cli.data import IGNORED, Example, Tokens, encode, encode_answers, encode_prompt
 from clora_cli.data.templates import chat
-from clora_cli.errors import ArtifactError, DataError, MismatchError
 
 TURNS = chat((("user", "hello there"),), ("good morning",))
 PLAIN = Example("Definition: ", "the river rose by two metres", "\nOutput:", ("flood",))

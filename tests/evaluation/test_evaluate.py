@@ -5,11 +5,11 @@ import json
 import pytest
 from support import write_random_adapter
 
+from clora_cli.base.errors import DataError, MismatchError, OptionError
 from clora_cli.data import load_task
-from clora_cli.errors import DataError, MismatchError, OptionError
 from clora_cli.evaluation import EvalOptions, evaluate
 from clora_cli.evaluation.combine import active
-from clora_cli.package import read_package
+from clora_cli.store.package import read_package
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_combinations_choose_their_adapters(package):
 @pytest.fixture
 def activated(monkeypatch):
     """Record which adapters are active whenever a task is scored."""
-    from clora_cli.adapters import AdapterBank
+    from clora_cli.model.bank import AdapterBank
 
     seen = []
     real = AdapterBank.activate

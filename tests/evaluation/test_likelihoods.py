@@ -7,13 +7,13 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from clora_cli.backbone import load_backbone
-from clora_cli.base_model import find_model
+from clora_cli.base.errors import CloraError, MismatchError
 from clora_cli.data import load_task
-from clora_cli.errors import CloraError, MismatchError
 from clora_cli.evaluation.answers import generate, rank_labels
 from clora_cli.evaluation.likelihoods import Likelihoods
 from clora_cli.evaluation.prompts import Prompts
+from clora_cli.model.backbone import load_backbone
+from clora_cli.model.base_model import find_model
 
 _COMMON = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 _LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

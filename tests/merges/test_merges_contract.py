@@ -11,9 +11,10 @@ import pytest
 import torch
 from support import check_numbers_refused, check_options_documented, check_source_given
 
-from clora_cli import merges, registry
-from clora_cli.errors import ArtifactError, OptionError
-from clora_cli.lora import Factor
+from clora_cli import merges
+from clora_cli.algebra.lora import Factor
+from clora_cli.base import registry
+from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.merges import Deltas, Merge, merge_sites
 
 NAMES = registry.names("merges")

@@ -8,20 +8,20 @@ import pytest
 import torch
 from support import write_random_adapter
 
-from clora_cli import registry
-from clora_cli.adapter_folder import STATE, read_adapter
-from clora_cli.adapters import AdapterBank
+from clora_cli.algebra.lora import Factor
+from clora_cli.base import registry
+from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.data import load_task
-from clora_cli.errors import ArtifactError, OptionError
 from clora_cli.evaluation import EvalOptions, evaluate
+from clora_cli.evaluation.eval_options import MERGES
 from clora_cli.evaluation.evaluate import check_combination
-from clora_cli.evaluation.options import MERGES
-from clora_cli.lora import Factor
-from clora_cli.package import read_package
+from clora_cli.model.bank import AdapterBank
 from clora_cli.recipes import read_recipe
 from clora_cli.recipes.planning import check_inputs
 from clora_cli.recipes.steps import units_of
-from clora_cli.tensors import save_tensors
+from clora_cli.store.adapter_folder import STATE, read_adapter
+from clora_cli.store.package import read_package
+from clora_cli.store.tensors import save_tensors
 from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
 
 NAMES = ("first", "second", "third")
@@ -31,8 +31,8 @@ QUICK = {"score": "labels", "test_rows": 1, "batch_size": 4, "device": "cpu"}
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory, model_folder):
     """Three adapters of different ranks that keep Fisher information, as a package."""
-    from clora_cli.backbone import load_backbone
-    from clora_cli.base_model import find_model
+    from clora_cli.model.backbone import load_backbone
+    from clora_cli.model.base_model import find_model
 
     base = load_backbone(find_model(str(model_folder("llama"))), device=torch.device("cpu"))
     folder = tmp_path_factory.mktemp("everywhere") / "adapters"
@@ -124,7 +124,7 @@ def test_a_merge_that_needs_what_adapters_do_not_keep_is_refused_before_the_mode
 ):
     lacking = shutil.copytree(adapters, tmp_path / "lacking")
     (lacking / "second" / STATE).unlink()
-    monkeypatch.setattr("clora_cli.backbone.load_backbone", None)
+    monkeypatch.setattr("clora_cli.model.backbone.load_backbone", None)
     members, options = read_package([lacking]), EvalOptions(combine="fisher")
     for call in (
         lambda: evaluate(members, [load_task(str(tasks["first"]))], options),

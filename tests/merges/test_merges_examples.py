@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from clora_cli import registry
-from clora_cli.errors import OptionError
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
 from clora_cli.merges import Deltas, merge_sites
 
 COUNT, ROWS, COLUMNS = 4, 5, 6

@@ -7,8 +7,8 @@ import torch
 from peft import PeftModel
 from support import write_random_adapter
 
-from clora_cli import registry
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
+from clora_cli.base import registry
 from clora_cli.merges import merge_sites
 
 WEIGHTS = [1.0, 0.5, 2.0]

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from clora_cli.errors import MismatchError, OptionError
+from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.methods import Factors
 from clora_cli.methods.aso_lora import AsoLora
 from clora_cli.methods.o_lora import OLora

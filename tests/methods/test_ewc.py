@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clora_cli.errors import OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.methods import Factors
 from clora_cli.methods.ewc import Ewc
 

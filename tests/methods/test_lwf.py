@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from clora_cli.errors import OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.methods.lwf import Lwf
 
 

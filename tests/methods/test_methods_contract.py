@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import check_numbers_refused, check_options_documented, check_source_given
 
-from clora_cli import registry
+from clora_cli.base import registry
 from clora_cli.methods import Activity, Factors, Method
 
 NAMES = registry.names("methods")

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from clora_cli import registry
+from clora_cli.base import registry
 
 NAMES = registry.names("metrics")
 PERFECT = np.array([[80.0, 10.0, 20.0], [80.0, 60.0, 30.0], [80.0, 60.0, 90.0]])

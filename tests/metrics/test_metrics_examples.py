@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from clora_cli import registry
+from clora_cli.base import registry
 
 # Row = after learning that task, column = scored task.
 SCORES = np.array(

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from clora_cli.nano.exercises import exercise
+from exercises import exercise
+
 from clora_cli.nano.grammar import Draw
-from clora_cli.nano.tasks import ORDER, task
+from clora_cli.nano.task_set import ORDER, task
 
 
 def _examples(count):

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clora_cli.nano import MODEL_PATH
-from clora_cli.nano.tasks import ORDER, rows, task
+from clora_cli.nano.task_set import ORDER, rows, task
 
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
@@ -79,7 +79,7 @@ def test_every_encoded_text_begins_as_the_training_texts_did():
 
 
 def test_the_tokenizer_is_what_the_script_makes():
-    from clora_cli.nano.pretrain import train_tokenizer
+    from pretrain import train_tokenizer
 
     made, shipped = (
         json.loads(text)

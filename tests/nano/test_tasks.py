@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from clora_cli.errors import DataError, UnknownNameError
+from clora_cli.base.errors import DataError, UnknownNameError
 from clora_cli.nano.grammar import Draw
-from clora_cli.nano.tasks import ORDER, SPLITS, rows, task
+from clora_cli.nano.task_set import ORDER, SPLITS, rows, task
 
 # A change of these is a change of the tasks: scores before and after cannot be compared.
 DIGESTS = {
@@ -74,7 +74,7 @@ def test_unknown_names_are_refused_with_the_nearest():
 
 
 def test_tasks_need_no_heavy_library():
-    code = "import sys, clora_cli.nano.tasks as t; t.rows('inference', 'test'); print('torch' in sys.modules)"
+    code = "import sys, clora_cli.nano.task_set as t; t.rows('inference', 'test'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

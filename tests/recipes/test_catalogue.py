@@ -3,17 +3,17 @@ from __future__ import annotations
 import pytest
 import typer
 
-from clora_cli import registry
+from clora_cli.base import registry
 from clora_cli.cli import app
-from clora_cli.data.known import KNOWN
+from clora_cli.data.known_tasks import KNOWN
 from clora_cli.recipes import read_recipe, shipped, shipped_recipe, to_yaml
 from clora_cli.recipes.catalogue import _methods
 from clora_cli.recipes.orders import orders
 from clora_cli.recipes.papers import reports
 from clora_cli.recipes.protocols import protocol_of, settings_of
 from clora_cli.recipes.settings import _known
+from clora_cli.recipes.shipped_tables import orders_of, table
 from clora_cli.recipes.steps import script, units_of
-from clora_cli.recipes.tables import orders_of, table
 from clora_cli.training.probe import affordable_rows
 
 COMMANDS = typer.main.get_command(app).commands

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from clora_cli.errors import OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.recipes.document import read_document
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clora_cli.errors import ArtifactError, OptionError
+from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.recipes import read_recipe, read_recipe_file, to_yaml
 from clora_cli.recipes.recipe import folder_name, resolved_model, unset_variable
 from clora_cli.recipes.settings import EachTask

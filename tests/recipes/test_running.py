@@ -11,11 +11,11 @@ from functools import partial
 import pytest
 from pretend import pretending
 
-from clora_cli.base_model import ModelReference
-from clora_cli.costs import COSTS, Cost, append_cost, read_costs
+from clora_cli.model.base_model import ModelReference
 from clora_cli.recipes.planning import UnitPlan, clean
 from clora_cli.recipes.running import carry_out
 from clora_cli.recipes.steps import script, units_of
+from clora_cli.store.costs import COSTS, Cost, append_cost, read_costs
 
 REFERENCE = ModelReference("clora-nano", None, "causal", "f" * 64)
 

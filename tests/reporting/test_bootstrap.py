@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reported import bits, cell, stage_scores, write_runs
 
-from clora_cli.errors import MismatchError
+from clora_cli.base.errors import MismatchError
 from clora_cli.reporting import assemble, bring_together
 from clora_cli.reporting.bootstrap import compare, paired_bootstrap
 from clora_cli.reporting.collect import collect

@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 
-from clora_cli.package import read_package
-from clora_cli.progress import Silent
+from clora_cli.base.progress import Silent
 from clora_cli.reporting import examination
 from clora_cli.reporting.examination import KEPT, examined
-from clora_cli.tensors import save_tensors
+from clora_cli.store.package import read_package
+from clora_cli.store.tensors import save_tensors
 
 
 def write_package(folder, count):

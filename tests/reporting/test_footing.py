@@ -6,9 +6,9 @@ import pytest
 from reported import ORDER, stage_scores
 
 from clora_cli.reporting import assemble, bring_together, summarise
+from clora_cli.reporting.assembly import make_report
 from clora_cli.reporting.collect import Material
 from clora_cli.reporting.footing import footing_notes, protocol_of, unequal
-from clora_cli.reporting.report import make_report
 
 TRAINING = {
     "epochs": 2, "max_steps": 0, "lr": 0.001, "schedule": "linear", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0,

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from reported import ORDER, bits, cell, stage_scores
 
-from clora_cli.errors import MismatchError, OptionError
+from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.reporting import assemble, summarise
-from clora_cli.reporting.gates import broken_gates, check_baselines, losses
-from clora_cli.scores import ScoreRow
+from clora_cli.reporting.limits import broken_gates, check_baselines, losses
+from clora_cli.store.scores import ScoreRow
 
 RIGHTS = ([9, 3, 2], [7, 8, 1], [8, 6, 5])  # right rows of ten on each task, after each stage
 TASKS = ("a", "b", "c")

@@ -19,20 +19,21 @@ import torch
 from reported import ORDER, bits, cell, cost, stage_scores, write_routes, write_run, write_runs
 from support import write_random_adapter
 
-from clora_cli.adapter_folder import read_adapter, write_adapter
-from clora_cli.backbone import load_backbone
-from clora_cli.base_model import find_model
-from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.files import to_json, write_text
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
+from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.base.files import to_json, write_text
+from clora_cli.model.backbone import load_backbone
+from clora_cli.model.base_model import find_model
 from clora_cli.reporting.anatomy import examine, representatives
+from clora_cli.reporting.assembly import make_report
 from clora_cli.reporting.collect import collect
 from clora_cli.reporting.export import CSV_HEADER
 from clora_cli.reporting.figures.shifts import measure_shift
-from clora_cli.reporting.report import ENDINGS, check_out, make_report, write_report
-from clora_cli.reporting.routes import read_routes, routes_json
-from clora_cli.subspace import mask_key, pack
-from clora_cli.tensors import read_tensors
+from clora_cli.reporting.report_file import ENDINGS, check_out, write_report
+from clora_cli.reporting.route_files import read_routes, routes_json
+from clora_cli.store.adapter_folder import read_adapter, write_adapter
+from clora_cli.store.ledger import mask_key, pack
+from clora_cli.store.tensors import read_tensors
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from support import check_numbers_refused, check_options_documented, check_source_given
 
-from clora_cli import registry
+from clora_cli.algebra.statistics import SECOND_MOMENTS, Moments, Prototypes
+from clora_cli.base import registry
 from clora_cli.routers import Router
-from clora_cli.statistics import SECOND_MOMENTS, Moments, Prototypes
 
 NAMES = registry.names("routers")
 SIZE = 6

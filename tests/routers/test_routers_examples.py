@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from clora_cli import registry
-from clora_cli.statistics import Moments, Prototypes
+from clora_cli.algebra.statistics import Moments, Prototypes
+from clora_cli.base import registry
 
 
 def moments(*means, scatters=None, count=2):

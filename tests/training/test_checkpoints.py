@@ -12,8 +12,8 @@ import pytest
 import torch
 from support import Signals, contents
 
-from clora_cli.errors import ArtifactError, InterruptedRunError
-from clora_cli.files import sha256
+from clora_cli.base.errors import ArtifactError, InterruptedRunError
+from clora_cli.base.files import sha256
 from clora_cli.training import train_task
 from clora_cli.training.checkpoints import last_checkpoint
 from clora_cli.training.resuming import _random_states, _set_random_states

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from clora_cli.errors import OptionError, UnknownNameError
+from clora_cli.base.errors import OptionError, UnknownNameError
 from clora_cli.training.composition import compose
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from support import write_random_adapter
 
-from clora_cli.adapters import AdapterBank
-from clora_cli.errors import MismatchError
+from clora_cli.base.errors import MismatchError
+from clora_cli.model.bank import AdapterBank
 from clora_cli.training import train_task
 from clora_cli.training.build import build
 from clora_cli.training.penalties import Penalties, recall

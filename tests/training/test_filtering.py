@@ -9,8 +9,8 @@ from support import FAMILIES, write_random_adapter
 from clora_cli.methods import Method
 from clora_cli.training import train_task
 from clora_cli.training.build import build
+from clora_cli.training.execute import _items, _trainer
 from clora_cli.training.filtering import GradientFilter
-from clora_cli.training.run import _items, _trainer
 
 
 class Watcher(Method):

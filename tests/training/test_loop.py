@@ -12,9 +12,9 @@ from support import FAMILIES, options_for, train, write_random_adapter
 from clora_cli.training import make_plan
 from clora_cli.training.arguments import training_arguments
 from clora_cli.training.build import build
+from clora_cli.training.execute import _items, _trainer
 from clora_cli.training.loop import answer_loss
 from clora_cli.training.penalties import Penalties
-from clora_cli.training.run import _items, _trainer
 
 
 def first_batch(plan, built):

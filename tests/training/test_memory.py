@@ -7,11 +7,11 @@ import json
 import pytest
 from support import Signals, contents, write_random_adapter, write_task
 
+from clora_cli.base.errors import DataError, InterruptedRunError, MismatchError
 from clora_cli.data import load_task
-from clora_cli.errors import DataError, InterruptedRunError, MismatchError
 from clora_cli.training import describe, make_plan, train_task
 from clora_cli.training.build import build
-from clora_cli.training.run import _items, _trainer
+from clora_cli.training.execute import _items, _trainer
 
 FEW = {"method": "replay", "method_options": {"rows": "5"}, "max_steps": 1}
 

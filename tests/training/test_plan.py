@@ -5,8 +5,8 @@ import json
 import pytest
 from support import contents, options_for, write_random_adapter
 
-from clora_cli.errors import ArtifactError, DataError, MismatchError, OptionError
-from clora_cli.files import differences
+from clora_cli.base.errors import ArtifactError, DataError, MismatchError, OptionError
+from clora_cli.base.files import differences
 from clora_cli.training import describe, make_plan
 
 

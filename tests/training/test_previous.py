@@ -9,14 +9,14 @@ import pytest
 import torch
 from support import FAMILIES, write_random_adapter
 
-from clora_cli import registry
-from clora_cli.adapters import AdapterBank
+from clora_cli.base import registry
+from clora_cli.model.bank import AdapterBank
 from clora_cli.training import train_task
-from clora_cli.training.answers import answer_logits
+from clora_cli.training.answer_logits import answer_logits
 from clora_cli.training.build import build
+from clora_cli.training.execute import _comparisons, _items, _trainer
 from clora_cli.training.loop import answer_loss
 from clora_cli.training.previous import Previous
-from clora_cli.training.run import _comparisons, _items, _trainer
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from support import Signals, contents, write_random_adapter
 
-from clora_cli.adapters import AdapterBank
-from clora_cli.attribution import attributions, down_projections
+from clora_cli.base.errors import CloraError, InterruptedRunError
 from clora_cli.data import Collator
-from clora_cli.errors import CloraError, InterruptedRunError
+from clora_cli.model.attribution import attributions, down_projections
+from clora_cli.model.bank import AdapterBank
 from clora_cli.training import train_task
 from clora_cli.training.build import build
+from clora_cli.training.execute import _items
 from clora_cli.training.probe import RunProbe, affordable_rows, undisturbed
-from clora_cli.training.run import _items
 
 HOW = {"steps": 3, "rows": 2, "together": False, "answer": "log-probability"}
 

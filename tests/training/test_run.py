@@ -15,11 +15,11 @@ from peft import PeftModel
 from routed import give_distribution
 from support import FAMILIES, Signals, contents, options_for, train, write_random_adapter
 
-from clora_cli import registry
-from clora_cli.adapters import AdapterBank
+from clora_cli.base import registry
+from clora_cli.base.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.data import load_task
-from clora_cli.errors import CloraError, InterruptedRunError, MismatchError, OptionError
-from clora_cli.package import read_package
+from clora_cli.model.bank import AdapterBank
+from clora_cli.store.package import read_package
 from clora_cli.training import make_plan, train_task
 
 
@@ -174,7 +174,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from support import options_for
-from clora_cli.progress import Silent
+from clora_cli.base.progress import Silent
 from clora_cli.training import make_plan, train_task
 
 class Killed(Silent):

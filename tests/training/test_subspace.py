@@ -10,18 +10,18 @@ import torch
 from support import FAMILIES, Signals, contents, train, write_random_adapter, write_task
 from test_gated_adapters import batch_of, logits, weights_of
 
-from clora_cli.adapters import AdapterBank
-from clora_cli.errors import ArtifactError, InterruptedRunError, MismatchError, OptionError
-from clora_cli.lora import Factor
+from clora_cli.algebra.lora import Factor
+from clora_cli.base.errors import ArtifactError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.methods import Trimming
 from clora_cli.methods.cast import Cast
-from clora_cli.package import read_package
+from clora_cli.model.bank import AdapterBank
 from clora_cli.recipes import shipped_recipe
-from clora_cli.subspace import read_ledger, read_masks
+from clora_cli.store.ledger import read_ledger, read_masks
+from clora_cli.store.package import read_package
 from clora_cli.training import train_task
 from clora_cli.training.composition import compose
+from clora_cli.training.confinement import Confinement, warmup_steps
 from clora_cli.training.describe import describe
-from clora_cli.training.subspace import Confinement, warmup_steps
 
 SOME = {"trim": "density,density=0.25", "most": "1"}
 

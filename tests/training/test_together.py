@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from support import Signals, contents
 
-from clora_cli.errors import InterruptedRunError, OptionError
+from clora_cli.base.errors import InterruptedRunError, OptionError
 from clora_cli.training import train_task
 from clora_cli.training.composition import compose
 

@@ -14,13 +14,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support import Signals, contents, write_random_adapter
 
-from clora_cli.adapter_folder import WEIGHTS
-from clora_cli.distribution import Distribution
-from clora_cli.errors import ArtifactError, CloraError, MismatchError, OptionError
-from clora_cli.manifest import MANIFEST
-from clora_cli.package import read_package
-from clora_cli.side_files import FEATURES
-from clora_cli.statistics import Moments
+from clora_cli.algebra.statistics import Moments
+from clora_cli.base.errors import ArtifactError, CloraError, MismatchError, OptionError
+from clora_cli.store.adapter_folder import WEIGHTS
+from clora_cli.store.distribution import Distribution
+from clora_cli.store.manifest import MANIFEST
+from clora_cli.store.package import read_package
+from clora_cli.store.side_files import FEATURES
 from clora_cli.transforming import ExpandOptions, expand_packages, plan_expand, routable
 from clora_cli.transforming import member as member_module
 
@@ -459,7 +459,7 @@ def test_hundreds_of_members_take_seconds_and_no_factor_is_read(tmp_path, base, 
     for stage in range(2, 301):
         folder = shutil.copytree(first, tmp_path / "many.pkg" / f"task{stage - 1}")
         (folder / MANIFEST).write_text(json.dumps({**manifest, "task": folder.name, "stage": stage}))
-    monkeypatch.setattr("clora_cli.adapter_folder.read_tensors", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("clora_cli.store.adapter_folder.read_tensors", lambda path: pytest.fail(f"{path} was read"))
     start = time.process_time()
     out, _ = expanded([tmp_path / "many.pkg"], tmp_path / "both.pkg")
     assert time.process_time() - start < 5
@@ -473,7 +473,7 @@ def test_no_model_library_is_loaded():
 
 
 def test_the_options_that_commands_name_are_those_that_must_agree():
-    from clora_cli import distribution
+    from clora_cli.store import distribution
 
     record = dict.fromkeys(distribution.COMPARABLE, "one way")
     named = set(routable.Routable(record, frozenset(), 1).settings)

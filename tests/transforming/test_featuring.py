@@ -8,18 +8,18 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from support import Signals, contents, data_of, sentences, write_random_adapter, write_task
 
-from clora_cli import files
-from clora_cli.adapter_folder import read_adapter
-from clora_cli.adapters import AdapterBank
-from clora_cli.backbone import find_sites
+from clora_cli.algebra.privacy import Guarantee, noise_multiplier
+from clora_cli.algebra.statistics import Moments
+from clora_cli.base import files
+from clora_cli.base.errors import ArtifactError, CloraError, DataError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.data import load_task
-from clora_cli.distribution import read_distribution
-from clora_cli.errors import ArtifactError, CloraError, DataError, InterruptedRunError, MismatchError, OptionError
-from clora_cli.features import prompt_ids, read_features
-from clora_cli.package import read_package
-from clora_cli.privacy import Guarantee, noise_multiplier
-from clora_cli.side_files import FEATURES
-from clora_cli.statistics import Moments
+from clora_cli.model.backbone import find_sites
+from clora_cli.model.bank import AdapterBank
+from clora_cli.model.features import prompt_ids, read_features
+from clora_cli.store.adapter_folder import read_adapter
+from clora_cli.store.distribution import read_distribution
+from clora_cli.store.package import read_package
+from clora_cli.store.side_files import FEATURES
 from clora_cli.transforming import (
     FeatureOptions,
     MergeOptions,
@@ -30,7 +30,7 @@ from clora_cli.transforming import (
     take_features,
     taking,
 )
-from clora_cli.transforming.inputs import assign_data
+from clora_cli.transforming.requests import assign_data
 
 FAMILIES = ("llama", "gpt2", "t5", "encoder-decoder", "bert")
 V_PROJ = [f"model.layers.{layer}.self_attn.v_proj" for layer in (0, 1)]

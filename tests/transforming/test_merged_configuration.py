@@ -16,8 +16,8 @@ from transformers import (
     MixtralConfig,
 )
 
-from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.package import read_package
+from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.store.package import read_package
 from clora_cli.transforming import MergeOptions, TrimOptions, merge_adapters, plan_merge, plan_trim, trim_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of what these tests are about

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from support import contents, random_factors, write_random_adapter
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from clora_cli import registry
-from clora_cli.adapter_folder import read_adapter, write_adapter
-from clora_cli.adapters import AdapterBank
-from clora_cli.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.base import registry
+from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.merges import merge_sites
-from clora_cli.package import read_package
+from clora_cli.model.bank import AdapterBank
+from clora_cli.store.adapter_folder import read_adapter, write_adapter
+from clora_cli.store.package import read_package
 from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
 
 INPUT = torch.tensor([[5, 9, 17, 33]])

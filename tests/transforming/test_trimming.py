@@ -9,11 +9,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support import Signals, contents, write_random_adapter
 
-from clora_cli.adapter_folder import read_adapter
-from clora_cli.errors import ArtifactError, CloraError, MismatchError, OptionError
-from clora_cli.lora import Factor, factor_keys
-from clora_cli.package import read_package
-from clora_cli.subspace import mask_key, pack, read_ledger, read_masks
+from clora_cli.algebra.lora import Factor, factor_keys
+from clora_cli.base.errors import ArtifactError, CloraError, MismatchError, OptionError
+from clora_cli.store.adapter_folder import read_adapter
+from clora_cli.store.ledger import mask_key, pack, read_ledger, read_masks
+from clora_cli.store.package import read_package
 from clora_cli.transforming import MergeOptions, TrimOptions, cuts, merge_adapters, plan_merge, plan_trim, trim_adapter
 
 INPUT = torch.tensor([[5, 9, 17, 33]])

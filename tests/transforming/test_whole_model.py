@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from support import Signals, contents
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from clora_cli.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.package import read_package
+from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.store.package import read_package
 from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
 
 # PEFT warns of what these tests are about.

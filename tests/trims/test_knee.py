@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from clora_cli import registry
-from clora_cli.errors import OptionError
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
 from clora_cli.trims import Curve, Entries, _curve
 from clora_cli.trims._curve import largest
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from support import check_numbers_refused, check_options_documented, check_source_given
 
-from clora_cli import registry
-from clora_cli.errors import OptionError
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
 from clora_cli.trims import Entries, Kept, Trim
 
 NAMES = registry.names("trims")

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clora_cli import registry
-from clora_cli.errors import OptionError
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
 from clora_cli.trims import Entries
 
 

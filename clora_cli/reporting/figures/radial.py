@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.reporting._canvas import look, short
-from clora_cli.subspace import Ledger
+from clora_cli.store.ledger import Ledger
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

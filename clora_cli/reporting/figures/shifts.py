@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clora_cli.collisions import sampled_rows
-from clora_cli.comparison import Deltas
-from clora_cli.lora import Factor, row_tiles
+from clora_cli.algebra.collisions import sampled_rows
+from clora_cli.algebra.comparison import Deltas
+from clora_cli.algebra.lora import Factor, row_tiles
 from clora_cli.reporting._canvas import plain_axis, shared_legend, short
 
 if TYPE_CHECKING:

@@ -1,0 +1,211 @@
+"""Whole or not there: atomic files and folders that outlive a power cut, checksums, JSON (layer L0)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from clora_cli.base.durable import make_folder, persist, publish
+from clora_cli.base.errors import ArtifactError, CloraError
+from clora_cli.base.intake import open_regular, parse_json, read_text, real_path, reason
+from clora_cli.processes.leftovers import sweep
+from clora_cli.processes.locks import confirm
+from clora_cli.processes.owners import owned_name
+
+__all__ = [
+    "damage",
+    "differences",
+    "discard",
+    "new_folder",
+    "read_json",
+    "sha256",
+    "stand_in",
+    "to_json",
+    "write_bytes",
+    "write_text",
+    "writing",
+]
+
+# What stands in a file's place when fetching it went wrong, by how it begins.
+_STAND_INS = (
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run `git lfs pull` where it was cloned"),
+    (b"/annex/objects/", "is a git-annex pointer, not the file itself; run `git annex get` where it was cloned"),
+    (b"# xet version", "is a Xet pointer, not the file itself; fetch it with `hf download`"),
+    (b"<!doctype html", "is a web page, not the file itself; fetch it again, logged in where the model asks for it"),
+    (b"<html", "is a web page, not the file itself; fetch it again, logged in where the model asks for it"),
+)
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def stand_in(path: Path) -> str:
+    """Say what stands in a file's place: a pointer to large-file storage, a web page; empty for anything else."""
+    try:
+        with open_regular(path) as file:
+            begin = file.read(64).lstrip().lower()
+    except OSError:
+        return ""
+    return next((told for mark, told in _STAND_INS if begin.startswith(mark)), "")
+
+
+def damage(path: Path, error: object, mend: str) -> str:
+    """Say why a file cannot be read, and what to do: what stands in its place, or the reader's error and a mend."""
+    empty = path.is_file() and not path.stat().st_size
+    return stand_in(path) or f"is damaged ({'it is empty' if empty else error}); {mend}"
+
+
+def to_json(value: Any) -> str:
+    """Serialise to indented JSON with sorted keys and a final newline: equal values give equal bytes."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object, strictly as ``parse_json`` does.
+
+    Args:
+        path: The file.
+        what: What the file is, for the message, such as ``"manifest"``.
+
+    Raises:
+        ArtifactError: If it is missing, no regular file, unreadable, not JSON or not an object.
+    """
+    try:
+        value = parse_json(read_text(path))
+    except FileNotFoundError:
+        raise ArtifactError(f"{what} {path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{what} {path} {damage(path, reason(error), 'restore it or make it again')}") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{what} {path} is damaged (not a JSON object); restore it or make it again")
+    return value
+
+
+def differences(
+    recipe: Mapping[str, Any], manifest: Mapping[str, Any], prefix: str = "", *, whole: bool = False
+) -> str:
+    """Name what differs between a recipe and a manifest, as ``training.lr 0.001 -> 0.002``, at most three entries.
+
+    A manifest may hold more than its recipe, but for plug-ins' options: there what the recipe leaves out is at its default.
+
+    Args:
+        recipe: What is asked for.
+        manifest: What is there.
+        prefix: Of the names.
+        whole: Whether what one of the two alone has differs too.
+    """
+    missing = [key for key in manifest if whole and key not in recipe]
+    found = [f"{prefix}{key} {manifest[key]} -> default" for key in missing]
+    for key, value in recipe.items():
+        other = manifest.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            if inner := differences(value, other, f"{prefix}{key}.", whole=whole or key == "options"):
+                found.append(inner)
+        elif value != other or (whole and key not in manifest):
+            found.append(
+                f"{prefix}{key}"
+                if isinstance(value, (list, Mapping)) or other is None
+                else f"{prefix}{key} {other} -> {value}"
+            )
+    return ", ".join(found[:3])
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write below ``path`` into one line.
+
+    Raises:
+        CloraError: If the disk is full, the folder is not writable, or another operating-system error occurs.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CloraError(
+            f"cannot write {path}: {reason}; nothing was changed, free space or choose another place"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, as ``write_bytes`` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: readers see the old content or the new, never a part.
+
+    Raises:
+        CloraError: If the file cannot be written, or the path is there and no file; what was there stays.
+    """
+    if path.exists() and not path.is_file():
+        raise CloraError(f"cannot write {path}: it exists and is no regular file; choose another name")
+    if path.is_symlink():  # it stays one: what it leads to is replaced
+        path = real_path(path)
+    with writing(path):
+        make_folder(path.parent)
+        sweep(path.parent)
+        temporary = owned_name(path.parent)
+        try:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(content)
+            temporary.chmod(0o644)
+            persist(temporary)
+            confirm()
+            publish(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary sibling folder to fill, then rename it to ``target``: the folder is whole or not there.
+
+    An existing target is replaced only once the new folder is complete and on the disk. On any exception the temporary
+    folder goes and the target stays as it was.
+
+    Raises:
+        CloraError: If the folder cannot be written.
+    """
+    with writing(target):
+        if target.is_symlink():  # it stays one: what it leads to is replaced
+            target = target.resolve()
+        make_folder(target.parent)
+        sweep(target.parent)
+        temporary = owned_name(target.parent)
+        temporary.mkdir(mode=0o700)
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            persist(temporary)
+            confirm()
+            publish(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder: under its name it is gone at once and as a whole, however long that takes.
+
+    Raises:
+        CloraError: If it cannot be removed.
+    """
+    if not path.exists():
+        return
+    grave = owned_name(path.parent)
+    try:
+        path.rename(grave)
+        shutil.rmtree(grave)
+    except OSError as error:
+        raise CloraError(f"cannot remove {path}: {error.strerror or error}; remove it by hand") from error

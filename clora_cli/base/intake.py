@@ -1,0 +1,139 @@
+"""What is read from disk (layer L0): regular files of a bounded size, and JSON that every reader understands alike."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import math
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from clora_cli.base.legible import legible
+
+__all__ = ["open_regular", "parse_json", "read_bytes", "read_text", "real_path", "reason"]
+
+_MOST = 1 << 28  # bytes of a text file: scores of a million rows take a tenth
+_DEEPEST = 64  # levels of JSON: the deepest record has six
+_LONGEST = 1 << 63  # whole numbers below it fit everywhere
+
+
+def reason(error: Exception) -> str:
+    """Return why something could not be read, in one line without the file's name."""
+    return legible(" ".join(str(getattr(error, "strerror", None) or error).split()))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: If it is a pipe, a device or a folder, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return io.BufferedReader(io.FileIO(descriptor))
+
+
+def real_path(path: Path) -> Path:
+    """Return where a path leads, all links followed; of a link to itself, the link."""
+    return Path(os.path.realpath(path))
+
+
+def read_bytes(path: Path, most: int = _MOST) -> bytes:
+    """Read a regular file whole.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: If it is longer, no regular file, or cannot be read.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"longer than {most >> 20} MiB", str(path))
+    return content
+
+
+def read_text(path: Path, most: int = _MOST) -> str:
+    """Read a text file whole.
+
+    Raises:
+        OSError: As ``read_bytes``.
+        ValueError: If it is not UTF-8.
+    """
+    return read_bytes(path, most).decode("utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON strictly: each key once, numbers that fit into 64 bits, text that is text, no more than 64 levels.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    try:
+        value = json.loads(
+            text, parse_constant=_refuse, parse_int=_whole, parse_float=_real, object_pairs_hook=_each_key_once
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    _check_depth(value)
+    if ("\\u" if isinstance(text, str) else b"\\u") in text:  # type: ignore[operator]
+        _check_letters(value)
+    return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or not -_LONGEST <= (number := int(digits)) < _LONGEST:
+        raise ValueError(f"{digits[:20]}… is no number of 64 bits")
+    return number
+
+
+def _real(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{digits[:20]} is too large a number")
+    return number
+
+
+def _each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key '{next(name for name in names if names.count(name) > 1)}' stands there twice")
+    return found
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, (dict, list))]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _check_letters(value: Any) -> None:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            try:
+                one.encode()
+            except UnicodeEncodeError:
+                raise ValueError("half a surrogate pair is no text") from None
+        elif isinstance(one, (dict, list)):
+            waiting += [*(one if isinstance(one, dict) else ()), *_inside(one)]
+
+
+def _inside(value: Any) -> Sequence[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()

@@ -1,0 +1,236 @@
+"""A base model's folder (layer L1): find it, and say which model it is; nothing is loaded as a model."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clora_cli.base.errors import ArtifactError, MismatchError
+from clora_cli.base.files import differences, read_json
+from clora_cli.model.checkpoint import CONFIG, Part, read_part, read_parts
+from clora_cli.nano import MODEL_NAME, MODEL_PATH
+
+__all__ = [
+    "Kind",
+    "ModelReference",
+    "changes_since",
+    "check_answers",
+    "check_base",
+    "find_model",
+    "is_local",
+    "same_base",
+]
+
+Kind = Literal["causal", "seq2seq", "encoder"]
+_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+# Keys of config.json that change without the model changing.
+_VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+# Model types that are encoders unless their configuration says that they decode.
+_ENCODERS = {"albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "eurobert"}
+_ENCODERS |= {"modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+_SAMPLE = 64  # bytes read from the middle of each tensor
+# Buffers that older versions of Transformers saved beside the weights, by the ends of their names.
+_BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".position_ids")
+# What lies beside all other weights of a model: the output layer.
+HEADS = ("lm_head.weight", "embed_out.weight")
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """Where a base model is and which one it is.
+
+    Attributes:
+        id: The name it goes by: ``clora-nano``, a Hub id, or the path that was given.
+        path: The local folder.
+        kind: Decoder-only (``causal``), encoder and decoder (``seq2seq``), or an ``encoder`` alone, which has features
+            and gives no answers.
+        fingerprint: SHA-256 over configuration, tensor names, shapes, types and sampled bytes.
+        revision: The Hub commit, if it came from there.
+        weights: SHA-256 over the model's type and its weights' shapes, types and sampled bytes: it stays when a model is
+            saved again with other keys in its configuration or in other files, as by another version of Transformers.
+    """
+
+    id: str
+    path: Path
+    kind: Kind
+    fingerprint: str
+    revision: str | None = None
+    weights: str = ""
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what decides results and distributions: equal where version 0.1.0 recorded it."""
+        return {"id": self.id, "revision": self.revision, "fingerprint": self.fingerprint, "kind": self.kind}
+
+    def described(self) -> dict[str, Any]:
+        """Return what a manifest keeps of it: ``recorded``, and the weights' own fingerprint."""
+        return {**self.recorded(), "weights": self.weights}
+
+
+def find_model(name: str, revision: str | None = None) -> ModelReference:
+    """Locate a base model: the bundled one, a folder, or the Hub (its cache only, when offline).
+
+    Raises:
+        ArtifactError: If there is no such model, or its files are missing or damaged.
+    """
+    if name == MODEL_NAME:
+        path, commit = MODEL_PATH, None
+    elif Path(name).is_dir():
+        path, commit = Path(name), None
+    else:
+        path, commit = _download(name, revision)
+    if not (path / CONFIG).exists() and (path / "adapter_config.json").exists():
+        raise ArtifactError(f"base model {path} is an adapter, no model: name the model that it stands on")
+    config = read_json(path / CONFIG, "model configuration")
+    fingerprint, weights = _fingerprints(path, config)
+    return ModelReference(name, path, _kind(config), fingerprint, commit, weights)
+
+
+def is_local(name: str) -> bool:
+    """Tell whether a base model's name is the bundled one's or a folder here, so that nothing is fetched."""
+    return name == MODEL_NAME or Path(name).is_dir()
+
+
+def same_base(recorded: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two records name one base model: equal fingerprints, or equal weights under other configurations.
+
+    A record of version 0.1.0 has no fingerprint of the weights alone; where the folder that it names is still that model,
+    they are read there.
+    """
+    if recorded.get("fingerprint") == other.get("fingerprint"):
+        return True
+    mine, theirs = _weights_of(recorded), _weights_of(other)
+    return bool(mine) and mine == theirs
+
+
+def changes_since(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Name what differs between a recipe and what made an adapter; a base model that was saved again is the same one."""
+    base, made = recipe.get("base_model", {}), manifest.get("base_model", {})
+    same = "fingerprint" in base and same_base(base, made)
+    return differences({**recipe, "base_model": made} if same else recipe, manifest)
+
+
+def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Path) -> None:
+    """Refuse an adapter that was trained on another base model.
+
+    Raises:
+        MismatchError: If the recorded base model has other weights. A bare PEFT folder records none and passes.
+    """
+    if "fingerprint" not in recorded or same_base(recorded, reference.described()):
+        return
+    name, other = recorded.get("id"), reference.id
+    if name == other:
+        raise MismatchError(
+            f"{where} was trained on base model '{name}' as it was then: its weights{_or_more(recorded)} have changed "
+            "since; restore them, or train again"
+        )
+    raise MismatchError(
+        f"{where} was trained on base model '{name}', not on '{other}', whose weights{_or_more(recorded)} are others; "
+        f"pass --model {name}"
+    )
+
+
+def _or_more(recorded: Mapping[str, Any]) -> str:
+    # Where the weights' own fingerprint is not known, it may be the configuration alone that differs.
+    return "" if _weights_of(recorded) else " or configuration"
+
+
+def _weights_of(recorded: Mapping[str, Any]) -> str:
+    if recorded.get("weights"):
+        return str(recorded["weights"])
+    name = str(recorded.get("id"))
+    if not is_local(name):
+        return ""
+    try:
+        there = find_model(name)
+    except ArtifactError:
+        return ""
+    return there.weights if there.fingerprint == recorded.get("fingerprint") else ""
+
+
+def check_answers(reference: ModelReference) -> None:
+    """Refuse a base model that cannot answer: an encoder without a decoder.
+
+    Raises:
+        MismatchError: If it is one.
+    """
+    if reference.kind == "encoder":
+        raise MismatchError(
+            f"base model '{reference.id}' is an encoder, which gives no answers; it can be used for "
+            "`clora stat-features`, `clora route` and `clora expand`"
+        )
+
+
+def _kind(config: Mapping[str, Any]) -> Kind:
+    if config.get("is_encoder_decoder"):
+        return "seq2seq"
+    decodes = config.get("is_decoder") or any("CausalLM" in name for name in config.get("architectures") or ())
+    return "encoder" if config.get("model_type") in _ENCODERS and not decodes else "causal"
+
+
+def _download(name: str, revision: str | None) -> tuple[Path, str | None]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    nowhere = f"base model '{name}' is neither '{MODEL_NAME}' nor a folder"
+    try:
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
+    except HFValidationError:
+        raise ArtifactError(f"{nowhere}, and no name that the Hub could have") from None
+    except LocalEntryNotFoundError:
+        raise ArtifactError(f"{nowhere}, and the Hub cannot be reached nor is it in the Hub's cache") from None
+    except (RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ArtifactError(f"{nowhere}, and the Hub refuses it: {str(error).strip().splitlines()[0]}") from error
+    return path, path.name
+
+
+def _fingerprints(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the whole model's fingerprint and that of its weights alone."""
+    parts = read_parts(folder)
+    samples = [pair for part in parts for pair in _samples(part)]
+    lines = [f"{name} ".encode() + sample for name, sample in samples]
+    for file in sorted(set(folder.glob("*.safetensors")) - {part.path for part in parts}):
+        # Of what Transformers does not read, a pointer or half of a download does no harm.
+        with contextlib.suppress(ArtifactError):
+            lines += [f"{name} ".encode() + sample for name, sample in _samples(read_part(file))]
+    known = {key: value for key, value in config.items() if key not in _VOLATILE}
+    whole = _digest([json.dumps(known, sort_keys=True).encode(), *sorted(lines)])
+    return whole, _digest([str(config.get("model_type")).encode(), *_in_order(dict(samples))])
+
+
+def _samples(part: Part) -> Iterator[tuple[str, bytes]]:
+    """Yield each tensor's name, and what is looked at of it: type, shape and bytes from its middle."""
+    try:
+        with part.path.open("rb") as file:
+            for name, entry in part.tensors.items():
+                start, end = entry["data_offsets"]
+                file.seek(part.begin + max(start, (start + end - _SAMPLE) // 2))
+                sample = file.read(min(_SAMPLE, end - start))
+                yield name, f"{entry['dtype']} {entry['shape']} ".encode() + sample.hex().encode()
+    except OSError as error:
+        raise ArtifactError(f"base model file {part.path} cannot be read: {error.strerror or error}") from error
+
+
+def _in_order(samples: Mapping[str, bytes]) -> list[bytes]:
+    """Return the weights' samples in the order of their names, which libraries prefix and files omit as they like."""
+    names = sorted(name for name in samples if not name.endswith((*_BUFFERS, *HEADS)))
+    found = [samples[name] for name in names]
+    # A head that is tied to the embeddings may be saved or not.
+    heads = [samples[name] for name in sorted(samples) if name.endswith(HEADS)]
+    return [*found, *(head for head in heads if head not in found)]
+
+
+def _digest(lines: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+    return digest.hexdigest()

@@ -1,0 +1,289 @@
+"""Features of inputs: what a base model's own projections make of a prompt (layer L1).
+
+A site's feature of one input is the layer's output ``W h`` (bias included), without any adapter's part, pooled over the
+input's tokens. It is read by hooks in one forward pass over prompts alone, which ends as soon as the last site needed
+has been read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clora_cli.algebra.statistics import Moments, SecondMoment
+from clora_cli.base.errors import MismatchError, OptionError, translated
+from clora_cli.data import Collator, Example, encode_prompt
+from clora_cli.model.backbone import Backbone, linear_shape, text_modules
+from clora_cli.processes.ranks import gathered, own_share, processes, rank, spread
+from clora_cli.store.distribution import Pool
+
+__all__ = [
+    "Pool",
+    "collect_moments",
+    "layer_of",
+    "pooled",
+    "prompt_ids",
+    "prompt_sites",
+    "read_features",
+    "select_sites",
+]
+
+_BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+
+
+def prompt_ids(
+    backbone: Backbone,
+    examples: Iterable[Example],
+    *,
+    text: str = "prompt",
+    max_length: int | None = 512,
+    chat: bool = False,
+) -> list[list[int]]:
+    """Tokenise what features are taken of.
+
+    Args:
+        backbone: Whose tokenizer.
+        examples: The inputs.
+        text: ``prompt`` for the whole prompt, ``body`` to leave out the instruction and the cue where there is a body.
+        max_length: Most tokens of an input; None for all of it, even where the model takes less.
+        chat: Use the tokenizer's chat template.
+
+    Raises:
+        DataError: If an instruction alone is longer than ``max_length``.
+    """
+    shown = (_body(one) if text == "body" else one for one in examples)
+    kind = backbone.prompt_kind
+    return [encode_prompt(one, backbone.tokens, kind=kind, max_length=max_length, chat=chat) for one in shown]
+
+
+def _body(example: Example) -> Example:
+    return (
+        dataclasses.replace(example, head="", cue="", turns=(), muted=(), tooling="")
+        if example.body.strip()
+        else example
+    )
+
+
+def prompt_sites(backbone: Backbone, sites: Collection[str]) -> list[str]:
+    """Return those sites that see the prompt, in the model's order: not those of an encoder-decoder's decoder or of vision."""
+    encoder = backbone.model.get_encoder() if backbone.kind == "seq2seq" else None
+    inside = {id(module) for module in encoder.modules()} if encoder else text_modules(backbone.model)
+    return [name for name, module in backbone.model.named_modules() if name in sites and id(module) in inside]
+
+
+def layer_of(site: str) -> int | None:
+    """Return the number of the block that a site belongs to: the first whole number in its path; None outside blocks."""
+    match = _BLOCK.search(site)
+    return int(match[1]) if match else None
+
+
+def select_sites(sites: Sequence[str], layer: str = "all", module: str = "") -> list[str]:
+    """Return the sites of one layer, or of one kind of projection.
+
+    Args:
+        sites: In the model's order.
+        layer: ``all``, ``middle``, ``last``, or a block's number from 0.
+        module: Ending of a module path, such as ``v_proj``; empty for any.
+
+    Raises:
+        OptionError: If nothing is left.
+    """
+    chosen = [site for site in sites if not module or site == module or site.endswith(f".{module}")]
+    if not chosen:
+        endings = sorted({site.rpartition(".")[2] for site in sites})
+        raise OptionError(f"no site ends with '{module}'; the feature distributions have {', '.join(endings)}")
+    layers = sorted({number for site in chosen if (number := layer_of(site)) is not None})
+    if layer == "all" or not layers:
+        return chosen
+    named = {"middle": layers[len(layers) // 2], "last": layers[-1]}
+    number = named.get(layer, int(layer) if layer.isdecimal() else -1)
+    if number not in layers:
+        raise OptionError(f"layer {layer}: choose all, middle, last or one of {', '.join(map(str, layers))}")
+    return [site for site in chosen if layer_of(site) == number]
+
+
+def pooled(output: Tensor, mask: Tensor, pool: Pool) -> Tensor:
+    """Pool a layer's output over the tokens of each input.
+
+    Args:
+        output: Shape (input, token, feature).
+        mask: Shape (input, token); 1 at the tokens that count, of which each input has at least one.
+        pool: ``prompt-mean`` is the mean over them, ``last`` the last of them.
+
+    Returns:
+        Shape (input, feature), float32.
+    """
+    if pool == "last":
+        positions = torch.arange(mask.shape[1], device=mask.device)
+        last = (mask * positions).argmax(dim=1)
+        return output[torch.arange(len(output), device=output.device), last].float()
+    weights = mask.float() / mask.sum(dim=1, keepdim=True)
+    return torch.bmm(weights[:, None], output.float())[:, 0]
+
+
+@torch.no_grad()
+def read_features(
+    backbone: Backbone,
+    ids: Sequence[Sequence[int]],
+    sites: Sequence[str],
+    *,
+    pool: Pool = "prompt-mean",
+    batch_size: int = 32,
+    shared: bool = False,
+    done: Callable[[int], None] = lambda rows: None,
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Read features of prompts, batch by batch, the longest first.
+
+    The base model must be in evaluation mode. Adapters that act through hooks add nothing to the output that is read,
+    but do change the inputs of later layers: switch them off for the base model's own features.
+
+    Args:
+        backbone: The base model.
+        ids: Each prompt's tokens.
+        sites: From ``prompt_sites``; at least one.
+        pool: How to pool over tokens.
+        batch_size: Prompts of one forward pass.
+        shared: Let the processes that have met read one batch each at a time, and give it to all.
+        done: Told the number of prompts after each batch, or after each such round of them.
+
+    Yields:
+        The prompts' numbers, and site to features, shape (prompt, feature), float32, on the model's device.
+
+    Raises:
+        MismatchError: If the model has no such site, or a site is not reached by a prompt.
+    """
+    collate = Collator(backbone.tokens)
+    order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    own, size = (rank(), processes()) if shared else (0, 1)
+    with _Capture(backbone.model, sites, pool) as capture:
+        for first in range(0, len(batches), size):
+            at_once = batches[first : first + size]
+            # Who has none reads another's, so that all processes make equally many passes.
+            batch = collate([{"input_ids": ids[row]} for row in at_once[min(own, len(at_once) - 1)]])
+            found = capture.run(backbone, {name: tensor.to(backbone.device) for name, tensor in batch.items()})
+            parts = [found] if size == 1 else _exchanged(found, batch_size, backbone.device)
+            yield from zip(at_once, _cut(parts, at_once), strict=True)
+            done(sum(map(len, at_once)))
+
+
+def _exchanged(found: Mapping[str, Tensor], most: int, device: torch.device) -> list[dict[str, Tensor]]:
+    """Return the features that each process found, in rows filled up to the same number in all."""
+    widths = [vectors.shape[1] for vectors in found.values()]
+    mine = torch.cat(list(found.values()), dim=1)
+    filled = torch.cat([mine, mine.new_zeros(most - len(mine), mine.shape[1])])
+    return [dict(zip(found, torch.split(part, widths, dim=1), strict=True)) for part in gathered(filled, device)]
+
+
+def _cut(parts: Sequence[Mapping[str, Tensor]], batches: Sequence[Sequence[int]]) -> Iterator[dict[str, Tensor]]:
+    """Yield each batch's features alone."""
+    for part, rows in zip(parts, batches, strict=False):
+        yield {site: vectors[: len(rows)] for site, vectors in part.items()}
+
+
+def collect_moments(
+    backbone: Backbone,
+    ids: Sequence[Sequence[int]],
+    sites: Sequence[str],
+    *,
+    second: SecondMoment = "none",
+    change: Callable[[str, Tensor], Tensor] = lambda site, features: features,
+    **reading: Any,
+) -> dict[str, Moments]:
+    """Take the moments of prompts' features; several processes share the work and get what one gets, bit by bit.
+
+    Batches are read by all, and each site's are added up by one process, in the batches' order.
+
+    Args:
+        backbone: The base model.
+        ids: Each prompt's tokens.
+        sites: From ``prompt_sites``.
+        second: Which second moments to keep.
+        change: Applied to a site's features, shape (prompt, feature), before they are added up.
+        reading: ``pool``, ``batch_size`` and ``done`` of ``read_features``.
+
+    Returns:
+        Site to moments, on the CPU.
+    """
+    found = {site: _nothing(backbone.model, site, second) for site in sites}
+    own = own_share(list(sites))
+    for _, features in read_features(backbone, ids, sites, shared=True, **reading):
+        for site in own:
+            found[site] = found[site] + Moments.of(change(site, features[site]).cpu(), second)
+    return {site: _of_owner(found[site], number, backbone.device) for number, site in enumerate(sites)}
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass whose last needed layer has been read."""
+
+
+class _Capture:
+    """Hooks that pool the outputs of some sites."""
+
+    def __init__(self, model: nn.Module, sites: Sequence[str], pool: Pool) -> None:
+        self._model, self._sites, self._pool = model, sites, pool
+        self._found: dict[str, Tensor] = {}
+        self._mask: Tensor = torch.empty(0)
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _Capture:
+        for site in self._sites:
+            # First of the layer's hooks: what adapters add to the output is no part of the feature.
+            hook = self._module(site).register_forward_hook(self._reader(site), prepend=True)
+            self._handles.append(hook)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def run(self, backbone: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self._found, self._mask = {}, batch["attention_mask"]
+        model = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
+        extra = {"use_cache": False} if backbone.kind == "causal" else {}
+        try:
+            with translated(f"{backbone.tokens.model} cannot read the prompts", MismatchError):
+                model(**batch, **extra)
+        except _ReachedError:
+            return self._found
+        missing = next(site for site in self._sites if site not in self._found)
+        raise MismatchError(f"layer '{missing}' does not see the prompt, so it has no feature")
+
+    def _reader(self, site: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def read(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._found[site] = pooled(output, self._mask, self._pool)
+            if len(self._found) == len(self._sites):
+                raise _ReachedError
+
+        return read
+
+    def _module(self, site: str) -> nn.Module:
+        try:
+            module = self._model.get_submodule(site)
+        except AttributeError:
+            raise MismatchError(
+                f"the base model has no layer '{site}'; was the adapter trained on another model?"
+            ) from None
+        return getattr(module, "base_layer", module)
+
+
+def _nothing(model: nn.Module, site: str, second: SecondMoment) -> Moments:
+    shape = linear_shape(model.get_submodule(site))
+    if shape is None:
+        raise MismatchError(f"'{site}' is no linear layer of the base model; was the adapter trained on another model?")
+    mean = torch.zeros(shape[0], dtype=torch.float64)
+    scatter = {"none": None, "diag": mean.clone(), "full": torch.zeros(shape[0], shape[0], dtype=torch.float64)}[second]
+    return Moments(0, mean, scatter)
+
+
+def _of_owner(moments: Moments, number: int, device: torch.device) -> Moments:
+    """Return a site's moments, which one process added up from the first batch to the last, in all of them."""
+    owner = number % processes()
+    count = spread(torch.tensor(moments.count), owner, device)
+    scatter = None if moments.scatter is None else spread(moments.scatter, owner, device)
+    return Moments(int(count), spread(moments.mean, owner, device), scatter)

@@ -1,0 +1,112 @@
+"""How a model's folder is loaded (layer L1): the one place that calls Transformers for it, and no code of the folder runs.
+
+Transformers asks on standard input whether to run code that a configuration names, unless it is told not to; it loads kernels
+from the Hub where a configuration names them; and it puts an adapter that lies in the folder into the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from clora_cli.base.errors import ArtifactError, translated
+from clora_cli.base.files import stand_in
+from clora_cli.model.base_model import ModelReference
+
+__all__ = ["load_skeleton", "model_with_weights", "read_config", "read_tokenizer"]
+
+_KERNELS = ("_attn_implementation", "_experts_implementation")
+
+
+def read_tokenizer(reference: ModelReference) -> Any:
+    """Load a base model's tokenizer.
+
+    Raises:
+        ArtifactError: If it cannot be loaded, or needs code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    with _boundary(reference, "the tokenizer of "):
+        return AutoTokenizer.from_pretrained(reference.path, trust_remote_code=False)
+
+
+def read_config(reference: ModelReference) -> Any:
+    """Load a base model's configuration.
+
+    Raises:
+        ArtifactError: If it cannot be loaded, or needs code of its own.
+    """
+    from transformers import AutoConfig
+
+    with _boundary(reference):
+        config = AutoConfig.from_pretrained(reference.path, trust_remote_code=False)
+    for part in (config, *(value for value in vars(config).values() if hasattr(value, "to_diff_dict"))):
+        for name in _KERNELS:
+            if "/" in str(getattr(part, name, "")):  # the name of a repository: code from the Hub
+                setattr(part, name, None)
+    return config
+
+
+def model_with_weights(reference: ModelReference, config: Any, **settings: Any) -> Any:
+    """Load a base model.
+
+    Args:
+        reference: The base model.
+        config: From ``read_config``.
+        settings: Further arguments of ``from_pretrained``, such as ``dtype``.
+
+    Raises:
+        ArtifactError: If it cannot be loaded, needs code of its own, or has an adapter in its folder.
+    """
+    if (reference.path / "adapter_config.json").exists():
+        raise ArtifactError(
+            f"base model {reference.path} has an adapter in its folder, which Transformers would put into it; "
+            "move adapter_config.json and the adapter's weights away"
+        )
+    with _boundary(reference):
+        return _loader(reference).from_pretrained(
+            reference.path, config=config, use_safetensors=True, trust_remote_code=False, **settings
+        )
+
+
+def load_skeleton(reference: ModelReference) -> Any:
+    """Return a base model without its weights, on the meta device: for names, shapes and numbers of parameters.
+
+    Raises:
+        ArtifactError: If Transformers cannot make it, or it needs code of its own.
+    """
+    import torch
+
+    config = read_config(reference)
+    with _boundary(reference), torch.device("meta"):
+        return _loader(reference).from_config(config, trust_remote_code=False)
+
+
+def _loader(reference: ModelReference) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    loaders = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "encoder": AutoModel}
+    return loaders[reference.kind]
+
+
+@contextlib.contextmanager
+def _boundary(reference: ModelReference, part: str = "") -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    what = f"{part}base model {reference.path}"
+    try:
+        with translated(f"{what} cannot be loaded", ArtifactError):
+            yield
+    except SafetensorError as error:
+        raise ArtifactError(f"{what} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except ArtifactError as error:
+        if "trust_remote_code" in str(error.__cause__):
+            raise ArtifactError(
+                f"{what} needs code that lies in its folder or on the Hub, and clora runs none; "
+                "give a model of an architecture that Transformers has itself"
+            ) from error
+        for file in sorted(reference.path.iterdir()):
+            if file.is_file() and (told := stand_in(file)):
+                raise ArtifactError(f"{what} cannot be loaded: {file} {told}") from error
+        raise

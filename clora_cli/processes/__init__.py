@@ -1,0 +1,1 @@
+"""Several processes (layer L0): of one launch, and of one disk."""

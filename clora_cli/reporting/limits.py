@@ -1,0 +1,132 @@
+"""Gates: what an evaluation must not fall below, and what it must not have forgotten (layer L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clora_cli.base.errors import MismatchError, OptionError
+from clora_cli.store.scores import ScoreRow, Scores, TaskScore
+
+__all__ = ["Loss", "broken_gates", "check_baselines", "losses"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What became of a task that was learned earlier.
+
+    Attributes:
+        task: The task.
+        best: Its best earlier score, percent.
+        where: Where that score stands.
+        now: Its score now, percent.
+    """
+
+    task: str
+    best: float
+    where: str
+    now: float
+
+    @property
+    def points(self) -> float:
+        """Best minus now: percent points, negative where the task gained. One term of the metric ``forgetting-rate``."""
+        return self.best - self.now
+
+
+def check_baselines(baselines: Sequence[Scores], tasks: Sequence[str]) -> None:
+    """Refuse earlier scores that an evaluation on some tasks could not be held against, before it starts.
+
+    Raises:
+        OptionError: If a file tells of no learned task, or of one that will not be scored.
+    """
+    for baseline in baselines:
+        learned = list(dict.fromkeys(task for row in baseline.rows for task in _learned(baseline, row)))
+        if not learned:
+            raise OptionError(f"--baseline {baseline.source} holds no score of a learned task; give that of a package")
+        if missing := [task for task in learned if task not in tasks]:
+            raise OptionError(
+                f"--baseline {baseline.source} has {', '.join(missing)}, which this evaluation does not score; "
+                f"add --data {missing[0]}"
+            )
+
+
+def losses(scores: Scores, baselines: Sequence[Scores] = ()) -> list[Loss]:
+    """Return how each task that was learned before compares to its best earlier score.
+
+    Earlier are the rows of the baselines and, of these scores, all rows but the last; a row counts for the tasks that it
+    has learned, as in the metric ``forgetting-rate``. For a merged adapter, which has no order, it counts for all tasks.
+
+    Args:
+        scores: What is judged: its last row.
+        baselines: Earlier scores.
+
+    Raises:
+        MismatchError: If a task is not scored as it was.
+    """
+    now = scores.rows[-1].scores
+    found: dict[str, Loss] = {}
+    earlier = [(file, row) for file in baselines for row in file.rows] + [(scores, row) for row in scores.rows[:-1]]
+    for file, row in earlier:
+        where = str(file.source) if file is not scores else f"stage {row.stage}"
+        for task in _learned(file, row):
+            if task in now:
+                _check_yardstick(task, row.scores[task], now[task], where)
+                loss = Loss(task, row.scores[task].value, where, now[task].value)
+                found[task] = max(loss, found.get(task, loss), key=lambda one: one.best)
+    return list(found.values())
+
+
+def broken_gates(
+    scores: Scores,
+    baselines: Sequence[Scores] = (),
+    *,
+    fail_under: float | None = None,
+    max_forgetting: float | None = None,
+) -> list[str]:
+    """Return what does not meet a limit, in words; nothing if all limits are met.
+
+    Args:
+        scores: What is judged: its last row.
+        baselines: Earlier scores.
+        fail_under: The least mean score over tasks, percent.
+        max_forgetting: The most that any task may have lost since its best earlier score, percent points.
+
+    Raises:
+        MismatchError: If a task is not scored as it was.
+    """
+    last = scores.rows[-1].scores.values()
+    mean = sum(entry.value for entry in last) / len(last)
+    broken = []
+    if fail_under is not None and mean < fail_under:
+        broken.append(f"the mean score {mean:.2f} is below --fail-under {fail_under:g}")
+    if max_forgetting is not None and (known := losses(scores, baselines)):
+        worst = max(known, key=lambda loss: loss.points)
+        # Scores are shares of rows: a hair beyond the limit is rounding.
+        if worst.points > max_forgetting + 1e-9:
+            broken.append(
+                f"{worst.task} lost {worst.points:.2f} points, from {worst.best:.2f} ({worst.where}) to {worst.now:.2f}: "
+                f"more than --max-forgetting {max_forgetting:g}"
+            )
+    return broken
+
+
+def _learned(file: Scores, row: ScoreRow) -> list[str]:
+    """Return the scored tasks that a row has learned: none of the base model's, all of a merged adapter's."""
+    if not row.stage:
+        return []
+    learned = {adapter.task for adapter in row.adapters}
+    merged = not set(row.scores) & set(file.order)
+    return [task for task in row.scores if merged or task in learned]
+
+
+def _check_yardstick(task: str, before: TaskScore, now: TaskScore, where: str) -> None:
+    if before.yardstick != now.yardstick:
+        raise MismatchError(
+            f"{task} was scored by {before.metric} on {before.total} rows in {where}, now by {now.metric} on {now.total}"
+            f"{_normalisers(before, now)}; evaluate in the same way, or drop --max-forgetting"
+        )
+
+
+def _normalisers(before: TaskScore, now: TaskScore) -> str:
+    old, new = before.graded_by, now.graded_by
+    return f", by {new} instead of {old}" if old != new else ""

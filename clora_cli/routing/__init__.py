@@ -1,0 +1,1 @@
+"""From inputs to adapters (layer L1): similarities, weights, profiles, decisions."""

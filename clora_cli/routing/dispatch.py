@@ -1,0 +1,184 @@
+"""Inputs to adapters, batch by batch, in the order in which they come (layer L1): the engine of ``clora route``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from clora_cli.base.errors import CloraError, DataError
+from clora_cli.base.progress import Progress
+from clora_cli.data import Task
+from clora_cli.model.backbone import load_backbone, pick_device
+from clora_cli.model.base_model import check_base
+from clora_cli.model.features import prompt_ids
+from clora_cli.processes.meeting import WORK, Meeting, agree, meet, together
+from clora_cli.routing.decided import Decided
+from clora_cli.routing.guide import Guide
+from clora_cli.routing.inputs import Input, in_batches, read_spelled, spelled
+from clora_cli.routing.route_settings import RouteSettings, tasks_known
+from clora_cli.routing.tally import Tally, panels_of
+from clora_cli.routing.weights import RouteOptions
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.package import find_base, marks
+
+__all__ = ["Dispatcher"]
+
+
+class Dispatcher:
+    """Sends inputs to adapters.
+
+    Everything about the adapters is read and checked at once; the base model is loaded by ``start``.
+
+    Args:
+        members: The adapters, at least one, each with a feature distribution, or a task vector where these are compared.
+        options: How inputs choose.
+        settings: What to run on.
+        progress: Told where the adapters' own word leads to the Hub.
+
+    Raises:
+        CloraError: If the adapters, the base model and the options do not fit together.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[AdapterFolder],
+        options: RouteOptions,
+        settings: RouteSettings,
+        progress: Progress | None = None,
+    ) -> None:
+        self.members, self.options = members, options
+        self.known = [tasks_known(member) for member in members]
+        self.reference = find_base(members, settings.model, settings.revision, progress)
+        for member in members:
+            check_base(member.base, self.reference, member.path)
+            member.check_numbers()
+        self._settings = settings
+        self._device = pick_device(settings.device)
+        self.guide = Guide(self.reference, members, options, batch_size=settings.batch_size)
+        self.routing = self.guide.routing()
+
+    @property
+    def names(self) -> list[str]:
+        """The adapters' names."""
+        return [member.task for member in self.members]
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """How inputs choose, every choice made: ``similarity`` is no longer ``auto``."""
+        return {
+            **self.options.recorded(),
+            "similarity": self.routing.similarity,
+            "threshold": self.routing.threshold,
+            "sites": list(self.guide.sites),
+        }
+
+    def start(self, calibration: Sequence[Task] = ()) -> int:
+        """Load the base model; find the threshold if inputs may abstain.
+
+        Args:
+            calibration: The tasks of whose dev rows the share ``options.abstain`` is to lie below the threshold; each
+                has dev rows.
+
+        Returns:
+            The number of dev rows that the threshold comes from.
+
+        Raises:
+            MismatchError: If one of several processes would do something else than the first one.
+        """
+        agree(lambda: self._facts(calibration))
+        self.guide.backbone = load_backbone(self.reference, device=self._device, dtype=self._settings.dtype)
+        if not calibration:
+            return 0
+        with together(self._device):
+            self.routing.threshold, rows = self.guide.threshold(self.routing, calibration)
+        return rows
+
+    def tally(self, *, panels: bool = False) -> Tally:
+        """Return an empty tally; with ``panels`` it keeps the layers apart."""
+        return Tally(self.names, self.known, panels_of(self.guide.sites) if panels else {})
+
+    def decide(self, inputs: Iterable[Input]) -> Iterator[Decided]:
+        """Yield where inputs go, batch by batch, in their order.
+
+        Of several processes the first one reads the inputs, as many batches at once as there are processes, and yields
+        what all decided; the others decide what they are given until there is no more, and yield nothing.
+
+        Args:
+            inputs: Any number, read one batch at a time; the first process's alone.
+
+        Raises:
+            DataError: If an instruction is longer than what the adapters' own inputs were cut to.
+            CloraError: If the base model's numbers are not finite.
+        """
+        others = meet()
+        if others.rank:
+            self._help(others)
+            return
+        for batches in in_batches(in_batches(inputs, self._settings.batch_size), others.size):
+            for rank, batch in enumerate(batches[1:], start=1):
+                others.send(rank, spelled(batch))
+            weights = self._weights(batches[0])
+            yield Decided(batches[0], weights)
+            for rank, batch in enumerate(batches[1:], start=1):
+                found = load(others.receive(rank, WORK))
+                yield Decided(
+                    batch, {site: found[site] for site in weights}
+                )  # in the order in which one process has them
+        others.hand_out(b"")
+
+    def _help(self, others: Meeting) -> None:
+        while text := others.receive(0, WORK):
+            try:
+                others.send(0, save(self._weights(read_spelled(text))))
+            except CloraError as error:  # the first process tells it when its turn comes
+                others.send_error(0, error)
+
+    def _weights(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
+        weights = self.routing.weights(self.routing.similarities(self._features(inputs)))
+        if not all(one.isfinite().all() for one in weights.values()):
+            raise CloraError(f"{inputs[0].where}: the base model's features are not finite; try --dtype float32")
+        return weights
+
+    def _facts(self, calibration: Sequence[Task]) -> dict[str, Any]:
+        return {
+            **self.options.recorded(),
+            "base_model": self.reference.fingerprint,
+            "device": self._device.type,
+            "dtype": self._settings.dtype,
+            "batch_size": self._settings.batch_size,
+            "package": marks(self.members),
+            "calibration": [task.fingerprint for task in calibration],
+        }
+
+    def _features(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
+        has_template = self.guide.backbone.tokens.chat
+        found: dict[str, Tensor] = {}
+        for chat in (False, True):
+            rows = [row for row, one in enumerate(inputs) if (one.chat and has_template) is chat]
+            if rows:
+                for site, vectors in self._read([inputs[row] for row in rows], chat).items():
+                    found.setdefault(site, torch.empty(len(inputs), vectors.shape[1]))[rows] = vectors
+        return found
+
+    def _read(self, inputs: Sequence[Input], chat: bool) -> dict[str, Tensor]:
+        try:
+            return self.guide.features([one.example for one in inputs], chat=chat)
+        except DataError:
+            for one in inputs:
+                self._check_length(one, chat)
+            raise
+
+    def _check_length(self, one: Input, chat: bool) -> None:
+        record = self.guide.record
+        try:
+            prompt_ids(
+                self.guide.backbone, [one.example], text=record["text"], max_length=record["max_length"], chat=chat
+            )
+        except DataError as error:
+            raise DataError(
+                f"{one.where}: {error} (inputs are cut as those of {self.guide.cut} were, by its --max-length)"
+            ) from error

@@ -1,0 +1,123 @@
+"""Which adapters an input goes to, from what the base model makes of it (layer L1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clora_cli.data import Example, Task, uses_chat
+from clora_cli.model.backbone import Backbone
+from clora_cli.model.base_model import ModelReference
+from clora_cli.model.features import prompt_ids, read_features
+from clora_cli.routing.profiles import known_by
+from clora_cli.routing.weights import RouteOptions, Routing, nearness
+from clora_cli.store.adapter_folder import AdapterFolder
+
+__all__ = ["Guide"]
+
+_MOST_CALIBRATED = 200  # dev rows a task: enough for a share of percents, and no large task drowns the others
+_NOTHING: Callable[[int], None] = lambda rows: None  # noqa: E731
+
+
+class Guide:
+    """Reads what adapters are known by and inputs' features, and brings the two together.
+
+    Adapters are known by feature distributions or by task vectors, as the similarity asks. Features are taken exactly as
+    the distributions were: same pooling, same part of the prompt, same longest length; for task vectors as in training.
+
+    Everything about the adapters is read and checked at once; the base model may be loaded later.
+
+    Args:
+        reference: The base model.
+        members: The adapters, at least one.
+        options: How inputs choose.
+        backbone: The base model, loaded, if it is; else assigned before features are read. No adapter takes part in its
+            forward pass then.
+        batch_size: Inputs of one forward pass.
+
+    Raises:
+        ArtifactError: If an adapter has no distribution, or no task vector, or a damaged one.
+        MismatchError: If the distributions do not compare, or come from another base model.
+    """
+
+    def __init__(
+        self,
+        reference: ModelReference,
+        members: Sequence[AdapterFolder],
+        options: RouteOptions,
+        *,
+        backbone: Backbone | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        self._known = known_by(reference, members, options, backbone.model if backbone else None)
+        self.record, self.sites, self.cut = self._known.record, self._known.sites, self._known.cut
+        self.options, self._loaded, self._batch_size = options, backbone, batch_size
+
+    @property
+    def backbone(self) -> Backbone:
+        """The loaded base model."""
+        if self._loaded is None:
+            raise RuntimeError("features are read before the base model is loaded")
+        return self._loaded
+
+    @backbone.setter
+    def backbone(self, backbone: Backbone) -> None:
+        self._loaded = backbone
+
+    def routing(self, count: int | None = None, threshold: float | None = None) -> Routing:
+        """Return the weights' source for the first ``count`` adapters; for all by default.
+
+        Raises:
+            MismatchError: As ``Routing``.
+        """
+        return Routing(self._known.moments(count), self.sites, self.options, threshold)
+
+    def features(
+        self,
+        examples: Sequence[Example],
+        *,
+        chat: bool = False,
+        shared: bool = False,
+        done: Callable[[int], None] = _NOTHING,
+    ) -> dict[str, Tensor]:
+        """Return the inputs' features.
+
+        Args:
+            examples: The inputs, at least one.
+            chat: Use the tokenizer's chat template.
+            shared: The processes that have met all ask for these, and read a share each.
+            done: Told the number of inputs after each batch.
+
+        Returns:
+            Deciding site to features, shape (input, feature), float32, on the CPU, in the order of the inputs.
+        """
+        text, longest = self.record["text"], self.record["max_length"]
+        ids = prompt_ids(self.backbone, examples, text=text, max_length=longest, chat=chat)
+        found: dict[str, Tensor] = {}
+        reading: dict[str, Any] = {"pool": self.record["pool"], "batch_size": self._batch_size}
+        reading |= {"shared": shared, "done": done}
+        for rows, features in read_features(self.backbone, ids, self.sites, **reading):
+            for site, vectors in features.items():
+                kept = found.setdefault(site, torch.empty(len(ids), vectors.shape[1]))
+                kept[rows] = vectors.cpu()
+        return found
+
+    def threshold(self, routing: Routing, tasks: Sequence[Task]) -> tuple[float, int]:
+        """Return the nearness below which the share ``options.abstain`` of known inputs lies.
+
+        Args:
+            routing: Of all adapters.
+            tasks: The adapters' own tasks, with dev rows: inputs that the distributions were not made from.
+
+        Returns:
+            The threshold, and the number of inputs that it comes from.
+        """
+        near = []
+        for task in tasks:
+            chat = uses_chat(task, self.backbone.tokens)
+            features = self.features(task.dev[:_MOST_CALIBRATED], chat=chat, shared=True)
+            near.append(nearness(routing.similarities(features)))
+        return torch.cat(near).quantile(self.options.abstain).item(), sum(map(len, near))

@@ -1,0 +1,110 @@
+"""Inputs to be routed, from tasks and from rows, one after another (layer L1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from clora_cli.base.errors import DataError
+from clora_cli.data import Example, Task
+from clora_cli.data.columns import prompt_of
+from clora_cli.data.readers import Record
+
+T = TypeVar("T")
+
+__all__ = ["Input", "in_batches", "inputs_of_rows", "inputs_of_task", "read_spelled", "spelled"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Input:
+    """One input.
+
+    Attributes:
+        example: Its prompt.
+        fields: What is told of it beside where it goes.
+        where: The place that it came from, for messages.
+        task: Its task, if it is known, else "".
+        chat: Whether it is a conversation, for tokenizers with a chat template.
+    """
+
+    example: Example
+    fields: Mapping[str, object]
+    where: str
+    task: str = ""
+    chat: bool = False
+
+
+def inputs_of_task(task: Task, split: str, limit: int = 0) -> list[Input]:
+    """Return a task's inputs, with the task's name and their row from 1 as their fields.
+
+    Args:
+        task: The task.
+        split: ``train``, ``dev`` or ``test``.
+        limit: The first so many; 0 for all.
+
+    Raises:
+        DataError: If the split is empty.
+    """
+    examples = getattr(task, split)[: limit or None]
+    if not examples:
+        raise DataError(f"task '{task.name}' ({task.source}) has no {split} rows")
+    chat = task.template == "chat"
+    return [
+        Input(example, {"task": task.name, "row": row}, f"{task.name}, {split} row {row}", task.name, chat)
+        for row, example in enumerate(examples, start=1)
+    ]
+
+
+def inputs_of_rows(
+    records: Iterable[Record], columns: Mapping[str, str] | None = None, limit: int = 0
+) -> Iterator[Input]:
+    """Yield rows as inputs that keep all their fields; a text in ``task`` is the input's task.
+
+    Args:
+        records: The rows, none of which is asked for before its turn.
+        columns: Role to column name.
+        limit: The first so many; 0 for all.
+
+    Raises:
+        CloraError: As ``prompt_of``.
+    """
+    for record in islice(records, limit or None):
+        task, example = record.values.get("task"), prompt_of(record, columns)
+        yield Input(example, record.values, record.where, task if isinstance(task, str) else "", bool(example.turns))
+
+
+def in_batches(inputs: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield inputs in lists of ``size``, the last one shorter; what came before a bad one is yielded before the error."""
+    batch: list[T] = []
+    try:
+        for one in inputs:
+            batch.append(one)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except DataError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+def spelled(inputs: Iterable[Input]) -> bytes:
+    """Return what another process needs of inputs to look at them."""
+    rows = [
+        [one.example.head, one.example.body, one.example.cue, one.example.turns, one.where, one.chat] for one in inputs
+    ]
+    return json.dumps(rows).encode()
+
+
+def read_spelled(text: bytes) -> list[Input]:
+    """Return the inputs that ``spelled`` was given, as far as it tells of them."""
+    found = []
+    for head, body, cue, turns, where, chat in json.loads(text):
+        example = Example(head, body, cue, (), tuple((role, said) for role, said in turns))
+        found.append(Input(example, {}, where, chat=chat))
+    return found

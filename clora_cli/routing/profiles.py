@@ -1,0 +1,159 @@
+"""What adapters are known by when inputs choose among them: feature distributions, or task vectors (layer L1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from clora_cli.algebra.statistics import Moments
+from clora_cli.base.errors import ArtifactError, MismatchError
+from clora_cli.model.backbone import load_skeleton
+from clora_cli.model.base_model import ModelReference, check_base, same_base
+from clora_cli.model.task_vectors import read_task_vector, table_of
+from clora_cli.routing.weights import RouteOptions, common_sites
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.distribution import agree, read_distribution, read_record, read_sites
+
+__all__ = ["Distributions", "Known", "TaskVectors", "known_by"]
+
+
+class Known(Protocol):
+    """What adapters are known by, read and checked.
+
+    Attributes:
+        record: How an input is looked at to be compared with it: ``source``, ``pool``, ``text`` and ``max_length``.
+        sites: The sites that decide.
+        cut: Whose ``--max-length`` that is, for messages.
+    """
+
+    record: Mapping[str, Any]
+    sites: list[str]
+    cut: str
+
+    def moments(self, count: int | None) -> Iterator[Mapping[str, Moments]]:
+        """Yield each of the first ``count`` adapters' moments by site; of all by default."""
+
+
+class Distributions:
+    """Adapters known by their feature distributions.
+
+    Args:
+        reference: The base model.
+        members: The adapters, at least one.
+        options: For the sites that decide.
+
+    Raises:
+        ArtifactError: If an adapter has no distribution, or a damaged one.
+        MismatchError: If the distributions do not compare, or come from another base model.
+    """
+
+    cut = "`clora stat-features`"
+
+    def __init__(self, reference: ModelReference, members: Sequence[AdapterFolder], options: RouteOptions) -> None:
+        records = [(member.features, read_record(member.features)) for member in members]
+        agree(records)
+        path, first = records[0]
+        if not same_base(first["base_model"], reference.described()):
+            raise MismatchError(
+                f"distribution {path} comes from base model '{first['base_model']['id']}', "
+                f"not from '{reference.id}'; pass --model {first['base_model']['id']}"
+            )
+        longest = max(int(record["max_length"]) for _, record in records)
+        self.record: Mapping[str, Any] = {**first, "max_length": longest}
+        self.sites = common_sites([read_sites(member.features) for member in members], options)
+        self._paths = [member.features for member in members]
+
+    def moments(self, count: int | None) -> Iterator[Mapping[str, Moments]]:
+        """Yield each adapter's moments by site."""
+        # Read one at a time, and never kept: a thousand full second moments do not fit in memory, their sum does.
+        return (read_distribution(path, self.sites).sites for path in self._paths[:count])
+
+
+class TaskVectors:
+    """Adapters known by their task vectors, which stand at the base model's table of token embeddings.
+
+    Args:
+        reference: The base model.
+        members: The adapters, at least one.
+        model: The base model, with or without weights; None to have its structure read here.
+
+    Raises:
+        ArtifactError: If an adapter has no task vector, or a damaged one.
+        MismatchError: If an adapter stands on another base model, or vectors differ in length.
+    """
+
+    cut = "training"
+
+    def __init__(self, reference: ModelReference, members: Sequence[AdapterFolder], model: Any = None) -> None:
+        for member in members:
+            check_base(member.base, reference, member.path)
+        self._vectors = torch.stack(_vectors(members)).double()
+        longest = max(map(_max_length, members))
+        looked_at = {"source": "base", "pool": "prompt-mean", "text": "prompt"}
+        self.record: Mapping[str, Any] = {**looked_at, "max_length": longest}
+        self.sites = [table_of(model if model is not None else load_skeleton(reference), reference.kind)]
+
+    def moments(self, count: int | None) -> Iterator[Mapping[str, Moments]]:
+        """Yield each adapter's vector as the mean of one input."""
+        return ({self.sites[0]: Moments(1, vector)} for vector in self._vectors[:count])
+
+
+def known_by(
+    reference: ModelReference, members: Sequence[AdapterFolder], options: RouteOptions, model: Any = None
+) -> Known:
+    """Read what the adapters are to be known by.
+
+    Args:
+        reference: The base model.
+        members: The adapters, at least one.
+        options: ``similarity`` says by what.
+        model: The base model where it is loaded.
+
+    Raises:
+        CloraError: As ``Distributions`` and ``TaskVectors``.
+    """
+    if options.reads == "task-vector":
+        return TaskVectors(reference, members, model)
+    if options.similarity == "auto" and (lacking := _without_distribution(members)):
+        raise ArtifactError(
+            f"adapter {lacking.path} has no feature distribution, but all have task vectors: pass --similarity task-vector, "
+            "or run `clora stat-features` on them"
+        )
+    return Distributions(reference, members, options)
+
+
+def _without_distribution(members: Sequence[AdapterFolder]) -> AdapterFolder | None:
+    """Return the first adapter without a distribution, where task vectors could do."""
+    lacking = next((member for member in members if not member.features.is_file()), None)
+    return lacking if lacking and all(read_task_vector(member) is not None for member in members) else None
+
+
+def _max_length(member: AdapterFolder) -> int:
+    found = member.manifest.get("training", {}).get("max_length")
+    if not isinstance(found, int):
+        raise ArtifactError(
+            f"adapter {member.path} does not tell how long its training's prompts were (training.max_length in clora.json), "
+            "as inputs must be; restore it or train it again"
+        )
+    return found
+
+
+def _vectors(members: Sequence[AdapterFolder]) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for member in members:
+        vector = read_task_vector(member)
+        if vector is None:
+            data = "" if member.data_names else " --data <its task>"
+            raise ArtifactError(
+                f"adapter {member.path} has no task vector, which only `clora train-task --method cast` gives; "
+                f"or run `clora stat-features {member.path}{data}` on each adapter and pass --similarity l2 or mahalanobis"
+            )
+        if found and vector.shape != found[0].shape:
+            raise MismatchError(
+                f"the task vectors of {members[0].path} and {member.path} differ in length ({len(found[0])} and "
+                f"{len(vector)}); give adapters of one base model"
+            )
+        found.append(vector)
+    return found

@@ -1,0 +1,180 @@
+"""What routing goes by: how inputs choose, which tasks adapters know, what is read (layer L1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from clora_cli.base.errors import ArtifactError, DataError, OptionError
+from clora_cli.base.intervals import check_sizes
+from clora_cli.data import Task, named_task, own_tasks
+from clora_cli.data.streams import read_lines, row_file, stream_records
+from clora_cli.model.backbone import DTYPES
+from clora_cli.routing.inputs import Input, inputs_of_rows, inputs_of_task
+from clora_cli.routing.weights import RouteOptions
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.distribution import read_record
+
+__all__ = ["RouteSettings", "calibration_tasks", "open_source", "route_options", "tasks_known"]
+
+_MEND = "name the tasks with --calibrate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteSettings:
+    """What routing runs on.
+
+    Attributes:
+        model: Base model; None for the one that the adapters name.
+        revision: Revision of a Hub model.
+        dtype: Type of the base model's weights.
+        device: ``auto``, ``cpu``, ``cuda:0`` …
+        batch_size: Inputs of one forward pass, at least 1.
+        split: Of tasks: ``train``, ``dev`` or ``test``.
+        limit: Take the first so many inputs of each source; 0 for all.
+        columns: Role to column name, for files.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_size: int = 32
+    split: str = "test"
+    limit: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            OptionError: If a value is not one of those allowed.
+        """
+        check_sizes(vars(self))
+        for name, value, allowed in (("dtype", self.dtype, DTYPES), ("split", self.split, ("train", "dev", "test"))):
+            if value not in allowed:
+                raise OptionError(f"--{name} {value}: choose one of {', '.join(allowed)}")
+        if self.batch_size < 1:
+            raise OptionError(f"--batch-size {self.batch_size}: give a whole number of at least 1")
+        if self.limit < 0:
+            raise OptionError(f"--limit {self.limit}: give a whole number of at least 0")
+
+
+def route_options(members: Sequence[AdapterFolder], given: Mapping[str, Any], *, top_k: int = 1) -> RouteOptions:
+    """Return how inputs choose: as given, else as the adapters' method recorded it, else by default.
+
+    A recorded temperature is one of the recorded similarity: it does not count under another, whose units differ.
+
+    Args:
+        members: The adapters. Where two of them record different ways, none of these counts.
+        given: Fields of ``RouteOptions`` by name; None for those that were not given.
+        top_k: The default of this one field.
+
+    Raises:
+        OptionError: If a value is out of range.
+        ArtifactError: If an adapter records what is none of these options.
+    """
+    recorded = [_recorded(member) for member in members if member.manifest.get("method", {}).get("route")]
+    agreed = recorded[0] if recorded and all(one == recorded[0] for one in recorded) else {}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if "similarity" in chosen and _name(chosen["similarity"]) != _name(agreed.get("similarity", "auto")):
+        agreed = {name: value for name, value in agreed.items() if name != "temperature"}
+    return RouteOptions(**{"top_k": top_k, **agreed, **chosen})
+
+
+def _name(similarity: str) -> str:
+    return similarity.partition(",")[0]
+
+
+def _recorded(member: AdapterFolder) -> dict[str, Any]:
+    route = member.manifest["method"]["route"]
+    known = {option.name: type(option.default) for option in fields(RouteOptions)}
+    right = isinstance(route, Mapping) and all(
+        name in known and (type(value) is known[name] or (known[name] is float and type(value) is int))
+        for name, value in route.items()
+    )
+    try:
+        fits = right and RouteOptions(**route) is not None
+    except OptionError:
+        fits = False
+    if not fits:
+        raise ArtifactError(
+            f"adapter {member.path} records a way to route that this version does not know; upgrade clora or train it again"
+        )
+    return dict(route)
+
+
+def tasks_known(member: AdapterFolder) -> list[str]:
+    """Return the names of the tasks that an adapter knows: its own, its data's, and those its distribution is made of."""
+    data = read_record(member.features)["data"] if member.features.is_file() else []
+    made_of = [str(entry.get("name", "")) for entry in data]
+    return list(dict.fromkeys(name for name in (member.task, *member.data_names, *made_of) if name))
+
+
+def calibration_tasks(
+    members: Sequence[AdapterFolder],
+    options: RouteOptions,
+    names: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+) -> list[Task]:
+    """Load the tasks whose dev rows say how near an input of a known task is; none where no input may abstain.
+
+    Args:
+        members: The adapters.
+        options: How inputs choose.
+        names: What ``--data`` would call the tasks; empty for those that the adapters' data are.
+        columns: Role to column, for files.
+
+    Raises:
+        OptionError: If tasks are named and no input may abstain.
+        DataError: If a task cannot be loaded, or none has dev rows.
+    """
+    if not options.abstain:
+        if names:
+            raise OptionError("--calibrate has nothing to calibrate; pass --abstain too")
+        return []
+    try:
+        found = _named(members, names, columns) if names else _own(members)
+    except DataError as error:
+        told = str(error).removesuffix(f"; or {_MEND}")
+        raise DataError(f"--abstain is calibrated on dev rows, and {told}; or {_MEND}") from error
+    tasks = [task for task in found if task.dev]
+    if not tasks:
+        raise DataError(
+            "--abstain is calibrated on dev rows, and there are none; name tasks that have some with --calibrate"
+        )
+    return tasks
+
+
+def _named(members: Sequence[AdapterFolder], names: Sequence[str], columns: Mapping[str, str] | None) -> list[Task]:
+    return [named_task(name, members, _MEND, columns=columns) for name in names]
+
+
+def _own(members: Sequence[AdapterFolder]) -> list[Task]:
+    """The tasks of the adapters that say what they were trained on, and those that the others' distributions name."""
+    bare = [name for member in members if not member.data_names for name in tasks_known(member)[1:]]
+    tasks = [*own_tasks(members, _MEND), *_named((), list(dict.fromkeys(bare)), None)]
+    return list({task.fingerprint: task for task in tasks}.values())
+
+
+def open_source(
+    name: str, stdin: Iterable[bytes], settings: RouteSettings, members: Sequence[AdapterFolder] = ()
+) -> Iterable[Input]:
+    """Return the inputs that ``--data`` names: a list of a task's, or rows that are read as they are asked for.
+
+    Args:
+        name: A task, a file of rows, or ``-``.
+        stdin: The lines that ``-`` stands for.
+        settings: For ``split``, ``limit`` and ``columns``.
+        members: The adapters, whose data their names stand for.
+
+    Raises:
+        DataError: If there is no such task, or its split is empty.
+    """
+    if name == "-":
+        return inputs_of_rows(read_lines(stdin, "standard input"), settings.columns, settings.limit)
+    if (path := row_file(name)) is not None:
+        return inputs_of_rows(stream_records(path), settings.columns, settings.limit)
+    task = named_task(name, members, "give the file as --data", columns=settings.columns)
+    return inputs_of_task(task, settings.split, settings.limit)

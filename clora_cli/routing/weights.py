@@ -1,0 +1,214 @@
+"""From similarities to weights over adapters (layer L1): softmax, top-k, temperature, abstention, one set of weights a site."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clora_cli.algebra.statistics import Moments, Prototypes
+from clora_cli.base import registry
+from clora_cli.base.errors import MismatchError, OptionError
+from clora_cli.base.intervals import check_sizes
+from clora_cli.model.features import select_sites
+
+__all__ = ["RouteOptions", "Routing", "common_sites", "nearness", "routed_site", "softmax_over_best"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteOptions:
+    """How inputs choose among adapters.
+
+    Attributes:
+        similarity: A router, with its options after commas: ``l2``, ``mahalanobis,shrinkage=0.1``; ``auto`` is
+            ``mahalanobis`` where all adapters have the same second moments, else ``l2``. ``task-vector`` goes by the
+            adapters' task vectors, all others by their feature distributions.
+        top_k: Adapters that take part in an input's mixture, at least 1; 0 for all.
+        temperature: Similarities are divided by it before the softmax, above 0.
+        layer: Whose features decide: ``all`` has each site decide for itself, ``middle``, ``last`` or a block's number has
+            one layer decide for all.
+        module: Ending of the projections that decide, such as ``v_proj``; empty for all.
+        abstain: The share of inputs of known tasks that may be left to the base model for being far from every
+            distribution, in [0, 1); 0 never abstains.
+    """
+
+    similarity: str = "auto"
+    top_k: int = 1
+    temperature: float = 1.0
+    layer: str = "all"
+    module: str = ""
+    abstain: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            OptionError: If a value is out of range.
+            UnknownNameError: If there is no such router.
+        """
+        check_sizes(vars(self))
+        if self.top_k < 0:
+            raise OptionError(f"--top-k {self.top_k}: give a whole number of at least 1, or 0 for all")
+        if not 0 < self.temperature < float("inf"):
+            raise OptionError(f"--temperature {self.temperature:g}: give a number above 0")
+        if not 0 <= self.abstain < 1:
+            raise OptionError(f"--abstain {self.abstain:g}: give a share in [0, 1)")
+        if self.reads != "features" and (self.layer, self.module) != ("all", ""):
+            given = "--route-layer" if self.layer != "all" else "--route-module"
+            raise OptionError(
+                f"--similarity {self.similarity} goes by input embeddings, which no layer changes; leave out {given}"
+            )
+
+    @property
+    def reads(self) -> str:
+        """What adapters are known by: their ``features`` or their ``task-vector``."""
+        return "features" if self.similarity == "auto" else str(registry.bound("routers", self.similarity).reads)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a manifest keeps."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class Routing:
+    """Weights over adapters for inputs, from their features.
+
+    Args:
+        members: Each adapter's moments by site, read one after the other, a task vector as the mean of one input; at least
+            one adapter.
+        sites: The sites that decide, from ``common_sites``; each adapter has them.
+        options: How.
+        threshold: The ``nearness`` below which an input gets no adapter at all; None never abstains.
+
+    Raises:
+        MismatchError: If the similarity needs second moments that an adapter lacks, or two adapters' differ in kind.
+    """
+
+    def __init__(
+        self,
+        members: Iterable[Mapping[str, Moments]],
+        sites: Sequence[str],
+        options: RouteOptions,
+        threshold: float | None = None,
+    ) -> None:
+        self.options, self.threshold = options, threshold
+        prototypes = {site: Prototypes() for site in sites}
+        for member in members:
+            for site, gathered in prototypes.items():
+                gathered.add(member[site])
+        kinds = set().union(*(gathered.seconds for gathered in prototypes.values()))
+        alike = len(kinds) == 1 and "none" not in kinds
+        name = options.similarity if options.similarity != "auto" else "mahalanobis" if alike else "l2"
+        router = registry.bound("routers", name)
+        if router.needs_second and not alike:
+            raise MismatchError(
+                f"--similarity {name} needs the same second moments of every adapter, these have {', '.join(sorted(kinds))}; "
+                "run `clora stat-features --second-moment diag|full --force` on all of them"
+            )
+        self.similarity = name
+        self._similarities = {site: router.fit(gathered) for site, gathered in prototypes.items()}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that decide."""
+        return tuple(self._similarities)
+
+    def similarities(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return, for each deciding site given, the similarity of each input to each adapter, (input, adapter), float64."""
+        return {site: self._similarities[site](vectors) for site, vectors in features.items()}
+
+    def weights(self, similarities: Mapping[str, Tensor], always: int | None = None) -> dict[str, Tensor]:
+        """Turn similarities into weights.
+
+        Args:
+            similarities: From ``similarities``.
+            always: An adapter that takes part whatever its similarity, in the place of the last of the best.
+
+        Returns:
+            Site to weights, shape (input, adapter), float32. Each row sums to 1, or is 0 where the input abstains.
+        """
+        found = {
+            site: softmax_over_best(values, self.options.top_k, self.options.temperature, always).float()
+            for site, values in similarities.items()
+        }
+        if self.threshold is None:
+            return found
+        known = (nearness(similarities) >= self.threshold).float()[:, None]
+        return {site: weights * known for site, weights in found.items()}
+
+
+def softmax_over_best(similarities: Tensor, top_k: int, temperature: float, always: int | None = None) -> Tensor:
+    """Return the softmax over the most similar adapters, 0 for the others.
+
+    ``exp(Phi_j / T) / sum_{v in Top-K} exp(Phi_v / T)`` for j in Top-K (eq. 6 and below it, of presentative feature
+    distributions). Of equally similar adapters the earlier one is taken.
+
+    Args:
+        similarities: Shape (input, adapter).
+        top_k: At least 1; 0, or more than there are adapters, takes all.
+        temperature: Above 0.
+        always: An adapter that is among the best whatever its similarity.
+
+    Returns:
+        Shape (input, adapter).
+    """
+    scaled = similarities / temperature
+    if 0 < top_k < similarities.shape[1]:
+        ranked = scaled.clone()
+        if always is not None:
+            ranked[:, always] = float("inf")
+        order = ranked.argsort(dim=1, descending=True, stable=True)
+        scaled = scaled.scatter(1, order[:, top_k:], float("-inf"))
+    return scaled.softmax(dim=1)
+
+
+def nearness(similarities: Mapping[str, Tensor]) -> Tensor:
+    """Return how similar each input is to the adapter nearest to it, the mean over sites, shape (input,)."""
+    return torch.stack([values.amax(dim=1) for values in similarities.values()]).mean(dim=0)
+
+
+def common_sites(members: Sequence[Iterable[str]], options: RouteOptions) -> list[str]:
+    """Return the sites that decide: those of the layers asked for at which every adapter has a distribution.
+
+    Args:
+        members: Each adapter's sites with a distribution.
+        options: ``layer`` and ``module``.
+
+    Raises:
+        MismatchError: If the adapters have no such site in common.
+        OptionError: If no site is of that layer or module.
+    """
+    shared = set(members[0]).intersection(*members[1:])
+    if not shared:
+        raise MismatchError(
+            "these adapters have feature distributions at different layers; run `clora stat-features --force` on all of them"
+        )
+    return select_sites(sorted(shared, key=_natural), options.layer, options.module)
+
+
+def routed_site(site: str, deciding: Sequence[str], order: Sequence[str]) -> str:
+    """Return the site whose weights an adapted site takes.
+
+    Itself if it decides. Else, of the deciding sites with the same ending (of all, if there is none), the nearest before
+    it in the model, or the first: a decoder's query takes the weights of the last encoder layer's query.
+
+    Args:
+        site: An adapted site.
+        deciding: The sites that decide.
+        order: All these sites in the model's order.
+    """
+    if site in deciding:
+        return site
+    place = {name: number for number, name in enumerate(order)}
+    ending = site.rpartition(".")[2]
+    alike = [one for one in deciding if one.rpartition(".")[2] == ending] or deciding
+    before = [one for one in alike if place[one] < place[site]]
+    return max(before, key=place.__getitem__) if before else min(alike, key=place.__getitem__)
+
+
+def _natural(site: str) -> list[tuple[int, int, str]]:
+    # "layers.10" after "layers.9"; what a model's own order would say, without the model.
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"\.", site)]

@@ -1,0 +1,41 @@
+"""``adapter_config.json``: PEFT's settings of a LoRA (layer L1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clora_cli.base.errors import ArtifactError
+from clora_cli.base.files import read_json
+from clora_cli.base.records import Check, any_text, each, flag, listed, maybe, name, number, whole, wrong
+
+__all__ = ["CONFIG", "read_config"]
+
+CONFIG = "adapter_config.json"
+_NAMES = listed(any_text)
+_PATTERN = maybe(each(number()))
+# What is read of a configuration, where it is there: PEFT has a default for everything.
+_WANTED: Mapping[str, Check] = {
+    "r?": whole(1),
+    "lora_alpha?": number(),
+    "rank_pattern?": _PATTERN,
+    "alpha_pattern?": _PATTERN,
+    "use_rslora?": maybe(flag),
+    "fan_in_fan_out?": maybe(flag),
+    "target_modules?": lambda value: value is None or any_text(value) or _NAMES(value),
+    "base_model_name_or_path?": maybe(name),
+    "task_type?": maybe(name),
+}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a configuration and check what clora goes by in it.
+
+    Raises:
+        ArtifactError: If it is missing or damaged.
+    """
+    config = read_json(path, "adapter configuration")
+    if odd := wrong(config, _WANTED):
+        raise ArtifactError(f"adapter configuration {path} is damaged: {odd} is not what it should be; restore it")
+    return config

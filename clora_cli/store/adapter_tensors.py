@@ -1,0 +1,125 @@
+"""The tensors of an adapter file (layer L1): factors by site, and what else PEFT may have put beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from clora_cli.algebra.lora import Factor, scaling_at
+from clora_cli.base.errors import ArtifactError, MismatchError
+from clora_cli.base.files import damage
+from clora_cli.model.names import TensorName, parse_name
+from clora_cli.store.tensors import read_header, read_tensors
+
+if TYPE_CHECKING:
+    from clora_cli.model.places import Places
+
+__all__ = ["names_in", "read_copies", "read_dense", "read_factors"]
+
+
+def read_factors(
+    path: Path, config: Mapping[str, Any], places: Places | None = None, *, compare: bool = True
+) -> dict[str, Factor]:
+    """Read the factors of an adapter file, by site as the file spells it, sorted; 8-bit ones as float32.
+
+    Args:
+        path: The file.
+        config: Its ``adapter_config.json``, a plain LoRA's.
+        places: The base model's layers.
+        compare: Whether weights of the base model that the file holds too must be what the base model has.
+
+    Raises:
+        ArtifactError: If the file is missing, truncated or incomplete.
+        MismatchError: If it holds more than plain LoRA factors.
+    """
+    sides: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_tensors(path).items():
+        name = _name(path, key)
+        if name.part == "base":
+            if compare:
+                _compare(path, name, tensor, places)
+            continue
+        if name.part in sides.setdefault(name.site, {}):
+            raise MismatchError(
+                f"adapter {path.parent} holds several adapters: '{key}' is a second lora_{name.part} of '{name.site}'; "
+                "save each in a folder of its own"
+            )
+        eighth = tensor.is_floating_point() and tensor.element_size() == 1  # 8-bit numbers are for storing alone
+        sides[name.site][name.part] = tensor.float() if eighth else tensor
+    return _paired(path, sides, config)
+
+
+def read_copies(path: Path) -> dict[str, Tensor]:
+    """Read the weights of the base model that an adapter file holds beside its factors, by their names there."""
+    return {key: tensor for key, tensor in read_tensors(path).items() if _name(path, key).part == "base"}
+
+
+def read_dense(path: Path) -> dict[str, Tensor]:
+    """Read a file of dense deltas, by site, sorted.
+
+    Raises:
+        ArtifactError: If it is missing, damaged, or holds what is no matrix.
+    """
+    found = read_tensors(path)
+    if odd := next((site for site, delta in found.items() if delta.ndim != 2 or not delta.is_floating_point()), None):
+        raise ArtifactError(f"adapter {path.parent} is damaged: the delta at '{odd}' is no matrix; make it again")
+    return dict(sorted(found.items()))
+
+
+def names_in(path: Path) -> list[TensorName]:
+    """Return what the tensors of an adapter file are, without reading them.
+
+    Raises:
+        ArtifactError: If the file is damaged.
+        MismatchError: If it holds more than plain LoRA factors.
+    """
+    try:
+        return [_name(path, key) for key in read_header(path)[0]]
+    except (OSError, ValueError) as error:
+        told = damage(path, error, "restore it or make the adapter again")
+        raise ArtifactError(f"tensor file {path} {told}") from error
+
+
+def _name(path: Path, key: str) -> TensorName:
+    try:
+        return parse_name(key)
+    except MismatchError as error:
+        raise MismatchError(f"adapter {path.parent} cannot be used: {error}") from error
+
+
+def _paired(path: Path, sides: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]) -> dict[str, Factor]:
+    broken = next((site for site, pair in sides.items() if not _fits(pair)), None)
+    if broken is not None or not sides:
+        raise ArtifactError(
+            f"adapter {path.parent} is damaged: no matching lora_A and lora_B at '{broken}'; make it again"
+        )
+    try:
+        return {
+            site: Factor(pair["A"], pair["B"], scaling_at(config, site, len(pair["A"])))
+            for site, pair in sorted(sides.items())
+        }
+    except ValueError as error:
+        raise ArtifactError(
+            f"adapter {path.parent} is damaged: adapter_config.json has {error}; restore it or make the adapter again"
+        ) from error
+
+
+def _compare(path: Path, name: TensorName, copy: Tensor, places: Places | None) -> None:
+    """Let a copy of a weight of the base model pass that is what the base model has; it says nothing then."""
+    what = (
+        f"adapter {path.parent} holds the {name.tensor} of the base model's '{name.site}' beside its low-rank factors"
+    )
+    if places is None:
+        raise MismatchError(f"{what}, which the base model must be compared with; pass --model")
+    if not places.has(name.site, name.tensor, copy):
+        raise MismatchError(
+            f"{what}, and not as the base model has it: it was trained or resized, and is no low-rank change"
+        )
+
+
+def _fits(pair: Mapping[str, Tensor]) -> bool:
+    matrices = all(tensor.ndim == 2 and tensor.is_floating_point() for tensor in pair.values())
+    return set(pair) == {"A", "B"} and matrices and 0 < pair["A"].shape[0] == pair["B"].shape[1]

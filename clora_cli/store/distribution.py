@@ -1,0 +1,295 @@
+"""Feature distributions on disk (layer L1): ``features.clora`` of an adapter folder, a safetensors file.
+
+One file says what an adapter's inputs look like to the frozen base model: per site the moments of their pooled
+features, and in the file's own metadata how they were taken, so that adding or replacing it is one atomic rename and
+works for folders that have no manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from clora_cli.base.errors import ArtifactError, MismatchError
+from clora_cli.base.files import write_bytes
+from clora_cli.base.intake import parse_json
+from clora_cli.base.records import Check, each, listed, made_of, maybe, name, number, one_of, whole, wrong
+from clora_cli.model.base_model import same_base
+from clora_cli.store.tensors import opened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clora_cli.algebra.statistics import Moments, SecondMoment
+    from clora_cli.model.base_model import ModelReference
+
+__all__ = [
+    "COMPARABLE",
+    "POOLS",
+    "SCHEMA",
+    "SOURCES",
+    "TEXTS",
+    "Distribution",
+    "Pool",
+    "Source",
+    "Taking",
+    "Text",
+    "agree",
+    "read_distribution",
+    "read_record",
+    "read_sites",
+]
+
+SCHEMA = "clora.features/1"
+Pool = Literal["prompt-mean", "last"]
+Source = Literal["base", "adapted"]
+Text = Literal["prompt", "body"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+SOURCES: tuple[Source, ...] = get_args(Source)
+TEXTS: tuple[Text, ...] = get_args(Text)
+# What must be equal in distributions that are compared with one another, and with an input.
+COMPARABLE = ("source", "pool", "text")
+_KEY = "clora"
+_MEND = "make it again"
+_DATA = made_of({"name": name, "rows?": whole(), "split?": name, "fingerprint?": maybe(name), "limit?": whole()})
+_SPENT = number(0)
+_WANTED: Mapping[str, Check] = {
+    "base_model": made_of({"fingerprint": name, "id": name, "kind?": name, "revision?": maybe(name)}),
+    "source": one_of(*SOURCES),
+    "pool": one_of(*POOLS),
+    "text": one_of(*TEXTS),
+    "data": listed(_DATA),
+    "sha256?": name,
+    "max_length": whole(1),
+    "dtype?": name,
+    "second_moment?": one_of("none", "diag", "full"),
+    "layer?": name,
+    "module?": name,
+    "adapter?": name,
+    "privacy?": maybe(made_of({"epsilon": _SPENT, "delta": _SPENT, "clip": _SPENT})),
+    "versions?": each(name),
+}
+# Files whose numbers were compared with their checksum, as they were then: one command reads a file in several parts.
+_checked: set[tuple[str, int, int, int]] = set()
+
+
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """An adapter's feature distribution.
+
+    Attributes:
+        sites: Site to the moments of its features.
+        record: How they were taken: ``base_model`` (id, fingerprint, kind), ``source``, ``pool``, ``text``,
+            ``second_moment``, ``max_length``, ``data`` (a list of name, fingerprint, split and rows) and ``privacy``.
+    """
+
+    sites: Mapping[str, Moments]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of inputs that it is made of."""
+        return next(iter(self.sites.values())).count if self.sites else 0
+
+    def write(self, path: Path) -> None:
+        """Write the file atomically.
+
+        Raises:
+            CloraError: If it cannot be written; what was there stays.
+        """
+        from safetensors.torch import save
+
+        tensors = self._tensors()
+        record = {**self.record, "schema": SCHEMA, "sha256": _digest(sorted(tensors.items()))}
+        # One entry: several are written in an order of chance, and equal distributions are to be equal bytes.
+        metadata = {_KEY: json.dumps(record, sort_keys=True, ensure_ascii=False)}
+        write_bytes(path, save(tensors, metadata=metadata))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        import torch
+
+        tensors = {}
+        for site, moments in sorted(self.sites.items()):
+            tensors[f"count/{site}"] = torch.tensor(moments.count)
+            tensors[f"mean/{site}"] = moments.mean.double().contiguous()
+            if moments.scatter is not None:
+                # Float32 halves what is by far the largest part; the sums themselves are made in float64.
+                kept = moments.scatter if moments.scatter.ndim == 1 else moments.scatter.float()
+                tensors[f"{moments.second}/{site}"] = kept.contiguous()
+        return tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taking:
+    """How features are taken: the part of a distribution's record that its maker chooses.
+
+    Attributes:
+        source: Features of the ``base`` model, or of the model as the adapter changes it (``adapted``).
+        pool: How they are pooled over tokens.
+        text: The whole ``prompt``, or its ``body``.
+        second_moment: Which second moments are kept.
+        layer: Which layers' sites were asked for.
+        module: Which ending of sites was asked for; empty for all.
+        max_length: Tokens of an input at most.
+        dtype: Type of the base model's weights.
+        privacy: The mechanism and its guarantee; None for exact numbers.
+    """
+
+    source: Source = "base"
+    pool: Pool = "prompt-mean"
+    text: Text = "prompt"
+    second_moment: SecondMoment = "none"
+    layer: str = "all"
+    module: str = ""
+    max_length: int
+    dtype: str
+    privacy: Mapping[str, Any] | None = None
+
+    def recorded(self, reference: ModelReference, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the record of a distribution of these rows' features."""
+        return {**vars(self), "base_model": reference.described(), "data": list(data)}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read how a distribution was taken, and no tensor of it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ArtifactError: If the file is damaged, of a newer format, or was written by something else.
+    """
+    with _opened(path) as file:
+        return _record(path, file.metadata() or {})
+
+
+def read_sites(path: Path) -> list[str]:
+    """Return the sites that a distribution has, sorted, without reading any number.
+
+    Raises:
+        ArtifactError: As ``read_record``.
+    """
+    with _opened(path) as file:
+        return sorted({key.partition("/")[2] for key in file.keys()})
+
+
+def read_distribution(path: Path, sites: Collection[str] | None = None) -> Distribution:
+    """Read a distribution, or some sites of it.
+
+    Args:
+        path: The file.
+        sites: Which sites; all by default. Those that the file lacks are left out.
+
+    Raises:
+        ArtifactError: As ``read_record``, and if any number of the file is not the one that was written.
+    """
+    with _opened(path) as file:
+        record = _record(path, file.metadata() or {})
+        _check_sum(path, file, record)
+        keys = [key for key in file.keys() if sites is None or key.partition("/")[2] in sites]
+        tensors = {key: file.get_tensor(key) for key in keys}
+    found = dict.fromkeys(key.partition("/")[2] for key in tensors)
+    distribution = Distribution({site: _moments(path, tensors, site) for site in sorted(found)}, record)
+    if len({moments.count for moments in distribution.sites.values()}) > 1:
+        raise _damaged(path, "its sites are of different numbers of inputs")
+    return distribution
+
+
+def agree(records: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
+    """Check that distributions can be compared with one another.
+
+    Args:
+        records: Where each is, and its record; any number.
+
+    Raises:
+        MismatchError: If two were taken differently, or from different base models.
+    """
+    for path, record in records[1:]:
+        first_path, first = records[0]
+        if not same_base(record["base_model"], first["base_model"]):
+            raise MismatchError(
+                f"the distributions of {first_path} and {path} come from different base models "
+                f"({first['base_model']['id']} and {record['base_model']['id']}); make one of them again"
+            )
+        for key in COMPARABLE:
+            if record[key] != first[key]:
+                raise MismatchError(
+                    f"the distributions of {first_path} and {path} do not compare: {key} {first[key]} and {record[key]}; "
+                    f"run `clora stat-features --force --{key} …` on one of them"
+                )
+
+
+def _record(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        found = parse_json(metadata[_KEY])
+        schema = found["schema"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} is no feature distribution: it lacks clora's record; {_MEND}") from error
+    if schema != SCHEMA:
+        raise ArtifactError(f"{path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or {_MEND}")
+    missing = [key for key in _WANTED if not key.endswith("?") and key not in found]
+    if missing or not isinstance(found["base_model"], dict) or "fingerprint" not in found["base_model"]:
+        raise _damaged(path, f"no {', '.join(missing) or 'fingerprint of the base model'}")
+    if odd := wrong(found, _WANTED):
+        raise _damaged(path, f"{odd} of its record is not what it should be")
+    return dict(found)
+
+
+def _check_sum(path: Path, file: Any, record: Mapping[str, Any]) -> None:
+    """Compare all numbers with the checksum, tensor by tensor; once in a process while the file stays as it is."""
+    now = path.stat()
+    mark = (str(path.absolute()), now.st_ino, now.st_size, now.st_mtime_ns)
+    if mark in _checked:
+        return
+    if record.get("sha256") != _digest((key, file.get_tensor(key)) for key in sorted(file.keys())):
+        raise _damaged(path, "its numbers are not those that were written")
+    _checked.add(mark)
+
+
+def _moments(path: Path, tensors: Mapping[str, Tensor], site: str) -> Moments:
+    try:
+        count, mean = tensors[f"count/{site}"], tensors[f"mean/{site}"]
+    except KeyError as error:
+        raise _damaged(path, f"{error} is missing") from error
+    from clora_cli.algebra.statistics import Moments
+
+    scatter = tensors.get(f"full/{site}", tensors.get(f"diag/{site}"))
+    if count.dtype.is_floating_point or count.dtype.is_complex or count.numel() != 1 or not 0 <= int(count) < 1 << 53:
+        raise _damaged(path, f"'count/{site}' is no number of inputs")
+    shapes = {tuple(mean.shape), tuple(mean.shape) * 2}
+    for tensor in (mean, *([] if scatter is None else [scatter])):
+        finite = tensor.dtype.is_floating_point and tensor.element_size() > 1 and bool(tensor.isfinite().all())
+        if mean.ndim != 1 or tuple(tensor.shape) not in shapes or not finite:
+            raise _damaged(path, f"the numbers at '{site}' are not finite, or of another shape")
+    return Moments(int(count), mean.double(), None if scatter is None else scatter.double())
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for key, tensor in tensors:
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(f"feature distribution {path} is damaged: {why}; {_MEND}")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with opened(path, "feature distribution", _MEND) as file:
+            yield file
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"adapter {path.parent} has no feature distribution; "
+            f"give it one with `clora stat-features {path.parent} --data <its task>`"
+        ) from None

@@ -1,0 +1,187 @@
+"""What a merge is asked to be, and a merge that can start: its result's form, rank, recipe and manifest (layer L3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from clora_cli import __version__
+from clora_cli.algebra.lora import Factor, sharing
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
+from clora_cli.base.intervals import check_sizes
+from clora_cli.base.progress import Advance
+from clora_cli.data import origins_of
+from clora_cli.merges import SEED, Merged, Merger
+from clora_cli.model.base_model import ModelReference
+from clora_cli.store.adapter_folder import AdapterFolder, finished
+
+__all__ = ["DTYPES", "MergeOptions", "MergePlan", "transposed"]
+
+Form = Literal["factors", "dense", "model"]
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """What to make of adapters.
+
+    Attributes:
+        strategy: A merge.
+        strategy_options: Its options' texts.
+        weights: One weight per adapter; empty for ones.
+        out: The folder to write.
+        rank: Rank of the result; 0 for an exact concatenation where the merge is linear, dense deltas otherwise.
+        dense: Write dense deltas also where factors would do.
+        into_model: Write a whole model with the merge added to its weights.
+        model: Base model, where the adapters do not name it or it lies elsewhere.
+        dtype: Type of dense deltas: ``float32``, ``bfloat16`` or ``float16``.
+        seed: Of merges that draw random numbers and of randomised singular value decompositions.
+    """
+
+    strategy: str = "sum"
+    strategy_options: Mapping[str, str] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
+    out: Path = Path("merged")
+    rank: int = 0
+    dense: bool = False
+    into_model: bool = False
+    model: str | None = None
+    dtype: str = "float32"
+    seed: int = SEED
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            OptionError: If a value is out of range or two exclude each other.
+        """
+        check_sizes(vars(self))
+        if self.rank < 0:
+            raise OptionError(f"--rank {self.rank}: give a whole number of at least 1")
+        if sum((bool(self.rank), self.dense, self.into_model)) > 1:
+            raise OptionError("--rank, --dense and --into-model exclude each other")
+        if self.dtype not in DTYPES:
+            raise OptionError(f"--dtype {self.dtype}: choose one of {', '.join(DTYPES)}")
+        if odd := next((weight for weight in self.weights if not math.isfinite(weight)), None):
+            raise OptionError(f"--weights {odd}: give finite numbers")
+
+
+@dataclass(frozen=True, eq=False)
+class MergePlan:
+    """A merge that can start: its inputs exist and fit together.
+
+    Attributes:
+        options: What was asked for.
+        merger: The merge, with its adapters.
+        reference: The base model, where it is given, or the merge or its result needs it; else None.
+    """
+
+    options: MergeOptions
+    merger: Merger
+    reference: ModelReference | None
+
+    @property
+    def members(self) -> Sequence[AdapterFolder]:
+        """The adapters, in the order given."""
+        return self.merger.members
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Site to (out, in), sites sorted."""
+        return self.merger.shapes
+
+    @property
+    def form(self) -> Form:
+        """What is written: factors, dense deltas or a whole model."""
+        if self.options.into_model:
+            return "model"
+        low_rank = self.merger.merge.linear and not any(member.is_dense for member in self.members)
+        return "factors" if not self.options.dense and (self.rank or low_rank) else "dense"
+
+    @property
+    def rank(self) -> int:
+        """The rank to cut the result to; 0 for no cut."""
+        return self.merger.cut
+
+    @property
+    def total_rank(self) -> int:
+        """The rank of an exact sum: the largest sum of ranks at a site, where factors of one ``lora_A`` count once."""
+        held: dict[str, list[Factor]] = {site: [] for site in self.shapes}
+        for deltas in self.merger.deltas:
+            for site, delta in deltas.items():
+                held[site] += [delta] if isinstance(delta, Factor) else []
+        return max(sum(factors[group[0]].rank for group in sharing(factors)) for factors in held.values())
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the adapters say that the base model stores its weights as (in, out), as GPT-2 does."""
+        return transposed(self.members)
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """What the result records of its base model: the fullest record among the members'."""
+        records: list[dict[str, Any]] = [dict(member.base) for member in self.members]
+        fullest = max(records, key=len)
+        if self.reference is not None:
+            fullest |= {"fingerprint": self.reference.fingerprint, "kind": self.reference.kind}
+        # PEFT leaves out the name of a model that it was given in memory.
+        fullest["id"] = fullest.get("id") or (self.reference.id if self.reference else "")
+        return fullest
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what decides the result: two merges with equal recipes write equal bytes."""
+        options, name = self.options, f"merge/{self.options.strategy}"
+        chosen = registry.recorded(self.merger.merge) | {"weights": list(options.weights)}
+        return {
+            "task": options.out.name,
+            "stage": max((member.stage or 0 for member in self.members), default=0) or len(self.members),
+            "method": {"name": name, "options": {name: chosen}, "past": "none", "start": "fresh", "combine": "sum"},
+            "base_model": self.base,
+            "lora": {"form": self.form, "rank": self.rank, "dtype": options.dtype, "fan_in_fan_out": self.transposed},
+            "parents": [{"task": member.task, "sha256": member.digest} for member in self.members],
+            "data": {
+                "name": options.out.name,
+                "source": "merged adapters",
+                "merged": list(dict.fromkeys(name for member in self.members for name in member.data_names)),
+            },
+            "training": {},
+            "seed": options.seed,
+        }
+
+    def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the manifest: the recipe with what came of it."""
+        versions = {"clora": __version__, "torch": torch.__version__}
+        recipe = self.recipe()
+        # Beside the recipe, which older merges have without it.
+        recipe["data"] |= {
+            "origins": [one.recorded() for member in self.members for one in origins_of(member.manifest)]
+        }
+        known = {"weights": self.reference.weights} if self.reference else {}
+        base = {"base_model": {**self.base, **known}}
+        return {**recipe, **base, "argv": list(argv), "versions": versions, "scores": dict(scores)}
+
+    def finished(self) -> AdapterFolder | None:
+        """Return the folder that this very plan made earlier, if it is there.
+
+        Raises:
+            OptionError: If the folder holds something that another plan made.
+        """
+        return finished(self.options.out, self.recipe())
+
+    def sites(self, advance: Advance, names: Container[str] | None = None) -> Iterator[Merged]:
+        """Compute the merge one site at a time, at all sites or at those named, and tell the advance."""
+        for merged in self.merger.sites(names):
+            yield merged
+            advance(1, "")
+
+
+def transposed(members: Sequence[AdapterFolder]) -> bool:
+    """Return whether any of some adapters says that the base model stores its weights as (in, out)."""
+    configs = [member.config or member.manifest["lora"] for member in members]
+    return any(bool(config.get("fan_in_fan_out")) for config in configs)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clora_cli.base.errors import OptionError
+from clora_cli.base.folder_names import check_path, folder_problem, same_on_some_disk, twin
+
+
+@pytest.mark.parametrize(
+    "name", ["mnli", "task1572", "情感", "a b", "n-lora+o-lora", "console", "com10", "x.y", "a" * 200]
+)
+def test_names_that_every_disk_takes(name):
+    assert folder_problem(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("", "leave out slashes"),
+        ("..", "leading dot"),
+        ("a/b", "slashes"),
+        ("a\\b", "slashes"),
+        ("a\x1b[1m", "cannot be shown"),
+        ("a" * 201, "below 200 bytes"),
+        ("é" * 101, "below 200 bytes"),
+        ("CON", "Windows"),
+        ("nul.txt", "Windows"),
+        ("Com1", "Windows"),
+        ("lpt9.tar.gz", "Windows"),
+        ("a.", "Windows"),
+        ("a ", "Windows"),
+        ("a:b", "Windows"),
+        ("what?", "Windows"),
+    ],
+)
+def test_names_that_some_disk_does_not_take(name, mend):
+    assert mend in str(folder_problem(name))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("MNLI", "mnli"), ("caf\u00e9", "cafe\u0301"), ("Straße", "STRASSE"), ("ﬁlm", "film")]
+)
+def test_names_that_some_disk_takes_for_one(one, other):
+    assert same_on_some_disk(one) == same_on_some_disk(other)
+    assert twin(one, ["x", one, other]) == other
+    assert twin(one, ["x", one]) is None
+
+
+def test_places_that_cannot_be_written_are_refused():
+    check_path(Path("runs/a/b"), "--out")
+    for odd in (Path("a" * 300), Path("a" * 300, "b"), Path(*["a" * 100] * 50), Path("a\nb")):
+        with pytest.raises(OptionError, match=r"^--out a"):
+            check_path(odd, "--out")

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError, UnknownNameError
+
+
+def test_every_file_is_a_plug_in_and_loads():
+    for kind in registry.KINDS:
+        for name in registry.names(kind):
+            assert registry.load(kind, name).__module__ == f"clora_cli.{kind}.{name.replace('-', '_')}"
+
+
+def test_a_name_that_differs_by_a_letter_is_corrected():
+    with pytest.raises(
+        UnknownNameError, match=r"unknown method 'n-lorra'; did you mean 'n-lora'\?; known: aso-lora, "
+    ) as info:
+        registry.load("methods", "n-lorra")
+    assert info.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["__init__", "../errors", "", "n_lora", "_matrix"])
+def test_only_names_on_the_list_are_ever_imported(name):
+    with pytest.raises(UnknownNameError):
+        registry.load("methods", name)
+
+
+def test_summary_is_the_first_line_of_the_docstring():
+    assert registry.summary("methods", "o-lora") == registry.load("methods", "o-lora").__doc__.splitlines()[0]
+
+
+def test_options_carry_resolved_annotations_and_defaults():
+    found = registry.options(registry.load("methods", "n-lora"))
+    assert set(found) == {"strength", "raw_strength", "target"}
+    assert found["target"].annotation == Literal["ba", "ab"]
+    assert found["strength"].default is None
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation", "value"),
+    [
+        ("0.4", float, 0.4),
+        ("1e-3", float | None, 1e-3),
+        ("none", float | None, None),
+        ("7", int, 7),
+        ("Yes", bool, True),
+        ("off", bool, False),
+        ("ab", Literal["ba", "ab"], "ab"),
+        ("none", str, "none"),
+    ],
+)
+def test_convert(text, annotation, value):
+    assert registry.convert("key", text, annotation) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation", "told"),
+    [
+        ("much", float, "not a valid float"),
+        ("1.5", int, "not a valid int"),
+        ("ca", Literal["ba", "ab"], "choose one of ba, ab"),
+        ("maybe", bool, "choose true or false"),
+    ],
+)
+def test_convert_refuses(text, annotation, told):
+    with pytest.raises(OptionError, match=f"option key={text}: {told}"):
+        registry.convert("key", text, annotation)
+
+
+def test_split_options_takes_the_last_value_and_reads_hyphens_as_underscores():
+    assert registry.split_options(["raw-strength=1", "raw_strength = 2", "norm=a=b"]) == {
+        "raw_strength": "2",
+        "norm": "a=b",
+    }
+
+
+@pytest.mark.parametrize("pair", ["strength", "=1", ""])
+def test_split_options_refuses_what_is_no_pair(pair):
+    with pytest.raises(OptionError, match="is not of the form key=value"):
+        registry.split_options([pair])
+
+
+def test_bind_refuses_unknown_options_with_the_nearest_name():
+    plugin = registry.load("methods", "o-lora")
+    assert registry.bind(plugin, "o-lora", {"strength": "2", "norm": "absolute"}) == {
+        "strength": 2.0,
+        "norm": "absolute",
+    }
+    with pytest.raises(UnknownNameError, match="unknown option of o-lora 'strenght'; did you mean 'strength'"):
+        registry.bind(plugin, "o-lora", {"strenght": "2"})
+
+
+@pytest.mark.parametrize("kind", [kind for kind in registry.KINDS if kind != "metrics"])
+def test_every_option_is_described(kind):
+    for name in registry.names(kind):
+        plugin = registry.load(kind, name)
+        about = registry.described(plugin)
+        assert about.keys() == registry.options(plugin).keys(), name
+        assert all(len(text.split()) > 1 for text in about.values())

@@ -1,0 +1,208 @@
+"""What can be wrong with a base model's files, each told apart from the others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from clora_cli.base.errors import ArtifactError, MismatchError
+from clora_cli.model.base_model import ModelReference, changes_since, check_base, find_model, same_base
+from clora_cli.model.checkpoint import Checkpoint
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 1048576\n" % ("0" * 64)
+SITE = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.fixture
+def model(model_folder, tmp_path):
+    """A copy of a model that may be damaged."""
+    return shutil.copytree(model_folder("llama"), tmp_path / "model")
+
+
+@pytest.fixture
+def sharded(model, tmp_path):
+    """The same in three files or more."""
+    folder = tmp_path / "sharded"
+    AutoModelForCausalLM.from_pretrained(model).save_pretrained(folder, max_shard_size="30KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    return folder
+
+
+def refused(folder, reason):
+    with pytest.raises(ArtifactError, match=reason) as info:
+        find_model(str(folder))
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_pointers_of_large_file_storage_are_called_that(model, name):
+    (model / name).write_text(POINTER)
+    refused(model, rf"{name} is a Git LFS pointer, not the file itself; run `git lfs pull`")
+
+
+def test_a_pointer_among_shards_and_an_index_that_is_one_are_called_that(sharded):
+    shard = min(sharded.glob("*.safetensors"))
+    whole = shard.read_bytes()
+    shard.write_text(POINTER)
+    refused(sharded, rf"{shard.name} is a Git LFS pointer")
+    shard.write_bytes(whole)
+    (sharded / "model.safetensors.index.json").write_text(POINTER)
+    refused(sharded, r"index\.json is a Git LFS pointer")
+
+
+def test_a_web_page_in_place_of_a_file_is_called_that(model):
+    (model / "model.safetensors").write_text("<!DOCTYPE html><title>Log in</title>")
+    refused(model, "is a web page, not the file itself")
+
+
+def test_a_file_that_was_cut_short_says_where(model):
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    refused(model, "is damaged .it ends within '.*'.; fetch it again")
+    file.write_bytes(b"")
+    refused(model, "is damaged .it is empty.; fetch it again")
+
+
+def test_a_missing_shard_is_named(sharded):
+    shards = sorted(sharded.glob("*.safetensors"))
+    shards[1].unlink()
+    refused(sharded, rf"lacks 1 of {len(shards)} files that model\.safetensors\.index\.json names .{shards[1].name}.")
+
+
+def test_shards_without_an_index_are_refused(sharded):
+    (sharded / "model.safetensors.index.json").unlink()
+    refused(sharded, r"has model-0.*\.safetensors and no model\.safetensors\.index\.json")
+
+
+@pytest.mark.parametrize("places", [None, [], {"a": 1}, {"a": "../model.safetensors"}])
+def test_an_index_that_names_no_files_of_its_folder_is_damaged(sharded, places):
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    refused(sharded, "has no weight_map of tensors to files")
+
+
+def test_an_index_of_another_download_is_told(sharded):
+    index = sharded / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    names = sorted(set(content["weight_map"].values()))
+    content["weight_map"]["model.norm.weight"] = next(
+        n for n in names if n != content["weight_map"]["model.norm.weight"]
+    )
+    index.write_text(json.dumps(content))
+    refused(sharded, r"says that 'model\.norm\.weight' is in .*, which has no such tensor")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("pytorch_model.bin", "has no .safetensors file; convert its weights, pickled ones are never loaded"),
+        ("model.Q4_K_M.gguf", "but GGUF ones"),
+        ("consolidated.safetensors", "under names that Transformers does not read"),
+    ],
+)
+def test_weights_of_another_kind_alone_are_named(model, name, reason):
+    (model / "model.safetensors").rename(model / name)
+    refused(model, reason)
+
+
+def test_an_adapter_is_no_base_model(model):
+    (model / "config.json").rename(model / "adapter_config.json")
+    refused(model, "is an adapter, no model")
+
+
+def test_what_no_loader_reads_does_no_harm(model):
+    before = find_model(str(model))
+    (model / "consolidated.safetensors").write_text(POINTER)
+    assert find_model(str(model)) == before
+    assert list(Checkpoint(model).keys) == list(load_file(model / "model.safetensors"))
+
+
+@pytest.mark.parametrize("code", ["qweight", "weight_packed", "weight.absmax"])
+def test_a_quantised_layer_is_called_that(model, code):
+    tensors = load_file(model / "model.safetensors")
+    tensors[f"{SITE}.{code}"] = torch.zeros(4, dtype=torch.int32)
+    save_file(tensors, model / "model.safetensors")
+    with pytest.raises(MismatchError, match=f"keeps '{SITE}' quantised; give the model before quantisation"):
+        Checkpoint(model).check_whole([SITE])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn])
+def test_a_weight_of_codes_is_quantised(model, dtype):
+    tensors = load_file(model / "model.safetensors")
+    save_file({**tensors, f"{SITE}.weight": torch.zeros(32, 32).to(dtype)}, model / "model.safetensors")
+    with pytest.raises(MismatchError, match=rf"weight '{SITE}\.weight' of base model .* is quantised"):
+        Checkpoint(model).check_number(f"{SITE}.weight")
+
+
+# One model, saved again
+
+
+def again(model, folder, **keys):
+    AutoModelForCausalLM.from_pretrained(model).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **keys}))
+    return find_model(str(folder))
+
+
+def test_other_keys_of_the_configuration_make_no_other_model(model, tmp_path):
+    one, other = find_model(str(model)), again(model, tmp_path / "again", new_key_of_a_later_version=1)
+    assert one.fingerprint != other.fingerprint
+    check_base(one.described(), other, tmp_path)
+    assert one.recorded().keys() == {"id", "revision", "fingerprint", "kind"}  # what 0.1.0 recorded
+
+
+def test_a_record_without_the_weights_own_fingerprint_is_looked_up_where_its_model_still_is(model, tmp_path):
+    one, other = find_model(str(model)), again(model, tmp_path / "again", key=1)
+    check_base(one.recorded(), other, tmp_path)
+    shutil.rmtree(model)
+    with pytest.raises(MismatchError, match="whose weights or configuration are others; pass --model"):
+        check_base(one.recorded(), other, tmp_path)
+
+
+def test_what_was_made_on_a_model_is_up_to_date_on_the_same_one_saved_again(model, tmp_path, model_folder):
+    one, other = find_model(str(model)), again(model, tmp_path / "again", key=1)
+    made = {"seed": 1, "base_model": one.described()}
+    assert not changes_since({"seed": 1, "base_model": other.recorded()}, made)
+    assert changes_since({"seed": 2, "base_model": other.recorded()}, made) == "seed 1 -> 2"
+    stranger = find_model(str(model_folder("llama", 1)))
+    assert "base_model.fingerprint" in changes_since({"seed": 1, "base_model": stranger.recorded()}, made)
+
+
+def test_files_names_prefixes_and_tied_heads_are_as_they_like(model_folder, tmp_path):
+    one = find_model(str(model_folder("gpt2")))
+    tensors = load_file(one.path / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    bare |= {"lm_head.weight": bare["wte.weight"].clone(), "h.0.attn.bias": torch.ones(1, 1, 4, 4)}
+    shutil.copytree(one.path, tmp_path / "bare")
+    save_file(bare, tmp_path / "bare" / "model.safetensors")
+    assert find_model(str(tmp_path / "bare")).weights == one.weights
+
+
+def test_one_changed_weight_makes_another_model(model, model_folder):
+    one = find_model(str(model))
+    tensors = load_file(model / "model.safetensors")
+    save_file({**tensors, f"{SITE}.weight": tensors[f"{SITE}.weight"] + 1}, model / "model.safetensors")
+    other = find_model(str(model))
+    assert not same_base(one.described(), other.described())
+    with pytest.raises(MismatchError, match="as it was then: its weights have changed since"):
+        check_base(one.described(), other, model)
+    swapped = dict(tensors)
+    first, second = f"{SITE}.weight", f"{SITE.replace('0', '1')}.weight"
+    swapped[first], swapped[second] = swapped[second].clone(), swapped[first].clone()
+    save_file(swapped, model / "model.safetensors")
+    assert find_model(str(model)).weights != one.weights
+
+
+def test_another_type_of_model_with_these_weights_is_another_model(model):
+    one = find_model(str(model))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "model_type": "mistral"}))
+    assert find_model(str(model)).weights != one.weights
+
+
+def test_a_bare_adapter_records_no_model_and_passes(model, tmp_path):
+    check_base({"id": "someone/else"}, ModelReference("a", model, "causal", "f" * 64), tmp_path)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from clora_cli.algebra.statistics import SECOND_MOMENTS, Moments
+from clora_cli.base import files
+from clora_cli.base.errors import ArtifactError, CloraError, MismatchError
+from clora_cli.store.distribution import Distribution, agree, read_distribution, read_record, read_sites
+from clora_cli.store.side_files import FEATURES
+
+SITES = ("layers.0.q", "layers.10.v", "layers.2.v")
+RECORD = {
+    "base_model": {"id": "made-up", "fingerprint": "f" * 64, "kind": "causal", "revision": None},
+    "source": "base",
+    "pool": "prompt-mean",
+    "text": "prompt",
+    "second_moment": "full",
+    "max_length": 128,
+    "data": [{"name": "größe", "fingerprint": "a" * 64, "split": "train", "rows": 12}],
+    "privacy": None,
+}
+
+
+def moments(second="full", seed=0):
+    vectors = torch.randn(12, 4, generator=torch.Generator().manual_seed(seed))
+    return {site: Moments.of(vectors + number, second) for number, site in enumerate(SITES)}
+
+
+@pytest.fixture
+def path(tmp_path):
+    Distribution(moments(), RECORD).write(tmp_path / "first" / FEATURES)
+    return tmp_path / "first" / FEATURES
+
+
+@pytest.mark.parametrize("second", SECOND_MOMENTS)
+def test_what_is_written_is_what_is_read(tmp_path, second):
+    written = Distribution(moments(second), {**RECORD, "second_moment": second})
+    written.write(tmp_path / FEATURES)
+    read = read_distribution(tmp_path / FEATURES)
+    assert (read.count, list(read.sites)) == (12, sorted(SITES))
+    assert {key: read.record[key] for key in written.record} == written.record
+    assert read_record(tmp_path / FEATURES) == read.record
+    assert read_sites(tmp_path / FEATURES) == sorted(SITES)
+    for site, one in written.sites.items():
+        assert torch.equal(read.sites[site].mean, one.mean)
+        assert read.sites[site].second == second
+        if second == "diag":
+            assert torch.equal(read.sites[site].scatter, one.scatter)
+        if second == "full":  # kept in float32, given back in float64
+            assert torch.allclose(read.sites[site].scatter, one.scatter, rtol=1e-6, atol=1e-6)
+            assert read.sites[site].scatter.dtype == torch.float64
+
+
+def test_equal_contents_give_equal_bytes_whatever_the_order(path, tmp_path):
+    turned = Distribution(dict(reversed(moments().items())), dict(reversed(RECORD.items())))
+    turned.write(tmp_path / "other")
+    assert (tmp_path / "other").read_bytes() == path.read_bytes()
+    read_distribution(path).write(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_any_reader_of_safetensors_reads_it(path):
+    tensors = load_file(path)
+    assert tensors["mean/layers.0.q"].shape == (4,)
+    assert tensors["full/layers.0.q"].shape == (4, 4)
+    assert tensors["count/layers.0.q"].item() == 12
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["clora"])["schema"] == "clora.features/1"
+
+
+def test_sites_can_be_read_alone(path):
+    some = read_distribution(path, {"layers.2.v", "layers.99.v"})
+    assert list(some.sites) == ["layers.2.v"]
+    assert some.count == 12
+
+
+def test_reading_the_record_reads_no_number(path):
+    # Tensor data is cut off: all but the header is gone.
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    whole = bytearray(content)
+    whole[8 + length :] = bytes(len(content) - 8 - length)
+    path.write_bytes(whole)
+    assert read_record(path)["text"] == "prompt"
+    assert read_sites(path) == sorted(SITES)
+    with pytest.raises(ArtifactError, match="not those that were written"):
+        read_distribution(path)
+
+
+@pytest.mark.parametrize("place", [-1, -40, -200])
+def test_a_changed_number_is_found(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"first/features\.clora is damaged: its numbers"):
+        read_distribution(path)
+
+
+@pytest.mark.parametrize("name", ["mean/layers.0.q", "count/layers.0.q", "full/layers.0.q"])
+def test_a_tensor_that_is_missing_or_renamed_is_found(path, name):
+    tensors, metadata = load_file(path), {"clora": json.dumps(read_record(path))}
+    tensors["more"] = tensors.pop(name)
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        read_distribution(path)
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+@pytest.mark.parametrize("read", [read_record, read_sites, read_distribution])
+def test_a_truncated_file_is_refused_in_one_line(path, length, read):
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ArtifactError, match="is damaged") as info:
+        read(path)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"schema": "clora.features/2"},
+            "has format 'clora.features/2', this version reads 'clora.features/1'; upgrade",
+        ),
+        ({"base_model": None, "pool": None}, "damaged: no base_model, pool"),
+        ({"base_model": {"id": "made-up"}}, "damaged: no fingerprint of the base model"),
+        ({"base_model": "made-up"}, "damaged: no fingerprint of the base model"),
+    ],
+)
+def test_other_records_are_refused(path, change, message):
+    record = {key: value for key, value in (read_record(path) | change).items() if value is not None}
+    save_file(load_file(path), path, metadata={"clora": json.dumps(record)})
+    with pytest.raises(ArtifactError, match=message):
+        read_record(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"clora": "{"}, {"clora": "[]"}, {"clora": "3"}])
+def test_a_file_of_another_tool_is_no_distribution(path, metadata):
+    save_file(load_file(path), path, metadata=metadata)
+    with pytest.raises(ArtifactError, match="is no feature distribution"):
+        read_record(path)
+
+
+def test_a_missing_one_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(
+        ArtifactError, match=r"first has no feature distribution; .* `clora stat-features .*first --data"
+    ):
+        read_record(tmp_path / "first" / FEATURES)
+
+
+def test_what_was_there_stays_if_writing_fails(path, monkeypatch):
+    before = path.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fdopen", full)
+    with pytest.raises(CloraError, match="No space left on device; nothing was changed"):
+        Distribution(moments(seed=1), RECORD).write(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [FEATURES]
+
+
+def test_distributions_that_compare_agree(path):
+    record = read_record(path)
+    agree([])
+    agree([(path, record)])
+    # Neither the data nor the number of rows nor second moments keep two from being compared.
+    agree([(path, record), (path, {**record, "data": [], "second_moment": "none", "max_length": 9})])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_model": {"id": "other", "fingerprint": "0" * 64}}, "different base models .made-up and other."),
+        ({"pool": "last"}, "do not compare: pool prompt-mean and last; run `clora stat-features --force --pool"),
+        ({"text": "body"}, "do not compare: text prompt and body"),
+        ({"source": "adapted"}, "do not compare: source base and adapted"),
+    ],
+)
+def test_distributions_that_do_not_compare_are_refused(path, tmp_path, change, message):
+    other = tmp_path / "second" / FEATURES
+    other.parent.mkdir()
+    shutil.copyfile(path, other)
+    record = read_record(path)
+    with pytest.raises(MismatchError, match=message) as info:
+        agree([(path, record), (path, record), (other, record | change)])
+    assert str(other) in str(info.value)

@@ -1,0 +1,153 @@
+"""Adapters that other tools wrote, of every kind that PEFT loads: clora adds what PEFT adds, or says why it cannot."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import torch
+from other_models import edit, expert_adapter, logits, model_of, peft_adapter, save_other, through_bank, through_peft
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from clora_cli.base.errors import ArtifactError, MismatchError
+from clora_cli.model.bank import AdapterBank
+from clora_cli.model.base_model import find_model
+from clora_cli.model.places import Places, places_of
+from clora_cli.store.adapter_folder import read_adapter
+
+QUERY = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+def same(family, adapter):
+    """Check that an adapter changes a model as under PEFT, and that it changes it at all."""
+    expected = through_peft(model_of(family), adapter)
+    model = model_of(family)
+    before = logits(model)
+    assert not torch.allclose(expected, before, atol=1e-3)
+    assert_close(through_bank(model, adapter), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize(
+    ("family", "target"),
+    [
+        ("llama", "lm_head"),
+        ("gpt2", "lm_head"),
+        ("llama", "embed_tokens"),
+        ("gpt2", "wte"),
+        ("gemma3", "embed_tokens"),
+        ("bart", "encoder.embed_tokens"),
+        ("gemma3-vision", "model.language_model.embed_tokens"),
+    ],
+)
+def test_output_layers_and_embeddings_act_as_under_peft_tied_or_scaled(tmp_path, family, target):
+    same(family, peft_adapter(family, tmp_path / "theirs", [target]))
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head", "embed_tokens"], r".*\.(q_proj|lm_head)", "all-linear"])
+def test_targets_by_list_expression_and_kind_act_as_under_peft(tmp_path, targets):
+    same("llama", peft_adapter("llama", tmp_path / "theirs", targets))
+
+
+def test_experts_that_were_layers_act_as_under_peft(tmp_path):
+    same("mixtral", expert_adapter(tmp_path / "theirs"))
+
+
+def test_inputs_are_gated_at_experts_too(tmp_path):
+    paths = [expert_adapter(tmp_path / "one"), expert_adapter(tmp_path / "two", seed=2)]
+    alone = [through_peft(model_of("mixtral"), path) for path in paths]
+    model = model_of("mixtral")
+    bank = AdapterBank(model)
+    bank.activate([read_adapter(path).on(bank.places).deltas() for path in paths])
+    weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    bank.gate({site: weights for site in bank.sites})
+    expected = torch.stack([alone[0][0], alone[1][1], logits(model_of("mixtral"))[2]])
+    assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+    with bank.only(1):
+        assert_close(logits(model), alone[1], rtol=1e-5, atol=1e-5)
+    bank.gate({site: torch.ones(3, 2) for site in bank.sites})
+    both = logits(model)
+    bank.gate(None)
+    assert torch.equal(logits(model), both)
+
+
+def test_experts_are_themselves_again_after_a_pass_that_fails(tmp_path):
+    model = model_of("mixtral")
+    before = logits(model)
+    bank = AdapterBank(model)
+    bank.activate([read_adapter(expert_adapter(tmp_path / "theirs")).on(bank.places).deltas()])
+    experts = model.model.layers[1].mlp.experts
+    own = experts.gate_up_proj
+    with pytest.raises((RuntimeError, IndexError, TypeError)):
+        experts(torch.zeros(2, 3), torch.zeros(2, 2, dtype=torch.long), torch.ones(2, 2))
+    assert experts.gate_up_proj is own
+    bank.clear()
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize(
+    "old", ["base_model.model.language_model.model.", "base_model.model.model.language_model.model."]
+)
+def test_prefixes_of_earlier_days_act_as_under_peft(tmp_path, old):
+    adapter = peft_adapter("gemma3-vision", tmp_path / "theirs", r".*language_model.*\.(q_proj|v_proj)")
+    new = "base_model.model.model.language_model."
+    expected = through_peft(model_of("gemma3-vision"), adapter)
+    edit(adapter, lambda tensors: {key.replace(new, old): tensor for key, tensor in tensors.items()})
+    assert_close(through_bank(model_of("gemma3-vision"), adapter), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "_fsdp_wrapped_module.", "module."])
+def test_a_wrapped_model_s_adapter_acts_as_without_the_wrapper(tmp_path, wrapper):
+    adapter = peft_adapter("llama", tmp_path / "theirs", ["q_proj", "v_proj"])
+    expected = through_peft(model_of("llama"), adapter)
+    prefix = "base_model.model."
+    edit(adapter, lambda tensors: {key.replace(prefix, prefix + wrapper, 1): t for key, t in tensors.items()})
+    assert_close(through_bank(model_of("llama"), adapter), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_two_adapters_in_one_file_are_refused(tmp_path):
+    adapter = peft_adapter("llama", tmp_path / "theirs", ["q_proj"])
+    edit(adapter, lambda tensors: tensors | {f"{QUERY}.lora_A.other.weight": torch.zeros(4, 16)})
+    with pytest.raises(MismatchError, match="holds several adapters"):
+        read_adapter(adapter).factors()
+
+
+def test_a_copy_of_the_base_weight_is_left_out_only_if_it_is_one(tmp_path):
+    base = save_other("llama", tmp_path / "base")
+    adapter = peft_adapter("llama", tmp_path / "theirs", ["q_proj", "lm_head"])
+    copy = "base_model.model.lm_head.base_layer.weight"
+    member = read_adapter(adapter)
+    with pytest.raises(MismatchError, match=r"holds the weight of the base model's 'lm_head'.*pass --model"):
+        member.factors()
+    places = places_of(find_model(str(base)))  # on disk
+    assert set(member.on(places).factors()) == set(member.factors(compare=False))
+    edit(adapter, lambda tensors: tensors | {copy: tensors[copy].half()})
+    assert len(member.on(Places(model_of("llama", base))).factors()) == 3
+    edit(adapter, lambda tensors: tensors | {copy: tensors[copy] + 1})
+    for one in (places, Places(model_of("llama", base))):
+        with pytest.raises(MismatchError, match="not as the base model has it: it was trained or resized"):
+            member.on(one).factors()
+
+
+def test_a_copy_beside_a_tied_output_layer_is_found_in_the_embeddings(tmp_path):
+    base = save_other("gpt2", tmp_path / "base")
+    adapter = peft_adapter("gpt2", tmp_path / "theirs", ["lm_head"])
+    assert list(read_adapter(adapter).on(places_of(find_model(str(base)))).factors()) == ["lm_head"]
+
+
+def test_a_pickle_alone_is_refused_with_the_command_that_converts_it(tmp_path, monkeypatch):
+    adapter = peft_adapter("llama", tmp_path / "it's theirs", ["q_proj"])
+    expected = read_adapter(adapter).factors()
+    file = adapter / "adapter_model.safetensors"
+    torch.save(load_file(file), adapter / "adapter_model.bin")
+    file.unlink()
+    with pytest.raises(ArtifactError, match=r"but adapter_model\.bin, a pickle.* convert it with ") as info:
+        read_adapter(adapter)
+    command = str(info.value).partition("convert it with ")[2]
+    change, where, _, python, option, code = shlex.split(command.removeprefix("(").removesuffix(")"))
+    assert (change, where, python, option) == ("cd", str(adapter), "python", "-c")
+    monkeypatch.chdir(where)
+    exec(code)
+    found = read_adapter(adapter).factors()
+    assert all(torch.equal(found[site].b, factor.b) for site, factor in expected.items())
