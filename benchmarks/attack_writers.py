@@ -31,7 +31,7 @@ State = tuple[tuple[tuple[str, bytes], ...], tuple[int, ...]]
 _READY = (
     "clora_cli.training.build",
     "clora_cli.training.loop",
-    "clora_cli.training.probe",
+    "clora_cli.training.fit",
     "clora_cli.training.describe",
     "clora_cli.routing.route_settings",
     "clora_cli.reporting",

@@ -123,7 +123,7 @@ class Subject:
         """Return the penalties of the variant's method."""
         if variant.method is None:
             return None
-        return Penalties(compose(variant.method, {}).penalised, self.trainable, self.bank)
+        return Penalties(compose(variant.method, {}).at("penalty"), self.trainable, self.bank)
 
     def step(self, variant: Variant, penalties: Penalties | None) -> tuple[float, float]:
         """Run one optimizer step; return its seconds and those of the penalties in it."""
@@ -136,7 +136,9 @@ class Subject:
         loss.backward()
         marks = self._mark()
         if penalties is not None:
-            penalties.add_gradients()
+            for name in compose(variant.method, {}).parts:
+                penalties.add(name, {})
+            penalties.end_step()
         marks += self._mark()
         nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
         self.optimizer.step()
@@ -233,7 +235,7 @@ def naive_o_lora(subject: Subject) -> Tensor:
 
 def variants() -> dict[str, Variant]:
     """Return everything to compare, the plain step first."""
-    methods = [name for name in registry.names("methods") if compose(name, {}).penalised] + list(COMPOSED)
+    methods = [name for name in registry.names("methods") if compose(name, {}).at("penalty")] + list(COMPOSED)
     found = {PLAIN: Variant(past=False), PAST: Variant()}
     found |= {name: Variant(compose(name, {}).lead.past == "sum", name) for name in methods}
     return found | {"n-lora, autograd": Variant(loss=naive_n_lora), "o-lora, autograd": Variant(loss=naive_o_lora)}

@@ -369,3 +369,19 @@ def check_numbers_refused(kind: str, name: str, message: str, texts: Callable[[s
             for text in texts(option):
                 with pytest.raises(OptionError, match=message.format(option=option, name=name)):
                     plugin(**registry.bind(plugin, name, {option: text}))
+
+
+def trainer_for(plan: Any, built: Any) -> Any:
+    """Return the Trainer of a run whose methods have not begun."""
+    from clora_cli.training.fit import encoded_rows, methods_of, trainer_of
+
+    items = encoded_rows(plan, built)
+    return trainer_of(plan, built, items, methods_of(plan, built, items))
+
+
+def run_of(plan: Any, built: Any, progress: Any = None) -> Any:
+    """Return a run as its first method sees it."""
+    from clora_cli.training.fit import encoded_rows
+    from clora_cli.training.run import TrainingRun
+
+    return TrainingRun(next(iter(plan.method.parts)), plan, built, encoded_rows(plan, built), progress)

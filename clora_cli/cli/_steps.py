@@ -34,7 +34,7 @@ _READY = (
     "clora_cli.training.build",
     "clora_cli.training.loop",
     "clora_cli.training.penalties",
-    "clora_cli.training.probe",
+    "clora_cli.training.fit",
     "clora_cli.evaluation.combine",
     "clora_cli.routing.inputs",
     "clora_cli.routing.route_settings",

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from clora_cli.base.errors import MismatchError
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Factors, Method, Penalty, Probe
+from clora_cli.methods import Factors, Method, Penalty, Run
 from clora_cli.model.attribution import Answer, spearman
 
 __all__ = ["AsoLora"]
 
-_KEPT = "attribution"
+_KEPT, _RELATIONS = "attribution", "relations"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,42 +94,55 @@ class AsoLora(Method):
             value, slope = overlap.abs().sum(), psi * overlap.sign()
         return Penalty(self.strength * value, grad_a=self.strength * (slope.mT @ past))
 
-    def relates_at(self, step: int, steps: int) -> bool:
-        """Tell whether it is time: after the warm-up, and ``refresh - 1`` times more until the end."""
+    def gradients(self, run: Run) -> None:
+        """Compute w of every earlier adapter when it is time: after the warm-up, and ``refresh - 1`` times more until the end."""
+        if run.overlaps and self.due(run.step, run.steps):
+            run.kept[_RELATIONS] = self.relate(run)
+            run.log({f"relation/{run.name}/{task}": w for task, w in _by_task(run).items()})
+
+    def finish(self, run: Run) -> Mapping[str, Tensor]:
+        """Return the finished adapter's own attribution vector."""
+        if _RELATIONS in run.kept:
+            run.report["relations"] = {run.name: _by_task(run)}
+        return {_KEPT: self._vector(run, None)}
+
+    def relate(self, run: Run) -> Tensor:
+        """Return w of every earlier adapter, shape (adapter,), in [-1, 1]."""
+        new = self._vector(run, None)
+        return torch.tensor([spearman(new, self._past_vector(run, number, new)) for number in range(len(run.past))])
+
+    def due(self, step: int, steps: int) -> bool:
+        """Tell whether w is computed at an optimizer step, from 0."""
         first = min(math.ceil(self.warmup * steps), steps - 1)
         return step in {first + (steps - first) * turn // self.refresh for turn in range(self.refresh)}
 
-    def relate(self, probe: Probe) -> Tensor:
-        """Return w of every earlier adapter, shape (adapter,), in [-1, 1]."""
-        new = self._vector(probe, None)
-        return torch.tensor([spearman(new, self._past_vector(probe, number, new)) for number in range(probe.past)])
-
-    def keep(self, probe: Probe) -> Mapping[str, Tensor]:
-        """Return the finished adapter's own attribution vector."""
-        return {_KEPT: self._vector(probe, None)}
-
     def _psi(self, factors: Factors) -> Tensor:
         """Return every past row's weight, shape (past rank, 1), or a single 1."""
-        if factors.relations is None or factors.past_owner is None:
+        if _RELATIONS not in factors.kept or factors.past_owner is None:
             return factors.a.new_ones(())
-        psi = 1 - factors.relations.to(factors.a)
+        psi = 1 - factors.kept[_RELATIONS].to(factors.a)
         psi = psi.clamp(0, 1) if self.negative == "clamp" else psi
         return psi[factors.past_owner][:, None]
 
-    def _vector(self, probe: Probe, adapter: int | None) -> Tensor:
-        others = probe.past if self.vectors == "current" else 0
-        calls = 1 + (self.refresh * (others + 1) if probe.past else 0)
+    def _vector(self, run: Run, adapter: int | None) -> Tensor:
+        others = len(run.past) if self.vectors == "current" else 0
+        calls = 1 + (self.refresh * (others + 1) if run.past else 0)
         together = self.layers == "together"
-        return probe.attribution(
+        return run.attribution(
             adapter, steps=self.steps, rows=self.rows, together=together, answer=self.answer, calls=calls
         )
 
-    def _past_vector(self, probe: Probe, adapter: int, new: Tensor) -> Tensor:
+    def _past_vector(self, run: Run, adapter: int, new: Tensor) -> Tensor:
         if self.vectors == "current":
-            return self._vector(probe, adapter)
-        vector = probe.stored(adapter).get(_KEPT)
+            return self._vector(run, adapter)
+        vector = run.past[adapter].state().get(_KEPT)
         if vector is None or vector.shape != new.shape:
             raise MismatchError(
                 f"earlier adapter {adapter + 1} keeps no attribution that fits; pass -o vectors=current, or train it with aso-lora"
             )
         return vector.to(new)
+
+
+def _by_task(run: Run) -> dict[str, float]:
+    """Return the last w of every earlier adapter."""
+    return dict(zip([adapter.task for adapter in run.past], run.kept[_RELATIONS].tolist(), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -12,9 +13,10 @@ from torch import Tensor
 from clora_cli.base import registry
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Method, Probe, Trimming
+from clora_cli.methods import Method, Planned, Run, Trimming
 from clora_cli.model.task_vectors import KEY, learn_task_vector
 from clora_cli.routing.weights import RouteOptions
+from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["Cast"]
 
@@ -105,29 +107,54 @@ class Cast(Method):
             raise OptionError(f"option trim={self.trim} of cast: it compares with a reference, of which there is none")
         self.routing()  # knows whether there is such a similarity
 
-    def trimming(self) -> Trimming:
-        """Return how the mask is found."""
-        rate = self.most if self.warmup_lr is None else self.warmup_lr
-        return Trimming(
-            trim=self._limited_trim(),
-            scope=self.scope,
-            warmup=self.warmup,
-            warmup_lr=rate,
-            most=self.most,
-            least=self.least,
-        )
-
     def routing(self) -> RouteOptions:
         """Return how inputs find their subspace at test."""
         return RouteOptions(similarity=self.similarity, top_k=self.top_k, temperature=self.temperature)
 
-    def keep(self, probe: Probe) -> Mapping[str, Tensor]:
-        """Return the task vector."""
-        inputs = probe.embeddings()
-        past = [self._past_vector(probe, number) for number in range(probe.past)]
+    def check(self, plan: Planned) -> None:
+        """Check that there is room for one more task.
+
+        Raises:
+            MismatchError: If too little of the shared LoRA is idle.
+        """
+        ledger, rank = plan.ledger, plan.rank
+        if ledger is None or ledger.idle >= max(1, self.least * ledger.size):
+            return
+        owned = 1 - ledger.idle / ledger.size
+        each = owned / len(plan.members)
+        raise MismatchError(
+            f"package {plan.package} is full: its tasks own {owned:.1%} of the {ledger.size} entries at rank {rank}, {each:.1%} "
+            f"each; one more takes --rank {math.ceil(rank * (1 + each + self.least))} in a new package, "
+            "a smaller share for each (-o most=…), or the removal of a task"
+        )
+
+    def begin(self, run: Run) -> None:
+        """Confine the new adapter to what is idle, at the warm-up's learning rate until the mask is chosen."""
+        run.confine(self.trimming())
+
+    def gradients(self, run: Run) -> None:
+        """Clear the gradients of entries that are not the task's."""
+        run.confine(self.trimming()).clear_gradients()
+
+    def after_step(self, run: Run) -> None:
+        """Put entries that are not the task's back to zero."""
+        run.confine(self.trimming()).after_step(run.step)
+
+    def finish(self, run: Run) -> Mapping[str, Tensor]:
+        """Return the mask and the task vector."""
+        confined = run.confine(self.trimming())
+        run.report["subspace"] = confined.recorded()
+        inputs = run.embeddings()
+        past = [_vector_of(adapter, number) for number, adapter in enumerate(run.past, start=1)]
         known = torch.stack(past) if past else inputs.new_zeros(0, inputs.shape[1])
-        vector = learn_task_vector(inputs, known, probe.batches, lr=self.vector_lr, margin=self.margin, seed=probe.seed)
-        return {KEY: vector}
+        vector = learn_task_vector(inputs, known, run.batches, lr=self.vector_lr, margin=self.margin, seed=run.seed)
+        return {**confined.state(), KEY: vector}
+
+    def trimming(self) -> Trimming:
+        """Return how the mask is found."""
+        rate = self.most if self.warmup_lr is None else self.warmup_lr
+        trim = self._limited_trim()
+        return Trimming(trim=trim, scope=self.scope, warmup=self.warmup, warmup_lr=rate, most=self.most)
 
     def _limited_trim(self) -> str:
         """Return the trim with its limits, where they are not those that it has anyway."""
@@ -144,10 +171,11 @@ class Cast(Method):
             own.append(f"{limit}={'none' if value is None else value}")
         return ",".join([name, *own])
 
-    def _past_vector(self, probe: Probe, number: int) -> Tensor:
-        stored = probe.stored(number).get(KEY)
-        if stored is None:
-            raise MismatchError(
-                f"earlier adapter {number + 1} of the package has no task vector; train it with --method cast as well"
-            )
-        return stored
+
+def _vector_of(adapter: AdapterFolder, number: int) -> Tensor:
+    stored = adapter.state().get(KEY)
+    if stored is None:
+        raise MismatchError(
+            f"earlier adapter {number} of the package has no task vector; train it with --method cast as well"
+        )
+    return stored

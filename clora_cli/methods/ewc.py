@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Factors, Method, Penalty, Probe
+from clora_cli.methods import Factors, Method, Penalty, Run
 
 __all__ = ["Ewc"]
 
@@ -63,11 +63,11 @@ class Ewc(Method):
         grad_a, grad_b = (self.strength * old[f"fisher_{s}"] * step for s, step in (("a", step_a), ("b", step_b)))
         return Penalty(((grad_a * step_a).sum() + (grad_b * step_b).sum()) / 2, grad_a, grad_b)
 
-    def keep(self, probe: Probe) -> Mapping[str, Tensor]:
+    def finish(self, run: Run) -> Mapping[str, Tensor]:
         """Return F of this task and of those before it."""
-        before = probe.stored(probe.past - 1) if probe.past else {}
+        before = run.past[-1].state() if run.past else {}
         kept = {}
-        for side, fisher in probe.fisher(self.rows).items():
+        for side, fisher in run.fisher(self.rows).items():
             for site, own in fisher.items():
                 key = f"{_KEPT[side]}/{site}"
                 kept[key] = own + self.decay * before[key] if before else own

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Method
+from clora_cli.methods import Batch, Method, Run
 
 __all__ = ["Lwf"]
 
@@ -44,8 +44,12 @@ class Lwf(Method):
         check_option("lwf", "strength", self.strength, "[0, inf)")
         check_option("lwf", "temperature", self.temperature, "(0, inf)")
 
-    def compare(self, new: Tensor, old: Tensor) -> Tensor:
-        """Return the weighted divergence of the new answers from the old ones, summed over tokens."""
+    def loss(self, run: Run, batch: Batch) -> Tensor | None:
+        """Return the weighted divergence of the new answers from the old ones; None at the first task."""
+        return self.divergence(batch.logits, run.previous(batch)) / batch.tokens if run.past else None
+
+    def divergence(self, new: Tensor, old: Tensor) -> Tensor:
+        """Return the term, summed over tokens, of logits of shape (token, vocabulary)."""
         student, teacher = (functional.log_softmax(logits / self.temperature, dim=-1) for logits in (new, old))
         divergence = functional.kl_div(student, teacher, reduction="sum", log_target=True)
         return self.strength * self.temperature**2 * divergence

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Activity, Method
+from clora_cli.methods import Method, Run
 
 __all__ = ["Migu"]
 
@@ -50,13 +50,18 @@ class Migu(Method):
         """Check the options."""
         check_option("migu", "share", self.share, "[0, 1]")
 
-    def filter_gradients(self, activity: Activity) -> tuple[Tensor, Tensor] | None:
-        """Return 1 for rows that are updated and 0 for the others; None at the first task."""
-        if activity.first and not self.first:
-            return None
-        return self._strongest(activity.a), self._strongest(activity.b)
+    def begin(self, run: Run) -> None:
+        """Watch the layers, where steps are filtered."""
+        if run.past or self.first:
+            run.watch()
 
-    def _strongest(self, magnitudes: Tensor) -> Tensor:
+    def gradients(self, run: Run) -> None:
+        """Clear the gradients of all rows but the strongest."""
+        for found in run.activities():
+            run.scale_rows(found.sites, self.strongest(found.a), self.strongest(found.b))
+
+    def strongest(self, magnitudes: Tensor) -> Tensor:
+        """Return 1 for outputs whose rows are updated and 0 for the others, shape (site, output)."""
         # The small number mends products such as 0.7 * 10, which may come out just below a whole number.
         masked = min(math.floor((1 - self.share) * magnitudes.shape[-1] + 1e-9), magnitudes.shape[-1])
         weakest = magnitudes.argsort(dim=-1, stable=True)[..., :masked]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import torch
+from torch import Tensor
+
+from clora_cli.algebra.statistics import Moments, SecondMoment
+from clora_cli.base import registry
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Gating, Method
-from clora_cli.routing.weights import RouteOptions
-from clora_cli.store.distribution import Pool, Text
+from clora_cli.methods import Method, Planned, Run
+from clora_cli.routing.weights import RouteOptions, Routing, common_sites
+from clora_cli.store.distribution import Pool, Text, agree, read_distribution, read_record
 
 __all__ = ["Pfd"]
 
@@ -74,22 +81,52 @@ class Pfd(Method):
         check_option("pfd", "temperature", self.temperature, "(0, inf)")
         for name in ("train_top_k", "test_top_k"):
             check_option("pfd", name, getattr(self, name), "[0, inf)")
-        self.gating()  # knows whether there is such a router
-
-    def gating(self) -> Gating:
-        """Return how adapters are mixed in training."""
-        return Gating(
-            train=self._options(self.train_top_k),
-            always=self.current == "included",
-            floor=self.floor,
-            pool=self.pool,
-            text=self.text,
-            second_moment=None if self.second_moment == "auto" else self.second_moment,
-        )
+        self.routing()  # knows whether there is such a router
 
     def routing(self) -> RouteOptions:
         """Return how adapters are mixed at test."""
         return self._options(self.test_top_k)
+
+    def check(self, plan: Planned) -> None:
+        """Check that earlier adapters have distributions, taken as the new one's will be.
+
+        Raises:
+            CloraError: If one has none, or another kind.
+        """
+        new = {"base_model": plan.reference.described(), "data": []}
+        new |= {"source": "base", "pool": self.pool, "text": self.text}
+        agree([(Path("this run"), new), *((member.features, read_record(member.features)) for member in plan.past)])
+
+    def begin(self, run: Run) -> None:
+        """Take the new task's distribution and let every row choose among all adapters, from the bare base model."""
+        own = run.distribution(pool=self.pool, text=self.text, second_moment=self._second())
+        run.give_features(own)
+        past = [read_distribution(adapter.features).sites for adapter in run.past]
+        chosen = self._weights(run, [*past, own.sites])
+        run.mix(lambda rows, inputs: {site: weights[rows.cpu()].to(rows.device) for site, weights in chosen.items()})
+
+    def _weights(self, run: Run, known: Sequence[Mapping[str, Moments]]) -> dict[str, Tensor]:
+        """Return every training row's weights by deciding site, shape (row, adapter), float32."""
+        how, new = self._options(self.train_top_k), len(known) - 1
+        deciding = common_sites(known, how)
+        count = next(iter(known[new].values())).count
+        if not new:
+            return {site: torch.ones(count, 1) for site in deciding}
+        routing = Routing(known, deciding, how)
+        found = {site: torch.empty(count, len(known)) for site in deciding}
+        for rows, features in run.features(deciding, pool=self.pool, text=self.text):
+            # Distributions are in float64, which not every accelerator has: features are on the CPU.
+            similarities = routing.similarities(features)
+            for site, weights in routing.weights(similarities, new if self.current == "included" else None).items():
+                found[site][rows] = with_floor(weights, self.floor)
+        return found
+
+    def _second(self) -> SecondMoment:
+        if self.second_moment != "auto":
+            return self.second_moment
+        return (
+            "full" if self.similarity != "auto" and registry.bound("routers", self.similarity).needs_second else "none"
+        )
 
     def _options(self, top_k: int) -> RouteOptions:
         return RouteOptions(
@@ -99,3 +136,10 @@ class Pfd(Method):
             layer=self.layer,
             module=self.module,
         )
+
+
+def with_floor(weights: Tensor, floor: float) -> Tensor:
+    """Raise the last adapter's weight to a floor in [0, 1), the others sharing the rest as before; rows keep their sum."""
+    last = weights[:, -1:].clamp(min=floor)
+    rest = weights[:, :-1]
+    return torch.cat([rest * ((1 - last) / rest.sum(dim=1, keepdim=True).clamp(min=1e-30)), last], dim=1)

@@ -67,6 +67,7 @@ class AdapterBank:
         self._inside: dict[str, Inside] = {}
         self._changes: dict[str, list[Change | Inside]] = {}
         self._count = 0
+        self._weights: Mapping[str, Tensor] | None = None
         self._choose: Choose | None = None
         self._chosen: set[str] = set()
 
@@ -116,7 +117,7 @@ class AdapterBank:
         """Remove every adapter: the model computes what the base model computes."""
         self._unhook()
         self._factors, self._owners, self._stacks, self._shared, self._dense, self._inside = {}, {}, {}, {}, {}, {}
-        self._count = 0
+        self._count, self._weights = 0, None
 
     def gate(self, weights: Mapping[str, Tensor] | None) -> None:
         """Weigh the adapters input by input in all forward passes from now on, until told otherwise.
@@ -132,8 +133,8 @@ class AdapterBank:
         self._choose = None
         if weights is not None and (missing := next((site for site in self._changes if site not in weights), None)):
             raise ValueError(f"no weights for site '{missing}'")
-        for site in self._changes:
-            self._gate(site, None if weights is None else weights[site])
+        self._weights = weights
+        self._gate_all()
 
     def gate_by(self, choose: Choose) -> None:
         """Weigh the adapters by what a forward pass itself shows: the next one's features decide, until told otherwise.
@@ -146,7 +147,7 @@ class AdapterBank:
 
     @contextlib.contextmanager
     def only(self, adapter: int | None) -> Iterator[None]:
-        """For a while, let one adapter of low rank act alone, or none; what ``past_of`` returns stays as it is.
+        """For a while, let one adapter of low rank act alone, or none; gates, and what ``past_of`` returns, stay as they are.
 
         Args:
             adapter: Its number in the order of ``activate``, from 0; None for the bare base model.
@@ -168,6 +169,7 @@ class AdapterBank:
         finally:
             self._unhook()
             self._hook_up()
+            self._gate_all()
 
     def owners(self, site: str) -> tuple[int, ...]:
         """Return, for each row of a site's concatenated ``a``, the number of the adapter that it came from."""
@@ -206,6 +208,10 @@ class AdapterBank:
         }
         like = next(iter(found.values()))
         return torch.stack([found.get(site, torch.zeros_like(like)) for site in sites])
+
+    def _gate_all(self) -> None:
+        for site in self._changes:
+            self._gate(site, None if self._weights is None else self._weights[site])
 
     def _gate(self, site: str, weights: Tensor | None) -> None:
         if weights is not None and weights.shape[1] != self._count:

@@ -273,7 +273,8 @@ class _Capture:
 
 
 def _nothing(model: nn.Module, site: str, second: SecondMoment) -> Moments:
-    shape = linear_shape(model.get_submodule(site))
+    module = model.get_submodule(site)
+    shape = linear_shape(getattr(module, "base_layer", module))  # a layer that is being trained is wrapped
     if shape is None:
         raise MismatchError(f"'{site}' is no linear layer of the base model; was the adapter trained on another model?")
     mean = torch.zeros(shape[0], dtype=torch.float64)

@@ -31,12 +31,10 @@ from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.names import parse_name
 from clora_cli.model.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
 from clora_cli.store.adapter_folder import AdapterFolder
-from clora_cli.training.confinement import Confinement, warmup_steps
 from clora_cli.training.plan import Plan
-from clora_cli.training.row_gates import Gates, read_gates
 from clora_cli.training.train_options import run_seed
 
-__all__ = ["ADAPTER", "Built", "build", "confine", "lora_config"]
+__all__ = ["ADAPTER", "Built", "build", "lora_config"]
 
 ADAPTER = "default"  # PEFT's name of the new adapter
 
@@ -51,7 +49,8 @@ class Built:
         bank: The earlier adapters, in the forward pass where the method wants them.
         past: The plan's earlier adapters, under the model's own names.
         trainable: The new adapter: site to its trainable factors.
-        gates: What mixes the adapters row by row; None if the method does not route.
+        linear: All linear layers of the base model, by module path.
+        order: All modules of the base model, by module path, in its order.
     """
 
     model: PeftModel
@@ -59,7 +58,8 @@ class Built:
     bank: AdapterBank
     past: Sequence[AdapterFolder]
     trainable: Mapping[str, Factor]
-    gates: Gates | None = None
+    linear: Sequence[str] = ()
+    order: Sequence[str] = ()
 
 
 def build(plan: Plan, progress: Progress | None = None) -> Built:
@@ -81,7 +81,8 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
         # On a CPU the fused attention's backward pass is several times slower in half precision than the plain one.
         backbone.model.set_attn_implementation("eager")
     sites = find_sites(backbone.model, options.target_modules)
-    gates = read_gates(plan, backbone)  # from the bare base model, hence before anything is put into it
+    linear = (*find_sites(backbone.model), *sites)
+    order = [name for name, _ in backbone.model.named_modules()]
     bank = AdapterBank(backbone.model)
     past = [member.on(bank.places) for member in plan.past]
     bank.activate(_past_deltas(plan, past))
@@ -93,9 +94,10 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
         _continue_from(model, past[-1])
     if plan.method.lead.start == "shared":
         _share_a(plan, bank, trainable)
-    if gates is not None:
-        gates.attach(bank, {site: model.base_model.model.get_submodule(site).lora_A[ADAPTER] for site in trainable})
-    return Built(model, backbone, bank, past, trainable, gates)
+    if plan.method.lead.fixed_a:
+        for factor in trainable.values():
+            factor.a.requires_grad_(False)
+    return Built(model, backbone, bank, past, trainable, tuple(dict.fromkeys(linear)), order)
 
 
 def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: Progress) -> PeftModel:
@@ -121,23 +123,6 @@ def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: P
     return cast("PeftModel", model)
 
 
-def confine(plan: Plan, built: Built, progress: Progress) -> Confinement | None:
-    """Return what keeps the new adapter within its part of a shared LoRA; None if it shares none.
-
-    Raises:
-        MismatchError: If the package's adapters have other layers.
-    """
-    trimming, options = plan.method.lead.trimming(), plan.options
-    if trimming is None:
-        return None
-    shapes = {site: factor.b.shape for site, factor in built.trainable.items()}
-    idle = {
-        site: plan.ledger.idle_at(site) if plan.ledger else torch.ones(shape).bool() for site, shape in shapes.items()
-    }
-    steps = warmup_steps(trimming, len(plan.rows), options.batch_size * options.grad_accum, plan.steps)
-    return Confinement(trimming, built.trainable, idle, steps, seed=plan.seed, progress=progress)
-
-
 @torch.no_grad()
 def _share_a(plan: Plan, bank: AdapterBank, trainable: Mapping[str, Factor]) -> None:
     """Give the new adapter the ``lora_A`` of the package, or a random one at the first task, and never train it."""
@@ -161,7 +146,7 @@ def _random_a(like: Tensor, seed: str) -> Tensor:
 def _past_deltas(plan: Plan, past: Sequence[AdapterFolder]) -> list[Mapping[str, Factor | Tensor]]:
     way = plan.method.lead.past
     deltas = [member.deltas() for member in past] if way != "none" else []
-    if way in {"none", "sum", "route"} or not deltas:
+    if way in {"none", "sum", "route", "weighted"} or not deltas:
         return deltas
     merger = Merger(merge=registry.load("merges", way)(), members=past, layers=BaseLayers(plan.reference))
     merger.check()

@@ -38,20 +38,14 @@ class Composition:
         return next((part for part in (first, *others) if not part.joins), first)
 
     @property
-    def penalised(self) -> dict[str, Method]:
-        """The parts that have a penalty."""
-        return {name: part for name, part in self.parts.items() if type(part).penalty is not Method.penalty}
+    def acting(self) -> dict[str, Method]:
+        """The parts in the order in which they act at every moment: those that join others come last."""
+        return dict(sorted(self.parts.items(), key=lambda part: part[1].joins and part[1] is not self.lead))
 
-    @property
-    def comparing(self) -> dict[str, Method]:
-        """The parts that compare the model's answers with those of the model before."""
-        return {name: part for name, part in self.parts.items() if type(part).compare is not Method.compare}
-
-    @property
-    def filtering(self) -> dict[str, Method]:
-        """The parts that filter gradients."""
-        asked = Method.filter_gradients
-        return {name: part for name, part in self.parts.items() if type(part).filter_gradients is not asked}
+    def at(self, moment: str) -> dict[str, Method]:
+        """Return the parts that have something to do at a moment, in the order in which they act."""
+        default = getattr(Method, moment)
+        return {name: part for name, part in self.acting.items() if getattr(type(part), moment) is not default}
 
     @property
     def recalling(self) -> dict[str, tuple[str, ...]]:
@@ -60,7 +54,7 @@ class Composition:
 
     @property
     def memory(self) -> Memory | None:
-        """Which rows of earlier tasks are trained on again; at most one part says so."""
+        """Which rows of earlier tasks the run has at hand; at most one part says so."""
         return next((memory for part in self.parts.values() if (memory := part.memory())), None)
 
     def recorded(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,18 +11,13 @@ from torch import Tensor, nn
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base import registry
-from clora_cli.base.files import read_json, to_json, write_text
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.methods import Trimming
 from clora_cli.store.ledger import mask_key, pack, unpack
-from clora_cli.store.tensors import read_tensors, save_tensors
 from clora_cli.training.train_options import run_seed
 from clora_cli.trims import Entries
 
 __all__ = ["Confinement", "warmup_steps"]
-
-_MASKS = "masks.safetensors"
-_WARNINGS = "masks.json"
 
 
 class Confinement:
@@ -40,6 +34,8 @@ class Confinement:
         warmup: Optimizer steps of the warm-up, from ``warmup_steps``.
         seed: For trims that draw random numbers.
         progress: Who to tell.
+        kept: Where the chosen masks are kept from step to step, packed, and found when a run is continued.
+        report: Where ``warnings`` are, for the manifest.
     """
 
     def __init__(
@@ -51,14 +47,19 @@ class Confinement:
         *,
         seed: int = 0,
         progress: Progress | None = None,
+        kept: dict[str, Tensor] | None = None,
+        report: dict[str, Any] | None = None,
     ) -> None:
         self._trimming, self._warmup, self._seed = trimming, warmup, seed
         self._progress = progress or Silent()
+        self._kept = {} if kept is None else kept
         self._b: dict[str, nn.Parameter] = {site: trainable[site].b for site in sorted(trainable)}  # type: ignore[misc]
         self._idle = {site: idle[site] for site in self._b}
+        self._warnings: list[str] = ({} if report is None else report).setdefault("warnings", [])
         self._masks: dict[str, Tensor] | None = None
-        self._warnings: list[str] = []
-        self._block(self._idle)
+        if mask_key(next(iter(self._b))) in self._kept:
+            self._masks = {site: unpack(self._kept[mask_key(site)], b.shape) for site, b in self._b.items()}
+        self._block(self._masks or self._idle)
 
     def rate(self, step: int) -> float:
         """Return what the learning rate of one optimizer step, counted from 0, is multiplied by."""
@@ -76,32 +77,11 @@ class Confinement:
         """Put all other entries back to zero, after so many optimizer steps; at the end of the warm-up, choose."""
         if self._masks is None and steps >= self._warmup:
             self._masks = self._chosen()
+            self._kept.update(self.state())
             self._block(self._masks)
             self._progress.note(f"subspace: {self._told()}")
         for site, b in self._b.items():
             b.masked_fill_(self._blocked[site], 0)
-
-    def save(self, folder: Path) -> None:
-        """Write the chosen masks, if they are, into a checkpoint's folder.
-
-        Raises:
-            CloraError: If they cannot be written.
-        """
-        if self._masks is not None:
-            save_tensors(folder / _MASKS, self.state())
-            write_text(folder / _WARNINGS, to_json({"warnings": self._warnings}))  # the manifest is to have them
-
-    def load(self, folder: Path) -> None:
-        """Read what ``save`` wrote.
-
-        Raises:
-            ArtifactError: If it is damaged.
-        """
-        if (folder / _MASKS).exists():
-            packed = read_tensors(folder / _MASKS)
-            self._masks = {site: unpack(packed[mask_key(site)], b.shape) for site, b in self._b.items()}
-            self._warnings = list(read_json(folder / _WARNINGS, "checkpoint's record")["warnings"])
-            self._block(self._masks)
 
     def state(self) -> dict[str, Tensor]:
         """Return the chosen masks, packed, for ``state.clora``."""

@@ -34,7 +34,8 @@ class Description:
         """Numbers in the new adapter."""
         if not self.plan.method.lead.trains:
             return 0
-        whole = self.plan.method.lead.start != "shared"  # else lora_A is not trained
+        lead = self.plan.method.lead
+        whole = not lead.fixed_a and lead.start != "shared"  # else lora_A is not trained
         return self.plan.options.rank * sum(rows + columns * whole for rows, columns in self.sites.values())
 
     @property

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clora_cli.base.durable import make_folder
-from clora_cli.base.errors import ArtifactError, CloraError, InterruptedRunError, OptionError, ReplacedError, translated
+from clora_cli.base.errors import ArtifactError, CloraError, OptionError, ReplacedError
 from clora_cli.base.files import differences, discard, read_json, to_json, write_text, writing
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
@@ -25,41 +23,11 @@ from clora_cli.store.package import changed
 from clora_cli.training.checkpoints import has_checkpoints, last_checkpoint, start_anew
 from clora_cli.training.facts import begun, facts
 from clora_cli.training.plan import Plan, make_plan
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from clora_cli.store.distribution import Distribution
-    from clora_cli.training.build import Built
-    from clora_cli.training.loop import PenaltyTrainer
-    from clora_cli.training.penalties import Penalties
+from clora_cli.training.result import Result
 
 __all__ = ["train_task"]
 
 _PLAN = "plan.json"
-
-
-@dataclass(frozen=True, eq=False)
-class _Result:
-    """What training leaves behind.
-
-    Attributes:
-        history: The Trainer's log.
-        tensors: PEFT's tensor names to LoRA factors.
-        config: PEFT's configuration.
-        state: What the methods keep for later.
-        relations: By method, its last relations to earlier adapters.
-        subspace: Which share of the LoRA the adapter owns, if it shares one.
-        distribution: The new adapter's feature distribution, if the method routes.
-    """
-
-    history: list[dict[str, Any]]
-    tensors: Mapping[str, Tensor]
-    config: Mapping[str, Any]
-    state: Mapping[str, Tensor]
-    relations: Mapping[str, Sequence[float]]
-    subspace: Mapping[str, Any]
-    distribution: Distribution | None
 
 
 def train_task(
@@ -112,8 +80,11 @@ def _carry_out(
     if is_main_process():
         _prepare(plan, resume, force)
     wait_for_all()  # what is not continued from is gone
+    from clora_cli.training.fit import fit
+    from clora_cli.training.untrained import zeros
+
     try:
-        result = _train(plan, checkpoint, progress) if plan.method.lead.trains else _write_zeros(plan)
+        result = fit(plan, checkpoint, progress) if plan.method.lead.trains else zeros(plan)
     except BaseException:
         if is_main_process() and not has_checkpoints(plan.work):
             discard(plan.work)  # nothing to continue from: it must not block the next try
@@ -121,7 +92,7 @@ def _carry_out(
     return _finish(plan, result, argv)
 
 
-def _finish(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
+def _finish(plan: Plan, result: Result, argv: Sequence[str]) -> AdapterFolder:
     if is_main_process():
         folder = _write(plan, result, argv)
         discard(plan.work)
@@ -182,158 +153,11 @@ def _recorded(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is missing or damaged; {start_anew(path.parent)}") from error
 
 
-def _train(plan: Plan, checkpoint: Path | None, progress: Progress) -> _Result:
-    from peft import get_peft_model_state_dict
-
-    from clora_cli.training.build import ADAPTER, build, confine
-    from clora_cli.training.callbacks import Interruption, Watch, flushed_denormals
-    from clora_cli.training.probe import RunProbe
-
-    built = build(plan, progress)
-    items = _items(plan, built)
-    for remark in _remarks(plan, built, items):
-        progress.note(f"note: {remark}")
-    probe = RunProbe(plan, built, items[: len(plan.rows)], progress)
-    penalties = _penalties(plan, built, progress)
-    confinement = confine(plan, built, progress)
-    for kept in (penalties, confinement):
-        if checkpoint is not None and kept is not None:
-            kept.load(checkpoint)
-    began = time.monotonic()
-    with (
-        flushed_denormals(),
-        Interruption() as interruption,
-        progress.track(f"train {plan.task.name}", plan.steps) as advance,
-    ):
-        parts = {"penalties": penalties, "confinement": confinement, "probe": probe}
-        trainer = _trainer(plan, built, items, **parts, **_comparisons(plan, built))
-        if trainer.sharded:
-            _tell_of_no_checkpoints(checkpoint, progress)
-        trainer.add_callback(Watch(advance, interruption))
-        with translated(f"training base model '{plan.reference.id}' failed"):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if interruption.wanted and trainer.state.global_step < plan.steps:
-            raise InterruptedRunError(
-                f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"
-            )
-    tensors = get_peft_model_state_dict(built.model, save_embedding_layers=False)  # factors alone, no base weights
-    if sharded := next((key for key, tensor in tensors.items() if tensor.ndim != 2 or not tensor.numel()), None):
-        raise OptionError(
-            f"'{sharded}' is not whole on this process: weights are sharded (ZeRO-3, FSDP); train under DDP or ZeRO-2"
-        )
-    state = confinement.state() if confinement else {}
-    for method in plan.method.parts.values():
-        state |= method.keep(probe)
-    if probe.seconds:
-        share = probe.seconds / max(time.monotonic() - began - probe.seconds, 1e-9)
-        progress.note(f"attribution took {probe.seconds:.1f} s, {share:.1%} of the training's own time")
-    return _Result(
-        history=trainer.state.log_history,
-        tensors=tensors,
-        config=_portable(built.model.peft_config[ADAPTER].to_dict(), plan),
-        state=state,
-        relations=penalties.relations() if penalties else {},
-        subspace=confinement.recorded() if confinement else {},
-        distribution=built.gates.distribution if built.gates else None,
-    )
-
-
-def _tell_of_no_checkpoints(checkpoint: Path | None, progress: Progress) -> None:
-    if checkpoint is not None:
-        raise OptionError(
-            f"{checkpoint} is not sharded: continue without DeepSpeed and FSDP, or start anew with --force"
-        )
-    progress.warn("no checkpoints are kept under DeepSpeed and FSDP: an interrupted run starts anew")
-
-
-def _write_zeros(plan: Plan) -> _Result:
-    from clora_cli.training.untrained import zeros
-
-    tensors, config = zeros(plan)
-    return _Result([], tensors, _portable(config, plan), {}, {}, {}, None)
-
-
-def _penalties(plan: Plan, built: Built, progress: Progress) -> Penalties | None:
-    from clora_cli.training.penalties import Penalties, recall
-
-    if not (methods := plan.method.penalised):
-        return None
-    names = {name for wanted in plan.method.recalling.values() for name in wanted}
-    recalled = recall(names, built.past[-1] if built.past else None)
-    penalties = Penalties(methods, built.trainable, built.bank, recalled)
-    for name in penalties.inactive():
-        known = built.bank.sites or recalled
-        reason = "no earlier adapter shares a layer with the new one" if known else "there is no earlier adapter"
-        progress.warn(f"{name}: its penalty is inactive in this run: {reason}")
-    return penalties
-
-
-def _comparisons(plan: Plan, built: Built) -> dict[str, Any]:
-    """Return what compares with the model before, and what filters gradients, where the method has either."""
-    from clora_cli.training.filtering import GradientFilter
-    from clora_cli.training.previous import Previous
-
-    found: dict[str, Any] = {}
-    if plan.method.comparing and built.past:
-        found["previous"] = Previous(built, built.past[-1].factors(), plan.method.comparing)
-    if plan.method.filtering:
-        found["filtering"] = GradientFilter(built, plan.method.filtering, first=not plan.past)
-    return found
-
-
-def _items(plan: Plan, built: Built) -> list[dict[str, list[int]]]:
-    from clora_cli.data import encode, uses_chat
-
-    options, backbone = plan.options, built.backbone
-    return [
-        encode(
-            row,
-            backbone.tokens,
-            kind=backbone.prompt_kind,
-            max_length=options.max_length,
-            max_answer_length=options.max_answer_length,
-            chat=uses_chat(rows.task, backbone.tokens),
-        )
-        for rows in (plan.drawn, *plan.memory)
-        for row in rows.examples
-    ]
-
-
-def _remarks(plan: Plan, built: Built, items: list[dict[str, list[int]]]) -> list[str]:
-    tokens = built.backbone.tokens
-    found = tokens.remarks(plan.options.max_length, max(len(item["input_ids"]) for item in items))
-    return [*found, tokens.disagreement] if tokens.disagreement else found
-
-
-def _trainer(plan: Plan, built: Built, items: list[dict[str, list[int]]], **parts: Any) -> PenaltyTrainer:
-    from transformers import PrinterCallback
-
-    from clora_cli.data import Collator
-    from clora_cli.training.arguments import training_arguments
-    from clora_cli.training.loop import PenaltyTrainer, Rows
-
-    backbone = built.backbone
-    trainer = PenaltyTrainer(
-        model=built.model,
-        args=training_arguments(plan, backbone),
-        train_dataset=Rows(items, plan.order),
-        data_collator=Collator(backbone.tokens),
-        gates=built.gates,
-        past=[member.task for member in plan.past],
-        decoder_inputs=backbone.tokens.decoder_inputs if backbone.kind == "seq2seq" else None,
-        **parts,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
+def _write(plan: Plan, result: Result, argv: Sequence[str]) -> AdapterFolder:
     records = [record for record in result.history if "loss" in record]
     final = records[-1] if records else {}
     last = {key: value for key, value in final.items() if key == "loss" or key.startswith("penalty/")}
-    tasks = [member.task for member in plan.past]
-    relations = {name: dict(zip(tasks, numbers, strict=True)) for name, numbers in result.relations.items()}
-    scores = {"last_step": last, "relations": relations, "subspace": result.subspace}
+    scores = {"last_step": last, **result.report}
     manifest = plan.manifest(argv, {name: score for name, score in scores.items() if score})
     log = "".join(json.dumps(_finite(record), sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(manifest)}
@@ -341,15 +165,10 @@ def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
     return write_adapter(plan.out, result.tensors, config, manifest, texts, result.state, result.distribution)
 
 
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
     # A first step that overflows under a loss scale has no gradient norm; JSON knows no infinity.
     odd = {key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)}
     return {key: None if key in odd else value for key, value in record.items()}
-
-
-def _portable(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    # PEFT puts the local path of the base model into the configuration; the id is what other machines know.
-    return config | {"inference_mode": True, "base_model_name_or_path": plan.reference.id}
 
 
 def _plain(value: Any) -> Any:

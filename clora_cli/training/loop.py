@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,17 +11,13 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from clora_cli.base.errors import OptionError
-from clora_cli.methods import Probe
+from clora_cli.methods import Batch
 from clora_cli.training.answer_logits import answer_logits
 from clora_cli.training.callbacks import AfterSteps
-from clora_cli.training.confinement import Confinement
-from clora_cli.training.filtering import GradientFilter
-from clora_cli.training.penalties import Penalties
-from clora_cli.training.previous import Previous
+from clora_cli.training.moments import Moments
 from clora_cli.training.resuming import ResumableTrainer
-from clora_cli.training.row_gates import Gates
 
-__all__ = ["PenaltyTrainer", "Rows", "answer_loss"]
+__all__ = ["MethodTrainer", "Rows", "answer_loss"]
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
@@ -41,7 +36,9 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         return {**self._items[row], "row": row}
 
 
-def answer_loss(shift: bool, term: Callable[[Tensor, Tensor | int], Tensor] | None = None) -> Callable[..., Tensor]:
+def answer_loss(
+    shift: bool, term: Callable[[Tensor, Tensor, Tensor | int], Tensor | None] | None = None
+) -> Callable[..., Tensor]:
     """Return the loss: cross-entropy summed over answer tokens, divided by their number in the whole optimizer step.
 
     Dividing by the step's own count makes the gradient independent of micro-batches and processes, for every model
@@ -49,107 +46,82 @@ def answer_loss(shift: bool, term: Callable[[Tensor, Tensor | int], Tensor] | No
 
     Args:
         shift: Whether logits at a position predict the next one (causal) or their own (encoder-decoder).
-        term: What is added to it, a function of the logits at the answers' positions and of that number.
+        term: What is added to it, a function of the logits at the answers' positions, the answers and that number.
     """
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         logits, chosen = answer_logits(outputs["logits"], labels, shift)
         total = functional.cross_entropy(logits, chosen, reduction="sum")
         tokens = len(chosen) if num_items_in_batch is None else num_items_in_batch
-        return total / tokens if term is None else total / tokens + term(logits, tokens)
+        more = term(logits, chosen, tokens) if term else None
+        return total / tokens if more is None else total / tokens + more
 
     return loss
 
 
-class PenaltyTrainer(ResumableTrainer):
-    """A Trainer that adds penalties to the gradients once per optimizer step.
+class MethodTrainer(ResumableTrainer):
+    """A Trainer that calls a run's methods at their moments.
 
     Args:
-        penalties: The run's penalties, or None.
-        gates: What mixes the adapters row by row, or None.
-        confinement: What keeps the new adapter within its subspace, or None.
-        previous: The model that the new one's answers are compared with, or None.
-        filtering: What filters the gradients, or None.
-        probe: What those penalties may ask of the model that relate the new adapter to earlier ones.
-        past: The tasks of the earlier adapters, to name such relations by.
+        moments: The methods.
         decoder_inputs: Makes decoder inputs from labels, for encoder-decoder models; None for causal ones.
         arguments: The Trainer's own.
     """
 
     def __init__(
-        self,
-        *,
-        penalties: Penalties | None,
-        decoder_inputs: Callable[[Tensor], Tensor] | None,
-        gates: Gates | None = None,
-        confinement: Confinement | None = None,
-        previous: Previous | None = None,
-        filtering: GradientFilter | None = None,
-        probe: Probe | None = None,
-        past: Sequence[str] = (),
-        **arguments: Any,
+        self, *, moments: Moments, decoder_inputs: Callable[[Tensor], Tensor] | None, **arguments: Any
     ) -> None:
-        loss = answer_loss(decoder_inputs is None, previous.term if previous else None)
-        super().__init__(compute_loss_func=loss, **arguments)
-        self._gates, self._confinement, self._previous, self._filtering = gates, confinement, previous, filtering
-        if confinement is not None:
-            self.add_callback(AfterSteps(confinement.after_step))
-        self._penalties, self._decoder_inputs, self._probe, self._past = penalties, decoder_inputs, probe, past
-        self.kept = tuple(part for part in (penalties, confinement) if part is not None)
-        special = any(part is not None for part in (penalties, confinement, previous, filtering))
-        if special and self.sharded:
+        super().__init__(compute_loss_func=answer_loss(decoder_inputs is None, self._terms), **arguments)
+        self._moments, self._decoder_inputs = moments, decoder_inputs
+        self._now: tuple[dict[str, Any], Tensor] | None = None  # the micro-batch under way and its rows
+        self.add_callback(AfterSteps(moments.after_step))
+        self.kept = (moments,)
+        if moments.needs_whole and self.sharded:
             raise OptionError(
                 "this method needs whole adapter tensors on every process: launch without DeepSpeed and FSDP"
             )
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Create the schedule of the learning rate; a subspace's warm-up has another rate."""
+        """Create the schedule of the learning rate, times what methods multiply it by."""
         schedule: Any = super().create_scheduler(num_training_steps, optimizer)
-        if self._confinement is not None:
-            rates = [_product(factor, self._confinement.rate) for factor in schedule.lr_lambdas]
+        for rate in self._moments.rates:
+            rates = [_product(factor, rate) for factor in schedule.lr_lambdas]
             self.lr_scheduler = schedule = LambdaLR(schedule.optimizer, rates)
         return schedule
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
-        """Compute the task loss; the labels are taken out of the inputs before the model sees them."""
+        """Compute the loss of a micro-batch, with what methods add to it."""
         inputs = dict(inputs)
         rows = inputs.pop("row")
-        if self._gates is not None:
-            self._gates.before(rows)
         if self._decoder_inputs is not None:
-            inputs = {**inputs, "decoder_input_ids": self._decoder_inputs(inputs["labels"])}
-        if self._previous is not None:
-            self._previous.before(inputs)
-        with self._filtering.watching(inputs) if self._filtering else contextlib.nullcontext(inputs) as given:
-            return super().compute_loss(model, given, *rest, **options)
+            inputs["decoder_input_ids"] = self._decoder_inputs(inputs["labels"])
+        with self._moments.forward(rows, inputs) as given:
+            self._now = dict(given), rows  # the Trainer takes the labels out
+            loss = super().compute_loss(model, given, *rest, **options)
+        self._now = None
+        return loss
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
-        """Run one micro-batch; after the last of an optimizer step, add the penalties' gradients and filter (before clipping)."""
+        """Run one micro-batch; after the last of an optimizer step, before clipping, let methods change the gradients."""
         loss: Tensor = super().training_step(*arguments, **options)
-        if self._previous is not None:
-            loss = loss - self._previous.last * self.accelerator.num_processes  # which the loss was multiplied by
-        if not self.accelerator.sync_gradients:
-            return loss
-        if self._penalties is not None:
-            if self._probe is not None:
-                self._penalties.relate(self._probe, self.state.global_step, self.state.max_steps)
+        # What is logged is the task's loss; both were multiplied by the number of processes.
+        loss = loss - self._moments.last * self.accelerator.num_processes
+        if self.accelerator.sync_gradients:
             scaler = self.accelerator.scaler
-            self._penalties.add_gradients(scaler.get_scale() if scaler is not None else 1.0)
-        if self._filtering is not None:
-            self._filtering.apply()
-        if self._confinement is not None:
-            self._confinement.clear_gradients()
+            self._moments.gradients(scaler.get_scale() if scaler is not None else 1.0)
         return loss
 
     def log(self, logs: dict[str, float], *rest: Any, **options: Any) -> None:
-        """Log the task loss and each penalty apart, and new relations to earlier adapters."""
-        if self._previous is not None and "loss" in logs:
-            logs |= {f"penalty/{name}": value for name, value in self._previous.take().items()}
-        if self._penalties is not None and "loss" in logs:
-            logs |= {f"penalty/{name}": value for name, value in self._penalties.take().items()}
-            for name, numbers in self._penalties.take_relations().items():
-                logs |= {f"relation/{name}/{task}": one for task, one in zip(self._past, numbers, strict=True)}
+        """Log the task's loss and each method's values apart."""
+        if "loss" in logs:
+            logs |= self._moments.take(self.args.device)
         super().log(logs, *rest, **options)
+
+    def _terms(self, logits: Tensor, answers: Tensor, tokens: Tensor | int) -> Tensor | None:
+        if self._now is None:
+            raise RuntimeError("a loss is computed outside of a forward pass")
+        inputs, rows = self._now
+        return self._moments.loss(Batch(inputs, rows, logits, answers, tokens))
 
 
 def _product(first: Callable[[int], float], second: Callable[[int], float]) -> Callable[[int], float]:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from clora_cli.algebra.lora import Factor
-from clora_cli.methods import Factors, Method, Penalty, Probe
+from clora_cli.methods import Factors, Method, Penalty
 from clora_cli.model.bank import AdapterBank
 from clora_cli.store.adapter_folder import AdapterFolder
-from clora_cli.store.tensors import read_tensors, save_tensors
 
 __all__ = ["Penalties", "recall"]
 
 Recalled = Mapping[str, Mapping[str, Tensor]]
-
-_RELATIONS = "relations.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +31,14 @@ class _Stack:
     dense: Tensor | None
     owner: Tensor
     recalled: Mapping[str, Tensor]
+    now: list[Tensor] = field(default_factory=list)  # what several methods' penalties of one step have in common
 
-    def factors(self) -> Factors:
+    def factors(self, kept: Mapping[str, Tensor]) -> Factors:
         past_a, past_b = self.past or (None, None)
-        a, b = (torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
-        known = {"past_delta": self.dense, "past_owner": self.owner, "recalled": self.recalled}
+        if not self.now:
+            self.now.extend(torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
+        a, b = self.now
+        known = {"past_delta": self.dense, "past_owner": self.owner, "kept": kept, "recalled": self.recalled}
         return Factors(a, b, self.scaling, past_a, past_b, self.total_sites, **known)  # type: ignore[arg-type]
 
 
@@ -67,75 +65,43 @@ class Penalties:
     ) -> None:
         self._methods = methods
         self._stacks = _stacks(trainable, bank, recalled or {})
-        self._relations: dict[str, Tensor] = {}
-        self._new: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
 
     def inactive(self) -> list[str]:
         """Return the names of the methods that act on no site, such as an orthogonality term without a past."""
-        return [
-            n for n, m in self._methods.items() if all(m.penalty(stack.factors()) is None for stack in self._stacks)
+        stacks = [stack.factors({}) for stack in self._stacks]
+        found = [
+            name for name, method in self._methods.items() if all(method.penalty(given) is None for given in stacks)
         ]
+        self._forget()
+        return found
 
     @torch.no_grad()
-    def add_gradients(self, scale: float = 1.0) -> None:
-        """Add every penalty's gradient to the adapter's ``.grad``.
+    def add(self, name: str, kept: Mapping[str, Tensor], scale: float = 1.0) -> None:
+        """Add one method's gradient to the adapter's ``.grad``, if the method has a penalty.
 
         Args:
+            name: The method's.
+            kept: What it keeps from step to step.
             scale: The loss scale of mixed precision that the gradients carry at this moment.
         """
-        self._steps += 1
-        for stack in self._stacks:
-            factors = stack.factors()
-            for name, method in self._methods.items():
-                penalty = method.penalty(dataclasses.replace(factors, relations=self._relations.get(name)))
-                if penalty is not None:
-                    self._sums[name] = penalty.value + self._sums[name] if name in self._sums else penalty.value
-                    _accumulate(stack, penalty, scale)
-
-    def relate(self, probe: Probe, step: int, steps: int) -> None:
-        """Let the methods for which it is time relate the new adapter to earlier ones.
-
-        Args:
-            probe: What they may ask of the model.
-            step: The optimizer step that is under way, from 0.
-            steps: Optimizer steps of the run.
-        """
-        due = [name for name, method in self._methods.items() if method.relates_at(step, steps)]
-        if not probe.past or not due:
+        if name not in self._methods:
             return
-        idle = self.inactive()  # computes the penalties: too dear for every step
-        for name in due:
-            if name not in idle:
-                self._new[name] = self._relations[name] = self._methods[name].relate(probe)
+        for stack in self._stacks:
+            penalty = self._methods[name].penalty(stack.factors(kept))
+            if penalty is not None:
+                self._sums[name] = penalty.value + self._sums[name] if name in self._sums else penalty.value
+                _accumulate(stack, penalty, scale)
 
-    def relations(self) -> dict[str, list[float]]:
-        """Return, by method, the relations in use: one number per earlier adapter."""
-        return {name: numbers.tolist() for name, numbers in self._relations.items()}
+    def end_step(self) -> None:
+        """Forget what was stacked for this optimizer step."""
+        self._steps += 1
+        self._forget()
 
-    def take_relations(self) -> dict[str, list[float]]:
-        """Return, by method, the relations found since the last call."""
-        new, self._new = self._new, {}
-        return {name: numbers.tolist() for name, numbers in new.items()}
-
-    def save(self, folder: Path) -> None:
-        """Write what cannot be computed again into a checkpoint's folder, if there is anything.
-
-        Raises:
-            CloraError: If it cannot be written.
-        """
-        if self._relations:
-            save_tensors(folder / _RELATIONS, self._relations)
-
-    def load(self, folder: Path) -> None:
-        """Read what ``save`` wrote.
-
-        Raises:
-            ArtifactError: If it is damaged.
-        """
-        if (folder / _RELATIONS).exists():
-            self._relations = read_tensors(folder / _RELATIONS)
+    def _forget(self) -> None:
+        for stack in self._stacks:
+            stack.now.clear()
 
     def take(self) -> dict[str, float]:
         """Return each penalty's mean value per step since the last call, and start afresh."""

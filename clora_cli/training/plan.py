@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,8 @@ from clora_cli.base.folder_names import folder_problem, twin
 from clora_cli.base.intake import real_path
 from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.data.tools import with_model
-from clora_cli.methods import Gating
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, find_model
 from clora_cli.store.adapter_folder import AdapterFolder, check_place, finished
-from clora_cli.store.distribution import agree, read_record
 from clora_cli.store.manifest import WITHHELD
 from clora_cli.store.package import read_package
 from clora_cli.training.composition import Composition, compose
@@ -51,7 +48,7 @@ class Plan:
         dependents: Later adapters that were trained on top of the one that ``out`` holds now.
         members: All other adapters of the package, later ones included.
         ledger: Who owns what of the LoRA that they share; None if there is none yet, or the method shares none.
-        memory: Rows of earlier tasks that are trained on again, by task.
+        memory: Rows of earlier tasks that the run has at hand, by task.
         read: All adapters of the package, as they were when this was planned.
     """
 
@@ -76,15 +73,30 @@ class Plan:
 
     @property
     def remembered(self) -> int:
-        """Number of earlier tasks' rows, which follow the task's own in ``order``."""
-        return sum(len(rows.examples) for rows in self.memory)
+        """Number of earlier tasks' rows that are trained on again; they follow the task's own in ``order``."""
+        memory = self.method.memory
+        return sum(len(rows.examples) for rows in self.memory) if memory and memory.mixed else 0
 
     @property
     def parents(self) -> Sequence[AdapterFolder]:
         """The earlier adapters that this run builds on: all, the last, or none, as its method has it."""
+        return self.parents_of(self.past)
+
+    def parents_of(self, past: Sequence[AdapterFolder]) -> Sequence[AdapterFolder]:
+        """Return those of all earlier adapters that this run builds on."""
         if self.method.lead.start == "previous":
-            return self.past[-1:]
-        return () if self.method.lead.past == "none" and self.method.lead.start == "fresh" else self.past
+            return past[-1:]
+        return () if self.method.lead.past == "none" and self.method.lead.start == "fresh" else past
+
+    @property
+    def package(self) -> Path:
+        """The package that the adapter will join."""
+        return self.options.package
+
+    @property
+    def rank(self) -> int:
+        """The new adapter's rank."""
+        return self.options.rank
 
     @property
     def seed(self) -> int:
@@ -192,9 +204,7 @@ def make_plan(options: TrainOptions) -> Plan:
     others = [member for member in members if real_path(member.path) != real_path(out)]
     if method.lead.start != "fresh":
         _check_continues(others if method.lead.start == "shared" else past, options)
-    if gating := method.lead.gating():
-        _check_routable(past, gating, reference)
-    ledger = _ledger(others, method, options)
+    ledger = _ledger(others, method)
     if past and method.recalling:
         _check_recalled(past[-1], method)
     memory = read_memory(method.memory, past, method.name, reference) if method.memory else ()
@@ -204,7 +214,10 @@ def make_plan(options: TrainOptions) -> Plan:
     if not drawn.examples:
         raise DataError(f"task '{task.name}' ({task.source}) has no training rows for this model: {note}")
     dependents = _dependents(members, out)
-    return Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
+    plan = Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
+    for part in method.acting.values():
+        part.check(plan)
+    return plan
 
 
 def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str) -> tuple[list[AdapterFolder], int]:
@@ -250,23 +263,13 @@ def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> No
         )
 
 
-def _ledger(others: Sequence[AdapterFolder], method: Composition, options: TrainOptions) -> Ledger | None:
-    """Read who owns what of the shared LoRA, and check that there is room for one more task."""
-    trimming = method.lead.trimming()
-    if trimming is None or not others:
+def _ledger(others: Sequence[AdapterFolder], method: Composition) -> Ledger | None:
+    """Read who owns what of the shared LoRA, if the method shares one."""
+    if method.lead.start != "shared" or not others:
         return None
     from clora_cli.store.ledger import read_ledger
 
-    ledger = read_ledger(others)
-    if ledger.idle < max(1, trimming.least * ledger.size):
-        each = (1 - ledger.idle / ledger.size) / len(others)
-        rank = math.ceil(options.rank * (1 + each + trimming.least))
-        raise MismatchError(
-            f"package {options.package} is full: its tasks own {1 - ledger.idle / ledger.size:.1%} of the {ledger.size} "
-            f"entries at rank {options.rank}, {each:.1%} each; one more takes --rank {rank} in a new package, "
-            "a smaller share for each (-o most=…), or the removal of a task"
-        )
-    return ledger
+    return read_ledger(others)
 
 
 def _check_recalled(last: AdapterFolder, method: Composition) -> None:
@@ -278,11 +281,3 @@ def _check_recalled(last: AdapterFolder, method: Composition) -> None:
                 f"--method {part} needs what the last adapter kept, and {last.path} has no {' and no '.join(missing)}; "
                 f"train that one with --method {part} too"
             )
-
-
-def _check_routable(past: Sequence[AdapterFolder], gating: Gating, reference: ModelReference) -> None:
-    """Check that earlier adapters have distributions, taken as the new one's will be."""
-    new = {"base_model": reference.described(), "data": []}
-    new |= {"source": "base", "pool": gating.pool, "text": gating.text}
-    records = [(member.features, read_record(member.features)) for member in past]
-    agree([(Path("this run"), new), *records])

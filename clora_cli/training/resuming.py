@@ -33,8 +33,8 @@ class Kept(Protocol):
 class ResumableTrainer(Trainer):
     """A Trainer whose checkpoints hold nothing that is pickled, and continue to the same bytes.
 
-    The hooks that it replaces are the Trainer's own for saving and loading: a checkpoint has the trainable tensors, the
-    optimizer's, the scheduler's and the scaler's state, and every process's random numbers.
+    The hooks that it replaces are the Trainer's own for saving and loading: a checkpoint has the adapter's tensors and all
+    others that are trained, the optimizer's, the scheduler's and the scaler's state, and every process's random numbers.
     """
 
     kept: tuple[Kept, ...] = ()
@@ -57,7 +57,7 @@ class ResumableTrainer(Trainer):
         if not self.args.should_save:
             return
         with new_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}") as folder:
-            save_tensors(folder / ADAPTER, _trainable(self.model))
+            save_tensors(folder / ADAPTER, _changed(self.model))
             optimizer = self.optimizer.state_dict()
             save_tensors(folder / OPTIMIZER, _flat(optimizer["state"]))
             save_tensors(folder / RANDOM, drawn)
@@ -74,7 +74,7 @@ class ResumableTrainer(Trainer):
 
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        saved, own = read_tensors(Path(resume_from_checkpoint) / ADAPTER), _trainable(self.model)
+        saved, own = read_tensors(Path(resume_from_checkpoint) / ADAPTER), _changed(self.model)
         with _fitting(resume_from_checkpoint):
             step = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER)).global_step
             if Path(resume_from_checkpoint).name != f"checkpoint-{step}":
@@ -120,8 +120,10 @@ def _fitting(checkpoint: str) -> Iterator[None]:
         raise ArtifactError(f"{path} does not fit this run ({reason}); {start_anew(path.parent)}") from error
 
 
-def _trainable(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+def _changed(model: nn.Module) -> dict[str, Tensor]:
+    """Return all that is not the base model's: trained tensors, and factors that stay as they started."""
+    parameters = model.named_parameters()
+    return {name: own for name, own in parameters if own.requires_grad or ".lora_A." in name or ".lora_B." in name}
 
 
 def _flat(state: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,12 +9,13 @@ from clora_cli.algebra.lora import factor_keys
 from clora_cli.model.backbone import find_sites, load_skeleton
 from clora_cli.training.build import lora_config
 from clora_cli.training.plan import Plan
+from clora_cli.training.result import Result, portable
 
 __all__ = ["zeros"]
 
 
-def zeros(plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the configuration of a LoRA that does nothing, without loading the model's weights.
+def zeros(plan: Plan) -> Result:
+    """Return a LoRA that does nothing, without loading the model's weights.
 
     Raises:
         OptionError: If a target matches no layer.
@@ -27,4 +26,4 @@ def zeros(plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for site, (rows, columns) in sites.items():
         key_a, key_b = factor_keys(site)
         tensors |= {key_a: torch.zeros(options.rank, columns), key_b: torch.zeros(rows, options.rank)}
-    return tensors, lora_config(plan, model, tuple(sites)).to_dict()
+    return Result(tensors, portable(lora_config(plan, model, tuple(sites)).to_dict(), plan))

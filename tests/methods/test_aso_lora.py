@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ GIVEN = Factors(
     torch.tensor([[[3.0, 1.0, 5.0], [0.0, 2.0, 1.0], [1.0, 1.0, 0.0]]]),
     torch.full((1, 2, 3), 7.0),
     past_owner=torch.tensor([0, 1, 1]),
-    relations=torch.tensor([0.5, -0.25]),
+    kept={"relations": torch.tensor([0.5, -0.25])},
 )
 
 
@@ -44,13 +45,13 @@ def test_clamped_by_hand():
 
 @pytest.mark.parametrize("norm", ["squared", "absolute"])
 def test_before_relations_are_known_it_is_o_lora(norm):
-    given = dataclasses.replace(GIVEN, relations=None)
+    given = dataclasses.replace(GIVEN, kept={})
     own, other = AsoLora(strength=2, norm=norm).penalty(given), OLora(strength=2, norm=norm).penalty(given)
     assert (own.value, own.grad_a.tolist()) == (other.value, other.grad_a.tolist())
 
 
 def test_an_adapter_of_the_same_knowledge_costs_nothing():
-    penalty = AsoLora().penalty(dataclasses.replace(GIVEN, relations=torch.ones(2)))
+    penalty = AsoLora().penalty(dataclasses.replace(GIVEN, kept={"relations": torch.ones(2)}))
     assert penalty.value.item() == 0
     assert not penalty.grad_a.any()
 
@@ -69,53 +70,48 @@ def test_an_adapter_of_the_same_knowledge_costs_nothing():
 )
 def test_when_it_asks(options, steps, expected):
     method = AsoLora(**options)
-    assert [step for step in range(steps) if method.relates_at(step, steps)] == expected
+    assert [step for step in range(steps) if method.due(step, steps)] == expected
 
 
 class Recorded:
     """Answers with vectors that were written down: the new adapter's under None."""
 
     def __init__(self, vectors, states=()):
-        self.vectors, self.states, self.asked = vectors, states, []
-
-    @property
-    def past(self):
-        return len(self.vectors) - 1
+        self.vectors, self.asked, self.kept, self.overlaps = vectors, [], {}, True
+        states = states or [{} for _ in vectors][1:]
+        self.past = [SimpleNamespace(state=lambda state=state: state) for state in states]
 
     def attribution(self, adapter, **how):
         self.asked.append((adapter, how))
         return torch.tensor(self.vectors[adapter])
-
-    def stored(self, adapter):
-        return self.states[adapter]
 
 
 VECTORS = {None: [1.0, 2.0, 3.0, 4.0], 0: [2.0, 1.0, 4.0, 3.0], 1: [9.0, 8.0, 7.0, 6.0], 2: [5.0, 5.0, 5.0, 5.0]}
 
 
 def test_relations_are_rank_correlations():
-    probe = Recorded(VECTORS)
+    run = Recorded(VECTORS)
     # Rank differences -1, 1, -1, 1: 1 - 6 * 4 / (4 * 15) = 0.6; then reversed; then constant.
-    assert AsoLora(rows=7, layers="together").relate(probe).tolist() == pytest.approx([0.6, -1.0, 0.0])
-    assert [adapter for adapter, _ in probe.asked] == [None, 0, 1, 2]
+    assert AsoLora(rows=7, layers="together").relate(run).tolist() == pytest.approx([0.6, -1.0, 0.0])
+    assert [adapter for adapter, _ in run.asked] == [None, 0, 1, 2]
     how = {"steps": 20, "rows": 7, "together": True, "answer": "log-probability", "calls": 5}
-    assert all(asked == how for _, asked in probe.asked)
+    assert all(asked == how for _, asked in run.asked)
 
 
 def test_calls_of_a_run_are_counted():
     method = AsoLora(refresh=2)
-    probe, alone = Recorded(VECTORS), Recorded({None: VECTORS[None]})
-    method.relate(probe)
-    method.keep(alone)
-    assert probe.asked[0][1]["calls"] == 2 * 4 + 1
+    run, alone = Recorded(VECTORS), Recorded({None: VECTORS[None]})
+    method.relate(run)
+    method.finish(alone)
+    assert run.asked[0][1]["calls"] == 2 * 4 + 1
     assert alone.asked[0][1]["calls"] == 1
 
 
 def test_stored_vectors_cost_nothing():
     states = [{"attribution": torch.tensor(VECTORS[number])} for number in range(3)]
-    probe = Recorded(VECTORS, states)
-    assert AsoLora(vectors="stored").relate(probe).tolist() == pytest.approx([0.6, -1.0, 0.0])
-    assert [(adapter, how["calls"]) for adapter, how in probe.asked] == [(None, 2)]
+    run = Recorded(VECTORS, states)
+    assert AsoLora(vectors="stored").relate(run).tolist() == pytest.approx([0.6, -1.0, 0.0])
+    assert [(adapter, how["calls"]) for adapter, how in run.asked] == [(None, 2)]
 
 
 @pytest.mark.parametrize("state", [{}, {"attribution": torch.ones(3)}])
@@ -125,7 +121,7 @@ def test_stored_vectors_that_are_not_there_are_told(state):
 
 
 def test_the_own_vector_is_kept():
-    kept = AsoLora().keep(Recorded(VECTORS))
+    kept = AsoLora().finish(Recorded(VECTORS))
     assert {name: vector.tolist() for name, vector in kept.items()} == {"attribution": VECTORS[None]}
 
 

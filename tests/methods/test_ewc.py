@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -14,18 +16,14 @@ GIVEN = Factors(OLD["lora_A"] + torch.tensor([[[1.0, -2.0]]]), OLD["lora_B"] + 3
 
 
 class Known:
-    """A probe that knows its answers."""
+    """A run that knows its answers."""
 
     def __init__(self, before):
-        self.past, self._before, self.asked = int(bool(before)), before, []
+        self.past, self.asked = [SimpleNamespace(state=lambda: before)] if before else [], []
 
     def fisher(self, rows):
         self.asked.append(rows)
         return {"lora_A": {"site": torch.tensor([[1.0, 2.0]])}, "lora_B": {"site": torch.tensor([[3.0]])}}
-
-    def stored(self, adapter):
-        assert adapter == 0
-        return self._before
 
 
 def test_by_hand():
@@ -41,14 +39,14 @@ def test_without_a_previous_adapter_it_does_not_act():
 
 
 def test_fisher_information_is_added_up_task_by_task():
-    probe = Known({})
-    kept = Ewc(rows=7).keep(probe)
-    assert probe.asked == [7]
+    run = Known({})
+    kept = Ewc(rows=7).finish(run)
+    assert run.asked == [7]
     assert {name: tensor.tolist() for name, tensor in kept.items()} == {
         "fisher_a/site": [[1.0, 2.0]],
         "fisher_b/site": [[3.0]],
     }
-    later = Ewc(decay=0.5).keep(
+    later = Ewc(decay=0.5).finish(
         Known({"fisher_a/site": torch.tensor([[4.0, 0.0]]), "fisher_b/site": torch.tensor([[2.0]])})
     )
     assert later["fisher_a/site"].tolist() == [[3.0, 2.0]]

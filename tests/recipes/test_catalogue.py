@@ -14,7 +14,7 @@ from clora_cli.recipes.protocols import protocol_of, settings_of
 from clora_cli.recipes.settings import _known
 from clora_cli.recipes.shipped_tables import orders_of, table
 from clora_cli.recipes.steps import script, units_of
-from clora_cli.training.probe import affordable_rows
+from clora_cli.training.services import affordable_rows
 
 COMMANDS = typer.main.get_command(app).commands
 

@@ -26,12 +26,12 @@ def test_two_methods_share_out_their_options():
     assert list(method.parts) == ["o-lora", "n-lora"]
     assert (method.parts["o-lora"].norm, method.parts["o-lora"].strength) == ("absolute", 2.0)
     assert (method.parts["n-lora"].target, method.parts["n-lora"].raw_strength) == ("ab", 3.0)
-    assert list(method.penalised) == ["o-lora", "n-lora"]
+    assert list(method.at("penalty")) == ["o-lora", "n-lora"]
 
 
 def test_a_baseline_may_lead_and_has_no_penalty():
-    assert list(compose("inc-lora+n-lora", {}).penalised) == ["n-lora"]
-    assert compose("inc-lora", {}).penalised == {}
+    assert list(compose("inc-lora+n-lora", {}).at("penalty")) == ["n-lora"]
+    assert compose("inc-lora", {}).at("penalty") == {}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_filter_of_gradients_takes_over_how_others_treat_earlier_adapters(name
     assert method.lead is method.parts[lead]
     assert (method.lead.past, method.lead.start, method.lead.combine) == choices
     assert tuple(method.recorded()[key] for key in ("past", "start", "combine")) == choices
-    assert list(method.filtering) == ["migu"]
+    assert list(method.at("gradients"))[-1] == "migu"  # it filters what the others leave
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_the_penalty_sees_each_site_s_own_fisher_information(learn, plan_for, fa
     plan = plan_for("second", family=family, method="ewc", method_options={"strength": "8"})
     built = build(plan)
     recalled = recall(plan.method.recalling["ewc"], last)
-    penalties = Penalties(plan.method.penalised, built.trainable, built.bank, recalled)
+    penalties = Penalties(plan.method.at("penalty"), built.trainable, built.bank, recalled)
     state, expected = last.state(), 0.0
     with torch.no_grad():
         for number, (site, factor) in enumerate(built.trainable.items(), start=1):
@@ -37,7 +37,8 @@ def test_the_penalty_sees_each_site_s_own_fisher_information(learn, plan_for, fa
             factor.b.sub_(0.2 * number)
             expected += 4 * (0.1 * number) ** 2 * float(state[f"fisher_a/{site}"].sum())
             expected += 4 * (0.2 * number) ** 2 * float(state[f"fisher_b/{site}"].sum())
-    penalties.add_gradients()
+    penalties.add("ewc", {})
+    penalties.end_step()
     assert penalties.take() == {"ewc": pytest.approx(expected, rel=1e-4)}
     for number, (site, factor) in enumerate(built.trainable.items(), start=1):
         assert torch.allclose(factor.a.grad, 8 * 0.1 * number * state[f"fisher_a/{site}"], rtol=1e-3, atol=1e-6)

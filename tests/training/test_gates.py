@@ -5,19 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from routed import give_distribution
-from support import FAMILIES, contents, write_random_adapter
+from support import FAMILIES, contents, run_of, write_random_adapter
 from torch.nn import functional
 
 from clora_cli.base.errors import ArtifactError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.data import Collator, encode, load_task
-from clora_cli.methods.pfd import Pfd
+from clora_cli.methods.pfd import Pfd, with_floor
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.weights import RouteOptions
 from clora_cli.store.distribution import read_distribution, read_record
 from clora_cli.store.package import read_package
 from clora_cli.training import train_task
 from clora_cli.training.build import build
-from clora_cli.training.row_gates import with_floor
 from clora_cli.transforming import FeatureOptions, plan_features
 
 
@@ -32,6 +31,19 @@ def package(tmp_path, backbone, tasks):
         return base
 
     return make
+
+
+def begun(plan):
+    """Return a run's model, its method having begun, what mixes the adapters, and the run."""
+    built = build(plan)
+    run = run_of(plan, built)
+    plan.method.lead.begin(run)
+    return built, run.mixture, run
+
+
+def weights_of(mixture, rows):
+    """Return the mixture's weights of training rows."""
+    return mixture._weigh(torch.as_tensor(rows), {})
 
 
 def batch_of(built, plan, rows):
@@ -50,7 +62,7 @@ def batch_of(built, plan, rows):
 def test_a_row_s_mixture_is_the_weighted_sum_of_both_adapters(package, plan_for, family):
     package(family)
     plan = plan_for(family=family, method="pfd", method_options={"temperature": "0.5", "train_top_k": "0"})
-    built = build(plan)
+    built, mixture, run = begun(plan)
     built.model.double()
     for parameter in built.model.parameters():
         if parameter.requires_grad:
@@ -59,17 +71,19 @@ def test_a_row_s_mixture_is_the_weighted_sum_of_both_adapters(package, plan_for,
     built.bank.activate([plan.past[0].factors()])  # once more, in float64
     guide = Guide(
         plan.reference,
-        [*plan.past, FakeMember(built.gates.distribution, plan)],
+        [*plan.past, FakeMember(run.distribution_given, plan)],
         RouteOptions(similarity="l2", top_k=0, temperature=0.5),
     )
     rows = [3, 7, 1]
-    weights = built.gates._weights
-    built.gates.before(torch.tensor(rows))
+    weights = weights_of(mixture, rows)
+    mixture.before(torch.tensor(rows), {})
     with torch.no_grad():
         mixed = built.model(**batch_of(built, plan, rows)).logits
     assert list(weights) == guide.sites
-    for place, row in enumerate(rows):
-        expected = by_hand(built, plan, {site: one[row] for site, one in weights.items()}, batch_of(built, plan, rows))
+    for place in range(len(rows)):
+        expected = by_hand(
+            built, plan, {site: one[place] for site, one in weights.items()}, mixture, batch_of(built, plan, rows)
+        )
         assert torch.allclose(mixed[place], expected[place], rtol=1e-6, atol=1e-6)
 
 
@@ -81,14 +95,14 @@ class FakeMember:
         distribution.write(self.features)
 
 
-def by_hand(built, plan, weights, batch):
+def by_hand(built, plan, weights, mixture, batch):
     """Return logits with ``w_0 delta_0 + w_1 delta_1`` added to every site's output by a hook that knows dense deltas alone."""
     past = plan.past[0].factors()
     built.bank.clear()
     handles = []
     for site, new in built.trainable.items():
         layer = built.model.base_model.model.get_submodule(site)
-        weight = weights[built.gates._places[site]].double()
+        weight = weights[mixture._place(site)].double()
         delta = weight[0] * past[site].scaling * (past[site].b.double() @ past[site].a.double())
         delta = delta + weight[1] * new.scaling * (new.b @ new.a)
 
@@ -124,15 +138,15 @@ def test_with_one_place_the_new_adapter_has_it(package, plan_for):
 def test_rows_nearer_to_an_old_task_teach_nothing_when_adapters_compete(package, plan_for):
     package()
     chosen = {"train_top_k": "1", "current": "compete", "layer": "last", "module": "v_proj"}
-    built = build(plan_for(method="pfd", method_options=chosen))
-    (weights,) = built.gates._weights.values()
+    built, mixture, _ = begun(plan_for(method="pfd", method_options=chosen))
+    (weights,) = weights_of(mixture, range(24)).values()
     starved = (weights[:, -1] == 0).nonzero()[:, 0]
     assert 0 < len(starved) < len(weights)
-    built.gates.before(starved[:2])
+    mixture.before(starved[:2], {})
     built.model(**batch_of(built, plan_for(method="pfd"), starved[:2].tolist())).logits.sum().backward()
     assert all(float(factor.b.grad.abs().max()) == 0 for factor in built.trainable.values())
-    included = build(plan_for(method="pfd", method_options={**chosen, "current": "included", "train_top_k": "2"}))
-    (weights,) = included.gates._weights.values()
+    _, included, _ = begun(plan_for(method="pfd", method_options={**chosen, "current": "included", "train_top_k": "2"}))
+    (weights,) = weights_of(included, range(24)).values()
     assert (weights[:, -1] > 0).all()
 
 

@@ -18,7 +18,8 @@ RECORD = json.loads((Path(__file__).parents[1] / "artifacts" / "0.1.0" / "checks
 FILES = {"adapter": "adapter_model.safetensors", "state": STATE, "features": FEATURES}
 CHOSEN = {"rank": 2, "alpha": 4.0, "max_steps": 2, "batch_size": 4, "train_rows": 8, "device": "cpu"}
 CHOSEN |= {"max_length": 48, "max_answer_length": 8}
-CLOSE = 0.01  # of a tensor's norm: another processor moves single entries whose gradient is nearly 0
+# On another processor the sign of a gradient that is nearly 0 may turn, and Adam moves that entry by the learning rate.
+CLOSE, TURNED = 0.03, 8 * 2 * 0.006
 CHOOSING = {"cast"}  # after two steps of Adam entries have moved equally far: rounding decides which of them stay
 
 
@@ -56,7 +57,8 @@ def check(path, expected, choosing):
         assert math.hypot(*norms[0]) == pytest.approx(math.hypot(*norms[1]), rel=0.1)
     for name, tensor in found.items() if not choosing else ():
         norm, product = expected["tensors"][name]
-        assert sketch(tensor) == pytest.approx([norm, product], rel=CLOSE, abs=CLOSE * norm + 1e-12), name
+        assert sketch(tensor)[0] == pytest.approx(norm, rel=CLOSE, abs=1e-12), name
+        assert sketch(tensor)[1] == pytest.approx(product, abs=max(TURNED, 0.1 * norm)), name
 
 
 @pytest.mark.parametrize("method", sorted(RECORD["methods"]))

@@ -7,18 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import FAMILIES, options_for, train, write_random_adapter
+from support import FAMILIES, options_for, train, trainer_for, write_random_adapter
 
 from clora_cli.training import make_plan
 from clora_cli.training.arguments import training_arguments
 from clora_cli.training.build import build
-from clora_cli.training.execute import _items, _trainer
 from clora_cli.training.loop import answer_loss
 from clora_cli.training.penalties import Penalties
 
 
 def first_batch(plan, built):
-    return next(iter(_trainer(plan, built, _items(plan, built), penalties=None).get_train_dataloader()))
+    return next(iter(trainer_for(plan, built).get_train_dataloader()))
 
 
 def built_for(plan):
@@ -67,10 +66,10 @@ def test_penalties_are_computed_once_a_step(tmp_path, model_folder, backbone, ta
     built, calls = built_for(plan), []
     penalty = type(plan.method.lead).penalty
     monkeypatch.setattr(type(plan.method.lead), "penalty", lambda self, f: calls.append(1) or penalty(self, f))
-    penalties = Penalties(plan.method.penalised, built.trainable, built.bank)
-    for step in range(3):
-        penalties.relate(SimpleNamespace(past=["old"]), step, 3)
-        penalties.add_gradients()
+    penalties = Penalties(plan.method.at("penalty"), built.trainable, built.bank)
+    for _ in range(3):
+        penalties.add("n-lora", {})
+        penalties.end_step()
     assert len(calls) == 3 * 2  # query and value projections have different shapes
 
 
@@ -113,14 +112,17 @@ def test_gradients_are_those_of_task_loss_plus_penalties(tmp_path, model_folder,
     parameters = [p for factor in built.trainable.values() for p in (factor.a, factor.b)]
     expected = torch.autograd.grad(task_loss + printed_penalties(built), parameters, retain_graph=True)
     task_loss.backward()
-    penalties = Penalties(plan.method.penalised, built.trainable, built.bank)
-    penalties.add_gradients()
+    penalties = Penalties(plan.method.at("penalty"), built.trainable, built.bank)
+    for name in plan.method.parts:
+        penalties.add(name, {})
+    penalties.end_step()
     assert all(torch.allclose(p.grad, e, rtol=1e-4, atol=1e-5) for p, e in zip(parameters, expected, strict=True))
     assert sum(penalties.take().values()) == pytest.approx(printed_penalties(built).item(), rel=1e-5)
     assert penalties.take() == {}
     # The loss scale of mixed precision multiplies the penalties as it multiplied the task's gradient.
     before = [p.grad.clone() for p in parameters]
-    penalties.add_gradients(scale=3.0)
+    for name in plan.method.parts:
+        penalties.add(name, {}, scale=3.0)
     own = torch.autograd.grad(printed_penalties(built), parameters)
     for p, old, slope in zip(parameters, before, own, strict=True):
         assert torch.allclose(p.grad - old, 3 * slope, rtol=1e-3, atol=1e-4)
@@ -153,4 +155,4 @@ def test_gradient_accumulation_does_not_change_the_adapter(tmp_path, model_folde
 def test_penalties_that_act_on_nothing_are_named(tmp_path, model_folder, tasks):
     plan = make_plan(options_for(model_folder("llama"), tasks["first"], tmp_path, method="o-lora+n-lora"))
     built = build(plan)
-    assert Penalties(plan.method.penalised, built.trainable, built.bank).inactive() == ["o-lora"]
+    assert Penalties(plan.method.at("penalty"), built.trainable, built.bank).inactive() == ["o-lora"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from support import Signals, contents, write_random_adapter, write_task
+from support import Signals, contents, run_of, trainer_for, write_random_adapter, write_task
 
 from clora_cli.base.errors import DataError, InterruptedRunError, MismatchError
 from clora_cli.data import load_task
 from clora_cli.training import describe, make_plan, train_task
 from clora_cli.training.build import build
-from clora_cli.training.execute import _items, _trainer
+from clora_cli.training.fit import encoded_rows
 
 FEW = {"method": "replay", "method_options": {"rows": "5"}, "max_steps": 1}
 
@@ -37,17 +37,13 @@ def test_rows_of_earlier_tasks_are_in_the_batches(learn, plan_for, tasks, family
     learn("first", "second", family=family)
     plan = plan_for("third", family=family, method="replay", epochs=1, max_steps=0)
     built = build(plan)
-    items = _items(plan, built)
+    items = encoded_rows(plan, built)
     old = [row for name in ("first", "second") for row in load_task(str(tasks[name])).train]
     assert [len(items), plan.remembered, plan.steps] == [72, 48, 18]
     for item, row in zip(items, [*plan.rows, *old], strict=True):
         text = built.backbone.tokenizer.decode(item["input_ids"], skip_special_tokens=True)
         assert " ".join(row.body.split()) in " ".join(text.split())
-    seen = [
-        int(row)
-        for batch in _trainer(plan, built, items, penalties=None).get_train_dataloader()
-        for row in batch["row"]
-    ]
+    seen = [int(row) for batch in trainer_for(plan, built).get_train_dataloader() for row in batch["row"]]
     assert sorted(seen) == list(range(72))
     assert any(row >= 24 for row in seen[:8]) and any(row < 24 for row in seen[-8:])  # mixed, not one after the other
 
@@ -113,15 +109,14 @@ def test_the_recipe_says_what_was_remembered(learn, plan_for):
     assert "replay  5 rows of first, 5 rows of second" in describe(plan_for("third", **FEW)).text()
 
 
-def test_a_probe_asks_about_the_task_s_own_rows(learn, plan_for):
-    from clora_cli.training.probe import RunProbe
-
+def test_a_run_tells_the_task_s_own_rows_from_the_memory_s(learn, plan_for):
     learn("first")
     plan = plan_for("second", method="replay", max_steps=0, epochs=1)
     built = build(plan)
-    probe = RunProbe(plan, built, _items(plan, built)[:24])
-    assert sorted(row for step in probe.batches for row in step) == list(range(24))
-    assert len(probe.batches) == plan.steps == 12
+    run = run_of(plan, built)
+    assert sorted(row for step in run.batches for row in step) == list(range(24))
+    assert len(run.batches) == plan.steps == 12
+    assert list(run.memory) == list(range(24, 24 + plan.remembered))
 
 
 def test_rows_that_changed_are_refused(plan_for, model_folder, tmp_path):
@@ -167,7 +162,7 @@ def test_rows_of_a_conversation_keep_their_template(learn, plan_for, tmp_path, m
     built.backbone.tokenizer.chat_template = (
         "{% for m in messages %}<<{{ m['role'] }}>> {{ m['content'] }}\n{% endfor %}"
     )
-    texts = [built.backbone.tokenizer.decode(item["input_ids"]) for item in _items(plan, built)]
+    texts = [built.backbone.tokenizer.decode(item["input_ids"]) for item in encoded_rows(plan, built)]
     assert [("<<user>>" in text) for text in texts] == [True] * len(plan.rows) + [False] * 5
 
 

@@ -7,14 +7,15 @@ import random
 
 import pytest
 import torch
-from support import FAMILIES, write_random_adapter
+from support import FAMILIES, trainer_for, write_random_adapter
 
-from clora_cli.base import registry
+from clora_cli.methods import Batch
+from clora_cli.methods.lwf import Lwf
 from clora_cli.model.bank import AdapterBank
 from clora_cli.training import train_task
 from clora_cli.training.answer_logits import answer_logits
 from clora_cli.training.build import build
-from clora_cli.training.execute import _comparisons, _items, _trainer
+from clora_cli.training.fit import encoded_rows, methods_of
 from clora_cli.training.loop import answer_loss
 from clora_cli.training.previous import Previous
 
@@ -30,7 +31,7 @@ def comparing(plan_for, backbone, tmp_path):
         with torch.no_grad():
             for factor in built.trainable.values():
                 factor.b.normal_()
-        batch = next(iter(_trainer(plan, built, _items(plan, built), penalties=None).get_train_dataloader()))
+        batch = next(iter(trainer_for(plan, built).get_train_dataloader()))
         del batch["row"]
         if built.backbone.kind == "seq2seq":
             batch["decoder_input_ids"] = built.backbone.model.prepare_decoder_input_ids_from_labels(
@@ -48,7 +49,7 @@ def logits_of(model, batch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_term_is_that_of_the_base_model_with_the_last_adapter(comparing, backbone, family):
     plan, built, batch = comparing(family)
-    previous = _comparisons(plan, built)["previous"]
+    moments = methods_of(plan, built, encoded_rows(plan, built))
     shift = built.backbone.kind == "causal"
     base = backbone(family)
     AdapterBank(base.model).activate([plan.past[0].factors()])
@@ -61,14 +62,15 @@ def test_the_term_is_that_of_the_base_model_with_the_last_adapter(comparing, bac
     divergence = torch.nn.functional.kl_div((new / 2).log_softmax(-1), (old / 2).softmax(-1), reduction="sum")
     expected = (torch.nn.functional.cross_entropy(new, tokens, reduction="sum") + 4 * divergence) / len(tokens)
     slopes = torch.autograd.grad(expected, parameters)
-    previous.before(batch)
     outputs = built.model(**{name: value for name, value in batch.items() if name != "labels"})
-    found = answer_loss(shift, previous.term)(outputs, batch["labels"])
+    rows = torch.arange(len(batch["labels"]))
+    found = answer_loss(shift, lambda *given: moments.loss(Batch(batch, rows, *given)))(outputs, batch["labels"])
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
     for own, slope in zip(torch.autograd.grad(found, parameters), slopes, strict=True):
         assert torch.allclose(own, slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
-    assert previous.take() == {"lwf": pytest.approx(4 * divergence.item() / len(tokens), rel=1e-3)}
-    assert previous.take() == {}
+    device = torch.device("cpu")
+    assert moments.take(device) == {"penalty/lwf": pytest.approx(4 * divergence.item() / len(tokens), rel=1e-3)}
+    assert moments.take(device) == {}
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
@@ -79,12 +81,12 @@ def test_nothing_is_disturbed(comparing, family):
     with before:
         torch.manual_seed(1)
         expected = logits_of(built.model, batch)
-    previous = Previous(built, plan.past[0].factors(), plan.method.comparing)
+    previous = Previous(built, plan.past[0].factors())
     modes = [module.training for module in built.model.modules()]
     wanted = [parameter.requires_grad for parameter in built.model.parameters()]
     torch.manual_seed(1)
     states = (torch.get_rng_state(), random.getstate())
-    previous.before(batch)
+    previous.logits(batch)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1] == random.getstate()
     assert modes == [module.training for module in built.model.modules()]
@@ -127,7 +129,7 @@ def test_a_great_strength_keeps_the_old_answers(plan_for, backbone, tmp_path):
         past = write_random_adapter(tmp_path / name / "second", backbone("llama"), stage=1)
         plan = plan_for(package=name, method=name, method_options=options, max_steps=20, lr=2e-3)
         folder, built = train_task(plan)[0], build(plan)
-        batch = next(iter(_trainer(plan, built, _items(plan, built), penalties=None).get_train_dataloader()))
+        batch = next(iter(trainer_for(plan, built).get_train_dataloader()))
         del batch["row"]
         answers = []
         for adapter in (past, folder):
@@ -137,5 +139,5 @@ def test_a_great_strength_keeps_the_old_answers(plan_for, backbone, tmp_path):
                 answers.append(
                     answer_logits(logits_of(base.model, batch), batch["labels"], shift=True)[0].log_softmax(-1)
                 )
-        moved[name] = registry.load("methods", "lwf")().compare(answers[1], answers[0]).item()
+        moved[name] = Lwf().divergence(answers[1], answers[0]).item()
     assert moved["lwf"] < 0.2 * moved["seq-lora"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from support import Signals, contents, write_random_adapter
+from support import Signals, contents, run_of, write_random_adapter
 
 from clora_cli.base.errors import CloraError, InterruptedRunError
 from clora_cli.data import Collator
@@ -17,8 +17,9 @@ from clora_cli.model.attribution import attributions, down_projections
 from clora_cli.model.bank import AdapterBank
 from clora_cli.training import train_task
 from clora_cli.training.build import build
-from clora_cli.training.execute import _items
-from clora_cli.training.probe import RunProbe, affordable_rows, undisturbed
+from clora_cli.training.fit import encoded_rows
+from clora_cli.training.services import affordable_rows
+from clora_cli.training.undisturbed import undisturbed
 
 HOW = {"steps": 3, "rows": 2, "together": False, "answer": "log-probability"}
 
@@ -39,7 +40,7 @@ def asked(plan):
     with torch.no_grad():
         for factor in built.trainable.values():
             factor.b.normal_()
-    return built, RunProbe(plan, built, _items(plan, built))
+    return built, run_of(plan, built)
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "gpt2"])
@@ -48,7 +49,7 @@ def test_every_adapter_is_asked_alone(plan_for, past, backbone, family, adapter)
     past(family=family)
     plan = plan_for(family=family)
     built, probe = asked(plan)
-    assert probe.past == 2
+    assert len(probe.past) == 2
     found = probe.attribution(adapter, **HOW)
     # The same by hand: the base model afresh, with that one adapter's factors put on.
     base = backbone(family)
@@ -56,7 +57,7 @@ def test_every_adapter_is_asked_alone(plan_for, past, backbone, family, adapter)
         {site: factor for site, factor in built.trainable.items()} if adapter is None else plan.past[adapter].factors()
     )
     AdapterBank(base.model).activate([own])
-    expected, items = 0, _items(plan, built)
+    expected, items = 0, encoded_rows(plan, built)
     for row in probe._chosen[:2]:
         batch = Collator(base.tokenizer)([items[row]])
         labels = batch.pop("labels")
@@ -124,7 +125,7 @@ def test_a_row_that_costs_too_much_is_told_once(plan_for):
     listener = Signals()
     plan = plan_for()
     built = build(plan)
-    probe = RunProbe(plan, built, _items(plan, built), listener)
+    probe = run_of(plan, built, listener)
     for _ in range(2):
         probe.attribution(None, **{**HOW, "rows": None})
     # 3 copies of 1.5 passes each, at 0.8, for 12 rows of training: 30 %.
@@ -137,7 +138,7 @@ def test_a_row_that_costs_too_much_is_told_once(plan_for):
 def test_a_tenth_of_a_long_run_is_enough_for_many_rows(plan_for):
     plan = plan_for(max_steps=5000)
     built = build(plan)
-    probe = RunProbe(plan, built, _items(plan, built))
+    probe = run_of(plan, built)
     few, all_rows = (probe.attribution(None, **{**HOW, "rows": rows}) for rows in (24, None))
     assert torch.equal(few, all_rows)  # there are 24
 
@@ -189,8 +190,8 @@ def test_an_interrupted_run_continues_to_the_same_bytes(plan_for, past, after):
     plan = plan_for(**chosen)
     with pytest.raises(InterruptedRunError):
         train_task(plan, progress=Signals(after=after))
-    files = {path.name for path in plan.work.rglob("relations.safetensors")}
-    assert files == ({"relations.safetensors"} if after == 3 else set())
+    files = {path.name for path in plan.work.rglob("methods.safetensors")}
+    assert files == ({"methods.safetensors"} if after == 3 else set())
     folder, _ = train_task(plan, resume=True)
     assert contents(folder.path) == expected
 
@@ -200,9 +201,9 @@ def test_a_damaged_checkpoint_of_relations_is_told(plan_for, past):
     plan = plan_for(method="aso-lora", max_steps=6)
     with pytest.raises(InterruptedRunError):
         train_task(plan, progress=Signals(after=3))
-    for path in plan.work.rglob("relations.safetensors"):
+    for path in plan.work.rglob("methods.safetensors"):
         path.write_bytes(b"nothing")
-    with pytest.raises(CloraError, match=r"relations\.safetensors is not the file that was written"):
+    with pytest.raises(CloraError, match=r"methods\.safetensors is not the file that was written"):
         train_task(plan, resume=True)
 
 
@@ -232,7 +233,7 @@ def test_fisher_information_is_the_mean_of_each_row_s_squared_gradient(plan_for,
     built, probe = asked(plan)
     found = probe.fisher(3)
     # By hand: the base model afresh, the adapter's factors as leaves, one row at a time.
-    base, items = backbone(family), _items(plan, built)
+    base, items = backbone(family), encoded_rows(plan, built)
     leaves = {
         site: (f.a.detach().clone().requires_grad_(), f.b.detach().clone().requires_grad_())
         for site, f in built.trainable.items()

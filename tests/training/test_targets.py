@@ -14,7 +14,7 @@ from clora_cli.model.backbone import find_sites
 from clora_cli.store.adapter_folder import write_adapter
 from clora_cli.training import make_plan, train_task
 from clora_cli.training.build import target_modules
-from clora_cli.training.loop import PenaltyTrainer
+from clora_cli.training.loop import MethodTrainer
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_what_a_library_raises_in_training_ends_in_one_line(tmp_path, model_fold
     def fail(self, *arguments, **options):
         raise IndexError("index out of range in self\nand more")
 
-    monkeypatch.setattr(PenaltyTrainer, "compute_loss", fail)
+    monkeypatch.setattr(MethodTrainer, "compute_loss", fail)
     with pytest.raises(CloraError, match=r"^training base model '.*' failed: IndexError: index out of range in self$"):
         train(model_folder("llama"), tasks["first"], tmp_path / "p", max_steps=1)
     assert not list((tmp_path / "p").rglob("adapter_config.json"))

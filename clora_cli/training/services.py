@@ -1,4 +1,4 @@
-"""What a run's model has to say about its own training rows, for methods that ask (layer L3)."""
+"""What a run's model has to say about its training rows, for methods that ask (layer L3)."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clora_cli.algebra.statistics import SecondMoment
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Collator, uses_chat
 from clora_cli.model.attribution import Answer, attributions, down_projections
-from clora_cli.model.features import prompt_ids
+from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features
 from clora_cli.model.task_vectors import embeddings
 from clora_cli.processes.ranks import own_share, processes, summed
+from clora_cli.store.distribution import Distribution, Pool, Taking, Text
 from clora_cli.training.answer_logits import answer_logits
 from clora_cli.training.build import Built
+from clora_cli.training.input_moments import input_moments
 from clora_cli.training.plan import Plan
+from clora_cli.training.undisturbed import bare, undisturbed
 
-__all__ = ["RunProbe", "affordable_rows", "undisturbed"]
+__all__ = ["Services", "affordable_rows"]
 
 _SHARE = 0.1  # of the training's own cost
 _MOST_ROWS = 32
 _PASS = 0.8  # of a row's pass in training: no padding, no logits but the answer's, no gradients of parameters
 
 
-class RunProbe:
+class Services:
     """Asks the model of a run; training goes on afterwards as if it had not been asked.
 
-    Every answer is about the base model with one adapter alone, the new one or an earlier one, in evaluation mode.
+    What a sample of rows is taken for takes the same rows at every call, drawn by the run's seed. Several processes share
+    them out and get the same answer. Answers are on the CPU.
 
     Args:
         plan: The run.
         built: Its model.
-        items: Its encoded training rows.
+        items: Its encoded rows: the task's own, then those of the memory.
         progress: Who to warn.
     """
 
@@ -45,13 +50,9 @@ class RunProbe:
         self, plan: Plan, built: Built, items: Sequence[Mapping[str, list[int]]], progress: Progress | None = None
     ) -> None:
         self._plan, self._built, self._items = plan, built, items
+        self._own = items[: len(plan.rows)]
         self._progress, self._warned = progress or Silent(), False
-        self.seconds = 0.0
-
-    @property
-    def past(self) -> int:
-        """Number of earlier adapters that the run builds on."""
-        return len(self._plan.parents)
+        self.seconds = 0.0  # that attributions took
 
     def attribution(
         self,
@@ -63,11 +64,7 @@ class RunProbe:
         answer: Answer,
         calls: int = 1,
     ) -> Tensor:
-        """Return every knowledge neuron's attribution to the right answers; see ``methods.Probe``.
-
-        The rows are a sample drawn by the run's seed, the same at every call. Several processes share them out and get
-        the same answer. It is on the CPU.
-        """
+        """Return every knowledge neuron's attribution to the right answers; see ``methods.Run``."""
         began = time.monotonic()
         if rows is None:
             rows = self._affordable(steps * calls, together)
@@ -77,13 +74,12 @@ class RunProbe:
                 total = total + self._attribute(row, steps, together, answer)
         total = summed(total, self._built.backbone.device)
         self.seconds += time.monotonic() - began
-        return total / min(rows, len(self._items))
+        return total / min(rows, len(self._own))
 
     def fisher(self, rows: int) -> dict[str, dict[str, Tensor]]:
-        """Return the diagonal of the new adapter's empirical Fisher information; see ``methods.Probe``.
+        """Return the diagonal of the new adapter's empirical Fisher information; see ``methods.Run``.
 
-        Row by row: it is the square of each row's own gradient that counts. Several processes share the rows out and get
-        the same answer. It is on the CPU.
+        Row by row: it is the square of each row's own gradient that counts.
         """
         sides = {f"lora_{side}": self._parameters(side) for side in "AB"}
         flat = [parameter for found in sides.values() for parameter in found.values()]
@@ -93,35 +89,61 @@ class RunProbe:
             for parameter in flat:
                 parameter.requires_grad_(True)
             for row in own_share(chosen):
-                slopes = torch.autograd.grad(self._log_likelihood(row), flat)
+                slopes = torch.autograd.grad(self._log_likelihood(row)[0], flat)
                 totals = [total + slope.square() for total, slope in zip(totals, slopes, strict=True)]
         means = iter([summed(total, self._built.backbone.device).cpu() / len(chosen) for total in totals])
         return {name: {site: next(means) for site in found} for name, found in sides.items()}
 
-    def stored(self, adapter: int) -> Mapping[str, Tensor]:
-        """Return what an earlier adapter holds in its ``state.clora``."""
-        return self._plan.parents[adapter].state()
+    def slopes(self, rows: Sequence[int]) -> list[tuple[nn.Parameter, Tensor]]:
+        """Return every trained tensor with the gradient of the mean loss per answer token of some rows; see ``methods.Run``."""
+        trained = [parameter for parameter in self._built.model.parameters() if parameter.requires_grad]
+        totals = [torch.zeros_like(parameter) for parameter in trained]
+        tokens = torch.zeros(())
+        with undisturbed(self._built.model):
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            for row in own_share(rows):
+                likelihood, count = self._log_likelihood(row)
+                slopes = torch.autograd.grad(-likelihood, trained, allow_unused=True)
+                totals = [
+                    total if slope is None else total + slope for total, slope in zip(totals, slopes, strict=True)
+                ]
+                tokens = tokens + count
+        device = self._built.backbone.device
+        number = summed(tokens, device).item()
+        return [(own, summed(total, device) / number) for own, total in zip(trained, totals, strict=True)]
+
+    def input_moments(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each adapted site with the mean of ``x xT`` over its inputs; see ``methods.Run``."""
+        yield from input_moments(self._built, self._own, self._plan.options.batch_size)
+
+    def distribution(self, *, pool: Pool, text: Text, second_moment: SecondMoment) -> Distribution:
+        """Return the feature distribution of the task's training rows under the bare base model."""
+        backbone, plan = self._built.backbone, self._plan
+        taking = Taking(
+            pool=pool,
+            text=text,
+            second_moment=second_moment,
+            max_length=plan.options.max_length,
+            dtype=str(backbone.dtype).removeprefix("torch."),
+        )
+        with bare(self._built.model, self._built.bank):
+            sites = prompt_sites(backbone, self._built.linear)
+            found = collect_moments(backbone, self._ids(text), sites, second=second_moment, pool=pool)
+        return Distribution(found, taking.recorded(plan.reference, [plan.drawn.recorded()]))
+
+    def features(
+        self, sites: Sequence[str], *, pool: Pool, text: Text
+    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Yield the bare base model's features of the task's training rows, batch by batch; see ``methods.Run``."""
+        with bare(self._built.model, self._built.bank):
+            for rows, found in read_features(self._built.backbone, self._ids(text), sites, pool=pool):
+                yield rows, {site: vectors.cpu() for site, vectors in found.items()}
 
     def embeddings(self) -> Tensor:
-        """Return E(x) of the training rows, shape (row, hidden), each of norm 1, on the CPU."""
-        plan, backbone = self._plan, self._built.backbone
-        chat = uses_chat(plan.task, backbone.tokens)
-        ids = prompt_ids(backbone, plan.rows, max_length=plan.options.max_length, chat=chat)
+        """Return E(x) of the training rows, shape (row, hidden), each of norm 1."""
         with undisturbed(self._built.model):
-            return embeddings(backbone, ids).cpu()
-
-    @property
-    def batches(self) -> Sequence[Sequence[int]]:
-        """The numbers of the task's own rows of each optimizer step."""
-        options, order = self._plan.options, self._plan.order
-        size, own = options.batch_size * options.grad_accum, len(self._plan.rows)
-        steps = [order[start : start + size] for start in range(0, len(order), size)]
-        return [[row for row in step if row < own] for step in steps] if self._plan.memory else steps
-
-    @property
-    def seed(self) -> int:
-        """The seed of this task's run."""
-        return self._plan.seed
+            return embeddings(self._built.backbone, self._ids("prompt")).cpu()
 
     @cached_property
     def _layers(self) -> Mapping[str, int]:
@@ -130,7 +152,7 @@ class RunProbe:
     @cached_property
     def _chosen(self) -> list[int]:
         # Apart from the order of training, so that it is not the rows of the first steps that are asked about.
-        chosen = list(range(len(self._items)))
+        chosen = list(range(len(self._own)))
         random.Random(f"{self._plan.seed}/probe").shuffle(chosen)
         return chosen
 
@@ -144,6 +166,11 @@ class RunProbe:
             )
         return max(1, min(_MOST_ROWS, int(found)))
 
+    def _ids(self, text: Text) -> list[list[int]]:
+        plan, backbone = self._plan, self._built.backbone
+        chat = uses_chat(plan.task, backbone.tokens)
+        return prompt_ids(backbone, plan.rows, text=text, max_length=plan.options.max_length, chat=chat)
+
     def _parameters(self, side: str) -> dict[str, Tensor]:
         return {site: factor.a if side == "A" else factor.b for site, factor in self._built.trainable.items()}
 
@@ -156,11 +183,12 @@ class RunProbe:
             inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
         return inputs, labels
 
-    def _log_likelihood(self, row: int) -> Tensor:
+    def _log_likelihood(self, row: int) -> tuple[Tensor, int]:
+        """Return the logarithm of the right answer's probability, and its number of tokens."""
         inputs, labels = self._batch(row)
         logits = self._built.model(**inputs, use_cache=False)["logits"]
         new, tokens = answer_logits(logits, labels, self._built.backbone.kind == "causal")
-        return -functional.cross_entropy(new, tokens, reduction="sum")
+        return -functional.cross_entropy(new, tokens, reduction="sum"), len(tokens)
 
     def _attribute(self, row: int, steps: int, together: bool, answer: Answer) -> Tensor:
         options = self._plan.options
@@ -204,20 +232,3 @@ def affordable_rows(order: int, steps: int, layers: int) -> float:
         The number of rows; below 1 where even one costs more.
     """
     return _SHARE * order / (_PASS * steps * (layers + 1) / 2)
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """For a while, put a model into evaluation mode with parameters that need no gradient; then put it back."""
-    modes = [(module, module.training) for module in model.modules()]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval()
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        for module, mode in modes:
-            module.training = mode

@@ -1,34 +1,19 @@
-"""Gradients filtered by how strongly the layers answered: what is watched, what is left, what costs nothing."""
+"""How strongly the layers answer, and gradients filtered by it: what is watched, what is left, what costs nothing."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from support import FAMILIES, write_random_adapter
+from support import FAMILIES, run_of, trainer_for, write_random_adapter
 
-from clora_cli.methods import Method
 from clora_cli.training import train_task
 from clora_cli.training.build import build
-from clora_cli.training.execute import _items, _trainer
-from clora_cli.training.filtering import GradientFilter
-
-
-class Watcher(Method):
-    """Leaves the first half of the rows, and keeps what it was shown."""
-
-    def __init__(self):
-        object.__setattr__(self, "seen", [])
-
-    def filter_gradients(self, activity):
-        self.seen.append(activity)
-        return tuple(
-            (torch.arange(m.shape[1]) < m.shape[1] // 2).float().expand_as(m) for m in (activity.a, activity.b)
-        )
+from clora_cli.training.magnitudes import Magnitudes
 
 
 @pytest.fixture
 def watched(plan_for):
-    """A run's model with a filter, and the batches of its first step."""
+    """A run's model whose layers are watched, and the batches of its first step."""
 
     def make(family="llama", **chosen):
         plan = plan_for(family=family, method="migu", **chosen)
@@ -36,16 +21,15 @@ def watched(plan_for):
         with torch.no_grad():
             for factor in built.trainable.values():
                 factor.b.normal_()
-        watcher = Watcher()
-        filtering = GradientFilter(built, {"watcher": watcher}, first=True)
+        magnitudes = Magnitudes(built)
         batches = []
-        for batch in _trainer(plan, built, _items(plan, built), penalties=None).get_train_dataloader():
+        for batch in trainer_for(plan, built).get_train_dataloader():
             batch.pop("row")
             if built.backbone.kind == "seq2seq":
                 labels = batch["labels"]
                 batch["decoder_input_ids"] = built.backbone.model.prepare_decoder_input_ids_from_labels(labels=labels)
             batches.append(batch)
-        return built, filtering, watcher, batches
+        return built, magnitudes, batches
 
     return make
 
@@ -76,17 +60,17 @@ def outputs_of(built, site, inputs):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_magnitudes_are_means_over_all_tokens_of_a_step_but_padding(watched, family):
-    built, filtering, watcher, batches = watched(family)
+    built, magnitudes, batches = watched(family)
     for batch in batches[:2]:  # two micro-batches, padded to different lengths
-        with filtering.watching(batch) as inputs:
+        with magnitudes.watching(batch) as inputs:
             run(built, inputs)
-    filtering.apply()
+    activities = magnitudes.take()
     sites = sorted(built.trainable)
     groups = {}
     for site in sites:
         groups.setdefault((built.trainable[site].rank, built.trainable[site].shape[0]), []).append(site)
-    assert len(watcher.seen) == len(groups)
-    for activity, group in zip(watcher.seen, groups.values(), strict=True):
+    assert [activity.sites for activity in activities] == list(groups.values())
+    for activity, group in zip(activities, groups.values(), strict=True):
         for index, site in enumerate(group):
             parts = [outputs_of(built, site, batch) for batch in batches[:2]]
             for side in ("a", "b"):
@@ -95,48 +79,47 @@ def test_magnitudes_are_means_over_all_tokens_of_a_step_but_padding(watched, fam
 
 
 def test_only_watched_passes_count_and_nothing_outlasts_a_step(watched):
-    built, filtering, watcher, batches = watched()
+    built, magnitudes, batches = watched()
     for batch in batches[:2]:
         run(built, batches[2])
-        with filtering.watching(batch) as inputs:
+        with magnitudes.watching(batch) as inputs:
             run(built, inputs)
-        filtering.apply()
-    half = len(watcher.seen) // 2
+        last = magnitudes.take()
     fresh = watched()
+    for site, factor in fresh[0].trainable.items():
+        factor.b.data.copy_(built.trainable[site].b)
     with fresh[1].watching(batches[1]) as inputs:
         run(fresh[0], inputs)
-    fresh[1].apply()
-    for old, new in zip(watcher.seen[half:], fresh[2].seen, strict=True):
-        assert old.b.shape == new.b.shape
+    for old, new in zip(last, fresh[1].take(), strict=True):
+        assert torch.equal(old.a, new.a) and torch.equal(old.b, new.b)
 
 
-def test_rows_of_the_gradients_are_multiplied(watched):
-    built, filtering, _, batches = watched()
-    with filtering.watching(batches[0]) as inputs:
-        run(built, inputs).square().sum().backward()
-    before = {site: (factor.a.grad.clone(), factor.b.grad.clone()) for site, factor in built.trainable.items()}
-    filtering.apply()
-    for site, factor in built.trainable.items():
-        for gradient, old in zip((factor.a.grad, factor.b.grad), before[site], strict=True):
-            half = len(gradient) // 2
-            assert torch.equal(gradient[:half], old[:half])
-            assert bool(old[half:].any()) and not bool(gradient[half:].any())
+def test_rows_of_the_gradients_are_multiplied(plan_for):
+    plan = plan_for(method="migu")
+    built = build(plan)
+    for factor in built.trainable.values():
+        factor.a.grad, factor.b.grad = torch.full_like(factor.a, 2.0), torch.full_like(factor.b, 3.0)
+    first, *others = sorted(built.trainable)
+    factor = built.trainable[first]
+    run_of(plan, built).scale_rows([first], torch.tensor([[1.0, 0.0]]), torch.zeros(1, len(factor.b)))
+    assert factor.a.grad[0].eq(2).all() and factor.a.grad[1].eq(0).all() and factor.b.grad.eq(0).all()
+    assert all(built.trainable[site].b.grad.eq(3).all() for site in others)
 
 
 def test_prompts_as_long_as_answers_are_told_apart(watched):
-    built, filtering, watcher, _ = watched("t5")
+    built, magnitudes, _ = watched("t5")
     ids = torch.tensor([[5, 6, 7, 1], [8, 1, 0, 0]])
     labels = torch.tensor([[9, 1, -100, -100], [4, 5, 6, 1]])
     shift = built.backbone.model.prepare_decoder_input_ids_from_labels(labels=labels)
     batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels, "decoder_input_ids": shift}
-    with filtering.watching(batch) as inputs:
+    with magnitudes.watching(batch) as inputs:
         run(built, inputs)
-    filtering.apply()
+    (activity,) = magnitudes.take()
     sites = [site for site in sorted(built.trainable) if "EncDecAttention" in site]
     assert sites
     for index, site in enumerate(sorted(built.trainable)):
         expected = outputs_of(built, site, batch)["b"].abs().mean(dim=0)
-        assert torch.allclose(watcher.seen[0].b[index], expected, rtol=1e-3, atol=1e-4)
+        assert torch.allclose(activity.b[index], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("chosen", [{"dropout": 0.2}, {"family": "t5"}, {"dtype": "bfloat16"}], ids=str)

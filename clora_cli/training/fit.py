@@ -1,0 +1,131 @@
+"""The training itself: from a plan to what it leaves behind (layer L3)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from peft import get_peft_model_state_dict
+from transformers import PrinterCallback
+
+from clora_cli.base.errors import InterruptedRunError, OptionError, translated
+from clora_cli.base.progress import Progress
+from clora_cli.data import Collator, encode, uses_chat
+from clora_cli.training.arguments import training_arguments
+from clora_cli.training.build import ADAPTER, Built, build
+from clora_cli.training.callbacks import Interruption, Watch, flushed_denormals
+from clora_cli.training.loop import MethodTrainer, Rows
+from clora_cli.training.moments import Moments
+from clora_cli.training.penalties import Penalties, recall
+from clora_cli.training.plan import Plan
+from clora_cli.training.result import Result, portable
+from clora_cli.training.run import TrainingRun
+
+__all__ = ["encoded_rows", "fit", "methods_of", "trainer_of"]
+
+Items = list[dict[str, list[int]]]
+
+
+def fit(plan: Plan, checkpoint: Path | None, progress: Progress) -> Result:
+    """Train.
+
+    Args:
+        plan: What.
+        checkpoint: Where to continue from, if anywhere.
+        progress: Who to tell.
+
+    Raises:
+        CloraError: If it fails.
+        InterruptedRunError: After SIGINT, SIGTERM or SIGHUP.
+    """
+    built = build(plan, progress)
+    items = encoded_rows(plan, built)
+    for remark in _remarks(plan, built, items):
+        progress.note(f"note: {remark}")
+    moments = methods_of(plan, built, items, progress)
+    moments.begin(checkpoint, progress)
+    trainer = trainer_of(plan, built, items, moments)
+    if trainer.sharded:
+        _tell_of_no_checkpoints(checkpoint, progress)
+    began = time.monotonic()
+    _run(plan, trainer, checkpoint, progress)
+    state = moments.finish()
+    tensors = get_peft_model_state_dict(built.model, save_embedding_layers=False)  # factors alone, no base weights
+    if sharded := next((key for key, tensor in tensors.items() if tensor.ndim != 2 or not tensor.numel()), None):
+        raise OptionError(
+            f"'{sharded}' is not whole on this process: weights are sharded (ZeRO-3, FSDP); train under DDP or ZeRO-2"
+        )
+    if seconds := moments.seconds:
+        share = seconds / max(time.monotonic() - began - seconds, 1e-9)
+        progress.note(f"attribution took {seconds:.1f} s, {share:.1%} of the training's own time")
+    config = portable(built.model.peft_config[ADAPTER].to_dict(), plan)
+    return Result(tensors, config, trainer.state.log_history, state, moments.report(), moments.distribution)
+
+
+def methods_of(plan: Plan, built: Built, items: Items, progress: Progress | None = None) -> Moments:
+    """Return the run's methods with what each of them sees."""
+    runs = {name: TrainingRun(name, plan, built, items, progress) for name in plan.method.acting}
+    names = {name for wanted in plan.method.recalling.values() for name in wanted}
+    recalled = recall(names, built.past[-1] if built.past else None)
+    return Moments(plan.method, runs, Penalties(plan.method.at("penalty"), built.trainable, built.bank, recalled))
+
+
+def encoded_rows(plan: Plan, built: Built) -> Items:
+    """Return the encoded training rows: the task's own, then those of the memory."""
+    options, backbone = plan.options, built.backbone
+    return [
+        encode(
+            row,
+            backbone.tokens,
+            kind=backbone.prompt_kind,
+            max_length=options.max_length,
+            max_answer_length=options.max_answer_length,
+            chat=uses_chat(rows.task, backbone.tokens),
+        )
+        for rows in (plan.drawn, *plan.memory)
+        for row in rows.examples
+    ]
+
+
+def trainer_of(plan: Plan, built: Built, items: Items, moments: Moments) -> MethodTrainer:
+    """Return the Trainer of a run."""
+    backbone = built.backbone
+    trainer = MethodTrainer(
+        moments=moments,
+        model=built.model,
+        args=training_arguments(plan, backbone),
+        train_dataset=Rows(items, plan.order),
+        data_collator=Collator(backbone.tokens),
+        decoder_inputs=backbone.tokens.decoder_inputs if backbone.kind == "seq2seq" else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _run(plan: Plan, trainer: MethodTrainer, checkpoint: Path | None, progress: Progress) -> None:
+    with (
+        flushed_denormals(),
+        Interruption() as interruption,
+        progress.track(f"train {plan.task.name}", plan.steps) as advance,
+    ):
+        trainer.add_callback(Watch(advance, interruption))
+        with translated(f"training base model '{plan.reference.id}' failed"):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if interruption.wanted and trainer.state.global_step < plan.steps:
+            raise InterruptedRunError(
+                f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"
+            )
+
+
+def _tell_of_no_checkpoints(checkpoint: Path | None, progress: Progress) -> None:
+    if checkpoint is not None:
+        raise OptionError(
+            f"{checkpoint} is not sharded: continue without DeepSpeed and FSDP, or start anew with --force"
+        )
+    progress.warn("no checkpoints are kept under DeepSpeed and FSDP: an interrupted run starts anew")
+
+
+def _remarks(plan: Plan, built: Built, items: Items) -> list[str]:
+    tokens = built.backbone.tokens
+    found = tokens.remarks(plan.options.max_length, max(len(item["input_ids"]) for item in items))
+    return [*found, tokens.disagreement] if tokens.disagreement else found

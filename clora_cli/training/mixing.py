@@ -1,0 +1,50 @@
+"""Adapters mixed row by row while a new one is trained (layer L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from clora_cli.methods import Weigh
+from clora_cli.model.bank import AdapterBank
+from clora_cli.routing.weights import routed_site
+
+__all__ = ["Mixture"]
+
+
+class Mixture:
+    """Weighs the earlier adapters and the new one in every forward pass of a training.
+
+    Args:
+        weigh: Gives a batch's weights.
+        bank: The earlier adapters.
+        inner: Site to the new adapter's ``lora_A`` layer, whose output is weighed.
+        order: All modules of the base model in its order.
+    """
+
+    def __init__(self, weigh: Weigh, bank: AdapterBank, inner: Mapping[str, nn.Module], order: Sequence[str]) -> None:
+        self._weigh, self._bank, self._order = weigh, bank, order
+        self._places: dict[str, str] = {}
+        self._new: dict[str, Tensor] = {}
+        for site, layer in inner.items():
+            layer.register_forward_hook(self._hook(site))
+
+    def before(self, rows: Tensor, inputs: Mapping[str, Tensor]) -> None:
+        """Set the weights of a batch: the numbers of its training rows, shape (row,), and the model's arguments."""
+        weights = self._weigh(rows, inputs)
+        self._new = {site: given[:, -1] for site, given in weights.items()}
+        if self._bank.sites:
+            self._bank.gate({site: weights[self._place(site)][:, :-1] for site in self._bank.sites})
+
+    def _hook(self, site: str) -> Any:
+        def weigh(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            return output * self._new[self._place(site)].to(output)[:, None, None] if self._new else output
+
+        return weigh
+
+    def _place(self, site: str) -> str:
+        if site not in self._places:
+            self._places[site] = routed_site(site, list(self._new), self._order)
+        return self._places[site]

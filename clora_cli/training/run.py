@@ -1,0 +1,200 @@
+"""One training as one of its methods sees it (layer L3)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clora_cli.algebra.lora import Factor
+from clora_cli.base.errors import OptionError
+from clora_cli.base.progress import Progress
+from clora_cli.methods import Activity, Batch, Trimming, Weigh
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.distribution import Distribution
+from clora_cli.training.build import ADAPTER, Built
+from clora_cli.training.confinement import Confinement, warmup_steps
+from clora_cli.training.magnitudes import Magnitudes
+from clora_cli.training.mixing import Mixture
+from clora_cli.training.plan import Plan
+from clora_cli.training.previous import Previous
+from clora_cli.training.services import Services
+
+__all__ = ["TrainingRun"]
+
+_OWN = "clora_own"  # the module of the model that holds methods' own tensors
+
+
+class TrainingRun(Services):
+    """See ``methods.Run``, whose attributes these are.
+
+    Args:
+        name: The method's name.
+        plan: The run.
+        built: Its model.
+        items: Its encoded rows: the task's own, then those of the memory.
+        progress: Who to tell.
+
+    Attributes:
+        mixture: What weighs the adapters, if the method asked for it.
+        rate: What the learning rate of a step is multiplied by, if the method asked for it.
+        distribution_given: The new adapter's feature distribution, if the method gave one.
+        logged: Values for this step's line of the log.
+        own: The method's own trainable tensors by name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        built: Built,
+        items: Sequence[Mapping[str, list[int]]],
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__(plan, built, items, progress)
+        self.name, self.step = name, 0
+        self.kept: dict[str, Tensor] = {}
+        self.report: dict[str, Any] = {}
+        self.own: dict[str, nn.Parameter] = {}
+        self.logged: dict[str, float] = {}
+        self.mixture: Mixture | None = None
+        self.rate: Callable[[int], float] | None = None
+        self.distribution_given: Distribution | None = None
+        self._magnitudes: Magnitudes | None = None
+        self._previous: Previous | None = None
+        self._confined: Confinement | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self._plan.steps
+
+    @property
+    def seed(self) -> int:
+        """The seed of this task's run."""
+        return self._plan.seed
+
+    @property
+    def past(self) -> Sequence[AdapterFolder]:
+        """The earlier adapters that the run builds on, under the model's own names."""
+        return self._plan.parents_of(self._built.past)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether an earlier adapter takes part at a layer that the new one adapts."""
+        return not self.trainable.keys().isdisjoint(self._built.bank.sites)
+
+    @property
+    def trainable(self) -> Mapping[str, Factor]:
+        """The new adapter's factors by site."""
+        return self._built.trainable
+
+    @property
+    def batches(self) -> Sequence[Sequence[int]]:
+        """The numbers of the task's own rows of each optimizer step."""
+        options, order = self._plan.options, self._plan.order
+        size, own = options.batch_size * options.grad_accum, len(self._plan.rows)
+        steps = [order[start : start + size] for start in range(0, len(order), size)]
+        return [[row for row in step if row < own] for step in steps] if self._plan.remembered else steps
+
+    @property
+    def memory(self) -> Sequence[int]:
+        """The numbers of the memory's rows."""
+        return range(len(self._own), len(self._items))
+
+    def parameter(self, name: str, start: Tensor) -> nn.Parameter:
+        """Return a trainable tensor of the method's own; see ``methods.Run``."""
+        model: Any = self._built.model
+        if not hasattr(model, _OWN):
+            model.add_module(_OWN, nn.ParameterDict())
+        held = getattr(model, _OWN)
+        device = self._built.backbone.device
+        self.own[name] = held[str(len(held))] = nn.Parameter(start.detach().to(device, torch.float32, copy=True))
+        return self.own[name]
+
+    def mix(self, weigh: Weigh) -> None:
+        """Weigh the adapters in every forward pass of the training."""
+        inner = {
+            site: self._built.model.base_model.model.get_submodule(site).lora_A[ADAPTER] for site in self.trainable
+        }
+        self.mixture = Mixture(weigh, self._built.bank, inner, self._built.order)
+
+    def schedule(self, factor: Callable[[int], float]) -> None:
+        """Multiply the learning rate of each optimizer step, counted from 0."""
+        self.rate = factor
+
+    def confine(self, trimming: Trimming) -> Confinement:
+        """Return the new adapter's part of the shared LoRA.
+
+        Raises:
+            OptionError: If the method shares none.
+        """
+        if self._confined is None:
+            plan = self._plan
+            if plan.method.lead.start != "shared":
+                raise OptionError(
+                    f"--method {plan.method.name} shares no LoRA, so {self.name} cannot be confined to a part of it"
+                )
+            shapes = {site: factor.b.shape for site, factor in self.trainable.items()}
+            ledger = plan.ledger
+            idle = {
+                site: ledger.idle_at(site) if ledger else torch.ones(shape).bool() for site, shape in shapes.items()
+            }
+            warmup = warmup_steps(
+                trimming, len(plan.rows), plan.options.batch_size * plan.options.grad_accum, plan.steps
+            )
+            kept, report = self.kept, self.report.setdefault("subspace", {})
+            self._confined = Confinement(
+                trimming,
+                self.trainable,
+                idle,
+                warmup,
+                seed=plan.seed,
+                progress=self._progress,
+                kept=kept,
+                report=report,
+            )
+            self.schedule(self._confined.rate)
+        return self._confined
+
+    def watch(self) -> None:
+        """Measure from now on how strongly the layers answer."""
+        self._magnitudes = self._magnitudes or Magnitudes(self._built)
+
+    def give_features(self, distribution: Distribution) -> None:
+        """Give the finished adapter a feature distribution."""
+        self.distribution_given = distribution
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Add values to this step's line of the log."""
+        self.logged.update(values)
+
+    def activities(self) -> Sequence[Activity]:
+        """Return how strongly the layers answered to this step's rows; nothing where the method does not watch."""
+        return self._magnitudes.take() if self._magnitudes else []
+
+    @torch.no_grad()
+    def scale_rows(self, sites: Sequence[str], a: Tensor, b: Tensor) -> None:
+        """Multiply the gradients' rows."""
+        for index, site in enumerate(sites):
+            factor = self.trainable[site]
+            for parameter, rows in ((factor.a, a[index]), (factor.b, b[index])):
+                if parameter.grad is not None:
+                    parameter.grad.mul_(rows[:, None].to(parameter.grad))
+
+    def previous(self, batch: Batch) -> Tensor:
+        """Return the logits of the base model with the last earlier adapter alone."""
+        self._previous = self._previous or Previous(self._built, self.past[-1].factors())
+        return self._previous.logits(batch.inputs)
+
+    @contextlib.contextmanager
+    def watching(self, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """For one forward pass of the training, watch where the method asked for it; gives the inputs to pass on."""
+        if self._magnitudes is None:
+            yield inputs
+        else:
+            with self._magnitudes.watching(inputs) as given:
+                yield given

@@ -1,0 +1,43 @@
+"""A model asked something in the middle of its training (layer L3)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from peft import PeftModel
+from torch import nn
+
+from clora_cli.model.bank import AdapterBank
+
+__all__ = ["bare", "undisturbed"]
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """For a while, put a model into evaluation mode with parameters that need no gradient; then put it back."""
+    modes = [(module, module.training) for module in model.modules()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextlib.contextmanager
+def bare(model: PeftModel, bank: AdapterBank) -> Iterator[None]:
+    """For a while, let the base model act alone, ``undisturbed``: without the new adapter and those of a bank."""
+    with undisturbed(model), bank.only(None):
+        model.base_model.disable_adapter_layers()
+        try:
+            yield
+        finally:
+            model.base_model.enable_adapter_layers()  # which asks for gradients that ``undisturbed`` takes back
