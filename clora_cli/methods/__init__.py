@@ -25,7 +25,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from clora_cli.methods._run import Activity, Batch, Confined, Planned, Run, Trimming, Weigh
-from clora_cli.routing.weights import RouteOptions
+from clora_cli.options import RouteOptions
 
 __all__ = [
     "Activity",

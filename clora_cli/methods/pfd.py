@@ -14,7 +14,8 @@ from clora_cli.algebra.statistics import Moments, SecondMoment
 from clora_cli.base import registry
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method, Planned, Run
-from clora_cli.routing.weights import RouteOptions, Routing, common_sites
+from clora_cli.options import RouteOptions
+from clora_cli.routing.weights import Routing, common_sites
 from clora_cli.store.distribution import Pool, Text, agree, read_distribution, read_record
 
 __all__ = ["Pfd"]

@@ -32,7 +32,7 @@ from clora_cli.model.names import parse_name
 from clora_cli.model.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.training.plan import Plan
-from clora_cli.training.train_options import run_seed
+from clora_cli.training.row_order import run_seed
 
 __all__ = ["ADAPTER", "Built", "build", "lora_config"]
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clora_cli.options import TrainOptions
 from clora_cli.store.side_files import FEATURES, STATE
-from clora_cli.training import TrainOptions, make_plan, train_task
+from clora_cli.training import make_plan, train_task
 
 RECORD = json.loads((Path(__file__).parents[1] / "artifacts" / "0.1.0" / "checksums.json").read_text(encoding="utf-8"))
 FILES = {"adapter": "adapter_model.safetensors", "state": STATE, "features": FEATURES}
