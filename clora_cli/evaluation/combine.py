@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
 from clora_cli.base import registry
+from clora_cli.base.errors import MismatchError
 from clora_cli.data import Task
 from clora_cli.evaluation.prompts import Before, Prompts
 from clora_cli.merges import Merger
@@ -14,6 +17,7 @@ from clora_cli.model.backbone import Backbone
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_layers import BaseLayers
 from clora_cli.options import MERGES, RouteOptions
+from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.routed_adapters import RoutedAdapters
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -52,7 +56,7 @@ class Combination(Protocol):
 
 
 class Fixed:
-    """Adds adapters up, or merges them, for all inputs alike; they stay in the model while the same ones are asked for.
+    """Adds adapters up, weighted or not, or merges them, for all inputs alike; they stay while the same ones are asked for.
 
     Args:
         bank: The base model's bank.
@@ -78,7 +82,15 @@ class Fixed:
             self._bank.activate([{one.site: one.delta for one in found}])
         else:
             self._bank.activate([self._deltas[path] for path in paths])
+            if adapters and self._combine == "weighted":
+                self._bank.gate(self._weights(adapters))
         self._now = paths
+
+    def _weights(self, adapters: Sequence[AdapterFolder]) -> dict[str, Tensor]:
+        weights = fixed_weights(adapters)
+        if missing := sorted(set(self._bank.sites) - set(weights)):
+            raise MismatchError(f"adapter {adapters[-1].path} has no weights for layer '{missing[0]}'; train it again")
+        return weights
 
 
 class Routed:

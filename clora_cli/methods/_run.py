@@ -133,12 +133,14 @@ class Run(Protocol):
         step: Optimizer steps that are done; above 0 in ``begin`` where a run is continued from a checkpoint.
         kept: Tensors that last from step to step and are in every checkpoint; ``begin`` finds them when a run is continued.
             ``penalty`` gets them as ``factors.kept``.
+        own: The method's own trainable tensors, by name; see ``parameter``.
         report: What the manifest's ``scores`` will hold of this method, as JSON; in every checkpoint too.
     """
 
     name: str
     step: int
     kept: dict[str, Tensor]
+    own: dict[str, nn.Parameter]
     report: dict[str, Any]
 
     # Facts.

@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 from clora_cli.base import registry
 from clora_cli.base.errors import ArtifactError, CloraError
-from clora_cli.base.files import writing
+from clora_cli.base.files import read_json, writing
 from clora_cli.model.base_model import ModelReference
 from clora_cli.processes import signals
 from clora_cli.recipes.planning import UnitPlan, clean, scores_current
 from clora_cli.recipes.steps import Step, Unit
 from clora_cli.recipes.workers import Outcome, Worker
 from clora_cli.store.costs import COSTS, Cost, append_cost
+from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.tensors import read_header
 
 __all__ = ["Failure", "Listener", "UnitResult", "carry_out"]
@@ -201,16 +202,17 @@ def _cost(unit: Unit, step: Step, outcome: Outcome, *, resumed: bool) -> Cost:
 
 
 def _size(adapter: Path, method: str) -> tuple[int, int]:
-    """Return how many numbers of an adapter were trained, and how many bytes its tensor files are."""
+    """Return how many numbers of an adapter were trained, those beside its LoRA too, and how many bytes its tensor files are."""
     lead = registry.load("methods", method.split("+", maxsplit=1)[0])
-    fixed = ".lora_A." if lead.start == "shared" else None  # the LoRA that tasks share has an A that nobody trains
+    fixed = ".lora_A." if lead.fixed_a or lead.start == "shared" else None
     try:
         header, _ = read_header(adapter / "adapter_model.safetensors")
-        size = sum(file.stat().st_size for file in adapter.glob("*.safetensors"))
+        size = sum(file.stat().st_size for file in adapter.iterdir() if file.suffix in {".safetensors", ".clora"})
+        scores = read_json(adapter / MANIFEST, "manifest").get("scores", {})
     except (OSError, ValueError) as error:
         raise ArtifactError(f"adapter {adapter} is damaged ({error}); remove it and run again") from error
     trained = [entry["shape"] for name, entry in header.items() if lead.trains and not (fixed and fixed in name)]
-    return sum(map(prod, trained)), size
+    return sum(map(prod, trained)) + scores.get("beside_the_lora", {}).get("trained", 0), size
 
 
 @contextlib.contextmanager

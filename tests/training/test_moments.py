@@ -1,0 +1,257 @@
+"""A run's moments and services, with methods that are made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+import torch
+from support import Signals, contents, run_of, trainer_for, write_random_adapter
+
+from clora_cli.base import registry
+from clora_cli.base.errors import InterruptedRunError, MismatchError, OptionError
+from clora_cli.data import Collator
+from clora_cli.methods import Memory, Method
+from clora_cli.training import train_task
+from clora_cli.training.build import build
+from clora_cli.training.fit import encoded_rows, methods_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AGem(Method):
+    """Averaged gradient episodic memory: a step never points against the gradient of rows of earlier tasks.
+
+    ``g' = g - <g, r> / <r, r> r`` where ``<g, r> < 0`` (Chaudhry et al., 2019, arXiv:1812.00420, eq. 11).
+    """
+
+    past = "none"
+    start = "previous"
+    combine = "last"
+    reuses_data = True
+
+    rows: int = 4
+
+    def memory(self) -> Memory:
+        return Memory(rows=self.rows, mixed=False)
+
+    def gradients(self, run) -> None:
+        if not run.memory:
+            return
+        reference = run.slopes(run.memory)
+        product = sum(float((own.grad * slope).sum()) for own, slope in reference)
+        if product < 0:
+            size = sum(float(slope.square().sum()) for _, slope in reference)
+            for own, slope in reference:
+                own.grad.sub_(slope, alpha=product / size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(Method):
+    """Keep an exponential moving average of the LoRA, and write that."""
+
+    joins = True
+
+    decay: float = 0.9
+
+    def begin(self, run) -> None:
+        for site, factor in run.trainable.items():
+            for side in ("a", "b"):
+                run.kept.setdefault(f"slow_{side}/{site}", getattr(factor, side).detach().clone())
+
+    def after_step(self, run) -> None:
+        for key, slow in run.kept.items():
+            side, _, site = key.partition("/")
+            slow.lerp_(getattr(run.trainable[site], side[-1]).detach(), 1 - self.decay)
+
+    @torch.no_grad()
+    def finish(self, run) -> Mapping[str, torch.Tensor]:
+        for key, slow in run.kept.items():
+            side, _, site = key.partition("/")
+            getattr(run.trainable[site], side[-1]).copy_(slow)
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing(Method):
+    """Mixes adapters, as pfd does; each keeps the same name."""
+
+    past = "weighted"
+
+    def begin(self, run) -> None:
+        share = run.parameter("share", torch.tensor(0.5))
+        count = len(run.past)
+        run.mix(lambda rows, inputs: {site: share.expand(1, count + 1) for site in run.trainable})
+
+
+class Mixing2(Mixing):
+    """The same under another name."""
+
+
+class Keeps(Mixing):
+    """Keeps what another keeps."""
+
+    def begin(self, run) -> None:
+        """Do nothing."""
+
+    def finish(self, run) -> Mapping[str, torch.Tensor]:
+        return {"share": torch.ones(1)}
+
+
+METHODS = {"a-gem": AGem, "slow": Slow, "mixing": Mixing, "mixing2": Mixing2, "keeps": Keeps}
+
+
+@pytest.fixture(autouse=True)
+def _made_here(monkeypatch):
+    real = registry.load
+    monkeypatch.setattr(registry, "load", lambda kind, name: METHODS.get(name) or real(kind, name))
+
+
+@pytest.fixture
+def second(plan_for):
+    """Plan a second task with a method, after a first one."""
+
+    def plan(method, package="adapters", first="seq-lora", **chosen):
+        train_task(plan_for("first", package=package, method=first))
+        return plan_for("second", package=package, method=method, **chosen)
+
+    return plan
+
+
+def test_rows_of_a_memory_that_is_not_mixed_are_not_trained_on(second):
+    plan = second("a-gem")
+    assert plan.remembered == 0 and max(plan.order) < len(plan.rows)
+    run = run_of(plan, build(plan))
+    assert list(run.memory) == list(range(24, 28))
+
+
+def test_a_gem_projects_a_step_that_would_harm_the_memory(second):
+    plan = second("a-gem")
+    built = build(plan)
+    run = run_of(plan, built)
+    reference = run.slopes(run.memory)
+    assert [own.requires_grad for own, _ in reference] == [True] * (2 * len(built.trainable))
+    generator = torch.Generator().manual_seed(0)
+    for own, slope in reference:
+        own.grad = torch.randn(own.shape, generator=generator) * 1e-3 - slope  # against the memory
+    before = [own.grad.clone() for own, _ in reference]
+    plan.method.lead.gradients(run)
+    product = sum(float((own.grad * slope).sum()) for own, slope in reference)
+    assert abs(product) < 1e-5 * sum(float(slope.square().sum()) for _, slope in reference)
+    # What is taken away lies along the reference: by hand <g, r> / <r, r> of it.
+    scale = sum(float((old * slope).sum()) for old, (_, slope) in zip(before, reference, strict=True))
+    scale /= sum(float(slope.square().sum()) for _, slope in reference)
+    for old, (own, slope) in zip(before, reference, strict=True):
+        assert torch.allclose(old - own.grad, scale * slope, atol=1e-6)
+    for own, slope in reference:
+        own.grad = slope.clone()
+    plan.method.lead.gradients(run)
+    assert all(torch.equal(own.grad, slope) for own, slope in reference)  # no conflict, no change
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_slopes_are_those_of_the_mean_loss_of_the_rows(plan_for, family):
+    plan = plan_for(method="seq-lora", family=family, dropout=0.3)
+    built = build(plan)
+    run, items = run_of(plan, built), encoded_rows(plan, built)
+    with torch.no_grad():
+        for factor in built.trainable.values():
+            factor.b.normal_()
+    built.model.train()
+    found = run.slopes([2, 5])
+    assert built.model.training and all(own.grad is None for own, _ in found)
+    built.model.eval()
+    batch = Collator(built.backbone.tokens)([items[2], items[5]])
+    tokens = int((batch["labels"] != -100).sum())
+    if family == "t5":
+        batch["decoder_input_ids"] = built.backbone.tokens.decoder_inputs(batch["labels"])
+    logits = built.model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+    labels = batch["labels"] if family == "t5" else batch["labels"][:, 1:]
+    logits = logits if family == "t5" else logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / tokens
+    expected = torch.autograd.grad(loss, [own for own, _ in found])
+    for (_, slope), own in zip(found, expected, strict=True):
+        assert torch.allclose(slope, own, rtol=1e-3, atol=1e-5 * float(own.abs().max()))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_input_moments_are_means_over_all_tokens_but_padding(plan_for, family):
+    plan = plan_for(method="seq-lora", family=family, train_rows=6)
+    built = build(plan)
+    run, items = run_of(plan, built), encoded_rows(plan, built)
+    found = dict(run.input_moments())
+    assert found.keys() == built.trainable.keys()
+    seen = {site: [] for site in found}
+    handles = [
+        built.backbone.model.get_submodule(site).register_forward_pre_hook(
+            lambda module, given, site=site: seen[site].append(
+                given[0].detach().reshape(-1, given[0].shape[-1]).double()
+            )
+        )
+        for site in found
+    ]
+    built.model.eval()
+    for item in items[:6]:  # one by one, so that there is no padding
+        batch = Collator(built.backbone.tokens)([item])
+        if family == "t5":
+            batch["decoder_input_ids"] = built.backbone.tokens.decoder_inputs(batch["labels"])
+        with torch.no_grad():
+            built.model(**{key: value for key, value in batch.items() if key != "labels"})
+    for handle in handles:
+        handle.remove()
+    for site, moment in found.items():
+        vectors = torch.cat(seen[site])
+        expected = vectors.mT @ vectors / len(vectors)
+        assert torch.allclose(moment, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())), site
+
+
+def test_a_slow_copy_is_the_moving_average_of_every_step(plan_for):
+    plain, _ = train_task(plan_for(method="inc-lora", package="plain", max_steps=4))
+    slow, _ = train_task(plan_for(method="inc-lora+slow", package="slow", max_steps=4))
+    still, _ = train_task(
+        plan_for(method="inc-lora+slow", package="still", max_steps=4, method_options={"slow.decay": "0"})
+    )
+    for site, factor in plain.factors().items():
+        assert torch.equal(still.factors()[site].b, factor.b)
+        assert 0 < float(slow.factors()[site].b.norm()) < 0.5 * float(factor.b.norm())
+
+
+@pytest.mark.parametrize("method", ["inc-lora+slow", "mixing"])
+def test_what_a_method_keeps_and_trains_outlasts_an_interruption(plan_for, backbone, tmp_path, method):
+    chosen = {"method": method, "max_steps": 4, "save_steps": 1, "dropout": 0.1}
+    for package in ("whole", "cut"):
+        write_random_adapter(tmp_path / package / "second", backbone(), stage=1)
+    expected = contents(train_task(plan_for(package="whole", **chosen))[0].path)
+    plan = plan_for(package="cut", **chosen)
+    with pytest.raises(InterruptedRunError):
+        train_task(plan, progress=Signals(after=2))
+    folder, _ = train_task(plan, resume=True)
+    assert contents(folder.path) == expected
+    if method == "mixing":
+        assert folder.state()["share"].shape == () and float(folder.state()["share"]) != 0.5
+        assert folder.manifest["scores"]["beside_the_lora"] == {"trained": 1}
+
+
+def test_parts_that_join_act_last(plan_for):
+    assert list(plan_for(method="slow+o-lora").method.acting) == ["o-lora", "slow"]
+
+
+def test_only_one_part_may_mix_and_no_two_keep_one_name(plan_for):
+    plan = plan_for(method="mixing+mixing2")
+    built = build(plan)
+    with pytest.raises(OptionError, match="mixing and mixing2 each mix the adapters; name one of them"):
+        methods_of(plan, built, encoded_rows(plan, built)).begin(None, Signals())
+    with pytest.raises(MismatchError, match="two of these methods keep 'share'"):
+        train_task(plan_for(method="mixing+keeps"))
+
+
+def test_nothing_is_made_that_no_method_asks_for(plan_for, backbone, tmp_path):
+    write_random_adapter(tmp_path / "adapters" / "second", backbone(), stage=1)
+    plan = plan_for(method="o-lora")
+    built = build(plan)
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in built.model.modules())
+    trainer = trainer_for(plan, built)
+    trainer._moments.begin(None, Signals())
+    assert sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in built.model.modules()) == hooks
+    run = trainer._moments._runs["o-lora"]
+    assert (run.mixture, run.rate, run._previous, run._magnitudes, run._confined, run.own) == (None,) * 5 + ({},)

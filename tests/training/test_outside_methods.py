@@ -1,0 +1,133 @@
+"""InfLoRA and SD-LoRA of examples/plugin-package: by hand, and whole runs with an engine that knows neither."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from clora_example.inf_lora import InfLora, grown, leading, residual
+from clora_example.sd_lora import SdLora, _weights
+from support import contents, options_for, save_model, write_task
+
+from clora_cli.base import registry
+from clora_cli.base.errors import InterruptedRunError, MismatchError
+from clora_cli.model.bank import AdapterBank
+from clora_cli.routing.fixed_weights import fixed_weights
+from clora_cli.training import make_plan, train_task
+
+METHODS = {"inf-lora": InfLora, "sd-lora": SdLora}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("inputs")
+    tasks = [write_task(root / name, seed) for seed, name in enumerate(("first", "second", "third"))]
+    return save_model("llama", root / "model"), dict(zip(("first", "second", "third"), tasks, strict=True))
+
+
+@pytest.fixture
+def learn(inputs, tmp_path, monkeypatch):
+    """Train a task with a method of this package."""
+    real = registry.load
+    monkeypatch.setattr(registry, "load", lambda kind, name: METHODS.get(name) or real(kind, name))
+    model, tasks = inputs
+
+    def train(method, task, package="adapters", **chosen):
+        options = options_for(model, tasks[task], tmp_path / package, method=method, **chosen)
+        return train_task(make_plan(options))[0]
+
+    return train
+
+
+def test_inf_lora_s_directions_by_hand():
+    # Inputs along e1 (energy 16), e2 (4) and e3 (1), of which e1 is the past's.
+    moment, basis = torch.diag(torch.tensor([4.0, 2.0, 1.0]).double()), torch.eye(3).double()[:, :1]
+    assert residual(moment, basis).diagonal().tolist() == [0, 2, 1]
+    assert torch.allclose(leading(residual(moment, basis), basis, 1, 0), torch.eye(3).double()[:, 1:2])
+    # 16 of 21 are held; with e2 it is 20.
+    assert grown(moment, basis, 0.76).shape == (3, 1)
+    assert torch.allclose(grown(moment, basis, 0.9)[:, 1:].abs(), torch.eye(3).double()[:, 1:2])
+    assert grown(moment, basis, 1.0).shape == (3, 3)
+
+
+def test_inf_lora_fills_up_with_directions_that_nobody_used():
+    moment, basis = torch.diag(torch.tensor([4.0, 0, 0, 0]).double()), torch.eye(4).double()[:, :1]
+    found = leading(residual(moment, basis), basis, 2, 7)
+    assert torch.allclose(found.mT @ found, torch.eye(2).double()) and float((basis.mT @ found).abs().max()) < 1e-12
+
+
+def test_inf_lora_does_nothing_to_inputs_of_earlier_tasks(learn):
+    first, second, third = (learn("inf-lora", task, lr=0.05) for task in ("first", "second", "third"))
+    for before, after in ((first, second), (second, third)):
+        bases = {key.partition("/")[2]: kept for key, kept in before.state().items()}
+        for site, factor in after.factors().items():
+            seen = bases[site] @ torch.randn(bases[site].shape[1], 20, generator=torch.Generator().manual_seed(0))
+            assert float(factor.b.abs().max()) > 0
+            assert float((factor.delta() @ seen).abs().max()) < 1e-5
+            assert float((factor.delta() @ torch.randn(factor.shape[1], 20)).abs().max()) > 1e-3
+            assert torch.allclose(factor.a.norm(dim=1), torch.full((2,), 3**-0.5), atol=1e-5)
+    assert all(kept.shape[1] >= first.state()[key].shape[1] for key, kept in third.state().items())
+
+
+def test_inf_lora_without_room_is_refused(learn):
+    learn("inf-lora", "first", method_options={"energy": "1"})
+    with pytest.raises(MismatchError, match="no room for rank 30; pass a smaller --rank"):
+        learn("inf-lora", "second", rank=30)
+
+
+def test_sd_lora_s_weights_by_hand():
+    norms, before = torch.tensor([[4.0, 0.5]]), torch.tensor([[1.0, 0.7]])
+    assert torch.equal(_weights(norms * before, norms, before), torch.tensor([[1.0, 0.7, 1.0]]))
+    # A magnitude of 6 of a delta of norm 4 is a weight of 1.5.
+    assert torch.allclose(_weights(torch.tensor([[6.0, 0.1]]), norms, before), torch.tensor([[1.5, 0.2, 1.0]]))
+
+
+def logits_of(model_folder, adapters, weights):
+    from clora_cli.model.backbone import load_backbone
+    from clora_cli.model.base_model import find_model
+
+    base = load_backbone(find_model(str(model_folder)), device=torch.device("cpu"))
+    bank = AdapterBank(base.model)
+    bank.activate([adapter.factors() for adapter in adapters])
+    bank.gate({site: weights[site] for site in bank.sites})
+    with torch.no_grad():
+        return base.model(input_ids=torch.tensor([[5, 6, 7, 30, 31, 32]])).logits
+
+
+def test_sd_lora_begins_where_the_last_task_ended(learn, inputs):
+    first, second = (learn("sd-lora", task, lr=0.05) for task in ("first", "second"))
+    weights = fixed_weights([first, second])
+    assert all(0 < abs(float(row[0, 0]) - 1) < 0.5 and float(row[0, 1]) == 1 for row in weights.values())
+    expected = logits_of(inputs[0], [first, second], weights)
+    third = learn("sd-lora", "third", lr=1e-12, max_steps=1)
+    assert third.manifest["scores"]["beside_the_lora"] == {"trained": 2 * len(third.factors())}
+    later = fixed_weights([first, second, third])
+    assert all(torch.equal(later[site][:, :2], row) for site, row in weights.items())
+    assert torch.allclose(logits_of(inputs[0], [first, second, third], later), expected, atol=1e-6)
+
+
+def test_sd_lora_is_evaluated_with_its_magnitudes(learn, inputs):
+    from clora_cli.data import load_task
+    from clora_cli.evaluation import evaluate
+    from clora_cli.options import EvalOptions
+
+    members = [learn("sd-lora", task, lr=0.05) for task in ("first", "second")]
+    task = load_task(str(inputs[1]["first"]))
+    scores = evaluate(members, [task], EvalOptions(score="labels", device="cpu", matrix=True))
+    assert scores.combine == "weighted" and len(scores.rows) == 3
+    first = learn("sd-lora", "first", package="other")
+    with pytest.raises(MismatchError, match="has no weight for"):
+        fixed_weights([first, members[1]])
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, tmp_path):
+    from support import Signals
+
+    chosen = {"max_steps": 4, "save_steps": 1, "lr": 0.01}
+    for package in ("whole", "cut"):
+        learn(method, "first", package)
+    expected = contents(learn(method, "second", "whole", **chosen).path)
+    plan = make_plan(options_for(inputs[0], inputs[1]["second"], tmp_path / "cut", method=method, **chosen))
+    with pytest.raises(InterruptedRunError):
+        train_task(plan, progress=Signals(after=2))
+    assert contents(train_task(plan, resume=True)[0].path) == expected
