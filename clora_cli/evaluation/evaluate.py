@@ -200,7 +200,7 @@ def _combination(
     options: EvalOptions,
     layers: BaseLayers | None,
 ) -> Combination:
-    from clora_cli.evaluation.combine import Fixed, Routed
+    from clora_cli.evaluation.combine import Fixed, Learned, Routed
     from clora_cli.model.bank import AdapterBank
     from clora_cli.routing.route_settings import calibration_tasks, route_options
 
@@ -209,7 +209,7 @@ def _combination(
     if combine != "route":
         if options.route or options.calibrate:
             raise OptionError(f"these adapters are combined by {combine}; pass --combine route with options of routing")
-        return Fixed(bank, members, combine, layers)
+        return Learned(backbone, bank, members) if combine == "learned" else Fixed(bank, members, combine, layers)
     how = route_options(members, options.route)
     return Routed(backbone, bank, members, how, calibration_tasks(members, how, options.calibrate))
 

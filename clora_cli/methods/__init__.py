@@ -18,7 +18,7 @@ Fisher information or second moments of the layers' inputs. Nothing is computed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -136,8 +136,8 @@ class Method:
             of a merge whose dense result of all earlier adapters is used.
         start: ``fresh`` random factors, those of the ``previous`` adapter, or ``shared``: one random ``lora_A`` that all
             adapters of a package have, never trained, so that they are parts of one LoRA.
-        combine: What ``clora eval`` does by default: ``sum``, ``last``, ``route``, ``task-id``, ``none``, ``weighted``, or the
-            name of a merge.
+        combine: What ``clora eval`` does by default: ``sum``, ``weighted``, ``learned``, ``last``, ``route``, ``task-id``,
+            ``none``, or the name of a merge.
         trains: Whether there is anything to train; else the adapter is written as zeros and the model is not even loaded.
         fixed_a: Whether ``lora_A`` stays as ``begin`` leaves it; under ``start = "shared"`` it does anyway.
         recalls: What penalties need of the last earlier adapter, for ``Factors.recalled``: its ``lora_A`` and ``lora_B``,
@@ -170,6 +170,18 @@ class Method:
     def routing(self) -> RouteOptions | None:
         """Return how inputs choose among adapters at evaluation, where ``combine`` is ``route``; the manifest keeps it."""
         return None
+
+    def weigh(self, states: Sequence[Mapping[str, Tensor]], queries: Tensor) -> Tensor:
+        """Return how inputs weigh the adapters, where ``combine`` is ``learned``; ``Run.mix`` may call it in training.
+
+        Args:
+            states: What ``state.clora`` of each adapter holds; in training, the last is the new one's own tensors.
+            queries: The mean of each input's frozen token embeddings, shape (input, hidden), each of norm 1.
+
+        Returns:
+            Shape (input, adapter).
+        """
+        raise NotImplementedError
 
     # Moments.
 

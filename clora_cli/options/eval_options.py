@@ -14,7 +14,7 @@ from clora_cli.options.shared_options import LENGTHS, ROWS, dtype_option
 __all__ = ["COMBINE", "MERGES", "SCORE", "EvalOptions"]
 
 MERGES = tuple(name for name in registry.names("merges") if name != "sum")
-COMBINE = ("auto", "sum", "weighted", "last", "route", "task-id", "none", *MERGES)
+COMBINE = ("auto", "sum", "weighted", "learned", "last", "route", "task-id", "none", *MERGES)
 SCORE = ("generate", "labels")
 
 
@@ -22,10 +22,10 @@ SCORE = ("generate", "labels")
 class EvalOptions(RouteChoices):
     """How to evaluate.
 
-    ``combine`` says how adapters take part: ``sum`` adds all, ``weighted`` adds them with the weights
-    that the last one was trained with, ``last`` takes the last, ``route`` lets each input choose by
-    its features, ``task-id`` takes each task's own, ``none`` the base model alone, a merge's name merges them with its
-    default options, ``auto`` does what their method says.
+    ``combine`` says how adapters take part: ``sum`` adds all, ``weighted`` adds them with the weights that the last one was
+    trained with, ``learned`` lets the method weigh them input by input, ``last`` takes the last, ``route`` lets each input
+    choose by its features, ``task-id`` takes each task's own, ``none`` the base model alone, a merge's name merges them with
+    its default options, ``auto`` does what their method says.
     """
 
     data: tuple[str, ...] = option(
@@ -37,7 +37,7 @@ class EvalOptions(RouteChoices):
     )
     combine: str = option(
         "auto",
-        "sum, weighted, last, route, task-id, none, or a strategy of clora merge; auto asks the adapters' method.",
+        "sum, weighted, learned, last, route, task-id, none, or a strategy of clora merge; auto asks the adapters' method.",
         choices=COMBINE,
         completes="combine",
     )

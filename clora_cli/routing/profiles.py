@@ -17,7 +17,7 @@ from clora_cli.routing.weights import common_sites
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import agree, read_distribution, read_record, read_sites
 
-__all__ = ["Distributions", "Known", "TaskVectors", "known_by"]
+__all__ = ["Distributions", "Known", "TaskVectors", "known_by", "trained_length"]
 
 
 class Known(Protocol):
@@ -91,7 +91,7 @@ class TaskVectors:
         for member in members:
             check_base(member.base, reference, member.path)
         self._vectors = torch.stack(_vectors(members)).double()
-        longest = max(map(_max_length, members))
+        longest = max(map(trained_length, members))
         looked_at = {"source": "base", "pool": "prompt-mean", "text": "prompt"}
         self.record: Mapping[str, Any] = {**looked_at, "max_length": longest}
         self.sites = [table_of(model if model is not None else load_skeleton(reference), reference.kind)]
@@ -131,7 +131,12 @@ def _without_distribution(members: Sequence[AdapterFolder]) -> AdapterFolder | N
     return lacking if lacking and all(read_task_vector(member) is not None for member in members) else None
 
 
-def _max_length(member: AdapterFolder) -> int:
+def trained_length(member: AdapterFolder) -> int:
+    """Return how many tokens the prompts had at most that an adapter was trained on.
+
+    Raises:
+        ArtifactError: If its manifest does not tell.
+    """
     found = member.manifest.get("training", {}).get("max_length")
     if not isinstance(found, int):
         raise ArtifactError(

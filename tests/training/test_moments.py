@@ -11,8 +11,15 @@ from support import Signals, contents, run_of, trainer_for, write_random_adapter
 
 from clora_cli.base import registry
 from clora_cli.base.errors import InterruptedRunError, MismatchError, OptionError
-from clora_cli.data import Collator
+from clora_cli.data import Collator, load_task
+from clora_cli.evaluation import evaluate
+from clora_cli.evaluation.combine import Learned
+from clora_cli.evaluation.prompts import Prompts
 from clora_cli.methods import Memory, Method
+from clora_cli.model.bank import AdapterBank
+from clora_cli.model.features import prompt_ids
+from clora_cli.model.task_vectors import embeddings
+from clora_cli.options import EvalOptions
 from clora_cli.training import train_task
 from clora_cli.training.build import build
 from clora_cli.training.fit import encoded_rows, methods_of
@@ -98,7 +105,24 @@ class Keeps(Mixing):
         return {"share": torch.ones(1)}
 
 
-METHODS = {"a-gem": AGem, "slow": Slow, "mixing": Mixing, "mixing2": Mixing2, "keeps": Keeps}
+@dataclass(frozen=True, kw_only=True)
+class Gated(Method):
+    """A key for each task, whose cosine with an input weighs its adapter, after GainLoRA (arXiv:2505.15424)."""
+
+    past = "weighted"
+    combine = "learned"
+
+    def begin(self, run) -> None:
+        queries, past = run.embeddings(), [adapter.state() for adapter in run.past]
+        run.parameter("key", queries[0])
+        run.mix(lambda rows, inputs: {"": self.weigh([*past, run.own], queries[rows])})
+
+    def weigh(self, states, queries):
+        keys = torch.stack([state["key"] for state in states])
+        return torch.nn.functional.normalize(queries) @ torch.nn.functional.normalize(keys).mT
+
+
+METHODS = {"gated": Gated, "a-gem": AGem, "slow": Slow, "mixing": Mixing, "mixing2": Mixing2, "keeps": Keeps}
 
 
 @pytest.fixture(autouse=True)
@@ -255,3 +279,25 @@ def test_nothing_is_made_that_no_method_asks_for(plan_for, backbone, tmp_path):
     assert sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in built.model.modules()) == hooks
     run = trainer._moments._runs["o-lora"]
     assert (run.mixture, run.rate, run._previous, run._magnitudes, run._confined, run.own) == (None,) * 5 + ({},)
+
+
+def test_a_learned_gate_weighs_at_evaluation_as_in_training(plan_for, backbone, tasks):
+    folders = [train_task(plan_for(task, method="gated", lr=0.02))[0] for task in ("first", "second")]
+    plan = plan_for("second", method="gated", lr=0.02)
+    start = run_of(plan, build(plan)).embeddings()[0]
+    assert not torch.allclose(folders[1].state()["key"], start, atol=1e-3)  # the gate was trained
+    base = backbone()
+    task = load_task(str(tasks["first"]))
+    bank = AdapterBank(base.model)
+    combination = Learned(base, bank, folders)
+    prompts = Prompts.encode(base, task, task.test, 512, 8)
+    combination.use(folders, "first", prompts)([2, 0], torch.ones(2, 1))
+    queries = embeddings(base, prompt_ids(base, task.test, max_length=plan.options.max_length))
+    expected = Gated().weigh([folder.state() for folder in folders], queries)[[2, 0]]
+    assert {tuple(weights.flatten().tolist()) for weights in bank._weights.values()} == {
+        tuple(expected.flatten().tolist())
+    }
+    scores = evaluate(folders, [task], EvalOptions(score="labels", device="cpu", matrix=True))
+    assert scores.combine == "learned" and len(scores.rows) == 3
+    with pytest.raises(MismatchError, match="a method that learns no weights"):
+        evaluate([train_task(plan_for(method="inc-lora", package="other"))[0]], [task], EvalOptions(combine="learned"))
