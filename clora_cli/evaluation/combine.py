@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from clora_cli.base import registry
-from clora_cli.base.errors import ArtifactError, MismatchError, translated
+from clora_cli.base.errors import MismatchError
 from clora_cli.data import Task
 from clora_cli.evaluation.prompts import Before, Prompts
 from clora_cli.merges import Merger
-from clora_cli.methods import Method
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_layers import BaseLayers
-from clora_cli.model.features import prompt_ids
-from clora_cli.model.task_vectors import embeddings
 from clora_cli.options import MERGES, RouteOptions
 from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.routing.guide import Guide
-from clora_cli.routing.profiles import trained_length
 from clora_cli.routing.routed_adapters import RoutedAdapters
 from clora_cli.store.adapter_folder import AdapterFolder
 
-__all__ = ["Combination", "Fixed", "Learned", "Routed", "active", "merger_of"]
+__all__ = ["Combination", "Fixed", "Routed", "active", "merger_of"]
 
 
 def active(members: Sequence[AdapterFolder], combine: str, task: str) -> list[AdapterFolder]:
@@ -127,46 +122,3 @@ class Routed:
             self._bank.clear()
             return None
         return self._adapters.gates(name, prompts.examples, len(adapters), chat=prompts.chat, threshold=self._threshold)
-
-
-class Learned:
-    """Lets the adapters' method weigh them input by input, by what it learned with each.
-
-    Args:
-        backbone: The base model.
-        bank: Its bank.
-        members: The adapters.
-
-    Raises:
-        MismatchError: If the last one's method learns no weights.
-    """
-
-    def __init__(self, backbone: Backbone, bank: AdapterBank, members: Sequence[AdapterFolder]) -> None:
-        self._backbone, self._bank = backbone, bank
-        self._method = _weighing(members[-1]) if members else None
-        self._deltas = {member.path: member.deltas() for member in members}
-        self._states = {member.path: member.state() for member in members}
-
-    def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> Before | None:
-        """Make these adapters act, each input with weights of its own."""
-        self._bank.activate([self._deltas[adapter.path] for adapter in adapters])
-        if not adapters or self._method is None:
-            return None
-        length = max(map(trained_length, adapters))
-        ids = prompt_ids(self._backbone, prompts.examples, max_length=length, chat=prompts.chat)
-        with self._bank.only(None), torch.no_grad():
-            queries = embeddings(self._backbone, ids)
-            weights = self._method.weigh([self._states[adapter.path] for adapter in adapters], queries)
-        return lambda rows, mask: self._bank.gate({site: weights[rows] for site in self._bank.sites})
-
-
-def _weighing(member: AdapterFolder) -> Method:
-    """Return the method, its options bound, that weighs the adapters."""
-    for name, options in member.manifest.get("method", {}).get("options", {}).items():
-        plugin = registry.load("methods", name)
-        if plugin.weigh is not Method.weigh:
-            with translated(f"adapter {member.path}: method {name} has other options now", ArtifactError):
-                return cast("Method", plugin(**options))
-    raise MismatchError(
-        f"adapter {member.path} was trained with a method that learns no weights; pass another --combine"
-    )

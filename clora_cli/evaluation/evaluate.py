@@ -13,7 +13,7 @@ from clora_cli.data import Task
 from clora_cli.data.tools import renderable
 from clora_cli.evaluation.text import FORMULAS, Grading
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, is_local
-from clora_cli.options import COMBINE, MERGES, EvalOptions
+from clora_cli.options import COMBINE, MERGES, EvalOptions, RouteOptions
 from clora_cli.processes.meeting import agree, joined, together
 from clora_cli.processes.ranks import processes, summed
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -200,17 +200,17 @@ def _combination(
     options: EvalOptions,
     layers: BaseLayers | None,
 ) -> Combination:
-    from clora_cli.evaluation.combine import Fixed, Learned, Routed
+    from clora_cli.evaluation.combine import Fixed, Routed
     from clora_cli.model.bank import AdapterBank
     from clora_cli.routing.route_settings import calibration_tasks, route_options
 
     bank = AdapterBank(backbone.model)
     members = [member.on(bank.places) for member in members]
-    if combine != "route":
-        if options.route or options.calibrate:
-            raise OptionError(f"these adapters are combined by {combine}; pass --combine route with options of routing")
-        return Learned(backbone, bank, members) if combine == "learned" else Fixed(bank, members, combine, layers)
-    how = route_options(members, options.route)
+    if combine != "route" and (options.route or options.calibrate):
+        raise OptionError(f"these adapters are combined by {combine}; pass --combine route with options of routing")
+    if combine not in {"route", "learned"} or not members:
+        return Fixed(bank, members, combine, layers)
+    how = RouteOptions(similarity="learned") if combine == "learned" else route_options(members, options.route)
     return Routed(backbone, bank, members, how, calibration_tasks(members, how, options.calibrate))
 
 

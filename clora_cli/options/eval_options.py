@@ -14,7 +14,7 @@ from clora_cli.options.shared_options import LENGTHS, ROWS, dtype_option
 __all__ = ["COMBINE", "MERGES", "SCORE", "EvalOptions"]
 
 MERGES = tuple(name for name in registry.names("merges") if name != "sum")
-COMBINE = ("auto", "sum", "weighted", "learned", "last", "route", "task-id", "none", *MERGES)
+COMBINE = ("auto", "sum", "last", "route", "task-id", "none", "weighted", "learned", *MERGES)
 SCORE = ("generate", "labels")
 
 
@@ -37,7 +37,7 @@ class EvalOptions(RouteChoices):
     )
     combine: str = option(
         "auto",
-        "sum, weighted, learned, last, route, task-id, none, or a strategy of clora merge; auto asks the adapters' method.",
+        "sum, last, route, task-id, none, weighted, learned, or a strategy of clora merge; auto asks the adapters' method.",
         choices=COMBINE,
         completes="combine",
     )

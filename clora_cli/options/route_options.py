@@ -22,7 +22,7 @@ class RouteOptions(Options):
     Attributes:
         similarity: A router, with its options after commas: ``l2``, ``mahalanobis,shrinkage=0.1``; ``auto`` is
             ``mahalanobis`` where all adapters have the same second moments, else ``l2``. ``task-vector`` goes by the
-            adapters' task vectors, all others by their feature distributions.
+            adapters' task vectors, ``learned`` by what their method learned, all others by their feature distributions.
         top_k: Adapters that take part in an input's mixture, at least 1; 0 for all.
         temperature: Similarities are divided by it before the softmax, above 0.
         layer: Whose features decide: ``all`` has each site decide for itself, ``middle``, ``last`` or a block's number has
@@ -54,8 +54,10 @@ class RouteOptions(Options):
 
     @property
     def reads(self) -> str:
-        """What adapters are known by: their ``features`` or their ``task-vector``."""
-        return "features" if self.similarity == "auto" else str(registry.bound("routers", self.similarity).reads)
+        """What adapters are known by: their ``features``, their ``task-vector``, or what their method ``learned``."""
+        if self.similarity in {"auto", "learned"}:
+            return {"auto": "features", "learned": "learned"}[self.similarity]
+        return str(registry.bound("routers", self.similarity).reads)
 
     def recorded(self) -> dict[str, Any]:
         """Return what a manifest keeps."""
@@ -69,7 +71,7 @@ class RouteChoices(ModelOptions):
     similarity: str | None = option(
         None,
         f"auto, {_SIMILARITIES}. auto, the default, is mahalanobis where all adapters have second moments, else l2; "
-        "task-vector is for adapters of --method cast.",
+        "task-vector is for adapters of --method cast, learned for those whose method learns weights.",
         metavar="NAME[,KEY=VALUE]",
         completes="similarity",
     )

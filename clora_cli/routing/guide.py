@@ -74,7 +74,7 @@ class Guide:
         Raises:
             MismatchError: As ``Routing``.
         """
-        return Routing(self._known.moments(count), self.sites, self.options, threshold)
+        return self._known.routing(self.options, count, threshold)
 
     def features(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,11 +13,12 @@ from clora_cli.model.backbone import load_skeleton
 from clora_cli.model.base_model import ModelReference, check_base, same_base
 from clora_cli.model.task_vectors import read_task_vector, table_of
 from clora_cli.options import RouteOptions
-from clora_cli.routing.weights import common_sites
+from clora_cli.routing.learned_weights import LearnedWeights, weighing_method
+from clora_cli.routing.weights import Routing, common_sites
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import agree, read_distribution, read_record, read_sites
 
-__all__ = ["Distributions", "Known", "TaskVectors", "known_by", "trained_length"]
+__all__ = ["Distributions", "Known", "Learned", "TaskVectors", "known_by"]
 
 
 class Known(Protocol):
@@ -33,8 +34,8 @@ class Known(Protocol):
     sites: list[str]
     cut: str
 
-    def moments(self, count: int | None) -> Iterator[Mapping[str, Moments]]:
-        """Yield each of the first ``count`` adapters' moments by site; of all by default."""
+    def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
+        """Return the weights' source for the first ``count`` adapters; for all by default."""
 
 
 class Distributions:
@@ -66,10 +67,11 @@ class Distributions:
         self.sites = common_sites([read_sites(member.features) for member in members], options)
         self._paths = [member.features for member in members]
 
-    def moments(self, count: int | None) -> Iterator[Mapping[str, Moments]]:
-        """Yield each adapter's moments by site."""
+    def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
+        """Return the weights' source."""
         # Read one at a time, and never kept: a thousand full second moments do not fit in memory, their sum does.
-        return (read_distribution(path, self.sites).sites for path in self._paths[:count])
+        moments = (read_distribution(path, self.sites).sites for path in self._paths[:count])
+        return Routing(moments, self.sites, options, threshold)
 
 
 class TaskVectors:
@@ -91,14 +93,42 @@ class TaskVectors:
         for member in members:
             check_base(member.base, reference, member.path)
         self._vectors = torch.stack(_vectors(members)).double()
-        longest = max(map(trained_length, members))
+        longest = max(map(_max_length, members))
         looked_at = {"source": "base", "pool": "prompt-mean", "text": "prompt"}
         self.record: Mapping[str, Any] = {**looked_at, "max_length": longest}
         self.sites = [table_of(model if model is not None else load_skeleton(reference), reference.kind)]
 
-    def moments(self, count: int | None) -> Iterator[Mapping[str, Moments]]:
-        """Yield each adapter's vector as the mean of one input."""
-        return ({self.sites[0]: Moments(1, vector)} for vector in self._vectors[:count])
+    def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
+        """Return the weights' source: each adapter's vector is the mean of one input."""
+        moments = ({self.sites[0]: Moments(1, vector)} for vector in self._vectors[:count])
+        return Routing(moments, self.sites, options, threshold)
+
+
+class Learned:
+    """Adapters weighed by what their method learned with them, from the embeddings of inputs.
+
+    Args:
+        reference: The base model.
+        members: The adapters, at least one.
+        model: The base model, with or without weights; None to have its structure read here.
+
+    Raises:
+        MismatchError: If the last one's method learns no weights, or an adapter stands on another base model.
+    """
+
+    cut = "training"
+
+    def __init__(self, reference: ModelReference, members: Sequence[AdapterFolder], model: Any = None) -> None:
+        for member in members:
+            check_base(member.base, reference, member.path)
+        self._method, self._members = weighing_method(members[-1]), members
+        looked_at = {"source": "base", "pool": "prompt-mean", "text": "prompt"}
+        self.record: Mapping[str, Any] = {**looked_at, "max_length": max(map(_max_length, members))}
+        self.sites = [table_of(model if model is not None else load_skeleton(reference), reference.kind)]
+
+    def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
+        """Return the weights' source."""
+        return LearnedWeights(self._method, self._members[:count], self.sites[0], options, threshold)
 
 
 def known_by(
@@ -113,8 +143,10 @@ def known_by(
         model: The base model where it is loaded.
 
     Raises:
-        CloraError: As ``Distributions`` and ``TaskVectors``.
+        CloraError: As ``Distributions``, ``TaskVectors`` and ``Learned``.
     """
+    if options.reads == "learned":
+        return Learned(reference, members, model)
     if options.reads == "task-vector":
         return TaskVectors(reference, members, model)
     if options.similarity == "auto" and (lacking := _without_distribution(members)):
@@ -131,12 +163,7 @@ def _without_distribution(members: Sequence[AdapterFolder]) -> AdapterFolder | N
     return lacking if lacking and all(read_task_vector(member) is not None for member in members) else None
 
 
-def trained_length(member: AdapterFolder) -> int:
-    """Return how many tokens the prompts had at most that an adapter was trained on.
-
-    Raises:
-        ArtifactError: If its manifest does not tell.
-    """
+def _max_length(member: AdapterFolder) -> int:
     found = member.manifest.get("training", {}).get("max_length")
     if not isinstance(found, int):
         raise ArtifactError(

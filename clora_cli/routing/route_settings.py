@@ -35,6 +35,8 @@ def route_options(members: Sequence[AdapterFolder], given: Mapping[str, Any], *,
     """
     recorded = [_recorded(member) for member in members if member.manifest.get("method", {}).get("route")]
     agreed = recorded[0] if recorded and all(one == recorded[0] for one in recorded) else {}
+    if not agreed and members and all(member.combine == "learned" for member in members):
+        agreed = {"similarity": "learned"}
     chosen = {name: value for name, value in given.items() if value is not None}
     if "similarity" in chosen and _name(chosen["similarity"]) != _name(agreed.get("similarity", "auto")):
         agreed = {name: value for name, value in agreed.items() if name != "temperature"}

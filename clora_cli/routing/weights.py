@@ -74,14 +74,14 @@ class Routing:
         Returns:
             Site to weights, shape (input, adapter), float32. Each row sums to 1, or is 0 where the input abstains.
         """
-        found = {
-            site: softmax_over_best(values, self.options.top_k, self.options.temperature, always).float()
-            for site, values in similarities.items()
-        }
+        found = {site: self._weights(values, always) for site, values in similarities.items()}
         if self.threshold is None:
             return found
         known = (nearness(similarities) >= self.threshold).float()[:, None]
         return {site: weights * known for site, weights in found.items()}
+
+    def _weights(self, similarities: Tensor, always: int | None) -> Tensor:
+        return softmax_over_best(similarities, self.options.top_k, self.options.temperature, always).float()
 
 
 def softmax_over_best(similarities: Tensor, top_k: int, temperature: float, always: int | None = None) -> Tensor:

@@ -77,8 +77,18 @@ def test_defaults_construct_a_frozen_method(name):
     assert isinstance(method, Method)
     assert method.past in {"none", "sum", "route", "weighted", *registry.names("merges")}
     assert (method.combine == "route") == (method.routing() is not None)
+    assert (method.combine == "learned") == (type(method).weigh is not Method.weigh)
     assert method.start in {"fresh", "previous", "shared"}
-    assert method.combine in {"sum", "last", "route", "task-id", "none", "weighted", *registry.names("merges")}
+    assert method.combine in {
+        "sum",
+        "last",
+        "route",
+        "task-id",
+        "none",
+        "weighted",
+        "learned",
+        *registry.names("merges"),
+    }
     assert method.reuses_data == (method.memory() is not None)
     assert not (method.reuses_data and method.past == "route")  # features are taken of the task's own rows
     if method.recalls:

@@ -13,13 +13,16 @@ from clora_cli.base import registry
 from clora_cli.base.errors import InterruptedRunError, MismatchError, OptionError
 from clora_cli.data import Collator, load_task
 from clora_cli.evaluation import evaluate
-from clora_cli.evaluation.combine import Learned
+from clora_cli.evaluation.combine import Routed
 from clora_cli.evaluation.prompts import Prompts
 from clora_cli.methods import Memory, Method
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import prompt_ids
 from clora_cli.model.task_vectors import embeddings
-from clora_cli.options import EvalOptions
+from clora_cli.options import EvalOptions, RouteSettings
+from clora_cli.routing.dispatch import Dispatcher
+from clora_cli.routing.inputs import Input
+from clora_cli.routing.route_settings import route_options
 from clora_cli.training import train_task
 from clora_cli.training.build import build
 from clora_cli.training.fit import encoded_rows, methods_of
@@ -286,17 +289,18 @@ def test_a_learned_gate_weighs_at_evaluation_as_in_training(plan_for, backbone, 
     plan = plan_for("second", method="gated", lr=0.02)
     start = run_of(plan, build(plan)).embeddings()[0]
     assert not torch.allclose(folders[1].state()["key"], start, atol=1e-3)  # the gate was trained
-    base = backbone()
-    task = load_task(str(tasks["first"]))
+    base, task = backbone(), load_task(str(tasks["first"]))
     bank = AdapterBank(base.model)
-    combination = Learned(base, bank, folders)
-    prompts = Prompts.encode(base, task, task.test, 512, 8)
-    combination.use(folders, "first", prompts)([2, 0], torch.ones(2, 1))
+    combination = Routed(base, bank, folders, route_options(folders, {}))
+    combination.use(folders, "first", Prompts.encode(base, task, task.test, 512, 8))([2, 0], torch.ones(2, 1))
     queries = embeddings(base, prompt_ids(base, task.test, max_length=plan.options.max_length))
     expected = Gated().weigh([folder.state() for folder in folders], queries)[[2, 0]]
-    assert {tuple(weights.flatten().tolist()) for weights in bank._weights.values()} == {
-        tuple(expected.flatten().tolist())
-    }
+    assert all(torch.allclose(weights, expected, atol=1e-6) for weights in bank._weights.values())
+    routed = [Input(row, {}, f"line {number}") for number, row in enumerate(task.test)]
+    dispatcher = Dispatcher(folders, route_options(folders, {}), RouteSettings(device="cpu"))
+    dispatcher.start()
+    (decided,) = dispatcher.decide(routed)
+    assert torch.allclose(decided.weights[[2, 0]].to(expected), expected, atol=1e-6)
     scores = evaluate(folders, [task], EvalOptions(score="labels", device="cpu", matrix=True))
     assert scores.combine == "learned" and len(scores.rows) == 3
     with pytest.raises(MismatchError, match="a method that learns no weights"):
