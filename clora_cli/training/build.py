@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -31,6 +31,7 @@ from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.names import parse_name
 from clora_cli.model.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
 from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.training.mixing import Mixture
 from clora_cli.training.plan import Plan
 from clora_cli.training.row_order import run_seed
 
@@ -51,6 +52,7 @@ class Built:
         trainable: The new adapter: site to its trainable factors.
         linear: All linear layers of the base model, by module path.
         order: All modules of the base model, by module path, in its order.
+        mixtures: What weighs the adapters in every forward pass, once a method asked for it; at most one.
     """
 
     model: PeftModel
@@ -60,6 +62,7 @@ class Built:
     trainable: Mapping[str, Factor]
     linear: Sequence[str] = ()
     order: Sequence[str] = ()
+    mixtures: list[Mixture] = field(default_factory=list)
 
 
 def build(plan: Plan, progress: Progress | None = None) -> Built:

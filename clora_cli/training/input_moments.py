@@ -80,6 +80,9 @@ def _totals(
                 labels = inputs.pop("labels")
                 if seq2seq:
                     inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
+                rows = torch.arange(start, start + len(labels), device=backbone.device)
+                for mixture in built.mixtures:
+                    mixture.before(rows, inputs)
                 built.model(**inputs, use_cache=False)
     finally:
         for handle in handles:

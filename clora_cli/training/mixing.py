@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,6 +38,15 @@ class Mixture:
         self._new = {site: given[:, -1] for site, given in weights.items()}
         if self._bank.sites:
             self._bank.gate({site: weights[self._place(site)][:, :-1] for site in self._bank.sites})
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """For a while, leave the new adapter's output as it is; the bank's own gates are the caller's."""
+        kept, self._new = self._new, {}
+        try:
+            yield
+        finally:
+            self._new = kept
 
     def _hook(self, site: str) -> Any:
         def weigh(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clora_cli.base.errors import MismatchError, OptionError
+from clora_cli.base.errors import MismatchError
 from clora_cli.base.files import read_json, to_json, write_text
 from clora_cli.base.progress import Progress
 from clora_cli.methods import Batch
@@ -18,6 +18,7 @@ from clora_cli.processes.ranks import summed
 from clora_cli.store.distribution import Distribution
 from clora_cli.store.tensors import read_tensors, save_tensors
 from clora_cli.training.composition import Composition
+from clora_cli.training.mixing import Mixture
 from clora_cli.training.penalties import Penalties
 from clora_cli.training.run import TrainingRun
 
@@ -33,10 +34,17 @@ class Moments:
         method: The run's method or methods.
         runs: What each of them sees, by name.
         penalties: The penalties of those that have one.
+        mixtures: What weighs the adapters, once a method has asked for it.
     """
 
-    def __init__(self, method: Composition, runs: Mapping[str, TrainingRun], penalties: Penalties) -> None:
-        self._method, self._runs, self.penalties = method, runs, penalties
+    def __init__(
+        self,
+        method: Composition,
+        runs: Mapping[str, TrainingRun],
+        penalties: Penalties,
+        mixtures: Sequence[Mixture] = (),
+    ) -> None:
+        self._method, self._runs, self.penalties, self._mixtures = method, runs, penalties, mixtures
         self._terms: dict[str, Tensor] = {}
         self.last: Tensor | float = 0.0  # the sum of the last micro-batch's terms
 
@@ -44,8 +52,7 @@ class Moments:
     def needs_whole(self) -> bool:
         """Whether a method needs whole adapter tensors on every process."""
         acting = ("penalty", "loss", "gradients", "after_step")
-        own = any(run.own or run.mixture for run in self._runs.values())
-        return own or any(self._method.at(moment) for moment in acting)
+        return any(run.own for run in self._runs.values()) or any(self._method.at(moment) for moment in acting)
 
     @property
     def rates(self) -> list[Callable[[int], float]]:
@@ -72,10 +79,6 @@ class Moments:
             self._load(checkpoint)
         for name, part in self._method.acting.items():
             part.begin(self._runs[name])
-        if len(mixing := [name for name, run in self._runs.items() if run.mixture]) > 1:
-            raise OptionError(
-                f"--method {self._method.name}: {' and '.join(mixing)} each mix the adapters; name one of them"
-            )
         for name in self.penalties.inactive():
             known = self._runs[name].past
             reason = "no earlier adapter shares a layer with the new one" if known else "there is no earlier adapter"
@@ -89,10 +92,10 @@ class Moments:
             rows: Numbers of its training rows, shape (row,).
             inputs: The model's arguments and the labels.
         """
+        for mixture in self._mixtures:
+            mixture.before(rows, inputs)
         with contextlib.ExitStack() as stack:
             for run in self._runs.values():
-                if run.mixture is not None:
-                    run.mixture.before(rows, inputs)
                 inputs = stack.enter_context(run.watching(inputs))
             yield dict(inputs)
 

@@ -39,7 +39,6 @@ class TrainingRun(Services):
         progress: Who to tell.
 
     Attributes:
-        mixture: What weighs the adapters, if the method asked for it.
         rate: What the learning rate of a step is multiplied by, if the method asked for it.
         distribution_given: The new adapter's feature distribution, if the method gave one.
         logged: Values for this step's line of the log.
@@ -60,7 +59,6 @@ class TrainingRun(Services):
         self.report: dict[str, Any] = {}
         self.own: dict[str, nn.Parameter] = {}
         self.logged: dict[str, float] = {}
-        self.mixture: Mixture | None = None
         self.rate: Callable[[int], float] | None = None
         self.distribution_given: Distribution | None = None
         self._magnitudes: Magnitudes | None = None
@@ -116,11 +114,19 @@ class TrainingRun(Services):
         return self.own[name]
 
     def mix(self, weigh: Weigh) -> None:
-        """Weigh the adapters in every forward pass of the training."""
+        """Weigh the adapters in every forward pass of the training.
+
+        Raises:
+            OptionError: If another method does.
+        """
+        if self._built.mixtures:
+            raise OptionError(
+                f"--method {self._plan.method.name}: two of these methods mix the adapters; name one of them"
+            )
         inner = {
             site: self._built.model.base_model.model.get_submodule(site).lora_A[ADAPTER] for site in self.trainable
         }
-        self.mixture = Mixture(weigh, self._built.bank, inner, self._built.order)
+        self._built.mixtures.append(Mixture(weigh, self._built.bank, inner, self._built.order))
 
     def schedule(self, factor: Callable[[int], float]) -> None:
         """Multiply the learning rate of each optimizer step, counted from 0."""

@@ -181,6 +181,8 @@ class Services:
         labels = inputs.pop("labels")
         if backbone.kind == "seq2seq":
             inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
+        for mixture in self._built.mixtures:
+            mixture.before(torch.tensor([row], device=backbone.device), inputs)
         return inputs, labels
 
     def _log_likelihood(self, row: int) -> tuple[Tensor, int]:
@@ -209,6 +211,8 @@ class Services:
     @contextlib.contextmanager
     def _alone(self, adapter: int | None) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
+            for mixture in self._built.mixtures:
+                stack.enter_context(mixture.suspended())
             stack.enter_context(self._built.bank.only(adapter))
             if adapter is not None:
                 stack.enter_context(self._built.model.disable_adapter())

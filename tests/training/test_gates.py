@@ -38,7 +38,7 @@ def begun(plan):
     built = build(plan)
     run = run_of(plan, built)
     plan.method.lead.begin(run)
-    return built, run.mixture, run
+    return built, built.mixtures[0], run
 
 
 def weights_of(mixture, rows):

@@ -266,7 +266,7 @@ def test_parts_that_join_act_last(plan_for):
 def test_only_one_part_may_mix_and_no_two_keep_one_name(plan_for):
     plan = plan_for(method="mixing+mixing2")
     built = build(plan)
-    with pytest.raises(OptionError, match="mixing and mixing2 each mix the adapters; name one of them"):
+    with pytest.raises(OptionError, match="two of these methods mix the adapters; name one of them"):
         methods_of(plan, built, encoded_rows(plan, built)).begin(None, Signals())
     with pytest.raises(MismatchError, match="two of these methods keep 'share'"):
         train_task(plan_for(method="mixing+keeps"))
@@ -281,7 +281,8 @@ def test_nothing_is_made_that_no_method_asks_for(plan_for, backbone, tmp_path):
     trainer._moments.begin(None, Signals())
     assert sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in built.model.modules()) == hooks
     run = trainer._moments._runs["o-lora"]
-    assert (run.mixture, run.rate, run._previous, run._magnitudes, run._confined, run.own) == (None,) * 5 + ({},)
+    assert (run.rate, run._previous, run._magnitudes, run._confined, run.own) == (None,) * 4 + ({},)
+    assert built.mixtures == []
 
 
 def test_a_learned_gate_weighs_at_evaluation_as_in_training(plan_for, backbone, tasks):
@@ -305,3 +306,22 @@ def test_a_learned_gate_weighs_at_evaluation_as_in_training(plan_for, backbone, 
     assert scores.combine == "learned" and len(scores.rows) == 3
     with pytest.raises(MismatchError, match="a method that learns no weights"):
         evaluate([train_task(plan_for(method="inc-lora", package="other"))[0]], [task], EvalOptions(combine="learned"))
+
+
+def test_services_read_rows_under_their_own_weights(plan_for):
+    train_task(plan_for("first", method="gated"))
+    plan = plan_for("second", method="gated")
+    built = build(plan)
+    run = run_of(plan, built)
+    plan.method.lead.begin(run)
+    with torch.no_grad():
+        for factor in built.trainable.values():
+            factor.b.normal_()
+    alone, again = (run.attribution(None, steps=2, rows=2, together=True, answer="probability") for _ in range(2))
+    slopes = run.slopes([3])
+    built.mixtures[0].before(torch.arange(5), {})  # another batch's weights are not those of what is asked
+    assert torch.equal(alone, again)
+    assert torch.equal(alone, run.attribution(None, steps=2, rows=2, together=True, answer="probability"))
+    assert all(torch.equal(one, other) for (_, one), (_, other) in zip(slopes, run.slopes([3]), strict=True))
+    assert any(own is run.own["key"] and bool(slope.any()) for own, slope in slopes)
+    assert all(bool(moment.isfinite().all()) for _, moment in run.input_moments())
