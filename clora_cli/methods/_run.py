@@ -131,8 +131,8 @@ class Run(Protocol):
     Attributes:
         name: The method's name on the command line.
         step: Optimizer steps that are done; above 0 in ``begin`` where a run is continued from a checkpoint.
-        kept: Tensors that last from step to step and are in every checkpoint; ``begin`` finds them when a run is continued.
-            ``penalty`` gets them as ``factors.kept``.
+        kept: Tensors that last from step to step and are in every checkpoint; ``begin`` finds them, on the CPU, when a run
+            is continued. ``penalty`` gets them as ``factors.kept``.
         own: The method's own trainable tensors, by name; see ``parameter``.
         report: What the manifest's ``scores`` will hold of this method, as JSON; in every checkpoint too.
     """
