@@ -6,6 +6,7 @@ columns                             become
 messages, or conversations          chat: the last assistant turn that may be learned is the answer
 instruction + output                alpaca: the instruction, then ``input`` (or ``context``) if there is one
 prompt + completion                 plain (``response`` and ``answer`` are completions too); turns are chat
+question + choices + answer         choice: the question, its choices under letters, ``Answer:``; the answer is a letter
 text + label                        text-label: the text, then ``Answer:``; labels are those of the training rows
 sentence1 + sentence2 + label       text-label of a pair; so are premise + hypothesis and their like
 input + output                      plain
@@ -25,6 +26,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from clora_cli.base.errors import DataError, UnknownNameError
+from clora_cli.data.choices import lettered
 from clora_cli.data.conversations import Found
 from clora_cli.data.findings import Findings, unused_columns
 from clora_cli.data.formats import ANSWERS, ASKED, FORMATS, ROLES, Fields, Format
@@ -66,13 +68,21 @@ def draft_of(
     )
     kind, fields = _recognise(found, dict(columns or {}), source, FORMATS, held)
     fields = _telling(kind, fields, rows)
+    labels: tuple[str, ...] = ()
+    if kind.template == "choice":
+        splits, labels, told_keys = lettered(splits, fields)
+        notes = [*notes, *told_keys]
     findings = Findings()
     examples = {split: _examples(kind, fields, part, findings, split) for split, part in splits.items()}
     metric = "exact-match" if kind.closed else "rouge-l"
     template = "chat" if any(row.turns for part in examples.values() for row in part) else kind.template
     told = [*notes, *findings.notes({split: len(part) for split, part in splits.items()})]
     told += unused_columns((row.values for row in rows), set(fields.values()))
-    draft = Draft(name, examples, metric, source, template, closed=kind.closed, notes=told, missing=findings.missing)
+    draft = Draft(
+        name, examples, metric, source, template, labels, closed=kind.closed, notes=told, missing=findings.missing
+    )
+    if labels:
+        draft.labels_from = "the choices"
     _write_whole_numbers(draft)
     _open_if_many(draft)
     return draft
@@ -110,8 +120,15 @@ def _telling(kind: Format, fields: Fields, rows: Sequence[Record]) -> dict[str, 
     """The fields without those that may be missing and hold nothing, and without verdicts that are none."""
     cells = {role: [row.values.get(fields[role]) for row in rows] for role in fields if role in kind.optional}
     empty = {role for role, values in cells.items() if all(is_blank(value) for value in values)}
-    odd = {"verdict"} if any(as_flag(v) is None for v in cells.get("verdict", ()) if not is_blank(v)) else set()
+    odd = set() if _are_verdicts(cells.get("verdict", ())) else {"verdict"}
     return {role: column for role, column in fields.items() if role not in empty | odd}
+
+
+def _are_verdicts(values: Sequence[object]) -> bool:
+    """Whether cells say yes or no; numbers do where there is a 0 and a 1, since one of them alone may be a class."""
+    held = [value for value in values if not is_blank(value)]
+    flags = {as_flag(value) for value in held}
+    return None not in flags and (len(flags) > 1 or not any(str(value).strip()[:1] in "01" for value in held))
 
 
 def _examples(kind: Format, fields: Fields, rows: Sequence[Record], findings: Findings, split: str) -> list[Example]:

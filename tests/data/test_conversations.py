@@ -138,6 +138,36 @@ def test_a_label_that_is_no_verdict_is_a_column_not_used(folder: Path) -> None:
     assert told(read(folder, {"prompt": "q %", "completion": "a", "label": 0})) == ["columns not used: label (20 rows)"]
 
 
+def test_zeros_and_ones_beside_answers_are_verdicts(folder: Path) -> None:
+    rows = [{"paragraph": "p", "question": f"q {i}", "answer": f"a {i}", "label": i % 2} for i in range(20)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = load_task("rows.jsonl")
+    assert all(int(row.references[0][2:]) % 2 for row in (*task.train, *task.dev, *task.test))
+    assert (
+        first(task).body == "p\nq 1"
+        and "10 of 20 train rows: answers that 'label' calls bad are not learned" in task.notes
+    )
+
+
+def test_turns_and_lists_that_are_written_as_text_are_read(folder: Path) -> None:
+    chat, answer = [ask("q %")], [tell("a")]
+    for spelled in (json.dumps, str):
+        for row in (
+            {"prompt": spelled(chat), "completion": spelled(answer)},
+            {"prompt": "q %", "completion": answer},
+            {"prompt": spelled(chat), "chosen": spelled(answer), "rejected": spelled([tell("b")])},
+            {"messages": spelled([*chat, *answer])},
+        ):
+            task = read(folder, row)
+            assert first(task).turns == (("user", "q 0"),) and first(task).references == ("a",)
+        earlier = read(folder, {"instruction": "q %", "output": "a", "history": spelled([["x", "y"]])})
+        assert first(earlier).turns == (("user", "x"), ("assistant", "y"), ("user", "q 0"))
+        assert first(read(folder, {"question": "q %", "answers": spelled(["a", "b"])})).references == ("a", "b")
+        several = read(folder, {"question": "q %", "answers": spelled({"text": ["a"], "answer_start": [0]})})
+        assert first(several).references == ("a",)
+    assert first(read(folder, {"question": "q %", "answer": '["a", "b"]'})).references == ('["a", "b"]',)
+
+
 def test_turns_of_weight_0_are_read_and_not_learned(folder: Path) -> None:
     task = read(folder, {"messages": [ask("q %"), tell("bad", weight=0), ask("again"), tell("good", weight=1)]})
     assert first(task).references == ("good",) and [e.references for e in each_answer(first(task))] == [("good",)]
