@@ -113,7 +113,7 @@ def plan_features(
     jobs = []
     for member, names in zip(members, assign_data(members, options.data), strict=True):
         found = [_found(member, name, options, loaded) for name in names]
-        rows = [_drawn(task, options, reference) for task in found]
+        rows = [_drawn(task, member, options, reference) for task in found]
         _check_rows(member, rows, options)
         recipe = _recipe(member, rows, options, reference)
         seen = mark(member.features)
@@ -135,10 +135,13 @@ def _found(member: AdapterFolder, name: str, options: FeatureOptions, loaded: di
     return loaded[key]
 
 
-def _drawn(task: Task, options: FeatureOptions, reference: ModelReference) -> Rows:
+def _drawn(task: Task, member: AdapterFolder, options: FeatureOptions, reference: ModelReference) -> Rows:
     if not getattr(task, options.split):
         raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows; pass another --split")
-    rows, note = with_model(Rows.draw(task, options.split, options.limit, options.seed), reference)
+    # Inputs of the adapter's own task are what it learned from: with every answer of a conversation learned, one for each.
+    own = member.manifest.get("data", {}).get("fingerprint") == task.fingerprint
+    learn = member.manifest.get("training", {}).get("learn", "last") if own else "last"
+    rows, note = with_model(Rows.draw(task, options.split, options.limit, options.seed, learn), reference)
     return replace(rows, task=replace(task, notes=(*task.notes, note))) if note else rows
 
 
