@@ -133,6 +133,9 @@ def _are_verdicts(values: Sequence[object]) -> bool:
 
 def _examples(kind: Format, fields: Fields, rows: Sequence[Record], findings: Findings, split: str) -> list[Example]:
     examples = []
+    if split != "train" and (lacking := _lacking_answers(kind, fields, rows)):
+        findings.of_all(split, len(rows), f"no '{lacking}': without answers they are not used")
+        return []
     for row in rows:
         found = findings.of(split)
         example = _build(kind, fields, row, found)
@@ -143,6 +146,12 @@ def _examples(kind: Format, fields: Fields, rows: Sequence[Record], findings: Fi
             found("earlier answers stand in the prompt; --learn all learns them too")
         examples.append(example)
     return examples
+
+
+def _lacking_answers(kind: Format, fields: Fields, rows: Sequence[Record]) -> str:
+    """The column of answers that no row of a split has, as of a test whose answers are kept secret; empty if there is one."""
+    columns = [fields[role] for role in kind.required if role in ANSWERS and role in fields]
+    return next((column for column in columns if not any(column in row.values for row in rows)), "")
 
 
 def _recognise(

@@ -183,7 +183,8 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     """Label names of class columns, which ``datasets`` keeps beside the schema while the cells hold only integers."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        return {name: f["names"] for name, f in features.items() if f.get("_type") == "ClassLabel" and f.get("names")}
+        inner = {name: f.get("feature") or f for name, f in features.items()}
+        return {name: f["names"] for name, f in inner.items() if f.get("_type") == "ClassLabel" and f.get("names")}
     except (ValueError, AttributeError, KeyError):
         return {}  # the metadata are a courtesy of the writer: without them the integers are the labels
 
@@ -192,10 +193,18 @@ def with_class_names(row: Mapping[str, object], names: Mapping[str, list[str]]) 
     """Return a row whose class indices are replaced by their names; an index out of range (-1: no label) is empty."""
     mapped = dict(row)
     for column, labels in names.items():
-        index = mapped.get(column)
-        if isinstance(index, int):
-            mapped[column] = labels[index] if 0 <= index < len(labels) else None
+        value = mapped.get(column)
+        if isinstance(value, list):
+            mapped[column] = [_class_name(index, labels) for index in value]
+        else:
+            mapped[column] = _class_name(value, labels)
     return mapped
+
+
+def _class_name(index: object, labels: list[str]) -> object:
+    if not isinstance(index, int):
+        return index
+    return labels[index] if 0 <= index < len(labels) else None
 
 
 READERS: dict[str, Callable[[Path, list[str]], Iterator[Record]]] = {
