@@ -24,12 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from shlex import quote
 
 from clora_cli.base.errors import DataError, UnknownNameError
 from clora_cli.data.choices import lettered
 from clora_cli.data.conversations import Found
 from clora_cli.data.findings import Findings, unused_columns
-from clora_cli.data.formats import ANSWERS, ASKED, FORMATS, ROLES, Fields, Format
+from clora_cli.data.formats import ANSWERS, ASKED, FORMATS, ROLES, WIDER, Fields, Format
 from clora_cli.data.readers import Record
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import Example
@@ -68,10 +69,11 @@ def draft_of(
     )
     kind, fields = _recognise(found, dict(columns or {}), source, FORMATS, held)
     fields = _telling(kind, fields, rows)
+    notes = [*notes, *_wider(fields, columns or {})]
     labels: tuple[str, ...] = ()
     if kind.template == "choice":
         splits, labels, told_keys = lettered(splits, fields)
-        notes = [*notes, *told_keys]
+        notes += told_keys
     findings = Findings()
     examples = {split: _examples(kind, fields, part, findings, split) for split, part in splits.items()}
     metric = "exact-match" if kind.closed else "rouge-l"
@@ -163,23 +165,50 @@ def _recognise(
             raise UnknownNameError("column role", role, ROLES)
         if column not in found:
             raise DataError(f"{source}: no column '{column}' for {role}; it has {', '.join(found) or 'none'}")
-    natural = _natural(found) | columns
-    for available in (columns, _natural([column for column in found if column in held]) | columns, natural):
+    natural, wider = _natural(found) | columns, _natural(found, _ALL) | columns
+    filled = _natural([column for column in found if column in held]) | columns
+    for available, known in ((columns, natural), (filled, natural), (natural, natural), (wider, wider)):
         for kind in formats:
             named = set(columns) <= set(kind.roles)
             if named and set(kind.required) <= set(available):
-                return kind, {role: natural[role] for role in kind.roles if role in natural}
+                return kind, {role: known[role] for role in kind.roles if role in known}
     sets = "; ".join(dict.fromkeys(" + ".join(kind.required) for kind in formats))
     raise DataError(
         f"{source}: columns not recognised: {', '.join(found) or 'none'}; expected one of: {sets}; "
-        "name yours with --columns, such as prompt=question completion=answer"
+        f"say what yours are, such as {_such_as(found)}"
     )
 
 
-def _natural(found: Sequence[str]) -> dict[str, str]:
+def _such_as(found: Sequence[str]) -> str:
+    first, second = (*found, "answer")[:2] if found else ("question", "answer")
+
+    def named(**roles: str) -> str:
+        return " ".join(f"--columns {quote(f'{role}={column}')}" for role, column in roles.items())
+
+    if len(found) == 1:
+        return f"{named(prompt=first)} for prompts alone"
+    return f"{named(text=first, label=second)} for labels, {named(prompt=first, completion=second)} for other answers"
+
+
+_ALL = {role: (*names, *WIDER.get(role, ())) for role, names in ROLES.items()}
+
+
+def _wider(fields: Fields, columns: Fields) -> list[str]:
+    """A note on columns of names that may mean something else."""
+    guessed = [
+        f"{column} as {role}" for role, column in fields.items() if role not in columns and not _is_named(column, role)
+    ]
+    return [f"columns are read by their names: {', '.join(guessed)}; --columns says otherwise"] if guessed else []
+
+
+def _is_named(column: str, role: str) -> bool:
+    return column.strip().casefold() in ROLES[role]
+
+
+def _natural(found: Sequence[str], roles: Mapping[str, Sequence[str]] = ROLES) -> dict[str, str]:
     """Role to column, by name, without regard to case."""
     folded = {column.strip().casefold(): column for column in reversed(found)}
-    pairs = ((role, next((folded[name] for name in names if name in folded), None)) for role, names in ROLES.items())
+    pairs = ((role, next((folded[name] for name in names if name in folded), None)) for role, names in roles.items())
     return {role: column for role, column in pairs if column is not None}
 
 

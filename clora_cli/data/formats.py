@@ -14,7 +14,7 @@ from clora_cli.data.task import Example
 from clora_cli.data.templates import OPTIONS_CUE, alpaca, chat, pair, question, tooling_text
 from clora_cli.data.values import as_answers, as_text, is_blank, missing, several
 
-__all__ = ["ANSWERS", "ASKED", "FORMATS", "ROLES", "Fields", "Format"]
+__all__ = ["ANSWERS", "ASKED", "FORMATS", "ROLES", "WIDER", "Fields", "Format"]
 
 ROLES = {
     "messages": ("messages",),
@@ -26,7 +26,7 @@ ROLES = {
     "label": ("label", "gold_label"),
     "input": ("input", "context"),
     "output": ("output", "response"),
-    "system": ("system",),
+    "system": ("system", "system_prompt"),
     "history": ("history",),
     "tools": ("tools", "functions"),
     "first": ("sentence1", "premise", "question1", "text1", "text_a", "sentence_a"),
@@ -42,6 +42,16 @@ ROLES = {
     "choices": ("choices", "options", "endings"),
     "key": ("answerkey", "answer_idx", "answer_index", "answer_key", "cop", "answer", "label"),
     **choices.COLUMNS,
+}
+# Names that several kinds of columns have: taken where no other set of columns is there, with a note.
+WIDER = {
+    "text": ("content", "review", "review_body", "tweet", "body"),
+    "label": ("labels", "class", "category", "sentiment", "target"),
+    "prompt": ("query",),
+    "completion": ("output", "target", "targets"),
+    "input": ("inputs", "source", "document", "article", "dialogue"),
+    "output": ("targets", "target", "completion", "answer", "summary", "highlights"),
+    "answer": ("response", "output", "best_answer", "target"),
 }
 ANSWERS = frozenset({"completion", "label", "output", "answer", "chosen", "key"})  # roles that a prompt does without
 

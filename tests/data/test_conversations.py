@@ -307,3 +307,17 @@ def test_a_registry_of_several_data_sets_asks_which(registry: Path) -> None:
     one = {"mine": REGISTRY["mine"]}
     (registry / "dataset_info.json").write_text(json.dumps(one), encoding="utf-8")
     assert load_task("lf").name == "mine"
+
+
+def test_what_a_registry_says_that_is_not_so_is_refused_or_told(registry: Path) -> None:
+    entries = {
+        "gone": {"file_name": "gone.json"},
+        "lost": {"file_name": "mine.json", "columns": {"prompt": "nowhere", "response": "said"}},
+        "part": {**REGISTRY["mine"], "split": "validation"},
+    }
+    (registry / "dataset_info.json").write_text(json.dumps(entries), encoding="utf-8")
+    with pytest.raises(DataError, match=r"'gone': its rows are not in this folder \(file_name gone.json\)"):
+        load_task("lf/gone")
+    with pytest.raises(DataError, match=r"'lost': no column 'nowhere' in its rows, which have asked, said, sys"):
+        load_task("lf/lost")
+    assert "dataset_info.json names what is not read: split validation" in load_task("lf/part").notes
