@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from clora_cli.base.errors import DataError, MismatchError
+from clora_cli.base.errors import DataError, MismatchError, OptionError
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.load import load_task
@@ -18,7 +18,7 @@ from clora_cli.data.naming import split_names
 from clora_cli.data.readers import is_readable
 from clora_cli.data.task import Task
 
-__all__ = ["Origin", "named_task", "origins_of", "own_tasks"]
+__all__ = ["Origin", "named_task", "origins_of", "own_tasks", "recorded_columns"]
 
 
 class _Member(Protocol):
@@ -135,7 +135,28 @@ def named_task(name: str, members: Iterable[_Member], mend: str, *, columns: Map
             of_file = origin.name == name and origin.given != name and not _same(name, plain)
             if of_file or (with_names and _same(name, plain)):
                 return origin.load(member.path, mend, columns)
-    return load_task(name, columns=columns)
+    return load_task(name, columns=columns or recorded_columns(name, members))
+
+
+def recorded_columns(name: str, members: Iterable[_Member]) -> Mapping[str, str]:
+    """Return the columns by which adapters were trained on the file or folder of this name; empty if none was by any.
+
+    Args:
+        name: As ``--data`` gives it.
+        members: The adapters.
+
+    Raises:
+        OptionError: Two of them were trained on it by different columns.
+    """
+    place = Path(name).expanduser().absolute()
+    found: list[Mapping[str, str]] = []
+    for member in members:
+        for origin in origins_of(member.manifest):
+            if Path(origin.given).expanduser().absolute() == place and origin.columns not in found:
+                found.append(origin.columns)
+    if len(found) > 1:
+        raise OptionError(f"adapters were trained on {name} by different columns; say which with --columns")
+    return found[0] if found else {}
 
 
 def _same(name: str, given: str) -> bool:

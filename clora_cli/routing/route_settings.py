@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from clora_cli.base.errors import ArtifactError, DataError, OptionError
-from clora_cli.data import Task, named_task, own_tasks
+from clora_cli.data import Task, named_task, own_tasks, recorded_columns
 from clora_cli.data.streams import read_lines, row_file, stream_records
 from clora_cli.options import RouteOptions, RouteSettings
 from clora_cli.routing.inputs import Input, inputs_of_rows, inputs_of_task
@@ -133,6 +133,7 @@ def open_source(
     if name == "-":
         return inputs_of_rows(read_lines(stdin, "standard input"), settings.columns, settings.limit)
     if (path := row_file(name)) is not None:
-        return inputs_of_rows(stream_records(path), settings.columns, settings.limit)
+        columns = settings.columns or recorded_columns(name, members)
+        return inputs_of_rows(stream_records(path), columns, settings.limit)
     task = named_task(name, members, "give the file as --data", columns=settings.columns)
     return inputs_of_task(task, settings.split, settings.limit)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from clora_cli.base.errors import ArtifactError, DataError, OptionError
 from clora_cli.base.files import differences
 from clora_cli.base.progress import Progress
-from clora_cli.data import Rows, Task, load_task, origins_of
+from clora_cli.data import Rows, Task, load_task, origins_of, recorded_columns
 from clora_cli.data.tools import with_model
 from clora_cli.model.backbone import dtype_name, pick_device
 from clora_cli.model.base_model import ModelReference, check_base, same_base
@@ -128,7 +128,7 @@ def _found(member: AdapterFolder, name: str, options: FeatureOptions, loaded: di
     if key not in loaded:
         mend = f"pass --data {member.task}=DATA"
         loaded[key] = (
-            load_task(name, columns=options.columns)
+            load_task(name, columns=options.columns or recorded_columns(name, [member]))
             if origin is None
             else origin.load(member.path, mend, options.columns)
         )

@@ -488,6 +488,7 @@ def three(tmp_path, backbone):
         (["theirs=t", "c=q"], [["mnli"], ["cb", "copa"], ["q"], ["t"]]),
         (["data/theirs.jsonl", "x/qa/"], [["mnli"], ["cb", "copa"], ["x/qa/"], ["data/theirs.jsonl"]]),
         (["theirs=a=b.csv"], [["mnli"], ["cb", "copa"], ["qa"], ["a=b.csv"]]),
+        (["theirs=t", "x/QA.csv.gz"], [["mnli"], ["cb", "copa"], ["x/QA.csv.gz"], ["t"]]),
         (["theirs", "theirs"], [["mnli"], ["cb", "copa"], ["qa"], ["theirs"]]),
     ],
 )
