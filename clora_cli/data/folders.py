@@ -14,7 +14,7 @@ from clora_cli.data.texts import COMPRESSED, bare
 __all__ = ["read_folder", "split_files", "unread"]
 
 # Files that hold rows and that nothing here reads, and those that never hold any.
-_TABLES = {".txt", ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".orc", ".avro", ".pkl", ".pickle", ".npy", ".npz",
+_TABLES = {".txt", ".xlsx", ".xls", ".ods", ".feather", ".orc", ".avro", ".pkl", ".pickle", ".npy", ".npz",
            ".h5", ".db", ".sqlite", ".xml", ".zip", ".tar", ".tgz", ".7z", ".rar"}  # fmt: skip
 _NO_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "readme.txt", "license.txt"}
 
@@ -104,7 +104,7 @@ def _count(path: Path) -> str:
     try:
         return f"{len(read_records(path))} rows"
     except DataError:
-        return "no rows"
+        return "cannot be read"
 
 
 def _read(

@@ -181,7 +181,9 @@ def _three(draft: Draft, splits: dict[str, list[Example]]) -> tuple[list[Example
         dev, test = [], dev
     if not test:
         if len(train) < 3:
-            raise DataError(f"{draft.source}: {len(train)} rows are too few to carve a test and a dev split from")
+            raise DataError(
+                f"{draft.source}: {len(train)} rows are too few to carve a test and a dev split from; give more"
+            )
         train, test = _carve(train, set())
         draft.notes.append(_carved_test(len(test), len(train)))
     if dev:

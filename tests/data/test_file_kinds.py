@@ -86,3 +86,40 @@ def test_two_files_of_one_split_are_refused(folder: Path) -> None:
         (folder / f"{name}.csv").write_text(table())
     with pytest.raises(DataError, match=r"Train and train both hold train; keep one"):
         load_task(".")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json", "rows.parquet"])
+def test_what_stands_in_the_place_of_data_is_told(folder: Path, name: str) -> None:
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(DataError, match=rf"{name} is a Git LFS pointer, not the file itself; run `git lfs pull`"):
+        load_task(name)
+
+
+def test_arrow_files_are_read_without_what_saved_them(folder: Path) -> None:
+    from datasets import ClassLabel, Dataset
+
+    saved = Dataset.from_list([{"text": text, "label": label == "pos"} for text, label in ROWS])
+    saved.cast_column("label", ClassLabel(names=["bad", "good"])).save_to_disk(str(folder / "saved"))
+    (folder / "saved" / "state.json").unlink()
+    assert load_task("saved").labels == ("bad", "good")
+
+
+def test_a_data_set_in_the_cache_of_the_hub_is_read_as_its_snapshot(folder: Path) -> None:
+    cached = folder / "datasets--owner--films"
+    for snapshot, count in (("aa", 20), ("bb", 10)):
+        (cached / "snapshots" / snapshot).mkdir(parents=True)
+        (cached / "snapshots" / snapshot / "train.csv").write_text(
+            "".join(table().splitlines(keepends=True)[: count + 1])
+        )
+    with pytest.raises(DataError, match="it holds 2 snapshots; name one of"):
+        load_task(cached.name)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("bb")
+    task = load_task(cached.name)
+    assert task.name == "films" and len(task.train) + len(task.dev) + len(task.test) == 10
+
+
+def test_splits_in_one_json_file_are_named(folder: Path) -> None:
+    (folder / "all.json").write_text(json.dumps({"train": [{"text": "a"}], "test": []}))
+    with pytest.raises(DataError, match=r"expected a list of rows .*; save 'train', 'test' as files of their own"):
+        load_task("all.json")
