@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,22 @@ def test_data_sets_are_read_as_llama_factorys_registry_describes_them(registry: 
     assert task.name == Path(name).stem and first(task).prompt == prompt and first(task).references == ("a",)
     assert "columns are read as dataset_info.json names them" in task.notes
     assert row_file(name) is None  # its rows are not read without their columns
+
+
+def test_conversations_that_a_template_refuses_are_left_out_and_told(folder: Path, llama: Any) -> None:
+    tokenizer = copy.deepcopy(llama)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no systems') }}{% endif %}" + TOOL_TEMPLATE
+    )
+    plain, system = [ask("q %"), tell("a")], [{"role": "system", "content": "s"}, ask("q %"), tell("a")]
+    task = read(folder, {"messages": system})
+    kept, note = renderable(task.train, tokenizer)
+    assert kept == [] and note.startswith(f"left out {len(task.train)} of {len(task.train)} rows: the tokenizer's chat")
+    assert "refuses turns of system, user: no systems; put a system's text into the first question" in note
+    assert renderable(task.train, llama) == ([*task.train], "")
+    mixed = [*task.train[:3], *read(folder, {"messages": plain}).train]
+    kept, note = renderable(mixed, tokenizer)
+    assert len(kept) == len(mixed) - 3 and note.startswith(f"left out 3 of {len(mixed)} rows")
 
 
 def test_a_registry_of_several_data_sets_asks_which(registry: Path) -> None:
