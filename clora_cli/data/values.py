@@ -19,6 +19,8 @@ _LOST = {"nan", "<na>"}
 _NOTHING = {"null", "NULL", "None", "NaT"}
 _POINT_ZERO = re.compile(r"[-+]?\d+\.0+")
 _PLURAL = {"answers", "references", "targets", "outputs", "completions"}
+_ARRAY = re.compile(r"\barray\((\[[^\[\]]*\])(?:,\s*dtype=\w+)?\)")
+_BETWEEN = re.compile(r"(?<=['\"])\s+(?=['\"])")
 _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _DECIMAL = re.compile(r"[-+]?\d*\.\d+")
 
@@ -78,6 +80,8 @@ def unpacked(value: object) -> object:
 
 
 def _python(text: str) -> object:
+    """A value in Python's spelling, in which pandas writes lists, and NumPy arrays without commas between their texts."""
+    text = _BETWEEN.sub(", ", _ARRAY.sub(r"\1", text))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of escapes that Python does not know
         return ast.literal_eval(text)

@@ -81,6 +81,21 @@ def test_choices_that_are_numbers_are_not_taken_for_their_own_numbers(folder: Pa
     assert answers(by_text)["1"] == "B"
 
 
+def test_choices_as_pandas_writes_them_to_a_table_are_the_same(folder: Path) -> None:
+    import numpy as np
+    import pandas as pd
+
+    listed, named = (
+        np.array(["it's red", "blue", "green", "pink"]),
+        {"text": np.array(FOUR, dtype=object), "label": np.array(list("ABCD"), dtype=object)},
+    )
+    for choices in (listed, named):
+        rows = [{"question": f"q {i}", "choices": choices, "answer": "ABCD"[i % 4]} for i in range(20)]
+        pd.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
+        task = load_task("rows.csv")
+        assert answers(task)["1"] == "B" and "B. blue\nC. green\nD. pink\nAnswer:" in task.train[0].prompt
+
+
 def test_pairs_of_choices_have_their_context(folder: Path) -> None:
     row = {"premise": lambda i: f"it rained {i}", "question": "effect", "choice1": "wet", "choice2": "dry"}
     task = read(folder, {**row, "label": lambda i: i % 2})
