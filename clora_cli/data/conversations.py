@@ -30,7 +30,7 @@ _ROLES = {
     "observation": "tool",
 }
 _SWITCHES = ("weight", "train", "loss")  # OpenAI's, axolotl's and ms-swift's ways to keep a turn from being learned
-_NAMED = {"role", "from"}
+_NAMED, _SAID = {"role", "from"}, {"content", "value", "tool_calls"}
 _READ = {"role", "from", "content", "value", *_SWITCHES, "tool_calls", "function_call", "tool_call_id", "name"}
 
 
@@ -133,9 +133,17 @@ def read_tools(value: object, where: str, column: str) -> list[Any]:
 
 
 def is_turns(value: object) -> bool:
-    """Whether a cell holds a conversation: a list of turns, or the text of one."""
-    value = unpacked(value)
+    """Whether a cell holds a conversation: a list of turns, or the text of one, which no other JSON is taken for."""
+    if isinstance(value, str):
+        listed = unpacked(value) if "role" in value or "from" in value else None
+        return isinstance(listed, list) and bool(listed) and all(map(_is_turn, listed))
     return isinstance(value, list) and bool(value) and all(isinstance(t, Mapping) and _NAMED & set(t) for t in value)
+
+
+def _is_turn(value: object) -> bool:
+    if not isinstance(value, Mapping) or not _SAID & set(value):
+        return False
+    return str(value.get("role", value.get("from", ""))).casefold() in _ROLES
 
 
 def _turn(turn: object, where: str, column: str) -> Turn:

@@ -107,6 +107,11 @@ def test_pairs_of_choices_have_their_context(folder: Path) -> None:
     assert answers(task)["1"] == "B"
 
 
+def test_columns_of_one_letter_beside_a_labelled_text_are_no_choices(folder: Path) -> None:
+    task = read(folder, {"sentence": lambda i: f"s {i}", "label": lambda i: i % 2, "a": 1, "b": 2})
+    assert task.template == "text-label" and task.labels == ("0", "1")
+
+
 def test_rows_whose_choice_is_not_told_are_dropped_and_counted(folder: Path) -> None:
     task = read(
         folder, {"goal": lambda i: f"q {i}", "sol1": "x", "sol2": "y", "label": lambda i: -1 if i % 4 == 3 else i % 2}

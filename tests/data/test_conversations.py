@@ -166,6 +166,10 @@ def test_turns_and_lists_that_are_written_as_text_are_read(folder: Path) -> None
         assert first(read(folder, {"question": "q %", "answers": spelled(["a", "b"])})).references == ("a", "b")
         several = read(folder, {"question": "q %", "answers": spelled({"text": ["a"], "answer_start": [0]})})
         assert first(several).references == ("a",)
+    for other in ([{"role": "admin", "content": "x"}], [{"from": "a", "to": "b"}], [{"role": "user", "name": "x"}]):
+        text = json.dumps(other)
+        asked = first(read(folder, {"prompt": f"{text} %", "completion": text}))
+        assert asked.references == (text,) and asked.turns == ()
     assert first(read(folder, {"question": "q %", "answer": '["a", "b"]'})).references == ('["a", "b"]',)
 
 
