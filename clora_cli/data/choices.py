@@ -100,7 +100,9 @@ def _choices(row: Record, fields: _Fields) -> list[tuple[str, str]]:
     elif is_blank(value):
         pairs = []
     else:
-        raise DataError(f"{row.where}: '{column}' is a {type(value).__name__}; expected a list of choices")
+        raise DataError(
+            f"{row.where}: '{column}' is a {type(value).__name__}; expected a list of choices; write it as one"
+        )
     found = [(str(label).strip(), as_text(text, row.where, column).strip()) for label, text in pairs]
     if len(found) > len(LETTERS):
         raise DataError(
