@@ -118,6 +118,7 @@ def pooled(output: Tensor, mask: Tensor, pool: Pool) -> Tensor:
     Returns:
         Shape (input, feature), float32.
     """
+    output = output.flatten(1, -2)  # DeepSeek keeps an axis of one head between inputs and tokens
     if pool == "last":
         positions = torch.arange(mask.shape[1], device=mask.device)
         last = (mask * positions).argmax(dim=1)

@@ -65,7 +65,7 @@ def model_with_weights(reference: ModelReference, config: Any, **settings: Any) 
             "move adapter_config.json and the adapter's weights away"
         )
     with _boundary(reference):
-        return _loader(reference).from_pretrained(
+        return _loader(reference, config).from_pretrained(
             reference.path, config=config, use_safetensors=True, trust_remote_code=False, **settings
         )
 
@@ -80,14 +80,18 @@ def load_skeleton(reference: ModelReference) -> Any:
 
     config = read_config(reference)
     with _boundary(reference), torch.device("meta"):
-        return _loader(reference).from_config(config, trust_remote_code=False)
+        return _loader(reference, config).from_config(config, trust_remote_code=False)
 
 
-def _loader(reference: ModelReference) -> Any:
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+def _loader(reference: ModelReference, config: Any) -> Any:
+    """Return the library's class for a model; of most vision-language models there is none that reads texts alone."""
+    import transformers as library
 
-    loaders = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "encoder": AutoModel}
-    return loaders[reference.kind]
+    reads, sees = library.MODEL_FOR_CAUSAL_LM_MAPPING, library.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if reference.kind == "causal" and type(config) not in reads and type(config) in sees:
+        return library.AutoModelForImageTextToText
+    loaders = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM", "encoder": "AutoModel"}
+    return getattr(library, loaders[reference.kind])
 
 
 @contextlib.contextmanager

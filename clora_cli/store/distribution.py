@@ -18,7 +18,20 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import write_bytes
 from clora_cli.base.intake import parse_json
-from clora_cli.base.records import Check, each, listed, made_of, maybe, name, number, one_of, whole, wrong
+from clora_cli.base.records import (
+    Check,
+    any_text,
+    each,
+    is_table,
+    listed,
+    made_of,
+    maybe,
+    name,
+    number,
+    one_of,
+    whole,
+    wrong,
+)
 from clora_cli.model.base_model import same_base
 from clora_cli.store.tensors import opened
 
@@ -59,7 +72,10 @@ _MEND = "make it again"
 _DATA = made_of({"name": name, "rows?": whole(), "split?": name, "fingerprint?": maybe(name), "limit?": whole()})
 _SPENT = number(0)
 _WANTED: Mapping[str, Check] = {
-    "base_model": made_of({"fingerprint": name, "id": name, "kind?": name, "revision?": maybe(name)}),
+    "base_model": made_of(
+        {"fingerprint": name, "id": name, "kind?": name, "revision?": maybe(name)}
+        | {"settings?": is_table, "weights?": any_text}
+    ),
     "source": one_of(*SOURCES),
     "pool": one_of(*POOLS),
     "text": one_of(*TEXTS),

@@ -47,6 +47,8 @@ _WANTED: Mapping[str, Check] = {
     "base_model.fingerprint?": name,
     "base_model.kind?": name,
     "base_model.revision?": maybe(name),
+    "base_model.settings?": is_table,
+    "base_model.weights?": any_text,
     "data.name": name,
     "data.source?": any_text,
     "data.fingerprint?": name,

@@ -113,8 +113,8 @@ class MergePlan:
         recipe["data"] |= {
             "origins": [one.recorded() for member in self.members for one in origins_of(member.manifest)]
         }
-        known = {"weights": self.reference.weights} if self.reference else {}
-        base = {"base_model": {**self.base, **known}}
+        known = self.reference.described() if self.reference else {}
+        base = {"base_model": {**self.base, **{key: known[key] for key in ("weights", "settings") if known}}}
         return {**recipe, **base, "argv": list(argv), "versions": versions, "scores": dict(scores)}
 
     def finished(self) -> AdapterFolder | None:

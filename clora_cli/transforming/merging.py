@@ -49,7 +49,7 @@ def plan_merge(
         merge=merge,
         members=members,
         weights=options.weights,
-        rank=None if options.dense or options.into_model else options.rank,
+        rank=options.rank,
         seed=options.seed,
         layers=_layers(members, reference),
     )

@@ -159,7 +159,7 @@ def test_a_record_without_the_weights_own_fingerprint_is_looked_up_where_its_mod
     one, other = find_model(str(model)), again(model, tmp_path / "again", key=1)
     check_base(one.recorded(), other, tmp_path)
     shutil.rmtree(model)
-    with pytest.raises(MismatchError, match="whose weights or configuration are others; pass --model"):
+    with pytest.raises(MismatchError, match="which has other weights or another configuration; pass --model"):
         check_base(one.recorded(), other, tmp_path)
 
 
@@ -188,13 +188,43 @@ def test_one_changed_weight_makes_another_model(model, model_folder):
     save_file({**tensors, f"{SITE}.weight": tensors[f"{SITE}.weight"] + 1}, model / "model.safetensors")
     other = find_model(str(model))
     assert not same_base(one.described(), other.described())
-    with pytest.raises(MismatchError, match="as it was then: its weights have changed since"):
+    with pytest.raises(MismatchError, match="as it was then, with other weights; restore it"):
         check_base(one.described(), other, model)
     swapped = dict(tensors)
     first, second = f"{SITE}.weight", f"{SITE.replace('0', '1')}.weight"
     swapped[first], swapped[second] = swapped[second].clone(), swapped[first].clone()
     save_file(swapped, model / "model.safetensors")
     assert find_model(str(model)).weights != one.weights
+
+
+@pytest.mark.parametrize("key", ["rope_theta", "rms_norm_eps", "num_attention_heads", "hidden_act"])
+def test_these_weights_under_settings_by_which_they_compute_something_else_are_another_model(model, tmp_path, key):
+    one = find_model(str(model))
+    config = json.loads((model / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    changed = {"rope_theta": 5e5, "rms_norm_eps": 0.1, "num_attention_heads": 2, "hidden_act": "relu"}
+    other = again(
+        model, tmp_path / "again", **({"rope_parameters": {**rope, key: 5e5}} if key in rope else {key: changed[key]})
+    )
+    recorded = one.described()
+    assert other.weights == one.weights and not same_base(recorded, other.described())
+    with pytest.raises(MismatchError, match=rf"not on '.*', which has other settings: {key} {changed[key]}, not "):
+        check_base(recorded, other, tmp_path)
+    with pytest.raises(MismatchError, match="other settings"):  # of 0.1.0: looked up where the model still is
+        check_base(one.recorded(), other, tmp_path)
+
+
+def test_a_setting_that_a_library_moved_or_left_out_makes_no_other_model(model, tmp_path):
+    one, folder = find_model(str(model)), tmp_path / "again"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    del config["head_dim"]
+    (folder / "config.json").write_text(json.dumps(config))
+    check_base(one.described(), find_model(str(folder)), tmp_path)
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 5e5}))
+    with pytest.raises(MismatchError, match=r"rope_theta 500000\.0, not 10000\.0"):
+        check_base(one.described(), find_model(str(folder)), tmp_path)
 
 
 def test_another_type_of_model_with_these_weights_is_another_model(model):

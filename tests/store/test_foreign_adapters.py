@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 import pytest
@@ -13,6 +14,7 @@ from torch.testing import assert_close
 from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import find_model
+from clora_cli.model.features import pooled
 from clora_cli.model.places import Places, places_of
 from clora_cli.store.adapter_folder import read_adapter
 
@@ -72,6 +74,25 @@ def test_inputs_are_gated_at_experts_too(tmp_path):
     assert torch.equal(logits(model), both)
 
 
+def test_inputs_are_gated_where_a_layer_keeps_an_axis_of_heads_before_its_tokens(tmp_path):
+    targets = ["q_b_proj", "kv_b_proj"]
+    paths = [peft_adapter("deepseek", tmp_path / f"{seed}", targets, seed) for seed in (1, 2)]
+    alone = [through_peft(model_of("deepseek"), path) for path in paths]
+    model = model_of("deepseek")
+    bank = AdapterBank(model)
+    bank.activate([read_adapter(path).on(bank.places).deltas() for path in paths])
+    weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    bank.gate({site: weights for site in bank.sites})
+    assert_close(logits(model), torch.stack([alone[0][0], alone[1][1], alone[0][2]]), rtol=1e-5, atol=1e-5)
+    mask = torch.ones(3, 7)
+    found = {}
+    layer = model.model.layers[0].self_attn.kv_b_proj
+    layer.register_forward_hook(lambda module, inputs, output: found.update(output=output))
+    logits(model)
+    for pool, expected in (("prompt-mean", found["output"].mean(dim=(1, 2))), ("last", found["output"][:, 0, -1])):
+        assert_close(pooled(found["output"], mask, pool), expected)
+
+
 def test_experts_are_themselves_again_after_a_pass_that_fails(tmp_path):
     model = model_of("mixtral")
     before = logits(model)
@@ -104,6 +125,19 @@ def test_a_wrapped_model_s_adapter_acts_as_without_the_wrapper(tmp_path, wrapper
     prefix = "base_model.model."
     edit(adapter, lambda tensors: {key.replace(prefix, prefix + wrapper, 1): t for key, t in tensors.items()})
     assert_close(through_bank(model_of("llama"), adapter), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_variant_of_lora_that_is_not_known_yet_is_refused_and_an_empty_configuration_told(tmp_path):
+    adapter = peft_adapter("llama", tmp_path / "theirs", ["q_proj"], use_rslora=True)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert read_adapter(adapter).factors()
+    for key, value in (("use_newlora", True), ("newlora_config", {"strength": 2})):
+        (adapter / "adapter_config.json").write_text(json.dumps(config | {key: value}))
+        with pytest.raises(MismatchError, match=f"it uses {key}, which clora does not know"):
+            read_adapter(adapter).factors()
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"adapter_config\.json is empty"):
+        read_adapter(adapter)
 
 
 def test_two_adapters_in_one_file_are_refused(tmp_path):
