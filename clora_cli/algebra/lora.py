@@ -40,7 +40,6 @@ _NOT_PLAIN = (
     "kasa_config",
     "layer_replication",
     "monteclora_config",
-    "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
     "use_qalora",

@@ -56,9 +56,12 @@ class BaseLayers:
             ArtifactError: If the files do not have these names, and Transformers cannot make the model.
         """
         shapes = [_shapes(member) for member in members]
-        if all(self._settled(one) for one in shapes):
+        together = any(member.config.get("target_parameters") for member in members)  # named when they are read
+        if not together and all(self._settled(one) for one in shapes):
             return members
         placed = [member.on(self.places) for member in members]
+        if together:
+            return placed
         for member, one in zip(members, shapes, strict=True):
             for site in one:
                 self.places.place(site, member.path)

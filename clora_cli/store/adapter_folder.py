@@ -305,6 +305,7 @@ def write_adapter(
     texts: Mapping[str, str],
     state: Mapping[str, Tensor] | None = None,
     distribution: Distribution | None = None,
+    places: Places | None = None,
 ) -> AdapterFolder:
     """Write one adapter folder atomically and read it back.
 
@@ -316,9 +317,11 @@ def write_adapter(
         texts: Further files by name, such as the model card.
         state: What the method needs later.
         distribution: Its feature distribution, if it has one.
+        places: The layers of its base model, with which it is compared as it is when it is used.
 
     Raises:
-        CloraError: If a number is not finite, or the folder cannot be written; what was there stays.
+        CloraError: If a number is not finite, no command could read it again or use it, or the folder cannot be written;
+            what was there stays.
     """
     check_written(target, tensors.items())
     with _member(target, manifest, texts) as folder:
@@ -328,7 +331,7 @@ def write_adapter(
         if distribution is not None:
             distribution.write(folder / FEATURES)
         (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
-        AdapterFolder(folder, config, {}).factors()  # what no command could read again never gets its name
+        AdapterFolder(folder, config, {}, places).factors()  # what no command could read again never gets its name
     return read_adapter(target)
 
 

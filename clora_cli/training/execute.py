@@ -15,6 +15,7 @@ from clora_cli.base.durable import make_folder
 from clora_cli.base.errors import ArtifactError, CloraError, InterruptedRunError, OptionError, ReplacedError, translated
 from clora_cli.base.files import differences, discard, read_json, to_json, write_text, writing
 from clora_cli.base.progress import Progress, Silent
+from clora_cli.model.places import places_of
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.meeting import agree, launched, wait_for_all
 from clora_cli.processes.ranks import is_main_process
@@ -338,7 +339,8 @@ def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
     log = "".join(json.dumps(_finite(record), sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(manifest)}
     config = _plain(result.config)
-    return write_adapter(plan.out, result.tensors, config, manifest, texts, result.state, result.distribution)
+    kept, places = (result.state, result.distribution), places_of(plan.reference)
+    return write_adapter(plan.out, result.tensors, config, manifest, texts, *kept, places)
 
 
 def _finite(record: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 import torch
+from clora_cli.options import MergeOptions
 from other_models import edit, expert_adapter, logits, model_of, peft_adapter, save_other, through_bank, through_peft
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -17,6 +18,7 @@ from clora_cli.model.base_model import find_model
 from clora_cli.model.features import pooled
 from clora_cli.model.places import Places, places_of
 from clora_cli.store.adapter_folder import read_adapter
+from clora_cli.transforming import merge_adapters, plan_merge
 
 QUERY = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -54,6 +56,56 @@ def test_targets_by_list_expression_and_kind_act_as_under_peft(tmp_path, targets
 
 def test_experts_that_were_layers_act_as_under_peft(tmp_path):
     same("mixtral", expert_adapter(tmp_path / "theirs"))
+
+
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2-moe"])
+@pytest.mark.parametrize(
+    ("targets", "settings"),
+    [
+        ([], {"target_parameters": EXPERTS}),
+        (["q_proj"], {"target_parameters": EXPERTS[1:], "use_rslora": True}),
+        (["q_proj"], {"target_parameters": ["mlp.gate.weight"]}),
+        ("all-linear", {}),  # of mixtral, PEFT takes experts and routers for parameters
+    ],
+)
+def test_experts_that_are_one_tensor_act_as_under_peft(tmp_path, family, targets, settings):
+    same(family, peft_adapter(family, tmp_path / "theirs", targets, **settings))
+
+
+def test_experts_of_one_tensor_are_told_apart_by_the_base_model_or_refused_with_a_reason(tmp_path):
+    adapter = peft_adapter("mixtral", tmp_path / "theirs", [], target_parameters=EXPERTS)
+    member = read_adapter(adapter)
+    with pytest.raises(
+        MismatchError, match=r"\(target_parameters\), which the base model must tell apart; pass --model"
+    ):
+        member.factors()
+    with pytest.raises(
+        MismatchError, match=r"no one tensor of \(48, 16\) matrices in 'model\.layers\.0\.mlp\.experts'"
+    ):
+        member.on(Places(model_of("llama"))).factors()
+    wrong = "base_model.model.model.layers.0.mlp.experts.lora_"
+    cut = {f"{wrong}A.weight": torch.zeros(15, 24), f"{wrong}B.weight": torch.zeros(16, 15)}
+    edit(adapter, lambda tensors: tensors | cut)
+    with pytest.raises(ArtifactError, match="has no 4 experts' factors"):
+        member.on(Places(model_of("mixtral"))).factors()
+
+
+def test_a_merge_of_experts_of_one_tensor_is_one_that_peft_loads_and_the_model_takes(tmp_path):
+    base = save_other("mixtral", tmp_path / "base")
+    paths = [
+        peft_adapter("mixtral", tmp_path / f"{seed}", ["q_proj"], seed, target_parameters=EXPERTS) for seed in (1, 2)
+    ]
+    expected = through_bank(model_of("mixtral"), *paths)
+    members = [read_adapter(path) for path in paths]
+    for options in ({}, {"into_model": True}):
+        out = tmp_path / f"made{len(options)}"
+        merge_adapters(plan_merge(members, MergeOptions(out=out, model=str(base), **options)))
+    assert_close(through_peft(model_of("mixtral"), tmp_path / "made0"), expected, rtol=1e-4, atol=1e-4)
+    assert_close(logits(model_of("mixtral", tmp_path / "made1")), expected, rtol=1e-4, atol=1e-4)
+    assert len(read_adapter(tmp_path / "made0").factors()) == 2 + 2 * 4 * 3  # read alone, each expert by itself
 
 
 def test_inputs_are_gated_at_experts_too(tmp_path):

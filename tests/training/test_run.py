@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
 from peft import PeftModel
@@ -210,6 +211,19 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path, model_folder, tasks,
     (plan.work / "checkpoint-5").mkdir()
     folder, _ = train_task(plan, resume=True)
     assert contents(folder.path) == expected
+
+
+def test_an_adapter_that_its_base_model_could_not_take_never_gets_its_name(plan_for, monkeypatch):
+    own = peft.get_peft_model_state_dict
+
+    def misspelled(*given, **settings):
+        return {key.replace("layers.1.", "layers.7."): tensor for key, tensor in own(*given, **settings).items()}
+
+    monkeypatch.setattr(peft, "get_peft_model_state_dict", misspelled)
+    plan = plan_for(max_steps=1)
+    with pytest.raises(MismatchError, match=r"the base model has no layer 'model\.layers\.7\."):
+        train_task(plan)
+    assert not plan.out.exists()
 
 
 def test_a_loss_that_is_no_number_ends_the_run(plan_for, monkeypatch):
