@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import peft
 import pytest
 import torch
 from peft import PeftModel
@@ -20,6 +19,7 @@ from clora_cli.base import registry
 from clora_cli.base.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.data import load_task
 from clora_cli.model.bank import AdapterBank
+from clora_cli.store.adapter_folder import write_adapter
 from clora_cli.store.package import read_package
 from clora_cli.training import make_plan, train_task
 
@@ -214,12 +214,10 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path, model_folder, tasks,
 
 
 def test_an_adapter_that_its_base_model_could_not_take_never_gets_its_name(plan_for, monkeypatch):
-    own = peft.get_peft_model_state_dict
+    def misspelled(target, tensors, *rest):
+        return write_adapter(target, {key.replace("layers.1.", "layers.7."): t for key, t in tensors.items()}, *rest)
 
-    def misspelled(*given, **settings):
-        return {key.replace("layers.1.", "layers.7."): tensor for key, tensor in own(*given, **settings).items()}
-
-    monkeypatch.setattr(peft, "get_peft_model_state_dict", misspelled)
+    monkeypatch.setattr("clora_cli.training.execute.write_adapter", misspelled)
     plan = plan_for(max_steps=1)
     with pytest.raises(MismatchError, match=r"the base model has no layer 'model\.layers\.7\."):
         train_task(plan)
