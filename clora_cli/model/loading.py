@@ -70,8 +70,12 @@ def model_with_weights(reference: ModelReference, config: Any, **settings: Any) 
         )
 
 
-def load_skeleton(reference: ModelReference) -> Any:
+def load_skeleton(reference: ModelReference, *, untied: bool = False) -> Any:
     """Return a base model without its weights, on the meta device: for names, shapes and numbers of parameters.
+
+    Args:
+        reference: The base model.
+        untied: Ask for an output layer with a weight of its own, whatever the configuration says.
 
     Raises:
         ArtifactError: If Transformers cannot make it, or it needs code of its own.
@@ -79,6 +83,8 @@ def load_skeleton(reference: ModelReference) -> Any:
     import torch
 
     config = read_config(reference)
+    if untied:
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
     with _boundary(reference), torch.device("meta"):
         return _loader(reference, config).from_config(config, trust_remote_code=False)
 

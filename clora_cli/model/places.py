@@ -208,6 +208,10 @@ class Places:
                 raise MismatchError(f"the base model's files have no weight of '{place.site}' by itself; {mend}")
         return found
 
+    def key_of(self, parameter: str, keys: Iterable[str]) -> str | None:
+        """Return the files' name of a parameter of the model; None if they have none."""
+        return self._stored(keys)[0].get(parameter)
+
     def tied(self, site: str) -> str | None:
         """Return the parameter that is one with a site's weight, as an output layer may be with the embeddings."""
         return self._tied_to(self.place(site).parameter)

@@ -95,6 +95,10 @@ def merge_adapters(
         with progress.track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
             write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
             scores = write(plan, advance, argv)
+    if head := scores.get("untied"):
+        progress.note(
+            f"note: '{head}' has numbers of its own in {out}, apart from the embeddings' (tie_word_embeddings is false)"
+        )
     if left := scores.get("left_out"):
         progress.note(f"note: left out of {out}, being neither merged weights nor settings: {', '.join(left)}")
     return out, scores, True
