@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,6 +50,7 @@ _QUERY_VALUE = (
     ("q_proj", "kv_b_proj"),  # DeepSeek's keys and values come out of one layer, from a few numbers a token
     ("q_b_proj", "kv_b_proj"),
 )
+_OTHER_SENSES = re.compile(r"vision|visual|image|audio|speech|multi_modal")
 # Called a dropout, but a part of what a model computes in evaluation: NLLB's experts are scaled down by it.
 _NO_DROPOUT = {"moe_token_dropout"}
 
@@ -213,6 +215,8 @@ def text_modules(model: Any) -> set[int]:
     towers = [model.get_encoder(modality) for modality in ("image", "audio")] if hasattr(model, "get_encoder") else []
     if all(tower is model for tower in towers):
         return {id(module) for module in model.modules()}
+    if getattr(model.config, "is_encoder_decoder", False):  # whose encoder holds the others, and the texts' own
+        return {id(module) for name, module in model.named_modules() if not _OTHER_SENSES.search(name)}
     return {
         id(module) for part in (model.get_decoder(), model.get_output_embeddings()) if part for module in part.modules()
     }

@@ -9,6 +9,7 @@ import torch
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     CLIPVisionConfig,
     DebertaV2Config,
     Llama4TextConfig,
@@ -16,6 +17,7 @@ from transformers import (
     LlavaConfig,
     MptConfig,
     NllbMoeConfig,
+    T5Gemma2Config,
 )
 
 from clora_cli.base.errors import OptionError
@@ -69,6 +71,17 @@ def test_a_vision_language_model_without_a_class_for_texts_alone_is_loaded_and_i
     model = load_skeleton(ModelReference("llava", tmp_path, "causal", "f" * 64))
     place = "model.language_model.layers.0.self_attn"
     assert list(find_sites(model)) == [f"{place}.q_proj", f"{place}.v_proj"]
+
+
+def test_the_encoder_of_a_vision_language_encoder_decoder_reads_texts_too():
+    text = {**SIZE, "head_dim": 8, "num_key_value_heads": 1}
+    vision = {key: value for key, value in SIZE.items() if key != "vocab_size"} | {"image_size": 28, "patch_size": 14}
+    tokens = {"image_token_index": 3, "boi_token_index": 4, "eoi_token_index": 5, "mm_tokens_per_image": 4}
+    config = T5Gemma2Config(encoder={"text_config": text, "vision_config": vision, **tokens}, decoder=text)
+    with torch.device("meta"):
+        found = find_sites(AutoModelForSeq2SeqLM.from_config(config), ["all-linear"])
+    sides = {".".join(site.split(".")[:3]) for site in found}
+    assert sides == {"model.encoder.text_model", "model.decoder.layers"}
 
 
 @pytest.mark.parametrize(
