@@ -162,7 +162,7 @@ def _difference(recorded: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         return "weights"
     changed = _other_settings(recorded, other)
     return "settings: " + ", ".join(
-        f"{key} {other['settings'][key]}, not {recorded['settings'][key]}" for key in changed
+        f"{key} {other['settings'][key]!r:.40}, not {recorded['settings'][key]!r:.40}" for key in changed
     )
 
 

@@ -208,7 +208,7 @@ def test_these_weights_under_settings_by_which_they_compute_something_else_are_a
     )
     recorded = one.described()
     assert other.weights == one.weights and not same_base(recorded, other.described())
-    with pytest.raises(MismatchError, match=rf"not on '.*', which has other settings: {key} {changed[key]}, not "):
+    with pytest.raises(MismatchError, match=rf"not on '.*', which has other settings: {key} {changed[key]!r}, not "):
         check_base(recorded, other, tmp_path)
     with pytest.raises(MismatchError, match="other settings"):  # of 0.1.0: looked up where the model still is
         check_base(one.recorded(), other, tmp_path)
