@@ -7,7 +7,6 @@ import shlex
 
 import pytest
 import torch
-from clora_cli.options import MergeOptions
 from other_models import edit, expert_adapter, logits, model_of, peft_adapter, save_other, through_bank, through_peft
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -17,6 +16,7 @@ from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import find_model
 from clora_cli.model.features import pooled
 from clora_cli.model.places import Places, places_of
+from clora_cli.options import MergeOptions
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.transforming import merge_adapters, plan_merge
 
