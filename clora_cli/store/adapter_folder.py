@@ -329,7 +329,7 @@ def write_adapter(
         if state:
             save_tensors(folder / STATE, state)
         if distribution is not None:
-            distribution.write(folder / FEATURES)
+            (folder / FEATURES).write_bytes(distribution.to_bytes())
         (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
         AdapterFolder(folder, config, {}, places).factors()  # what no command could read again never gets its name
     return read_adapter(target)

@@ -118,13 +118,17 @@ class Distribution:
         Raises:
             CloraError: If it cannot be written; what was there stays.
         """
+        write_bytes(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return what the file holds: equal distributions give equal bytes."""
         from safetensors.torch import save
 
         tensors = self._tensors()
         record = {**self.record, "schema": SCHEMA, "sha256": _digest(sorted(tensors.items()))}
         # One entry: several are written in an order of chance, and equal distributions are to be equal bytes.
         metadata = {_KEY: json.dumps(record, sort_keys=True, ensure_ascii=False)}
-        write_bytes(path, save(tensors, metadata=metadata))
+        return save(tensors, metadata=metadata)
 
     def _tensors(self) -> dict[str, Tensor]:
         import torch

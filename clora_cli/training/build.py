@@ -48,7 +48,8 @@ class Built:
     Attributes:
         model: The base model under PEFT, with the new adapter as its only trainable part.
         backbone: The base model that it wraps.
-        bank: The earlier adapters, in the forward pass where the method wants them.
+        bank: The earlier adapters, in the forward pass where the method wants them; of a method that routes and does no more,
+            those that some row chooses.
         past: The plan's earlier adapters, under the model's own names.
         trainable: The new adapter: site to its trainable factors.
         gates: What mixes the adapters row by row; None if the method does not route.
@@ -84,7 +85,11 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
     gates = read_gates(plan, backbone)  # from the bare base model, hence before anything is put into it
     bank = AdapterBank(backbone.model)
     past = [member.on(bank.places) for member in plan.past]
-    bank.activate(_past_deltas(plan, past))
+    acting = past
+    if gates is not None and not plan.method.examining:
+        gates.narrow()
+        acting = [past[number] for number in gates.chosen]
+    bank.activate(_past_deltas(plan, acting))
     if options.quantize != "none":
         prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
     model = _adapted(plan, backbone, tuple(sites), progress or Silent())

@@ -59,6 +59,11 @@ class Composition:
         return {name: part.recalls for name, part in self.parts.items() if part.recalls}
 
     @property
+    def examining(self) -> bool:
+        """Whether a part looks at the earlier adapters themselves, in a penalty or at the end."""
+        return bool(self.penalised) or any(type(part).keep is not Method.keep for part in self.parts.values())
+
+    @property
     def memory(self) -> Memory | None:
         """Which rows of earlier tasks are trained on again; at most one part says so."""
         return next((memory for part in self.parts.values() if (memory := part.memory())), None)

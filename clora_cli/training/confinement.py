@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base import registry
-from clora_cli.base.files import read_json, to_json, write_text
+from clora_cli.base.files import read_json, to_json
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.methods import Trimming
 from clora_cli.store.ledger import mask_key, pack, unpack
@@ -85,11 +85,12 @@ class Confinement:
         """Write the chosen masks, if they are, into a checkpoint's folder.
 
         Raises:
-            CloraError: If they cannot be written.
+            OSError: If they cannot be written.
         """
         if self._masks is not None:
             save_tensors(folder / _MASKS, self.state())
-            write_text(folder / _WARNINGS, to_json({"warnings": self._warnings}))  # the manifest is to have them
+            told = to_json({"warnings": self._warnings})  # the manifest is to have them
+            (folder / _WARNINGS).write_text(told, encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Read what ``save`` wrote.

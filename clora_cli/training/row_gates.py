@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from clora_cli.model.backbone import Backbone, find_sites
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features
 from clora_cli.routing.weights import Routing, common_sites, routed_site
-from clora_cli.store.distribution import Distribution, Taking, read_distribution
+from clora_cli.store.distribution import Distribution, Taking, read_distribution, read_sites
 from clora_cli.training.plan import Plan
 
 __all__ = ["Gates", "read_gates"]
@@ -29,20 +30,31 @@ class Gates:
         distribution: The new adapter's.
         weights: Deciding site to weights, shape (row, adapter), float32.
         order: All modules of the base model in its order.
+
+    Attributes:
+        chosen: Numbers of the earlier adapters, from 0, in the order of the weights.
     """
 
     def __init__(self, distribution: Distribution, weights: Mapping[str, Tensor], order: Sequence[str]) -> None:
         self.distribution = distribution
         self._weights, self._order = weights, order
+        self.chosen = tuple(range(next(iter(weights.values())).shape[1] - 1))
         self._bank: AdapterBank | None = None
         self._places: dict[str, str] = {}
         self._new: dict[str, Tensor] = {}
+
+    def narrow(self) -> None:
+        """Forget the earlier adapters that no row gives any weight: they need not even be read."""
+        weighty = torch.stack([(weights != 0).any(dim=0) for weights in self._weights.values()]).any(dim=0)
+        kept = [number for number, some in enumerate(weighty[:-1].tolist()) if some]
+        self._weights = {site: weights[:, [*kept, -1]] for site, weights in self._weights.items()}
+        self.chosen = tuple(self.chosen[number] for number in kept)
 
     def attach(self, bank: AdapterBank, inner: Mapping[str, nn.Module]) -> None:
         """Let the gates act.
 
         Args:
-            bank: The earlier adapters.
+            bank: The chosen earlier adapters.
             inner: Site to the new adapter's ``lora_A`` layer, whose output is weighed.
         """
         self._bank = bank
@@ -100,14 +112,16 @@ def _record(plan: Plan, backbone: Backbone, gating: Gating) -> dict[str, Any]:
 def _weights(
     plan: Plan, backbone: Backbone, gating: Gating, ids: Sequence[Sequence[int]], new: Mapping[str, Moments]
 ) -> dict[str, Tensor]:
-    past = [read_distribution(member.features).sites for member in plan.past]
-    deciding = common_sites([*past, new], gating.train)
-    if not past:
-        return {site: torch.ones(len(ids), 1) for site in deciding}
-    routing = Routing([*past, new], deciding, gating.train)
-    found = {site: torch.empty(len(ids), len(past) + 1) for site in deciding}
+    if not plan.past or (gating.always and gating.train.top_k == 1 and not _needs_second(gating)):
+        alone = torch.zeros(len(ids), len(plan.past) + 1)
+        alone[:, -1] = 1
+        return dict.fromkeys(common_sites([new], gating.train), alone)
+    deciding = common_sites([*(read_sites(member.features) for member in plan.past), new], gating.train)
+    past = (read_distribution(member.features, deciding).sites for member in plan.past)
+    routing = Routing(itertools.chain(past, [new]), deciding, gating.train)
+    found = {site: torch.empty(len(ids), len(plan.past) + 1) for site in deciding}
     for rows, features in read_features(backbone, ids, deciding, pool=gating.pool):
-        always = len(past) if gating.always else None
+        always = len(plan.past) if gating.always else None
         # Distributions are in float64, which not every accelerator has.
         similarities = routing.similarities({site: feature.cpu() for site, feature in features.items()})
         for site, weights in routing.weights(similarities, always).items():
@@ -125,5 +139,9 @@ def with_floor(weights: Tensor, floor: float) -> Tensor:
 def _second(gating: Gating) -> SecondMoment:
     if gating.second_moment is not None:
         return gating.second_moment
+    return "full" if _needs_second(gating) else "none"
+
+
+def _needs_second(gating: Gating) -> bool:
     name = gating.train.similarity
-    return "full" if name != "auto" and registry.bound("routers", name).needs_second else "none"
+    return name != "auto" and registry.bound("routers", name).needs_second

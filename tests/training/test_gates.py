@@ -13,8 +13,10 @@ from clora_cli.data import Collator, encode, load_task
 from clora_cli.methods.pfd import Pfd
 from clora_cli.options import FeatureOptions, RouteOptions
 from clora_cli.routing.guide import Guide
+from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import read_distribution, read_record
 from clora_cli.store.package import read_package
+from clora_cli.training import row_gates as gates
 from clora_cli.training import train_task
 from clora_cli.training.build import build
 from clora_cli.training.row_gates import with_floor
@@ -119,6 +121,33 @@ def test_with_one_place_the_new_adapter_has_it(package, plan_for):
     assert mixed.manifest["scores"] != routed.manifest["scores"]
     alone, _ = train_task(plan_for(method="per-task", package="two"))
     assert routed.manifest["scores"] == alone.manifest["scores"]
+
+
+def test_earlier_adapters_that_no_row_chooses_are_not_read(package, plan_for, monkeypatch):
+    package()
+    read = []
+    for owner, name in ((AdapterFolder, "factors"), (gates, "read_distribution")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *given, real=real, name=name, **more: read.append(name) or real(*given, **more)
+        )
+    alone = build(plan_for(method="pfd"))
+    assert (read, alone.bank.sites, alone.gates.chosen) == ([], (), ())
+    mixed = build(plan_for(method="pfd", method_options={"train_top_k": "2"}))
+    assert (sorted(read), mixed.gates.chosen) == (["factors", "read_distribution"], (0,))
+
+
+def test_leaving_them_out_changes_nothing(package, plan_for, monkeypatch):
+    package()
+    plan = plan_for(method="pfd")
+    found = []
+    for change in (gates.Gates.narrow, lambda _: None):
+        monkeypatch.setattr(gates.Gates, "narrow", change)
+        built = build(plan)
+        built.gates.before(torch.arange(4))
+        found.append((bool(built.bank.sites), built.model.eval()(**batch_of(built, plan, range(4))).logits))
+    assert [acting for acting, _ in found] == [False, True]
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
 
 
 def test_rows_nearer_to_an_old_task_teach_nothing_when_adapters_compete(package, plan_for):
