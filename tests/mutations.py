@@ -419,10 +419,10 @@ def _use_one(folder: Path) -> str:
 
 def _use_report(folder: Path) -> str:
     from clora_cli.base.legible import legible
+    from clora_cli.presenting.latex import latex_table
+    from clora_cli.presenting.report_file import write_report
     from clora_cli.reporting.assembly import make_report
     from clora_cli.reporting.collect import collect
-    from clora_cli.reporting.latex import latex_table
-    from clora_cli.reporting.report_file import write_report
 
     report = make_report(collect([folder]))
     out = folder.parent / "out"

@@ -50,9 +50,9 @@ def report(
     Example: clora report scores.json --out report.html
     """
     output = form(json, quiet)
+    from clora_cli.presenting.report_file import check_out, write_report
     from clora_cli.reporting.assembly import make_report
     from clora_cli.reporting.collect import collect
-    from clora_cli.reporting.report_file import check_out, write_report
 
     for path in out or ():
         check_out(path)

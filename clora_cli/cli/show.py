@@ -121,7 +121,7 @@ def _show_plugins(kinds: Sequence[str], name: str, output: Form) -> None:
 
 
 def _show_package(path: Path, out: Path | None, output: Form) -> None:
-    from clora_cli.reporting import capacity
+    from clora_cli.presenting import capacity_forms as capacity
     from clora_cli.store.package import read_package
 
     members = read_package([path])
@@ -141,7 +141,8 @@ def _show_package(path: Path, out: Path | None, output: Form) -> None:
 def _show_difference(
     paths: Sequence[Path], epsilon: float, rows: int, measure: Measure | None, out: Path | None, output: Form
 ) -> None:
-    from clora_cli.reporting import differences, heatmap
+    from clora_cli.presenting.figures import difference_maps as heatmap
+    from clora_cli.reporting import differences
 
     if out is not None:
         heatmap.check_ending(out)

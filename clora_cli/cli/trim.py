@@ -75,7 +75,7 @@ def trim(
     Example: clora trim adapters/mnli --by knee --plot knee.png -o trimmed/mnli
     """
     output = form(json, quiet)
-    from clora_cli.reporting import knee_figure as knee
+    from clora_cli.presenting.figures import knee_figure as knee
     from clora_cli.store.adapter_folder import read_adapter
     from clora_cli.store.package import read_package
     from clora_cli.transforming import TrimOptions, plan_trim, trim_adapter

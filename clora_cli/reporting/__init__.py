@@ -6,8 +6,8 @@ runs by method and order; the modules beside them render. All but ``collect`` an
 
 from __future__ import annotations
 
+from clora_cli.presenting.markdown_tables import matrix_table
 from clora_cli.reporting.grouping import bring_together
-from clora_cli.reporting.markdown_tables import matrix_table
 from clora_cli.reporting.runs import assemble, summarise
 from clora_cli.reporting.scored_run import Run
 

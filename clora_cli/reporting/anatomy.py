@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from clora_cli.base.errors import CloraError
 from clora_cli.base.progress import Progress, Silent
+from clora_cli.presenting.figures.magnitudes import Shift
 from clora_cli.reporting.collect import Package
 from clora_cli.reporting.differences import Difference, distinct_labels
 from clora_cli.reporting.examination import examined
-from clora_cli.reporting.figures.shifts import Shift
 from clora_cli.store.ledger import Ledger, read_ledger, read_masks
 
 __all__ = ["Anatomy", "examine", "representatives"]

@@ -11,22 +11,22 @@ from typing import Any
 from clora_cli.base.errors import MismatchError
 from clora_cli.base.legible import markdown
 from clora_cli.base.progress import Progress, Silent
-from clora_cli.reporting.anatomy import Anatomy, examine
-from clora_cli.reporting.bootstrap import RESAMPLES, Significance, compare
-from clora_cli.reporting.collect import Material
-from clora_cli.reporting.cost_rows import CostRow, cost_rows
-from clora_cli.reporting.export import report_json
-from clora_cli.reporting.footing import footing_notes
-from clora_cli.reporting.grouping import bring_together
-from clora_cli.reporting.markdown_tables import (
+from clora_cli.presenting.export import report_json
+from clora_cli.presenting.markdown_tables import (
     cost_table,
     matrix_table,
     metrics_tables,
     significance_table,
     standings_table,
 )
+from clora_cli.presenting.route_forms import confusion_table
+from clora_cli.reporting.anatomy import Anatomy, examine
+from clora_cli.reporting.bootstrap import RESAMPLES, Significance, compare
+from clora_cli.reporting.collect import Material
+from clora_cli.reporting.cost_rows import CostRow, cost_rows
+from clora_cli.reporting.footing import footing_notes
+from clora_cli.reporting.grouping import bring_together
 from clora_cli.reporting.method_results import Results
-from clora_cli.reporting.route_files import confusion_table
 from clora_cli.reporting.runs import assemble
 from clora_cli.reporting.standings import Standings, standings
 

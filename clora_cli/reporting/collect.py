@@ -12,9 +12,9 @@ from typing import Any
 from clora_cli.base.errors import ArtifactError
 from clora_cli.base.files import damage
 from clora_cli.base.intake import read_text, real_path, reason
-from clora_cli.reporting._drafts import place_of
-from clora_cli.reporting._places import Place, place
-from clora_cli.reporting.route_files import ROUTES_SCHEMA, read_routes
+from clora_cli.presenting.route_forms import ROUTES_SCHEMA, read_routes
+from clora_cli.reporting.drafts import place_of
+from clora_cli.reporting.run_folders import Place, place
 from clora_cli.store.adapter_folder import AdapterFolder, is_adapter, read_adapter
 from clora_cli.store.costs import COSTS, Cost, read_costs
 from clora_cli.store.costs import SCHEMA as COST_SCHEMA

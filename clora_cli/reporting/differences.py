@@ -16,7 +16,7 @@ from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.base.legible import markdown
 from clora_cli.base.progress import Progress, Silent
-from clora_cli.reporting._markdown import table
+from clora_cli.presenting.markdown import table
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.package import read_package
 

@@ -22,8 +22,8 @@ from clora_cli.algebra.comparison import EPSILON, Comparison, Deltas, Survey, su
 from clora_cli.base.errors import ArtifactError, CloraError
 from clora_cli.base.files import read_json, to_json, write_text
 from clora_cli.base.progress import Progress
+from clora_cli.presenting.figures.magnitudes import Shift, measure_shift
 from clora_cli.reporting.differences import Difference, distinct_labels, read_deltas
-from clora_cli.reporting.figures.shifts import Shift, measure_shift
 from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
 
 __all__ = ["KEPT", "Examination", "examine_members", "examined"]

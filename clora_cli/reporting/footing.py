@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clora_cli.reporting._protocol import Protocol, differing, protocol_of
 from clora_cli.reporting.method_results import Results, Series
 from clora_cli.reporting.scored_run import Run
+from clora_cli.reporting.training_protocol import Protocol, differing, protocol_of
 
 __all__ = ["Protocol", "footing_notes", "protocol_of", "unequal"]
 

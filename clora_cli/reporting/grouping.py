@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clora_cli.reporting._labels import names
-from clora_cli.reporting._places import Place
+from clora_cli.reporting.labels import names
 from clora_cli.reporting.method_results import Group, Order, Results, Series, Traits
+from clora_cli.reporting.run_folders import Place
 from clora_cli.reporting.scored_run import Run
 
 __all__ = ["bring_together"]

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from clora_cli.base import registry
-from clora_cli.reporting._drafts import Draft, collect_drafts, place_of
-from clora_cli.reporting._labels import labels
-from clora_cli.reporting._places import NOWHERE
-from clora_cli.reporting._protocol import differing, protocol_of
+from clora_cli.reporting.drafts import Draft, collect_drafts, place_of
+from clora_cli.reporting.labels import labels
+from clora_cli.reporting.run_folders import NOWHERE
 from clora_cli.reporting.scored_run import Floats, Run
+from clora_cli.reporting.training_protocol import differing, protocol_of
 from clora_cli.store.scores import Scores
 
 __all__ = ["Run", "assemble", "plugins_of", "summarise"]

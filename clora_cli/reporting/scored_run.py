@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clora_cli.reporting._places import NOWHERE, Place
-from clora_cli.reporting._protocol import Protocol
+from clora_cli.reporting.run_folders import NOWHERE, Place
+from clora_cli.reporting.training_protocol import Protocol
 from clora_cli.store.scores import BaseRef
 
 __all__ = ["Floats", "Run"]

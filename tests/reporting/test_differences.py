@@ -11,6 +11,7 @@ from support import write_random_adapter
 
 from clora_cli.algebra.comparison import Comparison, compare, measure
 from clora_cli.base.errors import ArtifactError, CloraError, MismatchError, OptionError
+from clora_cli.presenting.figures.difference_maps import _cell_text, compose_difference, draw_difference
 from clora_cli.reporting.differences import (
     MEASURES,
     difference,
@@ -19,7 +20,6 @@ from clora_cli.reporting.differences import (
     mean_over_pairs,
     read_adapters,
 )
-from clora_cli.reporting.heatmap import _cell_text, compose_difference, draw_difference
 from clora_cli.store.adapter_folder import write_dense
 from clora_cli.store.tensors import read_tensors, save_tensors
 

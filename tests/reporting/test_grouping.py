@@ -10,12 +10,12 @@ import pytest
 from reported import ORDER, bits, cell, stage_scores, write_run, write_runs
 
 from clora_cli.base.errors import UnknownNameError
+from clora_cli.presenting.latex import escape, latex_table
+from clora_cli.presenting.markdown_tables import standings_table
 from clora_cli.reporting import assemble, bring_together, matrix_table
-from clora_cli.reporting._places import place
 from clora_cli.reporting.collect import collect
-from clora_cli.reporting.latex import escape, latex_table
-from clora_cli.reporting.markdown_tables import standings_table
 from clora_cli.reporting.method_results import Spread
+from clora_cli.reporting.run_folders import place
 from clora_cli.reporting.standings import standings, written
 from clora_cli.store.scores import ScoreRow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clora_cli.reporting.capacity import capacity_json, capacity_table, draw_capacity, shared_ledger
+from clora_cli.presenting.capacity_forms import capacity_json, capacity_table, draw_capacity, shared_ledger
 from clora_cli.store.ledger import Ledger
 
 LEDGER = Ledger(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clora_cli.base.errors import OptionError
-from clora_cli.reporting._canvas import check_ending, save
-from clora_cli.reporting.figures.curves import compose_curves, draw_curves, numbers
-from clora_cli.reporting.figures.matrices import draw_matrix, panel_size
+from clora_cli.presenting.canvas import check_ending, save
+from clora_cli.presenting.figures.curves import compose_curves, draw_curves, numbers
+from clora_cli.presenting.figures.matrices import draw_matrix, panel_size
 from clora_cli.reporting.method_results import Order, Results, Series
 
 if TYPE_CHECKING:

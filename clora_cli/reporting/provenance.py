@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clora_cli import __version__
-from clora_cli.reporting._page import escape, fold, table
+from clora_cli.presenting.page import escape, fold, table
 from clora_cli.store.adapter_folder import AdapterFolder
 
 if TYPE_CHECKING:

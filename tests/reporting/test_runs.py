@@ -13,10 +13,10 @@ import pytest
 
 from clora_cli.base import registry
 from clora_cli.base.errors import CloraError, MismatchError, OptionError
+from clora_cli.presenting.export import report_json
+from clora_cli.presenting.figures.report_figure import compose, draw
+from clora_cli.presenting.markdown_tables import metrics_tables
 from clora_cli.reporting import assemble, bring_together, matrix_table, summarise
-from clora_cli.reporting.export import report_json
-from clora_cli.reporting.figure import compose, draw
-from clora_cli.reporting.markdown_tables import metrics_tables
 from clora_cli.reporting.runs import _independent
 from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clora_cli.algebra.collisions import sampled_rows
 from clora_cli.algebra.comparison import Deltas
 from clora_cli.algebra.lora import Factor, row_tiles
-from clora_cli.reporting._canvas import plain_axis, shared_legend, short
+from clora_cli.presenting.canvas import plain_axis, shared_legend, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clora_cli.reporting._canvas import check_ending, save
+from clora_cli.presenting.canvas import check_ending, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

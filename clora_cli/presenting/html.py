@@ -7,19 +7,15 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from clora_cli import __version__
-from clora_cli.reporting._page import Figures, Section, escape, fold, notes, page, table
-from clora_cli.reporting._provenance import provenance
-from clora_cli.reporting._route_figure import compose as compose_routes
-from clora_cli.reporting.assembly import Report, significance_note
-from clora_cli.reporting.differences import Difference, sampling_note
-from clora_cli.reporting.figure import compose_matrices
-from clora_cli.reporting.figures.capacity_bars import compose_capacity
-from clora_cli.reporting.figures.cost_curves import compose_costs
-from clora_cli.reporting.figures.curves import compose_curves, numbers
-from clora_cli.reporting.figures.interference import compose_interference
-from clora_cli.reporting.figures.shifts import compose_shifts
-from clora_cli.reporting.heatmap import compose_difference
-from clora_cli.reporting.markdown_tables import (
+from clora_cli.presenting.figures.capacity_bars import compose_capacity
+from clora_cli.presenting.figures.cost_curves import compose_costs
+from clora_cli.presenting.figures.curves import compose_curves, numbers
+from clora_cli.presenting.figures.difference_maps import compose_difference
+from clora_cli.presenting.figures.interference import compose_interference
+from clora_cli.presenting.figures.magnitudes import compose_shifts
+from clora_cli.presenting.figures.report_figure import compose_matrices
+from clora_cli.presenting.figures.route_maps import compose as compose_routes
+from clora_cli.presenting.markdown_tables import (
     SIGNIFICANCE_HEADER,
     cost_lines,
     metric_notes,
@@ -27,6 +23,10 @@ from clora_cli.reporting.markdown_tables import (
     significance_cells,
     tick,
 )
+from clora_cli.presenting.page import Figures, Section, escape, fold, notes, page, table
+from clora_cli.reporting.assembly import Report, significance_note
+from clora_cli.reporting.differences import Difference, sampling_note
+from clora_cli.reporting.provenance import provenance
 from clora_cli.reporting.standings import TRAITS, Place, standings_notes, written
 
 __all__ = ["report_html"]

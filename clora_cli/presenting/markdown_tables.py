@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clora_cli.base import registry
 from clora_cli.base.legible import markdown
-from clora_cli.reporting._markdown import table
+from clora_cli.presenting.markdown import table
 from clora_cli.reporting.bootstrap import Significance
 from clora_cli.reporting.cost_rows import CostRow
 from clora_cli.reporting.method_results import Order, Results, Spread

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from clora_cli.reporting._canvas import look, shared_legend, short, stage_axis
+from clora_cli.presenting.canvas import look, shared_legend, short, stage_axis
 from clora_cli.reporting.method_results import Results, Series
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from clora_cli.base.errors import OptionError
 from clora_cli.base.files import to_json, write_text
+from clora_cli.presenting.export import report_csv
+from clora_cli.presenting.figures.report_figure import draw
+from clora_cli.presenting.latex import latex_table
 from clora_cli.reporting.assembly import Report
-from clora_cli.reporting.export import report_csv
-from clora_cli.reporting.figure import draw
-from clora_cli.reporting.latex import latex_table
 from clora_cli.reporting.standings import standings_notes
 
 __all__ = ["ENDINGS", "check_out", "write_report"]
@@ -47,7 +47,7 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def _html(report: Report) -> str:
-    from clora_cli.reporting.html import report_html
+    from clora_cli.presenting.html import report_html
 
     return report_html(report)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from clora_cli.reporting._canvas import look, shared_legend, short
+from clora_cli.presenting.canvas import look, shared_legend, short
 from clora_cli.store.ledger import Ledger
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from clora_cli.reporting._canvas import look, shared_legend, short, stage_axis
+from clora_cli.presenting.canvas import look, shared_legend, short, stage_axis
 from clora_cli.reporting.differences import Difference
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clora_cli.reporting._canvas import CELL, check_ending, save, short
+from clora_cli.presenting.canvas import CELL, check_ending, save, short
 from clora_cli.reporting.differences import COUNTED, MEASURES, Difference, value_of
 
 if TYPE_CHECKING:

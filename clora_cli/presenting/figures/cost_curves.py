@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from clora_cli.reporting._canvas import look, shared_legend, short, stage_axis
+from clora_cli.presenting.canvas import look, shared_legend, short, stage_axis
 from clora_cli.store.costs import Cost
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clora_cli.reporting._canvas import CELL, bare_axis, short
+from clora_cli.presenting.canvas import CELL, bare_axis, short
 from clora_cli.reporting.scored_run import Run
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Any
 from clora_cli.base.errors import ArtifactError
 from clora_cli.base.files import read_json
 from clora_cli.base.records import Check, listed, made_of, maybe, name, number, whole, wrong
-from clora_cli.reporting._canvas import check_ending, save, short
-from clora_cli.reporting._route_figure import compose
+from clora_cli.presenting.canvas import check_ending, save, short
+from clora_cli.presenting.figures.route_maps import compose
 from clora_cli.store.routes import Routes
 
 __all__ = ["ROUTES_SCHEMA", "check_ending", "confusion_table", "draw_routes", "read_routes", "routes_json"]

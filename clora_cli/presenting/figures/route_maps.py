@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.reporting._canvas import CELL, short
+from clora_cli.presenting.canvas import CELL, short
 from clora_cli.store.routes import Routes
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from itertools import pairwise
 import pytest
 
 from clora_cli.base.errors import CloraError, OptionError
-from clora_cli.reporting._route_figure import compose
-from clora_cli.reporting.route_files import confusion_table, draw_routes, routes_json
+from clora_cli.presenting.figures.route_maps import compose
+from clora_cli.presenting.route_forms import confusion_table, draw_routes, routes_json
 from clora_cli.store.routes import Routes
 
 SETTINGS = {"similarity": "l2", "top_k": 0, "temperature": 1.0, "sites": ["a", "b"]}

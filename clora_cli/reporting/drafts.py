@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clora_cli.base.errors import MismatchError
-from clora_cli.reporting._places import NOWHERE, Place, place
+from clora_cli.reporting.run_folders import NOWHERE, Place, place
 from clora_cli.store.scores import Scores, TaskScore
 
 __all__ = ["Draft", "collect_drafts", "home", "place_of"]

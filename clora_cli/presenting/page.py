@@ -9,7 +9,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from clora_cli.base.legible import legible
-from clora_cli.reporting._canvas import inline_svg
+from clora_cli.presenting.canvas import inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.reporting._canvas import look, short
+from clora_cli.presenting.canvas import look, short
 from clora_cli.store.ledger import Ledger
 
 if TYPE_CHECKING:

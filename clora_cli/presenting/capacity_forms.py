@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.base.legible import markdown
-from clora_cli.reporting._canvas import save
-from clora_cli.reporting._markdown import table
-from clora_cli.reporting.figures.radial import compose_radial
+from clora_cli.presenting.canvas import save
+from clora_cli.presenting.figures.radial import compose_radial
+from clora_cli.presenting.markdown import table
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.ledger import Ledger, read_ledger
 

@@ -24,13 +24,13 @@ from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.base.files import to_json, write_text
 from clora_cli.model.backbone import load_backbone
 from clora_cli.model.base_model import find_model
+from clora_cli.presenting.export import CSV_HEADER
+from clora_cli.presenting.figures.magnitudes import measure_shift
+from clora_cli.presenting.report_file import ENDINGS, check_out, write_report
+from clora_cli.presenting.route_forms import read_routes, routes_json
 from clora_cli.reporting.anatomy import examine, representatives
 from clora_cli.reporting.assembly import make_report
 from clora_cli.reporting.collect import collect
-from clora_cli.reporting.export import CSV_HEADER
-from clora_cli.reporting.figures.shifts import measure_shift
-from clora_cli.reporting.report_file import ENDINGS, check_out, write_report
-from clora_cli.reporting.route_files import read_routes, routes_json
 from clora_cli.store.adapter_folder import read_adapter, write_adapter
 from clora_cli.store.ledger import mask_key, pack
 from clora_cli.store.tensors import read_tensors
