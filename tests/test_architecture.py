@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -25,8 +26,19 @@ LAYERS = (
     {"recipes"},  # L3 too, but on top of the other rooms: a recipe is all of them in a row
     {"cli"},
 )
-NEIGHBOURS = {"presenting": {"reporting"}, "reporting": {"presenting"}}
-HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "pandas", "pyarrow", "matplotlib", "numpy"}
+NEIGHBOURS = {"presenting": {"reporting"}}  # presenting shows what reporting computes
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "accelerate",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "numpy",
+    "jinja2",
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -96,6 +108,26 @@ def test_engine_reaches_plug_ins_through_the_registry(part):
     }
     for path in sorted((ROOT / part).rglob("*.py")):
         assert not plug_ins & set(imports(parsed(path)))
+
+
+def test_what_is_computed_neither_draws_nor_writes_markup():
+    for path in sorted((ROOT / "reporting").rglob("*.py")):
+        for node in ast.walk(parsed(path)):
+            names = {
+                alias.name for alias in getattr(node, "names", []) if isinstance(node, (ast.Import, ast.ImportFrom))
+            }
+            modules = {name.partition(".")[0] for name in names | {getattr(node, "module", None) or ""}}
+            assert not modules & {"matplotlib", "jinja2", "markupsafe", "html"}, path
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert "</" not in node.value and "| -" not in node.value, path
+
+
+def test_markup_that_a_page_does_not_escape_comes_from_one_place():
+    trusted = [path for path in FILES if "Markup(" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in trusted] == ["svg.py"]
+    for template in ROOT.rglob("*.jinja"):
+        text = template.read_text(encoding="utf-8")
+        assert not re.search(r"\|\s*safe|autoescape", text)
 
 
 def test_imports_have_no_circle():

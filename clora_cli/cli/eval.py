@@ -134,7 +134,8 @@ def evaluate_command(
     from clora_cli.data import named_task, own_tasks
     from clora_cli.evaluation import EvalOptions, evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
-    from clora_cli.reporting import assemble, matrix_table
+    from clora_cli.presenting.markdown_tables import matrix_table
+    from clora_cli.reporting import assemble
     from clora_cli.reporting.limits import broken_gates
     from clora_cli.store.package import read_package
     from clora_cli.store.scores import write_scores

@@ -1,4 +1,4 @@
-"""A report's numbers for programs: one JSON object, and the scores as CSV in long form (layer L3)."""
+"""A report for programs: one JSON object, and every score as CSV in long form."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from clora_cli.base import registry
 from clora_cli.base.legible import legible
+from clora_cli.reporting.assembly import Report
 from clora_cli.reporting.bootstrap import RESAMPLES, Significance
 from clora_cli.reporting.cost_rows import CostRow
 from clora_cli.reporting.method_results import Group, Order, Results, Series, Spread
@@ -28,7 +29,7 @@ CSV_HEADER = ("method", "order", "seed", "stage", "after", "task", "metric", "te
 def report_csv(results: Results) -> str:
     """Return every score of every run, one a line: percent, by method, order, seed, stage and task.
 
-    Stage 0 is the base model alone; ``seed`` is empty where nothing tells it. Entries that were not evaluated are left out.
+    Stage 0 is the base model; ``seed`` is empty if it is not known. Scores that were not evaluated are left out.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -39,28 +40,22 @@ def report_csv(results: Results) -> str:
     return text.getvalue()
 
 
-def report_json(
-    results: Results,
-    *,
-    pairs: Sequence[Significance] = (),
-    costs: Sequence[CostRow] = (),
-    footing: Sequence[str] = (),
-) -> dict[str, Any]:
+def report_json(report: Report) -> dict[str, Any]:
     """Return the whole report as a JSON object; NaN becomes null.
 
-    ``metrics`` explains each metric by its equation; ``runs[i].metrics`` holds its values by the same name, and
-    ``methods[i].orders`` their means and standard deviations over runs.
+    ``metrics`` holds each metric's equation; ``runs[i].metrics`` its values by the same name, and ``methods[i].orders`` their
+    means and standard deviations over runs.
     """
-    explained = {name: registry.summary("metrics", name) for name in registry.names("metrics")}
+    results = report.results
     return {
         "schema": REPORT_SCHEMA,
-        "metrics": explained,
+        "metrics": {name: registry.summary("metrics", name) for name in registry.names("metrics")},
         "runs": [_run(run) for run in results.runs],
         "orders": {order.label: list(order.tasks) for order in results.orders},
         "methods": [_method(group, results.orders) for group in (*results.zero_shot, *results.groups)],
-        "footing": list(footing),
-        "significance": [_significance(pair) for pair in pairs],
-        "costs": [_cost(row) for row in costs],
+        "footing": list(report.footing),
+        "significance": [_significance(pair) for pair in report.pairs],
+        "costs": [_cost(row) for row in report.costs],
     }
 
 
@@ -70,12 +65,12 @@ def _lines(series: Series, run: Run) -> Iterable[Sequence[object]]:
     for stage, after, scores in stages:
         for task, metric, count, value in zip(run.columns, run.task_metrics, run.counts, scores, strict=True):
             if not math.isnan(value):
-                names = map(_cell, (series.label, series.order.label, str(seed), str(stage), after, task, metric))
-                yield *names, int(count), float(value)
+                texts = map(_cell, (series.label, series.order.label, str(seed), str(stage), after, task, metric))
+                yield *texts, int(count), float(value)
 
 
 def _cell(text: str) -> str:
-    """Return a text that a spreadsheet takes for one, not for a formula."""
+    """Return a text that a spreadsheet does not take for a formula."""
     return f"'{legible(text)}" if text.startswith(_FORMULA) else legible(text)
 
 
@@ -130,10 +125,8 @@ def _significance(pair: Significance) -> dict[str, Any]:
 
 
 def _cost(row: CostRow) -> dict[str, Any]:
-    return {
-        name: _spread(value) if isinstance(value, Spread) else value
-        for name, value in ((name, getattr(row, name)) for name in row.__dataclass_fields__)
-    }
+    values = {field.name: getattr(row, field.name) for field in fields(row)}
+    return {name: _spread(value) if isinstance(value, Spread) else value for name, value in values.items()}
 
 
 def _spreads(spreads: Mapping[str, Spread]) -> dict[str, Any]:

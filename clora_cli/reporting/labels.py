@@ -1,4 +1,4 @@
-"""Labels that tell runs and methods apart, and no more than is needed for it."""
+"""Labels that tell runs and methods apart, as short as possible."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ __all__ = ["labels", "names"]
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """Return one distinct label for each run: ``n-lora (sum)``, with package, base and scoring where they differ."""
+    """Return a distinct label for each run: ``n-lora (sum)``, with package, base model and scoring where they differ."""
     texts = [f"{run.method} ({run.combine})" if run.method else run.base.id for run in runs]
     return _distinct(texts, runs, ("package", "route", "base", "score"))
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """Return one distinct name for each run's row in a table: ``n-lora``, with what else differs where names repeat."""
-    texts = [run.place.name or run.method or run.base.id for run in runs]
+    """Return a distinct name for each run's row in a table: ``n-lora``, with whatever else differs if a name repeats."""
+    texts = [run.folder.name or run.method or run.base.id for run in runs]
     return _distinct(texts, runs, ("method", "combine", "route", "root", "package", "base", "score"))
 
 
 def _distinct(texts: list[str], runs: Sequence[Run], attributes: Sequence[str]) -> list[str]:
+    """Extend equal texts by the attributes in which their runs differ, and number those that remain equal."""
     for attribute in attributes:
         texts = _extended(texts, [_detail(run, attribute) for run in runs])
-    repeated = Counter(texts)
-    seen: Counter[str] = Counter()
+    total, so_far = Counter(texts), Counter[str]()
     for index, text in enumerate(texts):
-        seen[text] += 1
-        if repeated[text] > 1:
-            texts[index] = f"{text} #{seen[text]}"
+        so_far[text] += 1
+        if total[text] > 1:
+            texts[index] = f"{text} #{so_far[text]}"
     return texts
 
 
@@ -38,7 +38,7 @@ def _detail(run: Run, attribute: str) -> str:
     if attribute == "base":
         return run.base.id
     if attribute == "root":
-        return run.place.root.rpartition("/")[2]
+        return run.folder.root.rpartition("/")[2]
     if attribute == "combine":
         return f"({run.combine})"
     if attribute == "route":
@@ -47,6 +47,9 @@ def _detail(run: Run, attribute: str) -> str:
 
 
 def _extended(texts: Sequence[str], details: Sequence[str]) -> list[str]:
-    """Append a detail where equal texts differ in it."""
-    different = {text: len({d for t, d in zip(texts, details, strict=True) if t == text}) > 1 for text in texts}
-    return [f"{t} {d}" if d and different[t] else t for t, d in zip(texts, details, strict=True)]
+    """Append each text's detail if equal texts differ in it."""
+    variants: dict[str, set[str]] = {}
+    for text, detail in zip(texts, details, strict=True):
+        variants.setdefault(text, set()).add(detail)
+    pairs = zip(texts, details, strict=True)
+    return [f"{text} {detail}" if detail and len(variants[text]) > 1 else text for text, detail in pairs]

@@ -1,94 +1,88 @@
-"""Where a report's numbers come from: models, settings, versions, files."""
+"""Where a report's numbers come from: base models, settings, versions, trainings (layer L3)."""
 
 from __future__ import annotations
 
-import json
-import platform
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from clora_cli import __version__
-from clora_cli.presenting.page import escape, fold, table
+from clora_cli.reporting.collect import Material, Package
+from clora_cli.reporting.scored_run import Run
 from clora_cli.store.adapter_folder import AdapterFolder
 
-if TYPE_CHECKING:
-    from clora_cli.reporting.assembly import Report
-
-__all__ = ["provenance"]
+__all__ = ["Provenance", "Training", "provenance_of"]
 
 
-def provenance(report: Report) -> str:
-    """Return the tables that say how everything was made, as HTML."""
-    facts = table(["", ""], _facts(report), text=[1])
-    runs = [_run(report, n) for n in range(len(report.results.runs))]
-    header = ["run", "method", "combined by", "scored by", "seed", "tasks", "package"]
-    parts = [facts, fold("Runs", table(header, runs, text=[1, 2, 3, 6])) if runs else ""]
-    if trained := _training(report):
-        parts.append(
-            fold("Training of each package", table(["package", "method and options", "training"], trained, text=[1, 2]))
-        )
-    files = "".join(f"<li><code>{escape(str(path))}</code></li>\n" for path in report.material.files)
-    return "".join(parts) + fold(f"{len(report.material.files)} files and folders read", f"<ul>\n{files}</ul>\n")
+@dataclass(frozen=True)
+class Training:
+    """How a package was trained.
+
+    Attributes:
+        package: Its folder.
+        options: The method's options, by adapter, each once.
+        settings: Seed, LoRA and training settings, likewise.
+    """
+
+    package: Path
+    options: tuple[Mapping[str, Any], ...]
+    settings: tuple[Mapping[str, Any], ...]
 
 
-def _facts(report: Report) -> list[tuple[str, str]]:
-    bases = dict.fromkeys((run.base.id, run.base.fingerprint) for run in report.results.runs)
-    members = [member for package in report.material.packages for member in package.members]
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers come from.
+
+    Attributes:
+        bases: The base models: id, and fingerprint or ``""``.
+        evaluation: Each setting of the evaluations with the values that it had.
+        versions: Each library that adapters were trained with, and its versions.
+        trainings: How each package with manifests was trained.
+    """
+
+    bases: tuple[tuple[str, str], ...]
+    evaluation: Mapping[str, Sequence[Any]]
+    versions: Mapping[str, Sequence[str]]
+    trainings: tuple[Training, ...]
+
+
+def provenance_of(material: Material, runs: Sequence[Run]) -> Provenance:
+    """Collect where the numbers of some runs and packages come from."""
+    members = [member for package in material.packages for member in package.members]
+    bases = dict.fromkeys((run.base.id, run.base.fingerprint) for run in runs)
     bases |= dict.fromkeys((str(m.base.get("id")), str(m.base.get("fingerprint", ""))) for m in members)
-    rows = [("command", f"<code>{escape(report.command)}</code>")] if report.command else []
-    rows += [
-        ("base model", f"{escape(name)} <code>{escape(digest[:16])}</code>" if digest else escape(name))
-        for name, digest in bases
-    ]
-    rows += _settings([run.settings for run in report.results.runs])
-    rows += _versions(members)
-    return [*rows, ("report written by", f"clora {escape(__version__)}, Python {platform.python_version()}")]
+    trainings = tuple(training for package in material.packages if (training := _training(package)))
+    return Provenance(tuple(bases), _evaluation(runs), _versions(members), trainings)
 
 
-def _settings(found: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return each setting of the evaluations with the values that it had."""
-    values: dict[str, dict[str, None]] = {}
-    for settings in found:
-        for key, value in settings.items():
+def _evaluation(runs: Iterable[Run]) -> dict[str, list[Any]]:
+    values: dict[str, list[Any]] = {}
+    for run in runs:
+        for name, value in run.settings.items():
             if value not in ("", [], {}, None):
-                values.setdefault(key, {})[_brief(value)] = None
-    return [(f"evaluation: {key.replace('_', ' ')}", escape(" | ".join(each))) for key, each in values.items()]
+                _add(values.setdefault(name, []), value)
+    return values
 
 
-def _versions(members: Iterable[AdapterFolder]) -> list[tuple[str, str]]:
-    values: dict[str, dict[str, None]] = {}
+def _versions(members: Iterable[AdapterFolder]) -> dict[str, list[str]]:
+    versions: dict[str, list[str]] = {}
     for member in members:
         for name, version in member.manifest.get("versions", {}).items():
-            values.setdefault(name, {})[str(version)] = None
-    told = ", ".join(f"{name} {' | '.join(each)}" for name, each in sorted(values.items()))
-    return [("adapters trained with", escape(told))] if told else []
+            _add(versions.setdefault(name, []), str(version))
+    return dict(sorted(versions.items()))
 
 
-def _run(report: Report, number: int) -> list[str]:
-    run = report.results.runs[number]
-    seed = "" if run.seed is None else str(run.seed)
-    names = (run.method or "base model", run.combine, run.score)
-    return [str(number + 1), *map(escape, names), seed, str(len(run.order)), f"<code>{escape(run.package)}</code>"]
+def _training(package: Package) -> Training | None:
+    """Return how a package was trained; None if no adapter has a manifest."""
+    options: list[Mapping[str, Any]] = []
+    settings: list[Mapping[str, Any]] = []
+    for manifest in (member.manifest for member in package.members if member.manifest):
+        _add(options, manifest["method"].get("options", {}))
+        _add(settings, {"seed": manifest["seed"]} | dict(manifest["lora"]) | dict(manifest["training"]))
+    return Training(package.path, tuple(options), tuple(settings)) if options else None
 
 
-def _training(report: Report) -> list[list[str]]:
-    rows = []
-    for package in report.material.packages:
-        manifests = [member.manifest for member in package.members if member.manifest]
-        if manifests:
-            options = dict.fromkeys(_brief(manifest["method"].get("options", {})) for manifest in manifests)
-            training = dict.fromkeys(
-                _brief({"seed": manifest["seed"]} | dict(manifest["lora"]) | dict(manifest["training"]))
-                for manifest in manifests
-            )
-            cells = (" | ".join(options), " | ".join(training))
-            rows.append([f"<code>{escape(str(package.path))}</code>", *map(escape, cells)])
-    return rows
-
-
-def _brief(value: Any) -> str:
-    """Write a setting shortly: ``lr 0.001, epochs 2``; what is off or empty is left out of a mapping."""
-    if isinstance(value, Mapping):
-        kept = ((key, _brief(one)) for key, one in value.items() if one not in ("", [], {}, None, False))
-        return ", ".join(f"{key} {text}".strip() for key, text in kept)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _add(values: list[Any], value: Any) -> None:
+    """Add a value that is not there yet; settings may be lists and mappings, which no set holds."""
+    if value not in values:
+        values.append(value)

@@ -1,4 +1,4 @@
-"""What the folders of a run say: ``<root>/<name>/seed-<n>/…``, as ``clora run`` lays them out."""
+"""What a path says about the run it belongs to: ``<root>/<name>/seed-<n>/…``, the layout of ``clora run``."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from clora_cli.base.legible import legible
 
-__all__ = ["NOWHERE", "Place", "place"]
+__all__ = ["NO_RUN_FOLDER", "RunFolder", "run_folder"]
 
 _SEED = re.compile(r"seed-([0-9]{1,18})")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run lies.
+class RunFolder:
+    """The folder of one run.
 
     Attributes:
-        root: The folder that holds the runs, ``""`` where the path does not tell.
-        name: What the run is called there: its method, or a variant of it; ``""`` likewise.
-        seed: Its seed; None likewise.
+        root: The folder that holds the runs; ``""`` if the path does not say.
+        name: The run's name there, a method or a variant of one; ``""`` if the path does not say.
+        seed: Its seed; None if the path does not say.
     """
 
     root: str
@@ -28,18 +28,19 @@ class Place:
     seed: int | None
 
 
-NOWHERE = Place("", "", None)
+NO_RUN_FOLDER = RunFolder("", "", None)
 
 
-def place(path: str | Path) -> Place:
-    """Return what a path inside a run's folder says.
+def run_folder(path: str | Path) -> RunFolder:
+    """Return the run folder that a path lies in; the innermost one if they are nested.
 
     Example:
-        >>> place("out/order1/n-lora/seed-7/scores/3.json")
-        Place(root='out/order1', name='n-lora', seed=7)
+        >>> run_folder("out/order1/n-lora/seed-7/scores/3.json")
+        RunFolder(root='out/order1', name='n-lora', seed=7)
     """
     parts = Path(path).parts
     for index in range(len(parts) - 1, 0, -1):
-        if found := _SEED.fullmatch(parts[index]):
-            return Place(legible(str(Path(*parts[: index - 1]))), legible(parts[index - 1]), int(found[1]))
-    return NOWHERE
+        if match := _SEED.fullmatch(parts[index]):
+            root = legible(str(Path(*parts[: index - 1])))
+            return RunFolder(root, legible(parts[index - 1]), int(match[1]))
+    return NO_RUN_FOLDER

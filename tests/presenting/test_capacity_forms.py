@@ -1,11 +1,11 @@
-"""Who owns what of a shared LoRA, told and drawn."""
+"""Who owns what of a shared LoRA, as a table, as JSON and drawn."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from clora_cli.presenting.capacity_forms import capacity_json, capacity_table, draw_capacity, shared_ledger
+from clora_cli.presenting.capacity_forms import capacity_json, capacity_table, draw_capacity
 from clora_cli.store.ledger import Ledger
 
 LEDGER = Ledger(
@@ -35,7 +35,3 @@ def test_the_figure_is_drawn(tmp_path, ending):
     path = tmp_path / f"capacity.{ending}"
     draw_capacity(LEDGER, path)
     assert path.stat().st_size > 1000
-
-
-def test_adapters_that_share_nothing_have_no_ledger():
-    assert shared_ledger([]) is None

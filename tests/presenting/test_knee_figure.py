@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from clora_cli.base import registry
 from clora_cli.base.errors import OptionError
-from clora_cli.presenting.figures.knee_figure import Trimmed, _compose, draw_knee
+from clora_cli.presenting.figures.knee_figure import Trimmed, compose_knee, draw_knee
 from clora_cli.trims import Curve, Entries
 
 VALUES = torch.randn(3000, generator=torch.Generator().manual_seed(0)) ** 3
@@ -21,7 +21,7 @@ def trimmed(text, panel="lora_B", values=VALUES):
 def composed(*found):
     figure = Figure(layout="constrained", dpi=50)
     FigureCanvasAgg(figure)
-    _compose(figure, found)
+    compose_knee(figure, found)
     return figure
 
 

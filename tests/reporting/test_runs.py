@@ -1,55 +1,20 @@
-"""From scores files to runs, metrics, tables and a figure."""
+"""From scores files to runs and metrics."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scored import FULL, ORDER, alone, base, cell, full, row, scores
 
 from clora_cli.base import registry
-from clora_cli.base.errors import CloraError, MismatchError, OptionError
-from clora_cli.presenting.export import report_json
-from clora_cli.presenting.figures.report_figure import compose, draw
-from clora_cli.presenting.markdown_tables import metrics_tables
-from clora_cli.reporting import assemble, bring_together, matrix_table, summarise
+from clora_cli.base.errors import MismatchError
+from clora_cli.presenting.markdown_tables import matrix_table
+from clora_cli.reporting import assemble, summarise
 from clora_cli.reporting.runs import _independent
-from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
-
-ORDER = ("cb", "rte", "wic")
-FULL = [[80.0, 30.0, 20.0], [70.0, 60.0, 25.0], [50.0, 55.0, 90.0]]
-
-
-def cell(value, total=100, metric="exact-match", normaliser=""):
-    return TaskScore(metric, "normalised", value, total, normaliser=normaliser)
-
-
-def row(stage, values, order=ORDER, sha="a", **kind):
-    adapters = tuple(AdapterRef(task, sha) for task in order[:stage])
-    scores = {task: cell(value, **kind) for task, value in zip(order, values, strict=False)}
-    return ScoreRow(stage, order[stage - 1] if stage else "", adapters, scores)
-
-
-def scores(*rows, order=ORDER, source="s.json", **changes):
-    file = Scores(BaseRef("nano", "f0"), "adapters", "n-lora", "sum", "generate", order, rows, Path(source))
-    return replace(file, **changes)
-
-
-def full(**changes):
-    return scores(*(row(stage, values) for stage, values in enumerate(FULL, start=1)), **changes)
-
-
-def alone(values=(78.0, 62.0, 85.0)):
-    rows = [row(stage, values, sha="b") for stage in (1, 2, 3)]
-    return scores(*rows, method="per-task", combine="task-id", package="alone", source="alone.json")
-
-
-def base(values=(10.0, 20.0, 30.0)):
-    return scores(row(0, values), order=(), package="", method="", combine="none", source="base.json")
+from clora_cli.store.scores import BaseRef, ScoreRow
 
 
 def test_one_file_is_one_run():
@@ -183,109 +148,6 @@ def test_summarise_covers_every_plug_in():
     assert set(summary) == set(registry.names("metrics"))
     assert summary["average-performance"] == pytest.approx(65)
     assert summary["forgetting-rate"] == pytest.approx(((80 - 50) + (60 - 55)) / 2)
-
-
-def cells(line):
-    return [part.strip() for part in line.strip("|").split("|")]
-
-
-def test_matrix_table_is_aligned_markdown():
-    run, _, _ = assemble([full(), alone(), replace(alone(), combine="last", package="alone2")])
-    lines = matrix_table(run).splitlines()
-    assert len({len(line) for line in lines}) == 1
-    assert cells(lines[0]) == ["after stage (exact-match, %)", *ORDER, "mean so far"]
-    assert cells(lines[3]) == ["2 rte", "70.0", "**60.0**", "25.0", "65.0"]
-    assert cells(lines[5]) == ["alone", "78.0", "62.0", "85.0", ""]
-    assert cells(lines[6]) == ["test rows", "100", "100", "100", ""]
-
-
-def test_matrix_table_names_metrics_that_differ_and_escapes_names():
-    order = ("a|b", "c")
-    mixed = ScoreRow(2, "c", (), {"a|b": cell(1.0), "c": cell(2.0, metric="rouge-l")})
-    (run,) = assemble([scores(mixed, order=order)])
-    table = matrix_table(run)
-    assert "a\\|b" in table
-    assert cells(table.splitlines()[4]) == ["metric", "exact-match", "rouge-l", ""]
-    assert cells(table.replace("\\|", "_").splitlines()[2]) == ["1 a_b", "-", "-", "-"]
-
-
-def test_metrics_are_explained_and_those_left_out_are_named():
-    results = bring_together(assemble([full(), alone()]))
-    table = metrics_tables(results)
-    rows = {cells(line)[0]: cells(line)[1:] for line in table.splitlines() if line.startswith("|")}
-    assert rows["metric"] == ["n-lora", "per-task"]
-    assert rows["forgetting-rate"][0] == "17.50"
-    assert rows["tasks"] == ["3", "3"]
-    assert "forward-transfer-gem" not in rows  # the base model alone was not scored
-    assert "Not shown" in table
-    assert f"- `forgetting-rate`: {registry.summary('metrics', 'forgetting-rate')}" in table
-    assert "-0.00" not in table
-
-
-def test_report_json_is_strict_json_with_null_for_nan():
-    report = report_json(bring_together(assemble([full(), base()])))
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["schema"] == "clora.report/1"
-    assert set(report["metrics"]) == set(registry.names("metrics"))
-    (run,) = report["runs"]
-    assert run["matrix"] == FULL
-    assert run["zero_shot"] == [10, 20, 30]
-    assert run["single"] == [None, None, None]
-    assert run["test_rows"] == [100, 100, 100]
-    assert run["metrics"]["forward-transfer"] is None
-    assert run["metrics"]["average-performance"] == pytest.approx(65)
-    zero_shot, method = report["methods"]
-    assert (zero_shot["label"], zero_shot["average"]["average-performance"]["mean"]) == ("zero-shot", 20)
-    assert (method["label"], method["reuses_data"], method["needs_task_id"]) == ("n-lora", False, False)
-
-
-@pytest.mark.parametrize(("ending", "magic"), [("PNG", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_draw_writes_each_format_with_equal_bytes_each_time(tmp_path, ending, magic):
-    results = bring_together(assemble([full(), base()]))
-    one, two = tmp_path / "new" / f"one.{ending}", tmp_path / f"two.{ending}"
-    draw(results, one)
-    draw(results, two)
-    assert one.read_bytes().startswith(magic)
-    assert one.read_bytes() == two.read_bytes()
-    assert [path.name for path in one.parent.iterdir()] == [one.name]
-    assert "matplotlib.pyplot" not in sys.modules
-
-
-def test_draw_refuses_other_endings_and_unwritable_places(tmp_path):
-    results = bring_together(assemble([full()]))
-    for name in ("report.html", "report", "report.jpeg"):
-        with pytest.raises(OptionError, match=r"\.png, \.svg, \.pdf"):
-            draw(results, tmp_path / name)
-    with pytest.raises(OptionError, match="no run"):
-        draw(bring_together([]), tmp_path / "report.png")
-    (tmp_path / "file").touch()
-    with pytest.raises(CloraError, match="cannot write"):
-        draw(results, tmp_path / "file" / "report.png")
-
-
-def test_draw_takes_what_was_not_evaluated_and_names_with_dollars(tmp_path):
-    empty = scores(row(1, []), order=("$x$", "b_1"), package="$p$")
-    draw(bring_together([*assemble([empty]), *assemble([base()])]), tmp_path / "figure.svg")
-    assert (tmp_path / "figure.svg").stat().st_size > 1000
-
-
-def test_numbers_fit_their_cells_and_panels_keep_apart_with_fifteen_long_names():
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    order = tuple(f"task{1000 + index}_a_rather_long_name_of_a_task" for index in range(15))
-    rows = tuple(row(stage, [100.0] * 15, order=order) for stage in range(1, 16))
-    figure = Figure(layout="constrained", dpi=50)
-    canvas = FigureCanvasAgg(figure)
-    compose(figure, bring_together(assemble([scores(*rows, order=order)])))
-    canvas.draw()
-    heat_map, curves = figure.axes
-    cell_width, cell_height = (length / 15 for length in heat_map.get_window_extent().size)
-    assert len(heat_map.texts) == 15 * 15
-    for text in heat_map.texts:
-        assert text.get_window_extent().width < cell_width
-        assert text.get_window_extent().height < cell_height
-    assert not heat_map.get_tightbbox().overlaps(curves.get_tightbbox())
 
 
 def test_only_methods_of_independent_adapters_tell_what_training_alone_scores():

@@ -1,1 +1,1 @@
-"""The figures of a report, one file each: every ``compose_…`` fills an empty matplotlib figure."""
+"""The figures, one file each: every ``compose_…`` fills an empty matplotlib figure."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from clora_cli.presenting.canvas import look, shared_legend, short, stage_axis
+from clora_cli.presenting.canvas import line_style, shared_legend, short, stage_axis
 from clora_cli.store.costs import Cost
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compose_costs"]
 
-_PANELS: dict[str, Callable[[Cost], float | None]] = {
+_Value = Callable[[Cost], float | None]
+_PANELS: dict[str, _Value] = {
     "training a task (s)": lambda cost: cost.seconds,
     "peak memory (GB)": lambda cost: None if cost.peak_memory_bytes is None else cost.peak_memory_bytes / 1e9,
     "peak memory of the accelerator (GB)": lambda cost: (
@@ -30,28 +31,30 @@ def compose_costs(figure: Figure, costs: Sequence[Cost], colours: Mapping[str, i
     Args:
         figure: An empty figure.
         costs: The steps of runs; those of training are drawn.
-        colours: Numbers of the methods' colours, by name.
+        colours: The number of each method's colour.
     """
     training = [cost for cost in costs if cost.step == "train"]
-    panels = {title: of for title, of in _PANELS.items() if any(of(cost) is not None for cost in training)}
+    panels = {
+        title: value_of for title, value_of in _PANELS.items() if any(value_of(cost) is not None for cost in training)
+    }
     figure.set_size_inches(3.0 * len(panels) + 1.2, 2.8)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (title, of) in zip(axes, panels.items(), strict=True):
-        _panel(axis, training, of, colours)
+    for axis, (title, value_of) in zip(axes, panels.items(), strict=True):
+        _panel(axis, training, value_of, colours)
         axis.set(xlabel="stage", ylabel=title)
     shared_legend(figure, axes)
 
 
-def _panel(axis: Axes, costs: Sequence[Cost], of: Callable[[Cost], float | None], colours: Mapping[str, int]) -> None:
-    for number, name in enumerate(dict.fromkeys(cost.method for cost in costs)):
+def _panel(axis: Axes, costs: Sequence[Cost], value_of: _Value, colours: Mapping[str, int]) -> None:
+    for number, method in enumerate(dict.fromkeys(cost.method for cost in costs)):
         by_stage: dict[int, list[float]] = {}
         for cost in costs:
-            if cost.method == name and (value := of(cost)) is not None:
+            if cost.method == method and (value := value_of(cost)) is not None:
                 by_stage.setdefault(cost.stage, []).append(value)
         stages = sorted(by_stage)
         means = [fmean(by_stage[stage]) for stage in stages]
-        style = look(colours.get(name, len(colours) + number))
-        axis.plot(stages, means, markersize=5, linewidth=1.6, label=short(name, 40), **style)
+        style = line_style(colours.get(method, len(colours) + number))
+        axis.plot(stages, means, markersize=5, linewidth=1.6, label=short(method, 40), **style)
     axis.set_ylim(0, 1.08 * axis.get_ylim()[1])
     axis.margins(x=0.08)
     stage_axis(axis)

@@ -1,4 +1,4 @@
-"""A figure of a trim: sorted magnitudes, their chord, and where they were cut (layer L3)."""
+"""A trim: sorted magnitudes, their chord, and where they were cut."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clora_cli.presenting.canvas import check_ending, save
+from clora_cli.presenting.canvas import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
-__all__ = ["Trimmed", "check_ending", "draw_knee"]
+__all__ = ["Trimmed", "compose_knee", "draw_knee"]
 
 _CURVE, _STAR, _CHORD = "#0072B2", "#D62728", "#8c8c8c"
 
 
 @dataclass(frozen=True, eq=False)
 class Trimmed:
-    """Entries that competed with one another.
+    """Entries that were trimmed together.
 
     Attributes:
-        panel: Which panel they are drawn in; its title.
+        panel: The title of the panel that they are drawn in.
         values: The entries, shape (entry,).
         kept: Which of them stay, shape (entry,), bool.
     """
@@ -34,56 +34,57 @@ class Trimmed:
     kept: Tensor
 
 
-def draw_knee(found: Sequence[Trimmed], path: str | Path) -> None:
-    """Draw magnitudes from the largest to the smallest, and where what stays of them ends.
+def draw_knee(trims: Sequence[Trimmed], path: str | Path) -> None:
+    """Draw magnitudes from the largest to the smallest, and where those that stay end.
 
-    Each curve is scaled to the unit square. What stays is drawn over it and ends in a star: on the curve where a trim keeps
-    the largest, below it where it chooses otherwise.
+    Each curve is scaled to the unit square. The entries that stay are drawn over it and end in a star: on the curve if a trim
+    keeps the largest, below it otherwise.
 
     Args:
-        found: What to draw, at least one; several in one panel are thin lines.
+        trims: At least one; several in one panel become thin lines.
         path: The file; its ending, one of ``png svg pdf``, is the format.
 
     Raises:
         OptionError: If the ending is another.
         CloraError: If the file cannot be written.
     """
-    save(Path(path), lambda figure: _compose(figure, found))
+    save(Path(path), lambda figure: compose_knee(figure, trims))
 
 
-def _compose(figure: Figure, found: Sequence[Trimmed]) -> None:
+def compose_knee(figure: Figure, trims: Sequence[Trimmed]) -> None:
+    """Fill an empty figure with a panel for each title."""
     panels: dict[str, list[Trimmed]] = {}
-    for one in found:
-        panels.setdefault(one.panel, []).append(one)
+    for trim in trims:
+        panels.setdefault(trim.panel, []).append(trim)
     figure.set_size_inches(4.4 * len(panels), 3.6)
     for axis, (title, group) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axis.plot([0, 1], [1, 0], color=_CHORD, linestyle="--", linewidth=1, label="chord")
-        for one in group:
-            _draw(axis, one, thin=len(group) > 1)
+        for trim in group:
+            _draw(axis, trim, thin=len(group) > 1)
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of the entries, largest first")
         axis.set_title(f"{title}: {_share(group)}", fontsize=10, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
         handles, labels = axis.get_legend_handles_labels()
-        named = dict(zip(labels, handles, strict=True))
-        axis.legend(named.values(), named.keys(), frameon=False, loc="upper right")
+        distinct = dict(zip(labels, handles, strict=True))
+        axis.legend(distinct.values(), distinct.keys(), frameon=False, loc="upper right")
     figure.axes[0].set_ylabel("magnitude, scaled to [0, 1]")
 
 
-def _draw(axis: Axes, one: Trimmed, *, thin: bool) -> None:
+def _draw(axis: Axes, trim: Trimmed, *, thin: bool) -> None:
     from clora_cli.trims import Curve
 
-    curve, width = Curve.of(one.values), 0.6 if thin else 1.4
+    curve, width = Curve.of(trim.values), 0.6 if thin else 1.4
     axis.plot(*curve.points(curve.sample()), color=_CURVE, alpha=0.5, linewidth=width, label="all entries")
-    if not bool(one.kept.any()):
+    if not bool(trim.kept.any()):
         return
-    stay = Curve.of(one.values[one.kept])
-    numbers = stay.sample()
-    x, y = numbers / len(curve), curve.scaled(stay.magnitudes[numbers - 1])
+    staying = Curve.of(trim.values[trim.kept])
+    numbers = staying.sample()
+    x, y = numbers / len(curve), curve.scaled(staying.magnitudes[numbers - 1])
     axis.plot(x, y, color=_CURVE, linewidth=2.2 * width, label="what stays")
     size = 5 if thin else 13
     axis.plot(x[-1], y[-1], "*", color=_STAR, markersize=size, linestyle="none", label="cut", clip_on=False, zorder=3)
 
 
-def _share(group: Iterable[Trimmed]) -> str:
-    kept = sum(int(one.kept.sum()) for one in group)
-    return f"{kept / sum(len(one.kept) for one in group):.1%} stay"
+def _share(trims: Iterable[Trimmed]) -> str:
+    kept = sum(int(trim.kept.sum()) for trim in trims)
+    return f"{kept / sum(len(trim.kept) for trim in trims):.1%} stay"

@@ -1,11 +1,11 @@
-"""Who owns what of a LoRA that tasks share, as CAST's figure 8 shows it: a sector a task, as long as its share."""
+"""Who owns what of a LoRA that tasks share, as in CAST's figure 8: a sector for each task, as long as its share."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.presenting.canvas import look, short
+from clora_cli.presenting.canvas import line_style, short
 from clora_cli.store.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["compose_radial"]
 
-_HOLE = 0.18  # of the longest sector: short ones stay apart in the middle
+_HOLE = 0.18  # of the longest sector: keeps short ones apart in the middle
 
 
 def compose_radial(figure: Figure, ledger: Ledger) -> None:
-    """Draw one sector for each task, in the order of learning, and a grey one for what is idle.
+    """Draw a sector for each task, in the order of learning, and a grey one for the idle entries.
 
     Args:
         figure: An empty figure.
@@ -30,21 +30,26 @@ def compose_radial(figure: Figure, ledger: Ledger) -> None:
     width = 2 * math.pi / len(shares)
     for number, (task, share) in enumerate(shares.items()):
         angle = number * width
-        colour = "#b9b9b9" if task == "idle" else look(number)["color"]
+        colour = "#b9b9b9" if task == "idle" else line_style(number)["color"]
         axis.bar(angle, share, width=0.92 * width, bottom=_HOLE * longest, color=colour, edgecolor="white")
-        turn = math.degrees(angle)
-        flipped = turn > 180  # on the left half, or the text would stand on its head
-        axis.text(
-            angle,
-            (_HOLE + 0.04) * longest + share,
-            f"{short(task)} {100 * share:.1f} %",
-            rotation=90 - turn + (180 if flipped else 0),
-            rotation_mode="anchor",
-            ha="right" if flipped else "left",
-            va="center",
-            fontsize=8,
-        )
+        _label(axis, f"{short(task)} {100 * share:.1f} %", angle, (_HOLE + 0.04) * longest + share)
     axis.set_theta_zero_location("N")
     axis.set_theta_direction(-1)
     axis.set_ylim(0, (1 + _HOLE) * longest)
     axis.set_axis_off()
+
+
+def _label(axis: Any, text: str, angle: float, radius: float) -> None:
+    """Write a label along its sector; turned round on the left half, so that it is never upside down."""
+    degrees = math.degrees(angle)
+    left = degrees > 180
+    axis.text(
+        angle,
+        radius,
+        text,
+        rotation=90 - degrees + (180 if left else 0),
+        rotation_mode="anchor",
+        ha="right" if left else "left",
+        va="center",
+        fontsize=8,
+    )

@@ -1,4 +1,4 @@
-"""Heat maps of mean weights: tasks by adapters, over all deciding sites and layer by layer."""
+"""Where inputs went: heat maps of mean weights, tasks by adapters, over all deciding sites and layer by layer."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.presenting.canvas import CELL, short
+from clora_cli.presenting.canvas import CELL, OUTLINE, short
 from clora_cli.store.routes import Routes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["compose"]
+__all__ = ["compose_routes"]
 
-_HIGHEST = "#D55E00"  # what outlines the highest of a row
-_WIDEST = 13.0  # inches of a heat map; cells shrink where there are many
+_WIDEST = 13.0  # inches of a heat map; many cells are smaller
 _NARROWEST, _BROADEST = 1.4, 2.6  # inches of a panel
 _LINE = 0.14  # inches from one label to the next
 _BASE = "base model"
 
 
-def compose(figure: Figure, routes: Routes) -> None:
-    """Fill an empty figure.
+def compose_routes(figure: Figure, routes: Routes) -> None:
+    """Draw the mean weights and, if they are known, those of each part of the sites below.
 
     Args:
-        figure: The figure.
-        routes: What to draw, of at least one input.
+        figure: An empty figure.
+        routes: Where the inputs went, at least one of them.
     """
     whole = _with_base(routes, routes.weights)
     panels = {name: _with_base(routes, weights) for name, weights in routes.panels.items()}
@@ -46,12 +45,12 @@ def compose(figure: Figure, routes: Routes) -> None:
     axes = lower.subplots(grid.down, grid.across, squeeze=False)
     for axis in axes.flatten():
         axis.set_axis_off()
-    for name, place in grid.places.items():
-        _panel(axes[place], name, panels[name], most)
+    for name, position in grid.positions.items():
+        _panel(axes[position], name, panels[name], most)
 
 
 def _with_base(routes: Routes, weights: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Return weights in percent, with what the base model gets as a last column if any input abstained."""
+    """Return weights in percent; if any input abstained, with the base model's share as the last column."""
     rows = [[100 * weight for weight in row] for row in weights]
     return [[*row, max(100 - sum(row), 0)] for row in rows] if any(routes.abstained) else rows
 
@@ -66,7 +65,7 @@ def _main(
     axis = figure.subplots()
     image = _heat_map(axis, rows, most, linewidth=min(max(4 * min(cell), 0.4), 1.4))
     adapters = [*routes.adapters, _BASE][: len(rows[0])]
-    tasks = [f"{short(task) or 'no task'} ({n})" for task, n in zip(routes.tasks, routes.inputs, strict=True)]
+    tasks = [f"{short(task) or 'no task'} ({inputs})" for task, inputs in zip(routes.tasks, routes.inputs, strict=True)]
     if cell == (CELL, 0.8 * CELL):
         _write_numbers(axis, rows, most)
     columns = range(0, len(adapters), math.ceil(_LINE / cell[0]))
@@ -83,12 +82,12 @@ def _main(
 
 
 def _title(routes: Routes) -> str:
-    how = routes.settings
-    sites = len(how.get("sites", ()))
-    share = f"top {how['top_k']}" if how.get("top_k") else "all adapters"
-    parts = [str(how.get("similarity", "")), share, f"temperature {how.get('temperature', 1):g}"]
-    over = f", mean over {sites} sites" if sites > 1 else ""
-    return f"weights of adapters (%){over}\n{', '.join(part for part in parts if part)}"
+    settings = routes.settings
+    sites = len(settings.get("sites", ()))
+    share = f"top {settings['top_k']}" if settings.get("top_k") else "all adapters"
+    parts = [short(settings.get("similarity", ""), 40), share, f"temperature {settings.get('temperature', 1):g}"]
+    averaged = f", mean over {sites} sites" if sites > 1 else ""
+    return f"weights of adapters (%){averaged}\n{', '.join(part for part in parts if part)}"
 
 
 def _heat_map(axis: Axes, rows: Sequence[Sequence[float]], most: float, linewidth: float) -> Any:
@@ -97,7 +96,7 @@ def _heat_map(axis: Axes, rows: Sequence[Sequence[float]], most: float, linewidt
     image = axis.imshow(rows, cmap="YlGnBu", vmin=0, vmax=most, aspect="auto", interpolation="nearest")
     for number, row in enumerate(rows):
         corner = (row.index(max(row)) - 0.5, number - 0.5)
-        axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=_HIGHEST, linewidth=linewidth, clip_on=False))
+        axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=OUTLINE, linewidth=linewidth, clip_on=False))
     axis.spines[:].set_visible(False)
     return image
 
@@ -114,17 +113,17 @@ def _panel(axis: Axes, name: str, rows: Sequence[Sequence[float]], most: float) 
     _heat_map(axis, rows, most, linewidth=0.7)
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_title(name, fontsize=7, loc="left", pad=2)
+    axis.set_title(short(name, 40), fontsize=7, loc="left", pad=2)
 
 
 class _Grid:
-    """Where panels go: layers from left to right, line by line; a kind of projection begins a new line.
+    """The positions of panels: layers from left to right, line by line; each kind of projection begins a new line.
 
     Args:
-        panels: Their names.
-        width: Inches that there are at least.
-        rows: A panel's rows.
-        columns: A panel's columns.
+        panels: The panels' names.
+        width: The width that is available in any case, in inches.
+        rows: The rows of a panel.
+        columns: The columns of a panel.
     """
 
     def __init__(self, panels: Iterable[str], width: float, rows: int, columns: int) -> None:
@@ -134,13 +133,13 @@ class _Grid:
         longest = max(map(len, kinds.values()))
         width = max(width, _WIDEST if longest > 12 else 7.0)
         lines = math.ceil(longest / int(width / _NARROWEST))
-        # Few panels leave the rest of the line free rather than fill it.
+        # A few panels keep their size and leave the rest of the line free.
         self.across = max(math.ceil(longest / lines), int(width / _BROADEST))
         self.width = width / self.across
         self.height = min(max(0.8 * self.width * rows / columns, 0.5), 2 * self.width, 0.3 * rows + 0.2)
-        self.places: dict[str, tuple[int, int]] = {}
+        self.positions: dict[str, tuple[int, int]] = {}
         self.down = 0
         for names in kinds.values():
             for number, name in enumerate(names):
-                self.places[name] = (self.down + number // self.across, number % self.across)
+                self.positions[name] = (self.down + number // self.across, number % self.across)
             self.down += math.ceil(len(names) / self.across)
