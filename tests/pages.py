@@ -1,9 +1,29 @@
-"""HTML pages, read and checked."""
+"""HTML pages, read and checked, and names that try to be more than names."""
 
 from __future__ import annotations
 
 from html.parser import HTMLParser
 
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</style><script>x",
+    "</svg></div><svg onload=x>",
+    "' onmouseover='x'",
+    "<!-- x -->",
+    "<metadata>x</metadata>",
+    "]]>",
+    "{{ 7 * 7 }}",
+    "{% raw %}",
+    "{# x #}",
+    "&amp;&#60;b&#62;",
+    'id="x"',
+    "url(#x)",
+    "$x$",
+    "a\x00\x1b[31m\nb",
+    "\u202eabc",
+    "\ud800",
+)
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
 
@@ -13,12 +33,15 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.ids, self.links, self.tables, self.titles, self.figures = [], [], [], [], [], 0
+        self.tags, self.attributes, self.texts = [], [], []
         self.feed(text)
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
         named = dict(attributes)
+        self.tags.append(tag)
+        self.attributes += named
         self.ids += [named["id"]] if "id" in named else []
         self.links += [value for name, value in attributes if name in {"src", "href", "xlink:href", "action", "data"}]
         self.figures += tag == "figure"
@@ -39,7 +62,11 @@ class Page(HTMLParser):
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
+    def handle_comment(self, data):
+        raise AssertionError(f"a comment: {data}")
+
     def handle_data(self, data):
+        self.texts.append(data)
         if {"td", "th"} & set(self.open):
             self.tables[-1][-1][-1] += data
         if "h2" in self.open:

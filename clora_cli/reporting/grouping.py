@@ -89,9 +89,12 @@ def _orders(runs: Sequence[Run]) -> list[Order]:
 
 def _short(labels: Sequence[str]) -> list[str]:
     """Drop the words that all labels begin with: ``small-order1`` and ``small-order2`` become ``order1`` and ``order2``."""
+    if len(labels) < 2:
+        return list(labels)
     words = [label.split("-") for label in labels]
-    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False)))
-    return ["-".join(parts[alike:]) or label for label, parts in zip(labels, words, strict=True)]
+    beginnings = zip(*(parts[:-1] for parts in words), strict=False)  # a word of each stays, or two could become equal
+    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, beginnings))
+    return ["-".join(parts[alike:]) for parts in words]
 
 
 def _tasks_of(run: Run) -> tuple[str, ...]:

@@ -30,6 +30,17 @@ def test_the_table_has_a_row_for_each_owner():
     ]
 
 
+def test_a_task_may_be_called_idle(tmp_path):
+    ledger = Ledger(("idle", "rte"), LEDGER.owners)
+    assert capacity_json(ledger)["shares"] == {"idle": 3 / 8, "rte": 3 / 8, "idle (no task)": 2 / 8}
+    assert [line.split("|")[1].strip() for line in capacity_table(ledger).splitlines()[2:]] == [
+        "idle",
+        "rte",
+        "idle (no task)",
+    ]
+    draw_capacity(ledger, tmp_path / "capacity.svg")
+
+
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_the_figure_is_drawn(tmp_path, ending):
     path = tmp_path / f"capacity.{ending}"

@@ -6,21 +6,26 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
 import torch
-from pages import Page
-from reported import write_packages, write_routes, write_run, write_runs
+from pages import HOSTILE, Page
+from reported import ROUTES, stage_scores, write_packages, write_routes, write_run, write_runs
 
+from clora_cli.base.legible import legible
 from clora_cli.model.backbone import load_backbone
 from clora_cli.model.base_model import find_model
+from clora_cli.presenting.html import report_html
 from clora_cli.presenting.report_file import write_report
+from clora_cli.presenting.svg import inline_svg
 from clora_cli.reporting.assembly import make_report
-from clora_cli.reporting.collect import collect
+from clora_cli.reporting.collect import Material, collect
 from clora_cli.store.adapter_folder import read_adapter, write_adapter
 from clora_cli.store.ledger import mask_key, pack
+from clora_cli.store.scores import BaseRef
 from clora_cli.store.tensors import read_tensors
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -87,6 +92,31 @@ def test_the_page_is_well_formed_and_needs_no_network(page):
     ]
     # Curves, two orders' matrices, routes, interference of all, pairs of three packages, shifts, capacity, cost.
     assert read.figures == 1 + 2 + 1 + 1 + 3 + 1 + 1 + 1
+
+
+def hostile_report():
+    """Return a report whose methods, tasks, base models, settings, paths and command line are hostile."""
+    files = []
+    for number, name in enumerate(HOSTILE):
+        order = (name, HOSTILE[number - 1])
+        scores = stage_scores(2, dict.fromkeys(order, 5), name, name, order)
+        files.append(replace(scores, base=BaseRef(name, "f"), score=name, settings={name: name}))
+    routes = {Path(name.replace("\x00", "")): replace(ROUTES, panels={}) for name in HOSTILE[:2]}
+    return make_report(Material(scores=files, routes=routes), command=" ".join(HOSTILE))
+
+
+def test_names_that_try_to_be_more_than_names_are_shown_as_they_are(monkeypatch):
+    drawing = inline_svg(lambda figure: None, 1)
+    monkeypatch.setattr("clora_cli.presenting.page.inline_svg", lambda compose, number: drawing)  # see test_svg
+    plain = Page(report_html(make_report(Material(scores=[stage_scores(2, {"first": 5, "second": 7}, "p", "m")]))))
+    text = report_html(hostile_report())
+    read = Page(text)
+    assert set(read.tags) <= {*plain.tags, "h3"}
+    assert set(read.attributes) <= {*plain.attributes, "colspan"}
+    assert legible(text, lines=True) == text
+    for name in HOSTILE:
+        cells = [cell for table in read.tables for row in table for cell in row]
+        assert sum(legible(name) in cell for cell in cells) >= 5, name
 
 
 def test_the_page_s_numbers_are_those_of_the_runs(page):

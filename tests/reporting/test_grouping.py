@@ -118,6 +118,12 @@ def test_orders_are_told_without_the_words_that_all_begin_with(tmp_path):
     assert [order.label for order in bring(tmp_path / "small-order1").orders] == ["small-order1"]
 
 
+def test_labels_of_orders_stay_distinct_when_one_name_repeats_the_other(tmp_path):
+    for name, order in (("x", ORDER), ("x-x", ORDER[::-1])):
+        write_run(tmp_path / name, "n-lora", 1, [[5], [4, 6]], order=order)
+    assert [order.label for order in bring(tmp_path).orders] == ["x", "x-x"]
+
+
 def test_the_base_model_is_a_row_where_it_was_scored(results):
     assert results.zero_shot == ()
     base = stage_scores(0, {"first": 1, "second": 3}, "", "", order=())

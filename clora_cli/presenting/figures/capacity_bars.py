@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from clora_cli.presenting.canvas import line_style, shared_legend, short
+from clora_cli.presenting.ledger_shares import owner_shares
 from clora_cli.store.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -40,11 +41,11 @@ def compose_capacity(figure: Figure, ledgers: Mapping[str, Ledger]) -> None:
 
 
 def _bar(axis: Axes, row: int, ledger: Ledger, colours: Mapping[str, str]) -> None:
-    pieces = [(task, share, colours[task], "white") for task, share in ledger.shares.items()]
     start = 0.0
-    for task, share, colour, ink in [*pieces, ("idle", ledger.idle / ledger.size, "#dcdcdc", "black")]:
+    for name, share in owner_shares(ledger).items():
+        colour, ink = (colours[name], "white") if name in colours else ("#dcdcdc", "black")
         # Colours repeat from the seventh task on: a white line keeps neighbours apart.
-        axis.barh(row, 100 * share, left=100 * start, color=colour, edgecolor="white", height=0.7, label=short(task))
+        axis.barh(row, 100 * share, left=100 * start, color=colour, edgecolor="white", height=0.7, label=short(name))
         if share >= _NARROW:
             middle = 100 * (start + share / 2)
             axis.text(middle, row, f"{100 * share:.1f}", ha="center", va="center", fontsize=8, color=ink)

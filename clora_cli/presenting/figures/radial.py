@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.presenting.canvas import line_style, short
+from clora_cli.presenting.ledger_shares import owner_shares
 from clora_cli.store.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ def compose_radial(figure: Figure, ledger: Ledger) -> None:
     """
     figure.set_size_inches(5.2, 5.2)
     axis: Any = figure.add_subplot(projection="polar")  # typed as an axis without directions
-    shares = {**ledger.shares, "idle": ledger.idle / ledger.size}
+    shares = owner_shares(ledger)
     longest = max(shares.values()) or 1.0
     width = 2 * math.pi / len(shares)
-    for number, (task, share) in enumerate(shares.items()):
+    for number, (name, share) in enumerate(shares.items()):
         angle = number * width
-        colour = "#b9b9b9" if task == "idle" else line_style(number)["color"]
+        colour = line_style(number)["color"] if name in ledger.tasks else "#b9b9b9"
         axis.bar(angle, share, width=0.92 * width, bottom=_HOLE * longest, color=colour, edgecolor="white")
-        _label(axis, f"{short(task)} {100 * share:.1f} %", angle, (_HOLE + 0.04) * longest + share)
+        _label(axis, f"{short(name)} {100 * share:.1f} %", angle, (_HOLE + 0.04) * longest + share)
     axis.set_theta_zero_location("N")
     axis.set_theta_direction(-1)
     axis.set_ylim(0, (1 + _HOLE) * longest)
