@@ -122,6 +122,14 @@ def test_what_is_computed_neither_draws_nor_writes_markup():
                 assert "</" not in node.value and "| -" not in node.value, path
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if top(name) == "presenting"])
+def test_what_shows_loads_drawing_and_templates_only_when_it_uses_them(name):
+    for node in parsed(MODULES[name]).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+            assert not {module.partition(".")[0] for module in modules} & {"matplotlib", "jinja2", "markupsafe"}
+
+
 def test_markup_that_a_page_does_not_escape_comes_from_one_place():
     trusted = [path for path in FILES if "Markup(" in path.read_text(encoding="utf-8")]
     assert [path.name for path in trusted] == ["svg.py"]

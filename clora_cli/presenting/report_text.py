@@ -28,7 +28,8 @@ def report_text(report: Report, *, short: bool = False) -> str:
         report: The report.
         short: Leave the matrices out if there are more than four.
     """
-    return "\n".join(f"## {title}\n\n{body}" for title, body in _sections(report, short))
+    sections = [f"## {title}\n\n{body}" for title, body in _sections(report, short)]
+    return "\n".join(sections) or "No scores, routes or costs. The HTML page shows adapters: add --out report.html.\n"
 
 
 def _sections(report: Report, short: bool) -> Iterator[tuple[str, str]]:

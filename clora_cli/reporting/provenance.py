@@ -50,7 +50,8 @@ def provenance_of(material: Material, runs: Sequence[Run]) -> Provenance:
     """Collect where the numbers of some runs and packages come from."""
     members = [member for package in material.packages for member in package.members]
     bases = dict.fromkeys((run.base.id, run.base.fingerprint) for run in runs)
-    bases |= dict.fromkeys((str(m.base.get("id")), str(m.base.get("fingerprint", ""))) for m in members)
+    for base in (member.base for member in members if member.base.get("id")):
+        bases[str(base["id"]), str(base.get("fingerprint", ""))] = None
     trainings = tuple(training for package in material.packages if (training := _training(package)))
     return Provenance(tuple(bases), _evaluation(runs), _versions(members), trainings)
 
