@@ -50,7 +50,6 @@ def report(
     Example: clora report scores.json --out report.html
     """
     output = form(json, quiet)
-    from clora_cli.presenting.cells import two_decimals
     from clora_cli.presenting.export import report_json
     from clora_cli.presenting.report_file import check_out, write_report
     from clora_cli.presenting.report_text import report_text
@@ -72,6 +71,6 @@ def report(
         check_out(path, report)
     for path in out or ():
         write_report(report, path)
-    brief = "\n".join(map(two_decimals, report.averages()))
+    brief = "\n".join(f"{average:.2f}" for average in report.averages())
     data = report_json(report) if output is Form.JSON else {}
     emit(output, text=report_text(report, short=True) if output is Form.TEXT else "", data=data, brief=brief)

@@ -13,9 +13,9 @@ from typing import Any
 
 from clora_cli.reporting.method_results import Order, Results, Series
 from clora_cli.reporting.scored_run import Run
-from clora_cli.reporting.training_protocol import Protocol, differing, protocol_of
+from clora_cli.reporting.training_protocol import Protocol, differing
 
-__all__ = ["Protocol", "footing_notes", "protocol_of", "unequal"]
+__all__ = ["footing_notes", "unequal"]
 
 _MOST = 4  # methods named beside one value; tasks whose values are written out
 

@@ -1,4 +1,4 @@
-"""Gates for CI: the least mean score, and the most that a task may have lost (layer L3)."""
+"""Limits for CI: the least mean score, and the most that a task may have lost (layer L3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.store.scores import ScoreRow, Scores, TaskScore
 
-__all__ = ["Loss", "broken_gates", "check_baselines", "losses"]
+__all__ = ["Loss", "broken_limits", "check_baselines", "losses"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def losses(scores: Scores, baselines: Sequence[Scores] = ()) -> list[Loss]:
     return list(by_task.values())
 
 
-def broken_gates(
+def broken_limits(
     scores: Scores,
     baselines: Sequence[Scores] = (),
     *,

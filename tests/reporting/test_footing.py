@@ -10,7 +10,8 @@ from clora_cli.presenting.report_text import report_text
 from clora_cli.reporting import assemble, bring_together, summarise
 from clora_cli.reporting.assembly import make_report
 from clora_cli.reporting.collect import Material
-from clora_cli.reporting.footing import footing_notes, protocol_of, unequal
+from clora_cli.reporting.footing import footing_notes, unequal
+from clora_cli.reporting.training_protocol import protocol_of
 
 TRAINING = {
     "epochs": 2, "max_steps": 0, "lr": 0.001, "schedule": "linear", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0,

@@ -1,4 +1,4 @@
-"""Gates: what a mean must reach, what no task may have lost, and what cannot be judged."""
+"""Limits for CI: what a mean must reach, what no task may have lost, and what cannot be judged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reported import ORDER, bits, cell, stage_scores
 
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.reporting import assemble, summarise
-from clora_cli.reporting.limits import broken_gates, check_baselines, losses
+from clora_cli.reporting.limits import broken_limits, check_baselines, losses
 from clora_cli.store.scores import ScoreRow
 
 RIGHTS = ([9, 3, 2], [7, 8, 1], [8, 6, 5])  # right rows of ten on each task, after each stage
@@ -35,13 +35,13 @@ def test_losses_are_the_terms_of_the_forgetting_rate():
 
 
 def test_the_worst_task_is_named_with_what_it_lost():
-    assert broken_gates(matrix(), max_forgetting=20) == []
-    (told,) = broken_gates(matrix(), max_forgetting=19.5)
+    assert broken_limits(matrix(), max_forgetting=20) == []
+    (told,) = broken_limits(matrix(), max_forgetting=19.5)
     assert told == "b lost 20.00 points, from 80.00 (stage 2) to 60.00: more than --max-forgetting 19.5"
-    both = broken_gates(matrix(), fail_under=64, max_forgetting=0)
+    both = broken_limits(matrix(), fail_under=64, max_forgetting=0)
     assert both[0] == "the mean score 63.33 is below --fail-under 64"
     assert len(both) == 2
-    assert broken_gates(matrix(), fail_under=63) == []
+    assert broken_limits(matrix(), fail_under=63) == []
 
 
 def test_a_baseline_is_an_earlier_row_and_the_best_of_several_counts():
@@ -53,7 +53,7 @@ def test_a_baseline_is_an_earlier_row_and_the_best_of_several_counts():
     assert (loss.task, loss.points, loss.where) == ("first", pytest.approx(30), "8.json")
     (gained,) = losses(now, [stage_scores(1, {"first": 4}, "old", "m")])
     assert gained.points == pytest.approx(-10)
-    assert broken_gates(now, [stage_scores(1, {"first": 4}, "old", "m")], max_forgetting=0) == []
+    assert broken_limits(now, [stage_scores(1, {"first": 4}, "old", "m")], max_forgetting=0) == []
 
 
 def test_neither_the_base_model_nor_a_task_not_learned_yet_can_be_forgotten():
