@@ -22,7 +22,8 @@ from transformers.utils import logging
 from clora_cli.base.progress import Silent
 from clora_cli.base.registry import split_options
 from clora_cli.data import list_tasks
-from clora_cli.training import TrainOptions, make_plan, train_task
+from clora_cli.options import TrainOptions
+from clora_cli.training import make_plan, train_task
 
 _NOTE = re.compile(r"attribution took ([\d.]+) s, ([\d.]+)% of the training's own time")
 

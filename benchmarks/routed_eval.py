@@ -19,18 +19,19 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from clora_cli.data import Task, load_task
-from clora_cli.evaluation import EvalOptions, evaluate
+from clora_cli.evaluation import evaluate
 from clora_cli.model import backbone
 from clora_cli.nano import MODEL_PATH
+from clora_cli.options import EvalOptions, FeatureOptions, MergeOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.package import read_package
-from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
-from clora_cli.transforming.featuring import FeatureOptions, plan_features
+from clora_cli.transforming import merge_adapters, plan_merge
+from clora_cli.transforming.featuring import plan_features
 from clora_cli.transforming.taking import take_features
 
 TASKS = ("topics-wiki", "sentiment-stars", "topics-news", "inference")
 WAYS: dict[str, dict[str, Any]] = {
-    "middle layer's values decide": {"layer": "middle", "module": "v_proj"},
+    "middle layer's values decide": {"route_layer": "middle", "route_module": "v_proj"},
     "every site decides": {},
 }
 
@@ -75,7 +76,7 @@ def main() -> None:
         backbone.load_backbone = load_once
         for name, way in WAYS.items():
             pairs = [
-                (seconds(merged, tasks), seconds(members, tasks, combine="route", route={"top_k": 1, **way}))
+                (seconds(merged, tasks), seconds(members, tasks, combine="route", top_k=1, **way))
                 for _ in range(arguments.turns + 1)
             ][1:]
             ratio = median(routed / alone for alone, routed in pairs)

@@ -36,7 +36,8 @@ from clora_cli.model.backbone import Backbone, find_sites
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import ModelReference
 from clora_cli.model.features import read_features, select_sites
-from clora_cli.routing.weights import RouteOptions, Routing
+from clora_cli.options import RouteOptions
+from clora_cli.routing.weights import Routing
 
 RANK = 8
 Run = Callable[[], object]

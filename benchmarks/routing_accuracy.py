@@ -22,7 +22,8 @@ from clora_cli.model.backbone import Backbone, find_sites, load_backbone, pick_d
 from clora_cli.model.base_model import find_model
 from clora_cli.model.features import layer_of, prompt_ids, prompt_sites, read_features
 from clora_cli.nano.task_set import ORDER
-from clora_cli.routing.weights import RouteOptions, Routing
+from clora_cli.options import RouteOptions
+from clora_cli.routing.weights import Routing
 
 TASKS = "mnli cb wic copa qqp boolq rte imdb yelp amazon sst2 dbpedia agnews multirc yahoo"
 SIMILARITIES: dict[str, tuple[str, SecondMoment]] = {

@@ -17,7 +17,8 @@ from statistics import mean
 import torch
 from transformers.utils import logging
 
-from clora_cli.training import TrainOptions, make_plan, train_task
+from clora_cli.options import TrainOptions
+from clora_cli.training import make_plan, train_task
 
 OPTIONS = {"cast": {"most": "0.004", "least": "0.0001"}}  # two hundred tasks have to fit into one LoRA
 

@@ -157,7 +157,8 @@ def make_originals(folder: Path, backbone: Any) -> None:
 
 
 def _write_dense(out: Path, package: Path) -> None:
-    from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+    from clora_cli.options import MergeOptions
+    from clora_cli.transforming import merge_adapters, plan_merge
 
     merge_adapters(plan_merge(read_package([package]), MergeOptions(strategy="magmax", out=out)))
 
@@ -371,12 +372,13 @@ def _use_package(package: Path) -> str:
     from clora_cli.base.legible import legible
     from clora_cli.cli.show import _adapter_text, _package_text
     from clora_cli.model.task_vectors import read_task_vector
+    from clora_cli.options import ExpandOptions, MergeOptions
     from clora_cli.presenting.difference_forms import difference_table
     from clora_cli.reporting.collect import collect
     from clora_cli.reporting.differences import difference
     from clora_cli.routing.route_settings import route_options, tasks_known
     from clora_cli.store.ledger import read_masks
-    from clora_cli.transforming import ExpandOptions, MergeOptions, plan_expand, plan_merge
+    from clora_cli.transforming import plan_expand, plan_merge
 
     members = read_package([package])
     told = [_package_text(members), *map(_adapter_text, members), *(str(tasks_known(one)) for one in members)]
@@ -399,8 +401,9 @@ def _route(members: list[AdapterFolder]) -> None:
     import torch
 
     from clora_cli.model.base_model import ModelReference
+    from clora_cli.options import RouteOptions
     from clora_cli.routing.profiles import known_by
-    from clora_cli.routing.weights import RouteOptions, Routing
+    from clora_cli.routing.weights import Routing
 
     mark = str(members[0].base["fingerprint"])
     options = RouteOptions()

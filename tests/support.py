@@ -36,8 +36,9 @@ from clora_cli.base.errors import OptionError
 from clora_cli.base.progress import Silent
 from clora_cli.model.backbone import Backbone, find_sites
 from clora_cli.model.base_model import ModelReference
+from clora_cli.options import TrainOptions
 from clora_cli.store.adapter_folder import AdapterFolder, write_adapter
-from clora_cli.training import TrainOptions, make_plan, train_task
+from clora_cli.training import make_plan, train_task
 
 FAMILIES = ("llama", "gpt2", "t5", "encoder-decoder")
 LABELS = ("great", "very bad", "so so")

@@ -20,7 +20,7 @@ from clora_cli.base import registry
 ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
     {"base", "processes"},
-    {"algebra", "store", "model", "routing", "data", "nano"},
+    {"algebra", "store", "model", "options", "routing", "data", "nano"},
     {"methods", "merges", "trims", "routers", "metrics"},
     {"training", "evaluation", "transforming", "reporting", "presenting"},
     {"recipes"},  # L3 too, but on top of the other rooms: a recipe is all of them in a row

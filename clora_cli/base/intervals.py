@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from clora_cli.base.errors import OptionError
 
-__all__ = ["check_option", "check_size", "check_sizes"]
+__all__ = ["MOST", "check_option", "check_size", "in_interval"]
 
-# What nobody asks for in earnest, and what would take all memory, or for ever, before it failed.
-_MOST = {"rank": 1 << 16, "alpha": 1e6, "lr": 1e3, "batch_size": 1 << 20, "grad_accum": 1 << 20, "epochs": 1e6}
-_MOST |= {"max_length": 1 << 24, "max_answer_length": 1 << 24, "max_new_tokens": 1 << 24, "max_steps": 10**9}
-_MOST |= {"seed": (1 << 63) - 1, "nproc": 1 << 10, "jobs": 1 << 10}
-_ANY = 1 << 53
+MOST = 1 << 53  # what nobody asks for in earnest, of any number
 
 
 def check_option(plugin: str, option: str, value: float | None, interval: str) -> None:
@@ -31,14 +25,11 @@ def check_option(plugin: str, option: str, value: float | None, interval: str) -
     """
     if value is None:
         return
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    reaches = value >= low if interval[0] == "[" else value > low
-    stays = value <= high if interval[-1] == "]" else value < high
-    if not (reaches and stays):
+    if not in_interval(value, interval):
         raise OptionError(f"option {option}={value} of {plugin}: give a number in {interval}")
 
 
-def check_size(option: str, value: float, most: float = _ANY) -> None:
+def check_size(option: str, value: float, most: float = MOST) -> None:
     """Refuse a number beyond all reason; what is not finite is left to who knows the option.
 
     Args:
@@ -56,12 +47,8 @@ def check_size(option: str, value: float, most: float = _ANY) -> None:
         )
 
 
-def check_sizes(options: Mapping[str, Any]) -> None:
-    """Refuse numbers beyond all reason among options by name; what is no number is passed over.
-
-    Raises:
-        OptionError: If there is one.
-    """
-    for name, value in options.items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            check_size(f"--{name.replace('_', '-')}", value, _MOST.get(name, _ANY))
+def in_interval(value: float, interval: str) -> bool:
+    """Tell whether a number lies in an interval such as ``"(0, 1]"``; what is no number lies in none."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    reaches = value >= low if interval[0] == "[" else value > low
+    return reaches and (value <= high if interval[-1] == "]" else value < high)

@@ -9,8 +9,6 @@ import sys
 
 import typer
 
-from clora_cli.base.errors import OptionError
-from clora_cli.base.intervals import check_sizes
 from clora_cli.processes import signals
 
 __all__ = ["relaunch"]
@@ -22,16 +20,12 @@ def relaunch(processes: int, *, dry_run: bool = False) -> None:
     ``accelerate launch --cpu --num_processes 2`` runs one process without saying so; the elastic launcher does not.
 
     Args:
-        processes: How many; at least 1. One process is this one.
+        processes: How many, at least 1. One process is this one.
         dry_run: Nothing is to be done, which one process can do.
 
     Raises:
-        OptionError: If the number is below 1.
         typer.Exit: With the exit code of the first process that failed, or 0.
     """
-    if processes < 1:
-        raise OptionError(f"--nproc {processes}: give a whole number of at least 1")
-    check_sizes({"nproc": processes})
     if processes == 1 or dry_run or "RANK" in os.environ:
         return
     from torch.distributed.elastic.multiprocessing.api import SignalException

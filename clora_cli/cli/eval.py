@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -11,34 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clora_cli.base.errors import GateError, OptionError
+from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
-from clora_cli.cli._options import (
-    ColumnsOption,
-    ConfigOption,
-    DeviceOption,
-    DryRunOption,
-    DtypeOption,
-    JsonOption,
-    ModelOption,
-    NprocOption,
-    QuietOption,
-    RevisionOption,
-    complete_combine,
-    complete_task,
-    form,
-    writable,
-)
+from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Terminal, emit
-from clora_cli.cli._routing import (
-    AbstainOption,
-    CalibrateOption,
-    RouteLayerOption,
-    RouteModuleOption,
-    SimilarityOption,
-    TemperatureOption,
-    TopKOption,
-    route_choices,
-)
+from clora_cli.nano import MODEL_NAME
+from clora_cli.options import EvalOptions
 from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
@@ -50,59 +29,18 @@ __all__ = ["evaluate_command"]
 _MEND = "name what to score on with --data"
 
 
+@takes_declared
 def evaluate_command(
+    options: EvalOptions,
     adapters: Annotated[
         list[Path] | None,
         typer.Argument(
             help="A package, an adapter folder, or several; none for the base model alone.", show_default=False
         ),
     ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-d",
-            "--data",
-            help="Task to score; repeatable. The adapters' own tasks by default.",
-            autocompletion=complete_task,
-        ),
-    ] = None,
-    combine: Annotated[
-        str,
-        typer.Option(
-            help="sum, last, route, task-id, none, or a strategy of clora merge; auto asks the adapters' method.",
-            autocompletion=complete_combine,
-        ),
-    ] = "auto",
-    score: Annotated[
-        str, typer.Option(help="generate: greedy answers; labels: the likeliest of the label set.")
-    ] = "generate",
-    similarity: SimilarityOption = None,
-    top_k: TopKOption = None,
-    temperature: TemperatureOption = None,
-    route_layer: RouteLayerOption = None,
-    route_module: RouteModuleOption = None,
-    abstain: AbstainOption = None,
-    calibrate: CalibrateOption = None,
-    matrix: Annotated[bool, typer.Option("--matrix", help="Score after every stage, from the base model on.")] = False,
-    seen: Annotated[
-        bool, typer.Option("--seen", help="With --matrix: leave out tasks that are not learned yet.")
-    ] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", callback=writable, help="Write the scores to this JSON file.")
     ] = None,
-    model: ModelOption = None,
-    revision: RevisionOption = None,
-    batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Rows of one forward pass.")] = 64,
-    max_length: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 512,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an open-ended answer.")] = 50,
-    test_rows: Annotated[
-        int, typer.Option("-L", "--test-rows", help="Score the first so many rows; 0 scores all.")
-    ] = 0,
-    split: Annotated[str, typer.Option(help="test or dev.")] = "test",
-    columns: ColumnsOption = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "auto",
-    nproc: NprocOption = 1,
     fail_under: Annotated[
         float | None, typer.Option(help="Exit with 5 if the mean score is below this percentage.")
     ] = None,
@@ -130,9 +68,8 @@ def evaluate_command(
     Example: clora eval adapters --matrix --out scores.json
     """
     output = form(json, quiet)
-    from clora_cli.base.registry import split_options
     from clora_cli.data import named_task, own_tasks
-    from clora_cli.evaluation import EvalOptions, evaluate
+    from clora_cli.evaluation import evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
     from clora_cli.presenting.markdown_tables import matrix_table
     from clora_cli.reporting import assemble
@@ -140,35 +77,18 @@ def evaluate_command(
     from clora_cli.store.package import read_package
     from clora_cli.store.scores import write_scores
 
-    options = EvalOptions(
-        model=model or (None if adapters else os.environ.get("CLORA_MODEL", "clora-nano")),
-        revision=revision,
-        combine=combine,
-        route=route_choices(similarity, top_k, temperature, route_layer, route_module, abstain),
-        calibrate=tuple(calibrate or ()),
-        score=score,
-        matrix=matrix,
-        seen=seen,
-        batch_size=batch_size,
-        max_length=max_length,
-        max_new_tokens=max_new_tokens,
-        test_rows=test_rows,
-        split=split,
-        dtype=dtype,
-        device=device,
-    )
+    if not options.model and not adapters:
+        options = dataclasses.replace(options, model=os.environ.get("CLORA_MODEL", MODEL_NAME))
     for flag, limit in (("--fail-under", fail_under), ("--max-forgetting", max_forgetting)):
         if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the gate would stand open
             raise OptionError(f"{flag} {limit}: give a number of percent points")
     if out is not None and out.exists() and not out.is_file():
         raise OptionError(f"--out {out} exists and is no regular file; choose another name")
-    relaunch(nproc, dry_run=dry_run)
+    relaunch(options.nproc, dry_run=dry_run)
     members = read_package(adapters or ())
-    if data:
-        tasks = [named_task(name, members, _MEND, columns=split_options(columns or ())) for name in data]
-    else:
-        tasks = own_tasks(members, _MEND)
-    earlier = _earlier(baseline or (), max_forgetting, matrix, tasks)
+    named = [named_task(name, members, _MEND, columns=options.columns) for name in options.data]
+    tasks = named or own_tasks(members, _MEND)
+    earlier = _earlier(baseline or (), max_forgetting, options.matrix, tasks)
     check_scorable(tasks, options)
     if dry_run:
         check_combination(members, options)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli.base.errors import OptionError
-from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
+from clora_cli.cli._declared import takes_declared
+from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
+from clora_cli.options import ExpandOptions
 
 if TYPE_CHECKING:
     from clora_cli.transforming import ExpandPlan
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["expand"]
 
 
+@takes_declared
 def expand(
     packages: Annotated[
         list[Path],
@@ -26,20 +27,7 @@ def expand(
             help="Packages and adapter folders, in any mixture; also PEFT's own folders.", show_default=False
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", callback=writable, help="Package to write.")] = Path(
-        "expanded.pkg"
-    ),
-    on_conflict: Annotated[
-        str,
-        typer.Option(
-            help="Another adapter of a task that is there already: error refuses, keep leaves the later one out, "
-            "rename calls it TASK-2."
-        ),
-    ] = "error",
-    rename: Annotated[
-        list[str] | None,
-        typer.Option("--rename", metavar="OLD=NEW", help="Rename a task; OLD may be PACKAGE/TASK; repeatable."),
-    ] = None,
+    options: ExpandOptions,
     force: Annotated[bool, typer.Option("--force", help="Replace another package at --out.")] = False,
     wait: WaitOption = None,
     break_lock: BreakLockOption = False,
@@ -57,30 +45,18 @@ def expand(
     Example: clora expand supernI.pkg longseq.pkg -o both.pkg
     """
     output = form(json, quiet)
-    from clora_cli.transforming import ExpandOptions, expand_packages, plan_expand
+    from clora_cli.transforming import expand_packages, plan_expand
 
     terminal = Terminal(output)
-    options = ExpandOptions(out=out, on_conflict=on_conflict, rename=_renames(rename or ()))
     plan = plan_expand(packages, options, progress=terminal)
-    data: dict[str, Any] = {"schema": "clora.expand/1", "path": str(out), "members": _facts(plan)}
+    data: dict[str, Any] = {"schema": "clora.expand/1", "path": str(options.out), "members": _facts(plan)}
     if dry_run:
-        emit(output, text=f"would write {out}\n{_table(plan)}", data=data, brief=str(out))
+        emit(output, text=f"would write {options.out}\n{_table(plan)}", data=data, brief=str(options.out))
         return
     waiting = patience(wait, break_lock)
     path, made = expand_packages(plan, force=force, progress=terminal, patience=waiting)
     text = f"{path}{'' if made else '  (up to date)'}\n{_table(plan)}"
     emit(output, text=text, data={**data, "made": made}, brief=str(path))
-
-
-def _renames(pairs: Iterable[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in pairs:
-        old, equals, new = pair.rpartition("=")
-        if not equals or not old:
-            raise OptionError(f"--rename {pair}: give OLD=NEW")
-        if found.setdefault(old, new) != new:
-            raise OptionError(f"--rename gives '{old}' two names, {found[old]} and {new}")
-    return found
 
 
 def _facts(plan: ExpandPlan) -> list[dict[str, Any]]:

@@ -11,33 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli.base import registry
 from clora_cli.base.errors import OptionError
+from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
-from clora_cli.cli._options import (
-    ColumnsOption,
-    ConfigOption,
-    DeviceOption,
-    DryRunOption,
-    DtypeOption,
-    ModelOption,
-    NprocOption,
-    QuietOption,
-    RevisionOption,
-    complete_task,
-    writable,
-)
+from clora_cli.cli._options import ConfigOption, DryRunOption, QuietOption, writable
 from clora_cli.cli._output import Form, Terminal, emit, json_line, say
-from clora_cli.cli._routing import (
-    AbstainOption,
-    CalibrateOption,
-    RouteLayerOption,
-    RouteModuleOption,
-    SimilarityOption,
-    TemperatureOption,
-    TopKOption,
-    route_choices,
-)
+from clora_cli.options import RouteSettings
 from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
@@ -53,36 +32,13 @@ if TYPE_CHECKING:
 __all__ = ["route"]
 
 
+@takes_declared
 def route(
     adapters: Annotated[
         list[Path], typer.Argument(help="Adapter folders or packages, in any mixture.", show_default=False)
     ],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-d",
-            "--data",
-            help="Task, file of rows, or - for JSON lines on stdin; repeatable. Stdin by default.",
-            autocompletion=complete_task,
-        ),
-    ] = None,
-    similarity: SimilarityOption = None,
-    top_k: TopKOption = None,
-    temperature: TemperatureOption = None,
-    route_layer: RouteLayerOption = None,
-    route_module: RouteModuleOption = None,
-    abstain: AbstainOption = None,
-    calibrate: CalibrateOption = None,
+    settings: RouteSettings,
     per_site: Annotated[bool, typer.Option("--per-site", help="Also print the weights at each site.")] = False,
-    split: Annotated[str, typer.Option(help="Of tasks: test, dev or train.")] = "test",
-    limit: Annotated[int, typer.Option("-L", "--limit", help="Take the first so many inputs; 0 takes all.")] = 0,
-    batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Inputs read and decided at once.")] = 32,
-    model: ModelOption = None,
-    revision: RevisionOption = None,
-    columns: ColumnsOption = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "auto",
-    nproc: NprocOption = 1,
     heatmap: Annotated[
         Path | None,
         typer.Option(callback=writable, help="Draw the mean weights, tasks by adapters: .png, .svg or .pdf."),
@@ -106,33 +62,22 @@ def route(
     output = Form.QUIET if quiet else Form.TEXT
     from clora_cli.presenting.canvas import check_ending
     from clora_cli.routing.dispatch import Dispatcher
-    from clora_cli.routing.route_settings import RouteSettings, calibration_tasks, open_source, route_options
+    from clora_cli.routing.route_settings import calibration_tasks, open_source, route_options
     from clora_cli.store.package import read_package
 
     if heatmap is not None:
         check_ending(heatmap)
-    sources = data or _standard_input()
+    sources = settings.data or _standard_input()
     if sources.count("-") > 1:
         raise OptionError("--data - is given twice, and stdin can be read once")
-    relaunch(nproc, dry_run=dry_run)
+    relaunch(settings.nproc, dry_run=dry_run)
     members = read_package(adapters)
-    given = route_choices(similarity, top_k, temperature, route_layer, route_module, abstain)
-    options = route_options(members, given, top_k=0)
-    settings = RouteSettings(
-        model=model,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        batch_size=batch_size,
-        split=split,
-        limit=limit,
-        columns=registry.split_options(columns or ()),
-    )
+    options = route_options(members, settings.route, top_k=0)
     terminal = Terminal(output)
     dispatcher = Dispatcher(members, options, settings, terminal)
     # The first process alone reads inputs: all of them have the same standard input, which can be read once.
     inputs = [open_source(source, sys.stdin.buffer, settings, members) for source in sources if is_main_process()]
-    calibration = calibration_tasks(members, options, calibrate or (), settings.columns)
+    calibration = calibration_tasks(members, options, settings.calibrate, settings.columns)
     told = _told(dispatcher)
     if dry_run:
         emit(Form.JSON if json else output, text=f"would route {told}", data=_plan(dispatcher), brief=told)
@@ -148,7 +93,7 @@ def route(
         _report(tally.routes(dispatcher.how), terminal, heatmap, confusion)
 
 
-def _standard_input() -> list[str]:
+def _standard_input() -> Sequence[str]:
     if sys.stdin.isatty():
         raise OptionError("nothing to route: pass --data, or JSON lines on stdin")
     return ["-"]

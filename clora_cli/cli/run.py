@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli.base.errors import InterruptedRunError, OptionError
-from clora_cli.base.intervals import check_sizes
+from clora_cli.base.intervals import check_size
 from clora_cli.base.legible import legible
 from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit, tell
@@ -90,7 +90,7 @@ def run(
         raise typer.BadParameter("name a recipe, or pass --list")
     if jobs < 1:
         raise OptionError(f"--jobs {jobs}: give a whole number of at least 1")
-    check_sizes({"jobs": jobs})
+    check_size("--jobs", jobs, 1 << 10)
     try:
         _do(output, _read(recipe, seed, model, out), only, jobs, show=show, script=script, dry_run=dry_run)
     except KeyboardInterrupt:

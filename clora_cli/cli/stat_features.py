@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -9,80 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
-from clora_cli.cli._options import (
-    ColumnsOption,
-    ConfigOption,
-    DeviceOption,
-    DryRunOption,
-    DtypeOption,
-    JsonOption,
-    ModelOption,
-    NprocOption,
-    QuietOption,
-    RevisionOption,
-    complete_task,
-    form,
-)
+from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
 from clora_cli.cli._output import Form, Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, handed_on, patience
+from clora_cli.options import FeatureOptions
 
 if TYPE_CHECKING:
-    from clora_cli.algebra.privacy import Guarantee
     from clora_cli.transforming import FeaturePlan, FeatureResult
 
 __all__ = ["stat_features"]
 
 
+@takes_declared
 def stat_features(
     adapters: Annotated[
         list[Path], typer.Argument(help="Adapter folders or packages, also bare PEFT folders.", show_default=False)
     ],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-d",
-            "--data",
-            metavar="DATA|TASK=DATA",
-            help="Whose inputs to read; repeatable. Each adapter's own training data by default. With several adapters, "
-            "TASK= says for which.",
-            autocompletion=complete_task,
-        ),
-    ] = None,
-    model: ModelOption = None,
-    revision: RevisionOption = None,
-    source: Annotated[
-        str,
-        typer.Option(help="base: features of the frozen model; adapted: with the adapter itself at work."),
-    ] = "base",
-    pool: Annotated[str, typer.Option(help="prompt-mean over tokens, or the last token.")] = "prompt-mean",
-    text: Annotated[str, typer.Option(help="prompt: all of it; body: without instruction and cue.")] = "prompt",
-    second_moment: Annotated[
-        str, typer.Option(help="none, diag (variances) or full (covariances); mahalanobis routing needs them.")
-    ] = "none",
-    layer: Annotated[
-        str, typer.Option(help="all, middle, last or a block's number; the pass ends at the last one needed.")
-    ] = "all",
-    module: Annotated[str, typer.Option(help="Ending of the sites to take, such as v_proj; all by default.")] = "",
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "train",
-    limit: Annotated[
-        int, typer.Option("-L", "--limit", help="Rows of a task at most, drawn by the seed; 0 takes all.")
-    ] = 0,
-    max_length: Annotated[int, typer.Option(help="Tokens of an input.")] = 512,
-    batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Inputs of one forward pass.")] = 32,
-    min_count: Annotated[int, typer.Option(help="Refuse a distribution of fewer inputs; 0 takes any.")] = 10,
-    dp_epsilon: Annotated[
-        float | None, typer.Option(help="Release with differential privacy of this epsilon; needs --dp-delta.")
-    ] = None,
-    dp_delta: Annotated[float | None, typer.Option(help="Its delta: far below one over the number of inputs.")] = None,
-    dp_clip: Annotated[
-        float, typer.Option(help="Its clipping radius, in mean distances of public texts from their centre.")
-    ] = 1.0,
-    columns: ColumnsOption = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "auto",
-    nproc: NprocOption = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the rows that --limit draws; never of privacy's noise.")] = 42,
+    options: FeatureOptions,
     add: Annotated[bool, typer.Option("--add", help="Add these rows to the distributions that are there.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace distributions that were made differently.")] = False,
     wait: WaitOption = None,
@@ -100,40 +46,20 @@ def stat_features(
     Example: clora stat-features adapters --second-moment full
     """
     output = form(json, quiet)
-    from clora_cli.base.registry import split_options
     from clora_cli.store.adapter_folder import is_adapter
     from clora_cli.store.package import read_package
-    from clora_cli.transforming import FeatureOptions, plan_features, spots_of, take_features
+    from clora_cli.transforming import plan_features, spots_of, take_features
 
     members = read_package(adapters, distinct=False)
     packages = [path for path in adapters if not is_adapter(path)]
     named = any(member.base.get("id") for member in members)
-    options = FeatureOptions(
-        data=tuple(data or ()),
-        columns=split_options(columns or ()),
-        model=model or (None if named else os.environ.get("CLORA_MODEL")),
-        revision=revision,
-        source=source,  # type: ignore[arg-type]  # the engine checks these four
-        pool=pool,  # type: ignore[arg-type]
-        text=text,  # type: ignore[arg-type]
-        second_moment=second_moment,  # type: ignore[arg-type]
-        layer=layer,
-        module=module,
-        split=split,
-        limit=limit,
-        max_length=max_length,
-        batch_size=batch_size,
-        min_count=min_count,
-        privacy=_guarantee(dp_epsilon, dp_delta, dp_clip),
-        dtype=dtype,
-        device=device,
-        seed=seed,
-    )
+    if not options.model and not named:
+        options = dataclasses.replace(options, model=os.environ.get("CLORA_MODEL"))
     terminal, waiting = Terminal(output), patience(wait, break_lock)
-    if nproc != 1 and not dry_run:
+    if options.nproc != 1 and not dry_run:
         spots = [] if "RANK" in os.environ else spots_of(members, packages)
         with handed_on(spots, waiting, terminal):
-            relaunch(nproc)
+            relaunch(options.nproc)
     plan = plan_features(members, options, force=force, add=add, progress=terminal)
     if dry_run:
         _emit_plan(output, plan)
@@ -151,16 +77,6 @@ def stat_features(
         data={"schema": "clora.stat-features/1", "distributions": [_data(one) for one in results]},
         brief="\n".join(str(one.member.features) for one in results),
     )
-
-
-def _guarantee(epsilon: float | None, delta: float | None, clip: float) -> Guarantee | None:
-    if epsilon is None and delta is None:
-        return None
-    if epsilon is None or delta is None:
-        raise typer.BadParameter("--dp-epsilon and --dp-delta go together: pass both")
-    from clora_cli.algebra.privacy import Guarantee
-
-    return Guarantee(epsilon, delta, clip)
 
 
 def _told(result: FeatureResult) -> str:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli.base import registry
+from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
+from clora_cli.options import TrimOptions
 
 if TYPE_CHECKING:
     from clora_cli.store.adapter_folder import AdapterFolder
@@ -19,30 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["trim"]
 
-_TRIMS = ", ".join(registry.names("trims"))
 _MANY = 24  # sites that a table names one by one
 
 
-def _complete_trim(incomplete: str) -> list[str]:
-    return [name for name in registry.names("trims") if name.startswith(incomplete)]
-
-
+@takes_declared
 def trim(
     adapter: Annotated[Path, typer.Argument(help="Adapter folder; also PEFT's own.", show_default=False)],
-    by: Annotated[str, typer.Option("--by", help=f"One of {_TRIMS}.", autocompletion=_complete_trim)] = "knee",
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--option", metavar="KEY=VALUE", help="Option of the trim, as `clora show TRIM` tells; repeatable."
-        ),
-    ] = None,
-    density: Annotated[
-        float | None, typer.Option(help="Short for --option density=: the share of entries that stay.")
-    ] = None,
-    on: Annotated[str, typer.Option("--on", help="Trim b (lora_B), a (lora_A), or both, each by itself.")] = "b",
-    scope: Annotated[
-        str, typer.Option(help="Whether all entries compete with one another, or those of each site: all, site.")
-    ] = "all",
+    options: TrimOptions,
     reference: Annotated[
         list[Path] | None,
         typer.Option(
@@ -51,8 +35,6 @@ def trim(
             help="Package or adapter folder to compare with, for trims that do; repeatable.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of trims that draw random numbers.")] = 42,
-    out: Annotated[Path, typer.Option("-o", "--out", callback=writable, help="Folder to write.")] = Path("trimmed"),
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -79,13 +61,11 @@ def trim(
     from clora_cli.presenting.figures.knee_figure import Trimmed, draw_knee
     from clora_cli.store.adapter_folder import read_adapter
     from clora_cli.store.package import read_package
-    from clora_cli.transforming import TrimOptions, plan_trim, trim_adapter
+    from clora_cli.transforming import plan_trim, trim_adapter
 
     if plot is not None:
         check_ending(plot)
-    texts = registry.split_options([*(option or ()), *([] if density is None else [f"density={density}"])])
     terminal = Terminal(output)
-    options = TrimOptions(by=by, by_options=texts, on=on, scope=scope, out=out, seed=seed)
     members = read_package(reference, distinct=False) if reference else ()
     plan = plan_trim(read_adapter(adapter), options, members, progress=terminal)
     sites = _sites(plan)
@@ -94,12 +74,14 @@ def trim(
         more = f" (and {len(warnings) - 1} more of its kind)" if len(warnings) > 1 else ""
         terminal.warn(f"{warnings[0]}{more}")
     if dry_run:
-        emit(output, text=f"would write {out}  {_told(data)}\n{_table(sites)}", data=data, brief=str(out))
+        emit(
+            output, text=f"would write {options.out}  {_told(data)}\n{_table(sites)}", data=data, brief=str(options.out)
+        )
         return
     how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
-    path, made = trim_adapter(plan, force=force, around=_around(out, reference or (), members), **how)
+    path, made = trim_adapter(plan, force=force, around=_around(options.out, reference or (), members), **how)
     if plot is not None:
-        draw_knee([Trimmed(f"{by} on lora_{cut.side}", cut.values, cut.kept) for cut in plan.cuts], plot)
+        draw_knee([Trimmed(f"{options.by} on lora_{cut.side}", cut.values, cut.kept) for cut in plan.cuts], plot)
     text = f"{path}  {_told(data)}{'' if made else '; up to date'}\n{_table(sites)}"
     emit(output, text=text, data={**data, "made": made}, brief=str(path))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from clora_cli.evaluation.eval_options import COMBINE, SCORE, EvalOptions
 from clora_cli.evaluation.evaluate import evaluate
 
-__all__ = ["COMBINE", "SCORE", "EvalOptions", "evaluate"]
+__all__ = ["evaluate"]

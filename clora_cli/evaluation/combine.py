@@ -8,15 +8,14 @@ from typing import Protocol
 
 from clora_cli.base import registry
 from clora_cli.data import Task
-from clora_cli.evaluation.eval_options import MERGES
 from clora_cli.evaluation.prompts import Before, Prompts
 from clora_cli.merges import Merger
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_layers import BaseLayers
+from clora_cli.options import MERGES, RouteOptions
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.routed_adapters import RoutedAdapters
-from clora_cli.routing.weights import RouteOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["Combination", "Fixed", "Routed", "active", "merger_of"]

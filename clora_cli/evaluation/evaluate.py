@@ -11,9 +11,9 @@ from clora_cli.base.legible import shortened
 from clora_cli.base.progress import Advance, Progress, Silent
 from clora_cli.data import Task
 from clora_cli.data.tools import renderable
-from clora_cli.evaluation.eval_options import COMBINE, MERGES, EvalOptions
 from clora_cli.evaluation.text import FORMULAS, Grading
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, is_local
+from clora_cli.options import COMBINE, MERGES, EvalOptions
 from clora_cli.processes.meeting import agree, joined, together
 from clora_cli.processes.ranks import processes, summed
 from clora_cli.store.adapter_folder import AdapterFolder

@@ -14,7 +14,7 @@ from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method, Probe, Trimming
 from clora_cli.model.task_vectors import KEY, learn_task_vector
-from clora_cli.routing.weights import RouteOptions
+from clora_cli.options import RouteOptions
 
 __all__ = ["Cast"]
 

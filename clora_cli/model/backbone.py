@@ -33,8 +33,6 @@ __all__ = [
     "text_modules",
 ]
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZE = ("none", "4bit", "8bit")
 
 # Query and value projections, under the names that model families give them; the first group found wins.
 _QUERY_VALUE = (

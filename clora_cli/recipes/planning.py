@@ -20,6 +20,7 @@ from clora_cli.model.backbone import find_sites, load_skeleton
 from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.base_model import ModelReference, changes_since, check_answers, find_model
 from clora_cli.nano import MODEL_NAME
+from clora_cli.options import TrainOptions
 from clora_cli.processes.leftovers import sweep
 from clora_cli.recipes.recipe import folder_name, unset_variable
 from clora_cli.recipes.settings import at_stage, build
@@ -27,7 +28,7 @@ from clora_cli.recipes.steps import Step, Unit
 from clora_cli.store.adapter_folder import AdapterFolder, read_adapter
 from clora_cli.store.package import read_package
 from clora_cli.store.scores import Scores, read_scores
-from clora_cli.training import TrainOptions, make_plan
+from clora_cli.training import make_plan
 from clora_cli.training.composition import compose
 from clora_cli.transforming import plan_features
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
 import typing
-from collections import abc
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from clora_cli.base.errors import OptionError
+from clora_cli.base.options import Declared, Kind, Options, declared
+from clora_cli.options import EvalOptions, FeatureOptions, TrainOptions
 from clora_cli.recipes.document import Item
 
 __all__ = [
@@ -27,26 +26,10 @@ __all__ = [
 ]
 
 Section = Literal["train", "stat-features", "eval"]
-_Kind = Literal["whole", "number", "flag", "text", "texts", "pairs"]
-_KINDS: dict[Any, _Kind] = {int: "whole", float: "number", bool: "flag", tuple: "texts", abc.Sequence: "texts"}
-_KINDS |= {abc.Mapping: "pairs"}
-# What a step's dataclass has and a recipe says elsewhere, or not at all.
-_ELSEWHERE = {"data", "method", "method_options", "model", "revision", "package", "out", "seed"}
-_ELSEWHERE |= {"matrix", "seen", "route", "privacy"}
-# What a command has and its engine has not.
-_COMMAND_ONLY: dict[Section, dict[str, _Kind]] = {
-    "train": {"nproc": "whole"},
-    "stat-features": {"nproc": "whole"},
-    "eval": {"nproc": "whole", "columns": "pairs"},
-}
-# Options of eval that are fields of RouteOptions.
-_ROUTE: dict[str, tuple[str, _Kind]] = {
-    "similarity": ("similarity", "text"),
-    "top-k": ("top_k", "whole"),
-    "temperature": ("temperature", "number"),
-    "route-layer": ("layer", "text"),
-    "route-module": ("module", "text"),
-    "abstain": ("abstain", "number"),
+_SECTIONS: Mapping[Section, type[Options]] = {
+    "train": TrainOptions,
+    "stat-features": FeatureOptions,
+    "eval": EvalOptions,
 }
 
 
@@ -82,8 +65,9 @@ def read_settings(item: Item, section: Section, tasks: int, also: Collection[str
     for name, entry in item.mapping(section, [*known, *also]).items():
         if name in also:
             continue
-        kind, optional = known[name]
-        found[name] = read_each(entry, name, tasks, lists=kind == "texts", read=_reader(name, kind, optional))
+        option = known[name]
+        lists, read = option.kind == "texts", _reader(name, option.kind, option.optional)
+        found[name] = read_each(entry, name, tasks, lists=lists, read=read)
         check_together(entry, section, {name: found[name]}, tasks)
     return found
 
@@ -136,17 +120,8 @@ def build(section: Section, settings: Mapping[str, Any], **fixed: Any) -> Any:
     Raises:
         OptionError: If a value is out of range.
     """
-    from clora_cli.routing.weights import RouteOptions
-
-    chosen: dict[str, Any] = {}
-    for name, value in settings.items():
-        if section == "eval" and name in _ROUTE:
-            chosen.setdefault("route", {})[_ROUTE[name][0]] = value
-        elif name not in _COMMAND_ONLY[section]:
-            chosen[name.replace("-", "_")] = value
-    if "route" in chosen:
-        RouteOptions(**chosen["route"])  # knows which values there are
-    return _options(section)(**chosen, **fixed)
+    chosen = {name.replace("-", "_"): value for name, value in settings.items()}
+    return _SECTIONS[section](**chosen, **fixed)
 
 
 def words_of(settings: Mapping[str, Any]) -> list[str]:
@@ -176,41 +151,15 @@ def spelled(value: Any) -> str:
     return str(value)
 
 
-def _options(section: Section) -> Any:
-    # Imported here: names of recipes are completed without torch.
-    if section == "train":
-        from clora_cli.training import TrainOptions
-
-        return TrainOptions
-    if section == "eval":
-        from clora_cli.evaluation import EvalOptions
-
-        return EvalOptions
-    from clora_cli.transforming import FeatureOptions
-
-    return FeatureOptions
-
-
 @cache
-def _known(section: Section) -> dict[str, tuple[_Kind, bool]]:
-    """Return each setting's kind, and whether it may be left open, by its name on the command line."""
-    options = _options(section)
-    hints = typing.get_type_hints(options)
-    names = [field.name for field in dataclasses.fields(options) if field.name not in _ELSEWHERE]
-    found = {name.replace("_", "-"): _kind(hints[name]) for name in names}
-    found |= {name: (kind, False) for name, kind in _COMMAND_ONLY[section].items()}
-    return found | ({name: (kind, False) for name, (_, kind) in _ROUTE.items()} if section == "eval" else {})
+def _known(section: Section) -> dict[str, Declared]:
+    """Return the options that a section may set, by their names on the command line."""
+    options = declared(_SECTIONS[section]).values()
+    return {option.name.replace("_", "-"): option for option in options if option.recipe}
 
 
-def _kind(annotation: Any) -> tuple[_Kind, bool]:
-    union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
-    parts: Sequence[Any] = typing.get_args(annotation) if union else (annotation,)
-    (kind,) = (part for part in parts if part is not type(None))
-    return _KINDS.get(typing.get_origin(kind) or kind, "text"), type(None) in parts
-
-
-def _reader(name: str, kind: _Kind, optional: bool) -> typing.Callable[[Item], Any]:
-    readers: dict[_Kind, typing.Callable[[Item], Any]] = {
+def _reader(name: str, kind: Kind, optional: bool) -> typing.Callable[[Item], Any]:
+    readers: dict[Kind, typing.Callable[[Item], Any]] = {
         "whole": lambda item: item.whole(name),
         "number": lambda item: _number(item, name),
         "flag": lambda item: item.flag(name),

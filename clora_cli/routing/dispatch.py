@@ -15,13 +15,13 @@ from clora_cli.data import Task
 from clora_cli.model.backbone import load_backbone, pick_device
 from clora_cli.model.base_model import check_base
 from clora_cli.model.features import prompt_ids
+from clora_cli.options import RouteOptions, RouteSettings
 from clora_cli.processes.meeting import WORK, Meeting, agree, meet, together
 from clora_cli.routing.decided import Decided
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.inputs import Input, in_batches, read_spelled, spelled
-from clora_cli.routing.route_settings import RouteSettings, tasks_known
+from clora_cli.routing.route_settings import tasks_known
 from clora_cli.routing.tally import Tally, panels_of
-from clora_cli.routing.weights import RouteOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.package import find_base, marks
 

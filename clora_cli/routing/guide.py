@@ -12,8 +12,9 @@ from clora_cli.data import Example, Task, uses_chat
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.base_model import ModelReference
 from clora_cli.model.features import prompt_ids, read_features
+from clora_cli.options import RouteOptions
 from clora_cli.routing.profiles import known_by
-from clora_cli.routing.weights import RouteOptions, Routing, nearness
+from clora_cli.routing.weights import Routing, nearness
 from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["Guide"]

@@ -12,7 +12,8 @@ from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.model.backbone import load_skeleton
 from clora_cli.model.base_model import ModelReference, check_base, same_base
 from clora_cli.model.task_vectors import read_task_vector, table_of
-from clora_cli.routing.weights import RouteOptions, common_sites
+from clora_cli.options import RouteOptions
+from clora_cli.routing.weights import common_sites
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import agree, read_distribution, read_record, read_sites
 

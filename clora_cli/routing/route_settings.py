@@ -3,62 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
 from clora_cli.base.errors import ArtifactError, DataError, OptionError
-from clora_cli.base.intervals import check_sizes
 from clora_cli.data import Task, named_task, own_tasks
 from clora_cli.data.streams import read_lines, row_file, stream_records
-from clora_cli.model.backbone import DTYPES
+from clora_cli.options import RouteOptions, RouteSettings
 from clora_cli.routing.inputs import Input, inputs_of_rows, inputs_of_task
-from clora_cli.routing.weights import RouteOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import read_record
 
-__all__ = ["RouteSettings", "calibration_tasks", "open_source", "route_options", "tasks_known"]
+__all__ = ["calibration_tasks", "open_source", "route_options", "tasks_known"]
 
 _MEND = "name the tasks with --calibrate"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RouteSettings:
-    """What routing runs on.
-
-    Attributes:
-        model: Base model; None for the one that the adapters name.
-        revision: Revision of a Hub model.
-        dtype: Type of the base model's weights.
-        device: ``auto``, ``cpu``, ``cuda:0`` …
-        batch_size: Inputs of one forward pass, at least 1.
-        split: Of tasks: ``train``, ``dev`` or ``test``.
-        limit: Take the first so many inputs of each source; 0 for all.
-        columns: Role to column name, for files.
-    """
-
-    model: str | None = None
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    batch_size: int = 32
-    split: str = "test"
-    limit: int = 0
-    columns: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check the choices.
-
-        Raises:
-            OptionError: If a value is not one of those allowed.
-        """
-        check_sizes(vars(self))
-        for name, value, allowed in (("dtype", self.dtype, DTYPES), ("split", self.split, ("train", "dev", "test"))):
-            if value not in allowed:
-                raise OptionError(f"--{name} {value}: choose one of {', '.join(allowed)}")
-        if self.batch_size < 1:
-            raise OptionError(f"--batch-size {self.batch_size}: give a whole number of at least 1")
-        if self.limit < 0:
-            raise OptionError(f"--limit {self.limit}: give a whole number of at least 0")
 
 
 def route_options(members: Sequence[AdapterFolder], given: Mapping[str, Any], *, top_k: int = 1) -> RouteOptions:

@@ -4,73 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from clora_cli.algebra.statistics import Moments, Prototypes
 from clora_cli.base import registry
-from clora_cli.base.errors import MismatchError, OptionError
-from clora_cli.base.intervals import check_sizes
+from clora_cli.base.errors import MismatchError
 from clora_cli.model.features import select_sites
+from clora_cli.options import RouteOptions
 
-__all__ = ["RouteOptions", "Routing", "common_sites", "nearness", "routed_site", "softmax_over_best"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RouteOptions:
-    """How inputs choose among adapters.
-
-    Attributes:
-        similarity: A router, with its options after commas: ``l2``, ``mahalanobis,shrinkage=0.1``; ``auto`` is
-            ``mahalanobis`` where all adapters have the same second moments, else ``l2``. ``task-vector`` goes by the
-            adapters' task vectors, all others by their feature distributions.
-        top_k: Adapters that take part in an input's mixture, at least 1; 0 for all.
-        temperature: Similarities are divided by it before the softmax, above 0.
-        layer: Whose features decide: ``all`` has each site decide for itself, ``middle``, ``last`` or a block's number has
-            one layer decide for all.
-        module: Ending of the projections that decide, such as ``v_proj``; empty for all.
-        abstain: The share of inputs of known tasks that may be left to the base model for being far from every
-            distribution, in [0, 1); 0 never abstains.
-    """
-
-    similarity: str = "auto"
-    top_k: int = 1
-    temperature: float = 1.0
-    layer: str = "all"
-    module: str = ""
-    abstain: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            OptionError: If a value is out of range.
-            UnknownNameError: If there is no such router.
-        """
-        check_sizes(vars(self))
-        if self.top_k < 0:
-            raise OptionError(f"--top-k {self.top_k}: give a whole number of at least 1, or 0 for all")
-        if not 0 < self.temperature < float("inf"):
-            raise OptionError(f"--temperature {self.temperature:g}: give a number above 0")
-        if not 0 <= self.abstain < 1:
-            raise OptionError(f"--abstain {self.abstain:g}: give a share in [0, 1)")
-        if self.reads != "features" and (self.layer, self.module) != ("all", ""):
-            given = "--route-layer" if self.layer != "all" else "--route-module"
-            raise OptionError(
-                f"--similarity {self.similarity} goes by input embeddings, which no layer changes; leave out {given}"
-            )
-
-    @property
-    def reads(self) -> str:
-        """What adapters are known by: their ``features`` or their ``task-vector``."""
-        return "features" if self.similarity == "auto" else str(registry.bound("routers", self.similarity).reads)
-
-    def recorded(self) -> dict[str, Any]:
-        """Return what a manifest keeps."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+__all__ = ["Routing", "common_sites", "nearness", "routed_site", "softmax_over_best"]
 
 
 class Routing:

@@ -34,7 +34,7 @@ from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.training.confinement import Confinement, warmup_steps
 from clora_cli.training.plan import Plan
 from clora_cli.training.row_gates import Gates, read_gates
-from clora_cli.training.train_options import run_seed
+from clora_cli.training.row_order import run_seed
 
 __all__ = ["ADAPTER", "Built", "build", "confine", "lora_config"]
 

@@ -17,7 +17,7 @@ from clora_cli.base.progress import Progress, Silent
 from clora_cli.methods import Trimming
 from clora_cli.store.ledger import mask_key, pack, unpack
 from clora_cli.store.tensors import read_tensors, save_tensors
-from clora_cli.training.train_options import run_seed
+from clora_cli.training.row_order import run_seed
 from clora_cli.trims import Entries
 
 __all__ = ["Confinement", "warmup_steps"]

@@ -12,7 +12,7 @@ from clora_cli.data.tools import with_model
 from clora_cli.methods import Memory
 from clora_cli.model.base_model import ModelReference
 from clora_cli.store.adapter_folder import AdapterFolder
-from clora_cli.training.train_options import run_seed
+from clora_cli.training.row_order import run_seed
 
 __all__ = ["read_memory"]
 

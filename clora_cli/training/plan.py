@@ -15,17 +15,19 @@ from clora_cli import __version__
 from clora_cli.base.errors import DataError, MismatchError, OptionError
 from clora_cli.base.folder_names import folder_problem, twin
 from clora_cli.base.intake import real_path
+from clora_cli.base.options import recorded
 from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.data.tools import with_model
 from clora_cli.methods import Gating
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, find_model
+from clora_cli.options import TrainOptions
 from clora_cli.store.adapter_folder import AdapterFolder, check_place, finished
 from clora_cli.store.distribution import agree, read_record
 from clora_cli.store.manifest import WITHHELD
 from clora_cli.store.package import read_package
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.memory import read_memory
-from clora_cli.training.train_options import TrainOptions, default_lr, order_of_examples, rows_to_read, run_seed
+from clora_cli.training.row_order import default_lr, order_of_examples, rows_to_read, run_seed
 
 if TYPE_CHECKING:
     from clora_cli.store.ledger import Ledger
@@ -117,12 +119,7 @@ class Plan:
             "stage": self.stage,
             "method": self.method.recorded(),
             "base_model": self.reference.recorded(),
-            "lora": {
-                "rank": options.rank,
-                "alpha": options.alpha,
-                "dropout": options.dropout,
-                "target_modules": list(options.target_modules),
-            },
+            "lora": recorded(options, "lora"),
             "parents": [{"task": member.task, "sha256": member.digest} for member in self.parents],
             "data": {
                 "name": task.name,
@@ -133,7 +130,7 @@ class Plan:
                 "train_rows": len(self.rows),
                 **({"memory": self._remembered()} if self.method.memory else {}),
             },
-            "training": options.recorded(),
+            "training": recorded(options, "training"),
             "seed": options.seed,
         }
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from clora_cli.base.errors import MismatchError, OptionError, did_you_mean
 from clora_cli.base.files import new_folder
 from clora_cli.base.folder_names import folder_problem, same_on_some_disk
 from clora_cli.base.progress import Progress, Silent
+from clora_cli.options import ExpandOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.spots import inside, place
 from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
@@ -25,38 +26,7 @@ from clora_cli.store.package import read_package
 from clora_cli.transforming.member import Member, check_apart
 from clora_cli.transforming.routable import check_bases, check_routable, tell_doubts
 
-__all__ = ["ExpandOptions", "ExpandPlan", "expand_packages", "plan_expand"]
-
-OnConflict = Literal["error", "keep", "rename"]
-_POLICIES: tuple[OnConflict, ...] = get_args(OnConflict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpandOptions:
-    """How packages are united.
-
-    Attributes:
-        out: The package to write.
-        on_conflict: What becomes of a different adapter of a task that is there already: ``error`` refuses, ``keep`` leaves
-            the later one out, ``rename`` calls it ``task-2``, ``task-3`` and so on.
-        rename: Task, ``package/task`` or an adapter's path to the task's new name; goes before ``on_conflict``.
-    """
-
-    out: Path = Path("expanded.pkg")
-    on_conflict: str = "error"
-    rename: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            OptionError: If one does not fit.
-        """
-        if self.on_conflict not in _POLICIES:
-            raise OptionError(f"--on-conflict {self.on_conflict}: choose one of {', '.join(_POLICIES)}")
-        for old, new in self.rename.items():
-            if problem := folder_problem(new):
-                raise OptionError(f"--rename {old}={new}: the new name is also a folder's; {problem}")
+__all__ = ["ExpandPlan", "expand_packages", "plan_expand"]
 
 
 @dataclass(frozen=True, eq=False)

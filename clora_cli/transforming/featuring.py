@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from clora_cli.algebra.privacy import Guarantee
-from clora_cli.algebra.statistics import SECOND_MOMENTS, SecondMoment
 from clora_cli.base.errors import ArtifactError, DataError, OptionError
 from clora_cli.base.files import differences
-from clora_cli.base.intervals import check_sizes
 from clora_cli.base.progress import Progress
 from clora_cli.data import Rows, Task, load_task, origins_of
 from clora_cli.data.tools import with_model
-from clora_cli.model.backbone import DTYPES, dtype_name, pick_device
+from clora_cli.model.backbone import dtype_name, pick_device
 from clora_cli.model.base_model import ModelReference, check_base, same_base
+from clora_cli.options import FeatureOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import (
-    POOLS,
-    SOURCES,
-    TEXTS,
     Distribution,
-    Pool,
-    Source,
     Taking,
-    Text,
     read_distribution,
     read_record,
 )
@@ -35,96 +27,9 @@ from clora_cli.store.package import find_base
 from clora_cli.store.steady import Identity, identity, mark
 from clora_cli.transforming.requests import assign_data
 
-__all__ = ["SPLITS", "FeatureJob", "FeatureOptions", "FeaturePlan", "State", "plan_features"]
+__all__ = ["FeatureJob", "FeaturePlan", "State", "plan_features"]
 
 State = Literal["made", "replaced", "added", "up to date"]
-SPLITS = ("train", "dev", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureOptions:
-    """How to take feature distributions.
-
-    Attributes:
-        data: Names of tasks, or ``TASK=DATA``, as ``assign_data`` takes them; empty for each adapter's own.
-        columns: Role to column, for files.
-        model: Base model; None for the one that the adapters name.
-        revision: Its revision on the Hub.
-        source: Features of the ``base`` model, or of the model as the adapter changes it (``adapted``).
-        pool: ``prompt-mean`` over tokens, or the ``last``.
-        text: The whole ``prompt``, or its ``body`` without the instruction.
-        second_moment: What to keep beside means: ``none``, ``diag`` (variances) or ``full`` (covariances).
-        layer: ``all``, ``middle``, ``last`` or a block's number.
-        module: Ending of the sites to take; empty for all.
-        split: ``train``, ``dev`` or ``test``.
-        limit: Rows of a task at most, drawn by the seed; 0 for all.
-        max_length: Tokens of an input at most.
-        batch_size: Inputs of one forward pass.
-        min_count: Fewest inputs of a distribution.
-        privacy: The guarantee to give; None releases exact moments.
-        dtype: Type of the base model's weights.
-        device: ``auto``, ``cpu``, ``cuda:0`` …
-        seed: Of the rows drawn.
-
-    References:
-        Exploiting Presentative Feature Distributions for Parameter-Efficient Continual Learning of Large Language Models,
-        ICML 2025, eq. 3 and 4.
-        Differs: ``base`` is a function of the frozen model and the data alone, as the paper says. Its code reads features
-        while it trains, from hidden states that adapters have changed, as a running mean over all steps; ``adapted`` reads
-        them so, once, with the finished adapter.
-    """
-
-    data: tuple[str, ...] = ()
-    columns: Mapping[str, str] = field(default_factory=dict)
-    model: str | None = None
-    revision: str | None = None
-    source: Source = "base"
-    pool: Pool = "prompt-mean"
-    text: Text = "prompt"
-    second_moment: SecondMoment = "none"
-    layer: str = "all"
-    module: str = ""
-    split: str = "train"
-    limit: int = 0
-    max_length: int = 512
-    batch_size: int = 32
-    min_count: int = 10
-    privacy: Guarantee | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        """Check the choices.
-
-        Raises:
-            OptionError: If a value is not one of those allowed, or two exclude each other.
-        """
-        check_sizes(vars(self))
-        for name, value, allowed in (
-            ("source", self.source, SOURCES),
-            ("pool", self.pool, POOLS),
-            ("text", self.text, TEXTS),
-            ("second-moment", self.second_moment, SECOND_MOMENTS),
-            ("split", self.split, SPLITS),
-            ("dtype", self.dtype, DTYPES),
-        ):
-            if value not in allowed:
-                raise OptionError(f"--{name} {value}: choose one of {', '.join(allowed)}")
-        for name, number, least in (
-            ("limit", self.limit, 0),
-            ("min-count", self.min_count, 0),
-            ("max-length", self.max_length, 1),
-            ("batch-size", self.batch_size, 1),
-        ):
-            if number < least:
-                raise OptionError(f"--{name} {number}: give a whole number of at least {least}")
-        if self.layer not in ("all", "middle", "last") and not self.layer.isdecimal():
-            raise OptionError(f"--layer {self.layer}: choose all, middle, last or a block's number")
-        if self.privacy is not None and self.source == "adapted":
-            raise OptionError(
-                "--dp-epsilon needs --source base: adapted features depend on the data through the adapter as well"
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,63 +11,16 @@ import torch
 from clora_cli import __version__
 from clora_cli.algebra.lora import Factor, sharing
 from clora_cli.base import registry
-from clora_cli.base.errors import OptionError
-from clora_cli.base.intervals import check_sizes
 from clora_cli.base.progress import Advance
 from clora_cli.data import origins_of
-from clora_cli.merges import SEED, Merged, Merger
+from clora_cli.merges import Merged, Merger
 from clora_cli.model.base_model import ModelReference
+from clora_cli.options import MergeOptions
 from clora_cli.store.adapter_folder import AdapterFolder, finished
 
-__all__ = ["DTYPES", "MergeOptions", "MergePlan", "transposed"]
+__all__ = ["MergePlan", "transposed"]
 
 Form = Literal["factors", "dense", "model"]
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeOptions:
-    """What to make of adapters.
-
-    Attributes:
-        strategy: A merge.
-        strategy_options: Its options' texts.
-        weights: One weight per adapter; empty for ones.
-        out: The folder to write.
-        rank: Rank of the result; 0 for an exact concatenation where the merge is linear, dense deltas otherwise.
-        dense: Write dense deltas also where factors would do.
-        into_model: Write a whole model with the merge added to its weights.
-        model: Base model, where the adapters do not name it or it lies elsewhere.
-        dtype: Type of dense deltas: ``float32``, ``bfloat16`` or ``float16``.
-        seed: Of merges that draw random numbers and of randomised singular value decompositions.
-    """
-
-    strategy: str = "sum"
-    strategy_options: Mapping[str, str] = field(default_factory=dict)
-    weights: tuple[float, ...] = ()
-    out: Path = Path("merged")
-    rank: int = 0
-    dense: bool = False
-    into_model: bool = False
-    model: str | None = None
-    dtype: str = "float32"
-    seed: int = SEED
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            OptionError: If a value is out of range or two exclude each other.
-        """
-        check_sizes(vars(self))
-        if self.rank < 0:
-            raise OptionError(f"--rank {self.rank}: give a whole number of at least 1")
-        if sum((bool(self.rank), self.dense, self.into_model)) > 1:
-            raise OptionError("--rank, --dense and --into-model exclude each other")
-        if self.dtype not in DTYPES:
-            raise OptionError(f"--dtype {self.dtype}: choose one of {', '.join(DTYPES)}")
-        if odd := next((weight for weight in self.weights if not math.isfinite(weight)), None):
-            raise OptionError(f"--weights {odd}: give finite numbers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,14 +90,14 @@ class MergePlan:
         options, name = self.options, f"merge/{self.options.strategy}"
         chosen = registry.recorded(self.merger.merge) | {"weights": list(options.weights)}
         return {
-            "task": options.out.name,
+            "task": options.place.name,
             "stage": max((member.stage or 0 for member in self.members), default=0) or len(self.members),
             "method": {"name": name, "options": {name: chosen}, "past": "none", "start": "fresh", "combine": "sum"},
             "base_model": self.base,
             "lora": {"form": self.form, "rank": self.rank, "dtype": options.dtype, "fan_in_fan_out": self.transposed},
             "parents": [{"task": member.task, "sha256": member.digest} for member in self.members],
             "data": {
-                "name": options.out.name,
+                "name": options.place.name,
                 "source": "merged adapters",
                 "merged": list(dict.fromkeys(name for member in self.members for name in member.data_names)),
             },
@@ -172,7 +123,7 @@ class MergePlan:
         Raises:
             OptionError: If the folder holds something that another plan made.
         """
-        return finished(self.options.out, self.recipe())
+        return finished(self.options.place, self.recipe())
 
     def sites(self, advance: Advance, names: Container[str] | None = None) -> Iterator[Merged]:
         """Compute the merge one site at a time, at all sites or at those named, and tell the advance."""

@@ -19,7 +19,8 @@ from clora_cli.store.package import base_at_hand, find_base
 
 __all__ = ["merge_adapters", "plan_merge"]
 
-from clora_cli.transforming.merge_plan import MergeOptions, MergePlan, transposed
+from clora_cli.options import MergeOptions
+from clora_cli.transforming.merge_plan import MergePlan, transposed
 
 
 def plan_merge(
@@ -38,7 +39,7 @@ def plan_merge(
     from clora_cli.transforming.whole_model import check_model
 
     plugin = registry.load("merges", options.strategy)
-    merge = plugin(**registry.bind(plugin, options.strategy, options.strategy_options))
+    merge = plugin(**registry.bind(plugin, options.strategy, options.texts))
     if options.weights and len(options.weights) != len(members):
         raise OptionError(f"--weights gives {len(options.weights)} weights for {len(members)} adapters")
     needs_model = options.into_model or "base" in merge.needs
@@ -85,7 +86,7 @@ def merge_adapters(
     from clora_cli.transforming.outputs import write_factors, write_merged
     from clora_cli.transforming.whole_model import write_model
 
-    out, progress = plan.options.out, progress or Silent()
+    out, progress = plan.options.place, progress or Silent()
     if (there := _there(plan, force)) is not None:
         return there
     with locked([place(out)], patience=patience, progress=progress):
@@ -103,7 +104,7 @@ def _there(plan: MergePlan, force: bool) -> tuple[Path, Mapping[str, Any], bool]
     """Return what an equal plan made, if it is there, and refuse what another did."""
     if plan.form == "model":
         return None
-    check_place(plan.options.out)
+    check_place(plan.options.place)
     there = None if force else plan.finished()
     return None if there is None else (there.path, there.manifest.get("scores", {}), False)
 

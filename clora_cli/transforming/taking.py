@@ -23,6 +23,7 @@ from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
 from clora_cli.model.places import Places, places_of
 from clora_cli.nano.task_set import ORDER
+from clora_cli.options import FeatureOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.meeting import agree, together
 from clora_cli.processes.ranks import is_main_process
@@ -31,7 +32,7 @@ from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
 from clora_cli.store.distribution import Distribution
 from clora_cli.store.manifest import withhold
 from clora_cli.store.package import changed, marks
-from clora_cli.transforming.featuring import FeatureJob, FeatureOptions, FeaturePlan, State
+from clora_cli.transforming.featuring import FeatureJob, FeaturePlan, State
 
 __all__ = ["FeatureResult", "sizes", "spots_of", "take_features"]
 

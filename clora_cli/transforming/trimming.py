@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from clora_cli.algebra.lora import Factor, factor_keys
 from clora_cli.base import registry
 from clora_cli.base.errors import OptionError, ReplacedError
 from clora_cli.base.files import new_folder, sha256, to_json
-from clora_cli.base.intervals import check_sizes
 from clora_cli.base.progress import Progress, Silent
+from clora_cli.options import SIDES, TrimOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.spots import inside, place
 from clora_cli.store.adapter_folder import WEIGHTS, AdapterFolder, check_place, finished
@@ -34,46 +34,11 @@ from clora_cli.transforming.member import check_apart, copy_file, files_of
 from clora_cli.transforming.routable import check_bases
 from clora_cli.trims import Entries, Trim
 
-__all__ = ["TrimOptions", "TrimPlan", "plan_trim", "trim_adapter"]
+__all__ = ["TrimPlan", "plan_trim", "trim_adapter"]
 
-_SIDES = {"b": ("B",), "a": ("A",), "both": ("B", "A")}
-_SCOPES = ("all", "site")
 _CARD = "README.md"
 # Beside the weights that are trimmed, these hold them as they were, or a trainer's state; and they are pickled.
 _STALE = {".bin", ".pt", ".pth", ".ckpt"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrimOptions:
-    """What to leave of an adapter.
-
-    Attributes:
-        by: A trim.
-        by_options: Its options' texts.
-        on: Which factors: ``b`` for ``lora_B``, ``a`` for ``lora_A``, ``both``, each of them by itself.
-        scope: Whether all entries of a factor compete with one another (``all``), or those of each ``site``.
-        out: The folder to write.
-        seed: Of trims that draw random numbers.
-    """
-
-    by: str = "knee"
-    by_options: Mapping[str, str] = field(default_factory=dict)
-    on: str = "b"
-    scope: str = "all"
-    out: Path = Path("trimmed")
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            OptionError: If one does not fit.
-        """
-        check_sizes(vars(self))
-        if self.on not in _SIDES:
-            raise OptionError(f"--on {self.on}: choose one of {', '.join(_SIDES)}")
-        if self.scope not in _SCOPES:
-            raise OptionError(f"--scope {self.scope}: choose one of {', '.join(_SCOPES)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +62,7 @@ class TrimPlan:
     @property
     def sides(self) -> tuple[str, ...]:
         """The factors that are trimmed, ``"A"`` or ``"B"``."""
-        return _SIDES[self.options.on]
+        return SIDES[self.options.on]
 
     @cached_property
     def cuts(self) -> list[Cut]:
@@ -216,7 +181,7 @@ def plan_trim(
     """
     progress = progress or Silent()
     plugin = registry.load("trims", options.by)
-    trim: Trim = plugin(**registry.bind(plugin, options.by, options.by_options))
+    trim: Trim = plugin(**registry.bind(plugin, options.by, options.texts))
     if trim.needs_reference != bool(reference):
         how = "compares with other adapters; pass --reference" if trim.needs_reference else "takes no --reference"
         raise OptionError(f"trim {options.by} {how}")

@@ -68,7 +68,7 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mappi
         OptionError: If the folder is there already, or lies in the base model's.
         MismatchError: As ``check_model``, or if the type of a weight cannot hold its sum.
     """
-    out, layers = plan.options.out, check_model(plan.merger)
+    out, layers = plan.options.place, check_model(plan.merger)
     if out.exists():
         raise OptionError(f"{out} exists; choose another --into-model")
     base = layers.reference.path

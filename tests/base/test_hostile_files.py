@@ -16,13 +16,13 @@ from clora_cli.base.errors import ArtifactError, CloraError, MismatchError
 from clora_cli.base.files import sha256
 from clora_cli.model.backbone import load_backbone
 from clora_cli.model.base_model import find_model
+from clora_cli.options import ExpandOptions, MergeOptions, RouteOptions, TrimOptions
 from clora_cli.routing.profiles import known_by
-from clora_cli.routing.weights import RouteOptions
 from clora_cli.store.adapter_folder import DENSE, WEIGHTS, read_adapter, write_dense
 from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.package import read_package
 from clora_cli.store.side_files import FEATURES, STATE
-from clora_cli.transforming import ExpandOptions, MergeOptions, TrimOptions, plan_expand, plan_merge, plan_trim
+from clora_cli.transforming import plan_expand, plan_merge, plan_trim
 
 ATTEMPTS = 25  # a kind; benchmarks/attack_files.py makes thousands
 

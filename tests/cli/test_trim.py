@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from clora_cli.base import registry
-from clora_cli.cli.trim import _complete_trim
+from clora_cli.cli._declared import completion
 
 PROBE = """
 import sys
@@ -108,8 +108,9 @@ def test_options_come_from_a_file_too(clora, here, package):
 
 
 def test_names_are_completed():
-    assert _complete_trim("") == list(registry.names("trims"))
-    assert _complete_trim("k") == ["knee"]
+    complete = completion("trims")
+    assert complete("") == list(registry.names("trims"))
+    assert complete("k") == ["knee"]
 
 
 def test_no_model_library_is_loaded(process, package):

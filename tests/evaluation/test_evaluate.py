@@ -7,8 +7,9 @@ from support import write_random_adapter
 
 from clora_cli.base.errors import DataError, MismatchError, OptionError
 from clora_cli.data import load_task
-from clora_cli.evaluation import EvalOptions, evaluate
+from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.combine import active
+from clora_cli.options import EvalOptions
 from clora_cli.store.package import read_package
 
 
@@ -93,7 +94,8 @@ def test_a_matrix_may_leave_out_what_is_not_learned_yet(package, loaded):
 
 
 def test_a_merge_scores_as_its_folder_does(package, loaded, tmp_path):
-    from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+    from clora_cli.options import MergeOptions
+    from clora_cli.transforming import merge_adapters, plan_merge
 
     merge_adapters(plan_merge(package, MergeOptions(out=tmp_path / "merged", strategy="magmax")))
     folder = read_package([tmp_path / "merged"])

@@ -12,14 +12,13 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from clora_cli.base.errors import MismatchError
 from clora_cli.data import load_task
-from clora_cli.evaluation import EvalOptions, evaluate
+from clora_cli.evaluation import evaluate
+from clora_cli.options import EvalOptions, FeatureOptions, RouteOptions, RouteSettings
 from clora_cli.routing.dispatch import Dispatcher
 from clora_cli.routing.inputs import inputs_of_task
-from clora_cli.routing.route_settings import RouteSettings
-from clora_cli.routing.weights import RouteOptions
 from clora_cli.store.package import read_package
 from clora_cli.training import make_plan, train_task
-from clora_cli.transforming import FeatureOptions, plan_features, take_features
+from clora_cli.transforming import plan_features, take_features
 
 
 @pytest.fixture

@@ -12,17 +12,17 @@ from clora_cli.algebra.lora import Factor
 from clora_cli.base import registry
 from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.data import load_task
-from clora_cli.evaluation import EvalOptions, evaluate
-from clora_cli.evaluation.eval_options import MERGES
+from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.evaluate import check_combination
 from clora_cli.model.bank import AdapterBank
+from clora_cli.options import MERGES, EvalOptions, MergeOptions
 from clora_cli.recipes import read_recipe
 from clora_cli.recipes.planning import check_inputs
 from clora_cli.recipes.steps import units_of
 from clora_cli.store.adapter_folder import STATE, read_adapter
 from clora_cli.store.package import read_package
 from clora_cli.store.tensors import save_tensors
-from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+from clora_cli.transforming import merge_adapters, plan_merge
 
 NAMES = ("first", "second", "third")
 QUICK = {"score": "labels", "test_rows": 1, "batch_size": 4, "device": "cpu"}

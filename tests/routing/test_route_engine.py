@@ -13,17 +13,11 @@ from support import config_of, random_factors, write_random_adapter
 from clora_cli.base.errors import ArtifactError, CloraError, DataError, MismatchError, OptionError
 from clora_cli.data import Example, load_task
 from clora_cli.data.readers import Record
+from clora_cli.options import RouteOptions, RouteSettings
 from clora_cli.routing.dispatch import Dispatcher
 from clora_cli.routing.inputs import Input, in_batches, inputs_of_rows, inputs_of_task
-from clora_cli.routing.route_settings import (
-    RouteSettings,
-    calibration_tasks,
-    open_source,
-    route_options,
-    tasks_known,
-)
+from clora_cli.routing.route_settings import calibration_tasks, open_source, route_options, tasks_known
 from clora_cli.routing.tally import panels_of
-from clora_cli.routing.weights import RouteOptions
 from clora_cli.store.adapter_folder import AdapterFolder, read_adapter
 from clora_cli.store.distribution import read_distribution
 from clora_cli.store.package import read_package

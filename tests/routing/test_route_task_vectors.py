@@ -14,18 +14,18 @@ from torch.nn import functional
 from clora_cli.base.errors import ArtifactError, DataError, MismatchError, OptionError
 from clora_cli.data import load_task
 from clora_cli.data.readers import Record
-from clora_cli.evaluation import EvalOptions, evaluate
+from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.answers import Prompts, generate
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.changes import Subspaces
 from clora_cli.model.features import prompt_ids
 from clora_cli.model.task_vectors import embeddings
+from clora_cli.options import EvalOptions, RouteOptions, RouteSettings
 from clora_cli.routing.dispatch import Dispatcher
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.inputs import inputs_of_rows
-from clora_cli.routing.route_settings import RouteSettings, calibration_tasks, route_options, tasks_known
+from clora_cli.routing.route_settings import calibration_tasks, route_options, tasks_known
 from clora_cli.routing.routed_adapters import RoutedAdapters
-from clora_cli.routing.weights import RouteOptions
 from clora_cli.store.adapter_folder import AdapterFolder, read_adapter
 from clora_cli.store.package import read_package
 
@@ -184,7 +184,7 @@ def test_the_same_adapters_go_by_features_once_they_have_distributions(package, 
     made = dispatcher(members_of(path), similarity=similarity)
     assert len(made.guide.sites) == 4
     assert made.routing.similarity == ("l2" if similarity == "l2" else "mahalanobis")
-    options = EvalOptions(combine="route", route={"similarity": similarity}, device="cpu")
+    options = EvalOptions(combine="route", similarity=similarity, device="cpu")
     by_features = evaluate(members_of(path), [load_task(str(tasks["third"]))], options)
     assert by_features.rows[-1].scores["third"].total == 9
 

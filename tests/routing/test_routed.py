@@ -9,12 +9,12 @@ from torch.nn import functional
 
 from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.data import load_task
-from clora_cli.evaluation import EvalOptions, evaluate
+from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.answers import Prompts, generate
 from clora_cli.model.bank import AdapterBank
+from clora_cli.options import EvalOptions, RouteOptions
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.routed_adapters import RoutedAdapters
-from clora_cli.routing.weights import RouteOptions
 from clora_cli.store.package import read_package
 
 FAMILIES = ("llama", "gpt2", "t5", "encoder-decoder")
@@ -181,21 +181,21 @@ def test_an_adapter_without_a_distribution_cannot_be_routed(package, tasks):
 
 def test_mahalanobis_needs_second_moments(package, tasks):
     _, members = package(second="none")
-    options = EvalOptions(combine="route", route={"similarity": "mahalanobis"}, device="cpu")
+    options = EvalOptions(combine="route", similarity="mahalanobis", device="cpu")
     with pytest.raises(MismatchError, match="--second-moment"):
         evaluate(members, [load_task(str(tasks["first"]))], options)
 
 
 def test_routing_options_without_routing_are_refused():
     with pytest.raises(OptionError, match="--combine sum does not route: leave out --top-k, --route-layer"):
-        EvalOptions(combine="sum", route={"top_k": 1, "layer": "last"})
+        EvalOptions(combine="sum", top_k=1, route_layer="last")
 
 
 def test_routing_options_for_adapters_that_are_summed_are_refused(package, tasks):
     _, members = package()
     loaded = [load_task(str(tasks["first"]))]
     with pytest.raises(OptionError, match="combined by sum; pass --combine route"):
-        evaluate(members, loaded, EvalOptions(route={"top_k": 1}, device="cpu"))
+        evaluate(members, loaded, EvalOptions(top_k=1, device="cpu"))
     with pytest.raises(OptionError, match="nothing to calibrate"):
         evaluate(members, loaded, EvalOptions(combine="route", calibrate=("x",), device="cpu"))
 
@@ -205,7 +205,7 @@ def test_inputs_that_abstain_get_the_base_model(package, tasks, monkeypatch):
     loaded = [load_task(str(tasks["third"]))]
     calibrate = tuple(str(tasks[name]) for name in ("first", "second"))
     monkeypatch.setattr(Guide, "threshold", lambda self, routing, tasks: (float("inf"), 1))
-    options = EvalOptions(combine="route", route={"abstain": 0.1}, calibrate=calibrate, device="cpu")
+    options = EvalOptions(combine="route", abstain=0.1, calibrate=calibrate, device="cpu")
     all_abstain = evaluate(members, loaded, options)
     assert (
         all_abstain.rows[-1].scores

@@ -8,14 +8,8 @@ import torch
 from clora_cli.algebra.statistics import Moments
 from clora_cli.base import registry
 from clora_cli.base.errors import MismatchError, OptionError, UnknownNameError
-from clora_cli.routing.weights import (
-    RouteOptions,
-    Routing,
-    common_sites,
-    nearness,
-    routed_site,
-    softmax_over_best,
-)
+from clora_cli.options import RouteOptions
+from clora_cli.routing.weights import Routing, common_sites, nearness, routed_site, softmax_over_best
 
 SIMILARITIES = torch.tensor([[1.0, 3.0, 2.0, 0.0]], dtype=torch.float64)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from clora_cli.base.files import differences
+from clora_cli.options import TrainOptions
 from clora_cli.store.adapter_folder import STATE
 from clora_cli.store.distribution import read_distribution
 from clora_cli.store.package import read_package
 from clora_cli.store.side_files import former_name, side_file
-from clora_cli.training import TrainOptions, make_plan
+from clora_cli.training import make_plan
 
 FORMER = Path(__file__).parents[1] / "artifacts" / "0.1.0"
 METHODS = ("cast", "o-lora+n-lora", "pfd")

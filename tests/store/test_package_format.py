@@ -25,6 +25,7 @@ from clora_cli.data import load_task
 from clora_cli.model.backbone import load_backbone
 from clora_cli.model.base_model import find_model
 from clora_cli.model.features import collect_moments, prompt_ids
+from clora_cli.options import ExpandOptions, MergeOptions, TrimOptions
 from clora_cli.store.adapter_folder import WEIGHTS, read_adapter
 from clora_cli.store.distribution import agree, read_distribution, read_record
 from clora_cli.store.ledger import mask_key, read_ledger, read_masks
@@ -33,17 +34,7 @@ from clora_cli.store.package import read_package
 from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, read_scores, write_scores
 from clora_cli.store.side_files import FEATURES
 from clora_cli.training import make_plan, train_task
-from clora_cli.transforming import (
-    ExpandOptions,
-    MergeOptions,
-    TrimOptions,
-    expand_packages,
-    merge_adapters,
-    plan_expand,
-    plan_merge,
-    plan_trim,
-    trim_adapter,
-)
+from clora_cli.transforming import expand_packages, merge_adapters, plan_expand, plan_merge, plan_trim, trim_adapter
 
 CONFIG = "adapter_config.json"
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "package-format.md"
@@ -415,7 +406,8 @@ def test_must_24_not_write_what_cannot_be_read(scores, tmp_path):
 
 @pytest.fixture
 def dense(adapter, tmp_path):
-    from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+    from clora_cli.options import MergeOptions
+    from clora_cli.transforming import merge_adapters, plan_merge
 
     merge_adapters(plan_merge([read_adapter(adapter)], MergeOptions(out=tmp_path / "merged", dense=True)))
     return tmp_path / "merged"

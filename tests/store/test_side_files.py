@@ -12,13 +12,14 @@ import torch
 from clora_cli.model.backbone import load_backbone
 from clora_cli.model.base_model import find_model
 from clora_cli.model.task_vectors import read_task_vector
+from clora_cli.options import ExpandOptions, TrimOptions
 from clora_cli.store.adapter_folder import WEIGHTS, read_adapter
 from clora_cli.store.distribution import read_distribution
 from clora_cli.store.ledger import read_masks
 from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.package import read_package
 from clora_cli.store.side_files import FEATURES, STATE, current_name, former_name, side_file
-from clora_cli.transforming import ExpandOptions, TrimOptions, expand_packages, plan_expand, plan_trim, trim_adapter
+from clora_cli.transforming import expand_packages, plan_expand, plan_trim, trim_adapter
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ from torch.nn import functional
 from clora_cli.base.errors import ArtifactError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.data import Collator, encode, load_task
 from clora_cli.methods.pfd import Pfd
+from clora_cli.options import FeatureOptions, RouteOptions
 from clora_cli.routing.guide import Guide
-from clora_cli.routing.weights import RouteOptions
 from clora_cli.store.distribution import read_distribution, read_record
 from clora_cli.store.package import read_package
 from clora_cli.training import train_task
 from clora_cli.training.build import build
 from clora_cli.training.row_gates import with_floor
-from clora_cli.transforming import FeatureOptions, plan_features
+from clora_cli.transforming import plan_features
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from clora_cli.base.errors import OptionError
-from clora_cli.training import TrainOptions
-from clora_cli.training.train_options import order_of_examples, run_seed
+from clora_cli.options import TrainOptions
+from clora_cli.training.row_order import order_of_examples, run_seed
 
 
 def order(rows, seed=0, **chosen):

@@ -7,7 +7,8 @@ import torch
 from support import FAMILIES, contents
 
 from clora_cli.data import load_task
-from clora_cli.evaluation import EvalOptions, evaluate
+from clora_cli.evaluation import evaluate
+from clora_cli.options import EvalOptions
 from clora_cli.training import describe, train_task
 
 

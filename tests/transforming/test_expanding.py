@@ -16,12 +16,13 @@ from support import Signals, contents, write_random_adapter
 
 from clora_cli.algebra.statistics import Moments
 from clora_cli.base.errors import ArtifactError, CloraError, MismatchError, OptionError
+from clora_cli.options import ExpandOptions
 from clora_cli.store.adapter_folder import WEIGHTS
 from clora_cli.store.distribution import Distribution
 from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.package import read_package
 from clora_cli.store.side_files import FEATURES
-from clora_cli.transforming import ExpandOptions, expand_packages, plan_expand, routable
+from clora_cli.transforming import expand_packages, plan_expand, routable
 from clora_cli.transforming import member as member_module
 
 INPUT = torch.tensor([[5, 9, 17, 33]])

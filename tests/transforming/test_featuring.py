@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from support import Signals, contents, data_of, sentences, write_random_adapter, write_task
 
-from clora_cli.algebra.privacy import Guarantee, noise_multiplier
+from clora_cli.algebra.privacy import noise_multiplier
 from clora_cli.algebra.statistics import Moments
 from clora_cli.base import files
 from clora_cli.base.errors import ArtifactError, CloraError, DataError, InterruptedRunError, MismatchError, OptionError
@@ -16,20 +16,12 @@ from clora_cli.data import load_task
 from clora_cli.model.backbone import find_sites
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import prompt_ids, read_features
+from clora_cli.options import FeatureOptions, MergeOptions
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.distribution import read_distribution
 from clora_cli.store.package import read_package
 from clora_cli.store.side_files import FEATURES
-from clora_cli.transforming import (
-    FeatureOptions,
-    MergeOptions,
-    merge_adapters,
-    plan_features,
-    plan_merge,
-    sizes,
-    take_features,
-    taking,
-)
+from clora_cli.transforming import merge_adapters, plan_features, plan_merge, sizes, take_features, taking
 from clora_cli.transforming.requests import assign_data
 
 FAMILIES = ("llama", "gpt2", "t5", "encoder-decoder", "bert")
@@ -215,7 +207,7 @@ def test_the_same_call_finds_it_up_to_date_without_loading_the_model(adapter, mo
         ({"text": "body"}, "text prompt -> body"),
         ({"layer": "last"}, "layer all -> last"),
         ({"dtype": "bfloat16"}, "dtype float32 -> bfloat16"),
-        ({"privacy": Guarantee(8, 1e-5)}, "privacy none -> epsilon 8, delta 1e-05, clip 1"),
+        ({"dp_epsilon": 8, "dp_delta": 1e-5}, "privacy none -> epsilon 8, delta 1e-05, clip 1"),
         ({"source": "adapted"}, "source base -> adapted"),
         (
             {"limit": 11},
@@ -276,7 +268,7 @@ def test_what_cannot_be_added_is_refused(adapter, tasks):
         ({"limit": 13}, "rows of 'first' .train. already, which would count twice"),
         ({"data": second, "text": "body"}, "made differently .text prompt -> body."),
         ({"data": second, "second_moment": "diag"}, "second_moment none -> diag"),
-        ({"data": second, "privacy": Guarantee(8, 1e-5)}, "privacy none -> epsilon 8"),
+        ({"data": second, "dp_epsilon": 8, "dp_delta": 1e-5}, "privacy none -> epsilon 8"),
         ({"data": second, "limit": 5}, "distribution of 5 inputs"),
     ):
         with pytest.raises((OptionError, DataError), match=message):
@@ -284,7 +276,7 @@ def test_what_cannot_be_added_is_refused(adapter, tasks):
     with pytest.raises(OptionError, match="give one of them"):
         take(adapter, add=True, force=True)
     assert adapter.features.read_bytes() == before
-    private = {"privacy": Guarantee(8, 1e-5)}
+    private = {"dp_epsilon": 8, "dp_delta": 1e-5}
     take(adapter, force=True, **private)
     with pytest.raises(OptionError, match="its noise is for the rows in it"):
         take(adapter, data=second, add=True, **private)
@@ -335,8 +327,12 @@ def test_too_few_inputs_are_refused(adapter):
 def test_a_private_release_is_near_the_exact_one_and_new_each_time(adapter, second):
     take(adapter, second_moment=second)
     exact = read_distribution(adapter.features)
-    strong = Guarantee(1e7, 1e-5, clip=1e3)  # hardly any noise, nothing clipped: what is left is the arithmetic
-    take(adapter, second_moment=second, privacy=strong, force=True)
+    strong = {
+        "dp_epsilon": 1e7,
+        "dp_delta": 1e-5,
+        "dp_clip": 1e3,
+    }  # hardly any noise, nothing clipped: what is left is the arithmetic
+    take(adapter, second_moment=second, **strong, force=True)
     near = read_distribution(adapter.features)
     for site, one in exact.sites.items():
         assert near.sites[site].count == one.count
@@ -344,22 +340,22 @@ def test_a_private_release_is_near_the_exact_one_and_new_each_time(adapter, seco
         assert (near.sites[site].mean - one.mean).abs().max() < 6 * noise
     found = []
     for _ in range(2):
-        take(adapter, second_moment=second, privacy=Guarantee(8, 1e-5), force=True)
+        take(adapter, second_moment=second, dp_epsilon=8, dp_delta=1e-5, force=True)
         found.append(read_distribution(adapter.features).sites[V_PROJ[0]].mean)
     assert not torch.equal(*found)
-    assert take(adapter, second_moment=second, privacy=Guarantee(8, 1e-5))[0].state == "up to date"
+    assert take(adapter, second_moment=second, dp_epsilon=8, dp_delta=1e-5)[0].state == "up to date"
 
 
 def test_a_private_record_states_the_guarantee_and_no_checksum_of_the_data(adapter):
     warned = Signals()
-    take(adapter, layer="last", module="v_proj", privacy=Guarantee(4, 1e-5, 0.5))
+    take(adapter, layer="last", module="v_proj", dp_epsilon=4, dp_delta=1e-5, dp_clip=0.5)
     record = read_distribution(adapter.features).record
     privacy = record["privacy"]
     assert (privacy["epsilon"], privacy["delta"], privacy["clip"], privacy["sites"]) == (4, 1e-5, 0.5, 1)
     assert privacy["sigma"] == noise_multiplier(4, 1e-5)
     assert list(privacy["radius"]) == V_PROJ[1:]
     assert record["data"][0]["fingerprint"] is None
-    take(adapter, layer="last", module="v_proj", privacy=Guarantee(4, 0.1), force=True, progress=warned)
+    take(adapter, layer="last", module="v_proj", dp_epsilon=4, dp_delta=0.1, force=True, progress=warned)
     assert len(warned.warnings) == 2
     assert "--dp-delta 0.1 is no less than one in 24 inputs" in warned.warnings[0]
     assert "was a private release with epsilon 4; whoever has both" in warned.warnings[1]
@@ -368,7 +364,7 @@ def test_a_private_record_states_the_guarantee_and_no_checksum_of_the_data(adapt
 def test_where_the_noise_is_centred_depends_on_no_private_row(tmp_path, backbone, tasks):
     base = backbone()
     members = [write(tmp_path / name, base, tasks[name], n) for n, name in enumerate(("first", "second"), start=1)]
-    take(members, privacy=Guarantee(8, 1e-5))
+    take(members, dp_epsilon=8, dp_delta=1e-5)
     one, two = (read_distribution(member.features).record["privacy"] for member in members)
     assert one == two
 
@@ -376,7 +372,7 @@ def test_where_the_noise_is_centred_depends_on_no_private_row(tmp_path, backbone
 @pytest.mark.parametrize("family", FAMILIES)
 def test_private_releases_work_for_every_kind_of_model(tmp_path, backbone, tasks, family):
     member = write(tmp_path / "first", backbone(family), tasks["first"])
-    take(member, privacy=Guarantee(8, 1e-5), second_moment="diag", max_length=100)
+    take(member, dp_epsilon=8, dp_delta=1e-5, second_moment="diag", max_length=100)
     assert all(one.mean.isfinite().all() for one in read_distribution(member.features).sites.values())
 
 
@@ -546,7 +542,7 @@ def test_equal_rows_under_two_names_are_refused(adapter, tasks, tmp_path):
         ({"batch_size": 0}, "--batch-size 0: give a whole number of at least 1"),
         ({"min_count": -1}, "--min-count -1"),
         ({"max_length": 0}, "--max-length 0"),
-        ({"source": "adapted", "privacy": Guarantee(1, 1e-5)}, "--dp-epsilon needs --source base"),
+        ({"source": "adapted", "dp_epsilon": 1, "dp_delta": 1e-5}, "--dp-epsilon needs --source base"),
     ],
 )
 def test_wrong_options_are_refused(chosen, message):

@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.options import MergeOptions, TrimOptions
 from clora_cli.store.package import read_package
-from clora_cli.transforming import MergeOptions, TrimOptions, merge_adapters, plan_merge, plan_trim, trim_adapter
+from clora_cli.transforming import merge_adapters, plan_merge, plan_trim, trim_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of what these tests are about
 INPUT = torch.tensor([[5, 9, 17, 33]])
@@ -147,7 +148,12 @@ def test_an_adapter_under_a_wrappers_prefix_merges_with_one_without(model_folder
 def test_layers_that_the_base_model_has_not_are_refused_with_the_nearest_name(model_folder, tmp_path):
     adapter = adapt(model_folder("llama"), tmp_path / "ad", target_modules=["q_proj"])
     rename(adapter, "self_attn", "attention")
-    for chosen in ({}, {"model": str(model_folder("llama"))}, {"strategy": "magmax"}, {"into_model": True}):
+    for chosen in (
+        {},
+        {"model": str(model_folder("llama"))},
+        {"strategy": "magmax"},
+        {"into_model": tmp_path / "merged"},
+    ):
         with pytest.raises(MismatchError, match=r"no layer 'model\.layers\.0\.attention\.q_proj'.*self_attn\.q_proj"):
             merged([adapter], tmp_path / "merged", **chosen)
     assert not (tmp_path / "merged").exists()
@@ -234,7 +240,7 @@ def test_adapters_of_experts_that_are_one_tensor_now_merge_into_what_peft_loads(
             edit(one, base_model_name_or_path="someone/elsewhere")
     out = merged(pair, tmp_path / "merged")
     assert json.loads((out / "adapter_config.json").read_text())["target_modules"] == ["w1", "w2", "w3"]
-    whole = merged(pair, tmp_path / "whole", into_model=True, model=str(mixtral))
+    whole = merged(pair, tmp_path / "whole", into_model=tmp_path / "whole", model=str(mixtral))
     assert (logits(whole) - logits(mixtral)).abs().max() > 0.1
     assert torch.allclose(logits(mixtral, [out]), logits(whole), atol=1e-4)
 
@@ -260,4 +266,6 @@ def test_names_of_a_vision_language_model_before_and_after_they_changed_merge(tm
         for settings in ({}, {"low_cpu_mem_usage": True}):
             assert torch.allclose(logits(base, [out], **settings), wanted[1], atol=1e-5)
     assert torch.allclose(logits(base, [merged([new, old], tmp_path / "both", model=str(base))]), both, atol=1e-4)
-    assert torch.allclose(logits(merged([new], tmp_path / "whole", into_model=True)), wanted[0], atol=1e-4)
+    assert torch.allclose(
+        logits(merged([new], tmp_path / "whole", into_model=tmp_path / "whole")), wanted[0], atol=1e-4
+    )

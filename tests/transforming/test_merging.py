@@ -15,9 +15,10 @@ from clora_cli.base import registry
 from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.merges import merge_sites
 from clora_cli.model.bank import AdapterBank
+from clora_cli.options import MergeOptions
 from clora_cli.store.adapter_folder import read_adapter, write_adapter
 from clora_cli.store.package import read_package
-from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+from clora_cli.transforming import merge_adapters, plan_merge
 
 INPUT = torch.tensor([[5, 9, 17, 33]])
 STRATEGIES = [name for name in registry.names("merges") if name != "fisher"]
@@ -117,7 +118,7 @@ def test_weights_signs_and_a_dense_merge_as_input(package, tmp_path):
 def test_a_whole_model_loads_in_transformers_and_computes_what_the_adapters_compute(tmp_path, backbone, family, loader):
     base = backbone(family)
     members = [write_random_adapter(tmp_path / name, base, stage=n) for n, name in enumerate(("one", "two"), start=1)]
-    out = merged(members, tmp_path / "model", into_model=True)
+    out = merged(members, tmp_path / "model", into_model=tmp_path / "model")
     inputs = {"input_ids": INPUT} | ({} if base.kind == "causal" else {"decoder_input_ids": INPUT})
     AdapterBank(base.model).activate([member.factors() for member in members])
     whole = loader.from_pretrained(out, dtype=torch.float32).eval()
@@ -137,8 +138,8 @@ def test_shards_are_written_one_by_one(package, tmp_path, backbone):
     shards = sorted(file.name for file in sharded.glob("*.safetensors"))
     assert len(shards) > 2
     (sharded / "tokenizer.json").write_text("{}")
-    whole = merged(package, tmp_path / "model", into_model=True)
-    parts = merged(package, tmp_path / "parts", into_model=True, model=str(sharded))
+    whole = merged(package, tmp_path / "model", into_model=tmp_path / "model")
+    parts = merged(package, tmp_path / "parts", into_model=tmp_path / "parts", model=str(sharded))
     assert sorted(file.name for file in parts.glob("*.safetensors")) == shards
     united = {key: tensor for shard in shards for key, tensor in load_file(parts / shard).items()}
     one = load_file(whole / "model.safetensors")
@@ -153,7 +154,7 @@ def test_half_precision_weights_are_rounded_once(package, tmp_path, backbone):
     for member in package:
         (member.path / "clora.json").unlink()  # it names the model in float32
     package = read_package([member.path for member in package])
-    out = merged(package, tmp_path / "model", into_model=True, model=str(half))
+    out = merged(package, tmp_path / "model", into_model=tmp_path / "model", model=str(half))
     before, after = load_file(half / "model.safetensors"), load_file(out / "model.safetensors")
     for site, delta in expected(package, "sum").items():
         key = f"{site}.weight"
@@ -246,7 +247,7 @@ def test_equal_merges_are_up_to_date_and_others_are_not_overwritten(package, tmp
     with pytest.raises(OptionError, match="no adapter folder"):
         merge_adapters(plan_merge(package, MergeOptions(out=tmp_path / "notes")))
     with pytest.raises(OptionError, match="choose another"):
-        merge_adapters(plan_merge(package, MergeOptions(out=out, into_model=True)))
+        merge_adapters(plan_merge(package, MergeOptions(into_model=out)))
 
 
 @pytest.mark.parametrize(

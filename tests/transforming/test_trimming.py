@@ -11,10 +11,11 @@ from support import Signals, contents, write_random_adapter
 
 from clora_cli.algebra.lora import Factor, factor_keys
 from clora_cli.base.errors import ArtifactError, CloraError, MismatchError, OptionError
+from clora_cli.options import MergeOptions, TrimOptions
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.ledger import mask_key, pack, read_ledger, read_masks
 from clora_cli.store.package import read_package
-from clora_cli.transforming import MergeOptions, TrimOptions, cuts, merge_adapters, plan_merge, plan_trim, trim_adapter
+from clora_cli.transforming import cuts, merge_adapters, plan_merge, plan_trim, trim_adapter
 
 INPUT = torch.tensor([[5, 9, 17, 33]])
 WEIGHTS = "adapter_model.safetensors"

@@ -13,8 +13,9 @@ from support import Signals, contents
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
+from clora_cli.options import MergeOptions
 from clora_cli.store.package import read_package
-from clora_cli.transforming import MergeOptions, merge_adapters, plan_merge
+from clora_cli.transforming import merge_adapters, plan_merge
 
 # PEFT warns of what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -55,9 +56,7 @@ def logits(base, adapter=None, **settings):
 
 
 def into(adapter, out, base=None, heard=None, **options):
-    plan = plan_merge(
-        read_package([adapter]), MergeOptions(out=out, into_model=True, model=base and str(base), **options)
-    )
+    plan = plan_merge(read_package([adapter]), MergeOptions(into_model=out, model=base and str(base), **options))
     merge_adapters(plan, progress=heard)
     return out
 

@@ -1,0 +1,36 @@
+"""What can be asked of each command, declared once (layer L1): no torch, so that ``--help`` stays fast.
+
+Each class is the options of one command. Its fields are made by ``base.options.option``, which holds an option's help,
+range, default and place in records; the command line, configuration files, recipes, manifests and the documentation all
+read it there.
+"""
+
+from __future__ import annotations
+
+from clora_cli.options.eval_options import COMBINE, MERGES, SCORE, EvalOptions
+from clora_cli.options.expand_options import ExpandOptions
+from clora_cli.options.feature_options import SPLITS, FeatureOptions
+from clora_cli.options.merge_options import MergeOptions
+from clora_cli.options.route_options import RouteChoices, RouteOptions, RouteSettings
+from clora_cli.options.shared_options import DTYPES
+from clora_cli.options.train_options import QUANTIZE, TrainOptions
+from clora_cli.options.trim_options import SIDES, TrimOptions
+
+__all__ = [
+    "COMBINE",
+    "DTYPES",
+    "MERGES",
+    "QUANTIZE",
+    "SCORE",
+    "SIDES",
+    "SPLITS",
+    "EvalOptions",
+    "ExpandOptions",
+    "FeatureOptions",
+    "MergeOptions",
+    "RouteChoices",
+    "RouteOptions",
+    "RouteSettings",
+    "TrainOptions",
+    "TrimOptions",
+]

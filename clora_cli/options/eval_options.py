@@ -1,0 +1,82 @@
+"""What can be asked of an evaluation (layer L1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
+from clora_cli.base.options import declared, option, recorded
+from clora_cli.options.route_options import RouteChoices, RouteOptions
+from clora_cli.options.shared_options import LENGTHS, ROWS, dtype_option
+
+__all__ = ["COMBINE", "MERGES", "SCORE", "EvalOptions"]
+
+MERGES = tuple(name for name in registry.names("merges") if name != "sum")
+COMBINE = ("auto", "sum", "last", "route", "task-id", "none", *MERGES)
+SCORE = ("generate", "labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(RouteChoices):
+    """How to evaluate.
+
+    ``combine`` says how adapters take part: ``sum`` adds all, ``last`` takes the last, ``route`` lets each input choose by
+    its features, ``task-id`` takes each task's own, ``none`` the base model alone, a merge's name merges them with its
+    default options, ``auto`` does what their method says.
+    """
+
+    data: tuple[str, ...] = option(
+        (),
+        "Task to score; repeatable. The adapters' own tasks by default.",
+        flags=("-d", "--data"),
+        completes="task",
+        recipe=False,
+    )
+    combine: str = option(
+        "auto",
+        "sum, last, route, task-id, none, or a strategy of clora merge; auto asks the adapters' method.",
+        choices=COMBINE,
+        completes="combine",
+    )
+    score: str = option("generate", "generate: greedy answers; labels: the likeliest of the label set.", choices=SCORE)
+    matrix: bool = option(False, "Score after every stage, from the base model on.", recipe=False)
+    seen: bool = option(False, "With --matrix: leave out tasks that are not learned yet.", recipe=False)
+    batch_size: int = option(
+        64, "Rows of one forward pass.", flags=("-b", "--batch-size"), interval="[1, inf)", most=ROWS
+    )
+    max_length: int = option(512, "Tokens of a prompt.", interval="[1, inf)", most=LENGTHS, table="settings")
+    max_new_tokens: int = option(
+        50,
+        "Tokens of an open-ended answer; label sets use the length of their longest label.",
+        interval="[1, inf)",
+        most=LENGTHS,
+        table="settings",
+    )
+    test_rows: int = option(
+        0,
+        "Score the first so many rows; 0 scores all.",
+        flags=("-L", "--test-rows"),
+        interval="[0, inf)",
+        table="settings",
+    )
+    split: str = option("test", "test or dev.", choices=("test", "dev"), table="settings")
+    dtype: str = dtype_option("settings")
+
+    def check(self) -> None:
+        """Check what does not go together.
+
+        Raises:
+            OptionError: If routing is chosen for a combination that does not route, or ``seen`` without ``matrix``.
+        """
+        super().check()
+        if self.route and self.combine not in {"auto", "route"}:
+            flags = [declared(RouteOptions)[name].flag for name in self.route]
+            raise OptionError(f"--combine {self.combine} does not route: leave out {', '.join(flags)}")
+        if self.seen and not self.matrix:
+            raise OptionError("--seen leaves cells out of a matrix: pass --matrix too")
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a scores file keeps of these options beside ``combine`` and ``score``: all that changes a score."""
+        return recorded(self, "settings") | {"route": self.route, "calibrate": list(self.calibrate)}

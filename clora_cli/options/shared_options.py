@@ -1,0 +1,56 @@
+"""Options that several commands have (layer L1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clora_cli.base.options import Options, option
+
+__all__ = ["DTYPES", "LENGTHS", "ROWS", "ModelOptions", "dtype_option", "seed_option"]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ROWS = 1 << 20  # the most rows of a batch
+LENGTHS = 1 << 24  # the most tokens of a text
+_SEEDS = (1 << 63) - 1
+PROCESSES = 1 << 10
+
+
+def dtype_option(table: str | None = None) -> Any:
+    """Return the option that says of which type the base model's weights are."""
+    return option(
+        "auto",
+        "auto, float32, bfloat16 or float16; auto is float32 on a CPU, bfloat16 elsewhere.",
+        choices=DTYPES,
+        table=table,
+    )
+
+
+def seed_option(help: str) -> Any:
+    """Return an option for a seed, which a recipe has for all of its steps."""
+    return option(42, help, most=_SEEDS, recipe=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """Options of commands that load a base model."""
+
+    model: str | None = option(
+        None, "Base model; the one that the adapters name by default.", flags=("-m", "--model"), recipe=False
+    )
+    revision: str | None = option(None, "Revision of a Hub model.", recipe=False)
+    columns: Mapping[str, str] = option(
+        {},
+        "Which column of a file plays a role, such as prompt=question; repeatable.",
+        flags=("--columns",),
+        metavar="ROLE=COLUMN",
+    )
+    dtype: str = dtype_option()
+    device: str = option("auto", "auto, cpu, cuda, cuda:0, mps …")
+    nproc: int = option(
+        1,
+        "Processes, which share the inputs out, a batch each; the result is the same.",
+        interval="[1, inf)",
+        most=PROCESSES,
+    )
