@@ -17,7 +17,7 @@ from transformers.utils import logging
 from clora_cli.data import load_task
 from clora_cli.evaluation import evaluate
 from clora_cli.options import EvalOptions, TrainOptions
-from clora_cli.reporting._canvas import save
+from clora_cli.presenting.canvas import save
 from clora_cli.training import make_plan, train_task
 
 SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

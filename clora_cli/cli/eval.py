@@ -71,8 +71,9 @@ def evaluate_command(
     from clora_cli.data import named_task, own_tasks
     from clora_cli.evaluation import evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
-    from clora_cli.reporting import assemble, matrix_table
-    from clora_cli.reporting.limits import broken_gates
+    from clora_cli.presenting.markdown_tables import matrix_table
+    from clora_cli.reporting import assemble
+    from clora_cli.reporting.limits import broken_limits
     from clora_cli.store.package import read_package
     from clora_cli.store.scores import write_scores
 
@@ -110,7 +111,7 @@ def evaluate_command(
     last = scores.rows[-1].scores.values()
     mean = sum(entry.value for entry in last) / len(last)
     emit(output, text=matrix_table(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
-    if broken := broken_gates(scores, earlier, fail_under=fail_under, max_forgetting=max_forgetting):
+    if broken := broken_limits(scores, earlier, fail_under=fail_under, max_forgetting=max_forgetting):
         raise GateError("; ".join(broken))
 
 

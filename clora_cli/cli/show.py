@@ -121,46 +121,51 @@ def _show_plugins(kinds: Sequence[str], name: str, output: Form) -> None:
 
 
 def _show_package(path: Path, out: Path | None, output: Form) -> None:
-    from clora_cli.reporting import capacity
+    from clora_cli.presenting.capacity_forms import capacity_json, capacity_table, draw_capacity
+    from clora_cli.reporting.anatomy import shared_ledger
     from clora_cli.store.package import read_package
 
     members = read_package([path])
     text, brief = _package_text(members), "\n".join(member.task for member in members)
     data: dict[str, Any] = {"schema": "clora.show/1", "package": [_facts(member) for member in members]}
-    ledger = capacity.shared_ledger(members)
+    ledger = shared_ledger(members)
     if ledger is not None:
-        text += f"\n\n{capacity.capacity_table(ledger)}"
-        data["capacity"] = capacity.capacity_json(ledger)
+        text += f"\n\n{capacity_table(ledger)}"
+        data["capacity"] = capacity_json(ledger)
     if out is not None:
         if ledger is None:
             raise OptionError(f"--out {out}: the adapters of {path} share no LoRA; add --diff to draw how they differ")
-        capacity.draw_capacity(ledger, out)
+        draw_capacity(ledger, out)
     emit(output, text=text.rstrip("\n"), data=data, brief=brief)
 
 
 def _show_difference(
     paths: Sequence[Path], epsilon: float, rows: int, measure: Measure | None, out: Path | None, output: Form
 ) -> None:
-    from clora_cli.reporting import differences, heatmap
+    from clora_cli.presenting.canvas import check_ending
+    from clora_cli.presenting.difference_forms import difference_json, difference_table
+    from clora_cli.presenting.figures.difference_maps import draw_difference
+    from clora_cli.reporting.differences import difference, mean_over_pairs, read_adapters
 
     if out is not None:
-        heatmap.check_ending(out)
-    members = differences.read_adapters(paths)
-    found = differences.difference(members, epsilon=epsilon, rows=rows, progress=Terminal(output))
+        check_ending(out)
+    members = read_adapters(paths)
+    measured = difference(members, epsilon=epsilon, rows=rows, progress=Terminal(output))
     chosen = None if measure is None else measure.value
     if out is not None:
-        heatmap.draw_difference(found, out, chosen)
-    mean = differences.mean_over_pairs(found, chosen or Measure.OPPOSITE_SIGNS.value)
+        draw_difference(measured, out, chosen)
+    mean = mean_over_pairs(measured, chosen or Measure.OPPOSITE_SIGNS.value)
     emit(
         output,
-        text=differences.difference_table(found, chosen),
-        data=differences.difference_json(found),
+        text=difference_table(measured, chosen),
+        data=difference_json(measured),
         brief="nan" if mean is None else f"{mean:.6g}",
     )
 
 
 def _show_scores(path: Path, output: Form) -> None:
-    from clora_cli.reporting import assemble, matrix_table
+    from clora_cli.presenting.markdown_tables import matrix_table
+    from clora_cli.reporting import assemble
     from clora_cli.store.scores import read_scores
 
     scores = read_scores(path)

@@ -10,7 +10,8 @@ from typing import Any
 
 from clora_cli.recipes.steps import Unit
 from clora_cli.reporting import assemble, summarise
-from clora_cli.reporting.footing import Protocol, protocol_of, unequal
+from clora_cli.reporting.footing import unequal
+from clora_cli.reporting.training_protocol import Protocol, protocol_of
 from clora_cli.store.package import read_package
 from clora_cli.store.scores import read_scores
 from clora_cli.training.composition import compose

@@ -28,6 +28,10 @@ def test_a_folder_of_runs_becomes_every_form(clora, here):
     assert printed == json.loads((here / "r.json").read_text(encoding="utf-8"))
 
 
+def test_quiet_prints_a_number_for_each_method_and_nan_for_one_that_misses_an_order(clora, runs):
+    assert clora("report", str(runs), "-q").out.split() == ["60.00", "nan", "50.00"]
+
+
 def test_packages_and_routes_are_material_too(clora, package, here):
     write_routes(here / "routes.json")
     result = clora("report", "adapters", "routes.json", "--out", "r.html")
