@@ -36,7 +36,7 @@ def measure(task: str, trim: str, options: argparse.Namespace) -> tuple[float, f
     adapter, _ = train_task(plan)
     how = EvalOptions(combine="last", max_length=options.max_length, dtype=options.dtype, test_rows=options.test_rows)
     scores = evaluate([adapter], [load_task(task)], how)
-    return 100 * adapter.manifest["scores"]["subspace"]["owned"], scores.rows[-1].scores[task].value
+    return 100 * adapter.manifest.raw["scores"]["subspace"]["owned"], scores.rows[-1].scores[task].value
 
 
 def draw(found: dict[str, dict[str, list[list[float]]]], path: Path) -> None:

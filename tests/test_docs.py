@@ -170,8 +170,8 @@ def test_the_example_method_passes_its_own_test_and_trains(example, model_folder
         test()
     run = {"method": _EXAMPLE_METHOD, "method_options": {"strength": "0.5"}, "max_steps": 2}
     folder = train(model_folder("llama"), tasks["first"], tmp_path / "adapters", **run)
-    assert folder.manifest["method"]["options"] == {"small-lora": {"strength": 0.5}}
-    assert folder.manifest["scores"]["last_step"]["penalty/small-lora"] > 0
+    assert folder.manifest.raw["method"]["options"] == {"small-lora": {"strength": 0.5}}
+    assert folder.manifest.raw["scores"]["last_step"]["penalty/small-lora"] > 0
     composed = train(
         model_folder("llama"), tasks["second"], tmp_path / "adapters", method=f"{_EXAMPLE_METHOD}+o-lora", max_steps=2
     )

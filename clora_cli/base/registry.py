@@ -78,10 +78,10 @@ def options(plugin: Any) -> dict[str, inspect.Parameter]:
     }
 
 
-def described(plugin: Any) -> dict[str, str]:
-    """Return what a plug-in's docstring says of its options, by name, each in one line."""
+def described(plugin: Any, section: str = "Args") -> dict[str, str]:
+    """Return what a docstring says of a plug-in's options, or of what another section lists, by name, each in one line."""
     text = inspect.getdoc(plugin) or ""
-    block = re.search(r"^Args:\n((?: .*\n|\n)+)", f"{text}\n", re.MULTILINE)
+    block = re.search(rf"^{section}:\n((?: .*\n|\n)+)", f"{text}\n", re.MULTILINE)
     entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", block[1] if block else "", re.MULTILINE)
     return {name: " ".join(about.split()) for name, about in entries}
 

@@ -101,13 +101,13 @@ def _standard_input() -> Sequence[str]:
 
 def _prepare(dispatcher: Dispatcher, calibration: Sequence[Task], terminal: Terminal, told: str) -> None:
     terminal.note(f"routing {told}")
-    if dispatcher.guide.record["source"] != "base":
+    if dispatcher.guide.record.source != "base":
         terminal.warn(
             "the distributions were taken with --source adapted, inputs are looked at by the base model alone: "
             "their features differ above the first layer"
         )
     rows = dispatcher.start(calibration)
-    for remark in dispatcher.guide.backbone.tokens.remarks(int(dispatcher.guide.record["max_length"]), 0):
+    for remark in dispatcher.guide.backbone.tokens.remarks(dispatcher.guide.record.max_length, 0):
         terminal.note(f"note: {remark}")
     if rows:
         threshold = dispatcher.routing.threshold

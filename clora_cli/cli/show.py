@@ -191,7 +191,7 @@ def _facts(member: AdapterFolder) -> dict[str, Any]:
         "parameters": numbers,
         "base_copies": _base_copies(member),
         "features": _features(member),
-        "manifest": dict(member.manifest),
+        "manifest": dict(member.manifest.raw) if member.manifest else {},
     }
 
 
@@ -210,7 +210,7 @@ def _features(member: AdapterFolder) -> dict[str, Any] | None:
     if not member.features.is_file():
         return None
     found = read_distribution(member.features)
-    return {**found.record, "count": found.count, "sites": len(found.sites)}
+    return {**found.record.raw, "count": found.count, "sites": len(found.sites)}
 
 
 def _features_text(features: dict[str, Any] | None) -> str:
@@ -238,22 +238,21 @@ def _adapter_text(member: AdapterFolder) -> str:
     if facts["base_copies"]:
         told = ", ".join(facts["base_copies"])
         lines.append(f"  beside   {told} of the base model, compared with it when the adapter is used")
-    if manifest:
+    if manifest is not None:
         options = {
-            name: {k: v for k, v in chosen.items() if v is not None}
-            for name, chosen in manifest["method"]["options"].items()
+            name: {k: v for k, v in chosen.items() if v is not None} for name, chosen in manifest.method.options.items()
         }
-        lines.append(f"  method   {manifest['method']['name']} {options}")
-        lines.append(f"  parents  {', '.join(parent['task'] for parent in manifest['parents']) or 'none'}")
-        data = manifest["data"]
-        told = f"{data['source']}, {data['train_rows']} rows, {data['metric']}" if "train_rows" in data else "none"
+        lines.append(f"  method   {manifest.method.name} {options}")
+        lines.append(f"  parents  {', '.join(parent.task for parent in manifest.parents) or 'none'}")
+        data = manifest.data
+        told = "none" if data.train_rows is None else f"{data.source}, {data.train_rows} rows, {data.metric}"
         lines.append(f"  data     {told}")
-        training = {**manifest["training"], "seed": manifest["seed"]}
+        training = {**manifest.training.raw, "seed": manifest.seed}
         lines.append(f"  training {', '.join(f'{key} {value}' for key, value in training.items())}")
-        lines += [f"  {name:<8} {value}" for name, value in manifest.get("scores", {}).items()]
+        lines += [f"  {name:<8} {value}" for name, value in (manifest.scores or {}).items()]
     lines.append(f"  features {_features_text(facts['features'])}")
-    if origin := manifest.get("origin"):
-        lines.append(f"  origin   task {origin['task']}, stage {origin['stage']} of {origin['package']}")
+    if manifest is not None and (origin := manifest.origin):
+        lines.append(f"  origin   task {origin.task}, stage {origin.stage} of {origin.package}")
     lines.append(f"  sha256   {facts['sha256']}")
     return "\n".join(lines)
 
@@ -261,7 +260,7 @@ def _adapter_text(member: AdapterFolder) -> str:
 def _package_text(members: Sequence[AdapterFolder]) -> str:
     lines = [f"{'stage':>5}  {'task':<20} {'method':<16} {'features':<8}  {'base':<24} sha256"]
     for member in members:
-        method = member.manifest["method"]["name"] if member.manifest else "-"
+        method = member.manifest.method.name if member.manifest else "-"
         stage = "-" if member.stage is None else member.stage
         features = "yes" if member.features.is_file() else "-"
         base = str(member.base.get("id"))

@@ -61,8 +61,17 @@ def train_task(
     if not is_main_process():
         return  # there may be no disk that it could read the folder from
     state = "trained" if trained else "up to date"
-    data_out = {"schema": "clora.train-task/1", "adapter": str(folder.path), "task": folder.task, "stage": folder.stage}
-    data_out |= {"state": state, "sha256": folder.digest, "scores": folder.manifest.get("scores", {})}
+    data_out: dict[str, Any] = {
+        "schema": "clora.train-task/1",
+        "adapter": str(folder.path),
+        "task": folder.task,
+        "stage": folder.stage,
+    }
+    data_out |= {
+        "state": state,
+        "sha256": folder.digest,
+        "scores": folder.manifest.scores or {} if folder.manifest else {},
+    }
     emit(output, text=f"{folder.path}  ({state}, stage {folder.stage})", data=data_out, brief=str(folder.path))
 
 

@@ -17,6 +17,8 @@ from clora_cli.data.load import load_task
 from clora_cli.data.naming import split_names
 from clora_cli.data.readers import is_readable
 from clora_cli.data.task import Task
+from clora_cli.store.manifest import Manifest
+from clora_cli.store.manifest_parts import DataRecord
 
 __all__ = ["Origin", "named_task", "origins_of", "own_tasks", "recorded_columns"]
 
@@ -26,7 +28,7 @@ class _Member(Protocol):
     def path(self) -> Path: ...
 
     @property
-    def manifest(self) -> Mapping[str, Any]: ...
+    def manifest(self) -> Manifest | None: ...
 
 
 @dataclass(frozen=True)
@@ -81,22 +83,20 @@ class Origin:
         return {"name": self.name, "given": self.given, "columns": dict(self.columns), "fingerprint": self.fingerprint}
 
 
-def origins_of(manifest: Mapping[str, Any]) -> list[Origin]:
+def origins_of(manifest: Manifest | None) -> list[Origin]:
     """Return the tasks that an adapter was trained on: one, or all those of a merge; none of a bare PEFT folder."""
-    data = manifest.get("data", {})
-    if not data:
+    if manifest is None:
         return []
-    if "merged" in data:
-        known = {entry["name"]: _origin(entry) for entry in data.get("origins", ())}
-        return [known.get(name, Origin(name, name)) for name in data["merged"]]
-    return [_origin(data)]
+    if manifest.data.merged is not None:
+        known = {entry["name"]: _origin(DataRecord(entry)) for entry in manifest.data.origins or ()}
+        return [known.get(name, Origin(name, name)) for name in manifest.data.merged]
+    return [_origin(manifest.data)]
 
 
-def _origin(data: Mapping[str, Any]) -> Origin:
-    name = str(data["name"])
-    if "given" not in data:
-        return Origin(name, name)
-    return Origin(name, str(data["given"]), data.get("columns") or {}, str(data.get("fingerprint", "")))
+def _origin(data: DataRecord) -> Origin:
+    if data.given is None:
+        return Origin(data.name, data.name)
+    return Origin(data.name, data.given, data.columns or {}, data.fingerprint or "")
 
 
 def own_tasks(members: Iterable[_Member], mend: str) -> list[Task]:

@@ -68,7 +68,7 @@ def evaluate(
         combination = _combination(backbone, members, combine, options, layers)
         bench = _Bench(combination, _prompts(backbone, tasks, options, progress), options, progress)
         rows = _rows(members, tasks, combine, options, bench)
-    method = ", ".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
+    method = ", ".join(sorted({member.manifest.method.name for member in members if member.manifest})) or "none"
     base = BaseRef(reference.id, reference.fingerprint)
     order = tuple(member.task for member in members)
     return Scores(base, package, method, combine, options.score, order, tuple(rows), settings=options.recorded())

@@ -30,7 +30,7 @@ from torch import Tensor
 from clora_cli.algebra.statistics import SecondMoment
 from clora_cli.methods._probe import Probe
 from clora_cli.options import RouteOptions
-from clora_cli.store.distribution import Pool, Text
+from clora_cli.store.feature_record import Pool, Text
 
 __all__ = ["Activity", "Factors", "Gating", "Memory", "Method", "Penalty", "Probe", "Trimming"]
 

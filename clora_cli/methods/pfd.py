@@ -8,7 +8,7 @@ from typing import Literal
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Gating, Method
 from clora_cli.options import RouteOptions
-from clora_cli.store.distribution import Pool, Text
+from clora_cli.store.feature_record import Pool, Text
 
 __all__ = ["Pfd"]
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clora_cli.base.errors import ArtifactError, MismatchError
-from clora_cli.base.files import differences, read_json
+from clora_cli.base.files import read_json
 from clora_cli.model.checkpoint import CONFIG, Part, read_part, read_parts
 from clora_cli.nano import MODEL_NAME, MODEL_PATH
 
 __all__ = [
     "Kind",
     "ModelReference",
-    "changes_since",
     "check_answers",
     "check_base",
     "find_model",
@@ -127,13 +126,6 @@ def same_base(recorded: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return True
     mine, theirs = _known(recorded), _known(other)
     return bool(mine["weights"]) and mine["weights"] == theirs["weights"] and not _other_settings(mine, theirs)
-
-
-def changes_since(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    """Name what differs between a recipe and what made an adapter; a base model that was saved again is the same one."""
-    base, made = recipe.get("base_model", {}), manifest.get("base_model", {})
-    same = "fingerprint" in base and same_base(base, made)
-    return differences({**recipe, "base_model": made} if same else recipe, manifest)
 
 
 def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Path) -> None:

@@ -20,7 +20,7 @@ from clora_cli.base.errors import MismatchError, OptionError, translated
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.model.backbone import Backbone, linear_shape, text_modules
 from clora_cli.processes.ranks import gathered, own_share, processes, rank, spread
-from clora_cli.store.distribution import Pool
+from clora_cli.store.feature_record import Pool
 
 __all__ = [
     "Pool",

@@ -96,7 +96,9 @@ def unequal_footing(units: Sequence[Unit]) -> list[str]:
     for unit in units:
         if unit.package.is_dir() and compose(unit.entry.method, unit.entry.option_texts(1)).lead.trains:
             members = read_package([unit.package], missing_ok=True)
-            protocols.setdefault(unit.entry.label, protocol_of([member.manifest for member in members]))
+            protocols.setdefault(
+                unit.entry.label, protocol_of([member.manifest for member in members if member.manifest])
+            )
     return unequal(protocols)
 
 

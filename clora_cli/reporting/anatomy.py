@@ -73,7 +73,7 @@ def shared_ledger(members: Sequence[AdapterFolder]) -> Ledger | None:
         ArtifactError: If a mask is damaged.
         MismatchError: If the manifests say so, but the adapters do not share a LoRA.
     """
-    shared = all(member.manifest.get("method", {}).get("start") == "shared" for member in members)
+    shared = all(member.manifest is not None and member.manifest.method.start == "shared" for member in members)
     return read_ledger(members) if members and shared else None
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from clora_cli.base.errors import ArtifactError
 from clora_cli.base.files import damage
@@ -17,6 +16,7 @@ from clora_cli.reporting.run_folders import RunFolder, run_folder
 from clora_cli.store.adapter_folder import AdapterFolder, is_adapter, read_adapter
 from clora_cli.store.costs import COSTS, Cost, read_costs
 from clora_cli.store.costs import SCHEMA as COST_SCHEMA
+from clora_cli.store.manifest import Manifest
 from clora_cli.store.package import read_package
 from clora_cli.store.routes import Routes
 from clora_cli.store.routes_file import SCHEMA as ROUTES_SCHEMA
@@ -44,7 +44,7 @@ class Package:
     @property
     def name(self) -> str:
         """The run's name, or else its members' method, or else its folder's name."""
-        methods = dict.fromkeys(str(member.manifest["method"]["name"]) for member in self.members if member.manifest)
+        methods = dict.fromkeys(member.manifest.method.name for member in self.members if member.manifest)
         return self.folder.name or ", ".join(methods) or self.path.name
 
 
@@ -67,16 +67,16 @@ class Material:
     files: list[Path] = field(default_factory=list)
 
     @property
-    def manifests(self) -> dict[tuple[str, str], Mapping[str, Any]]:
+    def manifests(self) -> dict[tuple[str, str], Manifest]:
         """The adapters' manifests by method and SHA-256 of the weights, those of packages that scores files name included.
 
         The weights alone do not identify an adapter: methods that begin alike have the same first one.
         """
-        manifests: dict[tuple[str, str], Mapping[str, Any]] = {}
+        manifests: dict[tuple[str, str], Manifest] = {}
         given = (member for package in self.packages for member in package.members)
         for member in (*self._nearby(), *given):
             if member.manifest:
-                manifests[str(member.manifest["method"]["name"]), member.digest] = member.manifest
+                manifests[member.manifest.method.name, member.digest] = member.manifest
         return manifests
 
     def _nearby(self) -> Iterator[AdapterFolder]:

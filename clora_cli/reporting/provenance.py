@@ -68,7 +68,7 @@ def _evaluation(runs: Iterable[Run]) -> dict[str, list[Any]]:
 def _versions(members: Iterable[AdapterFolder]) -> dict[str, list[str]]:
     versions: dict[str, list[str]] = {}
     for member in members:
-        for name, version in member.manifest.get("versions", {}).items():
+        for name, version in (member.manifest.versions or {} if member.manifest else {}).items():
             _add(versions.setdefault(name, []), str(version))
     return dict(sorted(versions.items()))
 
@@ -78,8 +78,8 @@ def _training(package: Package) -> Training | None:
     options: list[Mapping[str, Any]] = []
     settings: list[Mapping[str, Any]] = []
     for manifest in (member.manifest for member in package.members if member.manifest):
-        _add(options, manifest["method"].get("options", {}))
-        _add(settings, {"seed": manifest["seed"]} | dict(manifest["lora"]) | dict(manifest["training"]))
+        _add(options, manifest.method.options)
+        _add(settings, {"seed": manifest.seed, **manifest.lora.raw, **manifest.training.raw})
     return Training(package.path, tuple(options), tuple(settings)) if options else None
 
 

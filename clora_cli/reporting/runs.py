@@ -22,11 +22,12 @@ from clora_cli.reporting.labels import labels
 from clora_cli.reporting.run_folders import NO_RUN_FOLDER
 from clora_cli.reporting.scored_run import Floats, Run
 from clora_cli.reporting.training_protocol import differing, protocol_of
+from clora_cli.store.manifest import Manifest
 from clora_cli.store.scores import Scores
 
 __all__ = ["assemble", "plugins_of", "summarise"]
 
-_Manifests = Mapping[tuple[str, str], Mapping[str, Any]]  # method and sha256 of an adapter's weights -> its manifest
+_Manifests = Mapping[tuple[str, str], Manifest]  # method and sha256 of an adapter's weights -> its manifest
 _ALONE = ("task-id", "last")  # ways to combine under which the diagonal is one adapter alone
 
 
@@ -152,23 +153,20 @@ def _package(draft: Draft) -> str:
         return longest.package
 
 
-def _manifests_of(draft: Draft, manifests: _Manifests) -> list[Mapping[str, Any]]:
+def _manifests_of(draft: Draft, manifests: _Manifests) -> list[Manifest]:
     digests = dict.fromkeys(adapter.sha256 for file in draft.files for row in file.rows for adapter in row.adapters)
     keys = [(method, digest) for digest in digests for method in draft.first.method.split(", ")]
     return [manifests[key] for key in keys if key in manifests]
 
 
-def _seed(trained: Sequence[Mapping[str, Any]]) -> int | None:
-    seeds = {manifest["seed"] for manifest in trained}
+def _seed(trained: Sequence[Manifest]) -> int | None:
+    seeds = {manifest.seed for manifest in trained}
     return seeds.pop() if len(seeds) == 1 else None
 
 
-def _recipe(trained: Sequence[Mapping[str, Any]]) -> str:
+def _recipe(trained: Sequence[Manifest]) -> str:
     """Return method and training, without seed and data; sorted by stage, so that files may come in any order."""
-    kept = [
-        [manifest["stage"], manifest["method"].get("options", {}), manifest["training"], manifest["lora"]]
-        for manifest in trained
-    ]
+    kept = [[manifest.stage, manifest.method.options, manifest.training.raw, manifest.lora.raw] for manifest in trained]
     return json.dumps(sorted(kept, key=lambda entry: int(entry[0])), sort_keys=True) if kept else ""
 
 

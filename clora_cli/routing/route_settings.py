@@ -33,7 +33,7 @@ def route_options(members: Sequence[AdapterFolder], given: Mapping[str, Any], *,
         OptionError: If a value is out of range.
         ArtifactError: If an adapter records what is none of these options.
     """
-    recorded = [_recorded(member) for member in members if member.manifest.get("method", {}).get("route")]
+    recorded = [_recorded(member) for member in members if member.manifest and member.manifest.method.route]
     agreed = recorded[0] if recorded and all(one == recorded[0] for one in recorded) else {}
     chosen = {name: value for name, value in given.items() if value is not None}
     if "similarity" in chosen and _name(chosen["similarity"]) != _name(agreed.get("similarity", "auto")):
@@ -46,7 +46,7 @@ def _name(similarity: str) -> str:
 
 
 def _recorded(member: AdapterFolder) -> dict[str, Any]:
-    route = member.manifest["method"]["route"]
+    route = (member.manifest and member.manifest.method.route) or {}
     known = {option.name: type(option.default) for option in fields(RouteOptions)}
     right = isinstance(route, Mapping) and all(
         name in known and (type(value) is known[name] or (known[name] is float and type(value) is int))
@@ -65,8 +65,8 @@ def _recorded(member: AdapterFolder) -> dict[str, Any]:
 
 def tasks_known(member: AdapterFolder) -> list[str]:
     """Return the names of the tasks that an adapter knows: its own, its data's, and those its distribution is made of."""
-    data = read_record(member.features)["data"] if member.features.is_file() else []
-    made_of = [str(entry.get("name", "")) for entry in data]
+    data = read_record(member.features).data if member.features.is_file() else []
+    made_of = [rows.name for rows in data]
     return list(dict.fromkeys(name for name in (member.task, *member.data_names, *made_of) if name))
 
 

@@ -22,6 +22,7 @@ from clora_cli.processes.ranks import is_main_process
 from clora_cli.processes.spots import inside
 from clora_cli.store.adapter_folder import AdapterFolder, write_adapter
 from clora_cli.store.card import model_card
+from clora_cli.store.manifest import Manifest
 from clora_cli.store.package import changed
 from clora_cli.training.checkpoints import has_checkpoints, last_checkpoint, start_anew
 from clora_cli.training.facts import begun, facts
@@ -127,7 +128,7 @@ def _finish(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
         folder = _write(plan, result, argv)
         discard(plan.work)
     else:  # as that is, which this process may have no disk to read it from
-        folder = AdapterFolder(plan.out, _plain(result.config), plan.manifest(argv, {}))
+        folder = AdapterFolder(plan.out, _plain(result.config), Manifest(plan.manifest(argv, {})))
     wait_for_all()  # what is returned is whole
     if not is_main_process():
         discard(plan.work)  # on a disk of its own
@@ -337,7 +338,7 @@ def _write(plan: Plan, result: _Result, argv: Sequence[str]) -> AdapterFolder:
     scores = {"last_step": last, "relations": relations, "subspace": result.subspace}
     manifest = plan.manifest(argv, {name: score for name, score in scores.items() if score})
     log = "".join(json.dumps(_finite(record), sort_keys=True) + "\n" for record in records)
-    texts = {"log.jsonl": log, "README.md": model_card(manifest)}
+    texts = {"log.jsonl": log, "README.md": model_card(Manifest(manifest))}
     config = _plain(result.config)
     kept, places = (result.state, result.distribution), places_of(plan.reference)
     return write_adapter(plan.out, result.tensors, config, manifest, texts, *kept, places)

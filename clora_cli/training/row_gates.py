@@ -18,6 +18,7 @@ from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features
 from clora_cli.routing.weights import Routing, common_sites, routed_site
 from clora_cli.store.distribution import Distribution, Taking, read_distribution, read_sites
+from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.training.plan import Plan
 
 __all__ = ["Gates", "read_gates"]
@@ -98,7 +99,7 @@ def read_gates(plan: Plan, backbone: Backbone) -> Gates | None:
     return Gates(Distribution(new, _record(plan, backbone, gating)), weights, order)
 
 
-def _record(plan: Plan, backbone: Backbone, gating: Gating) -> dict[str, Any]:
+def _record(plan: Plan, backbone: Backbone, gating: Gating) -> FeatureRecord:
     taking = Taking(
         pool=gating.pool,
         text=gating.text,

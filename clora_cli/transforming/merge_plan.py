@@ -134,5 +134,5 @@ class MergePlan:
 
 def transposed(members: Sequence[AdapterFolder]) -> bool:
     """Return whether any of some adapters says that the base model stores its weights as (in, out)."""
-    configs = [member.config or member.manifest["lora"] for member in members]
+    configs = [member.config or (member.manifest.lora.raw if member.manifest else {}) for member in members]
     return any(bool(config.get("fan_in_fan_out")) for config in configs)

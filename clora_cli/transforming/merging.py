@@ -110,7 +110,9 @@ def _there(plan: MergePlan, force: bool) -> tuple[Path, Mapping[str, Any], bool]
         return None
     check_place(plan.options.place)
     there = None if force else plan.finished()
-    return None if there is None else (there.path, there.manifest.get("scores", {}), False)
+    if there is None or there.manifest is None:
+        return None
+    return there.path, there.manifest.scores or {}, False
 
 
 def _layers(members: Sequence[AdapterFolder], reference: ModelReference | None) -> BaseLayers | None:

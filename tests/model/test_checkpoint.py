@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from clora_cli.base.errors import ArtifactError, MismatchError
-from clora_cli.model.base_model import ModelReference, changes_since, check_base, find_model, same_base
+from clora_cli.model.base_model import ModelReference, check_base, find_model, same_base
 from clora_cli.model.checkpoint import Checkpoint
+from clora_cli.store.manifest import Manifest
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 1048576\n" % ("0" * 64)
 SITE = "model.layers.0.self_attn.q_proj"
@@ -165,11 +166,11 @@ def test_a_record_without_the_weights_own_fingerprint_is_looked_up_where_its_mod
 
 def test_what_was_made_on_a_model_is_up_to_date_on_the_same_one_saved_again(model, tmp_path, model_folder):
     one, other = find_model(str(model)), again(model, tmp_path / "again", key=1)
-    made = {"seed": 1, "base_model": one.described()}
-    assert not changes_since({"seed": 1, "base_model": other.recorded()}, made)
-    assert changes_since({"seed": 2, "base_model": other.recorded()}, made) == "seed 1 -> 2"
+    made = Manifest({"seed": 1, "base_model": one.described()})
+    assert not made.changes({"seed": 1, "base_model": other.recorded()})
+    assert made.changes({"seed": 2, "base_model": other.recorded()}) == "seed 1 -> 2"
     stranger = find_model(str(model_folder("llama", 1)))
-    assert "base_model.fingerprint" in changes_since({"seed": 1, "base_model": stranger.recorded()}, made)
+    assert "base_model.fingerprint" in made.changes({"seed": 1, "base_model": stranger.recorded()})
 
 
 def test_files_names_prefixes_and_tied_heads_are_as_they_like(model_folder, tmp_path):

@@ -97,7 +97,7 @@ def test_two_adapters_need_no_matrix(package):
 def test_dense_deltas_have_no_overlap_and_everything_else(package, backbone):
     first = read_adapters([package])[0]
     deltas = {site: factor.delta() for site, factor in first.factors().items()}
-    manifest = {key: value for key, value in first.manifest.items() if key not in {"schema", "files"}}
+    manifest = {key: value for key, value in first.manifest.raw.items() if key not in {"schema", "files"}}
     shapes = {site: tuple(delta.shape) for site, delta in deltas.items()}
     folder = package.parent / "merged"
     write_dense(folder, shapes, torch.float32, deltas.items(), manifest | {"task": "merged"}, {})

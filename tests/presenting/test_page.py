@@ -60,7 +60,7 @@ def page(runs, trained, tmp_path_factory):
                 mask[stage - 1] = True
                 tensors[key] = tensor * mask
                 state[mask_key(key.removeprefix("base_model.model.").removesuffix(".lora_B.weight"))] = pack(mask)
-        manifest = {**source.manifest, "task": task, "stage": stage}
+        manifest = {**source.manifest.raw, "task": task, "stage": stage}
         write_adapter(root / "shared" / str(stage), tensors, source.config, manifest, {}, state)
     paths = [runs, trained, root / "shared", write_routes(root / "routes.json")]
     write_report(report_of(*paths, command="clora report '<script>'"), root / "r.html")

@@ -109,7 +109,7 @@ def by_hand(built, plan, weights, batch):
 def test_the_first_task_trains_as_it_would_alone(plan_for):
     routed, _ = train_task(plan_for(method="pfd", package="one"))
     alone, _ = train_task(plan_for(method="per-task", package="two"))
-    assert routed.manifest["scores"] == alone.manifest["scores"]
+    assert routed.manifest.raw["scores"] == alone.manifest.raw["scores"]
     one, two = routed.factors(), alone.factors()
     assert all(torch.equal(one[site].b, two[site].b) for site in one)
 
@@ -118,9 +118,9 @@ def test_with_one_place_the_new_adapter_has_it(package, plan_for):
     package(name="one")
     routed, _ = train_task(plan_for(method="pfd", package="one"))
     mixed, _ = train_task(plan_for(method="pfd", package="one", task="third", method_options={"train_top_k": "0"}))
-    assert mixed.manifest["scores"] != routed.manifest["scores"]
+    assert mixed.manifest.raw["scores"] != routed.manifest.raw["scores"]
     alone, _ = train_task(plan_for(method="per-task", package="two"))
-    assert routed.manifest["scores"] == alone.manifest["scores"]
+    assert routed.manifest.raw["scores"] == alone.manifest.raw["scores"]
 
 
 def test_earlier_adapters_that_no_row_chooses_are_not_read(package, plan_for, monkeypatch):
@@ -187,10 +187,10 @@ def test_the_distribution_is_that_of_the_training_rows_under_the_bare_base_model
         assert one[site].count == two[site].count == 11
         assert torch.allclose(one[site].mean, two[site].mean, atol=1e-6)
         assert torch.allclose(one[site].scatter, two[site].scatter, rtol=1e-4)
-    record = read_record(folder.features)
+    record = read_record(folder.features).raw
     assert (record["data"][0]["name"], record["data"][0]["rows"]) == ("first", 11)
-    assert folder.manifest["method"]["route"]["similarity"] == "l2"
-    assert "features.clora" not in folder.manifest["files"]
+    assert folder.manifest.raw["method"]["route"]["similarity"] == "l2"
+    assert "features.clora" not in folder.manifest.raw["files"]
 
 
 @pytest.mark.parametrize("train_rows", [0, 11])
