@@ -50,7 +50,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich costs a third of the start-up time of --help, and plain text reads well everywhere
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLORA"},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong option, 3 missing or damaged artifact or data, "
-    "4 artifacts that do not fit together, 5 a gate was not met; 130, 143, 129 interrupted by SIGINT, SIGTERM, SIGHUP.",
+    "4 artifacts that do not fit together, 5 a limit was not met; 130, 143, 129 interrupted by SIGINT, SIGTERM, SIGHUP.",
 )
 app.command("train-task")(train_task)
 app.command("stat-features")(stat_features)

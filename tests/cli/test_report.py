@@ -69,7 +69,7 @@ def test_refusals_are_one_line_and_write_nothing(clora, runs, here, arguments, c
     assert contents(here) == before
 
 
-def test_eval_gates_on_what_was_forgotten(clora, package, here):
+def test_eval_holds_limits_on_what_was_forgotten(clora, package, here):
     arguments = ("eval", "adapters", "--score", "labels", "--device", "cpu", "-q")
     first = clora(*arguments, "--out", "now.json")
     assert first.code == 0
@@ -102,7 +102,7 @@ def test_eval_gates_on_what_was_forgotten(clora, package, here):
         (["--baseline", "base.json", "--max-forgetting", "2"], "holds no score of a learned task"),
     ],
 )
-def test_eval_refuses_gates_that_could_not_be_judged_before_it_scores(clora, package, here, arguments, told):
+def test_eval_refuses_limits_that_could_not_be_judged_before_it_scores(clora, package, here, arguments, told):
     before = stage_scores(1, {"other": 5}, "old", "m", order=("other",))
     write_text(here / "before.json", to_json(before.to_dict()))
     base = stage_scores(0, {"first": 5}, "", "", order=())

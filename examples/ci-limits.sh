@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A gate for CI: new data arrives, a model learns it, and is published only if nothing that it could do is lost.
+# A limit for CI: new data arrives, a model learns it, and is published only if nothing that it could do is lost.
 #
-#   bash examples/ci-gate.sh [DATA.jsonl]
+#   bash examples/ci-limits.sh [DATA.jsonl]
 #
 # DATA.jsonl holds rows of a new task, {"text": …, "label": …} or {"prompt": …, "completion": …}; its file name is the task's.
 # Without it, rows of a bundled task stand in, on the bundled model: a minute and a half on one core. Everything lands in
-# ./ci-gate; ci-gate/published.pkg is what is in use. Each run adds a task to it, or leaves it as it is and exits with 5.
+# ./ci-limits; ci-limits/published.pkg is what is in use. Each run adds a task to it, or leaves it as it is and exits with 5.
 set -euo pipefail
 command -v clora >/dev/null || { echo "clora is not on the PATH: install it first" >&2; exit 1; }
 
@@ -18,11 +18,11 @@ run() { # show a command, then run it
 fail_under=${FAIL_UNDER:-50}
 max_forgetting=${MAX_FORGETTING:-2}
 
-published=ci-gate/published.pkg
-scores=ci-gate/scores.json
+published=ci-limits/published.pkg
+scores=ci-limits/scores.json
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p ci-gate/data
+mkdir -p ci-limits/data
 
 bundled_rows() { # bundled_rows TASK FILE: what would come from your own pipeline
   python3 - "$1" "$2" <<'PYTHON'
@@ -42,17 +42,17 @@ learn() { # learn FILE: one new adapter, with the distribution that routing find
   run clora stat-features "$work/new/$task" --data "$1" --second-moment full
 }
 
-evaluate() { # evaluate PACKAGE [gates …]: each input finds its own adapter; the rows of every task are held out of training
+evaluate() { # evaluate PACKAGE [limits …]: each input finds its own adapter; the rows of every task are held out of training
   local package=$1 tasks=()
   shift
-  for file in ci-gate/data/*.jsonl; do tasks+=(--data "$file"); done
+  for file in ci-limits/data/*.jsonl; do tasks+=(--data "$file"); done
   run clora eval "$package" --combine route "${tasks[@]}" --out "$work/scores.json" "$@"
 }
 
 # 0. The first time there is nothing to lose: a first task is learned and published.
 if [[ ! -e $published ]]; then
-  bundled_rows sentiment-binary ci-gate/data/sentiment.jsonl
-  learn ci-gate/data/sentiment.jsonl
+  bundled_rows sentiment-binary ci-limits/data/sentiment.jsonl
+  learn ci-limits/data/sentiment.jsonl
   evaluate "$work/new" --fail-under "$fail_under"
   mv "$work/new" "$published"
   mv "$work/scores.json" "$scores"
@@ -64,7 +64,7 @@ if [[ -z $new ]]; then
   new=$work/topics.jsonl
   bundled_rows topics-news "$new"
 fi
-data=ci-gate/data/$(basename "$new")
+data=ci-limits/data/$(basename "$new")
 [[ ! -e $data ]] || { echo "$data is learned already: give new data a file name of its own" >&2; exit 2; }
 cp "$new" "$data"
 trap 'rm -rf "$work" "$data"' EXIT # what is refused leaves no trace
@@ -75,15 +75,15 @@ learn "$data"
 # 3. Put together, without training.
 run clora expand "$published" "$work/new" --out "$work/candidate.pkg"
 
-# 4. The gates: a mean score to reach, and no task may have lost more than the limit since it was scored last.
+# 4. The limits: a mean score to reach, and no task may have lost more than the limit since it was scored last.
 #    clora exits with 5 if one is not met, and this script with it.
 evaluate "$work/candidate.pkg" --fail-under "$fail_under" --baseline "$scores" --max-forgetting "$max_forgetting"
 
 # 5. Publish. A package is a folder: mv and tar are all it takes. The last one stays for a way back.
 trap 'rm -rf "$work"' EXIT
-rm -rf ci-gate/previous.pkg
-mv "$published" ci-gate/previous.pkg
+rm -rf ci-limits/previous.pkg
+mv "$published" ci-limits/previous.pkg
 mv "$work/candidate.pkg" "$published"
 mv "$work/scores.json" "$scores"
-tar -czf ci-gate/published.tar.gz -C ci-gate published.pkg
+tar -czf ci-limits/published.tar.gz -C ci-limits published.pkg
 printf '\npublished: %s (%s)\n' "$published" "$(clora show "$published" --quiet | paste -sd ' ')"
