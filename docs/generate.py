@@ -135,7 +135,7 @@ def _section(title: str, words: list[str]) -> str:
 
 def _plugins(kind: str) -> str:
     lines = []
-    for name in registry.names(kind):
+    for name in registry.built_in(kind):
         lines.append(f"- `{name}`: {registry.summary(kind, name)}")
         plugin = registry.load(kind, name)
         known = {} if kind == "metrics" else registry.options(plugin)  # what a metric takes are scores

@@ -22,7 +22,7 @@ LAYERS = (
     {"base", "processes"},
     {"algebra", "store", "model", "options", "routing", "data", "nano"},
     {"methods", "merges", "trims", "routers", "metrics"},
-    {"training", "evaluation", "transforming", "reporting", "presenting"},
+    {"training", "evaluation", "transforming", "reporting", "presenting", "testing"},
     {"recipes"},  # L3 too, but on top of the other rooms: a recipe is all of them in a row
     {"cli"},
 )

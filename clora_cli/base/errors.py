@@ -65,11 +65,13 @@ class UnknownNameError(OptionError):
         what: What the name should have named, in the singular, such as ``"method"``.
         name: The name that was given.
         known: The names that exist.
+        hint: What else may help; empty for nothing.
     """
 
-    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        super().__init__(f"unknown {what} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
+        listed = f"{did_you_mean(name, known)}; known: {', '.join(known)}"
+        super().__init__(f"unknown {what} '{name}'{listed}{f'; {hint}' if hint else ''}")
 
 
 class ArtifactError(CloraError):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from clora_cli.base import registry
 from clora_cli.cli._options import JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit
 
@@ -65,7 +66,7 @@ def report(
         command=shlex.join(["clora", *sys.argv[1:]]),
         progress=terminal,
     )
-    for note in (*report.results.notes, *report.footing):
+    for note in (*registry.refusals("metrics"), *report.results.notes, *report.footing):
         terminal.warn(note)
     for path in out or ():
         check_out(path, report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +36,7 @@ def show(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="An adapter folder, a package, a scores file or the name of a plug-in; with --diff two adapters or more.",
+            help="An adapter folder, a package, a scores file, or a plug-in's name or file; with --diff two adapters or more.",
             show_default=False,
         ),
     ],
@@ -92,13 +92,16 @@ def _show_one(path: Path, out: Path | None, output: Form) -> None:
         return
     if out is not None:
         raise OptionError(f"--out {out} draws how adapters differ, or a package whose tasks share a LoRA; add --diff")
-    if path.is_file():
+    if path.suffix == ".py" and path.is_file():
+        name, kinds = registry.provided(str(path))
+        _show_plugins(kinds, name, output)
+    elif path.is_file():
         _show_scores(path, output)
     elif is_adapter(path):
         member = read_adapter(path)
         data = {"schema": "clora.show/1", "adapter": _facts(member)}
         emit(output, text=_adapter_text(member), data=data, brief=member.task)
-    elif kinds := [kind for kind in registry.KINDS if str(path) in registry.names(kind)]:
+    elif kinds := registry.kinds_of(str(path)):
         _show_plugins(kinds, str(path), output)
     else:
         raise ArtifactError(f"{path} does not exist, and is the name of no plug-in")
@@ -114,8 +117,10 @@ def _show_plugins(kinds: Sequence[str], name: str, output: Form) -> None:
         known = {} if kind == "metrics" else registry.options(plugin)  # what a metric takes are scores
         defaults = {key: one.default for key, one in known.items()}
         told = ", ".join(f"{key}={value}" for key, value in defaults.items())
-        texts.append(f"{kind.removesuffix('s')} {name}\n\n{text}" + (f"\n\nDefaults: {told}" if told else ""))
-        data.append({"kind": kind, "name": name, "documentation": text, "options": defaults})
+        source = registry.find(kind, name)
+        origin = "" if source.is_own else f" of {source.origin}"
+        texts.append(f"{kind.removesuffix('s')} {name}{origin}\n\n{text}" + (f"\n\nDefaults: {told}" if told else ""))
+        data.append({"kind": kind, "name": name, "documentation": text, "options": defaults, **source.record()})
     brief = "\n".join(option for entry in data for option in entry["options"])
     emit(output, text="\n\n".join(texts), data={"schema": "clora.show/1", "plugins": data}, brief=brief)
 
@@ -243,6 +248,8 @@ def _adapter_text(member: AdapterFolder) -> str:
             name: {k: v for k, v in chosen.items() if v is not None} for name, chosen in manifest.method.options.items()
         }
         lines.append(f"  method   {manifest.method.name} {options}")
+        for kind, names in (manifest.method.plugins or {}).items():
+            lines += [f"  {kind:<8} {name} of {_origin(record)}" for name, record in names.items()]
         lines.append(f"  parents  {', '.join(parent.task for parent in manifest.parents) or 'none'}")
         data = manifest.data
         told = "none" if data.train_rows is None else f"{data.source}, {data.train_rows} rows, {data.metric}"
@@ -255,6 +262,12 @@ def _adapter_text(member: AdapterFolder) -> str:
         lines.append(f"  origin   task {origin.task}, stage {origin.stage} of {origin.package}")
     lines.append(f"  sha256   {facts['sha256']}")
     return "\n".join(lines)
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    if "distribution" in record:
+        return f"{record['distribution']} {record.get('version', '')}".rstrip()
+    return f"{record.get('path')} (sha256 {str(record.get('sha256'))[:12]})"
 
 
 def _package_text(members: Sequence[AdapterFolder]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from clora_cli.base import registry
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Gating, Method
 from clora_cli.options import RouteOptions
@@ -56,7 +57,7 @@ class Pfd(Method):
     combine = "route"
     grows = True
 
-    similarity: str = "l2"
+    similarity: str = registry.naming("routers", "l2")
     train_top_k: int = 1
     test_top_k: int = 1
     temperature: float = 1.0

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from clora_cli.base import registry
+from clora_cli.base.errors import OptionError, translated
 from clora_cli.reporting.drafts import Draft, collect_drafts, folder_of
 from clora_cli.reporting.labels import labels
 from clora_cli.reporting.run_folders import NO_RUN_FOLDER
@@ -73,17 +74,27 @@ def summarise(run: Run, single: Mapping[str, float] | None = None) -> dict[str, 
     learned = run.matrix[:, :size]
     alone = np.array([of_training_alone.get(task, math.nan) for task in run.order], dtype=np.float64)
     counts, zero_shot = run.counts[:size], run.zero_shot[:size]
-    return {
-        name: float(registry.load("metrics", name)(learned, single=alone, counts=counts, zero_shot=zero_shot))
-        for name in registry.names("metrics")
-    }
+    given = {"single": alone, "counts": counts, "zero_shot": zero_shot}
+    return {name: _value(name, learned, given) for name in registry.names("metrics")}
+
+
+def _value(name: str, learned: Floats, given: Mapping[str, Floats]) -> float:
+    """Return a metric's value; NaN where it is refused, as ``registry.refusals`` explains: the others count."""
+    try:
+        metric = registry.load("metrics", name)
+    except OptionError:
+        return math.nan
+    with translated(f"metric '{name}' of {registry.find('metrics', name).origin} failed"):
+        return float(metric(learned, **given))
 
 
 def plugins_of(method: str) -> list[Any]:
-    """Return the plug-ins that a method's name joins by ``+``; none if this version lacks one of them."""
+    """Return the plug-ins that a method's name joins by ``+``; none if one of them is not here."""
     parts = [part.strip() for part in method.split("+")]
-    available = set(parts) <= set(registry.names("methods"))
-    return [registry.load("methods", part) for part in parts] if available else []
+    try:
+        return [registry.load("methods", part) for part in parts]
+    except OptionError:  # of another version, or of a distribution that is not here
+        return []
 
 
 def _independent(method: str) -> bool:

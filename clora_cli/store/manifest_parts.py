@@ -37,6 +37,12 @@ class MethodRecord(Record):
             "of a method that routes: `similarity`, `top_k`, `temperature`, `layer`, `module`, `abstain` at evaluation"
         )
     )
+    plugins = some(
+        a_table(
+            "what the run used from outside clora: kind to name to `distribution` and `version`, or `path` and `sha256` of a file",
+            records.each(records.is_table),
+        )
+    )
     combine = a_line(
         "how the package's adapters are combined at evaluation: `sum`, `last`, `route`, `task-id`, `none` (the base model "
         "alone), or a merge's name"

@@ -88,11 +88,19 @@ class MergePlan:
     def recipe(self) -> dict[str, Any]:
         """Return what decides the result: two merges with equal recipes write equal bytes."""
         options, name = self.options, f"merge/{self.options.strategy}"
+        plugins = registry.records({"merges": [options.strategy]})
         chosen = registry.recorded(self.merger.merge) | {"weights": list(options.weights)}
         return {
             "task": options.place.name,
             "stage": max((member.stage or 0 for member in self.members), default=0) or len(self.members),
-            "method": {"name": name, "options": {name: chosen}, "past": "none", "start": "fresh", "combine": "sum"},
+            "method": {
+                "name": name,
+                "options": {name: chosen},
+                "past": "none",
+                "start": "fresh",
+                "combine": "sum",
+                **plugins,
+            },
             "base_model": self.base,
             "lora": {"form": self.form, "rank": self.rank, "dtype": options.dtype, "fan_in_fan_out": self.transposed},
             "parents": [{"task": member.task, "sha256": member.digest} for member in self.members],

@@ -101,6 +101,7 @@ class TrimPlan:
         return {
             "by": options.by,
             "options": registry.recorded(self.trim),
+            **registry.records({"trims": [self.options.by]}),
             "on": options.on,
             "scope": options.scope,
             "seed": options.seed,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from clora_cli.evaluation.eval_options import merges
 from safetensors.torch import load_file
 from support import write_random_adapter
 
@@ -75,7 +76,7 @@ def equal(acted, wanted):
     assert all(torch.allclose(one[site], wanted[site], rtol=1e-5, atol=1e-6) for site in wanted)
 
 
-@pytest.mark.parametrize("strategy", MERGES)
+@pytest.mark.parametrize("strategy", merges())
 def test_a_merge_is_the_same_whoever_asks_for_it(adapters, acting, tmp_path, tasks, strategy, monkeypatch):
     monkeypatch.chdir(tmp_path)
     members, task = read_package([adapters]), load_task(str(tasks["first"]))

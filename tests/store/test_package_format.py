@@ -230,7 +230,9 @@ def test_must_7_name_every_key_that_training_records(model_folder, tasks, tmp_pa
     assert {*manifest, "origin", "trim"} == set(dict(_rows(text)))
     for part in ("method", "base_model", "lora", "data"):
         documented = set(re.findall(rf"`{part}\.(\w+)`", text))
-        assert documented - {"merged", "memory"} == set(manifest[part])  # merges, and replay, alone have these
+        assert documented - {"merged", "memory", "plugins"} == set(
+            manifest[part]
+        )  # for merges, replay, plug-ins from outside
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, "README.md"])
