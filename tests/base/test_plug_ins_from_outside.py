@@ -178,7 +178,7 @@ def test_a_word_that_means_something_else_is_no_name(install, write, kind, name)
 
 def test_every_way_to_combine_that_is_no_merge_is_such_a_word():
     from clora_cli.base.entry_points import name_problem
-    from clora_cli.evaluation import ways
+    from clora_cli.options import ways
 
     for way in set(ways()) - set(registry.names("merges")):
         assert name_problem("merges", way)
