@@ -34,6 +34,7 @@ _READY = (
     "clora_cli.training.fit",
     "clora_cli.training.describe",
     "clora_cli.routing.route_settings",
+    "clora_cli.presenting.markdown_tables",
     "clora_cli.reporting",
     "clora_cli.transforming",
     "peft",

@@ -51,7 +51,7 @@ def learn(folder: Path, task: str, method: str, options: argparse.Namespace) -> 
     plan = make_plan(TrainOptions(data=task, method=method, method_options=own, package=folder, **chosen))
     notes, began = Notes(), time.monotonic()
     adapter, _ = train_task(plan, progress=notes)
-    return dict(adapter.manifest), notes, time.monotonic() - began
+    return dict(adapter.manifest.raw), notes, time.monotonic() - began
 
 
 def main() -> None:

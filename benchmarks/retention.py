@@ -17,7 +17,7 @@ from transformers.utils import logging
 from clora_cli.data import load_task
 from clora_cli.evaluation import evaluate
 from clora_cli.options import EvalOptions, TrainOptions
-from clora_cli.reporting._canvas import save
+from clora_cli.presenting.canvas import save
 from clora_cli.training import make_plan, train_task
 
 SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -36,7 +36,7 @@ def measure(task: str, trim: str, options: argparse.Namespace) -> tuple[float, f
     adapter, _ = train_task(plan)
     how = EvalOptions(combine="last", max_length=options.max_length, dtype=options.dtype, test_rows=options.test_rows)
     scores = evaluate([adapter], [load_task(task)], how)
-    return 100 * adapter.manifest["scores"]["subspace"]["owned"], scores.rows[-1].scores[task].value
+    return 100 * adapter.manifest.raw["scores"]["subspace"]["owned"], scores.rows[-1].scores[task].value
 
 
 def draw(found: dict[str, dict[str, list[list[float]]]], path: Path) -> None:

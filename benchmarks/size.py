@@ -23,6 +23,7 @@ import torch
 from clora_cli.algebra.statistics import Moments
 from clora_cli.store.adapter_folder import AdapterFolder, read_adapter, write_adapter
 from clora_cli.store.distribution import Distribution, read_distribution
+from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.store.tensors import read_tensors
 
 TASK = "sentiment-binary"
@@ -73,7 +74,7 @@ def build(package: Path, first: AdapterFolder, members: int) -> None:
 
 
 def _manifest(first: AdapterFolder, task: str, stage: int) -> dict[str, Any]:
-    kept = {key: value for key, value in first.manifest.items() if key not in ("schema", "files")}
+    kept = {key: value for key, value in first.manifest.raw.items() if key not in ("schema", "files")}
     return {**kept, "task": task, "stage": stage}
 
 
@@ -83,7 +84,8 @@ def _shifted(features: Distribution, generator: torch.Generator) -> Distribution
         for site, one in features.sites.items()
     }
     return Distribution(
-        sites, {key: value for key, value in features.record.items() if key not in ("schema", "sha256")}
+        sites,
+        FeatureRecord({key: value for key, value in features.record.raw.items() if key not in ("schema", "sha256")}),
     )
 
 

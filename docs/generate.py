@@ -1,21 +1,27 @@
-"""Write docs/commands.md and completions/ from the commands themselves: ``make docs``.
+"""Write docs/commands.md, completions/ and the key tables of docs/package-format.md from the code: ``make docs``.
 
 ``python docs/generate.py LOG`` also puts the end of a log of ``make demo`` into the README.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import typer
 from typer.testing import CliRunner
 
 from clora_cli.base import registry
+from clora_cli.base.options import FIRST, declared
 from clora_cli.cli import app
+from clora_cli.options import TrainOptions
+from clora_cli.store import distribution, feature_record, manifest, scores
 
 ROOT = Path(__file__).resolve().parent.parent
+Row = tuple[str, str, str]  # key, type, meaning
 SHELLS = ("bash", "zsh", "fish")
 _ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 _HEAD = """\
@@ -31,7 +37,7 @@ plug-ins stand at the end, with their defaults; `clora show NAME` tells one plug
 
 def generated() -> dict[Path, str]:
     """Return every generated file: its path below the root to its content."""
-    files = {Path("docs/commands.md"): commands()}
+    files = {Path("docs/commands.md"): commands(), Path("docs/package-format.md"): specification()}
     return files | {Path(f"completions/clora.{shell}"): completion(shell) for shell in SHELLS}
 
 
@@ -50,6 +56,75 @@ def completion(shell: str) -> str:
     return result.stdout.strip("\n") + "\n"
 
 
+def specification() -> str:
+    """Return docs/package-format.md with its tables of keys."""
+    text = (ROOT / "docs/package-format.md").read_text(encoding="utf-8")
+    for name, rows in _TABLES.items():
+        lines = [
+            "| key | type | meaning |",
+            "|---|---|---|",
+            *(f"| `{key}` | {kind} | {what} |" for key, kind, what in rows()),
+        ]
+        start = text.index(mark := f"<!-- keys: {name} -->\n") + len(mark)
+        text = text[:start] + "\n".join(lines) + "\n" + text[text.index("<!-- end -->", start) :]
+    return text
+
+
+def _manifest() -> Iterator[Row]:
+    yield "schema", "string", f"`{manifest.SCHEMA}`"
+    for key, kind, meaning in manifest.Manifest.documented():
+        if not key.startswith("training."):
+            yield key, kind, meaning
+        elif key == "training.max_length":  # the first; the rest is what the options say
+            yield from _training()
+
+
+def _training() -> Iterator[Row]:
+    kinds = {"whole": "whole number", "number": "number", "flag": "true or false", "text": "string"}
+    for name, each in declared(TrainOptions).items():
+        if each.table == "training":
+            young = "" if each.since == FIRST else f"; absent: `{each.absent}`; *optional*"
+            yield f"training.{name}", kinds[each.kind], f"`{each.flag}`: {_lowered(each.help)}{young}"
+
+
+def _features() -> Iterator[Row]:
+    yield "schema", "string", f"`{distribution.SCHEMA}`"
+    yield from feature_record.FeatureRecord.documented()
+
+
+def _scores() -> Iterator[Row]:
+    yield "schema", "string", f"`{scores.SCHEMA}`"
+    yield from _attributes(scores.Scores, "", {"source"})
+    yield from _attributes(scores.BaseRef, "base.")
+    yield from _attributes(scores.ScoreRow, "rows[].")
+    yield from _attributes(scores.AdapterRef, "rows[].adapters[].")
+    yield from _attributes(scores.TaskScore, "rows[].scores.TASK.")
+
+
+def _attributes(kind: type, prefix: str, without: Collection[str] = ()) -> Iterator[Row]:
+    """Yield a dataclass's fields as its docstring tells of them; those with a default may be missing."""
+    about = registry.described(kind, "Attributes")
+    for field in dataclasses.fields(kind):
+        if field.name not in without:
+            plain = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            meaning = _lowered(about[field.name]).replace("``", "`")
+            yield f"{prefix}{field.name}", _kind(str(field.type)), meaning if plain else f"{meaning}; *optional*"
+
+
+def _lowered(sentence: str) -> str:
+    text = sentence.rstrip(".")
+    return text[0].lower() + text[1:] if text[1:2].islower() else text
+
+
+def _kind(annotation: str) -> str:
+    names = {"str": "string", "int": "whole number", "float": "number", "tuple[str, ...]": "list of strings"}
+    names |= {"tuple[float, ...]": "list of numbers", "int | None": "whole number or null"}
+    return names.get(annotation, "list of objects" if annotation.startswith("tuple") else "object")
+
+
+_TABLES: dict[str, Callable[[], Iterator[Row]]] = {"manifest": _manifest, "features": _features, "scores": _scores}
+
+
 def _section(title: str, words: list[str]) -> str:
     result = CliRunner().invoke(app, [*words, "--help"], env=_ENVIRONMENT, prog_name="clora")
     if result.exit_code:
@@ -60,7 +135,7 @@ def _section(title: str, words: list[str]) -> str:
 
 def _plugins(kind: str) -> str:
     lines = []
-    for name in registry.names(kind):
+    for name in registry.built_in(kind):
         lines.append(f"- `{name}`: {registry.summary(kind, name)}")
         plugin = registry.load(kind, name)
         known = {} if kind == "metrics" else registry.options(plugin)  # what a metric takes are scores

@@ -373,8 +373,9 @@ def _use_package(package: Path) -> str:
     from clora_cli.cli.show import _adapter_text, _package_text
     from clora_cli.model.task_vectors import read_task_vector
     from clora_cli.options import ExpandOptions, MergeOptions
+    from clora_cli.presenting.difference_forms import difference_table
     from clora_cli.reporting.collect import collect
-    from clora_cli.reporting.differences import difference, difference_table
+    from clora_cli.reporting.differences import difference
     from clora_cli.routing.route_settings import route_options, tasks_known
     from clora_cli.store.ledger import read_masks
     from clora_cli.transforming import plan_expand, plan_merge
@@ -422,10 +423,11 @@ def _use_one(folder: Path) -> str:
 
 def _use_report(folder: Path) -> str:
     from clora_cli.base.legible import legible
+    from clora_cli.presenting.latex import latex_table
+    from clora_cli.presenting.report_file import write_report
+    from clora_cli.presenting.report_text import report_text
     from clora_cli.reporting.assembly import make_report
     from clora_cli.reporting.collect import collect
-    from clora_cli.reporting.latex import latex_table
-    from clora_cli.reporting.report_file import write_report
 
     report = make_report(collect([folder]))
     out = folder.parent / "out"
@@ -433,7 +435,7 @@ def _use_report(folder: Path) -> str:
         write_report(report, out / f"r.{ending}")
     latex = latex_table(report.standings)
     files = [path.read_text(encoding="utf-8") for path in sorted(out.glob("*.csv"))]
-    return "\n".join([legible(report.text(), lines=True), latex, *files])
+    return "\n".join([legible(report_text(report), lines=True), latex, *files])
 
 
 def _use_recipe(folder: Path) -> str:

@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForImageTextToText,
     BartConfig,
     BartForConditionalGeneration,
+    DeepseekV2Config,
     FalconH1Config,
     Gemma3Config,
     Gemma3TextConfig,
@@ -59,6 +60,8 @@ VISION4 = {key: VISION[key] for key in ("hidden_size", "intermediate_size", "num
 VISION4 |= {"num_key_value_heads": 2, "head_dim": 8}
 IMAGES = {"mm_tokens_per_image": 4, "image_token_index": 3, "boi_token_index": 4, "eoi_token_index": 5}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
+LATENT = {"num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+LATENT |= {"v_head_dim": 8, "first_k_dense_replace": 2}
 MAMBA = {"mamba_d_ssm": 16, "mamba_n_heads": 2, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
 BART = {"vocab_size": 320, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "scale_embedding": True}
 BART |= {
@@ -76,6 +79,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "mixtral": lambda: MixtralConfig(**SIZE, num_local_experts=4),
     "qwen2-moe": lambda: Qwen2MoeConfig(**SIZE, **EXPERTS),
     "falcon-h1": lambda: FalconH1Config(**SIZE, **MAMBA),
+    "deepseek": lambda: DeepseekV2Config(**SIZE | LATENT),
     "bart": lambda: BartConfig(**BART, decoder_start_token_id=1, bos_token_id=0, eos_token_id=1, pad_token_id=2),
 }
 CLASSES = {"gemma3-vision": AutoModelForImageTextToText, "bart": BartForConditionalGeneration}

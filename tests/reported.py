@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from support import write_random_adapter
+
+from clora_cli.store.routes import Routes
 from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, write_scores
 
 ORDER = ("first", "second")
@@ -93,4 +96,49 @@ def write_runs(root: Path) -> Path:
         write_run(root / "order1", "per-task", seed, [[8], [8, 6 + seed]], combine="task-id")
     write_run(root / "order2", "n-lora", 1, [[7], [4, 6]], order=ORDER[::-1])
     write_run(root / "order2", "seq-lora", 1, [[7], [2, 8]], order=ORDER[::-1])
+    return root
+
+
+ROUTE_SETTINGS = {"similarity": "l2", "top_k": 0, "temperature": 1.0, "sites": ["a", "b"]}
+
+
+ROUTES = Routes(
+    adapters=("mnli", "sentiment", "topics"),
+    tasks=("mnli", "sst2", "unseen"),
+    knows=((0,), (1,), ()),
+    counts=((9, 1, 0), (10, 30, 0), (0, 0, 3)),
+    abstained=(0, 10, 0),
+    weights=((0.8, 0.15, 0.05), (0.2, 0.5, 0.1), (0.1, 0.1, 0.8)),
+    panels={f"layer {layer} {kind}_proj": ((0.5 + layer / 3, 0.15, 0.05),) * 3 for kind in "qv" for layer in range(2)},
+    settings=ROUTE_SETTINGS,
+)
+
+
+def many_routes(tasks, adapters, *, unseen=0, panels=(), abstained=0):
+    """Return routes of many tasks: of the i-th, i % 10 of 10 inputs go to the first adapter but one, the others home."""
+    home = [[0] * adapters for _ in range(tasks + unseen)]
+    for task, row in enumerate(home):
+        row[task % adapters] += 10 - task % 10
+        row[(task + 1) % adapters] += task % 10
+    names = tuple(
+        f"task{1000 + number}_a_rather_long_name_of_a_task" for number in range(max(tasks + unseen, adapters))
+    )
+    weights = tuple(tuple(count / 10 for count in row) for row in home)
+    return Routes(
+        names[:adapters],
+        names[: tasks + unseen],
+        tuple((task,) if task < tasks else () for task in range(tasks + unseen)),
+        tuple(map(tuple, home)),
+        (abstained,) * (tasks + unseen),
+        weights,
+        dict.fromkeys(panels, weights),
+        ROUTE_SETTINGS,
+    )
+
+
+def write_packages(root: Path, base) -> Path:
+    """Write the packages of run folders: two seeds of one method, one of another; three adapters each."""
+    for name, seed in (("n-lora", 2), ("n-lora", 1), ("seq-lora", 1)):
+        for stage, task in enumerate((*ORDER, "third"), start=1):
+            write_random_adapter(root / name / f"seed-{seed}" / "adapters" / task, base, stage=stage)
     return root

@@ -13,6 +13,7 @@ from clora_cli.model.backbone import Backbone, find_sites
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites
 from clora_cli.store.adapter_folder import AdapterFolder, read_adapter
 from clora_cli.store.distribution import Distribution
+from clora_cli.store.feature_record import FeatureRecord
 
 _HOW = {"source": "base", "pool": "prompt-mean", "text": "prompt", "max_length": 512}
 
@@ -28,9 +29,9 @@ def give_distribution(
     reference = backbone.reference
     base = {"id": reference.id, "fingerprint": reference.fingerprint, "kind": reference.kind}
     entry = {"name": data, "split": "train", "rows": len(examples), "fingerprint": "0"}
-    Distribution(moments, {**record, "base_model": base, "second_moment": second, "data": [entry]}).write(
-        folder / "features.clora"
-    )
+    Distribution(
+        moments, FeatureRecord({**record, "base_model": base, "second_moment": second, "data": [entry]})
+    ).write(folder / "features.clora")
     return read_adapter(folder)
 
 

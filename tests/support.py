@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import random
@@ -342,16 +341,6 @@ class Signals(Silent):
                 os.kill(os.getpid(), self.number)
 
         yield advance
-
-
-def check_options_documented(kind: str, name: str) -> None:
-    """Check that a plug-in's options are keyword-only, have defaults and stand in its docstring."""
-    plugin = registry.load(kind, name)
-    options = registry.options(plugin)
-    assert set(options) == set(inspect.signature(plugin).parameters)
-    for option, parameter in options.items():
-        assert parameter.default is not inspect.Parameter.empty
-        assert f"        {option}: " in plugin.__doc__
 
 
 def check_source_given(kind: str, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -21,11 +22,23 @@ LAYERS = (
     {"base", "processes"},
     {"algebra", "store", "model", "options", "routing", "data", "nano"},
     {"methods", "merges", "trims", "routers", "metrics"},
-    {"training", "evaluation", "transforming", "reporting"},
+    {"training", "evaluation", "transforming", "reporting", "presenting", "testing"},
     {"recipes"},  # L3 too, but on top of the other rooms: a recipe is all of them in a row
     {"cli"},
 )
-HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "pandas", "pyarrow", "matplotlib", "numpy"}
+NEIGHBOURS = {"presenting": {"reporting"}}  # presenting shows what reporting computes
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "accelerate",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "numpy",
+    "jinja2",
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -74,7 +87,8 @@ def test_imports_point_downward_only(name):
         other = top(imported)
         if other and other != own:
             assert layer(other) <= layer(own), f"{name} imports {imported}, which is above it"
-            assert layer(own) < 2 or layer(other) < layer(own), f"{name} imports its neighbour {imported}"
+            below = layer(own) < 2 or layer(other) < layer(own)
+            assert below or other in NEIGHBOURS.get(own, ()), f"{name} imports its neighbour {imported}"
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)
@@ -85,13 +99,43 @@ def test_plug_ins_know_the_layers_below_and_their_own_folder_alone(kind):
             assert inside or layer(top(imported)) < 2, f"{path.name} imports {imported}"
 
 
-@pytest.mark.parametrize("part", ["training", "evaluation", "transforming", "reporting", "recipes", "cli"])
+@pytest.mark.parametrize(
+    "part", ["training", "evaluation", "transforming", "reporting", "presenting", "recipes", "cli"]
+)
 def test_engine_reaches_plug_ins_through_the_registry(part):
     plug_ins = {
         f"clora_cli.{kind}.{name.replace('-', '_')}" for kind in registry.KINDS for name in registry.names(kind)
     }
     for path in sorted((ROOT / part).rglob("*.py")):
         assert not plug_ins & set(imports(parsed(path)))
+
+
+def test_what_is_computed_neither_draws_nor_writes_markup():
+    for path in sorted((ROOT / "reporting").rglob("*.py")):
+        for node in ast.walk(parsed(path)):
+            names = {
+                alias.name for alias in getattr(node, "names", []) if isinstance(node, (ast.Import, ast.ImportFrom))
+            }
+            modules = {name.partition(".")[0] for name in names | {getattr(node, "module", None) or ""}}
+            assert not modules & {"matplotlib", "jinja2", "markupsafe", "html"}, path
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert "</" not in node.value and "| -" not in node.value, path
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if top(name) == "presenting"])
+def test_what_shows_loads_drawing_and_templates_only_when_it_uses_them(name):
+    for node in parsed(MODULES[name]).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+            assert not {module.partition(".")[0] for module in modules} & {"matplotlib", "jinja2", "markupsafe"}
+
+
+def test_markup_that_a_page_does_not_escape_comes_from_one_place():
+    trusted = [path for path in FILES if "Markup(" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in trusted] == ["svg.py"]
+    for template in ROOT.rglob("*.jinja"):
+        text = template.read_text(encoding="utf-8")
+        assert not re.search(r"\|\s*safe|autoescape", text)
 
 
 def test_imports_have_no_circle():

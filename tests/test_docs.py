@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import re
 import runpy
 import shlex
@@ -15,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from contracts import failing
 from support import train, write_random_adapter
 
-import clora_cli.methods
-from clora_cli.base import registry
+from clora_cli.base import plugin_sources, registry
 from clora_cli.cli import app
 from clora_cli.data import list_tasks
 from clora_cli.model.bank import AdapterBank
@@ -28,7 +26,6 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = sorted((ROOT / "examples").glob("*.sh"))
 COMMANDS = typer.main.get_command(app).commands
-_EXAMPLE_METHOD = "small-lora"  # docs/new-method.md adds it
 
 
 def name_of(path):
@@ -77,6 +74,11 @@ def test_a_call_in_a_document_or_script_exists(words):
     assert {word.partition("=")[0] for word in arguments if re.match(r"--?[a-z]", word)} <= known | {"--help", "-h"}
 
 
+def is_example(method):
+    """Whether it is one of docs/plug-ins.md."""
+    return ".py" in method or "small-lora" in method
+
+
 @pytest.mark.parametrize("words", CALLS)
 def test_methods_and_options_and_tasks_of_a_call_exist(words):
     # Elsewhere -o is what a command writes.
@@ -84,7 +86,7 @@ def test_methods_and_options_and_tasks_of_a_call_exist(words):
         values(words, *(("-o", "--option") if words[0] == "train-task" else ("--option",)))
     )
     for method in values(words, "--method"):
-        if method.isascii() and "$" not in method and _EXAMPLE_METHOD not in method and not method.isupper():
+        if method.isascii() and "$" not in method and not method.isupper() and not is_example(f"{method} {settings}"):
             compose(method, settings)
     if words[0] in {"train-task", "eval", "tasks"}:
         names = {info.name for info in list_tasks()}
@@ -146,54 +148,56 @@ def test_generated_files_are_fresh():
     assert stale == [], "run `make docs`"
 
 
+EXAMPLES = {
+    name: code
+    for code in blocks(ROOT / "docs" / "plug-ins.md", "python")
+    for name in re.findall(r"\A# (\S+\.py)\n", code)
+}
+CONTRACTS = re.findall(r'conformance\("(\w+)", "(\w+\.py)"\)', EXAMPLES["test_contracts.py"])
+
+
 @pytest.fixture
-def example(tmp_path, monkeypatch):
-    """Put the method of docs/new-method.md beside the others and give its test's functions."""
-    source, test = blocks(ROOT / "docs" / "new-method.md", "python")
-    for kind in registry.KINDS:
-        (tmp_path / kind).mkdir()
-    for file in (registry._ROOT / "methods").glob("[a-z]*.py"):
-        (tmp_path / "methods" / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "methods" / "small_lora.py").write_text(source, encoding="utf-8")
-    monkeypatch.setattr(registry, "_ROOT", tmp_path)
-    monkeypatch.setattr(clora_cli.methods, "__path__", [*clora_cli.methods.__path__, str(tmp_path / "methods")])
-    namespace: dict[str, object] = {"__name__": "test_small_lora"}
-    exec(compile(test, "docs/new-method.md", "exec"), namespace)
-    yield {name: value for name, value in namespace.items() if name.startswith("test_")}
-    sys.modules.pop("clora_cli.methods.small_lora", None)
+def examples(tmp_path, monkeypatch):
+    """Write the files of docs/plug-ins.md into a folder to work in."""
+    for name, code in EXAMPLES.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    monkeypatch.setattr(plugin_sources, "_admitted", {})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in EXAMPLES:
+        sys.modules.pop(Path(name).stem, None)
 
 
-def test_the_example_method_passes_its_own_test_and_trains(example, model_folder, tasks, tmp_path):
-    assert registry.summary("methods", _EXAMPLE_METHOD) == "Keep the new LoRA's delta small."
-    assert example
-    for test in example.values():
-        test()
-    run = {"method": _EXAMPLE_METHOD, "method_options": {"strength": "0.5"}, "max_steps": 2}
-    folder = train(model_folder("llama"), tasks["first"], tmp_path / "adapters", **run)
-    assert folder.manifest["method"]["options"] == {"small-lora": {"strength": 0.5}}
-    assert folder.manifest["scores"]["last_step"]["penalty/small-lora"] > 0
+@pytest.mark.parametrize(("kind", "file"), CONTRACTS)
+def test_an_example_passes_the_tests_of_every_plug_in(examples, kind, file):
+    assert failing(kind, file) == set()
+
+
+def test_there_is_an_example_of_each_kind_and_a_package_that_names_it():
+    assert [kind for kind, _ in CONTRACTS] == list(registry.KINDS)
+    assert {file for _, file in CONTRACTS} | {"test_contracts.py", "test_small_lora.py"} == EXAMPLES.keys()
+    (toml,) = blocks(ROOT / "docs" / "plug-ins.md", "toml")
+    for kind, file in CONTRACTS:
+        stem = file.removesuffix(".py")
+        assert f'[project.entry-points."clora.{kind}"]\n{stem.replace("_", "-")} = "my_package.{stem}:' in toml
+
+
+def test_the_example_by_hand_is_right(examples):
+    namespace = runpy.run_path("test_small_lora.py")
+    namespace["test_by_hand"]()
+
+
+def test_the_example_method_trains_alone_and_with_another(examples, model_folder, tasks):
+    name = registry.admit("methods", "small_lora.py")
+    run = {"method": name, "method_options": {"strength": "0.5"}, "max_steps": 2}
+    folder = train(model_folder("llama"), tasks["first"], examples / "adapters", **run)
+    assert folder.manifest.raw["method"]["options"] == {"small-lora": {"strength": 0.5}}
+    assert folder.manifest.raw["scores"]["last_step"]["penalty/small-lora"] > 0
     composed = train(
-        model_folder("llama"), tasks["second"], tmp_path / "adapters", method=f"{_EXAMPLE_METHOD}+o-lora", max_steps=2
+        model_folder("llama"), tasks["second"], examples / "adapters", method=f"{name}+o-lora", max_steps=2
     )
     assert composed.stage == 2
-
-
-def test_the_example_method_passes_the_tests_of_every_method(example):
-    location = ROOT / "tests" / "methods" / "test_methods_contract.py"
-    specification = importlib.util.spec_from_file_location("contract_with_the_example", location)
-    assert specification is not None and specification.loader is not None
-    contract = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(contract)
-    assert _EXAMPLE_METHOD in contract.NAMES
-    cases = {("name",): [_EXAMPLE_METHOD], ("method",): contract.variants(_EXAMPLE_METHOD)}
-    cases["method", "seed"] = [(method, 0) for method in cases["method",]]
-    passed = 0
-    for name, test in vars(contract).items():
-        parameters = tuple(inspect.signature(test).parameters) if name.startswith("test_") else ()
-        for case in cases.get(parameters, []):
-            test(*case) if isinstance(case, tuple) else test(case)
-            passed += 1
-    assert passed > 5
 
 
 def test_the_python_of_the_readme_computes_the_sum_that_clora_evaluates(backbone, tmp_path, monkeypatch):

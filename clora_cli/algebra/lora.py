@@ -40,11 +40,13 @@ _NOT_PLAIN = (
     "kasa_config",
     "layer_replication",
     "monteclora_config",
-    "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
     "use_qalora",
 )
+# Settings of the two kinds by which PEFT calls its variants that change nothing of a finished adapter.
+_ELSEWHERE = {"use_rslora", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_config"}
+_ELSEWHERE |= {"runtime_config", "velora_config"}
 # Values of init_lora_weights that leave the base weights alone; PiSSA, OLoRA, CorDA, LoftQ and others subtract from them.
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 HUGE = 65504.0  # float16's largest number: no weight of a network is larger, nor is what an adapter adds to one
@@ -107,7 +109,15 @@ def config_problem(config: Mapping[str, Any]) -> str | None:
         start = config["init_lora_weights"]
         return f"its start ({start}) changes the base weights; have PEFT convert it (path_initial_model_for_weight_conversion)"
     special = next((setting for setting in _NOT_PLAIN if config.get(setting)), None)
-    return f"it uses {special}, which is more than a sum of low-rank deltas" if special else None
+    if special:
+        return f"it uses {special}, which is more than a sum of low-rank deltas"
+    variants = (key for key in config if key.startswith("use_") or key.endswith("_config"))
+    unknown = next((key for key in variants if config[key] and key not in _ELSEWHERE), None)
+    return (
+        f"it uses {unknown}, which clora does not know: it may be more than a sum of low-rank deltas"
+        if unknown
+        else None
+    )
 
 
 def scaling_at(config: Mapping[str, Any], site: str, rank: int | None = None) -> float:

@@ -8,7 +8,7 @@ CloraError                1  something went wrong while running
 │   └── ReplacedError     3  it was replaced while it was read: to be read again
 ├── DataError             3  a task or a data file is missing or malformed
 ├── MismatchError         4  artifacts that are whole but do not fit together
-├── GateError             5  a score or a forgetting limit was not met
+├── LimitError             5  a score or a forgetting limit was not met
 └── InterruptedRunError 130  stopped by SIGINT, SIGTERM or SIGHUP, with what is needed to continue kept
 
 Every message says what, where and what to do, in one line. Only ``clora_cli.cli.main`` turns them into an exit code.
@@ -25,8 +25,8 @@ __all__ = [
     "BusyError",
     "CloraError",
     "DataError",
-    "GateError",
     "InterruptedRunError",
+    "LimitError",
     "MismatchError",
     "OptionError",
     "ReplacedError",
@@ -65,11 +65,13 @@ class UnknownNameError(OptionError):
         what: What the name should have named, in the singular, such as ``"method"``.
         name: The name that was given.
         known: The names that exist.
+        hint: What else may help; empty for nothing.
     """
 
-    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        super().__init__(f"unknown {what} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
+        listed = f"{did_you_mean(name, known)}; known: {', '.join(known)}"
+        super().__init__(f"unknown {what} '{name}'{listed}{f'; {hint}' if hint else ''}")
 
 
 class ArtifactError(CloraError):
@@ -94,7 +96,7 @@ class MismatchError(CloraError):
     exit_code = 4
 
 
-class GateError(CloraError):
+class LimitError(CloraError):
     """A score or a forgetting limit that was asked for was not met."""
 
     exit_code = 5

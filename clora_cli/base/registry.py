@@ -1,87 +1,163 @@
-"""Plug-ins: a file in a folder (layer L0).
+"""Plug-ins by kind and name: their options, help and records (layer L0).
 
-The folder is the kind, the file stem (``o_lora.py``) the name on the command line (``o-lora``), the single entry of
-the file's ``__all__`` the plug-in, its keyword-only parameters or dataclass fields the options, its docstring the help.
-Names and summaries are read from the files without importing them, so that ``--help`` and shell completion stay fast.
+Those that come with clora are files in folders: the folder is the kind, the file stem (``o_lora.py``) the name on the
+command line (``o-lora``), the single entry of the file's ``__all__`` the plug-in. Others are named by entry points of
+installed distributions, or are files that the user named. The keyword-only parameters or dataclass fields are the options,
+the docstring the help.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import importlib
 import inspect
 import re
 import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from clora_cli.base.entry_points import KINDS
 from clora_cli.base.errors import OptionError, UnknownNameError
 from clora_cli.base.intervals import check_size
+from clora_cli.base.legible import shortened
+from clora_cli.base.plugin_loading import NOTHING, loaded, options, unfit
+from clora_cli.base.plugin_sources import admit, built_in, find, kinds_of, names, summary
 
 __all__ = [
     "KINDS",
     "added",
+    "admit",
+    "admit_options",
     "bind",
     "bound",
+    "built_in",
+    "chosen",
     "convert",
     "described",
+    "find",
+    "kinds_of",
+    "listed",
     "load",
+    "missing",
     "names",
+    "naming",
     "options",
+    "provided",
     "recorded",
+    "records",
+    "refusals",
     "split_options",
     "summary",
+    "unfit",
 ]
 
-KINDS = ("methods", "merges", "trims", "routers", "metrics")
-_ROOT = Path(__file__).parents[1]
 _ADDED = "added"
-
-
-def names(kind: str) -> tuple[str, ...]:
-    """Return the sorted names of all plug-ins of one kind."""
-    files = (_ROOT / kind).glob("*.py")
-    return tuple(sorted(file.stem.replace("_", "-") for file in files if not file.stem.startswith("_")))
-
-
-def summary(kind: str, name: str) -> str:
-    """Return the first line of a plug-in's docstring, without importing it."""
-    tree = ast.parse(_path(kind, name).read_text(encoding="utf-8"))
-    documented = [tree, *(node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)))]
-    texts = [ast.get_docstring(node) or "" for node in documented]
-    return next((text.splitlines()[0] for text in texts if text), "")
+_NAMES = "names"
 
 
 def load(kind: str, name: str) -> Any:
     """Import one plug-in and return the class or function that it provides.
 
     Raises:
-        UnknownNameError: If no file of that kind has this name.
+        UnknownNameError: If there is none of this name.
+        OptionError: If several have it, or it is no plug-in.
     """
-    module = importlib.import_module(f"clora_cli.{kind}.{_path(kind, name).stem}")
-    (public,) = module.__all__
-    return getattr(module, public)
+    return loaded(find(kind, name))
 
 
-def options(plugin: Any) -> dict[str, inspect.Parameter]:
-    """Return a plug-in's options: its keyword-only parameters with resolved annotations, by name."""
-    function = plugin.__init__ if inspect.isclass(plugin) else plugin
-    hints = typing.get_type_hints(plugin if inspect.isclass(plugin) else function)
-    parameters = inspect.signature(plugin).parameters
-    return {
-        name: parameter.replace(annotation=hints[name])
-        for name, parameter in parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+def provided(text: str) -> tuple[str, list[str]]:
+    """Return the name of a file's plug-ins, and of which kinds it has one; the file can be named from then on.
+
+    Args:
+        text: The path of a file that the user named.
+
+    Raises:
+        OptionError: If it cannot be read or imported, or has none.
+    """
+    name, kinds, problems = "", [], []
+    for kind in KINDS:
+        try:
+            name = admit(kind, text)
+            load(kind, name)
+        except OptionError as error:
+            problems.append(error)
+        else:
+            kinds.append(kind)
+    if not kinds:
+        about = [error for error in problems if f"it has {NOTHING} public" not in str(error)]
+        raise (about or problems)[0]
+    return name, kinds
+
+
+def listed(kind: str) -> str:
+    """Return the names of all plug-ins of one kind for a command's help, with what those from elsewhere are."""
+    own = built_in(kind)
+    others = [_introduced(kind, name) for name in names(kind) if name not in own]
+    return ", ".join(own) + (f"; installed: {'; '.join(others)}" if others else "")
+
+
+def _introduced(kind: str, name: str) -> str:
+    try:
+        origin = find(kind, name).origin
+    except OptionError:
+        return f"{name} (refused: `clora show {name}` says why)"
+    about = summary(kind, name).removesuffix(".")
+    return f"{name} ({origin}){f': {about}' if about else ''}"
+
+
+def refusals(kind: str) -> list[str]:
+    """Import all plug-ins of one kind and return why those are refused that are."""
+    reasons = []
+    for name in names(kind):
+        try:
+            load(kind, name)
+        except OptionError as error:
+            reasons.append(str(error))
+    return reasons
+
+
+def records(named: Mapping[str, typing.Iterable[str]]) -> dict[str, Any]:
+    """Return what a manifest keeps of the plug-ins that it names: where those that do not come with clora come from.
+
+    Args:
+        named: Names by kind; what is no plug-in's name is passed over.
+
+    Returns:
+        ``{"plugins": {kind: {name: record}}}``, or nothing, so that manifests without such plug-ins stay as they were.
+    """
+    by_kind = {
+        kind: {name: find(kind, name).record() for name in entries if name in {*names(kind)} - {*built_in(kind)}}
+        for kind, entries in named.items()
     }
+    kept = {kind: entries for kind, entries in by_kind.items() if entries}
+    return {"plugins": kept} if kept else {}
 
 
-def described(plugin: Any) -> dict[str, str]:
-    """Return what a plug-in's docstring says of its options, by name, each in one line."""
+def missing(kind: str, name: str, recorded: Any) -> str:
+    """Return what to do for a plug-in that a manifest names and that is not here, or comes from elsewhere; else nothing.
+
+    Args:
+        kind: The kind.
+        name: The name.
+        recorded: What ``records`` wrote, as it was read from a manifest.
+    """
+    entry: Any = recorded
+    for key in ("plugins", kind, name):
+        entry = entry.get(key) if isinstance(entry, Mapping) else None
+    here = find(kind, name).record() if name in names(kind) else None
+    if not isinstance(entry, Mapping):
+        return f"it was of another version of clora: uninstall {here.get('distribution', '')}" if here else ""
+    if here and any(key in here and here[key] == entry.get(key) for key in ("distribution", "sha256")):
+        return ""
+    if distribution := entry.get("distribution"):
+        return f"install the distribution {shortened(str(distribution))} {shortened(str(entry.get('version', '')))}".rstrip()
+    return f"it was the file {shortened(str(entry.get('path')))}: name that file on the command line"
+
+
+def described(plugin: Any, section: str = "Args") -> dict[str, str]:
+    """Return what a docstring says of a plug-in's options, or of what another section lists, by name, each in one line."""
     text = inspect.getdoc(plugin) or ""
-    block = re.search(r"^Args:\n((?: .*\n|\n)+)", f"{text}\n", re.MULTILINE)
+    block = re.search(rf"^{section}:\n((?: .*\n|\n)+)", f"{text}\n", re.MULTILINE)
     entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", block[1] if block else "", re.MULTILINE)
     return {name: " ".join(about.split()) for name, about in entries}
 
@@ -162,6 +238,33 @@ def added(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={_ADDED: True})
 
 
+def naming(kind: str, default: str) -> Any:
+    """Return a dataclass field for an option that names a plug-in of some kind, with its options after commas."""
+    return dataclasses.field(default=default, metadata={_NAMES: kind})
+
+
+def admit_options(plugins: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, str]:
+    """Make plug-in files available that options name; return the options with their names in their place.
+
+    Args:
+        plugins: The plug-ins whose options these are, classes by name.
+        texts: Option texts; a key may be qualified by a plug-in's name.
+
+    Raises:
+        OptionError: As ``admit``.
+    """
+    fields = [field for plugin in plugins.values() for field in dataclasses.fields(plugin)]
+    kinds = {field.name: field.metadata[_NAMES] for field in fields if _NAMES in field.metadata}
+    plain = {key: key.rpartition(".")[2] for key in texts}
+    return {key: admit(kinds[plain[key]], text) if plain[key] in kinds else text for key, text in texts.items()}
+
+
+def chosen(plugin: Any) -> dict[str, str]:
+    """Return the names of the plug-ins that a bound plug-in's options name, by kind."""
+    fields = [field for field in dataclasses.fields(plugin) if _NAMES in field.metadata]
+    return {field.metadata[_NAMES]: str(getattr(plugin, field.name)).partition(",")[0] for field in fields}
+
+
 def recorded(plugin: Any) -> dict[str, Any]:
     """Return a bound plug-in's options as manifests keep them, defaults included but for those of ``added`` options."""
     values = {field: getattr(plugin, field.name) for field in dataclasses.fields(plugin)}
@@ -170,12 +273,6 @@ def recorded(plugin: Any) -> dict[str, Any]:
         for field, value in values.items()
         if not (field.metadata.get(_ADDED) and value == field.default)
     }
-
-
-def _path(kind: str, name: str) -> Path:
-    if name not in names(kind):
-        raise UnknownNameError(kind.removesuffix("s"), name, names(kind))
-    return _ROOT / kind / f"{name.replace('-', '_')}.py"
 
 
 def _boolean(option: str, text: str) -> bool:

@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 from clora_cli import __version__
 from clora_cli.base.errors import CloraError, OptionError, ReplacedError
 from clora_cli.base.legible import legible, shortened
-from clora_cli.cli._output import tell
+from clora_cli.cli._output import give_up, tell
 from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
@@ -50,7 +50,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich costs a third of the start-up time of --help, and plain text reads well everywhere
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CLORA"},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong option, 3 missing or damaged artifact or data, "
-    "4 artifacts that do not fit together, 5 a gate was not met; 130, 143, 129 interrupted by SIGINT, SIGTERM, SIGHUP.",
+    "4 artifacts that do not fit together, 5 a limit was not met; 130, 143, 129 interrupted by SIGINT, SIGTERM, SIGHUP.",
 )
 app.command("train-task")(train_task)
 app.command("stat-features")(stat_features)
@@ -117,10 +117,10 @@ def _outcome() -> int:
         code, message = 2, _told_of_usage(error)
         say = _show if "\n" in message else _complain
     except BrokenPipeError:  # the reader of our output left, as `head` does
-        _give_stdout_up()
+        give_up(sys.stdout)
         code, message = 1, ""
-    except (OSError, UnicodeError) as error:  # what no command has words for, such as a full disk under stdout
-        _give_stdout_up()
+    except (OSError, UnicodeError) as error:  # what no command has words for
+        give_up(sys.stdout)
         where = getattr(error, "filename", None) or "input or output"
         why = getattr(error, "strerror", None) or error
         code, message = 1, f"{where}: {why}; check the name, its permissions and the disk"
@@ -172,11 +172,6 @@ def _replace_closed_streams() -> None:
     sys.stdin = sys.stdin or nothing.open(encoding="utf-8")
     sys.stdout = sys.stdout or nothing.open("w", encoding="utf-8")
     sys.stderr = sys.stderr or nothing.open("w", encoding="utf-8")
-
-
-def _give_stdout_up() -> None:
-    # Python would complain once more when it closes stdout.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:

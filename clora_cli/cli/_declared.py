@@ -14,7 +14,7 @@ import typer
 
 from clora_cli.base import registry
 from clora_cli.base.options import Declared, Options, declared
-from clora_cli.cli._options import complete_combine, complete_method, complete_task, writable
+from clora_cli.cli._options import complete_combine, complete_method, complete_plugin, complete_task, writable
 
 __all__ = ["completion", "takes_declared"]
 
@@ -80,17 +80,13 @@ def completion(name: str) -> Callable[[str], list[str]] | None:
     if not name:
         return None
     if name in registry.KINDS and name != "methods":
-        return lambda incomplete: _beginning(registry.names(name), incomplete)
+        return lambda incomplete: complete_plugin(name, incomplete)
     return {
         "task": complete_task,
         "methods": complete_method,
         "combine": complete_combine,
-        "similarity": lambda incomplete: _beginning(("auto", *registry.names("routers")), incomplete),
+        "similarity": lambda incomplete: complete_plugin("routers", incomplete, "auto"),
     }[name]
-
-
-def _beginning(names: tuple[str, ...], incomplete: str) -> list[str]:
-    return [name for name in names if name.startswith(incomplete)]
 
 
 def _made(options: type[Options], given: dict[str, Any]) -> Options:

@@ -24,6 +24,7 @@ __all__ = [
     "QuietOption",
     "RevisionOption",
     "complete_combine",
+    "complete_plugin",
     "complete_strategy",
     "complete_task",
     "form",
@@ -31,21 +32,38 @@ __all__ = [
 ]
 
 
+def complete_plugin(kind: str, incomplete: str, *others: str) -> list[str]:
+    """Complete a plug-in's name, another word that stands for it, or the path of a file with one."""
+    known = [name for name in sorted({*others, *registry.names(kind)}) if name.startswith(incomplete)]
+    return known + (_files(incomplete) if "/" in incomplete or incomplete.startswith(".") else [])
+
+
+def _files(incomplete: str) -> list[str]:
+    """Return the Python files and folders whose paths begin so."""
+    folder, slash, start = incomplete.rpartition("/")
+    try:
+        entries = sorted(Path(f"{folder}{slash}" or ".").iterdir())
+    except OSError:
+        return []
+    fitting = [entry for entry in entries if entry.name.startswith(start) and (start or not entry.name.startswith("."))]
+    there = [entry.name + "/" if entry.is_dir() else entry.name for entry in fitting]
+    return [f"{folder}{slash}{name}" for name in there if name.endswith((".py", "/"))]
+
+
 def complete_method(incomplete: str) -> list[str]:
     """Complete a method's name, also after a ``+``."""
     before, plus, last = incomplete.rpartition("+")
-    return [f"{before}{plus}{name}" for name in registry.names("methods") if name.startswith(last)]
+    return [f"{before}{plus}{name}" for name in complete_plugin("methods", last)]
 
 
 def complete_combine(incomplete: str) -> list[str]:
     """Complete a way to combine adapters: a fixed one or a merge's name."""
-    known = {"auto", "last", "none", "route", "sum", "task-id", *registry.names("merges")}
-    return [name for name in sorted(known) if name.startswith(incomplete)]
+    return complete_plugin("merges", incomplete, "auto", "last", "none", "route", "sum", "task-id")
 
 
 def complete_strategy(incomplete: str) -> list[str]:
     """Complete a merge's name."""
-    return [name for name in registry.names("merges") if name.startswith(incomplete)]
+    return complete_plugin("merges", incomplete)
 
 
 def complete_task(incomplete: str) -> list[str]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TextIO
 
+from clora_cli.base.errors import CloraError
 from clora_cli.base.legible import legible, legible_json
 from clora_cli.base.progress import Advance
 from clora_cli.processes.ranks import is_main_process
@@ -20,7 +22,7 @@ from clora_cli.processes.ranks import is_main_process
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Form", "Terminal", "emit", "json_line", "say", "tell"]
+__all__ = ["Form", "Terminal", "emit", "give_up", "json_line", "say", "tell"]
 
 _SECONDS_BETWEEN_LINES = 20  # a log of hours stays readable
 
@@ -47,14 +49,36 @@ def emit(form: Form, *, text: str, data: Mapping[str, Any], brief: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write a text and the end of its last line to stdout."""
-    sys.stdout.write(_printable(text, sys.stdout))
-    sys.stdout.flush()
+    """Write a text and the end of its last line to stdout.
+
+    Raises:
+        CloraError: If it cannot be written; what the command wrote elsewhere stays.
+        BrokenPipeError: If its reader left, as `head` does.
+    """
+    try:
+        sys.stdout.write(_printable(text, sys.stdout))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up(sys.stdout)
+        why = error.strerror or error
+        raise CloraError(f"cannot write standard output: {why}; free space, or send it elsewhere") from error
 
 
 def tell(text: str) -> None:
-    """Write a text and the end of its last line to stderr."""
-    sys.stderr.write(_printable(text, sys.stderr))
+    """Write a text and the end of its last line to stderr; where that cannot be, the exit status alone tells."""
+    try:
+        sys.stderr.write(_printable(text, sys.stderr))
+    except OSError:  # a log on a full disk, or whose reader left, ends no training
+        give_up(sys.stderr)
+
+
+def give_up(stream: TextIO) -> None:
+    """Let what is written to a stream that failed go nowhere; Python would complain once more when it closes it."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
 
 
 def json_line(data: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clora_cli.base.errors import GateError, OptionError
+from clora_cli.base.errors import LimitError, OptionError
 from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
@@ -71,15 +71,16 @@ def evaluate_command(
     from clora_cli.data import named_task, own_tasks
     from clora_cli.evaluation import evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
-    from clora_cli.reporting import assemble, matrix_table
-    from clora_cli.reporting.limits import broken_gates
+    from clora_cli.presenting.markdown_tables import matrix_table
+    from clora_cli.reporting import assemble
+    from clora_cli.reporting.limits import broken_limits
     from clora_cli.store.package import read_package
     from clora_cli.store.scores import write_scores
 
     if not options.model and not adapters:
         options = dataclasses.replace(options, model=os.environ.get("CLORA_MODEL", MODEL_NAME))
     for flag, limit in (("--fail-under", fail_under), ("--max-forgetting", max_forgetting)):
-        if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the gate would stand open
+        if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the limit would never be broken
             raise OptionError(f"{flag} {limit}: give a number of percent points")
     if out is not None and out.exists() and not out.is_file():
         raise OptionError(f"--out {out} exists and is no regular file; choose another name")
@@ -110,8 +111,8 @@ def evaluate_command(
     last = scores.rows[-1].scores.values()
     mean = sum(entry.value for entry in last) / len(last)
     emit(output, text=matrix_table(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
-    if broken := broken_gates(scores, earlier, fail_under=fail_under, max_forgetting=max_forgetting):
-        raise GateError("; ".join(broken))
+    if broken := broken_limits(scores, earlier, fail_under=fail_under, max_forgetting=max_forgetting):
+        raise LimitError("; ".join(broken))
 
 
 def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, tasks: Sequence[Task]) -> list[Scores]:

@@ -67,7 +67,7 @@ def _facts(plan: ExpandPlan) -> list[dict[str, Any]]:
             "path": str(plan.options.out / member.task),
             "source": str(member.path),
             "origin": dict(member.origin),
-            "method": None if member.is_bare else member.folder.manifest["method"]["name"],
+            "method": member.folder.manifest.method.name if member.folder.manifest else None,
             "rows": member.routable.count if member.routable else None,
             "second_moment": member.routable.second if member.routable else None,
         }

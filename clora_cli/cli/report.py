@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from clora_cli.base import registry
 from clora_cli.cli._options import JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit
 
@@ -50,25 +51,27 @@ def report(
     Example: clora report scores.json --out report.html
     """
     output = form(json, quiet)
+    from clora_cli.presenting.export import report_json
+    from clora_cli.presenting.report_file import check_out, write_report
+    from clora_cli.presenting.report_text import report_text
     from clora_cli.reporting.assembly import make_report
     from clora_cli.reporting.collect import collect
-    from clora_cli.reporting.report_file import check_out, write_report
 
     for path in out or ():
         check_out(path)
     terminal = Terminal(output)
-    made = make_report(
+    report = make_report(
         collect(paths),
         pairs=[compare] if compare else [],
         command=shlex.join(["clora", *sys.argv[1:]]),
         progress=terminal,
     )
-    for note in (*made.results.notes, *made.footing):
+    for note in (*registry.refusals("metrics"), *report.results.notes, *report.footing):
         terminal.warn(note)
     for path in out or ():
-        check_out(path, made)
+        check_out(path, report)
     for path in out or ():
-        write_report(made, path)
-    brief = "\n".join(made.averages())
-    data = made.data() if output is Form.JSON else {}
-    emit(output, text=made.text(short=True) if output is Form.TEXT else "", data=data, brief=brief)
+        write_report(report, path)
+    brief = "\n".join(f"{average:.2f}" for average in report.averages())
+    data = report_json(report) if output is Form.JSON else {}
+    emit(output, text=report_text(report, short=True) if output is Form.TEXT else "", data=data, brief=brief)

@@ -60,7 +60,7 @@ def route(
     Example: clora route adapters --data mnli --data cb --similarity l2 --heatmap weights.png
     """
     output = Form.QUIET if quiet else Form.TEXT
-    from clora_cli.reporting.route_files import check_ending
+    from clora_cli.presenting.canvas import check_ending
     from clora_cli.routing.dispatch import Dispatcher
     from clora_cli.routing.route_settings import calibration_tasks, open_source, route_options
     from clora_cli.store.package import read_package
@@ -101,13 +101,13 @@ def _standard_input() -> Sequence[str]:
 
 def _prepare(dispatcher: Dispatcher, calibration: Sequence[Task], terminal: Terminal, told: str) -> None:
     terminal.note(f"routing {told}")
-    if dispatcher.guide.record["source"] != "base":
+    if dispatcher.guide.record.source != "base":
         terminal.warn(
             "the distributions were taken with --source adapted, inputs are looked at by the base model alone: "
             "their features differ above the first layer"
         )
     rows = dispatcher.start(calibration)
-    for remark in dispatcher.guide.backbone.tokens.remarks(int(dispatcher.guide.record["max_length"]), 0):
+    for remark in dispatcher.guide.backbone.tokens.remarks(dispatcher.guide.record.max_length, 0):
         terminal.note(f"note: {remark}")
     if rows:
         threshold = dispatcher.routing.threshold
@@ -168,7 +168,8 @@ def _named(weights: Tensor, names: Sequence[str]) -> dict[str, float]:
 
 def _report(routes: Routes, terminal: Terminal, heatmap: Path | None, confusion: Path | None) -> None:
     from clora_cli.base.files import to_json, write_text
-    from clora_cli.reporting.route_files import confusion_table, draw_routes, routes_json
+    from clora_cli.presenting.route_forms import confusion_table, draw_routes
+    from clora_cli.store.routes_file import routes_json
 
     if routes.known:
         terminal.note(confusion_table(routes))

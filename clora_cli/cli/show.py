@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +36,7 @@ def show(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="An adapter folder, a package, a scores file or the name of a plug-in; with --diff two adapters or more.",
+            help="An adapter folder, a package, a scores file, or a plug-in's name or file; with --diff two adapters or more.",
             show_default=False,
         ),
     ],
@@ -92,13 +92,16 @@ def _show_one(path: Path, out: Path | None, output: Form) -> None:
         return
     if out is not None:
         raise OptionError(f"--out {out} draws how adapters differ, or a package whose tasks share a LoRA; add --diff")
-    if path.is_file():
+    if path.suffix == ".py" and path.is_file():
+        name, kinds = registry.provided(str(path))
+        _show_plugins(kinds, name, output)
+    elif path.is_file():
         _show_scores(path, output)
     elif is_adapter(path):
         member = read_adapter(path)
         data = {"schema": "clora.show/1", "adapter": _facts(member)}
         emit(output, text=_adapter_text(member), data=data, brief=member.task)
-    elif kinds := [kind for kind in registry.KINDS if str(path) in registry.names(kind)]:
+    elif kinds := registry.kinds_of(str(path)):
         _show_plugins(kinds, str(path), output)
     else:
         raise ArtifactError(f"{path} does not exist, and is the name of no plug-in")
@@ -114,53 +117,60 @@ def _show_plugins(kinds: Sequence[str], name: str, output: Form) -> None:
         known = {} if kind == "metrics" else registry.options(plugin)  # what a metric takes are scores
         defaults = {key: one.default for key, one in known.items()}
         told = ", ".join(f"{key}={value}" for key, value in defaults.items())
-        texts.append(f"{kind.removesuffix('s')} {name}\n\n{text}" + (f"\n\nDefaults: {told}" if told else ""))
-        data.append({"kind": kind, "name": name, "documentation": text, "options": defaults})
+        source = registry.find(kind, name)
+        origin = "" if source.is_own else f" of {source.origin}"
+        texts.append(f"{kind.removesuffix('s')} {name}{origin}\n\n{text}" + (f"\n\nDefaults: {told}" if told else ""))
+        data.append({"kind": kind, "name": name, "documentation": text, "options": defaults, **source.record()})
     brief = "\n".join(option for entry in data for option in entry["options"])
     emit(output, text="\n\n".join(texts), data={"schema": "clora.show/1", "plugins": data}, brief=brief)
 
 
 def _show_package(path: Path, out: Path | None, output: Form) -> None:
-    from clora_cli.reporting import capacity
+    from clora_cli.presenting.capacity_forms import capacity_json, capacity_table, draw_capacity
+    from clora_cli.reporting.anatomy import shared_ledger
     from clora_cli.store.package import read_package
 
     members = read_package([path])
     text, brief = _package_text(members), "\n".join(member.task for member in members)
     data: dict[str, Any] = {"schema": "clora.show/1", "package": [_facts(member) for member in members]}
-    ledger = capacity.shared_ledger(members)
+    ledger = shared_ledger(members)
     if ledger is not None:
-        text += f"\n\n{capacity.capacity_table(ledger)}"
-        data["capacity"] = capacity.capacity_json(ledger)
+        text += f"\n\n{capacity_table(ledger)}"
+        data["capacity"] = capacity_json(ledger)
     if out is not None:
         if ledger is None:
             raise OptionError(f"--out {out}: the adapters of {path} share no LoRA; add --diff to draw how they differ")
-        capacity.draw_capacity(ledger, out)
+        draw_capacity(ledger, out)
     emit(output, text=text.rstrip("\n"), data=data, brief=brief)
 
 
 def _show_difference(
     paths: Sequence[Path], epsilon: float, rows: int, measure: Measure | None, out: Path | None, output: Form
 ) -> None:
-    from clora_cli.reporting import differences, heatmap
+    from clora_cli.presenting.canvas import check_ending
+    from clora_cli.presenting.difference_forms import difference_json, difference_table
+    from clora_cli.presenting.figures.difference_maps import draw_difference
+    from clora_cli.reporting.differences import difference, mean_over_pairs, read_adapters
 
     if out is not None:
-        heatmap.check_ending(out)
-    members = differences.read_adapters(paths)
-    found = differences.difference(members, epsilon=epsilon, rows=rows, progress=Terminal(output))
+        check_ending(out)
+    members = read_adapters(paths)
+    measured = difference(members, epsilon=epsilon, rows=rows, progress=Terminal(output))
     chosen = None if measure is None else measure.value
     if out is not None:
-        heatmap.draw_difference(found, out, chosen)
-    mean = differences.mean_over_pairs(found, chosen or Measure.OPPOSITE_SIGNS.value)
+        draw_difference(measured, out, chosen)
+    mean = mean_over_pairs(measured, chosen or Measure.OPPOSITE_SIGNS.value)
     emit(
         output,
-        text=differences.difference_table(found, chosen),
-        data=differences.difference_json(found),
+        text=difference_table(measured, chosen),
+        data=difference_json(measured),
         brief="nan" if mean is None else f"{mean:.6g}",
     )
 
 
 def _show_scores(path: Path, output: Form) -> None:
-    from clora_cli.reporting import assemble, matrix_table
+    from clora_cli.presenting.markdown_tables import matrix_table
+    from clora_cli.reporting import assemble
     from clora_cli.store.scores import read_scores
 
     scores = read_scores(path)
@@ -186,7 +196,7 @@ def _facts(member: AdapterFolder) -> dict[str, Any]:
         "parameters": numbers,
         "base_copies": _base_copies(member),
         "features": _features(member),
-        "manifest": dict(member.manifest),
+        "manifest": dict(member.manifest.raw) if member.manifest else {},
     }
 
 
@@ -205,7 +215,7 @@ def _features(member: AdapterFolder) -> dict[str, Any] | None:
     if not member.features.is_file():
         return None
     found = read_distribution(member.features)
-    return {**found.record, "count": found.count, "sites": len(found.sites)}
+    return {**found.record.raw, "count": found.count, "sites": len(found.sites)}
 
 
 def _features_text(features: dict[str, Any] | None) -> str:
@@ -233,30 +243,37 @@ def _adapter_text(member: AdapterFolder) -> str:
     if facts["base_copies"]:
         told = ", ".join(facts["base_copies"])
         lines.append(f"  beside   {told} of the base model, compared with it when the adapter is used")
-    if manifest:
+    if manifest is not None:
         options = {
-            name: {k: v for k, v in chosen.items() if v is not None}
-            for name, chosen in manifest["method"]["options"].items()
+            name: {k: v for k, v in chosen.items() if v is not None} for name, chosen in manifest.method.options.items()
         }
-        lines.append(f"  method   {manifest['method']['name']} {options}")
-        lines.append(f"  parents  {', '.join(parent['task'] for parent in manifest['parents']) or 'none'}")
-        data = manifest["data"]
-        told = f"{data['source']}, {data['train_rows']} rows, {data['metric']}" if "train_rows" in data else "none"
+        lines.append(f"  method   {manifest.method.name} {options}")
+        for kind, names in (manifest.method.plugins or {}).items():
+            lines += [f"  {kind:<8} {name} of {_origin(record)}" for name, record in names.items()]
+        lines.append(f"  parents  {', '.join(parent.task for parent in manifest.parents) or 'none'}")
+        data = manifest.data
+        told = "none" if data.train_rows is None else f"{data.source}, {data.train_rows} rows, {data.metric}"
         lines.append(f"  data     {told}")
-        training = {**manifest["training"], "seed": manifest["seed"]}
+        training = {**manifest.training.raw, "seed": manifest.seed}
         lines.append(f"  training {', '.join(f'{key} {value}' for key, value in training.items())}")
-        lines += [f"  {name:<8} {value}" for name, value in manifest.get("scores", {}).items()]
+        lines += [f"  {name:<8} {value}" for name, value in (manifest.scores or {}).items()]
     lines.append(f"  features {_features_text(facts['features'])}")
-    if origin := manifest.get("origin"):
-        lines.append(f"  origin   task {origin['task']}, stage {origin['stage']} of {origin['package']}")
+    if manifest is not None and (origin := manifest.origin):
+        lines.append(f"  origin   task {origin.task}, stage {origin.stage} of {origin.package}")
     lines.append(f"  sha256   {facts['sha256']}")
     return "\n".join(lines)
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    if "distribution" in record:
+        return f"{record['distribution']} {record.get('version', '')}".rstrip()
+    return f"{record.get('path')} (sha256 {str(record.get('sha256'))[:12]})"
 
 
 def _package_text(members: Sequence[AdapterFolder]) -> str:
     lines = [f"{'stage':>5}  {'task':<20} {'method':<16} {'features':<8}  {'base':<24} sha256"]
     for member in members:
-        method = member.manifest["method"]["name"] if member.manifest else "-"
+        method = member.manifest.method.name if member.manifest else "-"
         stage = "-" if member.stage is None else member.stage
         features = "yes" if member.features.is_file() else "-"
         base = str(member.base.get("id"))

@@ -81,9 +81,11 @@ def stat_features(
 
 def _told(result: FeatureResult) -> str:
     record = result.distribution.record
-    privacy = record.get("privacy")
-    second = {"none": "means", "diag": "means and variances", "full": "means and covariances"}[record["second_moment"]]
-    private = f", private with epsilon {privacy['epsilon']:g} and delta {privacy['delta']:g}" if privacy else ""
+    privacy = record.privacy
+    second = {"none": "means", "diag": "means and variances", "full": "means and covariances"}[
+        record.second_moment or "none"
+    ]
+    private = f", private with epsilon {privacy.epsilon:g} and delta {privacy.delta:g}" if privacy else ""
     rows, sites = result.distribution.count, len(result.distribution.sites)
     return f"{rows} rows, {sites} {'site' if sites == 1 else 'sites'}, {second}{private}; {result.state}"
 
@@ -97,7 +99,7 @@ def _data(result: FeatureResult) -> dict[str, Any]:
         "state": result.state,
         "rows": result.distribution.count,
         "sites": sorted(result.distribution.sites),
-        **{name: result.distribution.record[name] for name in told},
+        **{name: result.distribution.record.raw[name] for name in told},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clora_cli.base import registry
 from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
@@ -43,6 +45,9 @@ def train_task(
     from clora_cli.training import make_plan
     from clora_cli.training import train_task as train
 
+    if any(".py" in text for text in options.method_options.values()):
+        methods = {name: registry.load("methods", name) for name in options.method.split("+")}
+        options = dataclasses.replace(options, method_options=registry.admit_options(methods, options.method_options))
     if options.nproc != 1 and not dry_run:
         with handed_on(_spots(options.package, options.out), patience(wait, break_lock), Terminal(output)):
             relaunch(options.nproc)
@@ -61,8 +66,17 @@ def train_task(
     if not is_main_process():
         return  # there may be no disk that it could read the folder from
     state = "trained" if trained else "up to date"
-    data_out = {"schema": "clora.train-task/1", "adapter": str(folder.path), "task": folder.task, "stage": folder.stage}
-    data_out |= {"state": state, "sha256": folder.digest, "scores": folder.manifest.get("scores", {})}
+    data_out: dict[str, Any] = {
+        "schema": "clora.train-task/1",
+        "adapter": str(folder.path),
+        "task": folder.task,
+        "stage": folder.stage,
+    }
+    data_out |= {
+        "state": state,
+        "sha256": folder.digest,
+        "scores": folder.manifest.scores or {} if folder.manifest else {},
+    }
     emit(output, text=f"{folder.path}  ({state}, stage {folder.stage})", data=data_out, brief=str(folder.path))
 
 

@@ -6,6 +6,7 @@ columns                             become
 messages, or conversations          chat: the last assistant turn that may be learned is the answer
 instruction + output                alpaca: the instruction, then ``input`` (or ``context``) if there is one
 prompt + completion                 plain (``response`` and ``answer`` are completions too); turns are chat
+question + choices + answer         choice: the question, its choices under letters, ``Answer:``; the answer is a letter
 text + label                        text-label: the text, then ``Answer:``; labels are those of the training rows
 sentence1 + sentence2 + label       text-label of a pair; so are premise + hypothesis and their like
 input + output                      plain
@@ -23,11 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from shlex import quote
 
 from clora_cli.base.errors import DataError, UnknownNameError
+from clora_cli.data.choices import lettered
 from clora_cli.data.conversations import Found
 from clora_cli.data.findings import Findings, unused_columns
-from clora_cli.data.formats import ANSWERS, ASKED, FORMATS, ROLES, Fields, Format
+from clora_cli.data.formats import ANSWERS, ASKED, FORMATS, ROLES, WIDER, Fields, Format
 from clora_cli.data.readers import Record
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import Example
@@ -66,13 +69,22 @@ def draft_of(
     )
     kind, fields = _recognise(found, dict(columns or {}), source, FORMATS, held)
     fields = _telling(kind, fields, rows)
+    notes = [*notes, *_wider(fields, columns or {})]
+    labels: tuple[str, ...] = ()
+    if kind.template == "choice":
+        splits, labels, told_keys = lettered(splits, fields)
+        notes += told_keys
     findings = Findings()
     examples = {split: _examples(kind, fields, part, findings, split) for split, part in splits.items()}
     metric = "exact-match" if kind.closed else "rouge-l"
     template = "chat" if any(row.turns for part in examples.values() for row in part) else kind.template
     told = [*notes, *findings.notes({split: len(part) for split, part in splits.items()})]
     told += unused_columns((row.values for row in rows), set(fields.values()))
-    draft = Draft(name, examples, metric, source, template, closed=kind.closed, notes=told, missing=findings.missing)
+    draft = Draft(
+        name, examples, metric, source, template, labels, closed=kind.closed, notes=told, missing=findings.missing
+    )
+    if labels:
+        draft.labels_from = "the choices"
     _write_whole_numbers(draft)
     _open_if_many(draft)
     return draft
@@ -110,12 +122,22 @@ def _telling(kind: Format, fields: Fields, rows: Sequence[Record]) -> dict[str, 
     """The fields without those that may be missing and hold nothing, and without verdicts that are none."""
     cells = {role: [row.values.get(fields[role]) for row in rows] for role in fields if role in kind.optional}
     empty = {role for role, values in cells.items() if all(is_blank(value) for value in values)}
-    odd = {"verdict"} if any(as_flag(v) is None for v in cells.get("verdict", ()) if not is_blank(v)) else set()
+    odd = set() if _are_verdicts(cells.get("verdict", ())) else {"verdict"}
     return {role: column for role, column in fields.items() if role not in empty | odd}
+
+
+def _are_verdicts(values: Sequence[object]) -> bool:
+    """Whether cells say yes or no; numbers do where there is a 0 and a 1, since one of them alone may be a class."""
+    held = [value for value in values if not is_blank(value)]
+    flags = {as_flag(value) for value in held}
+    return None not in flags and (len(flags) > 1 or not any(str(value).strip()[:1] in "01" for value in held))
 
 
 def _examples(kind: Format, fields: Fields, rows: Sequence[Record], findings: Findings, split: str) -> list[Example]:
     examples = []
+    if split != "train" and (lacking := _lacking_answers(kind, fields, rows)):
+        findings.of_all(split, len(rows), f"no '{lacking}': without answers they are not used")
+        return []
     for row in rows:
         found = findings.of(split)
         example = _build(kind, fields, row, found)
@@ -128,6 +150,12 @@ def _examples(kind: Format, fields: Fields, rows: Sequence[Record], findings: Fi
     return examples
 
 
+def _lacking_answers(kind: Format, fields: Fields, rows: Sequence[Record]) -> str:
+    """The column of answers that no row of a split has, as of a test whose answers are kept secret; empty if there is one."""
+    columns = [fields[role] for role in kind.required if role in ANSWERS and role in fields]
+    return next((column for column in columns if not any(column in row.values for row in rows)), "")
+
+
 def _recognise(
     found: Sequence[str], columns: dict[str, str], source: str, formats: Sequence[Format], held: Collection[str]
 ) -> tuple[Format, dict[str, str]]:
@@ -137,23 +165,50 @@ def _recognise(
             raise UnknownNameError("column role", role, ROLES)
         if column not in found:
             raise DataError(f"{source}: no column '{column}' for {role}; it has {', '.join(found) or 'none'}")
-    natural = _natural(found) | columns
-    for available in (columns, _natural([column for column in found if column in held]) | columns, natural):
+    natural, wider = _natural(found) | columns, _natural(found, _ALL) | columns
+    filled = _natural([column for column in found if column in held]) | columns
+    for available, known in ((columns, natural), (filled, natural), (natural, natural), (wider, wider)):
         for kind in formats:
             named = set(columns) <= set(kind.roles)
             if named and set(kind.required) <= set(available):
-                return kind, {role: natural[role] for role in kind.roles if role in natural}
+                return kind, {role: known[role] for role in kind.roles if role in known}
     sets = "; ".join(dict.fromkeys(" + ".join(kind.required) for kind in formats))
     raise DataError(
         f"{source}: columns not recognised: {', '.join(found) or 'none'}; expected one of: {sets}; "
-        "name yours with --columns, such as prompt=question completion=answer"
+        f"say what yours are, such as {_such_as(found)}"
     )
 
 
-def _natural(found: Sequence[str]) -> dict[str, str]:
+def _such_as(found: Sequence[str]) -> str:
+    first, second = (*found, "answer")[:2] if found else ("question", "answer")
+
+    def named(**roles: str) -> str:
+        return " ".join(f"--columns {quote(f'{role}={column}')}" for role, column in roles.items())
+
+    if len(found) == 1:
+        return f"{named(prompt=first)} for prompts alone"
+    return f"{named(text=first, label=second)} for labels, {named(prompt=first, completion=second)} for other answers"
+
+
+_ALL = {role: (*names, *WIDER.get(role, ())) for role, names in ROLES.items()}
+
+
+def _wider(fields: Fields, columns: Fields) -> list[str]:
+    """A note on columns of names that may mean something else."""
+    guessed = [
+        f"{column} as {role}" for role, column in fields.items() if role not in columns and not _is_named(column, role)
+    ]
+    return [f"columns are read by their names: {', '.join(guessed)}; --columns says otherwise"] if guessed else []
+
+
+def _is_named(column: str, role: str) -> bool:
+    return column.strip().casefold() in ROLES[role]
+
+
+def _natural(found: Sequence[str], roles: Mapping[str, Sequence[str]] = ROLES) -> dict[str, str]:
     """Role to column, by name, without regard to case."""
     folded = {column.strip().casefold(): column for column in reversed(found)}
-    pairs = ((role, next((folded[name] for name in names if name in folded), None)) for role, names in ROLES.items())
+    pairs = ((role, next((folded[name] for name in names if name in folded), None)) for role, names in roles.items())
     return {role: column for role, column in pairs if column is not None}
 
 

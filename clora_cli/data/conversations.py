@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clora_cli.base.errors import DataError
-from clora_cli.data.readers import parse_json
-from clora_cli.data.values import as_flag, as_text, is_blank
+from clora_cli.data.values import as_flag, as_text, is_blank, unpacked
 
-__all__ = ["Found", "Turn", "read_tools", "read_turns", "split_answer"]
+__all__ = ["Found", "Turn", "is_turns", "read_history", "read_tools", "read_turns", "split_answer"]
 
 Found = Callable[..., None]  # told what is not used in a row, and the names of what that concerns, for the notes
 
@@ -31,6 +30,7 @@ _ROLES = {
     "observation": "tool",
 }
 _SWITCHES = ("weight", "train", "loss")  # OpenAI's, axolotl's and ms-swift's ways to keep a turn from being learned
+_NAMED, _SAID = {"role", "from"}, {"content", "value", "tool_calls"}
 _READ = {"role", "from", "content", "value", *_SWITCHES, "tool_calls", "function_call", "tool_call_id", "name"}
 
 
@@ -73,7 +73,7 @@ def read_turns(value: object, where: str, column: str, found: Found) -> tuple[Tu
     Raises:
         DataError: It is not a list of turns, or a turn's role, weight or call is of no known kind.
     """
-    value = () if is_blank(value) else _unpacked(value)
+    value = () if is_blank(value) else unpacked(value)
     if not isinstance(value, list | tuple):
         raise DataError(f"{where}: '{column}' is a {type(value).__name__}; expected a list of turns")
     unused = {
@@ -82,6 +82,24 @@ def read_turns(value: object, where: str, column: str, found: Found) -> tuple[Tu
     if unused:
         found(f"what turns of '{column}' hold beside role and content is not used", *unused)
     return tuple(_turn(turn, where, column) for turn in value)
+
+
+def read_history(value: object, where: str, column: str, found: Found) -> tuple[Turn, ...]:
+    """Return earlier exchanges: pairs of a question and an answer, or turns; as a list or as its text.
+
+    Raises:
+        DataError: It is a list of something else.
+    """
+    value = unpacked(value)
+    if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        said = [(role, as_text(text, where, column)) for pair in value for role, text in zip(_SIDES, pair, strict=True)]
+        return tuple(Turn(role, text) for role, text in said)
+    if isinstance(value, list | tuple) and any(isinstance(pair, list | tuple | str) for pair in value):
+        raise DataError(f"{where}: '{column}' is no list of [question, answer] pairs or of turns; mend or remove it")
+    return read_turns(value, where, column, found)
+
+
+_SIDES = ("user", "assistant")
 
 
 def split_answer(turns: tuple[Turn, ...], found: Found) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
@@ -108,20 +126,24 @@ def read_tools(value: object, where: str, column: str) -> list[Any]:
     Raises:
         DataError: It is no list of objects.
     """
-    value = [] if is_blank(value) else _unpacked(value)
+    value = [] if is_blank(value) else unpacked(value)
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
         raise DataError(f"{where}: '{column}' is no list of tools; write each as a JSON object")
     return value
 
 
-def _unpacked(value: object) -> object:
-    """A list or object that was written as text, as tables have it."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        try:
-            return parse_json(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
+def is_turns(value: object) -> bool:
+    """Whether a cell holds a conversation: a list of turns, or the text of one, which no other JSON is taken for."""
+    if isinstance(value, str):
+        listed = unpacked(value) if "role" in value or "from" in value else None
+        return isinstance(listed, list) and bool(listed) and all(map(_is_turn, listed))
+    return isinstance(value, list) and bool(value) and all(isinstance(t, Mapping) and _NAMED & set(t) for t in value)
+
+
+def _is_turn(value: object) -> bool:
+    if not isinstance(value, Mapping) or not _SAID & set(value):
+        return False
+    return str(value.get("role", value.get("from", ""))).casefold() in _ROLES
 
 
 def _turn(turn: object, where: str, column: str) -> Turn:
@@ -151,7 +173,7 @@ def _called(turn: Mapping[str, object]) -> object:
 
 def _calls(value: object, where: str, column: str) -> list[dict[str, Any]]:
     """Calls as templates take them: a name and arguments by name, whatever they were wrapped in."""
-    value = _unpacked(value)
+    value = unpacked(value)
     if is_blank(value):
         return []
     calls = []
@@ -159,7 +181,7 @@ def _calls(value: object, where: str, column: str) -> list[dict[str, Any]]:
         function = call.get("function", call) if isinstance(call, Mapping) else call
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise DataError(f"{where}: a call of a tool in '{column}' has no name; write it as {{name, arguments}}")
-        arguments = _unpacked(function.get("arguments", function.get("parameters", {})))
+        arguments = unpacked(function.get("arguments", function.get("parameters", {})))
         called = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
         identity = {"id": str(call["id"])} if isinstance(call, Mapping) and not is_blank(call.get("id")) else {}
         calls.append(identity | called)
@@ -169,8 +191,6 @@ def _calls(value: object, where: str, column: str) -> list[dict[str, Any]]:
 def _switch(value: object, name: str, where: str, column: str) -> bool:
     if value is None:
         return True
-    if value in (0, 1):
-        return bool(value)
     if (flag := as_flag(value)) is None:
         raise DataError(f"{where}: a turn of '{column}' has the {name} {value!r}; only 0 and 1 can be used")
     return flag

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from clora_cli.base.errors import DataError
 __all__ = ["read_table"]
 
 _FIELD_LIMIT = 2**31 - 1  # the module's default of 131072 characters is less than one long document
-_OTHERS = ("\t", ";")  # what separates fields of a .csv file whose header has no comma
+_OTHERS = ("\t", ";", "|")  # what separates fields of a .csv file whose header has no comma
 
 _Row = tuple[int, list[str]]  # number of its last line, and its fields
 
@@ -44,9 +45,7 @@ def read_table(path: Path, text: str, delimiter: str, notes: list[str]) -> Itera
             nothing closes swallows rows.
     """
     csv.field_size_limit(_FIELD_LIMIT)
-    head = text.lstrip("\n\r").partition("\n")[0]
-    if delimiter == "," and "," not in head:
-        delimiter = next((other for other in _OTHERS if other in head), ",")
+    text, delimiter = _separated(text, delimiter)
     (_, names), *rows = _rows(path, text, delimiter, notes)
     header = _header(path, names)
     for line, row in rows:
@@ -57,8 +56,26 @@ def read_table(path: Path, text: str, delimiter: str, notes: list[str]) -> Itera
         yield line, dict(zip(header, row, strict=True))
 
 
+def _separated(text: str, delimiter: str) -> tuple[str, str]:
+    """The text and what separates its fields, which spreadsheets may say in a line of its own: ``sep=;``."""
+    head, end, rest = text.lstrip("\n\r").partition("\n")
+    if said := re.fullmatch(r"sep=(.)\r?", head):
+        return end + rest, said[1]  # the line stays, empty, so that those below it keep their numbers
+    fewer = '"' not in head and head.count(",") < head.count(";")
+    if delimiter == "," and (fewer or "," not in head):
+        delimiter = next((other for other in _OTHERS if other in head), ",")
+    return text, delimiter
+
+
 def _rows(path: Path, text: str, delimiter: str, notes: list[str]) -> list[_Row]:
     quoted = _parse(text, delimiter)
+    if delimiter == "," and any(
+        _is_quoted(field.strip()) for _, row in quoted.rows for field in row if field[:1] == " "
+    ):
+        spaced = _parse(text, delimiter, skipinitialspace=True)
+        if not spaced.problem:
+            quoted = spaced
+            notes.append(f"{path.name}: spaces before quotation marks are no part of a field")
     if '"' not in text and not quoted.problem:
         return quoted.rows
     literal = _literal(text, delimiter)
@@ -86,7 +103,7 @@ def _parse(text: str, delimiter: str, **how: object) -> _Parsed:
     begun = 1
     try:
         for row in reader:
-            if row:
+            if any(map(str.strip, row[:1])) or len(row) > 1:  # a line of spaces is no row
                 rows.append((reader.line_num, row))
             begun = reader.line_num + 1
     except csv.Error as error:
@@ -96,7 +113,7 @@ def _parse(text: str, delimiter: str, **how: object) -> _Parsed:
 
 def _literal(text: str, delimiter: str) -> list[_Row]:
     lines = enumerate(io.StringIO(text, newline=None), start=1)
-    return [(number, line.rstrip("\n").split(delimiter)) for number, line in lines if line.strip("\n")]
+    return [(number, line.rstrip("\n").split(delimiter)) for number, line in lines if line.strip()]
 
 
 def _has_stray(rows: Sequence[_Row]) -> bool:

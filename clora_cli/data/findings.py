@@ -40,6 +40,11 @@ class Findings:
 
         return found
 
+    def of_all(self, split: str, rows: int, what: str) -> None:
+        """Note what all rows of a split have in common."""
+        self._rows.setdefault(what, Counter())[split] += rows
+        self._names.setdefault(what, set())
+
     @property
     def missing(self) -> tuple[str, ...]:
         """How cells that hold nothing are spelled."""

@@ -8,13 +8,13 @@ from pathlib import Path
 from clora_cli.base.errors import DataError
 from clora_cli.data.findings import few
 from clora_cli.data.readers import READERS, Record, is_readable, read_records
-from clora_cli.data.split_names import Twofold, choose_splits, missing_parts, split_of, told
+from clora_cli.data.split_names import Twofold, are_parts, choose_splits, missing_parts, split_of, told
 from clora_cli.data.texts import COMPRESSED, bare
 
 __all__ = ["read_folder", "split_files", "unread"]
 
 # Files that hold rows and that nothing here reads, and those that never hold any.
-_TABLES = {".txt", ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".orc", ".avro", ".pkl", ".pickle", ".npy", ".npz",
+_TABLES = {".txt", ".xlsx", ".xls", ".ods", ".feather", ".orc", ".avro", ".pkl", ".pickle", ".npy", ".npz",
            ".h5", ".db", ".sqlite", ".xml", ".zip", ".tar", ".tgz", ".7z", ".rar"}  # fmt: skip
 _NO_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "readme.txt", "license.txt"}
 
@@ -23,7 +23,8 @@ def read_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
     """Return the rows by split of a folder, and notes.
 
     Splits are files (``train.jsonl``, ``val.csv.gz``), their numbered parts, or folders of files; or they are so in the
-    folder's ``data/`` or its only other folder. One file alone is the training rows.
+    folder's ``data/`` or its only other folder. One file alone, or files whose names differ in a number, are the training
+    rows.
 
     Raises:
         DataError: Nothing can be read, or two things hold one split.
@@ -31,9 +32,9 @@ def read_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
     sources = split_files(folder)
     if not any(split_of(name) for name in sources):
         files = [path for paths in sources.values() for path in paths if path.parent == folder]
-        if len(files) == 1:
-            notes = unread(folder, files)
-            return {"train": read_records(files[0], notes)}, notes
+        if files and (len(files) == 1 or are_parts(map(bare, files))):
+            notes = [*_together(files), *unread(folder, files)]
+            return {"train": [row for file in files for row in read_records(file, notes)]}, notes
         if inner := _inner(folder):
             splits, notes = read_folder(inner)
             return splits, [*notes, *unread(folder, [inner])]
@@ -93,11 +94,17 @@ def unread(folder: Path, used: Sequence[Path]) -> list[str]:
     return [f"not used in {folder.name}: {few(left)}"] if left else []
 
 
+def _together(files: Sequence[Path]) -> list[str]:
+    names = [bare(file) for file in files]
+    parts = f"train is {few(file.name for file in files)}" if len(files) > 1 else ""
+    return [note for note in (parts, missing_parts(names)) if note]
+
+
 def _count(path: Path) -> str:
     try:
         return f"{len(read_records(path))} rows"
     except DataError:
-        return "no rows"
+        return "cannot be read"
 
 
 def _read(

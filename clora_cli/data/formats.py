@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from clora_cli.base.errors import DataError
-from clora_cli.data.conversations import Found, Turn, read_tools, read_turns, split_answer
+from clora_cli.data import choices
+from clora_cli.data.conversations import Found, Turn, is_turns, read_history, read_tools, read_turns, split_answer
 from clora_cli.data.findings import MISSING
 from clora_cli.data.readers import Record
 from clora_cli.data.task import Example
 from clora_cli.data.templates import OPTIONS_CUE, alpaca, chat, pair, question, tooling_text
-from clora_cli.data.values import as_answers, as_text, is_blank, missing
+from clora_cli.data.values import as_answers, as_text, is_blank, missing, several
 
-__all__ = ["ANSWERS", "ASKED", "FORMATS", "ROLES", "Fields", "Format"]
+__all__ = ["ANSWERS", "ASKED", "FORMATS", "ROLES", "WIDER", "Fields", "Format"]
 
 ROLES = {
     "messages": ("messages",),
@@ -27,20 +26,34 @@ ROLES = {
     "label": ("label", "gold_label"),
     "input": ("input", "context"),
     "output": ("output", "response"),
-    "system": ("system",),
+    "system": ("system", "system_prompt"),
     "history": ("history",),
     "tools": ("tools", "functions"),
     "first": ("sentence1", "premise", "question1", "text1", "text_a", "sentence_a"),
     "second": ("sentence2", "hypothesis", "question2", "text2", "text_b", "sentence_b"),
     "question": ("question",),
-    "sentence": ("sentence",),
-    "context": ("context", "passage"),
+    "sentence": ("sentence", "passage"),
+    "context": ("context", "passage", "paragraph", "article", "premise"),
     "answer": ("answer", "answers"),
     "chosen": ("chosen",),
     "rejected": ("rejected",),
     "verdict": ("kto_tag", "label"),
+    "stem": ("question", "question_stem", "ctx", "goal", "sentence"),
+    "choices": ("choices", "options", "endings"),
+    "key": ("answerkey", "answer_idx", "answer_index", "answer_key", "cop", "answer", "label"),
+    **choices.COLUMNS,
 }
-ANSWERS = frozenset({"completion", "label", "output", "answer", "chosen"})  # roles that a prompt does without
+# Names that several kinds of columns have: taken where no other set of columns is there, with a note.
+WIDER = {
+    "text": ("content", "review", "review_body", "tweet", "body"),
+    "label": ("labels", "class", "category", "sentiment", "target"),
+    "prompt": ("query",),
+    "completion": ("output", "target", "targets"),
+    "input": ("inputs", "source", "document", "article", "dialogue"),
+    "output": ("targets", "target", "completion", "answer", "summary", "highlights"),
+    "answer": ("response", "output", "best_answer", "target"),
+}
+ANSWERS = frozenset({"completion", "label", "output", "answer", "chosen", "key"})  # roles that a prompt does without
 
 Fields = Mapping[str, str]
 Build = Callable[[Record, Fields, Found], Example]
@@ -77,7 +90,7 @@ def _text(row: Record, fields: Fields, role: str) -> str:
 
 def _answers(row: Record, fields: Fields, role: str) -> tuple[str, ...]:
     column = fields.get(role)
-    return as_answers(row.values[column], row.where, column) if column else ()
+    return as_answers(several(row.values[column], column), row.where, column) if column else ()
 
 
 def _stripped(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -130,21 +143,8 @@ def _after_history(row: Record, fields: Fields, asked: str, answers: tuple[str, 
         return Example("", "", "", answers)
     column = fields.get("history")
     value = row.values.get(column) if column else None
-    turns = () if is_blank(value) else _history(value, row.where, column or "", found)
+    turns = () if is_blank(value) else read_history(value, row.where, column or "", found)
     return _example(row, fields, _opened(row, fields, (*turns, Turn("user", asked)), found), answers)
-
-
-def _history(value: Any, where: str, column: str, found: Found) -> tuple[Turn, ...]:
-    """Earlier exchanges: pairs of a question and an answer, or turns."""
-    if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
-        said = [(role, as_text(text, where, column)) for pair in value for role, text in zip(_SIDES, pair, strict=True)]
-        return tuple(Turn(role, text) for role, text in said)
-    if isinstance(value, list | tuple) and any(isinstance(pair, list | tuple | str) for pair in value):
-        raise DataError(f"{where}: '{column}' is no list of [question, answer] pairs or of turns; mend or remove it")
-    return read_turns(value, where, column, found)
-
-
-_SIDES = ("user", "assistant")
 
 
 def _alpaca(row: Record, fields: Fields, found: Found) -> Example:
@@ -162,11 +162,12 @@ def _instruction(row: Record, fields: Fields, answers: tuple[str, ...], found: F
 
 def _plain(row: Record, fields: Fields, prompt: str, answer: str, found: Found) -> Example:
     value = row.values.get(fields[answer]) if answer in fields else None
-    if isinstance(row.values[fields[prompt]], list):
-        turns = _turns(row, fields, prompt, found)
+    asked = row.values[fields[prompt]]
+    if isinstance(asked, list) or is_turns(asked) or is_turns(value):
+        turns = _asked(row, fields, prompt, found)
         if answer not in fields:
             return _example(row, fields, _unanswered(turns), ())
-        if isinstance(value, list):
+        if is_turns(value):
             said = read_turns(value, row.where, fields[answer], found)
             return _example(row, fields, *split_answer((*turns, *said), found))
         return _example(row, fields, turns, _answers(row, fields, answer))
@@ -178,6 +179,15 @@ def _plain(row: Record, fields: Fields, prompt: str, answer: str, found: Found) 
 
 def _prompt_completion(row: Record, fields: Fields, found: Found) -> Example:
     return _plain(row, fields, "prompt", "completion", found)
+
+
+def _asked(row: Record, fields: Fields, role: str, found: Found) -> tuple[Turn, ...]:
+    """The turns that a prompt holds; of a text, one."""
+    value = row.values[fields[role]]
+    if isinstance(value, list) or is_turns(value):
+        return _turns(row, fields, role, found)
+    text = _text(row, fields, role)
+    return _opened(row, fields, (Turn("user", text),) if text.strip() else (), found)
 
 
 def _input_output(row: Record, fields: Fields, found: Found) -> Example:
@@ -211,11 +221,7 @@ def _pair_label(row: Record, fields: Fields, found: Found) -> Example:
 
 
 def _question_answer(row: Record, fields: Fields, found: Found) -> Example:
-    column = fields.get("answer")
-    value = row.values[column] if column else ()
-    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
-        value = value["text"]  # SQuAD's: texts, and where in the context each begins
-    answers = _stripped(as_answers(value, row.where, column)) if column else ()
+    answers = _stripped(_answers(row, fields, "answer"))
     asked, context = _text(row, fields, "question"), _text(row, fields, "context")
     if _chat_columns(fields):
         both = "\n".join(text for text in (context.strip(), asked.strip()) if text)
@@ -233,7 +239,8 @@ def _preferred(asked: str) -> Build:
         answers = tuple(turn.text for turn in said[-1:]) if said else _answers(row, fields, "chosen")
         if asked == "instruction":
             return _instruction(row, fields, answers, found)
-        if asked == "conversations" or isinstance(row.values.get(fields[asked]), list):
+        cell = row.values.get(fields[asked])
+        if asked == "conversations" or isinstance(cell, list) or is_turns(cell):
             turns = _turns(row, fields, asked, found)
             return _example(row, fields, *(split_answer((*turns, *said), found) if said else (turns, answers)))
         text = _text(row, fields, asked)
@@ -255,7 +262,11 @@ def _chosen_turns(row: Record, fields: Fields, found: Found) -> tuple[Turn, ...]
     value = row.values.get(fields["chosen"]) if "chosen" in fields else ()
     if isinstance(value, Mapping):
         value = [value]
-    if not isinstance(value, list | tuple) and {"conversations", "instruction", "prompt", "question"} & set(fields):
+    if (
+        not isinstance(value, list | tuple)
+        and not is_turns(value)
+        and {"conversations", "instruction", "prompt", "question"} & set(fields)
+    ):
         return ()
     return read_turns(value, row.where, fields.get("chosen", ""), found)
 
@@ -267,9 +278,17 @@ FORMATS = (
     Format("chat", ("conversations",), _CHAT, _conversation("conversations"), ask=_asked_conversation("conversations")),
     Format("alpaca", ("instruction", "output"), ("input", "history", *_CHAT), _alpaca),
     Format("plain", ("prompt", "completion"), ("history", *_CHAT), _prompt_completion),
+    Format("choice", ("stem", "choices", "key"), ("context",), choices.build, closed=True),
     Format("text-label", ("question", "sentence", "label"), (), _pair_label, closed=True),
     Format("text-label", ("text", "label"), (), _text_label, closed=True),
     Format("text-label", ("first", "second", "label"), (), _pair_label, closed=True),
+    Format(
+        "choice",
+        ("stem", *list(choices.COLUMNS)[:2], "key"),
+        ("context", *list(choices.COLUMNS)[2:]),
+        choices.build,
+        closed=True,
+    ),
     Format("plain", ("input", "output"), (), _input_output),
     Format("question-answer", ("question", "answer"), ("context", "history", *_CHAT), _question_answer),
     Format("alpaca", ("instruction", "chosen"), ("input", "history", "system", "rejected"), _preferred("instruction")),

@@ -122,7 +122,8 @@ def _left(sizes: Mapping[str, int]) -> list[str]:
 
 def _records(rows: Any, file: str) -> Iterator[Record]:
     """Rows of a ``datasets.Dataset``, class indices replaced by their names."""
-    names = {name: list(f.names) for name, f in rows.features.items() if type(f).__name__ == "ClassLabel"}
+    inner = {name: getattr(f, "feature", f) for name, f in rows.features.items()}
+    names = {name: list(f.names) for name, f in inner.items() if type(f).__name__ == "ClassLabel"}
     for number, row in enumerate(rows, start=1):
         yield Record(file, "row", number, with_class_names(row, names))
 

@@ -54,6 +54,8 @@ def load_task(
         raise UnknownNameError("metric", metric, METRICS)
     if not name.strip():
         raise DataError("--data is empty: name a task, a file or a folder")
+    if name.strip() == "-":
+        raise DataError("--data -: rows from standard input can only be routed; save them in a file and name that")
     plain, named = split_names(name.strip())
     try:
         draft = _draft(plain, columns)

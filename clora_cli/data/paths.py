@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clora_cli.base.errors import DataError
 from clora_cli.data.columns import draft_of
+from clora_cli.data.findings import few
 from clora_cli.data.folders import read_folder
 from clora_cli.data.layouts import is_benchmark_folder, is_task_file, read_benchmark_folder, read_task_file, task_name
 from clora_cli.data.readers import read_records
@@ -40,9 +41,9 @@ def read_path(path: Path, columns: Mapping[str, str] | None = None) -> Draft:
         )
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
+    path, name = _downloaded(path)
     if is_benchmark_folder(path) and not columns:
         return read_benchmark_folder(path.resolve())
-    name = path.resolve().name
     if any((path / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
         from clora_cli.data.hub import read_saved
 
@@ -50,3 +51,16 @@ def read_path(path: Path, columns: Mapping[str, str] | None = None) -> Draft:
     else:
         splits, notes = read_folder(path)
     return draft_of(task_name(name), f"folder {name}", splits, columns, notes)
+
+
+def _downloaded(folder: Path) -> tuple[Path, str]:
+    """A folder and its name; of a data set's folder in the Hub's cache its snapshot, and the data set's name."""
+    name = folder.resolve().name
+    if not name.startswith("datasets--") or not (folder / "snapshots").is_dir():
+        return folder, name
+    main, snapshots = folder / "refs" / "main", sorted((folder / "snapshots").iterdir())
+    if main.is_file():
+        snapshots = [path for path in snapshots if path.name == main.read_text(encoding="utf-8").strip()] or snapshots
+    if len(snapshots) != 1:
+        raise DataError(f"{folder}: it holds {len(snapshots)} snapshots; name one of {few(map(str, snapshots))}")
+    return snapshots[0], name.rpartition("--")[2]

@@ -1,4 +1,4 @@
-"""Rows out of files: jsonl, json, csv, tsv and parquet, each row with the place it came from (layer L1).
+"""Rows out of files: jsonl, json, csv, tsv, parquet and arrow, each row with the place it came from (layer L1).
 
 A file that cannot be read is a :class:`DataError` of one line with the file, the line and what to do. Nothing here
 knows what a column means.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.base.errors import DataError
+from clora_cli.base.files import stand_in
 from clora_cli.data.delimited import read_table
 from clora_cli.data.texts import COMPRESSED, ending, library, read_bytes, read_text
 
@@ -56,6 +57,7 @@ def read_records(path: Path, notes: list[str] | None = None) -> list[Record]:
     Raises:
         DataError: The file is missing, empty, of no Unicode encoding, malformed, or of an ending that is not known.
     """
+    _check_whole(path)
     reader = READERS.get(ending(path))
     if reader is None:
         known = f"{', '.join(READERS)}, each also with {', '.join(COMPRESSED)}"
@@ -72,6 +74,7 @@ def read_json(path: Path) -> object:
     Raises:
         DataError: As ``read_text``, or the text is not JSON.
     """
+    _check_whole(path)
     text = read_text(path)
     try:
         return parse_json(text)
@@ -79,6 +82,11 @@ def read_json(path: Path) -> object:
         raise _not_json(path, error.lineno, error.msg) from error
     except (ValueError, RecursionError) as error:
         raise _not_json(path, 1, str(error)) from error
+
+
+def _check_whole(path: Path) -> None:
+    if told := stand_in(path):
+        raise DataError(f"{path} {told}")
 
 
 def parse_json(text: str, *, nan: bool = True) -> object:
@@ -136,7 +144,9 @@ def _json(path: Path, notes: list[str]) -> Iterator[Record]:
     value = read_json(path)
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
-        raise DataError(f'{path}: expected a list of rows or an object with a list under "data"')
+        lists = [f"'{key}'" for key, kept in _items(value) if isinstance(kept, list)]
+        mend = f"save {', '.join(lists)} as files of their own" if lists else "write the rows as one"
+        raise DataError(f'{path}: expected a list of rows or an object with a list under "data"; {mend}')
     beside = [
         f"'{key}' ({len(kept)} rows)" for key, kept in _items(value) if kept is not rows and isinstance(kept, list)
     ]
@@ -152,7 +162,10 @@ def _items(value: object) -> Iterable[tuple[str, object]]:
 
 def _object(path: Path, unit: str, number: int, value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise DataError(f"{path}, {unit} {number}: expected an object with named fields, not {type(value).__name__}")
+        found = type(value).__name__
+        raise DataError(
+            f"{path}, {unit} {number}: expected an object with named fields, not {found}; write each row as one"
+        )
     return value
 
 
@@ -171,6 +184,23 @@ def _parquet(path: Path, notes: list[str]) -> Iterator[Record]:
     with library(str(path), "a readable Parquet file", "write it again"):
         whole = pa.BufferReader(read_bytes(path)) if path.suffix.lower() in COMPRESSED else path
         table = pq.ParquetFile(whole).read()
+    yield from _rows_of(path, table)
+
+
+def _arrow(path: Path, notes: list[str]) -> Iterator[Record]:
+    import pyarrow as pa
+
+    with library(str(path), "a readable Arrow file", "write it again"):
+        whole = pa.BufferReader(read_bytes(path)) if path.suffix.lower() in COMPRESSED else pa.memory_map(str(path))
+        try:
+            table = pa.ipc.open_stream(whole).read_all()  # as ``datasets`` writes it
+        except pa.ArrowInvalid:
+            table = pa.ipc.open_file(whole).read_all()
+    yield from _rows_of(path, table)
+
+
+def _rows_of(path: Path, table: Any) -> Iterator[Record]:
+    with library(str(path), "a readable table", "write it again"):
         columns, rows = table.column_names, table.to_pylist()
     if twice := next((name for name in columns if columns.count(name) > 1), None):
         raise DataError(f"{path}: column '{twice}' occurs more than once; rename one of them")
@@ -183,7 +213,8 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     """Label names of class columns, which ``datasets`` keeps beside the schema while the cells hold only integers."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        return {name: f["names"] for name, f in features.items() if f.get("_type") == "ClassLabel" and f.get("names")}
+        inner = {name: f.get("feature") or f for name, f in features.items()}
+        return {name: f["names"] for name, f in inner.items() if f.get("_type") == "ClassLabel" and f.get("names")}
     except (ValueError, AttributeError, KeyError):
         return {}  # the metadata are a courtesy of the writer: without them the integers are the labels
 
@@ -192,10 +223,18 @@ def with_class_names(row: Mapping[str, object], names: Mapping[str, list[str]]) 
     """Return a row whose class indices are replaced by their names; an index out of range (-1: no label) is empty."""
     mapped = dict(row)
     for column, labels in names.items():
-        index = mapped.get(column)
-        if isinstance(index, int):
-            mapped[column] = labels[index] if 0 <= index < len(labels) else None
+        value = mapped.get(column)
+        if isinstance(value, list):
+            mapped[column] = [_class_name(index, labels) for index in value]
+        else:
+            mapped[column] = _class_name(value, labels)
     return mapped
+
+
+def _class_name(index: object, labels: list[str]) -> object:
+    if not isinstance(index, int):
+        return index
+    return labels[index] if 0 <= index < len(labels) else None
 
 
 READERS: dict[str, Callable[[Path, list[str]], Iterator[Record]]] = {
@@ -205,4 +244,5 @@ READERS: dict[str, Callable[[Path, list[str]], Iterator[Record]]] = {
     ".tsv": _delimited("\t"),
     ".parquet": _parquet,
     ".ndjson": _jsonl,
+    ".arrow": _arrow,
 }

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from clora_cli.base.errors import DataError, MismatchError
+from clora_cli.base.errors import DataError, MismatchError, OptionError
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.load import load_task
 from clora_cli.data.naming import split_names
 from clora_cli.data.readers import is_readable
 from clora_cli.data.task import Task
+from clora_cli.store.manifest import Manifest
+from clora_cli.store.manifest_parts import DataRecord
 
-__all__ = ["Origin", "named_task", "origins_of", "own_tasks"]
+__all__ = ["Origin", "named_task", "origins_of", "own_tasks", "recorded_columns"]
 
 
 class _Member(Protocol):
@@ -26,7 +28,7 @@ class _Member(Protocol):
     def path(self) -> Path: ...
 
     @property
-    def manifest(self) -> Mapping[str, Any]: ...
+    def manifest(self) -> Manifest | None: ...
 
 
 @dataclass(frozen=True)
@@ -81,22 +83,20 @@ class Origin:
         return {"name": self.name, "given": self.given, "columns": dict(self.columns), "fingerprint": self.fingerprint}
 
 
-def origins_of(manifest: Mapping[str, Any]) -> list[Origin]:
+def origins_of(manifest: Manifest | None) -> list[Origin]:
     """Return the tasks that an adapter was trained on: one, or all those of a merge; none of a bare PEFT folder."""
-    data = manifest.get("data", {})
-    if not data:
+    if manifest is None:
         return []
-    if "merged" in data:
-        known = {entry["name"]: _origin(entry) for entry in data.get("origins", ())}
-        return [known.get(name, Origin(name, name)) for name in data["merged"]]
-    return [_origin(data)]
+    if manifest.data.merged is not None:
+        known = {entry["name"]: _origin(DataRecord(entry)) for entry in manifest.data.origins or ()}
+        return [known.get(name, Origin(name, name)) for name in manifest.data.merged]
+    return [_origin(manifest.data)]
 
 
-def _origin(data: Mapping[str, Any]) -> Origin:
-    name = str(data["name"])
-    if "given" not in data:
-        return Origin(name, name)
-    return Origin(name, str(data["given"]), data.get("columns") or {}, str(data.get("fingerprint", "")))
+def _origin(data: DataRecord) -> Origin:
+    if data.given is None:
+        return Origin(data.name, data.name)
+    return Origin(data.name, data.given, data.columns or {}, data.fingerprint or "")
 
 
 def own_tasks(members: Iterable[_Member], mend: str) -> list[Task]:
@@ -135,7 +135,28 @@ def named_task(name: str, members: Iterable[_Member], mend: str, *, columns: Map
             of_file = origin.name == name and origin.given != name and not _same(name, plain)
             if of_file or (with_names and _same(name, plain)):
                 return origin.load(member.path, mend, columns)
-    return load_task(name, columns=columns)
+    return load_task(name, columns=columns or recorded_columns(name, members))
+
+
+def recorded_columns(name: str, members: Iterable[_Member]) -> Mapping[str, str]:
+    """Return the columns by which adapters were trained on the file or folder of this name; empty if none was by any.
+
+    Args:
+        name: As ``--data`` gives it.
+        members: The adapters.
+
+    Raises:
+        OptionError: Two of them were trained on it by different columns.
+    """
+    place = Path(name).expanduser().absolute()
+    found: list[Mapping[str, str]] = []
+    for member in members:
+        for origin in origins_of(member.manifest):
+            if Path(origin.given).expanduser().absolute() == place and origin.columns not in found:
+                found.append(origin.columns)
+    if len(found) > 1:
+        raise OptionError(f"adapters were trained on {name} by different columns; say which with --columns")
+    return found[0] if found else {}
 
 
 def _same(name: str, given: str) -> bool:

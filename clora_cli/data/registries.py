@@ -20,6 +20,7 @@ __all__ = ["Entry", "entry_of", "read_entry"]
 
 REGISTRY = "dataset_info.json"
 _ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "cloud_file_name", "script_url")
+_UNREAD = {"subset", "split", "folder"}
 # Its names of columns, and the roles that they play; their defaults are those of its two formats.
 _ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
 _SHARED = {"history": "history", "system": "system", "tools": "tools", "kto_tag": "verdict", "chosen": "chosen",
@@ -81,7 +82,8 @@ def read_entry(entry: Entry, columns: Mapping[str, str] | None = None) -> Draft:
     where = f"{entry.registry}, '{entry.name}'"
     path = _file(entry)
     if path is None:
-        place = next((f"{key} {entry.described[key]}" for key in _ELSEWHERE if key in entry.described), "no file_name")
+        places = (f"{key} {entry.described[key]}" for key in ("file_name", *_ELSEWHERE) if key in entry.described)
+        place = next(places, "no file_name")
         raise DataError(
             f"{where}: its rows are not in this folder ({place}); give a Hub id or the file itself as --data"
         )
@@ -92,6 +94,8 @@ def read_entry(entry: Entry, columns: Mapping[str, str] | None = None) -> Draft:
     named = _columns(entry, rows, sharegpt) | dict(columns or {})
     if sharegpt and "conversations" in named:
         rows = _retagged(rows, named["conversations"], entry.described.get("tags") or {})
+    if unread := sorted(_UNREAD & {key for key, value in entry.described.items() if value}):
+        notes.append(f"{REGISTRY} names what is not read: {', '.join(f'{k} {entry.described[k]}' for k in unread)}")
     if limit := entry.described.get("num_samples"):
         notes.append(f"{REGISTRY} asks for {limit} samples; all {len(rows)} rows are read, --train-rows takes fewer")
     return draft_of(task_name(entry.name), f"{REGISTRY} {entry.name}", {"train": rows}, named, notes)
@@ -128,6 +132,11 @@ def _columns(entry: Entry, rows: list[Record], sharegpt: bool) -> dict[str, str]
     if not isinstance(given, dict) or not all(isinstance(column, str) for column in given.values()):
         raise DataError(f"{entry.registry}, '{entry.name}': columns is no object of names; mend it")
     roles = {"messages": "conversations", **_SHARED} if sharegpt else _ALPACA | _SHARED
+    needed = ("messages",) if sharegpt else ("prompt", "response")
+    if gone := next((given[key] for key in needed if key in given and given[key] not in there), None):
+        raise DataError(
+            f"{entry.registry}, '{entry.name}': no column '{gone}' in its rows, which have {few(sorted(there))}; mend it"
+        )
     named = {roles[key]: column for key, column in given.items() if key in roles and column in there}
     if sharegpt:
         named.setdefault("conversations", "conversations")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.base.errors import DataError
-from clora_cli.data.tools import renders
+from clora_cli.data.tools import renders, write_chat
 
 if TYPE_CHECKING:
     from clora_cli.data.task import Example
 
 __all__ = ["NO_TOOLS", "Rendered", "render", "shorter_chats"]
-
-_Messages = Sequence[dict[str, Any]]
 
 NO_TOOLS = (
     "a conversation uses tools, which the base model's chat template cannot write; choose a model whose template can"
@@ -58,7 +56,7 @@ def shorter_chats(example: Example, tokenizer: Any) -> Iterator[Rendered]:
     later = [i for i in range(opening + 1, len(messages)) if messages[i]["role"] == "user"]
     for start in (opening, *later):
         kept = [*messages[:opening], *messages[start:]]
-        text = _apply(kept, example.tools, tokenizer)
+        text = write_chat(kept, example.tools, tokenizer)
         cuttable = str(kept[-1]["content"]) if example.turns else example.body
         yield _with_span(text, cuttable.strip())
 
@@ -66,15 +64,3 @@ def shorter_chats(example: Example, tokenizer: Any) -> Iterator[Rendered]:
 def _with_span(text: str, cuttable: str) -> Rendered:
     start = text.rfind(cuttable) if cuttable else -1
     return Rendered(text, max(start, 0), start + len(cuttable) if start >= 0 else 0, False)
-
-
-def _apply(messages: _Messages, tools: list[Any] | None, tokenizer: Any) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise DataError("the tokenizer has no chat template; leave out --chat or choose a chat model")
-    from jinja2.exceptions import TemplateError
-
-    try:
-        return str(tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False))
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise DataError(f"the tokenizer's chat template refuses turns of {roles}: {error}") from error

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Split", "Twofold", "choose_splits", "missing_parts", "split_of", "told"]
+__all__ = ["Split", "Twofold", "are_parts", "choose_splits", "missing_parts", "split_of", "told"]
 
 # The word that decides where several of a kind are there comes first.
 _WORDS = {
@@ -14,10 +14,16 @@ _WORDS = {
     "dev": ("dev", "validation", "valid", "val", "eval", "evaluation", "devel", "development"),
     "test": ("test", "testing", "tests", "tst", "heldout", "held_out", "holdout", "hold_out"),
 }
+# As one word with what it is of: trainset, testdata.
+_WORDS = {
+    kind: (*words, *(word + what for word in words if "_" not in word for what in ("set", "data")))
+    for kind, words in _WORDS.items()
+}
 _KIND = {word: kind for kind, words in _WORDS.items() for word in words}
 _PART = re.compile(
     r"(?P<name>.*?[^\W\d_])"  # up to a letter
-    r"(?P<part>[-_. ]*\(?(?:(?<![^\W\d_])(?:part|shard|chunk)[-_. ]*)?\d+\)?(?P<whole>[-_. ]*of[-_. ]*\d+)?(?:-[0-9a-f]{8,})?)?"
+    r"(?P<part>[-_. ]*\(?(?:(?<![^\W\d_])(?:part|shard|chunk)[-_. ]*)?\d+(?:[-_.]\d+)*\)?"
+    r"(?P<whole>[-_. ]*of[-_. ]*\d+)?(?:-[0-9a-f]{8,})?)?"
 )
 
 
@@ -103,11 +109,19 @@ def _one(kind: str, splits: Mapping[str, Split]) -> list[str]:
         return list(splits)
     word = min((split.word for split in plain.values()), key=_WORDS[kind].index)
     taken = [name for name, split in plain.items() if split.word == word]
+    whole = [name for name in taken if not plain[name].part]
+    if len(whole) > 1:
+        raise Twofold(f"{whole[0]} and {whole[1]} both hold {kind}")
     if len({plain[name].part for name in taken}) > 1:
-        whole = next(name for name in taken if not plain[name].part)
         part = next(name for name in taken if plain[name].part)
-        raise Twofold(f"{whole} and {part} both hold {kind}")
+        raise Twofold(f"{whole[0]} and {part} both hold {kind}")
     return taken
+
+
+def are_parts(names: Iterable[str]) -> bool:
+    """Whether names differ in their numbers alone, as those of a data set's parts do: ``part-0001``, ``0000``."""
+    names = list(names)
+    return all(re.search(r"\d", name) for name in names) and len({re.sub(r"\d+", "#", name) for name in names}) == 1
 
 
 def told(kind: str, sizes: Mapping[str, int]) -> str:

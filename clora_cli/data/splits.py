@@ -7,6 +7,7 @@ rows that share a prompt stay together.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,8 @@ def finish(draft: Draft, *, keep_bad_labels: bool = False) -> Task:
         raise DataError(f"{draft.source}: no row has both a prompt and an answer{told}; check the columns")
     labels = _labels(draft, splits)
     if labels:
+        _note_alike(labels, draft)
+        splits = {name: _respelled(rows, name, labels, draft) for name, rows in splits.items()}
         splits = {name: _labelled(rows, name, labels, draft, keep_bad_labels) for name, rows in splits.items()}
     train, dev, test = _three(draft, {name: rows for name, rows in splits.items() if rows})
     _report_seen(draft, train, test)
@@ -120,12 +123,54 @@ def _labelled(
     bad = Counter(row.references[0] for row in rows if not allowed.intersection(row.references))
     if not bad:
         return list(rows)
+    # One such label (-1, '-') says that a split is not labelled; several are labels, spelled in another way.
+    if split == "test" and bad.total() == len(rows) and len(bad) > 1 and not keep_bad_labels:
+        other, known = (", ".join(f"'{label}'" for label in sorted(some)[:_MOST_NAMED]) for some in (bad, labels))
+        raise DataError(
+            f"{draft.source}: no label of the test rows ({other}) is one of {draft.labels_from} ({known}); "
+            "write both in one way"
+        )
     named = ", ".join(f"'{label}'" for label, _ in bad.most_common(_MOST_NAMED))
     more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
     verb = "kept" if keep_bad_labels else "dropped"
     what = f"label {named}{more} is" if len(bad) == 1 else f"labels {named}{more} are"
     draft.notes.append(f"{verb} {bad.total()} of {len(rows)} {split} rows: {what} not in {draft.labels_from}")
     return list(rows) if keep_bad_labels else [row for row in rows if allowed.intersection(row.references)]
+
+
+def _note_alike(labels: Sequence[str], draft: Draft) -> None:
+    forms: dict[str, list[str]] = {}
+    for label in labels:
+        forms.setdefault(_form(label), []).append(label)
+    if alike := [" and ".join(f"'{label}'" for label in same) for same in forms.values() if len(same) > 1]:
+        draft.notes.append(
+            f"labels that differ in case or composition alone are labels of their own: {', '.join(alike)}"
+        )
+
+
+def _respelled(rows: Sequence[Example], split: str, labels: tuple[str, ...], draft: Draft) -> list[Example]:
+    """Rows with labels as the label set spells them, where they differ in case, composition or spaces alone."""
+    forms = Counter(map(_form, labels))
+    known = {_form(label): label for label in labels if forms[_form(label)] == 1}
+    meant: dict[str, str] = {}
+
+    def spelled(label: str) -> str:
+        if label in labels or _form(label) not in known:
+            return label
+        return meant.setdefault(label, known[_form(label)])
+
+    kept = [
+        row if {*row.references} <= {*labels} else replace(row, references=tuple(map(spelled, row.references)))
+        for row in rows
+    ]
+    if meant:
+        pairs = ", ".join(f"'{label}' as '{known}'" for label, known in sorted(meant.items())[:_MOST_NAMED])
+        draft.notes.append(f"{split} labels are read as {draft.labels_from} are spelled: {pairs}")
+    return kept
+
+
+def _form(label: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", label).casefold().split())
 
 
 def _three(draft: Draft, splits: dict[str, list[Example]]) -> tuple[list[Example], list[Example], list[Example]]:
@@ -136,7 +181,9 @@ def _three(draft: Draft, splits: dict[str, list[Example]]) -> tuple[list[Example
         dev, test = [], dev
     if not test:
         if len(train) < 3:
-            raise DataError(f"{draft.source}: {len(train)} rows are too few to carve a test and a dev split from")
+            raise DataError(
+                f"{draft.source}: {len(train)} rows are too few to carve a test and a dev split from; give more"
+            )
         train, test = _carve(train, set())
         draft.notes.append(_carved_test(len(test), len(train)))
     if dev:

@@ -63,12 +63,26 @@ def read_text(path: Path) -> str:
         # A mark counts once; a second one, as joined files have it, is a space of no width inside the text.
         text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        if kind := next((kind for start, kind in _FORMATS.items() if data.startswith(start)), ""):
+            raise DataError(f"{path}: it is no text but {kind}; give its name the ending that says so") from error
         line = data.count(b"\n", 0, error.start) + 1
         name = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
         raise DataError(f"{path}, line {line}: not {name} text; convert the file to UTF-8") from error
     if not text.strip():
         raise DataError(f"{path}: the file is empty; give a file with at least three rows")
     return text
+
+
+# How files begin that are no text, whatever their name says.
+_FORMATS = {
+    b"\x1f\x8b": "packed by gzip (.gz)",
+    b"BZh": "packed by bzip2 (.bz2)",
+    b"\xfd7zXZ": "packed by xz (.xz)",
+    b"\x28\xb5\x2f\xfd": "packed by zstd (.zst)",
+    b"PK\x03\x04": "a zip archive or a spreadsheet (.zip, .xlsx), which is to be unpacked or saved as .csv first",
+    b"PAR1": "a Parquet file (.parquet)",
+    b"ARROW1": "an Arrow file, which is to be written as .parquet first",
+}
 
 
 @contextmanager

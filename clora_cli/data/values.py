@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import warnings
 from collections.abc import Iterable, Mapping
+from datetime import date, time
+from decimal import Decimal
 
 from clora_cli.base.errors import DataError
+from clora_cli.data.readers import parse_json
 
-__all__ = ["as_answers", "as_flag", "as_text", "is_blank", "missing", "whole_numbers"]
+__all__ = ["as_answers", "as_flag", "as_text", "is_blank", "missing", "several", "unpacked", "whole_numbers"]
 
 # How Python, NumPy, pandas and databases write a value that is not there as text; the first is never an answer.
 _LOST = {"nan", "<na>"}
 _NOTHING = {"null", "NULL", "None", "NaT"}
 _POINT_ZERO = re.compile(r"[-+]?\d+\.0+")
+_PLURAL = {"answers", "references", "targets", "outputs", "completions"}
+_ARRAY = re.compile(r"\barray\((\[[^\[\]]*\])(?:,\s*dtype=\w+)?\)")
+_BETWEEN = re.compile(r"(?<=['\"])\s+(?=['\"])")
+_FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _DECIMAL = re.compile(r"[-+]?\d*\.\d+")
 
 
@@ -31,8 +40,8 @@ def as_text(value: object, where: str, column: str) -> str:
     """
     if missing(value):
         return ""
-    if not isinstance(value, str | int | float):
-        raise DataError(f"{where}: '{column}' is a {type(value).__name__}; expected text")
+    if not isinstance(value, str | int | float | Decimal | date | time):
+        raise DataError(f"{where}: '{column}' is a {type(value).__name__}; expected text: write it as one")
     text = str(value)
     try:
         text.encode("utf-8")
@@ -52,10 +61,42 @@ def as_answers(value: object, where: str, column: str) -> tuple[str, ...]:
 
 
 def as_flag(value: object) -> bool | None:
-    """Return a cell that says yes or no, as a truth value or as its English name; None for any other."""
-    if isinstance(value, bool):
+    """Return a cell that says yes or no, as a truth value, as 1 or 0 or as its English name; None for any other."""
+    if isinstance(value, int | float):
+        return bool(value) if value in (0, 1) else None
+    return _FLAGS.get(value.strip().casefold()) if isinstance(value, str) else None
+
+
+def unpacked(value: object) -> object:
+    """Return a list or object that was written as text, as tables have them: as JSON or in Python's spelling."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
-    return {"true": True, "false": False}.get(value.strip().casefold()) if isinstance(value, str) else None
+    for read in (parse_json, _python):
+        try:
+            return read(value.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return value
+
+
+def _python(text: str) -> object:
+    """A value in Python's spelling, in which pandas writes lists, and NumPy arrays without commas between their texts."""
+    text = _BETWEEN.sub(", ", _ARRAY.sub(r"\1", text))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        return ast.literal_eval(text)
+
+
+def several(value: object, column: str) -> object:
+    """Return the answers of a cell as a list where it holds some: SQuAD's object of texts, or a list's text, as in tables.
+
+    The text of a list is one answer, save in a column whose name says that it holds several.
+    """
+    if column.casefold() in _PLURAL and isinstance(listed := unpacked(value), list | Mapping):
+        value = listed
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        return value["text"]
+    return value
 
 
 def is_blank(value: object) -> bool:

@@ -16,7 +16,7 @@ from clora_cli.merges import Merger
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_layers import BaseLayers
-from clora_cli.options import MERGES, RouteOptions
+from clora_cli.options import RouteOptions, merges
 from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.routed_adapters import RoutedAdapters
@@ -69,7 +69,7 @@ class Fixed:
         self, bank: AdapterBank, members: Sequence[AdapterFolder], combine: str, layers: BaseLayers | None = None
     ) -> None:
         self._bank, self._combine, self._layers = bank, combine, layers
-        self._deltas = {member.path: member.deltas() for member in members} if combine not in MERGES else {}
+        self._deltas = {member.path: member.deltas() for member in members} if combine not in merges() else {}
         self._now: tuple[Path, ...] | None = None
 
     def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> None:
@@ -77,7 +77,7 @@ class Fixed:
         paths = tuple(adapter.path for adapter in adapters)
         if paths == self._now:
             return
-        if adapters and self._combine in MERGES:
+        if adapters and self._combine in merges():
             found = merger_of(adapters, self._combine, self._layers).sites()
             self._bank.activate([{one.site: one.delta for one in found}])
         else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.base import registry
 from clora_cli.base.errors import ArtifactError, DataError, OptionError
 from clora_cli.base.legible import shortened
 from clora_cli.base.progress import Advance, Progress, Silent
@@ -13,7 +14,7 @@ from clora_cli.data import Task
 from clora_cli.data.tools import renderable
 from clora_cli.evaluation.text import FORMULAS, Grading
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, is_local
-from clora_cli.options import COMBINE, MERGES, EvalOptions, RouteOptions
+from clora_cli.options import EvalOptions, RouteOptions, merges, ways
 from clora_cli.processes.meeting import agree, joined, together
 from clora_cli.processes.ranks import processes, summed
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -68,7 +69,7 @@ def evaluate(
         combination = _combination(backbone, members, combine, options, layers)
         bench = _Bench(combination, _prompts(backbone, tasks, options, progress), options, progress)
         rows = _rows(members, tasks, combine, options, bench)
-    method = ", ".join(sorted({str(m.manifest["method"]["name"]) for m in members if m.manifest})) or "none"
+    method = ", ".join(sorted({member.manifest.method.name for member in members if member.manifest})) or "none"
     base = BaseRef(reference.id, reference.fingerprint)
     order = tuple(member.task for member in members)
     return Scores(base, package, method, combine, options.score, order, tuple(rows), settings=options.recorded())
@@ -121,7 +122,7 @@ def check_combination(members: Sequence[AdapterFolder], options: EvalOptions) ->
 
 def _mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelReference | None) -> BaseLayers | None:
     """Check that adapters can be merged, where they are to be; return the base model's layers, which that may take."""
-    if combine not in MERGES or not members:
+    if combine not in merges() or not members:
         return None
     from clora_cli.evaluation.combine import merger_of
     from clora_cli.model.base_layers import BaseLayers
@@ -261,11 +262,13 @@ def _way(members: Sequence[AdapterFolder], combine: str) -> str:
     if wanted == {None} and len(members) == 1:
         return "sum"  # one adapter of another tool: there is nothing to choose
     if len(wanted) > 1 or None in wanted:
-        raise OptionError(f"these adapters do not agree on how to be combined; pass --combine {'|'.join(COMBINE[1:])}")
-    if (found := str(wanted.pop())) not in COMBINE[1:]:
+        raise OptionError(f"these adapters do not agree on how to be combined; pass --combine {'|'.join(ways()[1:])}")
+    found = str(wanted.pop())
+    needed = registry.missing("merges", found, members[0].manifest and members[0].manifest.method.raw)
+    if needed or found not in ways()[1:]:
         raise ArtifactError(
-            f"adapter {members[0].path} is to be combined by '{shortened(found)}', which this version does not know; "
-            "upgrade clora, or pass --combine"
+            f"adapter {members[0].path} is to be combined by '{shortened(found)}', which is not here; "
+            f"{needed or 'upgrade clora'}, or pass --combine"
         )
     return found
 

@@ -50,8 +50,14 @@ _MEANT = (
 )
 _DROPPED = re.compile(rf"(?P<meant>{_MEANT})|[{re.escape(string.punctuation)}]")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-# Ends of sentences and pauses in other scripts, and marks of direction and of width 0 that no eye sees.
-_OTHER_MARKS = dict.fromkeys(map(ord, "。、،؛؟।॥።၊။៕។\u06d4\u0589\u200b\u200e\u200f\ufeff"))
+# Ends of sentences and pauses in other scripts, marks of direction and of width 0 that no eye sees, and what tells an emoji's colour from
+# its outline; quotation marks of other scripts, and dashes that are written for a minus, become ASCII's.
+_OTHER_MARKS: dict[int, str | None] = {
+    **dict.fromkeys(map(ord, "。、،؛؟।॥။၊។៕។\u06d4\u0589\u200b\u200e\u200f\ufeff\ufe0e\ufe0f")),
+    **dict.fromkeys(map(ord, "「」『』《》〈〉【】\u201c\u201d\u201e\u201f\xab\xbb\u2039\u203a"), '"'),
+    **dict.fromkeys(map(ord, "\u2018\u2019\u201a\u201b"), "'"),
+    **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-"),
+}
 _SPACELESS = (
     r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Javanese}"
     r"\p{Balinese}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}ー]&&[\p{L}\p{N}]]"
@@ -163,7 +169,7 @@ def _exact(text: str) -> str:
 def _folded(text: str) -> str:
     """Fold case and width, compose marks, collapse white space."""
     if not text.isascii():
-        text = "".join(map(_narrow, text)).translate(_OTHER_MARKS).replace("\N{MINUS SIGN}", "-")
+        text = "".join(map(_narrow, text)).translate(_OTHER_MARKS)
     return _exact(unicodedata.normalize("NFC", text).casefold())
 
 

@@ -145,7 +145,7 @@ class Merger:
         merge: The bound merge.
         members: The adapters, in the order given; at least one.
         weights: One weight per adapter; empty for ones.
-        rank: What the result is cut to; 0 for no cut, but where the merge refactors; None for no cut at all.
+        rank: What the result is cut to; 0 for no cut, but where the merge refactors.
         seed: Of merges that draw random numbers and of randomised singular value decompositions.
         layers: The base model's, which the adapters' sites are compared with and whose weights the merge may need; None
             where it is not here.
@@ -154,7 +154,7 @@ class Merger:
     merge: Merge
     members: Sequence[AdapterFolder]
     weights: Sequence[float] = ()
-    rank: int | None = 0
+    rank: int = 0
     seed: int = SEED
     layers: BaseLayers | None = None
 
@@ -179,8 +179,8 @@ class Merger:
     @property
     def cut(self) -> int:
         """The rank that the result is cut to; 0 for no cut."""
-        if self.rank or self.rank is None or not self.merge.refactors:
-            return self.rank or 0
+        if self.rank or not self.merge.refactors:
+            return self.rank
         ranks = [delta.rank for deltas in self.deltas for delta in deltas.values() if isinstance(delta, Factor)]
         return max(ranks, default=0)
 

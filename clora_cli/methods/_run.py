@@ -14,7 +14,8 @@ from clora_cli.algebra.statistics import SecondMoment
 from clora_cli.model.attribution import Answer
 from clora_cli.model.base_model import ModelReference
 from clora_cli.store.adapter_folder import AdapterFolder
-from clora_cli.store.distribution import Distribution, Pool, Text
+from clora_cli.store.distribution import Distribution
+from clora_cli.store.feature_record import Pool, Text
 from clora_cli.store.ledger import Ledger
 
 __all__ = ["Activity", "Batch", "Confined", "Planned", "Run", "Trimming", "Weigh"]
@@ -186,10 +187,14 @@ class Run(Protocol):
             start: Its first value, of any shape.
         """
 
-    def mix(self, weigh: Weigh) -> None:
-        """Weigh the earlier adapters and the new one in every forward pass of the training.
+    def mix(self, weigh: Weigh, among: Sequence[int] | None = None) -> None:
+        """Put earlier adapters into every forward pass of the training, and weigh them and the new one there.
 
         Sites that do not decide take the weights of the nearest one that does. At most one method of a run may ask.
+
+        Args:
+            weigh: Gives a batch's weights.
+            among: Numbers of the earlier adapters that take part, from 0, in the order of the weights; all by default.
         """
 
     def schedule(self, factor: Callable[[int], float]) -> None:

@@ -77,7 +77,7 @@ class Cast(Method):
     start = "shared"
     combine = "route"
 
-    trim: str = "knee"
+    trim: str = registry.naming("trims", "knee")
     scope: Literal["all", "site"] = "all"
     warmup: float = 0.5
     warmup_lr: float | None = None
@@ -88,7 +88,7 @@ class Cast(Method):
     least: float = 0.01
     margin: float = 0.1
     vector_lr: float = 0.1
-    similarity: str = "task-vector"
+    similarity: str = registry.naming("routers", "task-vector")
     top_k: int = 1
     temperature: float = 0.01
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,8 @@ from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method, Planned, Run
 from clora_cli.options import RouteOptions
 from clora_cli.routing.weights import Routing, common_sites
-from clora_cli.store.distribution import Pool, Text, agree, read_distribution, read_record
+from clora_cli.store.distribution import agree, read_distribution, read_record, read_sites
+from clora_cli.store.feature_record import FeatureRecord, Pool, Text
 
 __all__ = ["Pfd"]
 
@@ -64,7 +66,7 @@ class Pfd(Method):
     combine = "route"
     grows = True
 
-    similarity: str = "l2"
+    similarity: str = registry.naming("routers", "l2")
     train_top_k: int = 1
     test_top_k: int = 1
     temperature: float = 1.0
@@ -96,38 +98,49 @@ class Pfd(Method):
         """
         new = {"base_model": plan.reference.described(), "data": []}
         new |= {"source": "base", "pool": self.pool, "text": self.text}
-        agree([(Path("this run"), new), *((member.features, read_record(member.features)) for member in plan.past)])
+        agree(
+            [
+                (Path("this run"), FeatureRecord(new)),
+                *((member.features, read_record(member.features)) for member in plan.past),
+            ]
+        )
 
     def begin(self, run: Run) -> None:
         """Take the new task's distribution and let every row choose among all adapters, from the bare base model."""
         own = run.distribution(pool=self.pool, text=self.text, second_moment=self._second())
         run.give_features(own)
-        past = [read_distribution(adapter.features).sites for adapter in run.past]
-        chosen = self._weights(run, [*past, own.sites])
-        run.mix(lambda rows, inputs: {site: weights[rows.cpu()].to(rows.device) for site, weights in chosen.items()})
+        weights = self._weights(run, own.sites)
+        weighty = torch.stack([(rows != 0).any(dim=0) for rows in weights.values()]).any(dim=0)
+        among = [number for number, some in enumerate(weighty[:-1].tolist()) if some]  # the others need not be read
+        chosen = {site: rows[:, [*among, -1]] for site, rows in weights.items()}
+        run.mix(lambda rows, inputs: {site: own[rows.cpu()].to(rows.device) for site, own in chosen.items()}, among)
 
-    def _weights(self, run: Run, known: Sequence[Mapping[str, Moments]]) -> dict[str, Tensor]:
-        """Return every training row's weights by deciding site, shape (row, adapter), float32."""
-        how, new = self._options(self.train_top_k), len(known) - 1
-        deciding = common_sites(known, how)
-        count = next(iter(known[new].values())).count
-        if not new:
-            return {site: torch.ones(count, 1) for site in deciding}
-        routing = Routing(known, deciding, how)
-        found = {site: torch.empty(count, len(known)) for site in deciding}
+    def _weights(self, run: Run, own: Mapping[str, Moments]) -> dict[str, Tensor]:
+        """Return every training row's weights by deciding site, shape (row, adapter), float32; ``own`` is the new one's."""
+        how, past = self._options(self.train_top_k), len(run.past)
+        count = next(iter(own.values())).count
+        if not past or (self.current == "included" and self.train_top_k == 1 and not self._needs_second()):
+            alone = torch.zeros(count, past + 1)
+            alone[:, -1] = 1
+            return dict.fromkeys(common_sites([own], how), alone)
+        deciding = common_sites([*(read_sites(adapter.features) for adapter in run.past), own], how)
+        known = (read_distribution(adapter.features, deciding).sites for adapter in run.past)
+        routing = Routing(itertools.chain(known, [own]), deciding, how)
+        found = {site: torch.empty(count, past + 1) for site in deciding}
         for rows, features in run.features(deciding, pool=self.pool, text=self.text):
             # Distributions are in float64, which not every accelerator has: features are on the CPU.
             similarities = routing.similarities(features)
-            for site, weights in routing.weights(similarities, new if self.current == "included" else None).items():
+            for site, weights in routing.weights(similarities, past if self.current == "included" else None).items():
                 found[site][rows] = with_floor(weights, self.floor)
         return found
 
     def _second(self) -> SecondMoment:
         if self.second_moment != "auto":
             return self.second_moment
-        return (
-            "full" if self.similarity != "auto" and registry.bound("routers", self.similarity).needs_second else "none"
-        )
+        return "full" if self._needs_second() else "none"
+
+    def _needs_second(self) -> bool:
+        return self.similarity != "auto" and bool(registry.bound("routers", self.similarity).needs_second)
 
     def _options(self, top_k: int) -> RouteOptions:
         return RouteOptions(

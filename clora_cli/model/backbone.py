@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +44,15 @@ _QUERY_VALUE = (
     ("query_key_value",),
     ("c_attn",),
     ("qkv_proj",),
+    ("query_proj", "value_proj"),
+    ("Wq", "Wv"),
+    ("Wqkv",),
+    ("q_proj", "kv_b_proj"),  # DeepSeek's keys and values come out of one layer, from a few numbers a token
+    ("q_b_proj", "kv_b_proj"),
 )
+_OTHER_SENSES = re.compile(r"vision|visual|image|audio|speech|multi_modal")
+# Called a dropout, but a part of what a model computes in evaluation: NLLB's experts are scaled down by it.
+_NO_DROPOUT = {"moe_token_dropout"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,11 +190,24 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
 def all_linear(model: nn.Module) -> list[str]:
     """Return the paths of all linear layers that texts pass through, but the output layer, in the model's order."""
     head, read = getattr(model, "get_output_embeddings", lambda: None)(), text_modules(model)
-    return [
-        name
-        for name, module in model.named_modules()
-        if linear_shape(module) is not None and module is not head and id(module) in read
-    ]
+    linear = {n: m for n, m in model.named_modules() if linear_shape(m) is not None and m is not head and id(m) in read}
+    plain = {
+        kind: _gives_its_product(one) for kind, one in {type(module): module for module in linear.values()}.items()
+    }
+    return [name for name, module in linear.items() if plain[type(module)]]
+
+
+def _gives_its_product(module: nn.Module) -> bool:
+    """Tell whether a linear layer returns its product and nothing else; some experts' routers return their choice beside it."""
+    import torch
+
+    if not type(module).__module__.startswith("transformers.models."):
+        return True
+    weight: Any = module.weight
+    shape = linear_shape(module) or (0, 0)
+    with torch.no_grad():
+        output = module(torch.zeros(1, shape[1], device=weight.device, dtype=weight.dtype))
+    return isinstance(output, torch.Tensor)
 
 
 def text_modules(model: Any) -> set[int]:
@@ -193,6 +215,8 @@ def text_modules(model: Any) -> set[int]:
     towers = [model.get_encoder(modality) for modality in ("image", "audio")] if hasattr(model, "get_encoder") else []
     if all(tower is model for tower in towers):
         return {id(module) for module in model.modules()}
+    if getattr(model.config, "is_encoder_decoder", False):  # whose encoder holds the others, and the texts' own
+        return {id(module) for name, module in model.named_modules() if not _OTHER_SENSES.search(name)}
     return {
         id(module) for part in (model.get_decoder(), model.get_output_embeddings()) if part for module in part.modules()
     }
@@ -202,7 +226,7 @@ def _switch_off_dropout(config: Any) -> None:
     # Set in the configuration: attention layers keep their rate as a plain number, which no walk over modules finds.
     for part in (config, *(value for value in vars(config).values() if hasattr(value, "to_diff_dict"))):
         for name, value in list(vars(part).items()):
-            if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
+            if ("dropout" in name or "pdrop" in name) and name not in _NO_DROPOUT and isinstance(value, float):
                 setattr(part, name, 0.0)
 
 

@@ -34,6 +34,7 @@ from clora_cli.model.places import Place, Places
 __all__ = ["AdapterBank", "Choose"]
 
 Choose = Callable[[str, Tensor | None], Tensor]
+_TOKENS = 3  # axes of a layer's output: input, token, feature
 
 
 class AdapterBank:
@@ -279,9 +280,11 @@ class AdapterBank:
         def add_change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             self._decide(site, output)
             given = inputs[0].to(dtype) if inputs[0].is_floating_point() else inputs[0]
-            if scale is None:
-                return change.added(output, given)
-            return output + change.added(torch.zeros_like(output), given) * torch.as_tensor(scale).to(output)
+            if scale is not None:
+                return output + change.added(torch.zeros_like(output), given) * torch.as_tensor(scale).to(output)
+            if output.ndim > _TOKENS:  # DeepSeek keeps an axis of one head between inputs and tokens
+                return change.added(output.flatten(1, -2), given.flatten(1, -2)).view(output.shape)
+            return change.added(output, given)
 
         # Gemma's and BART's tables of embeddings scale what they look up, and PEFT what an adapter adds to it.
         scale: Tensor | float | None = getattr(self._module(site), "embed_scale", None)

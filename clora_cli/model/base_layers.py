@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import read_json
 from clora_cli.model.base_model import HEADS, ModelReference
 from clora_cli.model.checkpoint import CONFIG, Checkpoint
+from clora_cli.model.loading import load_skeleton
 from clora_cli.model.names import parse_name
 from clora_cli.model.places import Place, Places, places_of
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -18,9 +21,29 @@ from clora_cli.store.tensors import read_header
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BaseLayers"]
+__all__ = ["BaseLayers", "Head"]
 
 _MATRIX = 2
+
+
+@dataclass(frozen=True)
+class Head:
+    """An output layer that has one weight with the table of embeddings.
+
+    Attributes:
+        parameter: The model's name of the output layer's weight, by which files may have it too.
+        table: The model's name of the table's.
+        key: The files' name of the table's.
+    """
+
+    parameter: str
+    table: str
+    key: str
+
+    @property
+    def site(self) -> str:
+        """The output layer's path."""
+        return self.parameter.removesuffix(".weight")
 
 
 class BaseLayers:
@@ -56,9 +79,12 @@ class BaseLayers:
             ArtifactError: If the files do not have these names, and Transformers cannot make the model.
         """
         shapes = [_shapes(member) for member in members]
-        if all(self._settled(one) for one in shapes):
+        together = any(member.config.get("target_parameters") for member in members)  # named when they are read
+        if not together and all(self._settled(one) for one in shapes):
             return members
         placed = [member.on(self.places) for member in members]
+        if together:
+            return placed
         for member, one in zip(members, shapes, strict=True):
             for site in one:
                 self.places.place(site, member.path)
@@ -89,11 +115,39 @@ class BaseLayers:
         return {site: self._stored[site] for site in shapes}
 
     def tied(self, site: str) -> str | None:
-        """Return the parameter that is one with a site's weight, where Transformers knows of it."""
+        """Return the parameter that is one with a site's weight, where Transformers knows of it.
+
+        It takes none for one that the files have both of, with other numbers.
+        """
         try:
-            return self.places.tied(site)
+            other = self.places.tied(site)
         except ArtifactError:
             return None
+        if other is None:
+            return None
+        own, its = (
+            self.places.key_of(name, self.checkpoint.keys) for name in (self.places.place(site).parameter, other)
+        )
+        apart = own and its and not self.checkpoint.tensor(own).equal(self.checkpoint.tensor(its))
+        return None if apart else other
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The output layer that has one weight with the table of embeddings, if it could have its own; else None.
+
+        An encoder-decoder's is one with the tables of both its sides, and scaled otherwise where it is.
+        """
+        try:
+            pairs = dict(getattr(self.places.model, "all_tied_weights_keys", None) or {})
+            if self.reference.kind != "causal" or len(pairs) != 1:
+                return None
+            if getattr(load_skeleton(self.reference, untied=True), "all_tied_weights_keys", None):
+                return None
+        except ArtifactError:
+            return None
+        ((head, table),) = pairs.items()
+        key = self.places.key_of(table, self.checkpoint.keys)
+        return Head(head, table, key) if key is not None else None
 
     def weight(self, site: str, shape: tuple[int, int]) -> Tensor:
         """Read a site's weight, shape (out, in), float32.
@@ -106,7 +160,8 @@ class BaseLayers:
 
     def _found(self, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
         try:
-            found = self.places.stored(shapes, self.checkpoint.keys)
+            tied = {site: self._of_table(site, self.head) for site in shapes if self.tied(site) and self.head}
+            found = tied | self.places.stored(shapes.keys() - tied.keys(), self.checkpoint.keys)
         except ArtifactError:  # of an architecture that Transformers does not know, or with code of its own
             if not self._has_all(shapes):
                 raise
@@ -114,6 +169,9 @@ class BaseLayers:
         for place in found.values():
             self.checkpoint.check_number(place.parameter)
         return found
+
+    def _of_table(self, site: str, head: Head) -> Place:
+        return dataclasses.replace(self.places.place(site), parameter=head.key)
 
     def _by_name(self, site: str, shape: tuple[int, int]) -> Place:
         stored = self.checkpoint.shape(key := f"{site}.weight")

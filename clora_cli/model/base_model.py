@@ -6,19 +6,18 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from clora_cli.base.errors import ArtifactError, MismatchError
-from clora_cli.base.files import differences, read_json
+from clora_cli.base.files import read_json
 from clora_cli.model.checkpoint import CONFIG, Part, read_part, read_parts
 from clora_cli.nano import MODEL_NAME, MODEL_PATH
 
 __all__ = [
     "Kind",
     "ModelReference",
-    "changes_since",
     "check_answers",
     "check_base",
     "find_model",
@@ -36,6 +35,26 @@ _ENCODERS |= {"modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta", "xl
 _SAMPLE = 64  # bytes read from the middle of each tensor
 # Buffers that older versions of Transformers saved beside the weights, by the ends of their names.
 _BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".position_ids")
+# What else decides what weights compute. Not among them is what is changed for a deployment (longer positions, windows), and
+# what weights show themselves.
+_DECIDING = {
+    "rope_theta",
+    "rope_local_base_freq",
+    "rotary_emb_base",
+    "partial_rotary_factor",
+    "rotary_pct",
+    "rotary_dim",
+}
+_DECIDING |= {"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "layernorm_epsilon"}
+_DECIDING |= {"num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads", "head_dim", "d_kv"}
+_DECIDING |= {"encoder_attention_heads", "decoder_attention_heads", "query_pre_attn_scalar", "scale_attn_weights"}
+_DECIDING |= {"hidden_act", "hidden_activation", "activation_function", "dense_act_fn", "feed_forward_proj"}
+_DECIDING |= {"num_experts_per_tok", "moe_k", "norm_topk_prob", "routed_scaling_factor", "scale_embedding"}
+_DECIDING |= {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale"}
+_DECIDING |= {"attn_logit_softcapping", "final_logit_softcapping", "alibi", "parallel_attn", "use_parallel_residual"}
+_DECIDING |= {"relative_attention_num_buckets", "relative_attention_max_distance", "position_embedding_type"}
+# Under which configurations keep what others have beside their other keys.
+_HOLDERS = {"rope_parameters", "rope_scaling"}
 # What lies beside all other weights of a model: the output layer.
 HEADS = ("lm_head.weight", "embed_out.weight")
 
@@ -53,6 +72,7 @@ class ModelReference:
         revision: The Hub commit, if it came from there.
         weights: SHA-256 over the model's type and its weights' shapes, types and sampled bytes: it stays when a model is
             saved again with other keys in its configuration or in other files, as by another version of Transformers.
+        settings: What of its configuration decides what these weights compute, such as ``rope_theta``.
     """
 
     id: str
@@ -61,14 +81,15 @@ class ModelReference:
     fingerprint: str
     revision: str | None = None
     weights: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def recorded(self) -> dict[str, Any]:
         """Return what decides results and distributions: equal where version 0.1.0 recorded it."""
         return {"id": self.id, "revision": self.revision, "fingerprint": self.fingerprint, "kind": self.kind}
 
     def described(self) -> dict[str, Any]:
-        """Return what a manifest keeps of it: ``recorded``, and the weights' own fingerprint."""
-        return {**self.recorded(), "weights": self.weights}
+        """Return what a manifest keeps of it: ``recorded``, the weights' own fingerprint, and what decides what they compute."""
+        return {**self.recorded(), "weights": self.weights, "settings": dict(self.settings)}
 
 
 def find_model(name: str, revision: str | None = None) -> ModelReference:
@@ -87,7 +108,7 @@ def find_model(name: str, revision: str | None = None) -> ModelReference:
         raise ArtifactError(f"base model {path} is an adapter, no model: name the model that it stands on")
     config = read_json(path / CONFIG, "model configuration")
     fingerprint, weights = _fingerprints(path, config)
-    return ModelReference(name, path, _kind(config), fingerprint, commit, weights)
+    return ModelReference(name, path, _kind(config), fingerprint, commit, weights, dict(sorted(_settings(config))))
 
 
 def is_local(name: str) -> bool:
@@ -96,22 +117,15 @@ def is_local(name: str) -> bool:
 
 
 def same_base(recorded: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Tell whether two records name one base model: equal fingerprints, or equal weights under other configurations.
+    """Tell whether two records name one base model: equal fingerprints, or equal weights that compute the same.
 
     A record of version 0.1.0 has no fingerprint of the weights alone; where the folder that it names is still that model,
     they are read there.
     """
     if recorded.get("fingerprint") == other.get("fingerprint"):
         return True
-    mine, theirs = _weights_of(recorded), _weights_of(other)
-    return bool(mine) and mine == theirs
-
-
-def changes_since(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    """Name what differs between a recipe and what made an adapter; a base model that was saved again is the same one."""
-    base, made = recipe.get("base_model", {}), manifest.get("base_model", {})
-    same = "fingerprint" in base and same_base(base, made)
-    return differences({**recipe, "base_model": made} if same else recipe, manifest)
+    mine, theirs = _known(recorded), _known(other)
+    return bool(mine["weights"]) and mine["weights"] == theirs["weights"] and not _other_settings(mine, theirs)
 
 
 def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Path) -> None:
@@ -123,33 +137,52 @@ def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Pa
     if "fingerprint" not in recorded or same_base(recorded, reference.described()):
         return
     name, other = recorded.get("id"), reference.id
+    what = _difference(_known(recorded), reference.described())
     if name == other:
         raise MismatchError(
-            f"{where} was trained on base model '{name}' as it was then: its weights{_or_more(recorded)} have changed "
-            "since; restore them, or train again"
+            f"{where} was trained on base model '{name}' as it was then, with other {what}; restore it, or train again"
         )
     raise MismatchError(
-        f"{where} was trained on base model '{name}', not on '{other}', whose weights{_or_more(recorded)} are others; "
-        f"pass --model {name}"
+        f"{where} was trained on base model '{name}', not on '{other}', which has other {what}; pass --model {name}"
     )
 
 
-def _or_more(recorded: Mapping[str, Any]) -> str:
-    # Where the weights' own fingerprint is not known, it may be the configuration alone that differs.
-    return "" if _weights_of(recorded) else " or configuration"
+def _difference(recorded: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    if not recorded["weights"]:  # then it may be the configuration alone
+        return "weights or another configuration"
+    if recorded["weights"] != other["weights"]:
+        return "weights"
+    changed = _other_settings(recorded, other)
+    return "settings: " + ", ".join(
+        f"{key} {other['settings'][key]!r:.40}, not {recorded['settings'][key]!r:.40}" for key in changed
+    )
 
 
-def _weights_of(recorded: Mapping[str, Any]) -> str:
-    if recorded.get("weights"):
-        return str(recorded["weights"])
+def _known(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a record with what earlier ones lack, where the folder that it names is still that model."""
+    lacking = {"weights": "", "settings": {}, **recorded}
     name = str(recorded.get("id"))
-    if not is_local(name):
-        return ""
+    if {"weights", "settings"} <= recorded.keys() or not is_local(name):
+        return lacking
     try:
         there = find_model(name)
     except ArtifactError:
-        return ""
-    return there.weights if there.fingerprint == recorded.get("fingerprint") else ""
+        return lacking
+    return {**lacking, **there.described()} if there.fingerprint == recorded.get("fingerprint") else lacking
+
+
+def _other_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Name the settings that both records have, and not alike; libraries leave defaults out, and add keys."""
+    return [key for key, value in one["settings"].items() if other["settings"].get(key, value) != value]
+
+
+def _settings(config: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what decides what weights compute, by its key within a configuration's parts."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _settings(value, where if key in _HOLDERS else f"{where}{key}.")
+        elif key in _DECIDING and isinstance(value, (str, int, float)):
+            yield f"{where}{key}", value
 
 
 def check_answers(reference: ModelReference) -> None:

@@ -20,7 +20,7 @@ from clora_cli.base.errors import MismatchError, OptionError, translated
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.model.backbone import Backbone, linear_shape, text_modules
 from clora_cli.processes.ranks import gathered, own_share, processes, rank, spread
-from clora_cli.store.distribution import Pool
+from clora_cli.store.feature_record import Pool
 
 __all__ = [
     "Pool",
@@ -118,6 +118,7 @@ def pooled(output: Tensor, mask: Tensor, pool: Pool) -> Tensor:
     Returns:
         Shape (input, feature), float32.
     """
+    output = output.flatten(1, -2)  # DeepSeek keeps an axis of one head between inputs and tokens
     if pool == "last":
         positions = torch.arange(mask.shape[1], device=mask.device)
         last = (mask * positions).argmax(dim=1)

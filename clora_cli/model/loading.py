@@ -65,13 +65,17 @@ def model_with_weights(reference: ModelReference, config: Any, **settings: Any) 
             "move adapter_config.json and the adapter's weights away"
         )
     with _boundary(reference):
-        return _loader(reference).from_pretrained(
+        return _loader(reference, config).from_pretrained(
             reference.path, config=config, use_safetensors=True, trust_remote_code=False, **settings
         )
 
 
-def load_skeleton(reference: ModelReference) -> Any:
+def load_skeleton(reference: ModelReference, *, untied: bool = False) -> Any:
     """Return a base model without its weights, on the meta device: for names, shapes and numbers of parameters.
+
+    Args:
+        reference: The base model.
+        untied: Ask for an output layer with a weight of its own, whatever the configuration says.
 
     Raises:
         ArtifactError: If Transformers cannot make it, or it needs code of its own.
@@ -79,15 +83,21 @@ def load_skeleton(reference: ModelReference) -> Any:
     import torch
 
     config = read_config(reference)
+    if untied:
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
     with _boundary(reference), torch.device("meta"):
-        return _loader(reference).from_config(config, trust_remote_code=False)
+        return _loader(reference, config).from_config(config, trust_remote_code=False)
 
 
-def _loader(reference: ModelReference) -> Any:
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+def _loader(reference: ModelReference, config: Any) -> Any:
+    """Return the library's class for a model; of most vision-language models there is none that reads texts alone."""
+    import transformers as library
 
-    loaders = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "encoder": AutoModel}
-    return loaders[reference.kind]
+    reads, sees = library.MODEL_FOR_CAUSAL_LM_MAPPING, library.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if reference.kind == "causal" and type(config) not in reads and type(config) in sees:
+        return library.AutoModelForImageTextToText
+    loaders = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM", "encoder": "AutoModel"}
+    return getattr(library, loaders[reference.kind])
 
 
 @contextlib.contextmanager

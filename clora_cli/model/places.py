@@ -30,6 +30,8 @@ __all__ = ["Place", "Places", "places_of"]
 _WEIGHT = ".weight"
 _PEFTS = re.compile(r"\.(base_layer|lora_)")  # modules that PEFT puts into a model
 _Delta = TypeVar("_Delta", bound="_Shaped")
+_NESTED = re.compile(r"(\.base_layer)+$")
+_FUSED = 3  # axes of a tensor of several experts' matrices
 _MOST = 4000  # names at most among which the nearest is looked for
 
 
@@ -105,6 +107,38 @@ class Places:
             self._known[written] = self._own(written) or self._renamed(written, where)
         return self._known[written]
 
+    def is_layer(self, site: str) -> bool:
+        """Tell whether a site is, by this very name, a module whose weight is a matrix."""
+        return self._own(site) is not None
+
+    def experts(self, module: str, shape: tuple[int, int], where: Path | None = None) -> list[Place]:
+        """Return the places of all experts' layers within the one tensor of a module whose matrices have a shape.
+
+        Args:
+            module: The module's path; one below PEFT's wrappers, one for each of its tensors, is meant too.
+            shape: (out, in) of one expert's matrix.
+            where: The adapter, for messages.
+
+        Raises:
+            MismatchError: If there is no such tensor, or its experts' layers have no names.
+        """
+        path = _NESTED.sub("", module)
+        holder = self._layers.get(path, nn.Module())
+        turned = -1 if getattr(holder, "is_transposed", False) else 1
+        own = [name for name, one in holder.named_parameters(recurse=False) if one.ndim == _FUSED]
+        fitting = [name for name in own if tuple(getattr(holder, name).shape[1:])[::turned] == shape]
+        if len(fitting) != 1:
+            raise MismatchError(
+                f"the base model has no one tensor of {shape} matrices in '{path}', which {_adapter(where)} changes; "
+                "was it trained on another model?"
+            )
+        parameter, count = f"{path}.{fitting[0]}", len(getattr(holder, fitting[0]))
+        if not (leaves := self._spelling.leaves(parameter)):
+            raise MismatchError(
+                f"{_adapter(where)} changes '{parameter}', whose experts have no names by which they could be told apart"
+            )
+        return [self.place(f"{path}.{number}.{leaf}", where) for number in range(count) for leaf in leaves]
+
     def reconcile(self, deltas: Mapping[str, _Delta], where: Path | None = None) -> dict[str, _Delta]:
         """Return an adapter's deltas under the model's own names, in the order given.
 
@@ -174,6 +208,10 @@ class Places:
                 raise MismatchError(f"the base model's files have no weight of '{place.site}' by itself; {mend}")
         return found
 
+    def key_of(self, parameter: str, keys: Iterable[str]) -> str | None:
+        """Return the files' name of a parameter of the model; None if they have none."""
+        return self._stored(keys)[0].get(parameter)
+
     def tied(self, site: str) -> str | None:
         """Return the parameter that is one with a site's weight, as an output layer may be with the embeddings."""
         return self._tied_to(self.place(site).parameter)
@@ -221,7 +259,7 @@ class Places:
         part, parts = found.part or (0, 0)
         number, _, _ = site.removeprefix(f"{holder}.").partition(".")
         weight = getattr(self._layers.get(holder), name, None)
-        if not (isinstance(weight, nn.Parameter) and weight.ndim == 3 and number.isdecimal() and parts):
+        if not (isinstance(weight, nn.Parameter) and weight.ndim == _FUSED and number.isdecimal() and parts):
             return None
         experts, rows, columns = weight.shape
         if int(number) >= experts or rows % parts:

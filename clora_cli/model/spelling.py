@@ -59,6 +59,15 @@ class Spelling:
         sources = converter.source_patterns
         return Spelled(renamed, parameter, (sources.index(pattern), len(sources) if fused else 0))
 
+    def leaves(self, parameter: str) -> list[str]:
+        """Return what the layers of an expert were called that a parameter fuses, in the order of its rows; [] of any other."""
+        _, converters, _, _ = self._lists
+        for one in converters:
+            fused = [type(step).__name__ for step in one.operations] in _FUSED
+            if fused and any(parameter.endswith(f".{target.lstrip('.')}") for target in one.target_patterns):
+                return [source.rpartition("*.")[2].removesuffix(".weight") for source in one.source_patterns]
+        return []
+
     @functools.cached_property
     def _lists(self) -> tuple[list[Any], list[Any], str, dict[str, bool]]:
         """What was renamed, what was fused, the model's prefix, and the names of its parameters."""

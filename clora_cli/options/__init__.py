@@ -7,7 +7,7 @@ read it there.
 
 from __future__ import annotations
 
-from clora_cli.options.eval_options import COMBINE, MERGES, SCORE, EvalOptions
+from clora_cli.options.eval_options import SCORE, EvalOptions, merges, ways
 from clora_cli.options.expand_options import ExpandOptions
 from clora_cli.options.feature_options import SPLITS, FeatureOptions
 from clora_cli.options.merge_options import MergeOptions
@@ -17,9 +17,7 @@ from clora_cli.options.train_options import QUANTIZE, TrainOptions
 from clora_cli.options.trim_options import SIDES, TrimOptions
 
 __all__ = [
-    "COMBINE",
     "DTYPES",
-    "MERGES",
     "QUANTIZE",
     "SCORE",
     "SIDES",
@@ -33,4 +31,6 @@ __all__ = [
     "RouteSettings",
     "TrainOptions",
     "TrimOptions",
+    "merges",
+    "ways",
 ]

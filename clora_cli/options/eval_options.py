@@ -11,11 +11,19 @@ from clora_cli.base.options import declared, option, recorded
 from clora_cli.options.route_options import RouteChoices, RouteOptions
 from clora_cli.options.shared_options import LENGTHS, ROWS, dtype_option
 
-__all__ = ["COMBINE", "MERGES", "SCORE", "EvalOptions"]
+__all__ = ["SCORE", "EvalOptions", "merges", "ways"]
 
-MERGES = tuple(name for name in registry.names("merges") if name != "sum")
-COMBINE = ("auto", "sum", "last", "route", "task-id", "none", "weighted", "learned", *MERGES)
 SCORE = ("generate", "labels")
+
+
+def merges() -> tuple[str, ...]:
+    """Return the merges that adapters can be combined by, but for ``sum``, which needs no merging."""
+    return tuple(name for name in registry.names("merges") if name != "sum")
+
+
+def ways() -> tuple[str, ...]:
+    """Return all ways to combine adapters."""
+    return ("auto", "sum", "last", "route", "task-id", "none", "weighted", "learned", *merges())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +45,9 @@ class EvalOptions(RouteChoices):
     )
     combine: str = option(
         "auto",
-        "sum, last, route, task-id, none, weighted, learned, or a strategy of clora merge; auto asks the adapters' method.",
-        choices=COMBINE,
+        "sum, last, route, task-id, none, weighted, learned, or a strategy of clora merge, by name or as a .py file; "
+        "auto asks the adapters' method.",
+        parse=lambda text: registry.admit("merges", text),
         completes="combine",
     )
     score: str = option("generate", "generate: greedy answers; labels: the likeliest of the label set.", choices=SCORE)
@@ -72,6 +81,8 @@ class EvalOptions(RouteChoices):
             OptionError: If routing is chosen for a combination that does not route, or ``seen`` without ``matrix``.
         """
         super().check()
+        if self.combine not in ways():
+            raise OptionError(f"--combine {self.combine}: choose one of {', '.join(ways())}")
         if self.route and self.combine not in {"auto", "route"}:
             flags = [declared(RouteOptions)[name].flag for name in self.route]
             raise OptionError(f"--combine {self.combine} does not route: leave out {', '.join(flags)}")
@@ -80,4 +91,6 @@ class EvalOptions(RouteChoices):
 
     def recorded(self) -> dict[str, Any]:
         """Return what a scores file keeps of these options beside ``combine`` and ``score``: all that changes a score."""
-        return recorded(self, "settings") | {"route": self.route, "calibrate": list(self.calibrate)}
+        router = str(self.route.get("similarity", "")).partition(",")[0]
+        plugins = registry.records({"merges": [self.combine], "routers": [router]})
+        return recorded(self, "settings") | {"route": self.route, "calibrate": list(self.calibrate), **plugins}

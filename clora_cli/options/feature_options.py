@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from clora_cli.base.errors import OptionError
 from clora_cli.base.options import option
 from clora_cli.options.shared_options import LENGTHS, ROWS, ModelOptions, seed_option
-from clora_cli.store.distribution import POOLS, SOURCES, TEXTS, Pool, Source, Text
+from clora_cli.store.feature_record import POOLS, SOURCES, TEXTS, Pool, Source, Text
 
 if TYPE_CHECKING:
     from clora_cli.algebra.privacy import Guarantee

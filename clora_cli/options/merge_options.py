@@ -29,7 +29,12 @@ class MergeOptions(Options):
     ``rank`` 0 stands for an exact concatenation where the merge is linear, and for dense deltas otherwise.
     """
 
-    strategy: str = option("sum", f"One of {', '.join(registry.names('merges'))}.", completes="merges")
+    strategy: str = option(
+        "sum",
+        f"A .py file, or one of {registry.listed('merges')}.",
+        parse=lambda text: registry.admit("merges", text),
+        completes="merges",
+    )
     strategy_options: Mapping[str, str] = option(
         {},
         "Option of the strategy, as `clora show STRATEGY` tells; repeatable.",

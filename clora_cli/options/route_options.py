@@ -12,8 +12,6 @@ from clora_cli.options.shared_options import ROWS, ModelOptions
 
 __all__ = ["RouteChoices", "RouteOptions", "RouteSettings"]
 
-_SIMILARITIES = ", ".join(registry.names("routers"))
-
 
 @dataclass(frozen=True, kw_only=True)
 class RouteOptions(Options):
@@ -70,9 +68,11 @@ class RouteChoices(ModelOptions):
 
     similarity: str | None = option(
         None,
-        f"auto, {_SIMILARITIES}. auto, the default, is mahalanobis where all adapters have second moments, else l2; "
+        f"auto, a .py file, or one of {registry.listed('routers')}. auto, the default, is mahalanobis where all adapters have "
+        "second moments, else l2; "
         "task-vector is for adapters of --method cast, learned for those whose method learns weights.",
         metavar="NAME[,KEY=VALUE]",
+        parse=lambda text: registry.admit("routers", text),
         completes="similarity",
     )
     top_k: int | None = option(None, "Adapters that share an input; 0 for all. route: 0 by default, eval: 1.")

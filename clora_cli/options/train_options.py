@@ -35,7 +35,8 @@ class TrainOptions(ModelOptions):
     )
     method: str = option(
         "inc-lora",
-        f"Method, or several joined by '+': {' | '.join(registry.names('methods'))}.",
+        f"Method or .py file, or several joined by '+': {registry.listed('methods')}.",
+        parse=lambda text: registry.admit("methods", text),
         completes="methods",
         recipe=False,
     )

@@ -19,7 +19,12 @@ SIDES = {"b": ("B",), "a": ("A",), "both": ("B", "A")}
 class TrimOptions(Options):
     """What to leave of an adapter."""
 
-    by: str = option("knee", f"One of {', '.join(registry.names('trims'))}.", completes="trims")
+    by: str = option(
+        "knee",
+        f"A .py file, or one of {registry.listed('trims')}.",
+        parse=lambda text: registry.admit("trims", text),
+        completes="trims",
+    )
     by_options: Mapping[str, str] = option(
         {}, "Option of the trim, as `clora show TRIM` tells; repeatable.", flags=("--option",), metavar="KEY=VALUE"
     )

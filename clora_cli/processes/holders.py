@@ -7,6 +7,7 @@ know no ``flock``. Its record is read from whatever folder was given, so that no
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shlex
@@ -35,6 +36,8 @@ __all__ = [
 STALE = 300.0  # seconds without a touch after which another machine's lock counts as left behind
 RECORD = "holder.json"
 _LONGEST = 1 << 16
+# Somebody was first, who may have left by now, or removed the folder, which was empty.
+_OTHERS = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT}
 _PROGRAM = {"clora", "__main__", "-m", "_steps"}
 
 
@@ -111,9 +114,9 @@ def put_up(lock: Path, token: str) -> bool:
         draft.mkdir()
         _write(draft / RECORD, token)
         draft.rename(lock)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if lock.is_dir() or not lock.parent.is_dir():  # somebody was first, or removed the folder, which was empty
+        if error.errno in _OTHERS:
             return False
         raise
     return True
@@ -136,13 +139,20 @@ def take_down(lock: Path, token: str) -> None:
     if holder is None or holder.token != token:
         return
     grave = owned_name(lock.parent)
-    with contextlib.suppress(OSError):
+    try:
         lock.rename(grave)
-        moved = read_lock(grave)
-        if moved is not None and moved.token not in {token, f"?{grave.name}"}:
+    except FileNotFoundError:
+        return
+    except OSError:  # a full disk has no room for a name, perhaps
+        grave = lock
+    moved = read_lock(grave)
+    if moved is None:
+        return
+    if moved.token not in {token, f"?{grave.name}"}:
+        with contextlib.suppress(OSError):
             grave.rename(lock)  # it was taken over between the look and the rename
-            return
-        shutil.rmtree(grave, ignore_errors=True)
+        return
+    shutil.rmtree(grave, ignore_errors=True)
 
 
 def take_over(lock: Path) -> None:

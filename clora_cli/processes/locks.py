@@ -17,6 +17,7 @@ from pathlib import Path
 from clora_cli.base.errors import BusyError, CloraError
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.processes.holders import RECORD, Holder, adopt_lock, lives, put_up, read_lock, take_down
+from clora_cli.processes.leftovers import sweep
 from clora_cli.processes.spots import LOCK, Spot
 
 __all__ = ["NO_PATIENCE", "Patience", "confirm", "locked"]
@@ -144,6 +145,7 @@ def _acquired(spot: Spot, manner: _Manner) -> Iterator[None]:
         token = _adopted(spot) or _taken(spot, manner, made)
         _held[spot.lock] = _Held(spot, token, os.getpid(), threading.get_ident())
         _keep_beating()
+        sweep(spot.lock.parent)
         try:
             yield
         finally:

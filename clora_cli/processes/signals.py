@@ -99,4 +99,9 @@ def _once_more(raised: Any) -> None:
 
 
 def _alarm(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code is _once_more.__code__:  # on a busy machine that is still at work, and what it raises is lost
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            return
+        frame = frame.f_back
     raise KeyboardInterrupt

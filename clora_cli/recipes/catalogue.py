@@ -134,6 +134,8 @@ def _compared(chosen: Shipped) -> Iterator[dict[str, Any]]:
     """Yield every method, and training alone under each protocol that a method has of its own, for its FWT."""
     alone = [protocol_of(chosen.backbone, chosen.order).train]
     for method in _methods():
+        if method not in registry.built_in("methods"):
+            continue  # a recipe that comes with clora is the same on every machine
         settings = settings_of(method, chosen.backbone, chosen.order)
         yield _entry(method, settings, chosen.model)
         if settings.protocol and settings.train not in alone:

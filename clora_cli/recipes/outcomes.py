@@ -10,7 +10,8 @@ from typing import Any
 
 from clora_cli.recipes.steps import Unit
 from clora_cli.reporting import assemble, summarise
-from clora_cli.reporting.footing import Protocol, protocol_of, unequal
+from clora_cli.reporting.footing import unequal
+from clora_cli.reporting.training_protocol import Protocol, protocol_of
 from clora_cli.store.package import read_package
 from clora_cli.store.scores import read_scores
 from clora_cli.training.composition import compose
@@ -95,7 +96,9 @@ def unequal_footing(units: Sequence[Unit]) -> list[str]:
     for unit in units:
         if unit.package.is_dir() and compose(unit.entry.method, unit.entry.option_texts(1)).lead.trains:
             members = read_package([unit.package], missing_ok=True)
-            protocols.setdefault(unit.entry.label, protocol_of([member.manifest for member in members]))
+            protocols.setdefault(
+                unit.entry.label, protocol_of([member.manifest for member in members if member.manifest])
+            )
     return unequal(protocols)
 
 

@@ -18,7 +18,7 @@ from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.model.backbone import find_sites, load_skeleton
 from clora_cli.model.base_layers import BaseLayers
-from clora_cli.model.base_model import ModelReference, changes_since, check_answers, find_model
+from clora_cli.model.base_model import ModelReference, check_answers, find_model
 from clora_cli.nano import MODEL_NAME
 from clora_cli.options import TrainOptions
 from clora_cli.processes.leftovers import sweep
@@ -238,7 +238,7 @@ def _there(unit: Unit, members: Mapping[str, AdapterFolder]) -> int:
 
 def _check_made(unit: Unit, step: Step, member: AdapterFolder) -> None:
     plan = make_plan(train_options(unit, step.stage))
-    if changed := changes_since(plan.recipe(), member.manifest):
+    if changed := member.changes(plan.recipe()):
         raise OptionError(
             f"{member.path} was made by another recipe ({changed}); remove {unit.folder}, or pass another --out"
         )

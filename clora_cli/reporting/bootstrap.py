@@ -1,4 +1,4 @@
-"""Whether one method is better than another: a paired bootstrap over test rows (layer L3)."""
+"""Is one method better than another? A paired bootstrap over test rows (layer L3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clora_cli.reporting.method_results import Group, Order, Series
 __all__ = ["Estimate", "Significance", "compare", "paired_bootstrap"]
 
 RESAMPLES = 10_000
-_HELD = 1 << 22  # counts held at one time: 32 MB
+_HELD = 1 << 22  # counts in memory at one time: 32 MB
 _Rows = NDArray[np.float64]
 
 
@@ -23,9 +23,9 @@ class Estimate:
     """A difference, its interval and its p-value.
 
     Attributes:
-        difference: The estimate itself.
-        low: Lower end of the 95 % interval.
-        high: Upper end of it.
+        difference: The estimate.
+        low: The lower end of its 95 % interval.
+        high: The upper end.
         p_value: Two-sided, in (0, 1].
     """
 
@@ -37,16 +37,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Significance:
-    """How two methods compare after the last task.
+    """How two methods compare after the last task, on the rows that both were scored on.
 
     Attributes:
         first: The first method's label.
         second: The second's.
         estimate: Average performance of the first minus that of the second, percent points.
-        orders: Labels of the orders that both learned.
-        tasks: Number of tasks.
-        rows: Number of test rows.
-        runs: Number of runs of the first and of the second.
+        orders: The labels of the orders that both learned.
+        tasks: The number of tasks.
+        rows: The number of test rows.
+        runs: The number of runs of the first and of the second.
     """
 
     first: str
@@ -59,19 +59,19 @@ class Significance:
 
 
 def paired_bootstrap(differences: Sequence[_Rows], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Estimate a sum of means, and how far it could have come out otherwise on other rows of the same tasks.
+    """Estimate a sum of means, and how much it would vary over other rows of the same tasks.
 
-    Each stratum is resampled on its own, with replacement, to its own size. The interval is that of the percentiles 2.5
-    and 97.5. The p-value is the share of resamples, moved to a difference of zero, that lie at least as far from zero as
-    the estimate does, with the estimate itself counted among them: never 0, and 1 for a difference of zero.
+    Each stratum is resampled by itself, with replacement, to its own size. The interval lies between the percentiles 2.5 and
+    97.5. The p-value is the share of resamples, shifted to a difference of zero, that are at least as far from zero as the
+    estimate, which itself counts as one of them: never 0, and 1 for a difference of zero.
 
-    Resampling rows is drawing how often each distinct value comes up: counts from a multinomial, which is the same
-    distribution, at a cost that does not depend on the number of rows where few values are distinct.
+    Instead of rows, the count of each distinct value is drawn from a multinomial: the same distribution, at a cost that does
+    not grow with the number of rows as long as few values are distinct.
 
     Args:
-        differences: For each stratum the rows' paired differences, shape (row,), at least one.
-        resamples: Number of resamples.
-        seed: Of the random numbers: equal calls give equal results.
+        differences: The paired differences of each stratum's rows, shape (row,), at least one.
+        resamples: The number of resamples.
+        seed: The seed of the random numbers; equal calls give equal results.
 
     References:
         Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3 (percentile interval) and algorithm 16.2
@@ -80,81 +80,86 @@ def paired_bootstrap(differences: Sequence[_Rows], *, resamples: int = RESAMPLES
     generator = np.random.default_rng(seed)
     observed, drawn = 0.0, np.zeros(resamples)
     for rows in differences:
-        # Equal up to rounding is equal: the mean of three seeds may end in another last bit.
+        # Values that differ by rounding alone are equal: means over three seeds may differ in their last bit.
         values, counts = np.unique(np.round(rows, 12), return_counts=True)
         observed += float(values @ counts / len(rows))
         step = max(1, _HELD // len(values))
         for start in range(0, resamples, step):
             size = min(step, resamples - start)
-            found = generator.multinomial(len(rows), counts / len(rows), size=size)
-            drawn[start : start + size] += found @ values / len(rows)
+            resampled = generator.multinomial(len(rows), counts / len(rows), size=size)
+            drawn[start : start + size] += resampled @ values / len(rows)
     low, high = np.percentile(drawn, [2.5, 97.5])
     further = np.count_nonzero(np.abs(drawn - observed) >= abs(observed) - 1e-12)
     return Estimate(observed, float(low), float(high), (1 + further) / (1 + resamples))
 
 
 def compare(first: Group, second: Group, *, resamples: int = RESAMPLES, seed: int = 0) -> Significance:
-    """Compare two methods by average performance over the test rows that both were scored on after the last task.
+    """Compare the average performance of two methods on the test rows that both were scored on after the last task.
 
-    A row's score is averaged over a method's runs of one order first, whatever their seeds; where there are several
-    orders, average performance is averaged over those that both have, and a row is drawn for all of them at once. What
-    is estimated is then the difference of the methods' average performance, with these models, on other rows of these
-    tasks; how much training again would change it is told by the spread over seeds, not by this.
+    A row's score is first averaged over a method's runs of one order, whatever their seeds. Average performance is averaged
+    over the orders that both methods have, and a row is drawn for all of them at once. The estimate is the difference in
+    average performance of these models on other rows of these tasks; how much it would vary if the methods were trained
+    again is a matter of the spread over seeds, not of this test.
 
     Args:
         first: A method.
         second: Another.
-        resamples: Number of resamples.
-        seed: Of the random numbers.
+        resamples: The number of resamples.
+        seed: The seed of the random numbers.
 
     Raises:
-        MismatchError: If they share no order, a file does not hold the rows' scores, or the rows are not the same.
+        MismatchError: If they share no order, a file lacks the scores of single rows, or the rows are not the same.
     """
     orders = [order for order in first.series if order in second.series]
     if not orders:
         raise MismatchError(f"{first.label} and {second.label} learned no order of tasks in common; nothing to compare")
-    weighted: dict[str, _Rows] = {}
-    for order in orders:
-        one, other = _rows(first.series[order]), _rows(second.series[order])
-        _check_same(one, other, first.label, second.label)
-        for task in order.tasks:
-            part = 100 * (one[task] - other[task]) / len(order.tasks) / len(orders)
-            weighted[task] = weighted[task] + part if task in weighted else part
-    estimate = paired_bootstrap(list(weighted.values()), resamples=resamples, seed=seed)
+    differences = _differences(first, second, orders)
     return Significance(
         first.label,
         second.label,
-        estimate,
+        paired_bootstrap(list(differences.values()), resamples=resamples, seed=seed),
         tuple(order.label for order in orders),
-        len(weighted),
-        sum(map(len, weighted.values())),
+        len(differences),
+        sum(map(len, differences.values())),
         (_count(first, orders), _count(second, orders)),
     )
 
 
+def _differences(first: Group, second: Group, orders: Sequence[Order]) -> dict[str, _Rows]:
+    """Return each task's paired differences, percent points, weighted so that the sum of their means is the estimate."""
+    weighted: dict[str, _Rows] = {}
+    for order in orders:
+        firsts, seconds = _rows(first.series[order]), _rows(second.series[order])
+        _check_same(firsts, seconds, first.label, second.label)
+        for task in order.tasks:
+            part = 100 * (firsts[task] - seconds[task]) / len(order.tasks) / len(orders)
+            weighted[task] = weighted[task] + part if task in weighted else part
+    return weighted
+
+
 def _rows(series: Series) -> dict[str, _Rows]:
     """Return each row's score, averaged over a series' runs, by task."""
-    found = {}
+    means = {}
     for task in series.order.tasks:
-        each = [run.final_rows.get(task, ()) for run in series.runs]
-        if not all(each):
+        by_run = [run.final_rows.get(task, ()) for run in series.runs]
+        if not all(by_run):
             raise MismatchError(
                 f"the scores of {series.label} on {task} do not hold each row's own; run `clora eval … -o FILE` again"
             )
-        if len(set(map(len, each))) > 1:
+        if len(set(map(len, by_run))) > 1:
             raise MismatchError(
-                f"the runs of {series.label} scored {' and '.join(sorted({str(len(one)) for one in each}))} rows of {task}; "
+                f"the runs of {series.label} scored {' and '.join(sorted({str(len(rows)) for rows in by_run}))} rows of {task}; "
                 "evaluate all of them with one --test-rows"
             )
-        found[task] = np.mean(each, axis=0)
-    return found
+        means[task] = np.mean(by_run, axis=0)
+    return means
 
 
-def _check_same(one: Mapping[str, _Rows], other: Mapping[str, _Rows], *labels: str) -> None:
-    for task in one:
-        if len(one[task]) != len(other[task]):
+def _check_same(firsts: Mapping[str, _Rows], seconds: Mapping[str, _Rows], *labels: str) -> None:
+    for task in firsts:
+        if len(firsts[task]) != len(seconds[task]):
             raise MismatchError(
-                f"{labels[0]} was scored on {len(one[task])} rows of {task}, {labels[1]} on {len(other[task])}; "
+                f"{labels[0]} was scored on {len(firsts[task])} rows of {task}, {labels[1]} on {len(seconds[task])}; "
                 "evaluate both with one --test-rows"
             )
 

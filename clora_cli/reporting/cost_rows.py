@@ -1,4 +1,4 @@
-"""What learning cost: the steps of runs, summed up by method (layer L3)."""
+"""What learning cost, method by method, from the steps of all runs (layer L3)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class CostRow:
 
     Attributes:
         name: The method.
-        train_seconds: Training a task.
-        eval_seconds: Evaluating after a task.
-        total_seconds: A whole run, all steps.
-        peak_memory: Bytes of main memory, the largest of all steps; None where nobody measured it.
-        peak_device: Bytes of an accelerator's memory; None without one.
-        parameters: Trained for a task.
-        adapter_bytes: Added on disk by a task.
+        train_seconds: Seconds to train a task.
+        eval_seconds: Seconds to evaluate after a task.
+        total_seconds: Seconds of all steps of a run.
+        peak_memory: The largest peak of main memory over all steps, in bytes; None if it was not measured.
+        peak_device: The same of an accelerator's memory; None without one.
+        parameters: Parameters trained for a task.
+        adapter_bytes: Bytes that a task adds on disk.
     """
 
     name: str
@@ -38,10 +38,10 @@ class CostRow:
 
 
 def cost_rows(costs: Mapping[Path, Sequence[Cost]]) -> list[CostRow]:
-    """Sum up by method, in the order in which they are first met.
+    """Return a row for each method, in the order of their first step.
 
     Args:
-        costs: The steps by the file that tells: runs of one method and seed in two files are two runs.
+        costs: The steps by their file; runs of one method and seed in two files are two runs.
     """
     by_method: dict[str, dict[Hashable, list[Cost]]] = {}
     for path, steps in costs.items():

@@ -1,8 +1,8 @@
-"""One package's adapters examined: how far they move weights, how they collide; kept beside them (layer L3).
+"""The examination of a package: how far its adapters move the weights and how they collide (layer L3).
 
-Small packages are examined whole. Of large ones the magnitudes are counted, and the collisions estimated, in rows drawn at
-random; of packages of many adapters every pair of a sample of them is compared. What was found is kept in the package, in
-``.anatomy.json``, by the checksums of the adapters: it is never out of date, and may be deleted at any time.
+Small packages are examined whole. In large ones magnitudes and collisions are estimated from rows drawn at random, and of
+many adapters only a sample is compared pair by pair. The results are kept in the package, in ``.anatomy.json``, together with
+the adapters' checksums: they are never out of date, and the file may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from clora_cli.base.errors import ArtifactError, CloraError
 from clora_cli.base.files import read_json, to_json, write_text
 from clora_cli.base.progress import Progress
 from clora_cli.reporting.differences import Difference, distinct_labels, read_deltas
-from clora_cli.reporting.figures.shifts import Shift, measure_shift
+from clora_cli.reporting.shifts import Shift, measure_shift
 from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
 
 __all__ = ["KEPT", "Examination", "examine_members", "examined"]
 
 KEPT = ".anatomy.json"
 _SCHEMA = "clora.anatomy/1"
-_WHOLE = 1 << 26  # entries of all deltas together, up to which every one of them is looked at
-_ROWS = 64  # rows of each layer that are looked at otherwise
-_PAIRED = 24  # adapters at most that are compared pair by pair
+_WHOLE = 1 << 26  # entries of all deltas together, up to which every entry is counted
+_ROWS = 64  # rows of each layer that are counted otherwise
+_PAIRED = 24  # the most adapters that are compared pair by pair
 
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """What was found of some adapters.
+    """The measurements of some adapters.
 
     Attributes:
         shifts: The magnitudes of each adapter's deltas.
         earlier: Each adapter against all before it; None for a single adapter.
-        pairs: Every pair of adapters, or of a sample of them; None likewise.
+        pairs: Every pair of adapters, or of a sample of them; None for a single adapter.
     """
 
     shifts: tuple[Shift, ...]
@@ -51,24 +51,24 @@ class Examination:
 
 
 def examined(path: Path, members: Sequence[AdapterFolder], progress: Progress) -> Examination:
-    """Return what was found earlier of these adapters, or examine them and keep it; a folder that refuses it is left alone.
+    """Return the kept examination of these adapters, or examine them and keep the result if the folder is writable.
 
     Args:
-        path: The package's folder, or an adapter's, in which nothing is kept.
+        path: The package's folder; or an adapter's, in which nothing is kept.
         members: Its adapters, at least one.
-        progress: Is told of each adapter and layer.
+        progress: Follows the work by adapter and layer.
 
     Raises:
         CloraError: As ``examine_members``.
     """
     if is_adapter(path):
         return examine_members(members, progress)
-    with suppress(ArtifactError, KeyError, TypeError, ValueError, IndexError):  # none yet, of others, or damaged
+    with suppress(ArtifactError, KeyError, TypeError, ValueError, IndexError):  # missing, of other adapters, or damaged
         return _read(read_json(path / KEPT, "examination"), members)
-    found = examine_members(members, progress)
+    examination = examine_members(members, progress)
     with suppress(CloraError):  # a package may be read-only
-        write_text(path / KEPT, to_json(_record(found, members)))
-    return found
+        write_text(path / KEPT, to_json(_record(examination, members)))
+    return examination
 
 
 def examine_members(members: Sequence[AdapterFolder], progress: Progress) -> Examination:
@@ -76,7 +76,7 @@ def examine_members(members: Sequence[AdapterFolder], progress: Progress) -> Exa
 
     Args:
         members: At least one, in the order in which they were trained.
-        progress: Is told of each adapter and layer.
+        progress: Follows the work by adapter and layer.
 
     Raises:
         CloraError: If one is damaged, or they do not fit together.
@@ -93,14 +93,14 @@ def examine_members(members: Sequence[AdapterFolder], progress: Progress) -> Exa
             advance(1, member.task)
         if len(members) < 2:
             return Examination(tuple(shifts), None, None)
-        every = survey(deltas, scope="collisions" if whole else "earlier", rows=rows, advance=advance)
-        chosen = {str(member.path): deltas[str(member.path)] for member in paired}
-        pairs = every if whole else survey(chosen, scope="collisions", rows=rows, advance=advance)
-    return Examination(tuple(shifts), _named(members, every), _named(paired, pairs))
+        earlier = survey(deltas, scope="collisions" if whole else "earlier", rows=rows, advance=advance)
+        sample = {str(member.path): deltas[str(member.path)] for member in paired}
+        pairs = earlier if whole else survey(sample, scope="collisions", rows=rows, advance=advance)
+    return Examination(tuple(shifts), _named(members, earlier), _named(paired, pairs))
 
 
-def _named(members: Sequence[AdapterFolder], found: Survey) -> Difference:
-    return Difference(tuple(members), tuple(distinct_labels(members)), found)
+def _named(members: Sequence[AdapterFolder], measured: Survey) -> Difference:
+    return Difference(tuple(members), tuple(distinct_labels(members)), measured)
 
 
 def _entries(adapter: Deltas) -> int:
@@ -108,42 +108,44 @@ def _entries(adapter: Deltas) -> int:
 
 
 def _paired(members: Sequence[AdapterFolder]) -> list[AdapterFolder]:
-    """Return all adapters or, of many, some drawn by a fixed seed, in their order."""
+    """Return all adapters or, of many, a sample drawn with a fixed seed, in their order."""
     if len(members) <= _PAIRED:
         return list(members)
-    return [members[k] for k in sorted(random.Random(0).sample(range(len(members)), _PAIRED))]
+    return [members[index] for index in sorted(random.Random(0).sample(range(len(members)), _PAIRED))]
 
 
 def _identities(members: Sequence[AdapterFolder]) -> list[str]:
-    """Return what makes each adapter what it is: its tensors and its configuration, which holds their scaling."""
+    """Return what identifies each adapter: checksums of its tensors and of its configuration, which holds the scaling."""
     return [f"{member.digest} {hashlib.sha256(to_json(member.config).encode()).hexdigest()}" for member in members]
 
 
-def _record(found: Examination, members: Sequence[AdapterFolder]) -> dict[str, Any]:
-    surveys = {"earlier": found.earlier, "pairs": found.pairs}
+def _record(examination: Examination, members: Sequence[AdapterFolder]) -> dict[str, Any]:
+    differences = {"earlier": examination.earlier, "pairs": examination.pairs}
     return {
         "schema": _SCHEMA,
         "adapters": _identities(members),
-        "shifts": [{"shares": shift.shares.tolist(), "zeros": shift.zeros} for shift in found.shifts],
-        **{name: one and _survey_record(one.survey, name) for name, one in surveys.items()},
+        "shifts": [{"shares": shift.shares.tolist(), "zeros": shift.zeros} for shift in examination.shifts],
+        **{name: difference and _survey_record(difference.survey, name) for name, difference in differences.items()},
     }
 
 
-def _survey_record(found: Survey, what: str) -> dict[str, Any]:
-    table = [found.earlier] if what == "earlier" else found.pairs
-    cells = [[None if one is None else astuple(one) for one in row] for row in table]
-    return {"epsilon": found.epsilon, "rows": found.rows, "margin": found.margin, "shares": cells}
+def _survey_record(measured: Survey, part: str) -> dict[str, Any]:
+    table = [measured.earlier] if part == "earlier" else measured.pairs
+    cells = [[None if comparison is None else astuple(comparison) for comparison in row] for row in table]
+    return {"epsilon": measured.epsilon, "rows": measured.rows, "margin": measured.margin, "shares": cells}
 
 
 def _read(record: Mapping[str, Any], members: Sequence[AdapterFolder]) -> Examination:
-    """Return what a record says.
+    """Return the examination that a record holds.
 
     Raises:
-        KeyError, TypeError, ValueError, IndexError: If it is of other adapters or settings, or damaged.
+        KeyError, TypeError, ValueError, IndexError: If it is damaged, or of other adapters or settings.
     """
     if record["schema"] != _SCHEMA or record["adapters"] != _identities(members):
         raise ValueError("of other adapters")
-    shifts = tuple(Shift(np.array(one["shares"], dtype=np.float64), _number(one["zeros"])) for one in record["shifts"])
+    shifts = tuple(
+        Shift(np.array(shift["shares"], dtype=np.float64), _number(shift["zeros"])) for shift in record["shifts"]
+    )
     if len(shifts) != len(members) or len({len(shift.shares) for shift in shifts}) != 1:
         raise ValueError("shifts are missing")
     if len(members) < 2:
@@ -162,7 +164,7 @@ def _read(record: Mapping[str, Any], members: Sequence[AdapterFolder]) -> Examin
 def _cells(record: Mapping[str, Any], down: int, across: int) -> tuple[tuple[Comparison | None, ...], ...]:
     if record["epsilon"] != EPSILON or len(record["shares"]) != down:
         raise ValueError("of another threshold")
-    table = tuple(tuple(one and _comparison(one) for one in row) for row in record["shares"])
+    table = tuple(tuple(cell and _comparison(cell) for cell in row) for row in record["shares"])
     if any(len(row) != across for row in table):
         raise ValueError("pairs are missing")
     return table

@@ -1,4 +1,4 @@
-"""Gates: what an evaluation must not fall below, and what it must not have forgotten (layer L3)."""
+"""Limits for CI: the least mean score, and the most that a task may have lost (layer L3)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.store.scores import ScoreRow, Scores, TaskScore
 
-__all__ = ["Loss", "broken_gates", "check_baselines", "losses"]
+__all__ = ["Loss", "broken_limits", "check_baselines", "losses"]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What became of a task that was learned earlier.
+    """How a task that was learned earlier fares now.
 
     Attributes:
         task: The task.
         best: Its best earlier score, percent.
-        where: Where that score stands.
+        where: The file or stage of that score.
         now: Its score now, percent.
     """
 
@@ -29,15 +29,15 @@ class Loss:
 
     @property
     def points(self) -> float:
-        """Best minus now: percent points, negative where the task gained. One term of the metric ``forgetting-rate``."""
+        """Best minus now: percent points, negative if the task gained. One term of the metric ``forgetting-rate``."""
         return self.best - self.now
 
 
 def check_baselines(baselines: Sequence[Scores], tasks: Sequence[str]) -> None:
-    """Refuse earlier scores that an evaluation on some tasks could not be held against, before it starts.
+    """Refuse baselines that an evaluation on some tasks cannot be compared with, before it starts.
 
     Raises:
-        OptionError: If a file tells of no learned task, or of one that will not be scored.
+        OptionError: If a file has no score of a learned task, or one of a task that will not be scored.
     """
     for baseline in baselines:
         learned = list(dict.fromkeys(task for row in baseline.rows for task in _learned(baseline, row)))
@@ -51,20 +51,20 @@ def check_baselines(baselines: Sequence[Scores], tasks: Sequence[str]) -> None:
 
 
 def losses(scores: Scores, baselines: Sequence[Scores] = ()) -> list[Loss]:
-    """Return how each task that was learned before compares to its best earlier score.
+    """Return how the last score of each task that was learned before compares with its best earlier score.
 
-    Earlier are the rows of the baselines and, of these scores, all rows but the last; a row counts for the tasks that it
-    has learned, as in the metric ``forgetting-rate``. For a merged adapter, which has no order, it counts for all tasks.
+    Earlier rows are those of the baselines and, of these scores, all but the last; a row counts for the tasks that it has
+    learned, as in the metric ``forgetting-rate``. The row of a merged adapter, which has no order, counts for all tasks.
 
     Args:
-        scores: What is judged: its last row.
+        scores: The scores whose last row is judged.
         baselines: Earlier scores.
 
     Raises:
-        MismatchError: If a task is not scored as it was.
+        MismatchError: If a task was scored in another way.
     """
     now = scores.rows[-1].scores
-    found: dict[str, Loss] = {}
+    by_task: dict[str, Loss] = {}
     earlier = [(file, row) for file in baselines for row in file.rows] + [(scores, row) for row in scores.rows[:-1]]
     for file, row in earlier:
         where = str(file.source) if file is not scores else f"stage {row.stage}"
@@ -72,36 +72,36 @@ def losses(scores: Scores, baselines: Sequence[Scores] = ()) -> list[Loss]:
             if task in now:
                 _check_yardstick(task, row.scores[task], now[task], where)
                 loss = Loss(task, row.scores[task].value, where, now[task].value)
-                found[task] = max(loss, found.get(task, loss), key=lambda one: one.best)
-    return list(found.values())
+                by_task[task] = max(loss, by_task.get(task, loss), key=lambda candidate: candidate.best)
+    return list(by_task.values())
 
 
-def broken_gates(
+def broken_limits(
     scores: Scores,
     baselines: Sequence[Scores] = (),
     *,
     fail_under: float | None = None,
     max_forgetting: float | None = None,
 ) -> list[str]:
-    """Return what does not meet a limit, in words; nothing if all limits are met.
+    """Return which limits are not met, in words.
 
     Args:
-        scores: What is judged: its last row.
+        scores: The scores whose last row is judged.
         baselines: Earlier scores.
         fail_under: The least mean score over tasks, percent.
         max_forgetting: The most that any task may have lost since its best earlier score, percent points.
 
     Raises:
-        MismatchError: If a task is not scored as it was.
+        MismatchError: If a task was scored in another way.
     """
     last = scores.rows[-1].scores.values()
-    mean = sum(entry.value for entry in last) / len(last)
+    mean = sum(score.value for score in last) / len(last)
     broken = []
     if fail_under is not None and mean < fail_under:
         broken.append(f"the mean score {mean:.2f} is below --fail-under {fail_under:g}")
-    if max_forgetting is not None and (known := losses(scores, baselines)):
-        worst = max(known, key=lambda loss: loss.points)
-        # Scores are shares of rows: a hair beyond the limit is rounding.
+    if max_forgetting is not None and (lost := losses(scores, baselines)):
+        worst = max(lost, key=lambda loss: loss.points)
+        # Scores are shares of rows: an excess below 1e-9 is rounding.
         if worst.points > max_forgetting + 1e-9:
             broken.append(
                 f"{worst.task} lost {worst.points:.2f} points, from {worst.best:.2f} ({worst.where}) to {worst.now:.2f}: "
@@ -111,7 +111,7 @@ def broken_gates(
 
 
 def _learned(file: Scores, row: ScoreRow) -> list[str]:
-    """Return the scored tasks that a row has learned: none of the base model's, all of a merged adapter's."""
+    """Return the scored tasks that a row has learned: none for the base model, all for a merged adapter."""
     if not row.stage:
         return []
     learned = {adapter.task for adapter in row.adapters}

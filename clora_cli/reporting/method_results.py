@@ -1,7 +1,7 @@
-"""Results: runs brought together by method and order of tasks, with their spread over seeds (layer L3).
+"""Results: runs grouped by method and order of tasks, with their spread over seeds (layer L3).
 
-A *group* is one row of the papers' tables: a method, or a variant of it. A *series* is what a group has of one order of
-tasks: the runs that differ in their seed alone.
+A *group* is one row of the papers' tables: a method, or a variant of it. A *series* is a group's runs of one order of tasks,
+which differ only in their seed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["Group", "Order", "Results", "Series", "Spread", "Traits"]
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean with the standard deviation of what it is the mean of: n - 1 in the denominator, NaN for fewer than two."""
+    """A mean and the standard deviation of its values: n - 1 in the denominator, NaN for fewer than two values."""
 
     mean: float
     deviation: float = math.nan
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return the spread of some values; NaN without any, or with a NaN among them."""
+        """Return the spread of some values; NaN if there are none, or if one is NaN."""
         if not values or any(map(math.isnan, values)):
             return cls(math.nan)
         return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
@@ -38,11 +38,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a method asks for beyond the new task's data; None where it is not known.
+    """What a method needs beyond the new task's data; None if that is not known.
 
     Attributes:
-        reuses_data: Whether it trains on rows of tasks that it has learned already.
-        needs_task_id: Whether the task of an input must be known at test.
+        reuses_data: Whether it trains on rows of earlier tasks.
+        needs_task_id: Whether the task of each input must be known at test time.
         grows: Whether its model grows with the number of tasks.
         learns: Whether it trains anything.
     """
@@ -54,12 +54,12 @@ class Traits:
 
     @property
     def fair(self) -> bool:
-        """Whether it is ranked: it learns, and neither reuses data nor is told the task."""
+        """Whether it is ranked: it learns, and needs neither earlier rows nor the inputs' task."""
         return self.learns and not self.reuses_data and not self.needs_task_id
 
     @classmethod
     def of(cls, run: Run) -> Traits:
-        """Return what the method's plug-ins say, and how its adapters were combined."""
+        """Return the traits that follow from the method's plug-ins and from how its adapters were combined."""
         needs_task_id = run.combine == "task-id"
         plugins = plugins_of(run.method)
         if not plugins:
@@ -93,27 +93,27 @@ class Series:
 
     @cached_property
     def metrics(self) -> dict[str, Spread]:
-        """Every metric over the runs; of what learned all tasks at once, the average performance alone."""
-        found = [_metrics(run, self.order) for run in self.runs]
-        return {name: Spread.of([one[name] for one in found]) for name in found[0]}
+        """Every metric over the runs; if all tasks were learned at once, the average performance alone."""
+        by_run = [_metrics(run, self.order) for run in self.runs]
+        return {name: Spread.of([metrics[name] for metrics in by_run]) for name in by_run[0]}
 
     @cached_property
     def mean(self) -> Run:
-        """The mean run: entries are means over the runs, of tasks that all of them scored."""
+        """The mean run: each score is the mean over the runs, for tasks that all of them scored."""
         first = self.runs[0]
         unseen = tuple(task for task in first.unseen if all(task in run.unseen for run in self.runs))
         columns = first.order + unseen
-        places = [[run.columns.index(task) for task in columns] for run in self.runs]
-        each = list(zip(self.runs, places, strict=True))
+        indices = [[run.columns.index(task) for task in columns] for run in self.runs]
+        runs = list(zip(self.runs, indices, strict=True))
         tasks = [task for task in columns if all(task in run.single for run in self.runs)]
         return replace(
             first,
             label=self.label,
             unseen=unseen,
-            matrix=np.mean([run.matrix[:, at] for run, at in each], axis=0),
-            zero_shot=np.mean([run.zero_shot[at] for run, at in each], axis=0),
-            counts=first.counts[places[0]],
-            task_metrics=tuple(first.task_metrics[at] for at in places[0]),
+            matrix=np.mean([run.matrix[:, chosen] for run, chosen in runs], axis=0),
+            zero_shot=np.mean([run.zero_shot[chosen] for run, chosen in runs], axis=0),
+            counts=first.counts[indices[0]],
+            task_metrics=tuple(first.task_metrics[index] for index in indices[0]),
             single={task: float(np.mean([run.single[task] for run in self.runs])) for task in tasks},
         )
 
@@ -130,9 +130,9 @@ class Group:
     """One method, or one variant of it.
 
     Attributes:
-        label: A name that tells it from the others.
-        traits: What it asks for.
-        series: Its runs by order. What learned all tasks at once, as a merge did, is there under every order of them.
+        label: A name that no other group has.
+        traits: What it needs.
+        series: Its runs by order. A run that learned all tasks at once, such as a merge, is there under every order of them.
     """
 
     label: str
@@ -140,24 +140,24 @@ class Group:
     series: Mapping[Order, Series]
 
     def average(self, orders: Sequence[Order], metric: str) -> Spread:
-        """Return the mean over orders of a metric's means, with the standard deviation of all runs; NaN if one is missing."""
+        """Return the mean over orders of a metric's means, with the standard deviation of all runs; NaN if an order is missing."""
         spreads = [self.series[order].metrics[metric] for order in orders if order in self.series]
         if len(spreads) < len(orders):
             return Spread(math.nan)
-        single = [_metrics(run, order)[metric] for order in orders for run in self.series[order].runs]
-        return Spread(Spread.of([spread.mean for spread in spreads]).mean, Spread.of(single).deviation)
+        values = [_metrics(run, order)[metric] for order in orders for run in self.series[order].runs]
+        return Spread(Spread.of([spread.mean for spread in spreads]).mean, Spread.of(values).deviation)
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """All of it: what the tables and figures are made of.
+    """All results: what tables and figures show.
 
     Attributes:
-        runs: The runs, as assembled.
-        orders: The orders of tasks, as they came.
-        groups: What was run, as it came.
-        zero_shot: The base model alone, where runs say how it scores; one for each base model and way of scoring.
-        notes: What was left out, and why.
+        runs: The runs, as ``assemble`` returns them.
+        orders: The orders of tasks, in the order of their first run.
+        groups: The methods, likewise.
+        zero_shot: The base models whose scores are known; one for each base model and way of scoring.
+        notes: Which runs were left out, and why.
     """
 
     runs: tuple[Run, ...]

@@ -1,4 +1,4 @@
-"""One way of learning one order of tasks, scored: its stage x task matrix and what is known of it (layer L3)."""
+"""A run: one way of learning one order of tasks, with its stage x task matrix of scores (layer L3)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clora_cli.reporting._places import NOWHERE, Place
-from clora_cli.reporting._protocol import Protocol
+from clora_cli.reporting.run_folders import NO_RUN_FOLDER, RunFolder
+from clora_cli.reporting.training_protocol import Protocol
 from clora_cli.store.scores import BaseRef
 
 __all__ = ["Floats", "Run"]
@@ -26,27 +26,27 @@ class Run:
     """One way of learning one order of tasks, scored.
 
     Attributes:
-        label: A name that tells it from the runs beside it.
+        label: A name that no other run of the report has.
         base: The base model.
         package: The package, as the user named it.
         method: The method that trained it.
         combine: How adapters were combined.
         score: How answers were scored.
         order: The learned tasks, in order.
-        unseen: Tasks that were scored but are not in the order: never learned, or learned at once.
+        unseen: Tasks that were scored but are not in the order: never learned, or learned all at once.
         matrix: (stage, column), percent; columns are ``order`` then ``unseen``; NaN where not evaluated.
         zero_shot: (column,), percent; the base model alone.
         counts: (column,); number of test rows.
         task_metrics: (column,); each column's metric, ``""`` where never evaluated.
-        single: Percent by task: training on that task alone, under the protocol that comes nearest to this run's, with the same seed if
-            there is such a run, else on average.
-        place: What the folders say that it lies in.
-        seed: The seed that it was trained with; None where nothing tells.
-        recipe: What its adapters' manifests say of method and training, as JSON; ``""`` where they are not at hand.
-        protocol: By task, what a comparison holds equal of its training; empty where its adapters' manifests are not at hand.
-        single_protocol: The same of what ``single`` comes from.
-        settings: How it was evaluated, as its scores files say.
-        final_rows: Each test row's score after the last stage, in [0, 1], by task; without tasks that do not say.
+        single: The score of training on one task alone, percent, by task. It comes from runs under the protocol nearest to this
+            run's: from the one with the same seed if there is one, else from their mean.
+        folder: The run folder that it lies in.
+        seed: The seed that it was trained with; None if neither folder nor manifests say.
+        recipe: Method and training, as JSON, from its adapters' manifests; ``""`` without manifests.
+        protocol: By task, what a comparison keeps equal of its training; empty without manifests.
+        single_protocol: The same of the runs that ``single`` comes from.
+        settings: How it was evaluated.
+        final_rows: Each test row's score after the last stage, in [0, 1], by task; without tasks whose files lack them.
         sources: Its scores files.
     """
 
@@ -63,7 +63,7 @@ class Run:
     counts: Floats
     task_metrics: tuple[str, ...]
     single: Mapping[str, float]
-    place: Place = NOWHERE
+    folder: RunFolder = NO_RUN_FOLDER
     seed: int | None = None
     recipe: str = ""
     protocol: Protocol = field(default_factory=dict)
@@ -79,26 +79,26 @@ class Run:
 
     @property
     def at_once(self) -> bool:
-        """Whether it has no order that it was scored in: a merge, joint training, the base model."""
+        """Whether its tasks were learned all at once, so that its order means nothing: a merge, joint training, the base model."""
         return not any(self.task_metrics[: len(self.order)])
 
     @property
     def scored(self) -> slice:
-        """The columns to show: all, or the tasks scored of what was learned at once, whose order says nothing."""
+        """The columns to show: all of them, or those scored if the tasks were learned all at once."""
         return slice(len(self.order) if self.at_once else 0, None)
 
     @property
     def route(self) -> str:
-        """How inputs chose their adapters, as JSON; ``{}`` where they did not, or as the method says."""
+        """How inputs chose their adapters, as JSON; ``{}`` if they did not choose, or as the method prescribes."""
         return json.dumps(self.settings.get("route", {}), sort_keys=True)
 
     @property
     def trajectory(self) -> Floats:
-        """(stage,), percent: the mean over the tasks learned so far, NaN where one of them was not evaluated."""
+        """(stage,), percent: the mean over the tasks learned so far; NaN if one of them was not evaluated."""
         return np.array([self.matrix[stage, : stage + 1].mean() for stage in range(len(self.order))])
 
     def final(self, tasks: Iterable[str]) -> Floats:
-        """Return the scores on some tasks after the last stage, or of the base model alone if there is none, percent."""
+        """Return the scores of some tasks after the last stage, or of the base model if there is no stage, percent."""
         last = self.matrix[-1] if len(self.matrix) else self.zero_shot
-        known = dict(zip(self.columns, last, strict=True))
-        return np.array([known.get(task, math.nan) for task in tasks], dtype=np.float64)
+        scores = dict(zip(self.columns, last, strict=True))
+        return np.array([scores.get(task, math.nan) for task in tasks], dtype=np.float64)

@@ -175,9 +175,7 @@ class Dispatcher:
     def _check_length(self, one: Input, chat: bool) -> None:
         record = self.guide.record
         try:
-            prompt_ids(
-                self.guide.backbone, [one.example], text=record["text"], max_length=record["max_length"], chat=chat
-            )
+            prompt_ids(self.guide.backbone, [one.example], text=record.text, max_length=record.max_length, chat=chat)
         except DataError as error:
             raise DataError(
                 f"{one.where}: {error} (inputs are cut as those of {self.guide.cut} were, by its --max-length)"

@@ -27,9 +27,9 @@ def fixed_weights(adapters: Sequence[AdapterFolder]) -> dict[str, Tensor]:
     """
     last = adapters[-1]
     kept = {key.partition("/")[2]: tensor for key, tensor in last.state().items() if key.startswith(f"{KEY}/")}
-    if not kept:
+    if not kept or last.manifest is None:
         raise MismatchError(f"adapter {last.path} keeps no weights for a weighted sum; pass another --combine")
-    known = [str(parent["sha256"]) for parent in last.manifest["parents"]] + [last.digest]
+    known = [parent.sha256 for parent in last.manifest.parents] + [last.digest]
     if odd := next((adapter for adapter in adapters if adapter.digest not in known), None):
         raise MismatchError(
             f"adapter {last.path} has no weight for {odd.path}, which was not there, or was another, when it was trained; "

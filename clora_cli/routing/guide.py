@@ -95,10 +95,10 @@ class Guide:
         Returns:
             Deciding site to features, shape (input, feature), float32, on the CPU, in the order of the inputs.
         """
-        text, longest = self.record["text"], self.record["max_length"]
+        text, longest = self.record.text, self.record.max_length
         ids = prompt_ids(self.backbone, examples, text=text, max_length=longest, chat=chat)
         found: dict[str, Tensor] = {}
-        reading: dict[str, Any] = {"pool": self.record["pool"], "batch_size": self._batch_size}
+        reading: dict[str, Any] = {"pool": self.record.pool, "batch_size": self._batch_size}
         reading |= {"shared": shared, "done": done}
         for rows, features in read_features(self.backbone, ids, self.sites, **reading):
             for site, vectors in features.items():

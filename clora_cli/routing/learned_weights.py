@@ -57,7 +57,8 @@ def weighing_method(member: AdapterFolder) -> Any:
         MismatchError: If there is none.
         ArtifactError: If it has other options now.
     """
-    for name, options in member.manifest.get("method", {}).get("options", {}).items():
+    recorded = member.manifest.method.options if member.manifest else {}
+    for name, options in recorded.items():
         plugin = registry.load("methods", name)
         with translated(f"adapter {member.path}: method {name} has other options now", ArtifactError):
             method = plugin(**options)

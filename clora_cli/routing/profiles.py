@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from clora_cli.routing.learned_weights import LearnedWeights, weighing_method
 from clora_cli.routing.weights import Routing, common_sites
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import agree, read_distribution, read_record, read_sites
+from clora_cli.store.feature_record import FeatureRecord
 
 __all__ = ["Distributions", "Known", "Learned", "TaskVectors", "known_by"]
 
@@ -30,7 +31,7 @@ class Known(Protocol):
         cut: Whose ``--max-length`` that is, for messages.
     """
 
-    record: Mapping[str, Any]
+    record: FeatureRecord
     sites: list[str]
     cut: str
 
@@ -57,13 +58,13 @@ class Distributions:
         records = [(member.features, read_record(member.features)) for member in members]
         agree(records)
         path, first = records[0]
-        if not same_base(first["base_model"], reference.described()):
+        if not same_base(first.base_model.raw, reference.described()):
             raise MismatchError(
-                f"distribution {path} comes from base model '{first['base_model']['id']}', "
-                f"not from '{reference.id}'; pass --model {first['base_model']['id']}"
+                f"distribution {path} comes from base model '{first.base_model.id}', "
+                f"not from '{reference.id}'; pass --model {first.base_model.id}"
             )
-        longest = max(int(record["max_length"]) for _, record in records)
-        self.record: Mapping[str, Any] = {**first, "max_length": longest}
+        longest = max(record.max_length for _, record in records)
+        self.record = FeatureRecord({**first.raw, "max_length": longest})
         self.sites = common_sites([read_sites(member.features) for member in members], options)
         self._paths = [member.features for member in members]
 
@@ -95,7 +96,7 @@ class TaskVectors:
         self._vectors = torch.stack(_vectors(members)).double()
         longest = max(map(_max_length, members))
         looked_at = {"source": "base", "pool": "prompt-mean", "text": "prompt"}
-        self.record: Mapping[str, Any] = {**looked_at, "max_length": longest}
+        self.record = FeatureRecord({**looked_at, "max_length": longest})
         self.sites = [table_of(model if model is not None else load_skeleton(reference), reference.kind)]
 
     def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
@@ -123,7 +124,7 @@ class Learned:
             check_base(member.base, reference, member.path)
         self._method, self._members = weighing_method(members[-1]), members
         looked_at = {"source": "base", "pool": "prompt-mean", "text": "prompt"}
-        self.record: Mapping[str, Any] = {**looked_at, "max_length": max(map(_max_length, members))}
+        self.record = FeatureRecord({**looked_at, "max_length": max(map(_max_length, members))})
         self.sites = [table_of(model if model is not None else load_skeleton(reference), reference.kind)]
 
     def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
@@ -164,7 +165,7 @@ def _without_distribution(members: Sequence[AdapterFolder]) -> AdapterFolder | N
 
 
 def _max_length(member: AdapterFolder) -> int:
-    found = member.manifest.get("training", {}).get("max_length")
+    found = member.manifest.training.max_length if member.manifest else None
     if not isinstance(found, int):
         raise ArtifactError(
             f"adapter {member.path} does not tell how long its training's prompts were (training.max_length in clora.json), "

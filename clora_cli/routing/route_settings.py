@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from clora_cli.base import registry
 from clora_cli.base.errors import ArtifactError, DataError, OptionError
-from clora_cli.data import Task, named_task, own_tasks
+from clora_cli.data import Task, named_task, own_tasks, recorded_columns
 from clora_cli.data.streams import read_lines, row_file, stream_records
 from clora_cli.options import RouteOptions, RouteSettings
 from clora_cli.routing.inputs import Input, inputs_of_rows, inputs_of_task
@@ -33,7 +34,8 @@ def route_options(members: Sequence[AdapterFolder], given: Mapping[str, Any], *,
         OptionError: If a value is out of range.
         ArtifactError: If an adapter records what is none of these options.
     """
-    recorded = [_recorded(member) for member in members if member.manifest.get("method", {}).get("route")]
+    routed = [member for member in members if member.manifest and member.manifest.method.route]
+    recorded = [_recorded(member, given.get("similarity") is not None) for member in routed]
     agreed = recorded[0] if recorded and all(one == recorded[0] for one in recorded) else {}
     if not agreed and members and all(member.combine == "learned" for member in members):
         agreed = {"similarity": "learned"}
@@ -47,28 +49,34 @@ def _name(similarity: str) -> str:
     return similarity.partition(",")[0]
 
 
-def _recorded(member: AdapterFolder) -> dict[str, Any]:
-    route = member.manifest["method"]["route"]
+def _recorded(member: AdapterFolder, replaced: bool) -> dict[str, Any]:
+    """Return how a member's method routes; nothing where its router is not here and another replaces it."""
+    route = (member.manifest and member.manifest.method.route) or {}
     known = {option.name: type(option.default) for option in fields(RouteOptions)}
     right = isinstance(route, Mapping) and all(
         name in known and (type(value) is known[name] or (known[name] is float and type(value) is int))
         for name, value in route.items()
     )
+    name = _name(str(route.get("similarity", ""))) if isinstance(route, Mapping) else ""
+    needed = registry.missing("routers", name, member.manifest.method.raw if member.manifest else None)
+    if needed and replaced:
+        return {}
     try:
-        fits = right and RouteOptions(**route) is not None
+        fits = right and not needed and RouteOptions(**route) is not None
     except OptionError:
         fits = False
     if not fits:
         raise ArtifactError(
-            f"adapter {member.path} records a way to route that this version does not know; upgrade clora or train it again"
+            f"adapter {member.path} records a way to route that this version does not know; "
+            f"{f'{needed}, or pass --similarity' if needed else 'upgrade clora or train it again'}"
         )
     return dict(route)
 
 
 def tasks_known(member: AdapterFolder) -> list[str]:
     """Return the names of the tasks that an adapter knows: its own, its data's, and those its distribution is made of."""
-    data = read_record(member.features)["data"] if member.features.is_file() else []
-    made_of = [str(entry.get("name", "")) for entry in data]
+    data = read_record(member.features).data if member.features.is_file() else []
+    made_of = [rows.name for rows in data]
     return list(dict.fromkeys(name for name in (member.task, *member.data_names, *made_of) if name))
 
 
@@ -135,6 +143,7 @@ def open_source(
     if name == "-":
         return inputs_of_rows(read_lines(stdin, "standard input"), settings.columns, settings.limit)
     if (path := row_file(name)) is not None:
-        return inputs_of_rows(stream_records(path), settings.columns, settings.limit)
+        columns = settings.columns or recorded_columns(name, members)
+        return inputs_of_rows(stream_records(path), columns, settings.limit)
     task = named_task(name, members, "give the file as --data", columns=settings.columns)
     return inputs_of_task(task, settings.split, settings.limit)

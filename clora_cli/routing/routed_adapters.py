@@ -60,7 +60,7 @@ class RoutedAdapters:
             A function of the batch's rows among ``examples`` and their attention mask, shape (row, token).
         """
         routing = self._routing(count, threshold)
-        if self._guide.record["source"] == "adapted":
+        if self._guide.record.source == "adapted":
             if threshold is not None:
                 raise OptionError(
                     "--abstain: distributions taken with --source adapted cannot tell far inputs beforehand"
@@ -119,7 +119,7 @@ class RoutedAdapters:
         def choose(site: str, output: Tensor | None) -> Tensor:
             place = self._place(site, routing.sites)
             if place == site and output is not None:
-                similarities = routing.similarities({site: pooled(output, mask, self._guide.record["pool"]).cpu()})
+                similarities = routing.similarities({site: pooled(output, mask, self._guide.record.pool).cpu()})
                 found[site] = self._of_active(routing.weights(similarities)[site])
             if place not in found:
                 raise OptionError(

@@ -36,6 +36,8 @@ def read_config(path: Path) -> dict[str, Any]:
         ArtifactError: If it is missing or damaged.
     """
     config = read_json(path, "adapter configuration")
+    if not config:
+        raise ArtifactError(f"adapter configuration {path} is empty; restore it or make the adapter again")
     if odd := wrong(config, _WANTED):
         raise ArtifactError(f"adapter configuration {path} is damaged: {odd} is not what it should be; restore it")
     return config

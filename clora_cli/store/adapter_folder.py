@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.base.files import new_folder, sha256, to_json
+from clora_cli.base.files import differences, new_folder, sha256, to_json
 from clora_cli.base.legible import is_legible
-from clora_cli.model.base_model import changes_since
 from clora_cli.store.adapter_config import CONFIG, read_config
 from clora_cli.store.conversion import conversion
 from clora_cli.store.distribution import read_record
-from clora_cli.store.manifest import MANIFEST, SCHEMA, as_withheld, read_manifest
+from clora_cli.store.manifest import MANIFEST, Manifest, manifest_text
 from clora_cli.store.side_files import FEATURES, STATE, former_name, side_file
 from clora_cli.store.steady import Identity, identity, steady, unchanged
 from clora_cli.store.tensors import (
@@ -67,14 +66,14 @@ class AdapterFolder:
     Attributes:
         path: The folder.
         config: ``adapter_config.json``; empty for dense deltas.
-        manifest: ``clora.json``, or an empty mapping for a bare PEFT folder.
+        manifest: ``clora.json``; None for a bare PEFT folder.
         places: The layers of the base model that it is used with, whose names its sites then have; None without one.
         seen: What told this folder from any other at its path when it was read.
     """
 
     path: Path
     config: Mapping[str, Any]
-    manifest: Mapping[str, Any]
+    manifest: Manifest | None
     places: Places | None = None
     seen: Identity | None = None
 
@@ -85,27 +84,27 @@ class AdapterFolder:
     @property
     def task(self) -> str:
         """The task's name; a bare PEFT folder's own name."""
-        return str(self.manifest.get("task", self.path.name))
+        return self.path.name if self.manifest is None else self.manifest.task
 
     @property
     def stage(self) -> int | None:
         """Position in the sequence of tasks, from 1; None for a bare PEFT folder."""
-        return self.manifest.get("stage")
+        return None if self.manifest is None else self.manifest.stage
 
     @property
     def base(self) -> Mapping[str, Any]:
         """Base model: id, revision, fingerprint, as far as the folder records them; a bare PEFT folder's distribution does."""
-        if self.manifest:
-            return dict(self.manifest["base_model"])
+        if self.manifest is not None:
+            return dict(self.manifest.base_model.raw)
         known = {"id": self.config.get("base_model_name_or_path")}
         with contextlib.suppress(ArtifactError):  # no distribution, or a damaged one, which is then made again
-            known |= read_record(self.features)["base_model"]
+            known |= read_record(self.features).base_model.raw
         return known
 
     @property
     def combine(self) -> str | None:
         """How the adapter's method combines adapters at evaluation; None for a bare PEFT folder."""
-        return self.manifest["method"]["combine"] if self.manifest else None
+        return None if self.manifest is None else self.manifest.method.combine
 
     @property
     def is_dense(self) -> bool:
@@ -120,14 +119,22 @@ class AdapterFolder:
     @property
     def data_names(self) -> list[str]:
         """What ``--data`` names its tasks: one, or all those of a merge; none for a bare PEFT folder."""
-        data = self.manifest.get("data", {})
-        return list(data.get("merged") or [data["name"]]) if data else []
+        return [] if self.manifest is None else self.manifest.data_names
+
+    def changes(self, recipe: Mapping[str, Any]) -> str:
+        """Name what differs between a recipe and what made this adapter; nothing if it would make the same one."""
+        return differences(recipe, {}) if self.manifest is None else self.manifest.changes(recipe)
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The checksums that its manifest lists, by file; none of a bare PEFT folder."""
+        return {} if self.manifest is None else self.manifest.files
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the tensor file: what ``parents`` refer to; reading a manifest has compared its own with the file."""
-        if kept := self.manifest.get("files", {}).get(self.weights.name):
-            return str(kept)
+        if kept := self.files.get(self.weights.name):
+            return kept
         with unchanged(self.path, self.seen):
             return sha256(self.weights)
 
@@ -261,7 +268,7 @@ def read_once(path: Path) -> AdapterFolder:
     recorded = os.path.lexists(path / MANIFEST)  # also a link that leads nowhere: it is damage, no bare folder
     if dense and not recorded:
         raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
-    manifest = read_manifest(path) if recorded else {}
+    manifest = Manifest.read(path) if recorded else None
     return AdapterFolder(path, config, manifest, seen=seen)
 
 
@@ -290,7 +297,7 @@ def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
     if not target.exists():
         return None
     folder = read_adapter(target)
-    if changed := changes_since(as_withheld(recipe, folder.manifest), folder.manifest):
+    if changed := folder.changes(recipe):
         raise OptionError(
             f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
         )
@@ -305,6 +312,7 @@ def write_adapter(
     texts: Mapping[str, str],
     state: Mapping[str, Tensor] | None = None,
     distribution: Distribution | None = None,
+    places: Places | None = None,
 ) -> AdapterFolder:
     """Write one adapter folder atomically and read it back.
 
@@ -316,9 +324,11 @@ def write_adapter(
         texts: Further files by name, such as the model card.
         state: What the method needs later.
         distribution: Its feature distribution, if it has one.
+        places: The layers of its base model, with which it is compared as it is when it is used.
 
     Raises:
-        CloraError: If a number is not finite, or the folder cannot be written; what was there stays.
+        CloraError: If a number is not finite, no command could read it again or use it, or the folder cannot be written;
+            what was there stays.
     """
     check_written(target, tensors.items())
     with _member(target, manifest, texts) as folder:
@@ -326,9 +336,9 @@ def write_adapter(
         if state:
             save_tensors(folder / STATE, state)
         if distribution is not None:
-            distribution.write(folder / FEATURES)
+            (folder / FEATURES).write_bytes(distribution.to_bytes())
         (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
-        AdapterFolder(folder, config, {}).factors()  # what no command could read again never gets its name
+        AdapterFolder(folder, config, None, places).factors()  # what no command could read again never gets its name
     return read_adapter(target)
 
 
@@ -367,4 +377,4 @@ def _member(target: Path, manifest: Mapping[str, Any], texts: Mapping[str, str])
             (folder / name).write_text(text, encoding="utf-8")
         # A feature distribution may be replaced later: it carries a checksum of its own.
         files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != FEATURES}
-        (folder / MANIFEST).write_text(to_json({**manifest, "schema": SCHEMA, "files": files}), encoding="utf-8")
+        (folder / MANIFEST).write_text(manifest_text(manifest, files), encoding="utf-8")

@@ -49,7 +49,7 @@ def read_factors(
             )
         eighth = tensor.is_floating_point() and tensor.element_size() == 1  # 8-bit numbers are for storing alone
         sides[name.site][name.part] = tensor.float() if eighth else tensor
-    return _paired(path, sides, config)
+    return _of_experts(path, sides, config, places) if config.get("target_parameters") else _paired(path, sides, config)
 
 
 def read_copies(path: Path) -> dict[str, Tensor]:
@@ -96,11 +96,50 @@ def _paired(path: Path, sides: Mapping[str, Mapping[str, Tensor]], config: Mappi
         raise ArtifactError(
             f"adapter {path.parent} is damaged: no matching lora_A and lora_B at '{broken}'; make it again"
         )
+    return {
+        site: Factor(pair["A"], pair["B"], _scaling(path, config, site, len(pair["A"])))
+        for site, pair in sorted(sides.items())
+    }
+
+
+def _of_experts(
+    path: Path, sides: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any], places: Places | None
+) -> dict[str, Factor]:
+    """Return the factors of a file that has, for all experts that the model keeps in one tensor, one pair of them.
+
+    PEFT lays the experts' A one below the other, and counts the experts first in the columns of B. Which layers of which
+    experts these are, the base model alone can tell.
+    """
+    if places is None:
+        raise MismatchError(
+            f"adapter {path.parent} has one pair of factors for all experts of a layer (target_parameters), which the base "
+            f"model must tell apart; pass --model, or let `clora merge {path.parent} --model … -o …` make an adapter that has each "
+            "by itself"
+        )
+    found: dict[str, Factor] = {}
+    plain: dict[str, Mapping[str, Tensor]] = {}
+    for site, pair in sides.items():
+        if not _fits(pair) or places.is_layer(site):
+            plain[site] = pair
+            continue
+        layers = places.experts(site, (len(pair["B"]), pair["A"].shape[1]), path.parent)
+        count = 1 + max(place.expert or 0 for place in layers)
+        if len(pair["A"]) % count:
+            raise ArtifactError(
+                f"adapter {path.parent} is damaged: '{site}' has no {count} experts' factors; make it again"
+            )
+        a = pair["A"].reshape(count, -1, pair["A"].shape[1])
+        b = pair["B"].reshape(len(pair["B"]), -1, count)
+        scaling = _scaling(path, config, layers[0].parameter, a.shape[1])
+        for place in layers:
+            rows = b[place.first : place.first + place.shape[0], :, place.expert]
+            found[place.site] = Factor(a[place.expert], rows.contiguous(), scaling)
+    return dict(sorted({**found, **(_paired(path, plain, config) if plain else {})}.items()))
+
+
+def _scaling(path: Path, config: Mapping[str, Any], site: str, rank: int) -> float:
     try:
-        return {
-            site: Factor(pair["A"], pair["B"], scaling_at(config, site, len(pair["A"])))
-            for site, pair in sorted(sides.items())
-        }
+        return scaling_at(config, site, rank)
     except ValueError as error:
         raise ArtifactError(
             f"adapter {path.parent} is damaged: adapter_config.json has {error}; restore it or make the adapter again"

@@ -84,7 +84,8 @@ def append_cost(path: Path, cost: Cost) -> None:
             size = os.fstat(descriptor).st_size
             tail = os.pread(descriptor, _LONGEST, max(0, size - _LONGEST))
             os.ftruncate(descriptor, size - len(tail) + tail.rfind(b"\n") + 1)
-            os.write(descriptor, line.encode())
+            with os.fdopen(descriptor, "ab", closefd=False) as file:  # a disk that is nearly full takes a part at first
+                file.write(line.encode())
         finally:
             os.close(descriptor)
 

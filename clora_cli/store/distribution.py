@@ -11,15 +11,15 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import write_bytes
 from clora_cli.base.intake import parse_json
-from clora_cli.base.records import Check, each, listed, made_of, maybe, name, number, one_of, whole, wrong
 from clora_cli.model.base_model import same_base
+from clora_cli.store.feature_record import FeatureRecord, Pool, Source, Text
 from clora_cli.store.tensors import opened
 
 if TYPE_CHECKING:
@@ -30,15 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPARABLE",
-    "POOLS",
     "SCHEMA",
-    "SOURCES",
-    "TEXTS",
     "Distribution",
-    "Pool",
-    "Source",
     "Taking",
-    "Text",
     "agree",
     "read_distribution",
     "read_record",
@@ -46,34 +40,10 @@ __all__ = [
 ]
 
 SCHEMA = "clora.features/1"
-Pool = Literal["prompt-mean", "last"]
-Source = Literal["base", "adapted"]
-Text = Literal["prompt", "body"]
-POOLS: tuple[Pool, ...] = get_args(Pool)
-SOURCES: tuple[Source, ...] = get_args(Source)
-TEXTS: tuple[Text, ...] = get_args(Text)
 # What must be equal in distributions that are compared with one another, and with an input.
 COMPARABLE = ("source", "pool", "text")
 _KEY = "clora"
 _MEND = "make it again"
-_DATA = made_of({"name": name, "rows?": whole(), "split?": name, "fingerprint?": maybe(name), "limit?": whole()})
-_SPENT = number(0)
-_WANTED: Mapping[str, Check] = {
-    "base_model": made_of({"fingerprint": name, "id": name, "kind?": name, "revision?": maybe(name)}),
-    "source": one_of(*SOURCES),
-    "pool": one_of(*POOLS),
-    "text": one_of(*TEXTS),
-    "data": listed(_DATA),
-    "sha256?": name,
-    "max_length": whole(1),
-    "dtype?": name,
-    "second_moment?": one_of("none", "diag", "full"),
-    "layer?": name,
-    "module?": name,
-    "adapter?": name,
-    "privacy?": maybe(made_of({"epsilon": _SPENT, "delta": _SPENT, "clip": _SPENT})),
-    "versions?": each(name),
-}
 # Files whose numbers were compared with their checksum, as they were then: one command reads a file in several parts.
 _checked: set[tuple[str, int, int, int]] = set()
 
@@ -84,12 +54,11 @@ class Distribution:
 
     Attributes:
         sites: Site to the moments of its features.
-        record: How they were taken: ``base_model`` (id, fingerprint, kind), ``source``, ``pool``, ``text``,
-            ``second_moment``, ``max_length``, ``data`` (a list of name, fingerprint, split and rows) and ``privacy``.
+        record: How they were taken.
     """
 
     sites: Mapping[str, Moments]
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: FeatureRecord
 
     @property
     def count(self) -> int:
@@ -102,13 +71,17 @@ class Distribution:
         Raises:
             CloraError: If it cannot be written; what was there stays.
         """
+        write_bytes(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return what the file holds: equal distributions give equal bytes."""
         from safetensors.torch import save
 
         tensors = self._tensors()
-        record = {**self.record, "schema": SCHEMA, "sha256": _digest(sorted(tensors.items()))}
+        record = {**self.record.raw, "schema": SCHEMA, "sha256": _digest(sorted(tensors.items()))}
         # One entry: several are written in an order of chance, and equal distributions are to be equal bytes.
         metadata = {_KEY: json.dumps(record, sort_keys=True, ensure_ascii=False)}
-        write_bytes(path, save(tensors, metadata=metadata))
+        return save(tensors, metadata=metadata)
 
     def _tensors(self) -> dict[str, Tensor]:
         import torch
@@ -150,12 +123,12 @@ class Taking:
     dtype: str
     privacy: Mapping[str, Any] | None = None
 
-    def recorded(self, reference: ModelReference, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def recorded(self, reference: ModelReference, data: Sequence[Mapping[str, Any]]) -> FeatureRecord:
         """Return the record of a distribution of these rows' features."""
-        return {**vars(self), "base_model": reference.described(), "data": list(data)}
+        return FeatureRecord({**vars(self), "base_model": reference.described(), "data": list(data)})
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> FeatureRecord:
     """Read how a distribution was taken, and no tensor of it.
 
     Args:
@@ -200,7 +173,7 @@ def read_distribution(path: Path, sites: Collection[str] | None = None) -> Distr
     return distribution
 
 
-def agree(records: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
+def agree(records: Sequence[tuple[Path, FeatureRecord]]) -> None:
     """Check that distributions can be compared with one another.
 
     Args:
@@ -211,20 +184,20 @@ def agree(records: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
     """
     for path, record in records[1:]:
         first_path, first = records[0]
-        if not same_base(record["base_model"], first["base_model"]):
+        if not same_base(record.base_model.raw, first.base_model.raw):
             raise MismatchError(
                 f"the distributions of {first_path} and {path} come from different base models "
-                f"({first['base_model']['id']} and {record['base_model']['id']}); make one of them again"
+                f"({first.base_model.id} and {record.base_model.id}); make one of them again"
             )
         for key in COMPARABLE:
-            if record[key] != first[key]:
+            if record.raw[key] != first.raw[key]:
                 raise MismatchError(
-                    f"the distributions of {first_path} and {path} do not compare: {key} {first[key]} and {record[key]}; "
+                    f"the distributions of {first_path} and {path} do not compare: {key} {first.raw[key]} and {record.raw[key]}; "
                     f"run `clora stat-features --force --{key} …` on one of them"
                 )
 
 
-def _record(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _record(path: Path, metadata: Mapping[str, str]) -> FeatureRecord:
     try:
         found = parse_json(metadata[_KEY])
         schema = found["schema"]
@@ -232,21 +205,21 @@ def _record(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise ArtifactError(f"{path} is no feature distribution: it lacks clora's record; {_MEND}") from error
     if schema != SCHEMA:
         raise ArtifactError(f"{path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or {_MEND}")
-    missing = [key for key in _WANTED if not key.endswith("?") and key not in found]
+    missing = [entry.key for entry in FeatureRecord.entries() if not entry.optional and entry.key not in found]
     if missing or not isinstance(found["base_model"], dict) or "fingerprint" not in found["base_model"]:
         raise _damaged(path, f"no {', '.join(missing) or 'fingerprint of the base model'}")
-    if odd := wrong(found, _WANTED):
+    if odd := FeatureRecord.wrong(found):
         raise _damaged(path, f"{odd} of its record is not what it should be")
-    return dict(found)
+    return FeatureRecord(found)
 
 
-def _check_sum(path: Path, file: Any, record: Mapping[str, Any]) -> None:
+def _check_sum(path: Path, file: Any, record: FeatureRecord) -> None:
     """Compare all numbers with the checksum, tensor by tensor; once in a process while the file stays as it is."""
     now = path.stat()
     mark = (str(path.absolute()), now.st_ino, now.st_size, now.st_mtime_ns)
     if mark in _checked:
         return
-    if record.get("sha256") != _digest((key, file.get_tensor(key)) for key in sorted(file.keys())):
+    if record.sha256 != _digest((key, file.get_tensor(key)) for key in sorted(file.keys())):
         raise _damaged(path, "its numbers are not those that were written")
     _checked.add(mark)
 

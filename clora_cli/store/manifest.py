@@ -2,84 +2,144 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clora_cli.base.errors import ArtifactError
-from clora_cli.base.files import read_json, sha256, stand_in, to_json, write_text
-from clora_cli.base.intake import reason
-from clora_cli.base.records import (
-    Check,
-    any_text,
-    each,
-    flag,
-    is_table,
-    listed,
-    made_of,
-    maybe,
-    name,
-    number,
-    whole,
-    wrong,
+from clora_cli.base import records
+from clora_cli.base.entries import (
+    Record,
+    a_line,
+    a_table,
+    a_whole,
+    records_of,
+    some,
+    texts,
+    the_record,
 )
+from clora_cli.base.errors import ArtifactError
+from clora_cli.base.files import differences, read_json, sha256, stand_in, to_json
+from clora_cli.base.intake import reason
+from clora_cli.model.base_model import same_base
+from clora_cli.store.manifest_parts import (
+    BaseRecord,
+    DataRecord,
+    LoraRecord,
+    MethodRecord,
+    OriginRecord,
+    ParentRecord,
+    TrainingRecord,
+    TrimRecord,
+)
+from clora_cli.store.withholding import as_withheld
 
-__all__ = ["MANIFEST", "SCHEMA", "WITHHELD", "as_withheld", "read_manifest", "withhold"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "Manifest",
+    "manifest_text",
+]
 
 SCHEMA = "clora.adapter/1"
 MANIFEST = "clora.json"
-WITHHELD = ""  # a checksum of rows that a private distribution of them is not to stand beside
-_SEED = whole(-(1 << 63), (1 << 63) - 1)
-_PARENT = made_of({"task": name, "sha256": name})
-_WANTED: Mapping[str, Check] = {
-    "base_model": is_table,
-    "data": is_table,
-    "files": each(name),
-    "lora": is_table,
-    "method": is_table,
-    "parents": listed(_PARENT),
-    "seed": _SEED,
-    "stage": whole(1),
-    "task": name,
-    "training": is_table,
-    "base_model.id": name,
-    "base_model.fingerprint?": name,
-    "base_model.kind?": name,
-    "base_model.revision?": maybe(name),
-    "data.name": name,
-    "data.source?": any_text,
-    "data.fingerprint?": name,
-    "data.given?": any_text,
-    "data.columns?": each(name),
-    "data.labels?": listed(any_text),
-    "data.merged?": listed(name),
-    "data.metric?": name,
-    "data.memory?": listed(is_table),
-    "data.notes?": listed(any_text),
-    "data.template?": name,
-    "data.train_rows?": whole(),
-    "lora.alpha?": number(),
-    "lora.dropout?": number(),
-    "lora.dtype?": name,
-    "lora.fan_in_fan_out?": flag,
-    "lora.form?": name,
-    "lora.rank?": whole(),
-    "lora.target_modules?": listed(any_text),
-    "method.name": name,
-    "method.combine": name,
-    "method.options": each(is_table),
-    "method.past?": name,
-    "method.start?": name,
-    "method.route?": is_table,
-    "training.max_length?": whole(1),
-    "training.train_rows?": whole(),
-    "argv?": listed(any_text),
-    "origin?": made_of({"package": name, "stage": maybe(whole()), "task": name}),
-    "scores?": each(is_table),
-    "trim?": made_of({"by": name, "source": name, "earlier": listed(made_of({"source": name}))}),
-    "versions?": each(name),
-}
+
+
+@dataclass(frozen=True)
+class Manifest(Record):
+    """``clora.json``, but for ``schema``."""
+
+    task = a_line("the task's name")
+    stage = a_whole("position in the sequence of tasks, from 1", 1)
+    method = the_record(MethodRecord, "how it was trained")
+    base_model = the_record(BaseRecord, "the base model")
+    lora = the_record(LoraRecord, "its form")
+    parents = records_of(ParentRecord, "`task` and `sha256` of each adapter that this one builds on")
+    data = the_record(DataRecord, "what it was trained on")
+    training = the_record(TrainingRecord, "the options that change the numbers")
+    seed = a_whole("as asked for; each task mixes its name into it", -(1 << 63), (1 << 63) - 1)
+    files = a_table("file name to SHA-256", records.name)
+    scores = some(
+        a_table(
+            "`last_step`: loss and penalties of the last optimizer step; `relations` to earlier adapters; `subspace`: of a "
+            "part of a shared LoRA, the shares of all entries that it owns and that stay idle; `beside_the_lora`: `trained`, "
+            "how many numbers a method trained beside the factors",
+            records.is_table,
+        )
+    )
+    trim = some(
+        the_record(
+            TrimRecord,
+            "of a trimmed adapter: `by`, `options`, `on`, `scope`, `seed`, `reference` (tasks and SHA-256), `source` (SHA-256 "
+            "of the weights that were trimmed), `density` (side to share), `earlier` (former trims, oldest first)",
+            apart=False,
+        )
+    )
+    origin = some(
+        the_record(
+            OriginRecord,
+            "of a member of a union: `package` (its folder's name), `stage` and `task` that it had where it first was",
+            apart=False,
+        )
+    )
+    argv = some(texts("the command line"))
+    versions = some(a_table("clora, Python and the libraries", records.name))
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read and check an adapter folder's manifest and the files that it lists.
+
+        Raises:
+            ArtifactError: If it is damaged or of a newer format, or a file is not the one that was written.
+        """
+        manifest = read_json(path / MANIFEST, "manifest")
+        schema = manifest.get("schema")
+        if schema != SCHEMA:
+            raise ArtifactError(
+                f"adapter {path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again"
+            )
+        missing = [entry.key for entry in cls.entries() if not entry.optional and entry.key not in manifest]
+        if missing:
+            raise ArtifactError(
+                f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again"
+            )
+        if odd := _odd(manifest):
+            raise ArtifactError(
+                f"manifest {path / MANIFEST} is damaged: {odd} is not what it should be; restore it or make it again"
+            )
+        for file, digest in manifest["files"].items():
+            if not (path / file).is_file():
+                raise ArtifactError(
+                    f"adapter {path} is damaged: {file} is missing; restore it or train the adapter again"
+                )
+            if _digest(path / file) != digest:
+                if told := stand_in(path / file):
+                    raise ArtifactError(f"{path / file} {told}")
+                raise ArtifactError(
+                    f"adapter {path} is damaged: {file} is not the file that was written; restore it or train again"
+                )
+        return cls(manifest)
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether it was merged, not trained."""
+        return "merged" in self.data.raw
+
+    @property
+    def data_names(self) -> list[str]:
+        """What ``--data`` names its tasks: one, or all those of a merge."""
+        return list(self.data.merged or [self.data.name])
+
+    def changes(self, recipe: Mapping[str, Any]) -> str:
+        """Name what differs between a recipe and what made this adapter; nothing if it would make the same one.
+
+        A base model that was saved again is the same one, and a checksum of rows that is withheld differs from none.
+        """
+        base, known = recipe.get("base_model", {}), self.base_model.raw
+        same = "fingerprint" in base and same_base(base, known)
+        return differences(as_withheld({**recipe, "base_model": known} if same else recipe, self.raw), self.raw)
+
+
 # A merge has none of these: it was not trained, and may be of folders that record no fingerprint.
 _OF_A_TRAINING: tuple[str, ...] = (
     "base_model.fingerprint",
@@ -91,84 +151,9 @@ _OF_A_TRAINING: tuple[str, ...] = (
 _OF_A_TRAINING += ("data.train_rows",)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read and check a manifest and the files that it lists.
-
-    Raises:
-        ArtifactError: If it is damaged or of a newer format, or a file is not the one that was written.
-    """
-    manifest = read_json(path / MANIFEST, "manifest")
-    schema = manifest.get("schema")
-    if schema != SCHEMA:
-        raise ArtifactError(
-            f"adapter {path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again"
-        )
-    missing = [key for key in _WANTED if "." not in key and not key.endswith("?") and key not in manifest]
-    if missing:
-        raise ArtifactError(
-            f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again"
-        )
-    if odd := _odd(manifest):
-        raise ArtifactError(
-            f"manifest {path / MANIFEST} is damaged: {odd} is not what it should be; restore it or make it again"
-        )
-    for file, digest in manifest["files"].items():
-        if not (path / file).is_file():
-            raise ArtifactError(f"adapter {path} is damaged: {file} is missing; restore it or train the adapter again")
-        if _digest(path / file) != digest:
-            if told := stand_in(path / file):
-                raise ArtifactError(f"{path / file} {told}")
-            raise ArtifactError(
-                f"adapter {path} is damaged: {file} is not the file that was written; restore it or train again"
-            )
-    return manifest
-
-
-def withhold(folder: Path, fingerprints: Collection[str]) -> bool:
-    """Take checksums of rows out of an adapter's manifest: by them, who knows all rows but one could test a guess of it.
-
-    Args:
-        folder: The adapter folder; one without a manifest has nothing to withhold.
-        fingerprints: Those of the data that a private distribution was taken of.
-
-    Returns:
-        Whether there were any.
-
-    Raises:
-        ArtifactError: If the manifest is damaged.
-        CloraError: If it cannot be written; it is then as it was.
-    """
-    if not (folder / MANIFEST).exists():
-        return False
-    manifest = read_json(folder / MANIFEST, "manifest")
-    entries = _of_rows(manifest)
-    told = [entry for entry in entries if entry.get("fingerprint") in fingerprints]
-    for entry in told:
-        entry["fingerprint"] = WITHHELD
-    if told:
-        write_text(folder / MANIFEST, to_json(manifest))
-    return bool(told)
-
-
-def as_withheld(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a recipe without the checksums of rows that a manifest withholds, to compare the two."""
-    hidden = [entry.get("fingerprint") == WITHHELD for entry in _of_rows(manifest)]
-    if not any(hidden):
-        return recipe
-    known = copy.deepcopy(dict(recipe))
-    for entry, is_hidden in zip(_of_rows(known), hidden, strict=False):
-        entry.update({"fingerprint": WITHHELD} if is_hidden else {})
-    return known
-
-
-def _of_rows(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the entries of a manifest that may hold a checksum of rows: its data, those of a memory, those of a merge."""
-    data = manifest.get("data")
-    if not isinstance(data, dict):
-        return []
-    lists = [data.get(key) for key in ("memory", "origins")]
-    found = [entry for entries in lists if isinstance(entries, list) for entry in entries]
-    return [data, *(entry for entry in found if isinstance(entry, dict))]
+def manifest_text(entries: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """Return what ``clora.json`` is to hold: entries of a new adapter, with the checksums of its files."""
+    return to_json({**entries, "schema": SCHEMA, "files": files})
 
 
 def _digest(path: Path) -> str:
@@ -180,9 +165,9 @@ def _digest(path: Path) -> str:
 
 def _odd(manifest: Mapping[str, Any]) -> str | None:
     """Return the name of an entry that is missing or not what it should be."""
-    if odd := wrong(manifest, _WANTED):
+    if odd := Manifest.wrong(manifest):
         return odd
     needed = () if "merged" in manifest["data"] else _OF_A_TRAINING
-    if odd := wrong(manifest, dict.fromkeys(needed, lambda value: True)):
+    if odd := records.wrong(manifest, dict.fromkeys(needed, lambda value: True)):
         return odd
     return "files" if any(Path(file).name != file for file in manifest["files"]) else None

@@ -80,7 +80,7 @@ def marks(members: Iterable[AdapterFolder]) -> dict[str, dict[str, str]]:
     """Return what tells adapters from others, wherever their folders are: by task, the checksums of their files."""
     found: dict[str, dict[str, str]] = {}
     for number, member in enumerate(members, start=1):
-        files = dict(member.manifest.get("files") or {member.weights.name: member.digest})
+        files = dict(member.files or {member.weights.name: member.digest})
         if member.features.is_file():
             files[member.features.name] = sha256(member.features)
         found[member.task if member.task not in found else f"{member.task} ({number})"] = files

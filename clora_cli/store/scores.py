@@ -47,7 +47,12 @@ _ROUNDING = 0.06  # percent points: what one decimal place may hide between a va
 
 @dataclass(frozen=True)
 class BaseRef:
-    """The base model that was scored: its id for people, its content fingerprint for comparisons."""
+    """The base model that was scored.
+
+    Attributes:
+        id: Its name, for people.
+        fingerprint: Of its content, for comparisons.
+    """
 
     id: str
     fingerprint: str
@@ -55,7 +60,12 @@ class BaseRef:
 
 @dataclass(frozen=True)
 class AdapterRef:
-    """An adapter that took part: its task and the sha256 of its weights."""
+    """An adapter that took part.
+
+    Attributes:
+        task: Its task.
+        sha256: Of its weights.
+    """
 
     task: str
     sha256: str
@@ -70,7 +80,7 @@ class TaskScore:
         formula: How it was computed, in words; two scores compare only if their formulas are equal.
         value: Percent, in [0, 100].
         total: Number of test rows that were scored, at least 1.
-        correct: Number of rows that were right; None for a graded metric such as Rouge-L.
+        correct: Number of rows that were right; null for a graded metric such as Rouge-L.
         empty: Number of scored rows whose prediction was empty.
         dropped: Number of test rows left out for having no usable reference; not part of ``total``.
         per_row: Each scored row's own score, in [0, 1], in the task's order; their mean is ``value / 100``. Empty in files
@@ -108,7 +118,14 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One stage: the scores after learning task ``after``; stage 0, after ``""``, is the base model alone."""
+    """One stage.
+
+    Attributes:
+        stage: How many tasks had been learned; 0 for the base model alone.
+        after: The task that was learned last; empty for the base model alone.
+        adapters: The adapters up to this stage.
+        scores: Task to score.
+    """
 
     stage: int
     after: str
@@ -122,7 +139,7 @@ class Scores:
 
     Attributes:
         base: The base model.
-        package: The package (or adapter) that was scored, as the user named it; ``""`` for the base model alone.
+        package: The package (or adapter) that was scored, as the user named it; empty for the base model alone.
         method: The method that trained it.
         combine: How adapters were combined: ``sum``, ``last``, ``task-id``, ``none``, …
         score: How answers were scored: ``generate`` or ``labels``.

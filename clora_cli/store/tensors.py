@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +34,7 @@ __all__ = [
 
 _CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _LONGEST = 1 << 25  # bytes of a header: an adapter of 90,000 factors, one an expert, takes half
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how the library's Rust spells an errno
 _LARGEST = 1e6  # magnitude of what is trained: the weights of models end near 100, float16 at 65,504
 _ENTRY = {"dtype": name, "shape": listed(whole()), "data_offsets": listed(whole())}
 
@@ -175,7 +178,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file, names sorted: equal tensors give equal bytes.
 
     Raises:
-        CloraError: If the file cannot be written.
+        OSError: If the disk is full; the caller's ``writing`` turns it into a message.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -185,9 +188,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file(ordered, path, metadata={"format": "pt"})
         path.chmod(0o644)  # the library writes for the owner alone
     except SafetensorError as error:  # how safetensors reports a full disk
-        raise CloraError(
-            f"cannot write {path}: {error}; nothing was changed, free space or choose another place"
-        ) from error
+        number = _OS_ERROR.search(str(error))
+        if number is None:
+            raise OSError(str(error)) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def stream_tensors(

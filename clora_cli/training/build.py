@@ -35,9 +35,10 @@ from clora_cli.training.mixing import Mixture
 from clora_cli.training.plan import Plan
 from clora_cli.training.row_order import run_seed
 
-__all__ = ["ADAPTER", "Built", "build", "lora_config"]
+__all__ = ["ADAPTER", "MIXED", "Built", "build", "lora_config"]
 
 ADAPTER = "default"  # PEFT's name of the new adapter
+MIXED = ("route", "weighted")  # ways in which a method itself puts earlier adapters into the forward pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +48,13 @@ class Built:
     Attributes:
         model: The base model under PEFT, with the new adapter as its only trainable part.
         backbone: The base model that it wraps.
-        bank: The earlier adapters, in the forward pass where the method wants them.
+        bank: The earlier adapters, in the forward pass where the method wants them; of a method that routes and does no more,
+            those that some row chooses.
         past: The plan's earlier adapters, under the model's own names.
         trainable: The new adapter: site to its trainable factors.
         linear: All linear layers of the base model, by module path.
         order: All modules of the base model, by module path, in its order.
+        acting: Numbers of the earlier adapters that the bank holds, in its order, where a method chose them.
         mixtures: What weighs the adapters in every forward pass, once a method asked for it; at most one.
     """
 
@@ -62,6 +65,7 @@ class Built:
     trainable: Mapping[str, Factor]
     linear: Sequence[str] = ()
     order: Sequence[str] = ()
+    acting: list[int] = field(default_factory=list)
     mixtures: list[Mixture] = field(default_factory=list)
 
 
@@ -148,8 +152,8 @@ def _random_a(like: Tensor, seed: str) -> Tensor:
 
 def _past_deltas(plan: Plan, past: Sequence[AdapterFolder]) -> list[Mapping[str, Factor | Tensor]]:
     way = plan.method.lead.past
-    deltas = [member.deltas() for member in past] if way != "none" else []
-    if way in {"none", "sum", "route", "weighted"} or not deltas:
+    deltas = [member.deltas() for member in past] if way not in {"none", *MIXED} else []
+    if way == "sum" or not deltas:
         return deltas
     merger = Merger(merge=registry.load("merges", way)(), members=past, layers=BaseLayers(plan.reference))
     merger.check()

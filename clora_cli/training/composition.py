@@ -69,7 +69,18 @@ class Composition:
             "combine": lead.combine,
         }
         routing = lead.routing()
-        return recorded | ({"route": routing.recorded()} if routing else {})
+        recorded |= {"route": routing.recorded()} if routing else {}
+        return recorded | registry.records(self._named)
+
+    @property
+    def _named(self) -> dict[str, list[str]]:
+        """The plug-ins that the run uses, by kind: its parts, and what these name."""
+        lead, routing = self.lead, self.lead.routing()
+        named = {kind: [registry.chosen(part).get(kind, "") for part in self.parts.values()] for kind in registry.KINDS}
+        named["methods"] += self.parts
+        named["merges"] += [lead.past, lead.combine]
+        named["routers"] += [routing.similarity.partition(",")[0]] if routing else []
+        return named
 
 
 def compose(name: str, options: Mapping[str, str]) -> Composition:

@@ -13,12 +13,14 @@ from clora_cli.base.durable import make_folder
 from clora_cli.base.errors import ArtifactError, CloraError, OptionError, ReplacedError
 from clora_cli.base.files import differences, discard, read_json, to_json, write_text, writing
 from clora_cli.base.progress import Progress, Silent
+from clora_cli.model.places import places_of
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.meeting import agree, launched, wait_for_all
 from clora_cli.processes.ranks import is_main_process
 from clora_cli.processes.spots import inside
 from clora_cli.store.adapter_folder import AdapterFolder, write_adapter
 from clora_cli.store.card import model_card
+from clora_cli.store.manifest import Manifest
 from clora_cli.store.package import changed
 from clora_cli.training.checkpoints import has_checkpoints, last_checkpoint, start_anew
 from clora_cli.training.facts import begun, facts
@@ -97,7 +99,7 @@ def _finish(plan: Plan, result: Result, argv: Sequence[str]) -> AdapterFolder:
         folder = _write(plan, result, argv)
         discard(plan.work)
     else:  # as that is, which this process may have no disk to read it from
-        folder = AdapterFolder(plan.out, _plain(result.config), plan.manifest(argv, {}))
+        folder = AdapterFolder(plan.out, _plain(result.config), Manifest(plan.manifest(argv, {})))
     wait_for_all()  # what is returned is whole
     if not is_main_process():
         discard(plan.work)  # on a disk of its own
@@ -160,9 +162,10 @@ def _write(plan: Plan, result: Result, argv: Sequence[str]) -> AdapterFolder:
     scores = {"last_step": last, **result.report}
     manifest = plan.manifest(argv, {name: score for name, score in scores.items() if score})
     log = "".join(json.dumps(_finite(record), sort_keys=True) + "\n" for record in records)
-    texts = {"log.jsonl": log, "README.md": model_card(manifest)}
+    texts = {"log.jsonl": log, "README.md": model_card(Manifest(manifest))}
     config = _plain(result.config)
-    return write_adapter(plan.out, result.tensors, config, manifest, texts, result.state, result.distribution)
+    kept, places = (result.state, result.distribution), places_of(plan.reference)
+    return write_adapter(plan.out, result.tensors, config, manifest, texts, *kept, places)
 
 
 def _finite(record: Mapping[str, Any]) -> dict[str, Any]:

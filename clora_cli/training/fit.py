@@ -67,8 +67,12 @@ def methods_of(plan: Plan, built: Built, items: Items, progress: Progress | None
     runs = {name: TrainingRun(name, plan, built, items, progress) for name in plan.method.acting}
     names = {name for wanted in plan.method.recalling.values() for name in wanted}
     recalled = recall(names, built.past[-1] if built.past else None)
-    penalties = Penalties(plan.method.at("penalty"), built.trainable, built.bank, recalled)
-    return Moments(plan.method, runs, penalties, built.mixtures)
+    return Moments(
+        plan.method,
+        runs,
+        lambda: Penalties(plan.method.at("penalty"), built.trainable, built.bank, recalled),
+        built.mixtures,
+    )
 
 
 def encoded_rows(plan: Plan, built: Built) -> Items:

@@ -12,6 +12,7 @@ from clora_cli.data.tools import with_model
 from clora_cli.methods import Memory
 from clora_cli.model.base_model import ModelReference
 from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.manifest import Manifest
 from clora_cli.training.row_order import run_seed
 
 __all__ = ["read_memory"]
@@ -34,8 +35,9 @@ def read_memory(memory: Memory, past: Sequence[AdapterFolder], method: str, mode
 
 
 def _drawn(memory: Memory, member: AdapterFolder, method: str, model: ModelReference) -> Rows:
-    task, seed, training = _task(member, method), int(member.manifest["seed"]), member.manifest["training"]
-    drawn = Rows.draw(task, "train", int(training.get("train_rows", 0)), seed, training.get("learn", "last"))
+    manifest = _manifest(member, method)
+    task, seed, training = _task(member, manifest, method), manifest.seed, manifest.training
+    drawn = Rows.draw(task, "train", training.train_rows or 0, seed, training.learn or "last")
     learned = with_model(drawn, model)[0].examples  # what was left out was told when the task was trained
     limit = math.ceil(memory.share * len(learned)) if memory.share else memory.rows
     if not 0 < limit < len(learned):
@@ -45,14 +47,17 @@ def _drawn(memory: Memory, member: AdapterFolder, method: str, model: ModelRefer
     return Rows(task, "train", [learned[index] for index in chosen], limit, seed)
 
 
-def _task(member: AdapterFolder, method: str) -> Task:
-    data = member.manifest.get("data", {})
-    if "fingerprint" not in data:
+def _manifest(member: AdapterFolder, method: str) -> Manifest:
+    if member.manifest is None or member.manifest.data.fingerprint is None:
         raise MismatchError(
             f"--method {method} trains on the rows of earlier tasks again, and adapter {member.path} does not say which it "
             "was trained on; train that task with clora train-task, or choose a method without a memory"
         )
+    return member.manifest
+
+
+def _task(member: AdapterFolder, manifest: Manifest, method: str) -> Task:
     try:
-        return origins_of(member.manifest)[0].load(member.path, "train that task again")
+        return origins_of(manifest)[0].load(member.path, "train that task again")
     except (DataError, MismatchError) as error:
         raise type(error)(f"--method {method} trains on the rows of '{member.task}' again, and {error}") from error

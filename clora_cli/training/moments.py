@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Moments:
     Args:
         method: The run's method or methods.
         runs: What each of them sees, by name.
-        penalties: The penalties of those that have one.
+        penalties: Makes the penalties of those that have one, once the earlier adapters are in the forward pass.
         mixtures: What weighs the adapters, once a method has asked for it.
     """
 
@@ -41,12 +42,17 @@ class Moments:
         self,
         method: Composition,
         runs: Mapping[str, TrainingRun],
-        penalties: Penalties,
+        penalties: Callable[[], Penalties],
         mixtures: Sequence[Mixture] = (),
     ) -> None:
-        self._method, self._runs, self.penalties, self._mixtures = method, runs, penalties, mixtures
+        self._method, self._runs, self._penalties, self._mixtures = method, runs, penalties, mixtures
         self._terms: dict[str, Tensor] = {}
         self.last: Tensor | float = 0.0  # the sum of the last micro-batch's terms
+
+    @cached_property
+    def penalties(self) -> Penalties:
+        """The penalties, stacked by shape."""
+        return self._penalties()
 
     @property
     def needs_whole(self) -> bool:

@@ -20,8 +20,8 @@ from clora_cli.data.tools import with_model
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, find_model
 from clora_cli.options import TrainOptions
 from clora_cli.store.adapter_folder import AdapterFolder, check_place, finished
-from clora_cli.store.manifest import WITHHELD
 from clora_cli.store.package import read_package
+from clora_cli.store.withholding import WITHHELD
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.memory import read_memory
 from clora_cli.training.row_order import default_lr, order_of_examples, rows_to_read, run_seed
@@ -150,9 +150,10 @@ class Plan:
         """Return what the recipe says of each earlier task's rows, which were drawn from those that it was trained on."""
         found = []
         for rows, member in zip(self.memory, self.past, strict=True):
-            manifest = member.manifest
-            drawn = {"of": manifest["data"]["train_rows"], "seed": manifest["seed"]}
-            kept = {"fingerprint": WITHHELD} if manifest["data"]["fingerprint"] == WITHHELD else {}
+            if (manifest := member.manifest) is None:
+                continue
+            drawn = {"of": manifest.data.train_rows, "seed": manifest.seed}
+            kept = {"fingerprint": WITHHELD} if manifest.data.fingerprint == WITHHELD else {}
             found.append({**rows.recorded(), **drawn, **kept})
         return found
 
@@ -246,7 +247,7 @@ def _dependents(members: Sequence[AdapterFolder], out: Path) -> list[AdapterFold
     return [
         member
         for member in members
-        if any(parent["sha256"] in replaced for parent in member.manifest.get("parents", ()))
+        if member.manifest and any(parent.sha256 in replaced for parent in member.manifest.parents)
     ]
 
 

@@ -15,9 +15,9 @@ from clora_cli.base.progress import Progress
 from clora_cli.methods import Activity, Batch, Trimming, Weigh
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import Distribution
+from clora_cli.training.activities import Magnitudes
 from clora_cli.training.build import ADAPTER, Built
 from clora_cli.training.confinement import Confinement, warmup_steps
-from clora_cli.training.magnitudes import Magnitudes
 from clora_cli.training.mixing import Mixture
 from clora_cli.training.plan import Plan
 from clora_cli.training.previous import Previous
@@ -113,8 +113,8 @@ class TrainingRun(Services):
         self.own[name] = held[str(len(held))] = nn.Parameter(start.detach().to(device, torch.float32, copy=True))
         return self.own[name]
 
-    def mix(self, weigh: Weigh) -> None:
-        """Weigh the adapters in every forward pass of the training.
+    def mix(self, weigh: Weigh, among: Sequence[int] | None = None) -> None:
+        """Put earlier adapters into every forward pass of the training, and weigh them and the new one there.
 
         Raises:
             OptionError: If another method does.
@@ -123,6 +123,8 @@ class TrainingRun(Services):
             raise OptionError(
                 f"--method {self._plan.method.name}: two of these methods mix the adapters; name one of them"
             )
+        self._built.acting[:] = range(len(self.past)) if among is None else among
+        self._built.bank.activate([self.past[number].deltas() for number in self._built.acting])
         inner = {
             site: self._built.model.base_model.model.get_submodule(site).lora_A[ADAPTER] for site in self.trainable
         }

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clora_cli.algebra.statistics import SecondMoment
+from clora_cli.base.errors import MismatchError
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Collator, uses_chat
 from clora_cli.model.attribution import Answer, attributions, down_projections
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features
 from clora_cli.model.task_vectors import embeddings
 from clora_cli.processes.ranks import own_share, processes, summed
-from clora_cli.store.distribution import Distribution, Pool, Taking, Text
+from clora_cli.store.distribution import Distribution, Taking
+from clora_cli.store.feature_record import Pool, Text
 from clora_cli.training.answer_logits import answer_logits
 from clora_cli.training.build import Built
 from clora_cli.training.input_moments import input_moments
@@ -208,12 +210,20 @@ class Services:
             at_once=1 if options.gradient_checkpointing else max(1, options.batch_size // processes()),
         ).cpu()
 
+    def _place(self, adapter: int | None) -> int | None:
+        """Return an earlier adapter's number in the bank."""
+        if adapter is None or not self._built.mixtures:
+            return adapter
+        if adapter not in self._built.acting:
+            raise MismatchError(f"earlier adapter {adapter + 1} takes no part in this run, so nothing is known of it")
+        return self._built.acting.index(adapter)
+
     @contextlib.contextmanager
     def _alone(self, adapter: int | None) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for mixture in self._built.mixtures:
                 stack.enter_context(mixture.suspended())
-            stack.enter_context(self._built.bank.only(adapter))
+            stack.enter_context(self._built.bank.only(self._place(adapter)))
             if adapter is not None:
                 stack.enter_context(self._built.model.disable_adapter())
             yield

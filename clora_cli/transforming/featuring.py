@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from clora_cli.base.errors import ArtifactError, DataError, OptionError
 from clora_cli.base.files import differences
 from clora_cli.base.progress import Progress
-from clora_cli.data import Rows, Task, load_task, origins_of
+from clora_cli.data import Rows, Task, load_task, origins_of, recorded_columns
 from clora_cli.data.tools import with_model
 from clora_cli.model.backbone import dtype_name, pick_device
 from clora_cli.model.base_model import ModelReference, check_base, same_base
@@ -23,6 +23,7 @@ from clora_cli.store.distribution import (
     read_distribution,
     read_record,
 )
+from clora_cli.store.feature_record import FeatureRecord, RowsRecord
 from clora_cli.store.package import find_base
 from clora_cli.store.steady import Identity, identity, mark
 from clora_cli.transforming.requests import assign_data
@@ -47,7 +48,7 @@ class FeatureJob:
 
     member: AdapterFolder
     rows: Sequence[Rows]
-    recipe: Mapping[str, Any]
+    recipe: FeatureRecord
     state: State
     before: Distribution | None = None
     seen: Identity | None = None
@@ -108,12 +109,12 @@ def plan_features(
     members = list({member.path.resolve(): member for member in members}.values())
     reference = find_base(members, options.model, options.revision, progress)
     for member in members:
-        check_base(member.manifest.get("base_model", {}), reference, member.path)
+        check_base(member.manifest.base_model.raw if member.manifest else {}, reference, member.path)
     loaded: dict[str, Task] = {}
     jobs = []
     for member, names in zip(members, assign_data(members, options.data), strict=True):
         found = [_found(member, name, options, loaded) for name in names]
-        rows = [_drawn(task, options, reference) for task in found]
+        rows = [_drawn(task, member, options, reference) for task in found]
         _check_rows(member, rows, options)
         recipe = _recipe(member, rows, options, reference)
         seen = mark(member.features)
@@ -128,17 +129,21 @@ def _found(member: AdapterFolder, name: str, options: FeatureOptions, loaded: di
     if key not in loaded:
         mend = f"pass --data {member.task}=DATA"
         loaded[key] = (
-            load_task(name, columns=options.columns)
+            load_task(name, columns=options.columns or recorded_columns(name, [member]))
             if origin is None
             else origin.load(member.path, mend, options.columns)
         )
     return loaded[key]
 
 
-def _drawn(task: Task, options: FeatureOptions, reference: ModelReference) -> Rows:
+def _drawn(task: Task, member: AdapterFolder, options: FeatureOptions, reference: ModelReference) -> Rows:
     if not getattr(task, options.split):
         raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows; pass another --split")
-    rows, note = with_model(Rows.draw(task, options.split, options.limit, options.seed), reference)
+    # Inputs of the adapter's own task are what it learned from: with every answer of a conversation learned, one for each.
+    made = member.manifest
+    own = made is not None and made.data.fingerprint == task.fingerprint
+    learn = made.training.learn or "last" if made is not None and own else "last"
+    rows, note = with_model(Rows.draw(task, options.split, options.limit, options.seed, learn), reference)
     return replace(rows, task=replace(task, notes=(*task.notes, note))) if note else rows
 
 
@@ -156,7 +161,7 @@ def _check_rows(member: AdapterFolder, rows: Sequence[Rows], options: FeatureOpt
 
 def _recipe(
     member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions, reference: ModelReference
-) -> dict[str, Any]:
+) -> FeatureRecord:
     private = options.privacy is not None
     taking = Taking(
         source=options.source,
@@ -169,11 +174,11 @@ def _recipe(
         dtype=dtype_name(options.dtype, pick_device(options.device)),
         privacy=options.privacy.requested() if options.privacy else None,
     )
-    recipe = taking.recorded(reference, [one.recorded(private=private) for one in rows])
-    return recipe | ({"adapter": member.digest} if options.source == "adapted" else {})
+    recipe = taking.recorded(reference, [drawn.recorded(private=private) for drawn in rows])
+    return FeatureRecord({**recipe.raw, "adapter": member.digest}) if options.source == "adapted" else recipe
 
 
-def _state(path: Path, recipe: Mapping[str, Any], force: bool, add: bool) -> tuple[State, Distribution | None]:
+def _state(path: Path, recipe: FeatureRecord, force: bool, add: bool) -> tuple[State, Distribution | None]:
     """Say what is to be done at a place, given what is there."""
     if not path.exists():
         return "made", None
@@ -186,25 +191,25 @@ def _state(path: Path, recipe: Mapping[str, Any], force: bool, add: bool) -> tup
         return _added(path, before, recipe)
     there, new = _comparable(before.record, recipe), _comparable(recipe, before.record)
     if changed := differences(new, there):
-        addable = not differences({**new, "data": there["data"]}, there) and not before.record.get("privacy")
+        addable = not differences({**new, "data": there["data"]}, there) and before.record.privacy is None
         mend = "pass --force to replace it" + (" or --add to add these rows" if addable else "")
         raise OptionError(f"{path} was made differently ({changed}); {mend}")
     return "up to date", before
 
 
-def _added(path: Path, before: Distribution, recipe: Mapping[str, Any]) -> tuple[State, Distribution]:
+def _added(path: Path, before: Distribution, recipe: FeatureRecord) -> tuple[State, Distribution]:
     there, new = _comparable(before.record, recipe), _comparable(recipe, before.record)
-    old = before.record["data"]
+    old = before.record.raw["data"]
     if changed := differences({**new, "data": there["data"]}, there):
         raise OptionError(f"rows cannot be added to {path}: it was made differently ({changed}); pass --force instead")
-    if recipe["privacy"] is not None:
+    if recipe.privacy is not None:
         raise OptionError(
             f"rows cannot be added to {path}: its noise is for the rows in it; pass --force and all --data"
         )
-    if all(entry in old for entry in recipe["data"]):
+    if all(entry in old for entry in recipe.raw["data"]):
         return "up to date", before
     known = {(entry["fingerprint"], entry["split"]) for entry in old}
-    if twice := next((entry for entry in recipe["data"] if (entry["fingerprint"], entry["split"]) in known), None):
+    if twice := next((entry for entry in recipe.raw["data"] if (entry["fingerprint"], entry["split"]) in known), None):
         raise OptionError(
             f"{path} has rows of '{twice['name']}' ({twice['split']}) already, which would count twice; "
             "pass --force and all --data instead"
@@ -212,22 +217,24 @@ def _added(path: Path, before: Distribution, recipe: Mapping[str, Any]) -> tuple
     return "added", before
 
 
-def _comparable(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(record: FeatureRecord, other: FeatureRecord) -> dict[str, Any]:
     """Return what must be equal for two files to be the same, in words where that tells a difference better."""
-    private = record.get("privacy")
-    mine, theirs = record["base_model"], other["base_model"]
+    private = record.privacy
+    mine, theirs = record.base_model.raw, other.base_model.raw
     mark = min(mine["fingerprint"], theirs["fingerprint"]) if same_base(mine, theirs) else mine["fingerprint"]
-    marked = not private and not other.get("privacy")
+    marked = private is None and other.privacy is None
     return {
-        **record,
+        **record.raw,
         "base_model": {"fingerprint": mark},
-        "privacy": ", ".join(f"{key} {private[key]:g}" for key in ("epsilon", "delta", "clip")) if private else "none",
-        "data": "; ".join(_spelled(entry, marked) for entry in record["data"]),
-        "adapter": record.get("adapter", ""),
+        "privacy": ", ".join(f"{key} {private.raw[key]:g}" for key in ("epsilon", "delta", "clip"))
+        if private
+        else "none",
+        "data": "; ".join(_spelled(rows, marked) for rows in record.data),
+        "adapter": record.adapter or "",
     }
 
 
-def _spelled(entry: Mapping[str, Any], marked: bool) -> str:
-    drawn = f", {entry['limit']} by seed {entry['seed']}" if entry.get("limit") else ""
-    mark = f" [{entry['fingerprint'][:8]}]" if marked and entry.get("fingerprint") else ""
-    return f"{entry['name']}{mark} {entry['rows']} {entry['split']} rows{drawn}"
+def _spelled(rows: RowsRecord, marked: bool) -> str:
+    drawn = f", {rows.limit} by seed {rows.seed}" if rows.limit else ""
+    mark = f" [{rows.fingerprint[:8]}]" if marked and rows.fingerprint else ""
+    return f"{rows.name}{mark} {rows.rows} {rows.split} rows{drawn}"

@@ -49,13 +49,14 @@ class Member:
     @property
     def is_bare(self) -> bool:
         """Whether it has no manifest, hence no place in a sequence."""
-        return not self.folder.manifest
+        return self.folder.manifest is None
 
     @property
     def origin(self) -> Mapping[str, Any]:
         """The package that it came from first, with its stage and task there; the present ones of a bare PEFT folder."""
         now = {"package": self.package.name, "stage": self.folder.stage, "task": self.folder.task}
-        return dict(self.folder.manifest.get("origin") or now)
+        recorded = self.folder.manifest and self.folder.manifest.origin
+        return dict(recorded.raw) if recorded else now
 
     @property
     def names(self) -> list[str]:
@@ -65,10 +66,10 @@ class Member:
 
     def manifest(self) -> str | None:
         """Return its ``clora.json`` in the union; None for a bare PEFT folder, which gets none."""
-        if self.is_bare:
+        if self.folder.manifest is None:
             return None
         place = {"task": self.task, "stage": self.stage, "origin": self.origin}
-        return to_json({**self.folder.manifest, **place, "files": self._known})
+        return to_json({**self.folder.manifest.raw, **place, "files": self._known})
 
     def same_as(self, other: Member) -> bool:
         """Tell whether both are one adapter: equal tensors under equal scalings."""
@@ -85,7 +86,7 @@ class Member:
         """
         target.mkdir()
         with unchanged(self.path, self.folder.seen):
-            files = {current_name(name): self.path / name for name in self.folder.manifest.get("files", {})}
+            files = {current_name(name): self.path / name for name in self.folder.files}
             for name, file in sorted((files | files_of(self.path)).items()):
                 if name != MANIFEST:
                     copy_file(file, target / name)
@@ -109,7 +110,7 @@ class Member:
     @property
     def _known(self) -> Mapping[str, str]:
         # Reading the manifest has compared these checksums with the files.
-        return {current_name(name): digest for name, digest in self.folder.manifest.get("files", {}).items()}
+        return {current_name(name): digest for name, digest in self.folder.files.items()}
 
     def _equal(self, there: Path, source: Path) -> bool:
         if source.name == MANIFEST:

@@ -88,11 +88,19 @@ class MergePlan:
     def recipe(self) -> dict[str, Any]:
         """Return what decides the result: two merges with equal recipes write equal bytes."""
         options, name = self.options, f"merge/{self.options.strategy}"
+        plugins = registry.records({"merges": [options.strategy]})
         chosen = registry.recorded(self.merger.merge) | {"weights": list(options.weights)}
         return {
             "task": options.place.name,
             "stage": max((member.stage or 0 for member in self.members), default=0) or len(self.members),
-            "method": {"name": name, "options": {name: chosen}, "past": "none", "start": "fresh", "combine": "sum"},
+            "method": {
+                "name": name,
+                "options": {name: chosen},
+                "past": "none",
+                "start": "fresh",
+                "combine": "sum",
+                **plugins,
+            },
             "base_model": self.base,
             "lora": {"form": self.form, "rank": self.rank, "dtype": options.dtype, "fan_in_fan_out": self.transposed},
             "parents": [{"task": member.task, "sha256": member.digest} for member in self.members],
@@ -113,8 +121,8 @@ class MergePlan:
         recipe["data"] |= {
             "origins": [one.recorded() for member in self.members for one in origins_of(member.manifest)]
         }
-        known = {"weights": self.reference.weights} if self.reference else {}
-        base = {"base_model": {**self.base, **known}}
+        known = self.reference.described() if self.reference else {}
+        base = {"base_model": {**self.base, **{key: known[key] for key in ("weights", "settings") if known}}}
         return {**recipe, **base, "argv": list(argv), "versions": versions, "scores": dict(scores)}
 
     def finished(self) -> AdapterFolder | None:
@@ -134,5 +142,5 @@ class MergePlan:
 
 def transposed(members: Sequence[AdapterFolder]) -> bool:
     """Return whether any of some adapters says that the base model stores its weights as (in, out)."""
-    configs = [member.config or member.manifest["lora"] for member in members]
+    configs = [member.config or (member.manifest.lora.raw if member.manifest else {}) for member in members]
     return any(bool(config.get("fan_in_fan_out")) for config in configs)

@@ -49,7 +49,7 @@ def plan_merge(
         merge=merge,
         members=members,
         weights=options.weights,
-        rank=None if options.dense or options.into_model else options.rank,
+        rank=options.rank,
         seed=options.seed,
         layers=_layers(members, reference),
     )
@@ -95,6 +95,10 @@ def merge_adapters(
         with progress.track(f"merge {plan.options.strategy}", len(plan.shapes)) as advance:
             write = {"factors": write_factors, "dense": write_merged, "model": write_model}[plan.form]
             scores = write(plan, advance, argv)
+    if head := scores.get("untied"):
+        progress.note(
+            f"note: '{head}' has numbers of its own in {out}, apart from the embeddings' (tie_word_embeddings is false)"
+        )
     if left := scores.get("left_out"):
         progress.note(f"note: left out of {out}, being neither merged weights nor settings: {', '.join(left)}")
     return out, scores, True
@@ -106,7 +110,9 @@ def _there(plan: MergePlan, force: bool) -> tuple[Path, Mapping[str, Any], bool]
         return None
     check_place(plan.options.place)
     there = None if force else plan.finished()
-    return None if there is None else (there.path, there.manifest.get("scores", {}), False)
+    if there is None or there.manifest is None:
+        return None
+    return there.path, there.manifest.scores or {}, False
 
 
 def _layers(members: Sequence[AdapterFolder], reference: ModelReference | None) -> BaseLayers | None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from clora_cli.algebra.lora import Factor, factor_keys, scaling_at
 from clora_cli.store.adapter_folder import write_adapter, write_dense
 from clora_cli.store.card import merge_card
+from clora_cli.store.manifest import Manifest
 
 if TYPE_CHECKING:
     from clora_cli.base.progress import Advance
@@ -48,7 +49,7 @@ def write_factors(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Map
     scores = {"energy": _energy(energies)} if energies else {}
     manifest = plan.manifest(argv, scores)
     config = _config(plan, rank) | own
-    write_adapter(plan.options.place, tensors, config, manifest, {"README.md": merge_card(manifest)})
+    write_adapter(plan.options.place, tensors, config, manifest, {"README.md": merge_card(Manifest(manifest))})
     return scores
 
 
@@ -57,7 +58,7 @@ def write_merged(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapp
     found = plan.sites(advance)
     deltas = ((one.site, one.delta.delta() if isinstance(one.delta, Factor) else one.delta) for one in found)
     manifest, dtype = plan.manifest(argv, {}), getattr(torch, plan.options.dtype)
-    write_dense(plan.options.place, plan.shapes, dtype, deltas, manifest, {"README.md": merge_card(manifest)})
+    write_dense(plan.options.place, plan.shapes, dtype, deltas, manifest, {"README.md": merge_card(Manifest(manifest))})
     return {}
 
 
@@ -100,6 +101,7 @@ def _selection(plan: MergePlan) -> dict[str, Any]:
     alike = all(one == chosen[0] for one in chosen) and chosen[0]["target_modules"]
     everywhere = all(len(deltas) == len(plan.shapes) for deltas in plan.merger.deltas)
     known = layers is not None and layers.are_modules(plan.shapes)
+    known |= any(bool(member.config.get("target_parameters")) for member in plan.members)  # told apart, layer by layer
     return chosen[0] if alike and everywhere and not known else {"target_modules": list(plan.shapes)}
 
 

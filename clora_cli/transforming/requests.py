@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clora_cli.base.errors import OptionError, did_you_mean
+from clora_cli.data import origins_of
+from clora_cli.data.layouts import task_name
+from clora_cli.data.texts import bare
 from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["assign_data"]
@@ -33,7 +36,8 @@ def assign_data(members: Sequence[AdapterFolder], given: Sequence[str]) -> list[
         owner, equals, data = text.partition("=")
         owners = _owners(members, owner) if equals else []
         if not owners:
-            owners, data = (list(members) if len(members) == 1 else _owners(members, text, Path(text).stem)), text
+            called = (text, Path(text).stem, task_name(bare(Path(text))))
+            owners, data = (list(members) if len(members) == 1 else _owners(members, *called)), text
         if not owners:
             names = sorted({member.task for member in members})
             raise OptionError(
@@ -50,10 +54,14 @@ def assign_data(members: Sequence[AdapterFolder], given: Sequence[str]) -> list[
     return found
 
 
+def _given(member: AdapterFolder) -> list[str]:
+    return [origin.given for origin in origins_of(member.manifest)]
+
+
 def _owners(members: Sequence[AdapterFolder], *names: str) -> list[AdapterFolder]:
     """Return the adapters with one of these names: the nearest kind of name that fits decides."""
     wanted = {name.casefold() for name in names}
-    for kind in (lambda m: [str(m.path)], lambda m: [m.task], lambda m: [m.path.name], lambda m: m.data_names):
+    for kind in (lambda m: [str(m.path)], lambda m: [m.task], lambda m: [m.path.name], lambda m: m.data_names, _given):
         if fitting := [member for member in members if wanted & {name.casefold() for name in kind(member)}]:
             return fitting
     return []

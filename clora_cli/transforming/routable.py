@@ -16,7 +16,8 @@ from clora_cli.model.base_model import same_base
 from clora_cli.model.task_vectors import read_task_vector
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.adapter_tensors import names_in
-from clora_cli.store.distribution import COMPARABLE, POOLS, SOURCES, TEXTS, read_distribution
+from clora_cli.store.distribution import COMPARABLE, read_distribution
+from clora_cli.store.feature_record import POOLS, SOURCES, TEXTS, FeatureRecord
 
 __all__ = ["Routable", "check_bases", "check_routable", "stat_command", "tell_doubts"]
 
@@ -42,19 +43,19 @@ class Routable:
         count: Number of inputs that it is made of.
     """
 
-    record: Mapping[str, Any]
+    record: FeatureRecord
     sites: frozenset[str]
     count: int
 
     @property
     def settings(self) -> dict[str, str]:
         """The options of ``clora stat-features`` that must be equal for distributions to compare."""
-        return {key: str(self.record[key]) for key in COMPARABLE}
+        return {key: str(self.record.raw[key]) for key in COMPARABLE}
 
     @property
     def second(self) -> str:
         """Which second moments it has: ``none``, ``diag`` or ``full``."""
-        return str(self.record.get("second_moment", "none"))
+        return self.record.second_moment or "none"
 
 
 def check_bases(members: Sequence[AdapterFolder]) -> None:
@@ -178,7 +179,7 @@ def stat_command(
     words = ["clora", "stat-features", *(shlex.quote(str(member.path)) for member in members)]
     for member in members:
         # An adapter of clora's knows its data; of several adapters, only the others are told theirs.
-        names = member.data_names or ([str(e["name"]) for e in known[member].record["data"]] if known else [])
+        names = member.data_names or ([rows.name for rows in known[member].record.data] if known else [])
         if len(members) == 1:
             words += [f"--data {name}" for name in map(shlex.quote, names)] or ["--data <its task>"]
         elif not member.data_names:
@@ -208,15 +209,15 @@ def _check_plain(member: AdapterFolder) -> None:
         return
     if problem := config_problem(member.config):
         raise MismatchError(f"adapter {member.path} cannot be used: {problem}")
-    if not member.manifest:  # a manifest's checksums have told already
+    if member.manifest is None:  # a manifest's checksums have told already
         names_in(member.weights)
 
 
 def _check_same_model(found: Mapping[AdapterFolder, Routable], usual: Mapping[str, str]) -> None:
-    first = next(iter(found.values())).record["base_model"]
+    first = next(iter(found.values())).record.base_model.raw
     expected = next((member.base for member in found if "fingerprint" in member.base), first)
     for member, one in found.items():
-        taken = one.record["base_model"]
+        taken = one.record.base_model.raw
         if not same_base(taken, expected):
             model = str(member.base.get("id"))
             raise MismatchError(
@@ -230,7 +231,7 @@ def _check_common_sites(found: Mapping[AdapterFolder, Routable], usual: Mapping[
     shared = found[first].sites
     for member, one in found.items():
         if not shared & one.sites:
-            where = {key: str(found[first].record.get(key, _DEFAULTS[key])) for key in ("layer", "module")}
+            where = {key: str(found[first].record.raw.get(key, _DEFAULTS[key])) for key in ("layer", "module")}
             raise MismatchError(
                 f"{first.path} and {member.path} have feature distributions at different layers; "
                 f"run `{stat_command([member], {**usual, **where}, found)}`"
@@ -239,8 +240,9 @@ def _check_common_sites(found: Mapping[AdapterFolder, Routable], usual: Mapping[
 
 
 def _leans(member: AdapterFolder) -> bool:
-    past = member.manifest.get("method", {}).get("past", "none")
-    return past not in {"none", "route"} and bool(member.manifest.get("parents"))
+    if member.manifest is None:
+        return False
+    return member.manifest.method.past not in {None, "none", "route"} and bool(member.manifest.parents)
 
 
 def _called(base: Mapping[str, Any]) -> str:

@@ -30,8 +30,9 @@ from clora_cli.processes.ranks import is_main_process
 from clora_cli.processes.spots import Spot, inside
 from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
 from clora_cli.store.distribution import Distribution
-from clora_cli.store.manifest import withhold
+from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.store.package import changed, marks
+from clora_cli.store.withholding import withhold
 from clora_cli.transforming.featuring import FeatureJob, FeaturePlan, State
 
 __all__ = ["FeatureResult", "sizes", "spots_of", "take_features"]
@@ -81,7 +82,9 @@ def take_features(
     """
     progress = progress or Silent()
     agree(lambda: _facts(plan))
-    results = {job: FeatureResult(job.member, job.state, job.before or Distribution({})) for job in plan.jobs}
+    results = {
+        job: FeatureResult(job.member, job.state, job.before or Distribution({}, job.recipe)) for job in plan.jobs
+    }
     todo = [job for job in plan.jobs if job.state != "up to date"]
     written = 0
     try:
@@ -269,14 +272,14 @@ def _has_features(backbone: Backbone, site: str) -> bool:
         return False
 
 
-def _record(job: FeatureJob, balls: Mapping[str, Ball], options: FeatureOptions) -> dict[str, Any]:
+def _record(job: FeatureJob, balls: Mapping[str, Ball], options: FeatureOptions) -> FeatureRecord:
     versions = {name: version(name) for name in ("torch", "transformers")} | {"clora": __version__}
-    record = {**job.recipe, "versions": versions}
+    record = {**job.recipe.raw, "versions": versions}
     if options.privacy is not None:
         record["privacy"] = options.privacy.recorded(balls)
     if job.state == "added" and job.before is not None:
-        record["data"] = [*job.before.record["data"], *record["data"]]
-    return record
+        record["data"] = [*job.before.record.raw["data"], *record["data"]]
+    return FeatureRecord(record)
 
 
 def _warn(plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress) -> None:
@@ -287,10 +290,10 @@ def _warn(plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress) -> 
                 f"--dp-delta {privacy.delta:g} is no less than one in {job.count} inputs of {job.member.path}: "
                 "a release that gives a whole input away could keep it; pass a far smaller one"
             )
-        if spent := job.before and job.before.record.get("privacy"):
+        if spent := job.before and job.before.record.privacy:
             so = (
                 "whoever has both knows more than either tells: the epsilons add up"
                 if privacy is not None
                 else "the new one is exact and promises nothing"
             )
-            progress.warn(f"{job.member.features} was a private release with epsilon {spent['epsilon']:g}; {so}")
+            progress.warn(f"{job.member.features} was a private release with epsilon {spent.epsilon:g}; {so}")

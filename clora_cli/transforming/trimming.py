@@ -16,7 +16,7 @@ from torch import Tensor
 from clora_cli.algebra.lora import Factor, factor_keys
 from clora_cli.base import registry
 from clora_cli.base.errors import OptionError, ReplacedError
-from clora_cli.base.files import new_folder, sha256, to_json
+from clora_cli.base.files import new_folder, sha256
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.options import SIDES, TrimOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
@@ -24,7 +24,8 @@ from clora_cli.processes.spots import inside, place
 from clora_cli.store.adapter_folder import WEIGHTS, AdapterFolder, check_place, finished
 from clora_cli.store.adapter_tensors import read_copies
 from clora_cli.store.ledger import mask_key, pack, read_masks
-from clora_cli.store.manifest import MANIFEST, SCHEMA
+from clora_cli.store.manifest import MANIFEST, manifest_text
+from clora_cli.store.manifest_parts import TrimRecord
 from clora_cli.store.package import changed
 from clora_cli.store.side_files import FEATURES, STATE
 from clora_cli.store.steady import unchanged
@@ -95,11 +96,12 @@ class TrimPlan:
 
     def entry(self) -> dict[str, Any]:
         """Return what the manifest records under ``trim``: what decided the result, and the share that is left."""
-        options, before = self.options, dict(self.member.manifest.get("trim", {}))
+        options, before = self.options, dict(trim.raw) if (trim := self._earlier_trim) else {}
         earlier = before.pop("earlier", [])
         return {
             "by": options.by,
             "options": registry.recorded(self.trim),
+            **registry.records({"trims": [self.options.by]}),
             "on": options.on,
             "scope": options.scope,
             "seed": options.seed,
@@ -111,8 +113,14 @@ class TrimPlan:
 
     def manifest(self) -> dict[str, Any]:
         """Return the adapter's manifest with the trim's entry, but for ``schema`` and ``files``; empty if it has none."""
-        kept = {key: value for key, value in self.member.manifest.items() if key not in {"schema", "files", "trim"}}
-        return {"trim": self.entry(), **kept} if kept else {}
+        if self.member.manifest is None:
+            return {}
+        kept = {key: value for key, value in self.member.manifest.raw.items() if key not in {"schema", "files", "trim"}}
+        return {"trim": self.entry(), **kept}
+
+    @property
+    def _earlier_trim(self) -> TrimRecord | None:
+        return self.member.manifest.trim if self.member.manifest else None
 
     def write(self, folder: Path) -> None:
         """Fill a folder: trimmed weights and masks, the manifest last, everything else as it is.
@@ -138,7 +146,7 @@ class TrimPlan:
             card.write_bytes(card.read_bytes() + self._told().encode())
         if manifest := self.manifest():
             files = {name: sha256(file) for name, file in files_of(folder).items() if name != FEATURES}
-            (folder / MANIFEST).write_text(to_json({**manifest, "schema": SCHEMA, "files": files}), encoding="utf-8")
+            (folder / MANIFEST).write_text(manifest_text(manifest, files), encoding="utf-8")
 
     def _cut(self, side: str, sites: Sequence[str], pulled: Mapping[tuple[str, str], Tensor]) -> Cut:
         factors = {site: side_of(self.factors[site], side) for site in sites}
@@ -240,7 +248,7 @@ def _is_there(plan: TrimPlan, progress: Progress) -> bool:
     there = finished(out, plan.manifest())
     if there is None:
         return False
-    if not plan.member.manifest and (name := _difference(plan)):
+    if plan.member.manifest is None and (name := _difference(plan)):
         raise OptionError(
             f"{out} exists and is not this trim ({name} differs); pass --force to replace it or --out to keep it"
         )
@@ -269,12 +277,12 @@ def _compare_features(source: AdapterFolder, made: AdapterFolder, progress: Prog
 
 def _lineage(member: AdapterFolder) -> set[str]:
     """Return the checksums of an adapter and of those that it was trimmed from."""
-    trim = member.manifest.get("trim")
-    return {member.digest, *((entry["source"] for entry in (trim, *trim["earlier"])) if trim else ())}
+    trim = member.manifest.trim if member.manifest else None
+    return {member.digest, *(trim.sources if trim else ())}
 
 
 def _check_shared(member: AdapterFolder, sides: Collection[str], progress: Progress) -> None:
-    if "A" in sides and member.manifest and member.manifest["method"].get("start") == "shared":
+    if "A" in sides and member.manifest and member.manifest.method.start == "shared":
         progress.warn(
             f"{member.path} shares its lora_A with other adapters; with a trimmed one it is no part of their LoRA"
         )

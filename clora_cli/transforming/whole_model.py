@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
-from clora_cli.base.files import new_folder, to_json
+from clora_cli.base.files import new_folder, read_json, to_json
 from clora_cli.merges import Merger
-from clora_cli.model.base_layers import BaseLayers
-from clora_cli.model.checkpoint import entry_of
+from clora_cli.model.base_layers import BaseLayers, Head
+from clora_cli.model.checkpoint import CONFIG, entry_of
 from clora_cli.model.places import Place
 from clora_cli.store.tensors import read_tensors, save_tensors
 
@@ -36,7 +37,8 @@ def check_model(merger: Merger) -> BaseLayers:
     """Check that a merge can be added to the weights of its base model, one by one; return that model's layers.
 
     Raises:
-        MismatchError: If the files hold a weight under no name or quantised, or a layer shares its weight with another.
+        MismatchError: If the files hold a weight under no name or quantised, or a layer shares its weight with another and
+            cannot have its own.
         OptionError: If there is no base model.
     """
     layers = merger.layers
@@ -44,11 +46,14 @@ def check_model(merger: Merger) -> BaseLayers:
         raise OptionError("--into-model needs the base model; pass --model")
     seen: dict[tuple[object, ...], str] = {}
     for site, place in layers.stored(merger.shapes).items():
+        other = layers.tied(site)
+        if other and layers.head:  # which is given a weight of its own
+            continue
         key = (place.parameter, place.expert, place.first)
         if key in seen:
             raise MismatchError(f"'{seen[key]}' and '{site}' of the adapters are one weight of the base model")
         seen[key] = site
-        if other := layers.tied(site):
+        if other:
             raise MismatchError(
                 f"layer '{site}' has one weight with '{other}' in the base model, which would change too; "
                 "write the merge as an adapter: leave out --into-model"
@@ -59,10 +64,12 @@ def check_model(merger: Merger) -> BaseLayers:
 def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapping[str, Any]:
     """Write the base model with the merge added to its weights, shard by shard, and what is no weight beside them.
 
-    Sums are made in float32 and rounded once to the type that the weight is stored in.
+    Sums are made in float32 and rounded once to the type that the weight is stored in. An output layer that is one with the
+    table of embeddings gets a weight of its own where either changes.
 
     Returns:
-        ``left_out``: what of the base model's folder was not carried over, as it may hold the weights as they were.
+        ``left_out``: what of the base model's folder was not carried over, as it may hold the weights as they were;
+        ``untied``: the output layer's weight, where it was one with the table's.
 
     Raises:
         OptionError: If the folder is there already, or lies in the base model's.
@@ -75,18 +82,47 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mappi
     if out.resolve().is_relative_to(base.resolve()):
         raise OptionError(f"--into-model {out} lies in the base model's folder, which is never changed; choose another")
     places = layers.stored(plan.shapes)
+    head = layers.head if any(map(layers.tied, places)) else None
     with new_folder(out) as folder:
         for part in layers.checkpoint.parts:
             here = {site: place for site, place in places.items() if place.parameter in part.tensors}
             tensors = read_tensors(part.path)
+            if head:
+                here = _untie(tensors, here, head)
             for merged in plan.sites(advance, here):
                 _add(tensors, here[merged.site], merged.delta)
             save_tensors(folder / part.path.name, tensors)
         written = {part.path.name for part in layers.checkpoint.parts}
         left = list(_carry(base, folder, written, entry_of(base)))
+        if head:
+            _record_untied(folder, entry_of(base), head)
         record = {**plan.manifest(argv, {}), "schema": "clora.model/1"}
         (folder / "clora.json").write_text(to_json(record), encoding="utf-8")
-    return {"left_out": left}
+    return {"left_out": left, **({"untied": head.parameter} if head else {})}
+
+
+def _untie(tensors: dict[str, Tensor], here: Mapping[str, Place], head: Head) -> dict[str, Place]:
+    """Give the output layer a copy of the table's weight, beside it; return the places of sites with its own for it."""
+    tensors.pop(head.parameter, None)  # which loading passes over while the two are one
+    if head.key in tensors:
+        tensors[head.parameter] = tensors[head.key].clone()
+    own = {
+        site: dataclasses.replace(place, parameter=head.parameter) for site, place in here.items() if site == head.site
+    }
+    return {**here, **own}
+
+
+def _record_untied(folder: Path, entry: str | None, head: Head) -> None:
+    """Let a written model's configuration and index know of the output layer's own weight."""
+    config = read_json(folder / CONFIG, "model configuration")
+    parts = [config, *(part for part in (config.get("text_config"),) if isinstance(part, dict))]
+    for part in parts:
+        part["tie_word_embeddings"] = False
+    (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
+    if entry and entry.endswith(".json"):
+        index = read_json(folder / entry, "index of a model's files")
+        index["weight_map"][head.parameter] = index["weight_map"][head.key]
+        (folder / entry).write_text(to_json(index), encoding="utf-8")
 
 
 def _add(tensors: Mapping[str, Tensor], place: Place, delta: Factor | Tensor) -> None:

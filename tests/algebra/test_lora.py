@@ -89,7 +89,6 @@ def test_a_configuration_that_leaves_rank_and_alpha_out_has_those_of_peft():
         ({"use_qalora": True}, "qalora"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices"),
-        ({"target_parameters": ["experts.down_proj"]}, "target_parameters"),
     ],
 )
 def test_what_is_no_plain_lora_is_told(change, told):

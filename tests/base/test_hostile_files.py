@@ -100,7 +100,7 @@ def test_nothing_that_nobody_could_read_is_written(tmp_path, originals):
     with pytest.raises(CloraError, match=r"would get numbers at '.*' that are not finite"):
         deltas = {site: torch.full_like(delta, torch.nan) for site, delta in member.deltas().items()}
         shapes = {site: tuple(delta.shape) for site, delta in deltas.items()}
-        write_dense(tmp_path / "out", shapes, torch.float32, deltas.items(), member.manifest, {})
+        write_dense(tmp_path / "out", shapes, torch.float32, deltas.items(), member.manifest.raw, {})
     assert not list(tmp_path.iterdir())
 
 

@@ -17,6 +17,7 @@ from clora_cli.algebra.statistics import Moments
 from clora_cli.cli.expand import expand
 from clora_cli.cli.stat_features import stat_features
 from clora_cli.store.distribution import Distribution
+from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.store.side_files import FEATURES
 
 
@@ -39,7 +40,7 @@ def write(here, backbone) -> Callable[..., None]:
         model = {"id": base.reference.id, "fingerprint": base.reference.fingerprint, "kind": "causal"}
         record = {"base_model": model, "source": "base", "pool": "prompt-mean", "text": "prompt", "max_length": 64}
         moments = {"model.layers.0.self_attn.q_proj": Moments.of(torch.randn(6, 4))}
-        Distribution(moments, {**record, "second_moment": "none", "data": []}).write(folder / FEATURES)
+        Distribution(moments, FeatureRecord({**record, "second_moment": "none", "data": []})).write(folder / FEATURES)
 
     return member
 

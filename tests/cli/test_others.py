@@ -47,7 +47,7 @@ def test_eval_report_show_chain(clora, package, here):
     assert contents(package) == before
 
 
-def test_eval_prints_the_mean_and_gates_on_it(clora, package, tasks):
+def test_eval_prints_the_mean_and_holds_limits_on_it(clora, package, tasks):
     arguments = ("eval", "adapters", "--score", "labels", "-L", 4, "--device", "cpu")
     quiet = clora(*arguments, "-q")
     mean = float(quiet.out)

@@ -24,8 +24,8 @@ def test_a_file_named_like_a_bundled_task_is_what_is_scored_and_read(trained, cl
         scored = clora("eval", "p", "--score", "labels", "--json", "--device", "cpu", *named)
         assert json.loads(scored.out)["rows"][0]["scores"]["inference"]["total"] == 4
         assert clora("stat-features", "p", "--device", "cpu", "-q", "--force", *named).code == 0
-        (data,) = read_record(trained.features)["data"]
-        assert data["fingerprint"] == trained.manifest["data"]["fingerprint"]
+        (data,) = read_record(trained.features).raw["data"]
+        assert data["fingerprint"] == trained.manifest.raw["data"]["fingerprint"]
     routed = clora("route", "p", "--data", "inference", "--abstain", 0.2, "--device", "cpu", "-q")
     assert routed.code == 0 and routed.out.count("\n") == 4
 

@@ -8,7 +8,8 @@ import pytest
 from support import contents, train
 
 from clora_cli.data import load_task
-from clora_cli.store.manifest import MANIFEST, WITHHELD
+from clora_cli.store.manifest import MANIFEST
+from clora_cli.store.withholding import WITHHELD
 
 PRIVATE = ("--dp-epsilon", "8", "--dp-delta", "1e-5", "--device", "cpu")
 

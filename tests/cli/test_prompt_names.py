@@ -41,6 +41,6 @@ def test_what_was_trained_with_names_is_used_with_names(clora, here, package):
         result = clora("stat-features", package, *given, "--device", "cpu", "-q")
         assert result.code == 0, result.err  # the second time they are up to date: the same rows
         for task, manifest in zip(("cb", "rte"), manifests, strict=True):
-            record = read_record(read_adapter(here / package / task).features)
+            record = read_record(read_adapter(here / package / task).features).raw
             assert record["data"][0]["fingerprint"] == manifest["data"]["fingerprint"]
     assert clora("route", package, "--data", "cb", "--device", "cpu", "--limit", 1).code == 0

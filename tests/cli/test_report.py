@@ -28,6 +28,10 @@ def test_a_folder_of_runs_becomes_every_form(clora, here):
     assert printed == json.loads((here / "r.json").read_text(encoding="utf-8"))
 
 
+def test_quiet_prints_a_number_for_each_method_and_nan_for_one_that_misses_an_order(clora, runs):
+    assert clora("report", str(runs), "-q").out.split() == ["60.00", "nan", "50.00"]
+
+
 def test_packages_and_routes_are_material_too(clora, package, here):
     write_routes(here / "routes.json")
     result = clora("report", "adapters", "routes.json", "--out", "r.html")
@@ -65,7 +69,7 @@ def test_refusals_are_one_line_and_write_nothing(clora, runs, here, arguments, c
     assert contents(here) == before
 
 
-def test_eval_gates_on_what_was_forgotten(clora, package, here):
+def test_eval_holds_limits_on_what_was_forgotten(clora, package, here):
     arguments = ("eval", "adapters", "--score", "labels", "--device", "cpu", "-q")
     first = clora(*arguments, "--out", "now.json")
     assert first.code == 0
@@ -98,7 +102,7 @@ def test_eval_gates_on_what_was_forgotten(clora, package, here):
         (["--baseline", "base.json", "--max-forgetting", "2"], "holds no score of a learned task"),
     ],
 )
-def test_eval_refuses_gates_that_could_not_be_judged_before_it_scores(clora, package, here, arguments, told):
+def test_eval_refuses_limits_that_could_not_be_judged_before_it_scores(clora, package, here, arguments, told):
     before = stage_scores(1, {"other": 5}, "old", "m", order=("other",))
     write_text(here / "before.json", to_json(before.to_dict()))
     base = stage_scores(0, {"first": 5}, "", "", order=())

@@ -200,7 +200,7 @@ def test_a_dry_run_tells_the_plan_and_reads_nothing(clora, given, package):
     [
         (["{"], "standard input, line 2: not valid JSON"),
         ([""" "text" """], "standard input, line 2: expected an object"),
-        ([{"review": "x"}], "standard input, line 2: columns not recognised"),
+        ([{"words": "x"}], "standard input, line 2: columns not recognised"),
         ([{"prompt": "  "}], "standard input, line 2: the prompt is empty"),
     ],
 )

@@ -36,10 +36,10 @@ def test_the_call_without_options_gives_every_adapter_its_own_tasks_means(clora,
 
 def test_data_is_said_for_one_adapter_or_by_its_task(clora, package, tasks):
     assert clora("stat-features", "adapters/first", "--data", tasks["third"], *ON_CPU).code == 0
-    assert features(package).record["data"][0]["name"] == "third"
+    assert features(package).record.raw["data"][0]["name"] == "third"
     result = clora("stat-features", "adapters", "--data", f"first={tasks['second']}", "--force", *ON_CPU)
     assert result.code == 0
-    names = [features(package, task).record["data"][0]["name"] for task in ("first", "second")]
+    names = [features(package, task).record.raw["data"][0]["name"] for task in ("first", "second")]
     assert names == ["second", "second"]
 
 
@@ -65,7 +65,7 @@ def test_a_private_release_says_so_and_where_the_budget_goes(clora, package):
     one = clora("stat-features", "adapters/second", *private, "--layer", "last", "--module", "v_proj", *ON_CPU)
     assert "1 site, means, private" in one.out
     assert "budget" not in one.err
-    assert features(package, "second").record["privacy"]["epsilon"] == 8
+    assert features(package, "second").record.raw["privacy"]["epsilon"] == 8
 
 
 def test_dry_run_tells_the_plan_and_writes_nothing(clora, package):

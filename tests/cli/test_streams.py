@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import one_line
 
-from clora_cli.cli._output import json_line
+from clora_cli.cli._output import json_line, tell
 
 COMMAND = (sys.executable, "-m", "clora_cli")
 
@@ -32,8 +32,25 @@ def test_a_full_disk_under_stdout_is_one_line(here):
     with Path("/dev/full").open("w") as full:
         result = subprocess.run([*COMMAND, "tasks"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith("error: input or output: No space left on device")
-    assert result.stderr.count("\n") == 1
+    assert result.stderr == (
+        "error: cannot write standard output: No space left on device; free space, or send it elsewhere\n"
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(("words", "code"), [(["tasks", "-q"], 0), (["show", "nowhere"], 3), (["nothing"], 2)])
+def test_a_full_disk_under_stderr_changes_no_exit_status(here, words, code):
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([*COMMAND, *words], stdout=subprocess.PIPE, stderr=full, check=False)
+    assert (result.returncode, bool(result.stdout)) == (code, code == 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_notes_that_cannot_be_written_end_nothing(here, monkeypatch):
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        tell("first")
+        tell("second")
 
 
 def test_closed_streams_are_no_error(here):

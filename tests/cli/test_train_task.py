@@ -216,6 +216,8 @@ def test_every_answer_of_a_conversation_can_be_learned(train, clora, here):
     every = json.loads((here / "all" / "talk" / "clora.json").read_text(encoding="utf-8"))
     assert every["training"]["learn"] == "all" and every["data"]["train_rows"] == 32
     assert every["data"]["fingerprint"] == last["data"]["fingerprint"]
+    made = json.loads(clora("stat-features", "all", "adapters", "--device", "cpu", "--json").out)["distributions"]
+    assert [one["rows"] for one in made] == [32, 16]  # what each learned from
     result = train(*talk, "--learn", "each", data=None)
     assert result.code == 2 and "choose one of last, all" in one_line(result)
 

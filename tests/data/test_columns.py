@@ -159,3 +159,40 @@ def test_too_many_labels_are_open_answers(folder: Path) -> None:
     (folder / "a.jsonl").write_text(rows, encoding="utf-8")
     task = load_task("a.jsonl")
     assert task.labels == () and "300 distinct labels: answers are taken as open-ended" in task.notes
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "template"),
+    [
+        ("text", "labels", "text-label"),
+        ("review", "sentiment", "text-label"),
+        ("text", "target", "text-label"),
+        ("source", "target", "plain"),
+        ("inputs", "targets", "plain"),
+        ("article", "highlights", "plain"),
+        ("prompt", "output", "plain"),
+        ("query", "response", "plain"),
+        ("question", "response", "question-answer"),
+        ("instruction", "completion", "alpaca"),
+    ],
+)
+def test_names_that_may_mean_several_things_are_read_with_a_note(
+    folder: Path, asked: str, answered: str, template: str
+) -> None:
+    rows = [{asked: f"q {i}", answered: "ab"[i % 2]} for i in range(12)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_task("rows.jsonl")
+    assert task.template == template and {row.references[0] for row in task.train} == {"a", "b"}
+    assert any(f"{answered} as " in note or f"{asked} as " in note for note in task.notes)
+
+
+def test_what_the_message_on_columns_says_works_as_it_is(folder: Path) -> None:
+    (folder / "rows.csv").write_text("a,b c\n" + "".join(f"{i},x\n" for i in range(6)))
+    with pytest.raises(DataError, match=r"such as --columns text=a --columns 'label=b c' for labels"):
+        load_task("rows.csv")
+    assert load_task("rows.csv", columns={"text": "a", "label": "b c"}).labels == ("x",)
+
+
+def test_standard_input_is_no_task(folder: Path) -> None:
+    with pytest.raises(DataError, match="rows from standard input can only be routed; save them in a file"):
+        load_task("-")

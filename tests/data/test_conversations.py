@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,40 @@ def test_a_label_that_is_no_verdict_is_a_column_not_used(folder: Path) -> None:
     assert told(read(folder, {"prompt": "q %", "completion": "a", "label": 0})) == ["columns not used: label (20 rows)"]
 
 
+def test_zeros_and_ones_beside_answers_are_verdicts(folder: Path) -> None:
+    rows = [{"paragraph": "p", "question": f"q {i}", "answer": f"a {i}", "label": i % 2} for i in range(20)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = load_task("rows.jsonl")
+    assert all(int(row.references[0][2:]) % 2 for row in (*task.train, *task.dev, *task.test))
+    assert (
+        first(task).body == "p\nq 1"
+        and "10 of 20 train rows: answers that 'label' calls bad are not learned" in task.notes
+    )
+
+
+def test_turns_and_lists_that_are_written_as_text_are_read(folder: Path) -> None:
+    chat, answer = [ask("q %")], [tell("a")]
+    for spelled in (json.dumps, str):
+        for row in (
+            {"prompt": spelled(chat), "completion": spelled(answer)},
+            {"prompt": "q %", "completion": answer},
+            {"prompt": spelled(chat), "chosen": spelled(answer), "rejected": spelled([tell("b")])},
+            {"messages": spelled([*chat, *answer])},
+        ):
+            task = read(folder, row)
+            assert first(task).turns == (("user", "q 0"),) and first(task).references == ("a",)
+        earlier = read(folder, {"instruction": "q %", "output": "a", "history": spelled([["x", "y"]])})
+        assert first(earlier).turns == (("user", "x"), ("assistant", "y"), ("user", "q 0"))
+        assert first(read(folder, {"question": "q %", "answers": spelled(["a", "b"])})).references == ("a", "b")
+        several = read(folder, {"question": "q %", "answers": spelled({"text": ["a"], "answer_start": [0]})})
+        assert first(several).references == ("a",)
+    for other in ([{"role": "admin", "content": "x"}], [{"from": "a", "to": "b"}], [{"role": "user", "name": "x"}]):
+        text = json.dumps(other)
+        asked = first(read(folder, {"prompt": f"{text} %", "completion": text}))
+        assert asked.references == (text,) and asked.turns == ()
+    assert first(read(folder, {"question": "q %", "answer": '["a", "b"]'})).references == ('["a", "b"]',)
+
+
 def test_turns_of_weight_0_are_read_and_not_learned(folder: Path) -> None:
     task = read(folder, {"messages": [ask("q %"), tell("bad", weight=0), ask("again"), tell("good", weight=1)]})
     assert first(task).references == ("good",) and [e.references for e in each_answer(first(task))] == [("good",)]
@@ -269,6 +304,22 @@ def test_data_sets_are_read_as_llama_factorys_registry_describes_them(registry: 
     assert row_file(name) is None  # its rows are not read without their columns
 
 
+def test_conversations_that_a_template_refuses_are_left_out_and_told(folder: Path, llama: Any) -> None:
+    tokenizer = copy.deepcopy(llama)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no systems') }}{% endif %}" + TOOL_TEMPLATE
+    )
+    plain, system = [ask("q %"), tell("a")], [{"role": "system", "content": "s"}, ask("q %"), tell("a")]
+    task = read(folder, {"messages": system})
+    kept, note = renderable(task.train, tokenizer)
+    assert kept == [] and note.startswith(f"left out {len(task.train)} of {len(task.train)} rows: the tokenizer's chat")
+    assert "refuses turns of system, user: no systems; put a system's text into the first question" in note
+    assert renderable(task.train, llama) == ([*task.train], "")
+    mixed = [*task.train[:3], *read(folder, {"messages": plain}).train]
+    kept, note = renderable(mixed, tokenizer)
+    assert len(kept) == len(mixed) - 3 and note.startswith(f"left out 3 of {len(mixed)} rows")
+
+
 def test_a_registry_of_several_data_sets_asks_which(registry: Path) -> None:
     with pytest.raises(DataError, match="names 5 data sets; give one of lf/far, lf/kto, lf/mine"):
         load_task("lf")
@@ -277,3 +328,17 @@ def test_a_registry_of_several_data_sets_asks_which(registry: Path) -> None:
     one = {"mine": REGISTRY["mine"]}
     (registry / "dataset_info.json").write_text(json.dumps(one), encoding="utf-8")
     assert load_task("lf").name == "mine"
+
+
+def test_what_a_registry_says_that_is_not_so_is_refused_or_told(registry: Path) -> None:
+    entries = {
+        "gone": {"file_name": "gone.json"},
+        "lost": {"file_name": "mine.json", "columns": {"prompt": "nowhere", "response": "said"}},
+        "part": {**REGISTRY["mine"], "split": "validation"},
+    }
+    (registry / "dataset_info.json").write_text(json.dumps(entries), encoding="utf-8")
+    with pytest.raises(DataError, match=r"'gone': its rows are not in this folder \(file_name gone.json\)"):
+        load_task("lf/gone")
+    with pytest.raises(DataError, match=r"'lost': no column 'nowhere' in its rows, which have asked, said, sys"):
+        load_task("lf/lost")
+    assert "dataset_info.json names what is not read: split validation" in load_task("lf/part").notes

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from clora_cli.base.errors import DataError, MismatchError
-from clora_cli.data import load_task, named_task, origins_of, own_tasks
+from clora_cli.base.errors import DataError, MismatchError, OptionError
+from clora_cli.data import load_task, named_task, origins_of, own_tasks, recorded_columns
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,18 @@ def test_merges_keep_what_was_given_for_each(inference: Member) -> None:
 
 def test_a_folder_of_peft_says_nothing_of_its_data() -> None:
     assert origins_of({}) == []
+
+
+def test_a_file_that_an_adapter_was_trained_on_is_read_by_the_same_columns(folder: Path) -> None:
+    rows = [{"text": f"body {i}", "title": f"title {i}", "label": "ab"[i % 2]} for i in range(30)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = load_task("rows.jsonl", columns={"text": "title"})
+    data = {"name": "rows", "given": "rows.jsonl", "columns": {"text": "title"}, "fingerprint": task.fingerprint}
+    one = Member(Path("p"), {"data": data})
+    for spelled in ("rows.jsonl", "./rows.jsonl", str(folder / "rows.jsonl")):
+        assert recorded_columns(spelled, [one]) == {"text": "title"}
+        assert named_task(spelled, [one], "pass --data").fingerprint == task.fingerprint
+    assert named_task("rows.jsonl", [one], "", columns={"text": "text"}).train[0].body.startswith("body")
+    other = Member(Path("q"), {"data": {**data, "columns": {}}})
+    with pytest.raises(OptionError, match=r"trained on rows\.jsonl by different columns; say which with --columns"):
+        recorded_columns("rows.jsonl", [one, other])

@@ -75,7 +75,7 @@ def test_columns_are_named_by_role() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"review": "x"}, "columns not recognised: review; expected one of: messages; .*prompt; .*text; .*input"),
+        ({"words": "x"}, "columns not recognised: words; expected one of: messages; .*prompt; .*text; .*input"),
         ({}, "columns not recognised: none"),
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": None}, "the prompt is empty"),

@@ -104,6 +104,12 @@ def test_numbers_and_names_keep_what_tells_them_apart(said, reference, right):
         ("\u200f\u0646\u0639\u0645", "\u0646\u0639\u0645\u060c", True),
         ("\u0915\u093c", "\u0958", True),  # a letter and its dot, as one or as two
         ("\u5317\u4eac", "\u5357\u4eac", False),
+        ("\u300c\u5317\u4eac\u300d", "\u5317\u4eac", True),  # corner brackets quote
+        ("\u201cs\u00ed\u201d", "s\u00ed", True),
+        ("it\u2019s", "it's", True),
+        ("5\u201310", "5-10", True),
+        ("\u2764\ufe0f", "\u2764", True),  # a heart in colour, and its outline
+        ("5\u201310", "510", False),
     ],
 )
 def test_other_scripts_are_compared_by_what_is_read(said, reference, right):
@@ -195,3 +201,11 @@ def test_english_is_scored_as_rouge_score_scores_it():
     for said in (*references, "a cat's boat sank at 3,5 in the caf\u00e9", "cafe closing", "...", ""):
         for reference in references[:3]:
             assert grading.grade(said, [reference]) == theirs.score(reference, said)["rougeL"].fmeasure
+
+
+def test_marks_of_other_scripts_split_words_as_their_ascii_likes_do():
+    for said, reference in (
+        ("it\u2019s 5\u201310 caf\u00e9", "it's 5-10 caf\u00e9"),
+        ("\u300ana\u300b caf\u00e9", "na caf\u00e9"),
+    ):
+        assert rouge_l(said, [reference]) == 1

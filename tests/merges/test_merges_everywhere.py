@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from clora_cli.evaluation.eval_options import merges
+from safetensors.torch import load_file
 from support import write_random_adapter
 
 from clora_cli.algebra.lora import Factor
@@ -73,7 +76,7 @@ def equal(acted, wanted):
     assert all(torch.allclose(one[site], wanted[site], rtol=1e-5, atol=1e-6) for site in wanted)
 
 
-@pytest.mark.parametrize("strategy", MERGES)
+@pytest.mark.parametrize("strategy", merges())
 def test_a_merge_is_the_same_whoever_asks_for_it(adapters, acting, tmp_path, tasks, strategy, monkeypatch):
     monkeypatch.chdir(tmp_path)
     members, task = read_package([adapters]), load_task(str(tasks["first"]))
@@ -88,6 +91,21 @@ def test_a_merge_is_the_same_whoever_asks_for_it(adapters, acting, tmp_path, tas
     clora, words = command(monkeypatch), steps(tmp_path, tasks, strategy, adapters)
     assert clora(words) == 0
     equal(acting[-1], wanted[-1])
+
+
+@pytest.mark.parametrize("strategy", MERGES)
+def test_a_merge_is_the_same_as_deltas_and_within_the_model_s_weights(adapters, tmp_path, strategy):
+    members = read_package([adapters])
+    wanted = merged(members, tmp_path / "merged", strategy)
+    merge_adapters(plan_merge(members, MergeOptions(strategy=strategy, out=tmp_path / "dense", dense=True)))
+    equal([dense(read_adapter(tmp_path / "dense").deltas())], wanted)
+    plan = plan_merge(members, MergeOptions(strategy=strategy, into_model=tmp_path / "model"))
+    merge_adapters(plan)
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (Path(members[0].base["id"]), tmp_path / "model")
+    )
+    changed = {site: after[f"{site}.weight"] - before[f"{site}.weight"] for site in wanted}
+    assert all(torch.allclose(changed[site], wanted[site], atol=1e-6) for site in wanted)
 
 
 def command(monkeypatch):

@@ -1,4 +1,4 @@
-"""Which device a process takes."""
+"""Which device a process takes, which class and which layers of a model are taken."""
 
 from __future__ import annotations
 
@@ -6,9 +6,26 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    CLIPVisionConfig,
+    DebertaV2Config,
+    Llama4TextConfig,
+    LlamaConfig,
+    LlavaConfig,
+    MptConfig,
+    NllbMoeConfig,
+    T5Gemma2Config,
+)
 
 from clora_cli.base.errors import OptionError
-from clora_cli.model.backbone import pick_device
+from clora_cli.model.backbone import _switch_off_dropout, find_sites, pick_device
+from clora_cli.model.base_model import ModelReference
+from clora_cli.model.loading import load_skeleton
+
+SIZE = {"vocab_size": 99, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 @pytest.fixture
@@ -45,3 +62,49 @@ def test_a_launcher_that_was_told_to_stay_on_the_cpu_is_obeyed(gpus, monkeypatch
 def test_a_device_that_is_not_here_is_told():
     with pytest.raises(OptionError, match="--device nonsense cannot be used here"):
         pick_device("nonsense")
+
+
+def test_a_vision_language_model_without_a_class_for_texts_alone_is_loaded_and_its_text_layers_taken(tmp_path):
+    vision = {key: value for key, value in SIZE.items() if key != "vocab_size"}
+    seen = CLIPVisionConfig(**vision, image_size=28, patch_size=14)
+    LlavaConfig(text_config=LlamaConfig(**SIZE), vision_config=seen, image_token_index=3).save_pretrained(tmp_path)
+    model = load_skeleton(ModelReference("llava", tmp_path, "causal", "f" * 64))
+    place = "model.language_model.layers.0.self_attn"
+    assert list(find_sites(model)) == [f"{place}.q_proj", f"{place}.v_proj"]
+
+
+def test_the_encoder_of_a_vision_language_encoder_decoder_reads_texts_too():
+    text = {**SIZE, "head_dim": 8, "num_key_value_heads": 1}
+    vision = {key: value for key, value in SIZE.items() if key != "vocab_size"} | {"image_size": 28, "patch_size": 14}
+    tokens = {"image_token_index": 3, "boi_token_index": 4, "eoi_token_index": 5, "mm_tokens_per_image": 4}
+    config = T5Gemma2Config(encoder={"text_config": text, "vision_config": vision, **tokens}, decoder=text)
+    with torch.device("meta"):
+        found = find_sites(AutoModelForSeq2SeqLM.from_config(config), ["all-linear"])
+    sides = {".".join(site.split(".")[:3]) for site in found}
+    assert sides == {"model.encoder.text_model", "model.decoder.layers"}
+
+
+@pytest.mark.parametrize(
+    ("auto", "config", "endings"),
+    [
+        (AutoModel, DebertaV2Config(**SIZE), {"query_proj", "value_proj"}),
+        (AutoModelForCausalLM, MptConfig(d_model=16, n_heads=2, n_layers=1, vocab_size=99), {"Wqkv"}),
+    ],
+)
+def test_query_and_value_projections_are_found_under_less_usual_names(auto, config, endings):
+    with torch.device("meta"):
+        found = find_sites(auto.from_config(config))
+    assert {site.rpartition(".")[2] for site in found} == endings
+
+
+def test_all_linear_leaves_out_a_router_that_returns_more_than_its_product():
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(Llama4TextConfig(**SIZE, num_key_value_heads=2, head_dim=8))
+    found = {site.rpartition(".")[2] for site in find_sites(model, ["all-linear"])}
+    assert "router" not in found and {"q_proj", "down_proj"} <= found
+
+
+def test_a_rate_that_acts_in_evaluation_too_is_no_dropout():
+    config = NllbMoeConfig(dropout=0.1, moe_token_dropout=0.2)
+    _switch_off_dropout(config)
+    assert (config.dropout, config.moe_token_dropout) == (0.0, 0.2)

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from clora_cli.base.errors import ArtifactError, MismatchError
-from clora_cli.model.base_model import ModelReference, changes_since, check_base, find_model, same_base
+from clora_cli.model.base_model import ModelReference, check_base, find_model, same_base
 from clora_cli.model.checkpoint import Checkpoint
+from clora_cli.store.manifest import Manifest
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 1048576\n" % ("0" * 64)
 SITE = "model.layers.0.self_attn.q_proj"
@@ -159,17 +160,17 @@ def test_a_record_without_the_weights_own_fingerprint_is_looked_up_where_its_mod
     one, other = find_model(str(model)), again(model, tmp_path / "again", key=1)
     check_base(one.recorded(), other, tmp_path)
     shutil.rmtree(model)
-    with pytest.raises(MismatchError, match="whose weights or configuration are others; pass --model"):
+    with pytest.raises(MismatchError, match="which has other weights or another configuration; pass --model"):
         check_base(one.recorded(), other, tmp_path)
 
 
 def test_what_was_made_on_a_model_is_up_to_date_on_the_same_one_saved_again(model, tmp_path, model_folder):
     one, other = find_model(str(model)), again(model, tmp_path / "again", key=1)
-    made = {"seed": 1, "base_model": one.described()}
-    assert not changes_since({"seed": 1, "base_model": other.recorded()}, made)
-    assert changes_since({"seed": 2, "base_model": other.recorded()}, made) == "seed 1 -> 2"
+    made = Manifest({"seed": 1, "base_model": one.described()})
+    assert not made.changes({"seed": 1, "base_model": other.recorded()})
+    assert made.changes({"seed": 2, "base_model": other.recorded()}) == "seed 1 -> 2"
     stranger = find_model(str(model_folder("llama", 1)))
-    assert "base_model.fingerprint" in changes_since({"seed": 1, "base_model": stranger.recorded()}, made)
+    assert "base_model.fingerprint" in made.changes({"seed": 1, "base_model": stranger.recorded()})
 
 
 def test_files_names_prefixes_and_tied_heads_are_as_they_like(model_folder, tmp_path):
@@ -188,13 +189,43 @@ def test_one_changed_weight_makes_another_model(model, model_folder):
     save_file({**tensors, f"{SITE}.weight": tensors[f"{SITE}.weight"] + 1}, model / "model.safetensors")
     other = find_model(str(model))
     assert not same_base(one.described(), other.described())
-    with pytest.raises(MismatchError, match="as it was then: its weights have changed since"):
+    with pytest.raises(MismatchError, match="as it was then, with other weights; restore it"):
         check_base(one.described(), other, model)
     swapped = dict(tensors)
     first, second = f"{SITE}.weight", f"{SITE.replace('0', '1')}.weight"
     swapped[first], swapped[second] = swapped[second].clone(), swapped[first].clone()
     save_file(swapped, model / "model.safetensors")
     assert find_model(str(model)).weights != one.weights
+
+
+@pytest.mark.parametrize("key", ["rope_theta", "rms_norm_eps", "num_attention_heads", "hidden_act"])
+def test_these_weights_under_settings_by_which_they_compute_something_else_are_another_model(model, tmp_path, key):
+    one = find_model(str(model))
+    config = json.loads((model / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    changed = {"rope_theta": 5e5, "rms_norm_eps": 0.1, "num_attention_heads": 2, "hidden_act": "relu"}
+    other = again(
+        model, tmp_path / "again", **({"rope_parameters": {**rope, key: 5e5}} if key in rope else {key: changed[key]})
+    )
+    recorded = one.described()
+    assert other.weights == one.weights and not same_base(recorded, other.described())
+    with pytest.raises(MismatchError, match=rf"not on '.*', which has other settings: {key} {changed[key]!r}, not "):
+        check_base(recorded, other, tmp_path)
+    with pytest.raises(MismatchError, match="other settings"):  # of 0.1.0: looked up where the model still is
+        check_base(one.recorded(), other, tmp_path)
+
+
+def test_a_setting_that_a_library_moved_or_left_out_makes_no_other_model(model, tmp_path):
+    one, folder = find_model(str(model)), tmp_path / "again"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    del config["head_dim"]
+    (folder / "config.json").write_text(json.dumps(config))
+    check_base(one.described(), find_model(str(folder)), tmp_path)
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 5e5}))
+    with pytest.raises(MismatchError, match=r"rope_theta 500000\.0, not 10000\.0"):
+        check_base(one.described(), find_model(str(folder)), tmp_path)
 
 
 def test_another_type_of_model_with_these_weights_is_another_model(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from clora_cli.base.errors import BusyError, CloraError
-from clora_cli.processes import holders, locks
+from clora_cli.processes import holders, locks, owners
 from clora_cli.processes.holders import RECORD, STALE
 from clora_cli.processes.locks import Patience, confirm, locked
 from clora_cli.processes.owners import myself, parse_owner
@@ -267,3 +269,30 @@ def test_of_many_that_find_a_lock_left_behind_one_takes_it_over(package):
     assert (package / "log").read_text(encoding="ascii") == "in\n" * 8
     assert holders.read_lock(inside(package).lock) is not None  # the last one died in it
     assert entered(inside(package))
+
+
+def test_whoever_takes_a_lock_removes_what_dead_writers_left_beside_it(tmp_path):
+    dead = FORK.Process(target=lambda: owners.owned_name(tmp_path).mkdir())
+    dead.start()
+    dead.join()
+    assert len(list(tmp_path.glob(".clora-new-*"))) == 1
+    with locked([inside(tmp_path)]):
+        assert list(tmp_path.glob(".clora-new-*")) == []
+
+
+@pytest.mark.parametrize("found", ["ours", "another's"])
+def test_a_lock_goes_where_there_is_no_room_for_another_name(tmp_path, monkeypatch, found):
+    lock = inside(tmp_path).lock
+    assert holders.put_up(lock, found)
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    holders.take_down(lock, "ours")
+    assert lock.exists() == (found != "ours")
+
+
+def test_a_lock_that_was_there_for_an_instant_is_no_error(tmp_path, monkeypatch):
+    lock = inside(tmp_path).lock
+    monkeypatch.setattr(
+        Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOTEMPTY, "Directory not empty"))
+    )
+    assert not holders.put_up(lock, "mine")
+    assert list(tmp_path.iterdir()) == []

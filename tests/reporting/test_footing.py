@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 from reported import ORDER, stage_scores
 
+from clora_cli.presenting.export import report_json
+from clora_cli.presenting.report_text import report_text
 from clora_cli.reporting import assemble, bring_together, summarise
 from clora_cli.reporting.assembly import make_report
 from clora_cli.reporting.collect import Material
-from clora_cli.reporting.footing import footing_notes, protocol_of, unequal
+from clora_cli.reporting.footing import footing_notes, unequal
+from clora_cli.reporting.training_protocol import protocol_of
 
 TRAINING = {
     "epochs": 2, "max_steps": 0, "lr": 0.001, "schedule": "linear", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0,
@@ -136,8 +139,8 @@ def test_a_report_shows_it_in_every_form(monkeypatch):
     report = make_report(Material())
     object.__setattr__(report, "results", found)
     told = "unequal protocols: lr: 0.001 (o-lora), 0.01 (n-lora)"
-    assert f"## Unequal footing\n\n- {told}\n" in report.text()
-    assert report.data()["footing"] == [told]
+    assert f"## Unequal footing\n\n- {told}\n" in report_text(report)
+    assert report_json(report)["footing"] == [told]
 
 
 def test_a_manifest_may_leave_things_open():

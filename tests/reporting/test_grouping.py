@@ -1,4 +1,4 @@
-"""From run folders to methods, orders and seeds, and from them to the table in the papers' form."""
+"""From run folders to methods, orders and seeds."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import pytest
 from reported import ORDER, bits, cell, stage_scores, write_run, write_runs
 
 from clora_cli.base.errors import UnknownNameError
-from clora_cli.reporting import assemble, bring_together, matrix_table
-from clora_cli.reporting._places import place
+from clora_cli.presenting.markdown_tables import matrix_table
+from clora_cli.reporting import assemble, bring_together
 from clora_cli.reporting.collect import collect
-from clora_cli.reporting.latex import escape, latex_table
-from clora_cli.reporting.markdown_tables import standings_table
 from clora_cli.reporting.method_results import Spread
-from clora_cli.reporting.standings import standings, written
+from clora_cli.reporting.standings import standings
 from clora_cli.store.scores import ScoreRow
 
-AP, FORGETTING, BACKWARD = "average-performance", "forgetting-rate", "backward-transfer"
+AP, FORGETTING = "average-performance", "forgetting-rate"
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +30,13 @@ def bring(*paths):
     return bring_together(assemble(material.scores, material.manifests))
 
 
-def test_a_place_is_read_from_its_end():
-    assert place("a/seed-3/b/n-lora/seed-12/adapters/x") == place("a/seed-3/b/n-lora/seed-12")
-    assert (place("a/n-lora/seed-12/s.json").name, place("a/n-lora/seed-12/s.json").seed) == ("n-lora", 12)
-    assert place("seed-1/adapters").name == place("a/seeds-1/adapters").name == ""
-
-
 def test_stages_of_a_run_folder_are_one_run_and_seeds_repetitions(results):
     assert len(results.runs) == 11
     assert [group.label for group in results.groups] == ["n-lora", "per-task", "seq-lora"]
     assert [order.label for order in results.orders] == ["order1", "order2"]
     first = results.groups[0].series[results.orders[0]]
     assert [run.seed for run in first.runs] == [1, 2, 3]
-    assert all(run.place.name == "n-lora" for run in first.runs)
+    assert all(run.folder.name == "n-lora" for run in first.runs)
     assert first.metrics[AP] == Spread(pytest.approx(70), pytest.approx(10))
     assert first.mean.matrix[-1].tolist() == pytest.approx([60, 80])
     assert first.deviation.tolist() == pytest.approx([0, 10])
@@ -60,33 +52,6 @@ def test_the_average_is_of_the_orders_means_and_its_deviation_of_all_runs(result
     assert math.isnan(results.group("per-task").average(results.orders, AP).mean)  # order2 is missing
     with pytest.raises(UnknownNameError, match="did you mean 'n-lora'"):
         results.group("n-lor")
-
-
-def test_what_methods_do_without_comes_from_the_plug_ins(results):
-    assert [row.without for row in standings(results).rows] == [(True, True, True), (True, False, False), (True,) * 3]
-    composed = stage_scores(1, {"first": 5}, "a", "o-lora+n-lora")
-    unknown = stage_scores(1, {"first": 5}, "b", "somebody-s-own")
-    rows = standings(bring_together(assemble([composed, unknown]))).rows
-    assert [row.without for row in rows] == [(True, True, True), (None, True, None)]
-    assert "?" in standings_table(standings(bring_together(assemble([unknown]))))
-
-
-def test_only_methods_that_are_not_helped_are_ranked(results):
-    found = standings(results)
-    assert [column.title for column in found.columns] == ["AP", "F.Ra", "FWT", "BWT"]
-    first = {row.label: [cell.rank for cell in row.cells[:4]] for row in found.rows}
-    assert first == {"n-lora": [1, 1, 2, 1], "per-task": [0] * 4, "seq-lora": [2, 2, 1, 2]}
-
-
-def test_equal_to_two_decimals_is_equally_good():
-    files = [stage_scores(1, {"first": right}, name, name) for name, right in (("a", 5), ("b", 5), ("c", 4))]
-    assert [row.cells[0].rank for row in standings(bring_together(assemble(files))).rows] == [1, 1, 0]
-
-
-def test_a_number_is_written_with_two_decimals_at_most():
-    assert written(Spread(1.005, 0.128)) == "1.00 ± 0.13"
-    assert (written(Spread(-0.001)), written(Spread(math.nan))) == ("0.00", "-")
-    assert math.isnan(Spread.of([1.0, math.nan]).mean)
 
 
 def test_packages_without_seeds_are_repetitions_and_one_seed_twice_is_not(tmp_path):
@@ -153,6 +118,12 @@ def test_orders_are_told_without_the_words_that_all_begin_with(tmp_path):
     assert [order.label for order in bring(tmp_path / "small-order1").orders] == ["small-order1"]
 
 
+def test_labels_of_orders_stay_distinct_when_one_name_repeats_the_other(tmp_path):
+    for name, order in (("x", ORDER), ("x-x", ORDER[::-1])):
+        write_run(tmp_path / name, "n-lora", 1, [[5], [4, 6]], order=order)
+    assert [order.label for order in bring(tmp_path).orders] == ["x", "x-x"]
+
+
 def test_the_base_model_is_a_row_where_it_was_scored(results):
     assert results.zero_shot == ()
     base = stage_scores(0, {"first": 1, "second": 3}, "", "", order=())
@@ -162,23 +133,3 @@ def test_the_base_model_is_a_row_where_it_was_scored(results):
         ("zero-shot", 1, 20),
         ("n-lora", 2, 50),
     ]
-
-
-def test_latex_has_as_many_cells_as_columns_and_balanced_braces(results):
-    text = latex_table(standings(results), "100 % of a_b & c")
-    specification = next(line for line in text.splitlines() if line.startswith(r"\begin{tabular}"))
-    columns = specification.split("{")[-1].rstrip("}")
-    assert columns == "l" + "ccc" + "r" * 13
-    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    assert len(body) == 3
-    assert all(line.count(" & ") == len(columns) - 1 and line.endswith(r" \\") for line in body)
-    header = text.split(r"\toprule")[1].split(r"\cmidrule")[0]
-    assert header.count("&") + 3 * header.count(r"\multicolumn{4}") == len(columns) - 1
-    bare = text.replace(r"\{", "").replace(r"\}", "")
-    assert bare.count("{") == bare.count("}")
-    assert text.count(r"\begin{") == text.count(r"\end{") == 2
-    assert r"\cmidrule(lr){6-9} \cmidrule(lr){10-13} \cmidrule(lr){14-17}" in text
-    assert r"$\mathbf{70.00}_{\pm 10.00}$" in body[0]
-    assert r"$\underline{50.00}_{\pm 0.00}$" in body[2]
-    assert r"\caption{100 \% of a\_b \& c}" in text
-    assert escape("\\{x}~^#$") == r"\textbackslash{}\{x\}\textasciitilde{}\textasciicircum{}\#\$"

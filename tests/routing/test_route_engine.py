@@ -20,6 +20,7 @@ from clora_cli.routing.route_settings import calibration_tasks, open_source, rou
 from clora_cli.routing.tally import panels_of
 from clora_cli.store.adapter_folder import AdapterFolder, read_adapter
 from clora_cli.store.distribution import read_distribution
+from clora_cli.store.manifest import Manifest
 from clora_cli.store.package import read_package
 
 CPU = {"device": "cpu"}
@@ -53,8 +54,8 @@ def weights_of(made, inputs):
 
 def bare(member, **method):
     """Return a member as if its manifest recorded this way to route."""
-    manifest = {**member.manifest, "method": {**member.manifest["method"], "route": method}}
-    return AdapterFolder(member.path, member.config, manifest)
+    manifest = {**member.manifest.raw, "method": {**member.manifest.raw["method"], "route": method}}
+    return AdapterFolder(member.path, member.config, Manifest(manifest))
 
 
 def mean_outputs(backbone, text, sites):

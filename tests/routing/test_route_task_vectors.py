@@ -212,7 +212,7 @@ def test_inputs_are_cut_as_the_longest_trainings_were(package):
     manifest["training"]["max_length"] = 7
     (path / "second" / "clora.json").write_text(json.dumps(manifest))
     guide = Guide(base.reference, members_of(path), VECTOR, backbone=base)
-    assert guide.record["max_length"] == 128
+    assert guide.record.raw["max_length"] == 128
     with pytest.raises(DataError, match="as those of training were, by its --max-length"):
         list(dispatcher(members_of(path)[1:]).decide(_long()))
 

@@ -12,6 +12,7 @@ from clora_cli.algebra.statistics import SECOND_MOMENTS, Moments
 from clora_cli.base import files
 from clora_cli.base.errors import ArtifactError, CloraError, MismatchError
 from clora_cli.store.distribution import Distribution, agree, read_distribution, read_record, read_sites
+from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.store.side_files import FEATURES
 
 SITES = ("layers.0.q", "layers.10.v", "layers.2.v")
@@ -34,17 +35,17 @@ def moments(second="full", seed=0):
 
 @pytest.fixture
 def path(tmp_path):
-    Distribution(moments(), RECORD).write(tmp_path / "first" / FEATURES)
+    Distribution(moments(), FeatureRecord(RECORD)).write(tmp_path / "first" / FEATURES)
     return tmp_path / "first" / FEATURES
 
 
 @pytest.mark.parametrize("second", SECOND_MOMENTS)
 def test_what_is_written_is_what_is_read(tmp_path, second):
-    written = Distribution(moments(second), {**RECORD, "second_moment": second})
+    written = Distribution(moments(second), FeatureRecord({**RECORD, "second_moment": second}))
     written.write(tmp_path / FEATURES)
     read = read_distribution(tmp_path / FEATURES)
     assert (read.count, list(read.sites)) == (12, sorted(SITES))
-    assert {key: read.record[key] for key in written.record} == written.record
+    assert {key: read.record.raw[key] for key in written.record.raw} == written.record.raw
     assert read_record(tmp_path / FEATURES) == read.record
     assert read_sites(tmp_path / FEATURES) == sorted(SITES)
     for site, one in written.sites.items():
@@ -58,7 +59,7 @@ def test_what_is_written_is_what_is_read(tmp_path, second):
 
 
 def test_equal_contents_give_equal_bytes_whatever_the_order(path, tmp_path):
-    turned = Distribution(dict(reversed(moments().items())), dict(reversed(RECORD.items())))
+    turned = Distribution(dict(reversed(moments().items())), FeatureRecord(dict(reversed(RECORD.items()))))
     turned.write(tmp_path / "other")
     assert (tmp_path / "other").read_bytes() == path.read_bytes()
     read_distribution(path).write(tmp_path / "again")
@@ -87,7 +88,7 @@ def test_reading_the_record_reads_no_number(path):
     whole = bytearray(content)
     whole[8 + length :] = bytes(len(content) - 8 - length)
     path.write_bytes(whole)
-    assert read_record(path)["text"] == "prompt"
+    assert read_record(path).raw["text"] == "prompt"
     assert read_sites(path) == sorted(SITES)
     with pytest.raises(ArtifactError, match="not those that were written"):
         read_distribution(path)
@@ -104,7 +105,7 @@ def test_a_changed_number_is_found(path, place):
 
 @pytest.mark.parametrize("name", ["mean/layers.0.q", "count/layers.0.q", "full/layers.0.q"])
 def test_a_tensor_that_is_missing_or_renamed_is_found(path, name):
-    tensors, metadata = load_file(path), {"clora": json.dumps(read_record(path))}
+    tensors, metadata = load_file(path), {"clora": json.dumps(read_record(path).raw)}
     tensors["more"] = tensors.pop(name)
     save_file(tensors, path, metadata=metadata)
     with pytest.raises(ArtifactError, match="is damaged"):
@@ -133,7 +134,7 @@ def test_a_truncated_file_is_refused_in_one_line(path, length, read):
     ],
 )
 def test_other_records_are_refused(path, change, message):
-    record = {key: value for key, value in (read_record(path) | change).items() if value is not None}
+    record = {key: value for key, value in (dict(read_record(path).raw) | change).items() if value is not None}
     save_file(load_file(path), path, metadata={"clora": json.dumps(record)})
     with pytest.raises(ArtifactError, match=message):
         read_record(path)
@@ -161,17 +162,18 @@ def test_what_was_there_stays_if_writing_fails(path, monkeypatch):
 
     monkeypatch.setattr(files.os, "fdopen", full)
     with pytest.raises(CloraError, match="No space left on device; nothing was changed"):
-        Distribution(moments(seed=1), RECORD).write(path)
+        Distribution(moments(seed=1), FeatureRecord(RECORD)).write(path)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [FEATURES]
 
 
 def test_distributions_that_compare_agree(path):
-    record = read_record(path)
+    record = read_record(path).raw
     agree([])
-    agree([(path, record)])
+    agree([(path, FeatureRecord(record))])
     # Neither the data nor the number of rows nor second moments keep two from being compared.
-    agree([(path, record), (path, {**record, "data": [], "second_moment": "none", "max_length": 9})])
+    changed = {**record, "data": [], "second_moment": "none", "max_length": 9}
+    agree([(path, FeatureRecord(record)), (path, FeatureRecord(changed))])
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_distributions_that_do_not_compare_are_refused(path, tmp_path, change, m
     other = tmp_path / "second" / FEATURES
     other.parent.mkdir()
     shutil.copyfile(path, other)
-    record = read_record(path)
+    record = read_record(path).raw
     with pytest.raises(MismatchError, match=message) as info:
-        agree([(path, record), (path, record), (other, record | change)])
+        agree([(path, FeatureRecord(record)), (path, FeatureRecord(record)), (other, FeatureRecord(record | change))])
     assert str(other) in str(info.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 import pytest
@@ -13,8 +14,11 @@ from torch.testing import assert_close
 from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import find_model
+from clora_cli.model.features import pooled
 from clora_cli.model.places import Places, places_of
+from clora_cli.options import MergeOptions
 from clora_cli.store.adapter_folder import read_adapter
+from clora_cli.transforming import merge_adapters, plan_merge
 
 QUERY = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -54,6 +58,56 @@ def test_experts_that_were_layers_act_as_under_peft(tmp_path):
     same("mixtral", expert_adapter(tmp_path / "theirs"))
 
 
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2-moe"])
+@pytest.mark.parametrize(
+    ("targets", "settings"),
+    [
+        ([], {"target_parameters": EXPERTS}),
+        (["q_proj"], {"target_parameters": EXPERTS[1:], "use_rslora": True}),
+        (["q_proj"], {"target_parameters": ["mlp.gate.weight"]}),
+        ("all-linear", {}),  # of mixtral, PEFT takes experts and routers for parameters
+    ],
+)
+def test_experts_that_are_one_tensor_act_as_under_peft(tmp_path, family, targets, settings):
+    same(family, peft_adapter(family, tmp_path / "theirs", targets, **settings))
+
+
+def test_experts_of_one_tensor_are_told_apart_by_the_base_model_or_refused_with_a_reason(tmp_path):
+    adapter = peft_adapter("mixtral", tmp_path / "theirs", [], target_parameters=EXPERTS)
+    member = read_adapter(adapter)
+    with pytest.raises(
+        MismatchError, match=r"\(target_parameters\), which the base model must tell apart; pass --model"
+    ):
+        member.factors()
+    with pytest.raises(
+        MismatchError, match=r"no one tensor of \(48, 16\) matrices in 'model\.layers\.0\.mlp\.experts'"
+    ):
+        member.on(Places(model_of("llama"))).factors()
+    wrong = "base_model.model.model.layers.0.mlp.experts.lora_"
+    cut = {f"{wrong}A.weight": torch.zeros(15, 24), f"{wrong}B.weight": torch.zeros(16, 15)}
+    edit(adapter, lambda tensors: tensors | cut)
+    with pytest.raises(ArtifactError, match="has no 4 experts' factors"):
+        member.on(Places(model_of("mixtral"))).factors()
+
+
+def test_a_merge_of_experts_of_one_tensor_is_one_that_peft_loads_and_the_model_takes(tmp_path):
+    base = save_other("mixtral", tmp_path / "base")
+    paths = [
+        peft_adapter("mixtral", tmp_path / f"{seed}", ["q_proj"], seed, target_parameters=EXPERTS) for seed in (1, 2)
+    ]
+    expected = through_bank(model_of("mixtral"), *paths)
+    members = [read_adapter(path) for path in paths]
+    for options in ({}, {"into_model": True}):
+        out = tmp_path / f"made{len(options)}"
+        merge_adapters(plan_merge(members, MergeOptions(out=out, model=str(base), **options)))
+    assert_close(through_peft(model_of("mixtral"), tmp_path / "made0"), expected, rtol=1e-4, atol=1e-4)
+    assert_close(logits(model_of("mixtral", tmp_path / "made1")), expected, rtol=1e-4, atol=1e-4)
+    assert len(read_adapter(tmp_path / "made0").factors()) == 2 + 2 * 4 * 3  # read alone, each expert by itself
+
+
 def test_inputs_are_gated_at_experts_too(tmp_path):
     paths = [expert_adapter(tmp_path / "one"), expert_adapter(tmp_path / "two", seed=2)]
     alone = [through_peft(model_of("mixtral"), path) for path in paths]
@@ -70,6 +124,25 @@ def test_inputs_are_gated_at_experts_too(tmp_path):
     both = logits(model)
     bank.gate(None)
     assert torch.equal(logits(model), both)
+
+
+def test_inputs_are_gated_where_a_layer_keeps_an_axis_of_heads_before_its_tokens(tmp_path):
+    targets = ["q_b_proj", "kv_b_proj"]
+    paths = [peft_adapter("deepseek", tmp_path / f"{seed}", targets, seed) for seed in (1, 2)]
+    alone = [through_peft(model_of("deepseek"), path) for path in paths]
+    model = model_of("deepseek")
+    bank = AdapterBank(model)
+    bank.activate([read_adapter(path).on(bank.places).deltas() for path in paths])
+    weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    bank.gate({site: weights for site in bank.sites})
+    assert_close(logits(model), torch.stack([alone[0][0], alone[1][1], alone[0][2]]), rtol=1e-5, atol=1e-5)
+    mask = torch.ones(3, 7)
+    found = {}
+    layer = model.model.layers[0].self_attn.kv_b_proj
+    layer.register_forward_hook(lambda module, inputs, output: found.update(output=output))
+    logits(model)
+    for pool, expected in (("prompt-mean", found["output"].mean(dim=(1, 2))), ("last", found["output"][:, 0, -1])):
+        assert_close(pooled(found["output"], mask, pool), expected)
 
 
 def test_experts_are_themselves_again_after_a_pass_that_fails(tmp_path):
@@ -104,6 +177,19 @@ def test_a_wrapped_model_s_adapter_acts_as_without_the_wrapper(tmp_path, wrapper
     prefix = "base_model.model."
     edit(adapter, lambda tensors: {key.replace(prefix, prefix + wrapper, 1): t for key, t in tensors.items()})
     assert_close(through_bank(model_of("llama"), adapter), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_variant_of_lora_that_is_not_known_yet_is_refused_and_an_empty_configuration_told(tmp_path):
+    adapter = peft_adapter("llama", tmp_path / "theirs", ["q_proj"], use_rslora=True)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert read_adapter(adapter).factors()
+    for key, value in (("use_newlora", True), ("newlora_config", {"strength": 2})):
+        (adapter / "adapter_config.json").write_text(json.dumps(config | {key: value}))
+        with pytest.raises(MismatchError, match=f"it uses {key}, which clora does not know"):
+            read_adapter(adapter).factors()
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"adapter_config\.json is empty"):
+        read_adapter(adapter)
 
 
 def test_two_adapters_in_one_file_are_refused(tmp_path):

@@ -53,7 +53,7 @@ def test_the_call_that_made_an_adapter_finds_it_up_to_date(package, task):
 def test_another_call_is_told_what_differs(package):
     recipe = plan(package, "yes-no", lr=0.5).recipe()
     (_, last) = read_package([package])
-    assert differences(recipe, last.manifest) == "training.lr 0.006 -> 0.5"
+    assert differences(recipe, last.manifest.raw) == "training.lr 0.006 -> 0.5"
 
 
 def test_a_task_can_be_added(package):

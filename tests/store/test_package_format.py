@@ -29,10 +29,11 @@ from clora_cli.options import ExpandOptions, MergeOptions, TrimOptions
 from clora_cli.store.adapter_folder import WEIGHTS, read_adapter
 from clora_cli.store.distribution import agree, read_distribution, read_record
 from clora_cli.store.ledger import mask_key, read_ledger, read_masks
-from clora_cli.store.manifest import MANIFEST, withhold
+from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.package import read_package
 from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, read_scores, write_scores
 from clora_cli.store.side_files import FEATURES
+from clora_cli.store.withholding import withhold
 from clora_cli.training import make_plan, train_task
 from clora_cli.transforming import expand_packages, merge_adapters, plan_expand, plan_merge, plan_trim, trim_adapter
 
@@ -229,7 +230,9 @@ def test_must_7_name_every_key_that_training_records(model_folder, tasks, tmp_pa
     assert {*manifest, "origin", "trim"} == set(dict(_rows(text)))
     for part in ("method", "base_model", "lora", "data"):
         documented = set(re.findall(rf"`{part}\.(\w+)`", text))
-        assert documented - {"merged", "memory"} == set(manifest[part])  # merges, and replay, alone have these
+        assert documented - {"merged", "memory", "plugins"} == set(
+            manifest[part]
+        )  # for merges, replay, plug-ins from outside
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, "README.md"])
@@ -253,7 +256,7 @@ def test_must_9_name_the_adapters_that_it_builds_on(model_folder, tasks, tmp_pat
     for name in ("first", "second", "third"):
         folder = train(model_folder("llama"), tasks[name], tmp_path / "adapters", method=method, max_steps=1)
         past[folder.task] = sha256(folder.path / WEIGHTS)
-    assert folder.manifest["parents"] == [{"task": name, "sha256": past[name]} for name in parents]
+    assert folder.manifest.raw["parents"] == [{"task": name, "sha256": past[name]} for name in parents]
 
 
 def test_must_10_write_equal_bytes_for_equal_runs(run):
@@ -509,9 +512,9 @@ def test_must_31_unite_files_as_they_were(routable, tmp_path):
     assert contents(routable) == before
     for member in read_package([twice]):
         old = json.loads((routable / member.task / MANIFEST).read_text(encoding="utf-8"))
-        changed = {key for key, value in member.manifest.items() if old.get(key) != value}
+        changed = {key for key, value in member.manifest.raw.items() if old.get(key) != value}
         assert changed <= {"task", "stage", "origin"}
-        assert member.manifest["origin"]["package"] == "routable"
+        assert member.manifest.raw["origin"]["package"] == "routable"
         files = {name: data for name, data in contents(member.path).items() if name != MANIFEST}
         assert files == {name: data for name, data in contents(routable / member.task).items() if name != MANIFEST}
 
@@ -636,7 +639,7 @@ def test_must_39_differ_by_more_than_case(adapter, run):
 def test_must_40_tell_no_checksum_of_private_rows(adapter):
     checksum = json.loads((adapter / MANIFEST).read_text(encoding="utf-8"))["data"]["fingerprint"]
     assert withhold(adapter, {checksum}) and not withhold(adapter, {checksum})
-    assert read_adapter(adapter).manifest["data"]["fingerprint"] == ""
+    assert read_adapter(adapter).manifest.raw["data"]["fingerprint"] == ""
 
 
 @pytest.mark.parametrize("key", ["memory", "origins"])
@@ -644,5 +647,5 @@ def test_must_40_tell_none_of_rows_that_others_were_made_of(adapter, key):
     """A later adapter was trained on the rows again, or is a merge of what was trained on them."""
     edit(adapter / MANIFEST, lambda manifest: manifest["data"].update({key: [{"name": "x", "fingerprint": "abc"}]}))
     assert withhold(adapter, {"abc"})
-    data = read_adapter(adapter).manifest["data"]
+    data = read_adapter(adapter).manifest.raw["data"]
     assert data[key] == [{"name": "x", "fingerprint": ""}] and data["fingerprint"]

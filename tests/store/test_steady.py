@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import shutil
 import time
@@ -40,6 +41,7 @@ def replace_again_and_again(package, exchange, stop):
             shutil.copytree(package.parent / f"v{turn % 2 + 1}" / name, draft)
             durable.publish(draft, package / name)
             shutil.rmtree(draft)
+        time.sleep(0.01)  # a reader on a busy machine has to come to its end some time
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -48,16 +50,15 @@ def test_a_package_is_read_as_it_was_at_one_moment_while_its_members_are_replace
     writer = FORK.Process(target=replace_again_and_again, args=(package, exchange, stop))
     writer.start()
     try:
-        seen, replaced, deadline = set(), 0, time.monotonic() + 1.2
-        while time.monotonic() < deadline:
+        seen, reads, deadline = set(), 0, time.monotonic() + 60
+        while (reads < 30 or len(seen) < 2) and time.monotonic() < deadline:
+            reads += 1
             members = read_package([package])
             assert [member.task for member in members] == ["first", "second"]
             seen.add(tuple(member.config["r"] for member in members))
-            try:
+            with contextlib.suppress(ReplacedError):  # the command line then starts the command again
                 for member in members:
                     assert {factor.rank for factor in member.factors().values()} == {member.config["r"]}
-            except ReplacedError:  # the command line then starts the command again
-                replaced += 1
             assert read_adapter(package / "first").config["r"] in {2, 4}
     finally:
         stop.set()
@@ -83,14 +84,13 @@ def test_what_was_replaced_after_it_was_read_is_never_mixed_with_what_is_there_n
         other.factors()
 
 
-def test_what_is_not_there_or_damaged_is_told_at_once(package):
-    began = time.monotonic()
+def test_what_is_not_there_or_damaged_is_told_at_once(package, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
     with pytest.raises(ArtifactError, match="does not exist"):
         read_adapter(package / "third")
     (package / "first" / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(ArtifactError, match="is not the file that was written"):
         read_package([package])
-    assert time.monotonic() - began < 1
 
 
 def test_a_member_that_a_living_writer_has_moved_aside_is_waited_for(package):

@@ -10,9 +10,11 @@ from torch.nn import functional
 
 from clora_cli.base.errors import ArtifactError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.data import Collator, encode, load_task
+from clora_cli.methods import pfd
 from clora_cli.methods.pfd import Pfd, with_floor
 from clora_cli.options import FeatureOptions, RouteOptions
 from clora_cli.routing.guide import Guide
+from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import read_distribution, read_record
 from clora_cli.store.package import read_package
 from clora_cli.training import train_task
@@ -121,7 +123,7 @@ def by_hand(built, plan, weights, mixture, batch):
 def test_the_first_task_trains_as_it_would_alone(plan_for):
     routed, _ = train_task(plan_for(method="pfd", package="one"))
     alone, _ = train_task(plan_for(method="per-task", package="two"))
-    assert routed.manifest["scores"] == alone.manifest["scores"]
+    assert routed.manifest.raw["scores"] == alone.manifest.raw["scores"]
     one, two = routed.factors(), alone.factors()
     assert all(torch.equal(one[site].b, two[site].b) for site in one)
 
@@ -130,9 +132,38 @@ def test_with_one_place_the_new_adapter_has_it(package, plan_for):
     package(name="one")
     routed, _ = train_task(plan_for(method="pfd", package="one"))
     mixed, _ = train_task(plan_for(method="pfd", package="one", task="third", method_options={"train_top_k": "0"}))
-    assert mixed.manifest["scores"] != routed.manifest["scores"]
+    assert mixed.manifest.raw["scores"] != routed.manifest.raw["scores"]
     alone, _ = train_task(plan_for(method="per-task", package="two"))
-    assert routed.manifest["scores"] == alone.manifest["scores"]
+    assert routed.manifest.raw["scores"] == alone.manifest.raw["scores"]
+
+
+def test_earlier_adapters_that_no_row_chooses_are_not_read(package, plan_for, monkeypatch):
+    package()
+    read = []
+    for owner, name in ((AdapterFolder, "factors"), (pfd, "read_distribution")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *given, real=real, name=name, **more: read.append(name) or real(*given, **more)
+        )
+    alone, *_ = begun(plan_for(method="pfd"))
+    assert (read, alone.bank.sites, alone.acting) == ([], (), [])
+    mixed, *_ = begun(plan_for(method="pfd", method_options={"train_top_k": "2"}))
+    assert (sorted(read), mixed.acting) == (["factors", "read_distribution"], [0])
+
+
+def test_leaving_them_out_changes_nothing(package, plan_for):
+    package()
+    plan = plan_for(method="pfd")
+    narrow, _, run = begun(plan)
+    whole = build(plan)
+    weights = plan.method.lead._weights(run, run.distribution_given.sites)
+    run_of(plan, whole).mix(lambda rows, inputs: {site: own[rows] for site, own in weights.items()})
+    found = []
+    for built in (narrow, whole):
+        built.mixtures[0].before(torch.arange(4), {})
+        found.append(built.model.eval()(**batch_of(built, plan, range(4))).logits)
+    assert (narrow.bank.sites, bool(whole.bank.sites)) == ((), True)
+    assert torch.allclose(found[0], found[1], atol=1e-6)
 
 
 def test_rows_nearer_to_an_old_task_teach_nothing_when_adapters_compete(package, plan_for):
@@ -172,10 +203,10 @@ def test_the_distribution_is_that_of_the_training_rows_under_the_bare_base_model
         assert one[site].count == two[site].count == 11
         assert torch.allclose(one[site].mean, two[site].mean, atol=1e-6)
         assert torch.allclose(one[site].scatter, two[site].scatter, rtol=1e-4)
-    record = read_record(folder.features)
+    record = read_record(folder.features).raw
     assert (record["data"][0]["name"], record["data"][0]["rows"]) == ("first", 11)
-    assert folder.manifest["method"]["route"]["similarity"] == "l2"
-    assert "features.clora" not in folder.manifest["files"]
+    assert folder.manifest.raw["method"]["route"]["similarity"] == "l2"
+    assert "features.clora" not in folder.manifest.raw["files"]
 
 
 @pytest.mark.parametrize("train_rows", [0, 11])

@@ -145,7 +145,7 @@ def test_gradient_accumulation_does_not_change_the_adapter(tmp_path, model_folde
         write_random_adapter(package / "second", backbone(family), stage=1)
         chosen = {"method": "o-lora+n-lora", "batch_size": batch_size, "grad_accum": grad_accum, "lr": 1e-3}
         folder = train(model_folder(family), tasks["first"], package, **chosen)
-        found.append((load_file(folder.path / "adapter_model.safetensors"), folder.manifest["scores"]["last_step"]))
+        found.append((load_file(folder.path / "adapter_model.safetensors"), folder.manifest.raw["scores"]["last_step"]))
     (one, scores), (other, other_scores) = found
     assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-6
     assert scores == pytest.approx(other_scores, rel=1e-4)

@@ -91,7 +91,7 @@ def test_the_first_task_is_seq_lora_s(plan_for):
 def test_the_recipe_says_what_was_remembered(learn, plan_for):
     learn("first", train_rows=7)
     folder = learn("second")
-    (entry,) = folder.manifest["data"]["memory"]
+    (entry,) = folder.manifest.raw["data"]["memory"]
     fingerprint = plan_for("first", **FEW, train_rows=7).task.fingerprint
     expected = {
         "name": "first",
@@ -103,7 +103,7 @@ def test_the_recipe_says_what_was_remembered(learn, plan_for):
         "fingerprint": fingerprint,
     }
     assert entry == expected
-    assert folder.manifest["data"]["train_rows"] == 24
+    assert folder.manifest.raw["data"]["train_rows"] == 24
     assert plan_for("second", **FEW).finished() is not None
     assert describe(plan_for("third", **FEW)).data()["remembered_rows"] == 10
     assert "replay  5 rows of first, 5 rows of second" in describe(plan_for("third", **FEW)).text()

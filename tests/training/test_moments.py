@@ -256,7 +256,7 @@ def test_what_a_method_keeps_and_trains_outlasts_an_interruption(plan_for, backb
     assert contents(folder.path) == expected
     if method == "mixing":
         assert folder.state()["share"].shape == () and float(folder.state()["share"]) != 0.5
-        assert folder.manifest["scores"]["beside_the_lora"] == {"trained": 1}
+        assert folder.manifest.scores["beside_the_lora"] == {"trained": 1}
 
 
 def test_parts_that_join_act_last(plan_for):

@@ -99,7 +99,7 @@ def test_sd_lora_begins_where_the_last_task_ended(learn, inputs):
     assert all(0 < abs(float(row[0, 0]) - 1) < 0.5 and float(row[0, 1]) == 1 for row in weights.values())
     expected = logits_of(inputs[0], [first, second], weights)
     third = learn("sd-lora", "third", lr=1e-12, max_steps=1)
-    assert third.manifest["scores"]["beside_the_lora"] == {"trained": 2 * len(third.factors())}
+    assert third.manifest.scores["beside_the_lora"] == {"trained": 2 * len(third.factors())}
     later = fixed_weights([first, second, third])
     assert all(torch.equal(later[site][:, :2], row) for site, row in weights.items())
     assert torch.allclose(logits_of(inputs[0], [first, second, third], later), expected, atol=1e-6)

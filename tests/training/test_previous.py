@@ -107,7 +107,7 @@ def test_a_strength_of_0_is_seq_lora_to_the_last_bit(plan_for, backbone, tmp_pat
         plan = plan_for(package=method, method=method, method_options=options, grad_accum=2, **chosen)
         found.append(train_task(plan)[0])
     assert found[0].digest == found[1].digest
-    losses = [folder.manifest["scores"]["last_step"] for folder in found]
+    losses = [folder.manifest.raw["scores"]["last_step"] for folder in found]
     assert losses[1] == {"loss": losses[0]["loss"], "penalty/lwf": 0}
 
 

@@ -155,13 +155,13 @@ def test_relations_are_logged_and_the_vector_is_kept(plan_for, past, backbone, f
     last = found[3][1]
     assert set(last) == {"relation/aso-lora/second", "relation/aso-lora/third"}
     assert all(-1 <= value <= 1 for value in last.values())
-    kept = folder.manifest["scores"]["relations"]
+    kept = folder.manifest.raw["scores"]["relations"]
     assert kept == {"aso-lora": {name.rpartition("/")[2]: value for name, value in last.items()}}
     state = folder.state()
     assert {name: (tuple(t.shape), t.dtype) for name, t in state.items()} == {
         "attribution": ((64 * (2 if family == "llama" else 4),), torch.float32)
     }
-    assert "state.clora" in folder.manifest["files"]
+    assert "state.clora" in folder.manifest.raw["files"]
     loaded = PeftModel.from_pretrained(backbone(family).model, folder.path)
     stored = load_file(folder.path / "adapter_model.safetensors")
     assert len(stored) == sum(".lora_" in name for name, _ in loaded.named_parameters())
@@ -171,14 +171,14 @@ def test_the_first_task_keeps_its_vector_and_relates_to_nothing(plan_for):
     listener = Signals()
     folder, _ = train_task(plan_for(method="aso-lora"), progress=listener)
     assert set(folder.state()) == {"attribution"}
-    assert set(folder.manifest["scores"]) == {"last_step"}
+    assert set(folder.manifest.raw["scores"]) == {"last_step"}
     assert listener.warnings[0] == "aso-lora: its penalty is inactive in this run: there is no earlier adapter"
 
 
 def test_stored_vectors_of_earlier_runs_are_used(plan_for):
     for task in ("first", "second"):
         folder, _ = train_task(plan_for(task, method="aso-lora", method_options={"vectors": "stored"}))
-    assert list(folder.manifest["scores"]["relations"]["aso-lora"]) == ["first"]
+    assert list(folder.manifest.raw["scores"]["relations"]["aso-lora"]) == ["first"]
 
 
 @pytest.mark.parametrize("after", [1, 3])
@@ -222,7 +222,7 @@ def test_methods_compose(plan_for, past, method):
     past()
     folder, _ = train_task(plan_for(method=method))
     one, other = method.split("+")
-    assert {f"penalty/{one}", f"penalty/{other}"} < set(folder.manifest["scores"]["last_step"])
+    assert {f"penalty/{one}", f"penalty/{other}"} < set(folder.manifest.raw["scores"]["last_step"])
     assert ("state.clora" in contents(folder.path)) == ("aso-lora" in method)
 
 

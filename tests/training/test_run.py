@@ -19,6 +19,7 @@ from clora_cli.base import registry
 from clora_cli.base.errors import CloraError, InterruptedRunError, MismatchError, OptionError
 from clora_cli.data import load_task
 from clora_cli.model.bank import AdapterBank
+from clora_cli.store.adapter_folder import write_adapter
 from clora_cli.store.package import read_package
 from clora_cli.training import make_plan, train_task
 
@@ -65,7 +66,7 @@ def test_a_folder_holds_what_is_said_of_it(plan_for, model_folder):
     assert folder.config["inference_mode"] is True
     log = [json.loads(line) for line in (folder.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [entry["step"] for entry in log] == [1, 2, 3]
-    assert folder.manifest["scores"]["last_step"] == {key: log[-1][key] for key in ("loss", "penalty/n-lora")}
+    assert folder.manifest.raw["scores"]["last_step"] == {key: log[-1][key] for key in ("loss", "penalty/n-lora")}
 
 
 def test_past_adapters_take_part_in_training_where_the_method_wants_them(tmp_path, plan_for, backbone):
@@ -74,7 +75,7 @@ def test_past_adapters_take_part_in_training_where_the_method_wants_them(tmp_pat
     alone, _ = train_task(plan_for(method="inc-lora", package="none", max_steps=1))
     on_top, _ = train_task(plan_for(method="inc-lora", package="one", max_steps=1))
     per_task, _ = train_task(plan_for(method="per-task", package="other", max_steps=1))
-    assert per_task.manifest["scores"] == alone.manifest["scores"] != on_top.manifest["scores"]
+    assert per_task.manifest.raw["scores"] == alone.manifest.raw["scores"] != on_top.manifest.raw["scores"]
 
 
 def test_seq_lora_starts_where_the_last_adapter_ended(tmp_path, plan_for, backbone):
@@ -133,7 +134,7 @@ def test_other_options_are_told_and_force_replaces(plan_for):
     forced, trained = train_task(plan_for(lr=0.02), force=True)
     assert trained
     assert forced.digest != digest
-    assert forced.manifest["training"]["lr"] == 0.02
+    assert forced.manifest.raw["training"]["lr"] == 0.02
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -158,7 +159,7 @@ def test_force_discards_an_unfinished_run(plan_for):
     with pytest.raises(InterruptedRunError):
         train_task(plan_for(), progress=Signals(after=1))
     folder, _ = train_task(plan_for(lr=0.02), force=True)
-    assert folder.manifest["training"]["lr"] == 0.02
+    assert folder.manifest.raw["training"]["lr"] == 0.02
     assert folder.digest == train_task(plan_for(lr=0.02, package="other"))[0].digest
 
 
@@ -210,6 +211,17 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path, model_folder, tasks,
     (plan.work / "checkpoint-5").mkdir()
     folder, _ = train_task(plan, resume=True)
     assert contents(folder.path) == expected
+
+
+def test_an_adapter_that_its_base_model_could_not_take_never_gets_its_name(plan_for, monkeypatch):
+    def misspelled(target, tensors, *rest):
+        return write_adapter(target, {key.replace("layers.1.", "layers.7."): t for key, t in tensors.items()}, *rest)
+
+    monkeypatch.setattr("clora_cli.training.execute.write_adapter", misspelled)
+    plan = plan_for(max_steps=1)
+    with pytest.raises(MismatchError, match=r"the base model has no layer 'model\.layers\.7\."):
+        train_task(plan)
+    assert not plan.out.exists()
 
 
 def test_a_loss_that_is_no_number_ends_the_run(plan_for, monkeypatch):
@@ -265,7 +277,7 @@ def test_removing_a_member_unlearns_it_and_the_next_task_builds_on_the_rest(tmp_
     shutil.rmtree(tmp_path / "adapters" / "first")
     folder, _ = train_task(plan_for("third"))
     assert folder.stage == 3
-    assert [parent["task"] for parent in folder.manifest["parents"]] == ["second"]
+    assert [parent["task"] for parent in folder.manifest.raw["parents"]] == ["second"]
 
 
 def test_replacing_an_early_adapter_names_those_that_stand_on_it(model_folder, tasks, tmp_path):

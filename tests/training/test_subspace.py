@@ -124,9 +124,9 @@ def test_tasks_own_disjoint_parts_of_one_lora(learn, tmp_path, family):
         assert torch.equal(other.b != 0, masks[1][site])
     assert ledger.owned[0] == round(0.25 * ledger.size)
     assert ledger.owned[1] == round(0.25 * (ledger.size - ledger.owned[0]))
-    recorded = second.manifest["scores"]["subspace"]
+    recorded = second.manifest.raw["scores"]["subspace"]
     assert recorded["idle"] == pytest.approx(ledger.idle / ledger.size)
-    assert [parent["task"] for parent in second.manifest["parents"]] == [first.task]
+    assert [parent["task"] for parent in second.manifest.raw["parents"]] == [first.task]
 
 
 def test_after_ten_tasks_the_first_has_the_bytes_and_the_outputs_it_had(tmp_path, model_folder, backbone):
@@ -196,7 +196,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(learn, plan_for, after, 
         train_task(plan, progress=Signals(after=after, number=signal.SIGTERM))
     folder, _ = train_task(plan, resume=True)
     assert contents(folder.path) == expected
-    assert bool(folder.manifest["scores"]["subspace"]["warnings"]) == (options is not SOME)
+    assert bool(folder.manifest.raw["scores"]["subspace"]["warnings"]) == (options is not SOME)
 
 
 def test_an_earlier_task_trained_again_leaves_later_tasks_entries_alone(learn, plan_for):
@@ -294,14 +294,14 @@ def test_limits_of_the_knee_are_options_of_the_method(options, trim):
 def test_options_that_came_later_leave_earlier_manifests_as_they_are(learn, plan_for):
     quick = {"max_steps": 2}
     made = learn("first", options={"most": "1"}, max_steps=2)
-    assert set(made.manifest["method"]["options"]["cast"]) == {
+    assert set(made.manifest.raw["method"]["options"]["cast"]) == {
         "trim", "scope", "warmup", "warmup_lr", "most", "least", "margin", "vector_lr", "similarity", "top_k", "temperature",
     }  # fmt: skip
     for limit in ("minimum", "maximum", "flat"):
         with pytest.raises(OptionError, match=f"options.cast.{limit}"):
             plan_for(method="cast", method_options={"most": "1", limit: "none"}, **quick).finished()
     free = plan_for(method="cast", method_options={"most": "1", "maximum": "0.5"}, package="free", **quick)
-    assert train_task(free)[0].manifest["method"]["options"]["cast"]["maximum"] == 0.5
+    assert train_task(free)[0].manifest.raw["method"]["options"]["cast"]["maximum"] == 0.5
     with pytest.raises(OptionError, match=r"options\.cast\.maximum 0\.5 -> default"):
         plan_for(method="cast", method_options={"most": "1"}, package="free", **quick).finished()
 
@@ -313,4 +313,4 @@ def test_with_the_papers_options_the_knee_alone_decides(learn):
         compose("cast", options).lead.trimming()
     )
     folder = learn("first", options=options, max_steps=6)
-    assert not folder.manifest["scores"]["subspace"]["warnings"]
+    assert not folder.manifest.raw["scores"]["subspace"]["warnings"]

@@ -39,7 +39,7 @@ def test_gradient_accumulation_does_not_change_the_adapter(learn, family):
         learn("first", package, family=family)
         found.append(learn("second", package, family=family, batch_size=batch_size, grad_accum=grad_accum))
     assert largest_difference(found[0].path, found[1].path) < 1e-5
-    scores = [folder.manifest["scores"]["last_step"] for folder in found]
+    scores = [folder.manifest.raw["scores"]["last_step"] for folder in found]
     assert set(scores[0]) == {"loss", "penalty/ewc", "penalty/lwf"}
     assert scores[0] == pytest.approx(scores[1], rel=1e-3, abs=1e-6)  # the old answers and the new ones nearly cancel
 
@@ -73,15 +73,17 @@ def test_a_filter_joins_every_way_of_treating_earlier_adapters(learn, method):
     options = {"rows": "1"} if "aso" in method else {}
     first = learn("first", method=method, method_options=options)
     second = learn("second", method=method, method_options=options)
-    assert [parent["task"] for parent in second.manifest["parents"]] == ["first"]
+    assert [parent["task"] for parent in second.manifest.raw["parents"]] == ["first"]
     for site, factor in second.factors().items():
         assert bool(factor.b.isfinite().all()) and bool(factor.b.any())
         start = (
-            first.factors()[site].b if second.manifest["method"]["start"] == "previous" else torch.zeros_like(factor.b)
+            first.factors()[site].b
+            if second.manifest.raw["method"]["start"] == "previous"
+            else torch.zeros_like(factor.b)
         )
         still = (factor.b == start).all(dim=1)
         assert bool(still.any())  # rows that no step of three chose
-    assert first.manifest["method"]["combine"] == compose(method, options).lead.combine
+    assert first.manifest.raw["method"]["combine"] == compose(method, options).lead.combine
 
 
 @pytest.mark.parametrize(("after", "given"), [(1, CHOSEN), (4, CHOSEN), (4, JOINED)], ids=["1", "4", "joined"])

@@ -46,7 +46,7 @@ def test_no_model_is_loaded_and_nothing_is_trained(plan_for, monkeypatch):
     folder, trained = train_task(plan)
     assert trained
     assert (folder.path / "log.jsonl").read_bytes() == b""
-    assert folder.manifest["scores"] == {}
+    assert folder.manifest.raw["scores"] == {}
     before = contents(folder.path)
     assert train_task(plan_for(method="zero-shot"))[1] is False
     assert contents(folder.path) == before

@@ -19,6 +19,7 @@ from clora_cli.base.errors import ArtifactError, CloraError, MismatchError, Opti
 from clora_cli.options import ExpandOptions
 from clora_cli.store.adapter_folder import WEIGHTS
 from clora_cli.store.distribution import Distribution
+from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.package import read_package
 from clora_cli.store.side_files import FEATURES
@@ -36,9 +37,9 @@ def give_distribution(folder, reference, *, seed=0, second="none", sites=SITES, 
     base = {"id": reference.id, "fingerprint": reference.fingerprint, "kind": reference.kind}
     record = {"source": "base", "pool": "prompt-mean", "text": "prompt", "second_moment": second, "max_length": 512}
     data = [{"name": f"{folder.name}-data", "fingerprint": "0", "split": "train", "rows": 5}]
-    Distribution(moments, {"base_model": base, **record, "data": data, "privacy": None, **settings}).write(
-        folder / FEATURES
-    )
+    Distribution(
+        moments, FeatureRecord({"base_model": base, **record, "data": data, "privacy": None, **settings})
+    ).write(folder / FEATURES)
 
 
 def write_member(folder, base, stage, manifest=None, **distribution):
@@ -95,7 +96,7 @@ def test_a_union_is_a_package_in_the_order_given(packages, tmp_path):
         True,
         [(1, "wiki"), (2, "news"), (3, "films"), (4, "books"), (None, "letters")],
     )
-    assert members[2].manifest["origin"] == {"package": "moods.pkg", "stage": 1, "task": "films"}
+    assert members[2].manifest.raw["origin"] == {"package": "moods.pkg", "stage": 1, "task": "films"}
     assert [contents(package) for package in packages] == before
     turned = read_package([expanded(packages[::-1], tmp_path / "turned.pkg")[0]])
     assert [member.task for member in turned] == ["films", "books", "wiki", "news", "letters"]
@@ -151,7 +152,7 @@ def test_adapter_folders_of_a_package_stand_for_it(packages, tmp_path, monkeypat
     assert contents(parts) == contents(whole)
     monkeypatch.chdir(packages[0] / "news")
     out, _ = expanded([type(tmp_path)(), type(tmp_path)("..", "wiki")], tmp_path / "near.pkg")
-    assert [member.manifest["origin"]["package"] for member in read_package([out])] == ["topics.pkg"] * 2
+    assert [member.manifest.raw["origin"]["package"] for member in read_package([out])] == ["topics.pkg"] * 2
 
 
 def test_peft_loads_every_member_and_computes_what_it_did(packages, tmp_path, backbone):
@@ -200,8 +201,8 @@ def test_rename_gives_the_later_one_the_next_free_name(rivals, tmp_path, base):
     members = {member.task: member for member in read_package([out])}
     assert list(members) == ["wiki", "news", "news-3", "news-2"]
     assert sorted(path.name for path in out.iterdir()) == ["news", "news-2", "news-3", "wiki"]
-    assert members["news-3"].manifest["data"]["name"] == "news"
-    assert members["news-3"].manifest["origin"] == {"package": "other.pkg", "stage": 1, "task": "news"}
+    assert members["news-3"].manifest.raw["data"]["name"] == "news"
+    assert members["news-3"].manifest.raw["origin"] == {"package": "other.pkg", "stage": 1, "task": "news"}
     # The renamed one is known again, under whatever name.
     told = Signals()
     more, _ = expanded([out, rivals[1]], tmp_path / "more.pkg", progress=told)

@@ -68,7 +68,7 @@ def test_a_distribution_is_the_moments_of_the_training_inputs(tmp_path, backbone
     sites = [site for site in find_sites(base.model) if not site.startswith("decoder.")]
     read = read_distribution(member.features)
     check_close(read.sites, moments_of(base, tasks["first"], sites, second="full"))
-    record, task = read.record, load_task(str(tasks["first"]))
+    record, task = read.record.raw, load_task(str(tasks["first"]))
     assert record["base_model"]["fingerprint"] == base.reference.fingerprint
     assert record["base_model"]["kind"] == base.kind
     data = {"name": "first", "fingerprint": task.fingerprint, "split": "train", "rows": 24, "limit": 0, "seed": None}
@@ -97,7 +97,7 @@ def test_equal_runs_write_equal_bytes_wherever_the_folder_is(adapter, tmp_path, 
     take(adapter, second_moment="diag")
     take(other, second_moment="diag")
     assert adapter.features.read_bytes() == other.features.read_bytes()
-    assert str(tmp_path) not in str(read_distribution(adapter.features).record["data"])
+    assert str(tmp_path) not in str(read_distribution(adapter.features).record.raw["data"])
 
 
 def write_bare(folder, base, targets=("q_proj",)):
@@ -179,7 +179,7 @@ def test_a_limit_draws_rows_by_the_seed(adapter, backbone, tasks):
         take(adapter, limit=10, seed=seed, force=True)
         read = read_distribution(adapter.features)
         assert read.count == 10
-        entry = read.record["data"][0]
+        entry = read.record.raw["data"][0]
         assert (entry["rows"], entry["limit"], entry["seed"]) == (10, 10, seed)
         found[seed] = read.sites[V_PROJ[0]].mean
     assert not torch.allclose(found[1], found[2])
@@ -245,7 +245,7 @@ def test_two_halves_added_are_the_whole(tmp_path, adapter, second):
     found = read_distribution(adapter.features)
     assert (added.state, found.count) == ("added", 30)
     check_close(found.sites, expected.sites)
-    assert [entry["name"] for entry in found.record["data"]] == ["left", "right"]
+    assert [entry["name"] for entry in found.record.raw["data"]] == ["left", "right"]
     before = adapter.features.read_bytes()
     (again,) = take(adapter, data=(right,), second_moment=second, add=True)
     assert again.state == "up to date"
@@ -300,7 +300,7 @@ def test_adapted_features_are_those_of_the_model_with_this_adapter_alone(tmp_pat
         plain = moments_of(base, tasks[name], list(find_sites(base.model)))
         assert torch.allclose(read.sites[V_PROJ[0]].mean, plain[V_PROJ[0]].mean, rtol=1e-5)
         assert not torch.allclose(read.sites[V_PROJ[1]].mean, plain[V_PROJ[1]].mean, rtol=1e-2)
-        assert read.record["adapter"] == member.digest
+        assert read.record.raw["adapter"] == member.digest
 
 
 def test_a_dense_merge_has_all_the_data_of_its_parts(tmp_path, backbone, tasks):
@@ -311,7 +311,7 @@ def test_a_dense_merge_has_all_the_data_of_its_parts(tmp_path, backbone, tasks):
     merged = read_adapter(out)
     assert merged.is_dense
     (result,) = take(merged)
-    assert [entry["name"] for entry in result.distribution.record["data"]] == ["first", "second"]
+    assert [entry["name"] for entry in result.distribution.record.raw["data"]] == ["first", "second"]
     parts = [moments_of(base, tasks[name], list(find_sites(base.model))) for name in ("first", "second")]
     check_close(read_distribution(merged.features).sites, {site: parts[0][site] + parts[1][site] for site in parts[0]})
 
@@ -336,7 +336,7 @@ def test_a_private_release_is_near_the_exact_one_and_new_each_time(adapter, seco
     near = read_distribution(adapter.features)
     for site, one in exact.sites.items():
         assert near.sites[site].count == one.count
-        noise = 2 * near.record["privacy"]["radius"][site] * near.record["privacy"]["sigma"] * math.sqrt(4) / 24
+        noise = 2 * near.record.raw["privacy"]["radius"][site] * near.record.raw["privacy"]["sigma"] * math.sqrt(4) / 24
         assert (near.sites[site].mean - one.mean).abs().max() < 6 * noise
     found = []
     for _ in range(2):
@@ -349,7 +349,7 @@ def test_a_private_release_is_near_the_exact_one_and_new_each_time(adapter, seco
 def test_a_private_record_states_the_guarantee_and_no_checksum_of_the_data(adapter):
     warned = Signals()
     take(adapter, layer="last", module="v_proj", dp_epsilon=4, dp_delta=1e-5, dp_clip=0.5)
-    record = read_distribution(adapter.features).record
+    record = read_distribution(adapter.features).record.raw
     privacy = record["privacy"]
     assert (privacy["epsilon"], privacy["delta"], privacy["clip"], privacy["sites"]) == (4, 1e-5, 0.5, 1)
     assert privacy["sigma"] == noise_multiplier(4, 1e-5)
@@ -365,7 +365,7 @@ def test_where_the_noise_is_centred_depends_on_no_private_row(tmp_path, backbone
     base = backbone()
     members = [write(tmp_path / name, base, tasks[name], n) for n, name in enumerate(("first", "second"), start=1)]
     take(members, dp_epsilon=8, dp_delta=1e-5)
-    one, two = (read_distribution(member.features).record["privacy"] for member in members)
+    one, two = (read_distribution(member.features).record.raw["privacy"] for member in members)
     assert one == two
 
 
@@ -488,6 +488,7 @@ def three(tmp_path, backbone):
         (["theirs=t", "c=q"], [["mnli"], ["cb", "copa"], ["q"], ["t"]]),
         (["data/theirs.jsonl", "x/qa/"], [["mnli"], ["cb", "copa"], ["x/qa/"], ["data/theirs.jsonl"]]),
         (["theirs=a=b.csv"], [["mnli"], ["cb", "copa"], ["qa"], ["a=b.csv"]]),
+        (["theirs=t", "x/QA.csv.gz"], [["mnli"], ["cb", "copa"], ["x/QA.csv.gz"], ["t"]]),
         (["theirs", "theirs"], [["mnli"], ["cb", "copa"], ["qa"], ["theirs"]]),
     ],
 )

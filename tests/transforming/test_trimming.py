@@ -95,7 +95,7 @@ def test_peft_loads_it_and_computes_what_zeros_compute(tmp_path, backbone, famil
 
 def test_the_manifest_stays_what_it_was_with_an_entry_of_the_trim(member, tmp_path):
     made = share(member, tmp_path / "out", 0.25, on="both", scope="site", seed=7)
-    trim = made.manifest["trim"]
+    trim = made.manifest.raw["trim"]
     assert trim["density"] == pytest.approx({"A": 0.25, "B": 0.25}, abs=0.01)
     assert {key: value for key, value in trim.items() if key != "density"} == {
         "by": "density",
@@ -107,9 +107,9 @@ def test_the_manifest_stays_what_it_was_with_an_entry_of_the_trim(member, tmp_pa
         "source": member.digest,
         "earlier": [],
     }
-    untouched = set(member.manifest) - {"files"}
-    assert {key: made.manifest[key] for key in untouched} == {key: member.manifest[key] for key in untouched}
-    assert set(made.manifest) == {*member.manifest, "trim"}
+    untouched = set(member.manifest.raw) - {"files"}
+    assert {key: made.manifest.raw[key] for key in untouched} == {key: member.manifest.raw[key] for key in untouched}
+    assert set(made.manifest.raw) == {*member.manifest.raw, "trim"}
     assert (made.path / "README.md").read_text().startswith("card\n\nTrimmed with clora by density: 25.00% of `lora_B`")
     assert (made.path / "adapter_config.json").read_bytes() == (member.path / "adapter_config.json").read_bytes()
 
@@ -148,7 +148,7 @@ def test_everything_else_in_the_folder_comes_along(member, tmp_path):
     }
     for name in ("features.clora", "log.jsonl", "tokenizer.json"):
         assert (made.path / name).read_bytes() == (path / name).read_bytes()
-    assert "features.clora" not in made.manifest["files"]
+    assert "features.clora" not in made.manifest.raw["files"]
 
 
 def test_what_the_method_kept_stays_beside_the_masks(tmp_path, base, member):
@@ -184,11 +184,11 @@ def test_what_was_trimmed_before_stays_trimmed(member, tmp_path):
     second = trimmed(first, tmp_path / "two", by="random", by_options={"density": 0.5}, seed=1)[0]
     masks, before = read_masks(second), read_masks(first)
     assert all(not (mask & ~before[site]).any() for site, mask in masks.items())
-    assert second.manifest["trim"]["density"]["B"] == pytest.approx(0.25, abs=0.06)
+    assert second.manifest.raw["trim"]["density"]["B"] == pytest.approx(0.25, abs=0.06)
     assert all(torch.equal(mask, read_masks(first, "A")[site]) for site, mask in read_masks(second, "A").items())
     third = share(second, tmp_path / "three", 1.0)
     assert all(torch.equal(mask, masks[site]) for site, mask in read_masks(third).items())
-    earlier = third.manifest["trim"]["earlier"]
+    earlier = third.manifest.raw["trim"]["earlier"]
     assert [one["source"] for one in earlier] == [member.digest, first.digest]
     assert [one["by"] for one in earlier] == ["random", "random"] and "earlier" not in earlier[0]
 
@@ -243,7 +243,7 @@ def test_sign_keeps_what_goes_along_with_the_sum_of_the_reference(tmp_path, base
     told = Signals()
     made = trimmed(member, tmp_path / "out", reference, by="sign", on="both", progress=told)[0]
     assert told.notes == [f"{member.path} itself is no part of its reference"]
-    assert [one["task"] for one in made.manifest["trim"]["reference"]] == ["second", "third"]
+    assert [one["task"] for one in made.manifest.raw["trim"]["reference"]] == ["second", "third"]
     for site, factor in member.factors().items():
         total = sum(other.factors()[site].delta().double() for other in reference[1:])
         own_b = factor.b.double() * (total @ factor.a.double().T)
@@ -286,7 +286,7 @@ def test_what_it_was_trimmed_from_is_no_reference_either(tmp_path, base, member)
 def test_a_folder_of_another_tool_stays_one(tmp_path, backbone):
     bare = read_adapter(write_bare(tmp_path / "bare", backbone()))
     made = share(bare, tmp_path / "out", 0.2)
-    assert made.manifest == {} and not (made.path / "clora.json").exists()
+    assert made.manifest is None and not (made.path / "clora.json").exists()
     assert int(entries(made).count_nonzero()) == round(0.2 * len(entries(bare)))
     before = contents(made.path)
     assert trimmed(bare, tmp_path / "out", by="density", by_options={"density": 0.2})[1] is False
@@ -310,7 +310,7 @@ def test_equal_trims_are_up_to_date_and_write_equal_bytes(member, tmp_path):
     with pytest.raises(OptionError, match=r"made differently \(trim.options.density 0.2 -> 0.3"):
         share(member, tmp_path / "out", 0.3)
     assert contents(made.path) == before
-    assert share(member, tmp_path / "out", 0.3, force=True).manifest["trim"]["options"] == {"density": 0.3}
+    assert share(member, tmp_path / "out", 0.3, force=True).manifest.raw["trim"]["options"] == {"density": 0.3}
 
 
 def test_a_distribution_that_came_later_is_told_of(member, tmp_path):

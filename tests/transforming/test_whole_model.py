@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support import Signals, contents
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, T5Config, T5ForConditionalGeneration
 
 from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.options import MergeOptions
@@ -144,16 +144,49 @@ def test_a_base_weight_that_is_no_number_is_refused(tmp_path, llama):
         into(adapter, tmp_path / "whole")
 
 
-def test_a_layer_that_shares_its_weight_is_refused(tmp_path):
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens", "q_proj"]])
+@pytest.mark.parametrize("saved", ["one", "shards", "twice"])
+def test_an_output_layer_that_is_one_with_the_embeddings_gets_its_own_weight(tmp_path, targets, saved):
     base = save(LlamaConfig(**LLAMA, tie_word_embeddings=True), tmp_path / "tied")
-    adapter = adapt(base, tmp_path / "ad", target_modules=["lm_head"])
-    with pytest.raises(MismatchError, match=r"lm_head.*model\.embed_tokens"):
-        into(adapter, tmp_path / "whole")
-    tensors = load_file(base / "model.safetensors")  # both in the file, and still one in the model
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    adapter = adapt(base, tmp_path / "ad", target_modules=targets)
+    wanted = logits(base, adapter)
+    if saved == "shards":
+        base = tmp_path / "sharded"
+        AutoModelForCausalLM.from_pretrained(tmp_path / "tied").save_pretrained(base, max_shard_size="4KB")
+    if saved == "twice":
+        give_a_head(base, 1)
+    heard = Signals()
+    whole = into(adapter, tmp_path / "whole", base, heard)
+    assert json.loads((whole / "config.json").read_text())["tie_word_embeddings"] is False
+    assert torch.allclose(logits(whole), wanted, atol=1e-5)
+    assert "'lm_head.weight' has numbers of its own" in heard.notes[0]
+
+
+def give_a_head(base, factor):
+    """Save a tied output layer's weight too, which Transformers takes for the table's if it is equal."""
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = factor * tensors["model.embed_tokens.weight"]
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(MismatchError, match=r"has one weight with 'model\.embed_tokens\.weight' in the base model"):
-        into(adapter, tmp_path / "whole")
+
+
+def test_an_output_layer_of_other_numbers_is_its_own_whatever_the_configuration_says(tmp_path):
+    base = save(LlamaConfig(**LLAMA, tie_word_embeddings=True), tmp_path / "tied")
+    give_a_head(base, 2)
+    adapter = adapt(base, tmp_path / "ad", target_modules=["lm_head", "embed_tokens"])
+    whole = into(adapter, tmp_path / "whole", base)
+    assert torch.allclose(logits(whole), logits(base, adapter), atol=1e-5)
+    assert set(load_file(whole / "model.safetensors")) == set(load_file(base / "model.safetensors"))
+
+
+def test_a_layer_that_shares_its_weight_with_both_sides_of_a_model_is_refused(tmp_path):
+    torch.manual_seed(0)
+    base, sizes = tmp_path / "t5", {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=40, **sizes, decoder_start_token_id=0)
+    model = T5ForConditionalGeneration(config)
+    model.save_pretrained(base)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"])).save_pretrained(tmp_path / "ad")
+    with pytest.raises(MismatchError, match=r"lm_head.*shared\.weight.*keep the change in an adapter"):
+        into(tmp_path / "ad", tmp_path / "whole", base)
 
 
 def test_a_quantised_base_is_refused_as_that(tmp_path, llama):

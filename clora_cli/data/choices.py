@@ -1,0 +1,141 @@
+"""Multiple choice: a question, what to choose from, and which of it is right, however data sets write that (layer L1).
+
+The choices stand in the prompt under letters, and the answer is a letter. What says which is right may be a letter, a
+label of the choices' own, the choice's text, or its number; whether numbers count from 0 or from 1 is told by all rows
+together.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from clora_cli.base.errors import DataError
+from clora_cli.data.conversations import Found
+from clora_cli.data.readers import Record
+from clora_cli.data.task import Example
+from clora_cli.data.templates import question
+from clora_cli.data.values import as_text, is_blank, unpacked
+
+__all__ = ["COLUMNS", "LETTERS", "build", "lettered"]
+
+LETTERS = string.ascii_uppercase
+_LETTERED = "abcde"
+# Roles of columns that hold a choice each, and how data sets call them.
+COLUMNS = {
+    f"choice_{letter}": (
+        letter,
+        f"op{letter}",
+        f"choice{number}",
+        f"option{number}",
+        f"option_{letter}",
+        f"sol{number}",
+    )
+    for number, letter in enumerate(_LETTERED, start=1)
+}
+_Fields = Mapping[str, str]
+
+
+def build(row: Record, fields: _Fields, found: Found) -> Example:
+    """Return the question, on its context if there is one, above its choices; the answer is the letter in ``key``."""
+    texts = {role: as_text(row.values.get(fields[role]), row.where, fields[role]) for role in fields if role in _TEXTS}
+    choices, asked = [text for _, text in _choices(row, fields)], texts.get("stem", "").strip()
+    letter = str(row.values.get(fields["key"]) or "") if "key" in fields else ""
+    lines = [asked, *(f"{name}. {text}" for name, text in zip(LETTERS, choices, strict=False))]
+    body = "\n".join(lines) if asked and choices else ""
+    return question(body, texts.get("context", ""), (letter,) if letter else ())
+
+
+_TEXTS = ("stem", "context")
+
+
+def lettered(
+    splits: Mapping[str, Sequence[Record]], fields: _Fields
+) -> tuple[dict[str, list[Record]], tuple[str, ...], list[str]]:
+    """Return the rows with a letter in the column of ``key``, all letters, and notes.
+
+    A key that names none of its row's choices becomes empty, as that of a row without an answer is.
+
+    Args:
+        splits: Rows by split.
+        fields: Role to column.
+
+    Raises:
+        DataError: Choices are no list, or no row's key names one of its choices.
+    """
+    rows = [row for part in splits.values() for row in part]
+    choices = {id(row): _choices(row, fields) for row in rows}
+    letters = tuple(LETTERS[: max(map(len, choices.values()), default=0)])
+    if "key" not in fields:
+        return {split: list(part) for split, part in splits.items()}, letters, []
+    column = fields["key"]
+    first = _counted_from([(row.values.get(column), choices[id(row)]) for row in rows])
+    keys = {id(row): _key(row.values.get(column), choices[id(row)], first) for row in rows}
+    if not any(keys.values()):
+        raise DataError(f"{rows[0].where}: '{column}' names none of the choices; pass --columns key=COLUMN")
+    done = {
+        split: [replace(row, values={**row.values, column: keys[id(row)]}) for row in part]
+        for split, part in splits.items()
+    }
+    notes = [] if first is None else [f"'{column}' is read as the number of a choice, counted from {first}"]
+    return done, letters, notes
+
+
+def _choices(row: Record, fields: _Fields) -> list[tuple[str, str]]:
+    """A row's choices, each with its own label: those of a list, or of one column each."""
+    if "choices" not in fields:
+        there = [fields[role] for role in COLUMNS if role in fields and not is_blank(row.values.get(fields[role]))]
+        return [("", as_text(row.values[column], row.where, column).strip()) for column in there]
+    column = fields["choices"]
+    value = unpacked(row.values.get(column))
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        value = dict(zip(value.get("label") or LETTERS, value["text"], strict=False))
+    if isinstance(value, Mapping):
+        pairs: Iterable[tuple[object, object]] = value.items()
+    elif isinstance(value, list | tuple):
+        pairs = [
+            (each.get("label", ""), each.get("text")) if isinstance(each, Mapping) else ("", each) for each in value
+        ]
+    elif is_blank(value):
+        pairs = []
+    else:
+        raise DataError(
+            f"{row.where}: '{column}' is a {type(value).__name__}; expected a list of choices; write it as one"
+        )
+    found = [(str(label).strip(), as_text(text, row.where, column).strip()) for label, text in pairs]
+    if len(found) > len(LETTERS):
+        raise DataError(
+            f"{row.where}: '{column}' has {len(found)} choices; {len(LETTERS)} can be told apart by letters"
+        )
+    return found
+
+
+def _counted_from(cells: Sequence[tuple[object, Sequence[tuple[str, str]]]]) -> int | None:
+    """From where keys count the choices, 0 or 1; None if they name them otherwise."""
+    held = [(value, choices) for value, choices in cells if not is_blank(value)]
+    numbers = [(_whole(value), len(choices)) for value, choices in held]
+    if not numbers or any(number is None or not -1 <= number <= count for number, count in numbers):
+        return None
+    named = [str(value).strip() in {part for pair in choices for part in pair} for value, choices in held]
+    if all(named) and (all(isinstance(value, str) for value, _ in held) or all(label for label, _ in held[0][1])):
+        return None  # texts of choices, or labels that are numbers
+    return 1 if not any(number == 0 for number, _ in numbers) and any(n == count for n, count in numbers) else 0
+
+
+def _key(value: object, choices: Sequence[tuple[str, str]], first: int | None) -> str:
+    """The letter of the choice that a cell names; empty if it names none."""
+    if first is not None:
+        number = _whole(value)
+        return LETTERS[number - first] if number is not None and 0 <= number - first < len(choices) else ""
+    said = str(value).strip() if isinstance(value, str | int | float) else ""
+    for known in ([label for label, _ in choices], [text for _, text in choices]):
+        if said and said in known:
+            return LETTERS[known.index(said)]
+    letter = said.strip("(). ").upper()
+    return letter if letter and letter in tuple(LETTERS[: len(choices)]) else ""
+
+
+def _whole(value: object) -> int | None:
+    said = str(value).strip()
+    return int(float(said)) if said.removesuffix(".0").removeprefix("-").isdecimal() else None

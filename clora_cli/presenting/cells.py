@@ -1,0 +1,148 @@
+"""The cells and notes that tables share, as plain text: Markdown, HTML and LaTeX escape them, each in its own way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from clora_cli.base import registry
+from clora_cli.reporting.bootstrap import RESAMPLES, Significance
+from clora_cli.reporting.cost_rows import CostRow
+from clora_cli.reporting.method_results import Order, Results, Series, Spread
+from clora_cli.reporting.standings import AVERAGE, TRAITS, Standings
+
+__all__ = [
+    "MISSING",
+    "SIGNIFICANCE_HEADER",
+    "cost_lines",
+    "mean_and_deviation",
+    "metric_notes",
+    "metric_rows",
+    "percent",
+    "series_title",
+    "significance_cells",
+    "significance_note",
+    "standings_notes",
+    "tick",
+    "two_decimals",
+]
+
+MISSING = "-"
+SIGNIFICANCE_HEADER = ("first", "second", "AP difference", "95 % interval", "p", "tasks", "test rows")
+_TICKS = {True: "✔", False: "✘", None: "?"}
+_COST_HEADER = (
+    "method",
+    "train s/task",
+    "eval s/task",
+    "whole run s",
+    "peak GB",
+    "device GB",
+    "trained M/task",
+    "adapter MB/task",
+)
+
+
+def tick(holds: bool | None) -> str:
+    """Return a tick, a cross, or a question mark for what is not known."""
+    return _TICKS[holds]
+
+
+def two_decimals(value: float) -> str:
+    """Write a number with two decimals; a dash for NaN."""
+    return MISSING if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # + 0.0: never "-0.00"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """Write a percentage; a dash for NaN."""
+    return MISSING if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def mean_and_deviation(spread: Spread) -> str:
+    """Write a mean and, if it has one, its deviation, with two decimals; a dash for NaN."""
+    mean = two_decimals(spread.mean)
+    return mean if mean == MISSING or math.isnan(spread.deviation) else f"{mean} ± {spread.deviation:.2f}"
+
+
+def series_title(series: Series, *, with_order: bool) -> str:
+    """Name a series: its method, its order if there are several, and the number of its runs if they are several."""
+    order = f", {series.order.label}" if with_order else ""
+    repeated = f", mean of {len(series.runs)} runs" if len(series.runs) > 1 else ""
+    return f"{series.label}{order}{repeated}"
+
+
+def standings_notes(standings: Standings) -> list[str]:
+    """Return what the columns and marks of the table of methods mean, sentence by sentence."""
+    notes = [f"{column.title}: {registry.summary('metrics', column.metric)}" for column in standings.columns]
+    notes.append("✔ " + "; ".join(f"{title}: {meaning}" for title, meaning in TRAITS.items()) + ".")
+    if any(cell.rank for cell in standings.cells):
+        notes.append("Bold: the best of the methods that learn and need neither earlier rows nor the inputs' task.")
+    if standings.repeated:
+        notes.append("±: standard deviation over runs that differ in their seed (n - 1 in the denominator).")
+    if AVERAGE in standings.blocks:
+        notes.append(f"{AVERAGE}: mean of the orders' means, ± the standard deviation of all runs.")
+    return notes
+
+
+def significance_cells(pair: Significance) -> list[str]:
+    """Return a comparison's cells in the order of ``SIGNIFICANCE_HEADER``."""
+    estimate = pair.estimate
+    p_value = "< 0.001" if estimate.p_value < 0.001 else f"{estimate.p_value:.3f}"
+    interval = f"{estimate.low:.2f} to {estimate.high:.2f}"
+    difference = f"{estimate.difference + 0.0:.2f}"
+    return [pair.first, pair.second, difference, interval, p_value, str(pair.tasks), str(pair.rows)]
+
+
+def significance_note(pairs: Sequence[Significance]) -> str:
+    """Return how the numbers in a table of comparisons were computed."""
+    orders = ", ".join(dict.fromkeys(order for pair in pairs for order in pair.orders))
+    return (
+        f"Paired bootstrap over test rows after the last task ({orders}), stratified by task, {RESAMPLES} resamples; rows' "
+        "scores are averaged over a method's runs first. p is two-sided and not corrected for the number of pairs."
+    )
+
+
+def metric_rows(results: Results, order: Order) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a table of every metric of an order's methods.
+
+    Metrics that no run has all scores for are left out; ``metric_notes`` names them.
+    """
+    series_of_order = [series for series in results.series if series.order == order]
+    rows = [
+        [name, *(mean_and_deviation(series.metrics[name]) for series in series_of_order)] for name in _shown(results)
+    ]
+    rows.append(["tasks", *(str(len(series.mean.order)) for series in series_of_order)])
+    rows.append(["runs", *(str(len(series.runs)) for series in series_of_order)])
+    return ["metric", *(series.label for series in series_of_order)], rows
+
+
+def metric_notes(results: Results, name_as: Callable[[str], str] = str) -> list[str]:
+    """Return the equations of the metrics that are shown, and the names of those that are not.
+
+    Args:
+        results: The results.
+        name_as: Marks a metric's name up.
+    """
+    shown = _shown(results)
+    notes = [f"{name_as(name)}: {registry.summary('metrics', name)}" for name in shown]
+    if hidden := [name_as(name) for name in registry.names("metrics") if name not in shown]:
+        notes.append(f"Not shown, since scores that they need are missing: {', '.join(hidden)}.")
+    return notes
+
+
+def cost_lines(rows: Sequence[CostRow]) -> list[list[str]]:
+    """Return the header and the lines of a table of costs, without the columns that nothing was measured for."""
+    lines = [list(_COST_HEADER), *map(_cost_cells, rows)]
+    measured = [any(cell != MISSING for cell in column[1:]) for column in zip(*lines, strict=True)]
+    return [[cell for cell, is_measured in zip(line, measured, strict=True) if is_measured] for line in lines]
+
+
+def _shown(results: Results) -> list[str]:
+    names = registry.names("metrics")
+    return [name for name in names if any(not math.isnan(series.metrics[name].mean) for series in results.series)]
+
+
+def _cost_cells(row: CostRow) -> list[str]:
+    times = (row.train_seconds, row.eval_seconds, row.total_seconds)
+    peaks = [MISSING if peak is None else f"{peak / 1e9:.2f}" for peak in (row.peak_memory, row.peak_device)]
+    sizes = [two_decimals(spread.mean / 1e6) for spread in (row.parameters, row.adapter_bytes)]
+    return [row.name, *map(mean_and_deviation, times), *peaks, *sizes]

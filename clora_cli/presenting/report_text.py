@@ -1,0 +1,54 @@
+"""A report as Markdown, for a terminal and for a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clora_cli.base.legible import markdown
+from clora_cli.presenting.cells import series_title, significance_note
+from clora_cli.presenting.markdown_tables import (
+    cost_table,
+    matrix_table,
+    metrics_tables,
+    significance_table,
+    standings_table,
+)
+from clora_cli.presenting.route_forms import confusion_table
+from clora_cli.reporting.assembly import Report
+
+__all__ = ["report_text"]
+
+_MOST = 4  # matrices on a terminal; a file gets all of them
+
+
+def report_text(report: Report, *, short: bool = False) -> str:
+    """Return a report as Markdown, without the sections that it has nothing for.
+
+    Args:
+        report: The report.
+        short: Leave the matrices out if there are more than four.
+    """
+    sections = [f"## {title}\n\n{body}" for title, body in _sections(report, short)]
+    return "\n".join(sections) or "No scores, routes or costs. The HTML page shows adapters: add --out report.html.\n"
+
+
+def _sections(report: Report, short: bool) -> Iterator[tuple[str, str]]:
+    """Yield titles and bodies."""
+    results = report.results
+    if len(results.groups) > 1 or report.standings.repeated:
+        yield "Results", standings_table(report.standings)
+    if report.footing:
+        yield "Unequal footing", "".join(f"- {markdown(note)}\n" for note in report.footing)
+    if report.chosen_pairs:
+        note = markdown(significance_note(report.chosen_pairs))
+        yield "Significance", f"{significance_table(report.chosen_pairs)}\n{note}\n"
+    if not short or len(results.series) <= _MOST:
+        for series in results.series:
+            title = series_title(series, with_order=len(results.orders) > 1)
+            yield markdown(title), matrix_table(series.mean)
+    if results.groups:
+        yield "Metrics", metrics_tables(results)
+    for path, routes in report.material.routes.items():
+        yield f"Routing: {markdown(str(path))}", f"```\n{confusion_table(routes)}\n```\n"
+    if report.costs:
+        yield "Cost", cost_table(report.costs)

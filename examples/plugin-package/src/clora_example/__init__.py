@@ -1,0 +1,1 @@
+"""Plug-ins for clora: a method, a merge, a trim, a router and a metric."""
