@@ -25,6 +25,7 @@ from clora_cli.recipes.steps import Step, Unit
 from clora_cli.recipes.workers import Outcome, Worker
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.costs import COSTS, Cost, append_cost
+from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.tensors import read_header
 
 __all__ = ["Failure", "Listener", "UnitResult", "carry_out"]
@@ -208,7 +209,8 @@ def _size(adapter: Path, method: str) -> tuple[int, int]:
     try:
         header, _ = read_header(adapter / "adapter_model.safetensors")
         size = sum(file.stat().st_size for file in adapter.iterdir() if file.suffix in {".safetensors", ".clora"})
-        scores = manifest.scores or {} if (manifest := read_adapter(adapter).manifest) else {}
+        manifest = read_adapter(adapter).manifest if (adapter / MANIFEST).is_file() else None
+        scores = (manifest and manifest.scores) or {}
     except (OSError, ValueError) as error:
         raise ArtifactError(f"adapter {adapter} is damaged ({error}); remove it and run again") from error
     trained = [entry["shape"] for name, entry in header.items() if lead.trains and not (fixed and fixed in name)]
