@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clora_cli.base.errors import MismatchError
+from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.base.files import read_json, to_json, write_text
 from clora_cli.base.progress import Progress
 from clora_cli.methods import Batch
 from clora_cli.processes.ranks import summed
 from clora_cli.store.distribution import Distribution
 from clora_cli.store.tensors import read_tensors, save_tensors
+from clora_cli.training.build import MIXED
 from clora_cli.training.composition import Composition
 from clora_cli.training.mixing import Mixture
 from clora_cli.training.penalties import Penalties
@@ -85,6 +86,11 @@ class Moments:
             self._load(checkpoint)
         for name, part in self._method.acting.items():
             part.begin(self._runs[name])
+        lead = self._method.lead
+        if lead.past in MIXED and next(iter(self._runs.values())).past and not self._mixtures:
+            raise OptionError(
+                f"--method {self._method.name} says past='{lead.past}' and mixes nothing: begin() is to call run.mix()"
+            )
         for name in self.penalties.inactive():
             known = self._runs[name].past
             reason = "no earlier adapter shares a layer with the new one" if known else "there is no earlier adapter"

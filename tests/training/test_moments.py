@@ -272,6 +272,12 @@ def test_only_one_part_may_mix_and_no_two_keep_one_name(plan_for):
         train_task(plan_for(method="mixing+keeps"))
 
 
+def test_a_method_that_says_that_it_mixes_is_to_mix(plan_for, backbone, tmp_path):
+    write_random_adapter(tmp_path / "adapters" / "second", backbone(), stage=1)
+    with pytest.raises(OptionError, match=r"says past='weighted' and mixes nothing: begin\(\) is to call run.mix"):
+        train_task(plan_for(method="keeps"))
+
+
 def test_nothing_is_made_that_no_method_asks_for(plan_for, backbone, tmp_path):
     write_random_adapter(tmp_path / "adapters" / "second", backbone(), stage=1)
     plan = plan_for(method="o-lora")
