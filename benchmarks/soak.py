@@ -3,6 +3,8 @@
 Prints the CPU seconds of a training (means over the first and the last ``--window`` tasks, the very first left out), and the
 memory that the process holds after them. Data are made up; the model is the bundled one. With ``--copied`` the adapters
 between the first and the last ones are copies of one, which is done in a minute; not for ``cast``, whose adapters share one LoRA.
+With ``--commands`` the first and the last ones are commands of their own, as a user calls them: CPU seconds and the most memory of
+each, the start of the program included.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -58,6 +62,26 @@ def resident() -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
+def trained_here(options: TrainOptions) -> tuple[float, float]:
+    """Train in this process; return CPU seconds and the megabytes that the process holds then."""
+    began = time.process_time()
+    train_task(make_plan(options))
+    gc.collect()
+    return time.process_time() - began, resident()
+
+
+def trained_by_command(options: TrainOptions) -> tuple[float, float]:
+    """Train by a command; return its CPU seconds and the most megabytes that it held."""
+    words = ["--data", options.data, "--package", options.package, "--method", options.method, "--max-steps", 1]
+    words += [word for key, value in options.method_options.items() for word in ("-o", f"{key}={value}")]
+    command = [sys.executable, "-m", "clora_cli", "train-task", *map(str, words), "--device", "cpu", "--quiet"]
+    child = os.posix_spawn(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
 def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,6 +89,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--window", type=int, default=10)
     parser.add_argument("--copied", action="store_true", help="copy the adapters in between")
+    parser.add_argument("--commands", action="store_true", help="let the first and the last ones be commands")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
@@ -75,7 +100,6 @@ def main() -> None:
             if arguments.copied and arguments.window < number < arguments.tasks - arguments.window:
                 copy_adapter(package, package / "soak001", path.stem)
                 continue
-            began = time.process_time()
             options = TrainOptions(
                 model="clora-nano",
                 data=str(path),
@@ -85,15 +109,15 @@ def main() -> None:
                 max_steps=1,
                 device="cpu",
             )
-            train_task(make_plan(options))
-            gc.collect()
-            seconds.append(time.process_time() - began)
-            megabytes.append(resident())
+            inner = arguments.window < number < arguments.tasks - arguments.window
+            cost = trained_by_command(options) if arguments.commands and not inner else trained_here(options)
+            seconds.append(cost[0])
+            megabytes.append(cost[1])
     window = arguments.window
     first, last = seconds[1 : 1 + window], seconds[-window:]
     print(
         f"{arguments.method}: {arguments.tasks} tasks, {len(seconds)} trainings; CPU seconds {mean(first):.2f} at first, "
-        f"{mean(last):.2f} at last ({mean(last) / mean(first):.2f} x); memory {megabytes[window]:.0f} MB, then {megabytes[-1]:.0f} MB "
+        f"{mean(last):.2f} at last ({mean(last) / mean(first):.3f} x); memory {megabytes[window]:.0f} MB, then {megabytes[-1]:.0f} MB "
         f"({megabytes[-1] / megabytes[window]:.3f} x)"
     )
 

@@ -109,10 +109,9 @@ class Record:
         """Yield key, type and meaning of each entry, those of the records within it by their paths."""
         for entry in cls.entries():
             meaning = f"{entry.meaning}; *optional*" if entry.optional else entry.meaning
+            yield f"{prefix}{entry.key}", entry.kind, meaning
             if entry.inner is not None and entry.apart:
                 yield from entry.inner.documented(f"{prefix}{entry.key}.")
-            else:
-                yield f"{prefix}{entry.key}", entry.kind, meaning
 
 
 def some(entry: Entry[T]) -> Entry[T | None]:

@@ -11,7 +11,9 @@ CloraError                1  something went wrong while running
 ├── LimitError             5  a score or a forgetting limit was not met
 └── InterruptedRunError 130  stopped by SIGINT, SIGTERM or SIGHUP, with what is needed to continue kept
 
-Every message says what, where and what to do, in one line. Only ``clora_cli.cli.main`` turns them into an exit code.
+Every message says what, where and what to do, in one line. Only ``clora_cli.cli.main`` turns them into an exit code. An error
+has a ``code`` beside its text: a stable name for what is wrong, ``merge-weights-not-finite``, by which tests and callers know it
+whatever the text says. docs/errors.md lists them.
 """
 
 from __future__ import annotations
@@ -43,9 +45,18 @@ _OTHERS = (
 
 
 class CloraError(Exception):
-    """Base of all errors that end in one line on stderr; ``exit_code`` is the process's exit status."""
+    """Base of all errors that end in one line on stderr; ``exit_code`` is the process's exit status.
+
+    Args:
+        text: What is wrong, where, and what to do.
+        code: A stable name for it, in kebab-case, the same at every place that raises it for one reason.
+    """
 
     exit_code = 1
+
+    def __init__(self, text: str = "", *, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class BusyError(CloraError):
@@ -71,7 +82,7 @@ class UnknownNameError(OptionError):
     def __init__(self, what: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
         listed = f"{did_you_mean(name, known)}; known: {', '.join(known)}"
-        super().__init__(f"unknown {what} '{name}'{listed}{f'; {hint}' if hint else ''}")
+        super().__init__(f"unknown {what} '{name}'{listed}{f'; {hint}' if hint else ''}", code="unknown-name")
 
 
 class ArtifactError(CloraError):
@@ -115,13 +126,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def translated(what: str, error: type[CloraError] = CloraError, mend: str = "") -> Iterator[None]:
+def translated(what: str, error: type[CloraError] = CloraError, mend: str = "", *, code: str = "") -> Iterator[None]:
     """Turn what a library raises about a user's model, adapter or data into one line.
 
     Args:
         what: What failed and where, such as ``"base model m cannot be loaded"``.
         error: The class to raise.
         mend: What to do, if anything is known.
+        code: The error's code.
 
     Raises:
         CloraError: Of that class, with the first line of what the library said.
@@ -139,4 +151,4 @@ def translated(what: str, error: type[CloraError] = CloraError, mend: str = "") 
             if bare or isinstance(other, (OSError, RuntimeError, ValueError))
             else f"{type(other).__name__}: {said}"
         )
-        raise error(f"{what}: {said}{f'; {mend}' if mend else ''}") from other
+        raise error(f"{what}: {said}{f'; {mend}' if mend else ''}", code=code) from other

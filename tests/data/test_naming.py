@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from types import MappingProxyType
 
 import pytest
 
 from clora_cli.base.errors import DataError
 from clora_cli.data import load_task, named_task
 from clora_cli.data.naming import NAMED, split_names
+from clora_cli.store.manifest import Manifest
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_tasks_whose_prompts_had_no_names_say_so(tmp_path, monkeypatch):
 def test_a_task_trained_with_names_is_found_with_them_under_every_spelling(tmp_path):
     class Member:
         path = tmp_path
-        manifest = MappingProxyType({"data": {"name": "topics-news", "given": "topics-news+names", "columns": {}}})
+        manifest = Manifest({"data": {"name": "topics-news", "given": "topics-news+names", "columns": {}}})
 
     for spelling in ("topics-news", "Topics_News"):
         assert named_task(spelling, [Member()], "").template == NAMED

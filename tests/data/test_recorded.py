@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from clora_cli.base.errors import DataError, MismatchError, OptionError
 from clora_cli.data import load_task, named_task, origins_of, own_tasks, recorded_columns
+from clora_cli.store.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class Member:
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 def write(path: Path, word: str = "text") -> Path:
@@ -30,7 +30,7 @@ def member(given: str, name: str) -> Member:
     columns = {"text": "review"}
     task = load_task(given, columns=columns)
     data = {"name": name, "given": given, "columns": columns, "fingerprint": task.fingerprint}
-    return Member(Path("adapters") / name, {"data": data})
+    return Member(Path("adapters") / name, Manifest({"data": data}))
 
 
 @pytest.fixture
@@ -48,7 +48,9 @@ def test_a_file_named_like_a_bundled_task_is_found_again(inference: Member) -> N
 
 
 def test_a_name_that_was_given_as_a_name_is_loaded_as_any(inference: Member) -> None:
-    bundled = Member(Path("p"), {"data": {"name": "yes-no", "given": "Yes_No", "columns": {}, "fingerprint": "0"}})
+    bundled = Member(
+        Path("p"), Manifest({"data": {"name": "yes-no", "given": "Yes_No", "columns": {}, "fingerprint": "0"}})
+    )
     assert named_task("yes-no", [bundled], "pass --data").source == "bundled"
 
 
@@ -86,15 +88,18 @@ def test_merges_keep_what_was_given_for_each(inference: Member) -> None:
     (origin,) = origins_of(inference.manifest)
     merge = {"data": {"name": "m", "source": "merged adapters", "merged": ["inference", "yes-no"],
                       "origins": [origin.recorded()]}}  # fmt: skip
-    assert [one.source for one in own_tasks([Member(Path("m"), merge)], "pass --data")] == [
+    assert [one.source for one in own_tasks([Member(Path("m"), Manifest(merge))], "pass --data")] == [
         "file inference.jsonl", "bundled"
     ]  # fmt: skip
     del merge["data"]["origins"]
-    assert [one.source for one in own_tasks([Member(Path("m"), merge)], "pass --data")] == ["bundled", "bundled"]
+    assert [one.source for one in own_tasks([Member(Path("m"), Manifest(merge))], "pass --data")] == [
+        "bundled",
+        "bundled",
+    ]
 
 
 def test_a_folder_of_peft_says_nothing_of_its_data() -> None:
-    assert origins_of({}) == []
+    assert origins_of(None) == []
 
 
 def test_a_file_that_an_adapter_was_trained_on_is_read_by_the_same_columns(folder: Path) -> None:
@@ -102,11 +107,11 @@ def test_a_file_that_an_adapter_was_trained_on_is_read_by_the_same_columns(folde
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     task = load_task("rows.jsonl", columns={"text": "title"})
     data = {"name": "rows", "given": "rows.jsonl", "columns": {"text": "title"}, "fingerprint": task.fingerprint}
-    one = Member(Path("p"), {"data": data})
+    one = Member(Path("p"), Manifest({"data": data}))
     for spelled in ("rows.jsonl", "./rows.jsonl", str(folder / "rows.jsonl")):
         assert recorded_columns(spelled, [one]) == {"text": "title"}
         assert named_task(spelled, [one], "pass --data").fingerprint == task.fingerprint
     assert named_task("rows.jsonl", [one], "", columns={"text": "text"}).train[0].body.startswith("body")
-    other = Member(Path("q"), {"data": {**data, "columns": {}}})
+    other = Member(Path("q"), Manifest({"data": {**data, "columns": {}}}))
     with pytest.raises(OptionError, match=r"trained on rows\.jsonl by different columns; say which with --columns"):
         recorded_columns("rows.jsonl", [one, other])

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mixtures import batch_of, logits, weights_of, with_dense_mixture
 from support import FAMILIES, TARGETS, doubled, random_factors
-from torch.nn import functional
 
 from clora_cli.base.errors import MismatchError
-from clora_cli.model.backbone import is_transposed
 from clora_cli.model.bank import AdapterBank
-
-TEXTS = ("the boat was great", "so so", "our lunch seemed very bad in the end")
-
-
-def batch_of(backbone, texts=TEXTS):
-    side = "left" if backbone.kind == "causal" else "right"
-    tokens = backbone.tokenizer(list(texts), padding=True, padding_side=side, return_tensors="pt")
-    return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
-
-
-def logits(backbone, inputs):
-    if backbone.kind == "seq2seq":
-        inputs = {**inputs, "decoder_input_ids": torch.tensor([[0, 5, 6]]).repeat(len(inputs["input_ids"]), 1)}
-    with torch.no_grad():
-        return backbone.model(**inputs).logits
 
 
 def three(base, family):
@@ -35,14 +19,6 @@ def three(base, family):
         doubled(random_factors(base.model, 2, 5, first, scaling=0.5)),
         doubled(random_factors(base.model, 3, 3, [*first, *second], scaling=-1.0)),
     ]
-
-
-def weights_of(bank, rows, adapters, one_hot=None, seed=0):
-    """Return weights of their own for every site: random mixtures, or the same choice everywhere."""
-    if one_hot is not None:
-        return {site: functional.one_hot(torch.tensor(one_hot), adapters).float() for site in bank.sites}
-    generator = torch.Generator().manual_seed(seed)
-    return {site: torch.rand(rows, adapters, generator=generator).softmax(1) for site in bank.sites}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -79,24 +55,6 @@ def test_soft_weights_give_the_naive_mixture_of_dense_deltas(backbone, family):
     for row in range(3):
         expected = with_dense_mixture(base, adapters, {site: one[row] for site, one in weights.items()}, inputs)
         assert torch.allclose(mixed[row], expected[row], rtol=1e-7, atol=1e-7)
-
-
-def with_dense_mixture(base, adapters, weights, inputs):
-    """Return logits of all inputs with one input's mixture added to the weights."""
-    kept = {site: base.model.get_submodule(site).weight.detach().clone() for site in weights}
-    with torch.no_grad():
-        for site, mixture in weights.items():
-            parts = [
-                w.double() * a[site].scaling * (a[site].b @ a[site].a)
-                for w, a in zip(mixture, adapters, strict=True)
-                if site in a
-            ]
-            delta = sum(parts)
-            base.model.get_submodule(site).weight += delta.T if is_transposed(base.model, site) else delta
-        found = logits(base, inputs)
-        for site, weight in kept.items():
-            base.model.get_submodule(site).weight.copy_(weight)
-    return found
 
 
 @pytest.mark.parametrize("family", FAMILIES)

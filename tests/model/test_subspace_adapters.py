@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mixtures import batch_of, logits, weights_of, with_dense_mixture
 from parts import parts
 from support import FAMILIES, TARGETS, doubled, random_factors
-from test_gated_adapters import batch_of, logits, weights_of, with_dense_mixture
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import MismatchError

@@ -12,6 +12,7 @@ from clora_cli.reporting.assembly import make_report
 from clora_cli.reporting.collect import Material
 from clora_cli.reporting.footing import footing_notes, unequal
 from clora_cli.reporting.training_protocol import protocol_of
+from clora_cli.store.manifest import Manifest
 
 TRAINING = {
     "epochs": 2, "max_steps": 0, "lr": 0.001, "schedule": "linear", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0,
@@ -34,16 +35,18 @@ def manifest(
     seed=42,
     **training,
 ):
-    return {
-        "task": task,
-        "stage": stage,
-        "seed": seed,
-        "method": {"name": method, "options": {}},
-        "base_model": {"id": "nano", "fingerprint": base},
-        "lora": {"rank": rank, "alpha": alpha, "dropout": 0.0, "target_modules": []},
-        "data": {"fingerprint": fingerprint + task, "template": template, "train_rows": rows},
-        "training": TRAINING | training,
-    }
+    return Manifest(
+        {
+            "task": task,
+            "stage": stage,
+            "seed": seed,
+            "method": {"name": method, "options": {}},
+            "base_model": {"id": "nano", "fingerprint": base},
+            "lora": {"rank": rank, "alpha": alpha, "dropout": 0.0, "target_modules": []},
+            "data": {"fingerprint": fingerprint + task, "template": template, "train_rows": rows},
+            "training": TRAINING | training,
+        }
+    )
 
 
 def runs(*given):
@@ -145,7 +148,7 @@ def test_a_report_shows_it_in_every_form(monkeypatch):
 
 def test_a_manifest_may_leave_things_open():
     bare = {"task": "a", "base_model": {}, "data": {"name": "a"}, "lora": {}, "training": {}}
-    assert protocol_of([bare]) == {"a": {}}
-    assert protocol_of([bare | {"training": {"max_steps": 3, "lr": 0.1}}]) == {"a": {"steps": 3, "lr": 0.1}}
-    assert protocol_of([{"task": "a", "data": {"merged": ["a"]}}]) == {}
-    assert unequal({"one": protocol_of([bare]), "two": protocol_of([manifest("a", 1, "o-lora")])}) == []
+    assert protocol_of([Manifest(bare)]) == {"a": {}}
+    assert protocol_of([Manifest(bare | {"training": {"max_steps": 3, "lr": 0.1}})]) == {"a": {"steps": 3, "lr": 0.1}}
+    assert protocol_of([Manifest({"task": "a", "data": {"merged": ["a"]}})]) == {}
+    assert unequal({"one": protocol_of([Manifest(bare)]), "two": protocol_of([manifest("a", 1, "o-lora")])}) == []

@@ -15,6 +15,7 @@ from clora_cli.reporting import assemble, bring_together
 from clora_cli.reporting.collect import collect
 from clora_cli.reporting.method_results import Spread
 from clora_cli.reporting.standings import standings
+from clora_cli.store.manifest import Manifest
 from clora_cli.store.scores import ScoreRow
 
 AP, FORGETTING = "average-performance", "forgetting-rate"
@@ -66,10 +67,10 @@ def test_packages_without_seeds_are_repetitions_and_one_seed_twice_is_not(tmp_pa
 def test_manifests_tell_seeds_and_options_apart():
     files = [stage_scores(1, {"first": right}, name, "n-lora") for name, right in (("a", 5), ("b", 7))]
     manifest = {"stage": 1, "method": {"options": {}}, "training": {"lr": 1.0}, "lora": {}, "seed": 4}
-    same = {("n-lora", "afirst"): manifest, ("n-lora", "bfirst"): {**manifest, "seed": 5}}
+    same = {("n-lora", "afirst"): Manifest(manifest), ("n-lora", "bfirst"): Manifest({**manifest, "seed": 5})}
     (group,) = bring_together(assemble(files, same)).groups
     assert [run.seed for series in group.series.values() for run in series.runs] == [4, 5]
-    other = {**same, ("n-lora", "bfirst"): {**manifest, "seed": 5, "training": {"lr": 2.0}}}
+    other = {**same, ("n-lora", "bfirst"): Manifest({**manifest, "seed": 5, "training": {"lr": 2.0}})}
     assert [group.label for group in bring_together(assemble(files, other)).groups] == ["n-lora a", "n-lora b"]
 
 

@@ -12,6 +12,7 @@ from clora_cli.reporting import assemble
 from clora_cli.reporting.collect import Material, Package
 from clora_cli.reporting.provenance import Training, provenance_of
 from clora_cli.reporting.run_folders import NO_RUN_FOLDER
+from clora_cli.store.manifest import Manifest
 
 
 def member(base="nano", **changes):
@@ -22,7 +23,7 @@ def member(base="nano", **changes):
         "training": {"lr": 0.1},
         "versions": {"torch": "2"},
     }
-    return SimpleNamespace(base={"id": base, "fingerprint": "f0"}, manifest=manifest | changes)
+    return SimpleNamespace(base={"id": base, "fingerprint": "f0"}, manifest=Manifest(manifest | changes))
 
 
 def test_everything_is_named_once_whatever_its_type():

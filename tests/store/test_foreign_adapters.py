@@ -100,9 +100,8 @@ def test_a_merge_of_experts_of_one_tensor_is_one_that_peft_loads_and_the_model_t
     ]
     expected = through_bank(model_of("mixtral"), *paths)
     members = [read_adapter(path) for path in paths]
-    for options in ({}, {"into_model": True}):
-        out = tmp_path / f"made{len(options)}"
-        merge_adapters(plan_merge(members, MergeOptions(out=out, model=str(base), **options)))
+    for options in ({"out": tmp_path / "made0"}, {"into_model": tmp_path / "made1"}):
+        merge_adapters(plan_merge(members, MergeOptions(model=str(base), **options)))
     assert_close(through_peft(model_of("mixtral"), tmp_path / "made0"), expected, rtol=1e-4, atol=1e-4)
     assert_close(logits(model_of("mixtral", tmp_path / "made1")), expected, rtol=1e-4, atol=1e-4)
     assert len(read_adapter(tmp_path / "made0").factors()) == 2 + 2 * 4 * 3  # read alone, each expert by itself

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 import torch
+from mixtures import batch_of, logits, weights_of
 from support import FAMILIES, Signals, contents, train, write_random_adapter, write_task
-from test_gated_adapters import batch_of, logits, weights_of
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import ArtifactError, InterruptedRunError, MismatchError, OptionError

@@ -478,7 +478,7 @@ def test_the_options_that_commands_name_are_those_that_must_agree():
     from clora_cli.store import distribution
 
     record = dict.fromkeys(distribution.COMPARABLE, "one way")
-    named = set(routable.Routable(record, frozenset(), 1).settings)
+    named = set(routable.Routable(FeatureRecord(record), frozenset(), 1).settings)
     assert named == set(distribution.COMPARABLE)
     assert named <= set(routable._DEFAULTS)
 
