@@ -403,12 +403,11 @@ def _route(members: list[AdapterFolder]) -> None:
     from clora_cli.model.base_model import ModelReference
     from clora_cli.options import RouteOptions
     from clora_cli.routing.profiles import known_by
-    from clora_cli.routing.weights import Routing
 
     mark = str(members[0].base["fingerprint"])
     options = RouteOptions()
     known = known_by(ModelReference("made-up", Path(), "causal", mark), members, options)
-    routing = Routing(known.moments(None), known.sites, options)
+    routing = known.routing(options, None, None)
     width = len(next(iter(known.moments(None)))[known.sites[0]].mean)
     routing.weights(routing.similarities({known.sites[0]: torch.zeros(1, width)}))
 
