@@ -403,12 +403,14 @@ def _route(members: list[AdapterFolder]) -> None:
     from clora_cli.model.base_model import ModelReference
     from clora_cli.options import RouteOptions
     from clora_cli.routing.profiles import known_by
+    from clora_cli.store.distribution import read_distribution
 
     mark = str(members[0].base["fingerprint"])
     options = RouteOptions()
     known = known_by(ModelReference("made-up", Path(), "causal", mark), members, options)
     routing = known.routing(options, None, None)
-    width = len(next(iter(known.moments(None)))[known.sites[0]].mean)
+    moments = read_distribution(members[0].features, known.sites).sites
+    width = len(moments[known.sites[0]].mean)
     routing.weights(routing.similarities({known.sites[0]: torch.zeros(1, width)}))
 
 
