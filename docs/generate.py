@@ -142,12 +142,23 @@ def errors() -> str:
     """Return the list of errors by code: their exit status and how their texts read now."""
     found: dict[str, tuple[int, str]] = {}
     for path in sorted((ROOT / "clora_cli").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        owners = {node: owner.name for owner in classes for node in ast.walk(owner) if isinstance(node, ast.Call)}
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and (code := _code(node)):
-                kind = getattr(error_classes, getattr(node.func, "id", ""), error_classes.CloraError)
-                found.setdefault(code, (kind.exit_code, _template(node.args[0]) if node.args else ""))
+                status = _status(node, owners.get(node, ""))
+                found.setdefault(code, (status, _template(node.args[0]) if node.args else ""))
     rows = [f"| `{code}` | {status} | {text} |" for code, (status, text) in sorted(found.items())]
     return "\n".join([_ERRORS, *rows]) + "\n"
+
+
+def _status(call: ast.Call, owner: str) -> int:
+    """Return the exit status of the error class that a call makes, has ``translated`` make, or initialises as its owner."""
+    names = [getattr(expression, "id", "") for expression in (call.func, *call.args[1:2])]
+    kinds = [getattr(error_classes, name, None) for name in (*names, owner)]
+    statuses = [kind.exit_code for kind in kinds if isinstance(kind, type)]
+    return statuses[0] if statuses else error_classes.CloraError.exit_code
 
 
 def _code(call: ast.Call) -> str:

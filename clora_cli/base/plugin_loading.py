@@ -50,7 +50,10 @@ def loaded(source: Source) -> Any:
         return getattr(module, public)
     plugin, problem = _examined(source)
     if problem:
-        raise OptionError(f"{source.kind.removesuffix('s')} '{source.name}' of {source.origin} is refused: {problem}")
+        raise OptionError(
+            f"{source.kind.removesuffix('s')} '{source.name}' of {source.origin} is refused: {problem}",
+            code="plugin-refused",
+        )
     return plugin
 
 

@@ -180,14 +180,18 @@ def convert(option: str, text: str, annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Literal:
         allowed = typing.get_args(annotation)
         if text not in allowed:
-            raise OptionError(f"option {option}={text}: choose one of {', '.join(allowed)}")
+            raise OptionError(
+                f"option {option}={text}: choose one of {', '.join(allowed)}", code="option-choice-unknown"
+            )
         return text
     if annotation is bool:
         return _boolean(option, text)
     try:
         value = annotation(text)
     except ValueError:
-        raise OptionError(f"option {option}={text[:40]}: not a valid {annotation.__name__}") from None
+        raise OptionError(
+            f"option {option}={text[:40]}: not a valid {annotation.__name__}", code="option-malformed"
+        ) from None
     if isinstance(value, (int, float)):
         check_size(f"option {option}", value)
     return value
@@ -199,7 +203,7 @@ def split_options(pairs: typing.Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise OptionError(f"option '{pair}' is not of the form key=value")
+            raise OptionError(f"option '{pair}' is not of the form key=value", code="option-malformed")
         result[key.strip().replace("-", "_")] = value.strip()
     return result
 
@@ -280,4 +284,4 @@ def _boolean(option: str, text: str) -> bool:
         return True
     if text.lower() in {"false", "no", "off", "0"}:
         return False
-    raise OptionError(f"option {option}={text}: choose true or false")
+    raise OptionError(f"option {option}={text}: choose true or false", code="option-malformed")
