@@ -147,15 +147,16 @@ def errors() -> str:
         owners = {node: owner.name for owner in classes for node in ast.walk(owner) if isinstance(node, ast.Call)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and (code := _code(node)):
-                status = _status(node, owners.get(node, ""))
+                status = _status(node, owners.get(node, ""), classes)
                 found.setdefault(code, (status, _template(node.args[0]) if node.args else ""))
     rows = [f"| `{code}` | {status} | {text} |" for code, (status, text) in sorted(found.items())]
     return "\n".join([_ERRORS, *rows]) + "\n"
 
 
-def _status(call: ast.Call, owner: str) -> int:
+def _status(call: ast.Call, owner: str, classes: list[ast.ClassDef]) -> int:
     """Return the exit status of the error class that a call makes, has ``translated`` make, or initialises as its owner."""
     names = [getattr(expression, "id", "") for expression in (call.func, *call.args[1:2])]
+    names += [getattr(base, "id", "") for kind in classes for base in kind.bases if kind.name in names]
     kinds = [getattr(error_classes, name, None) for name in (*names, owner)]
     statuses = [kind.exit_code for kind in kinds if isinstance(kind, type)]
     return statuses[0] if statuses else error_classes.CloraError.exit_code

@@ -20,7 +20,7 @@ from clora_cli.base.entry_points import KINDS
 from clora_cli.base.errors import OptionError, UnknownNameError
 from clora_cli.base.intervals import check_size
 from clora_cli.base.legible import shortened
-from clora_cli.base.plugin_loading import NOTHING, loaded, options, unfit
+from clora_cli.base.plugin_loading import NONE_IN_FILE, loaded, options, unfit
 from clora_cli.base.plugin_sources import admit, built_in, find, kinds_of, names, summary
 
 __all__ = [
@@ -84,7 +84,7 @@ def provided(text: str) -> tuple[str, list[str]]:
         else:
             kinds.append(kind)
     if not kinds:
-        about = [error for error in problems if f"it has {NOTHING} public" not in str(error)]
+        about = [error for error in problems if error.code != NONE_IN_FILE]
         raise (about or problems)[0]
     return name, kinds
 
