@@ -95,8 +95,13 @@ def _name(path: Path, key: str) -> TensorName:
 
 
 def _paired(path: Path, sides: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]) -> dict[str, Factor]:
+    if not sides:
+        raise ArtifactError(
+            f"adapter {path.parent} is damaged: {path.name} has no lora_A and lora_B; make it again",
+            code="lora-factors-missing",
+        )
     broken = next((site for site, pair in sides.items() if not _fits(pair)), None)
-    if broken is not None or not sides:
+    if broken is not None:
         raise ArtifactError(
             f"adapter {path.parent} is damaged: no matching lora_A and lora_B at '{broken}'; make it again",
             code="lora-factors-unmatched",
