@@ -9,7 +9,6 @@ import pytest
 from refusals import refused
 
 from clora_cli.base import registry
-from clora_cli.base.errors import UnknownNameError
 
 _NUMBERS = count()
 METHOD = '''"""Do nothing in particular."""
@@ -345,7 +344,7 @@ def test_only_what_the_user_typed_makes_a_file_known(write):
     for kind in registry.KINDS:
         with refused("unknown-name", path):
             registry.load(kind, path)
-    with pytest.raises(UnknownNameError):
+    with refused("unknown-name", path):
         registry.bound("routers", f"{path},p=2")
 
 
