@@ -1,4 +1,4 @@
-"""Import plug-ins from elsewhere, and refuse with a reason what is none (layer L0)."""
+"""Import plug-ins that do not come with clora, and refuse broken ones with a reason (layer L0)."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from clora_cli.base.legible import legible, shortened
 
 __all__ = ["NONE_IN_FILE", "loaded", "options", "unfit"]
 
-NONE_IN_FILE = "plugin-none-in-file"  # the code where a file has no plug-in of a kind: it may be about another kind
+NONE_IN_FILE = "plugin-none-in-file"  # the code for a file without a plug-in of a kind: it may have one of another kind
 
 _BASES = {"methods": "Method", "merges": "Merge", "trims": "Trim", "routers": "Router"}
 _REQUIRED = {"trims": "keep", "routers": "fit"}
 _METRIC = ("single", "counts", "zero_shot")
-_LONGEST = 300  # letters of what a plug-in's own error says
+_LONGEST = 300  # characters of a plug-in's own error message
 
 
 class _UnfitError(OptionError):
-    """Why something cannot be a plug-in."""
+    """An object cannot be a plug-in."""
 
 
 def loaded(source: Source) -> Any:
     """Import a plug-in and return the class or function that it provides.
 
     Raises:
-        OptionError: If it is none, with its origin and the reason.
+        OptionError: If it is not a plug-in, with its origin and the reason.
     """
     if source.is_own:
         module = importlib.import_module(source.module)
@@ -71,7 +71,7 @@ def options(plugin: Any) -> dict[str, inspect.Parameter]:
 
 @cache
 def _examined(source: Source) -> tuple[Any, _UnfitError | None]:
-    """Return the plug-in, or why there is none: the same at every call, though a module is run once."""
+    """Return the plug-in, or why it is refused: the same at every call, although a module is run only once."""
     try:
         module, problem = _module(source.module) if source.module else _run(source.path or Path(), source.content)
         if problem is not None:
@@ -84,7 +84,7 @@ def _examined(source: Source) -> tuple[Any, _UnfitError | None]:
 
 
 def unfit(kind: str, plugin: Any) -> str:
-    """Return why an object is no plug-in of a kind; empty if it is one."""
+    """Return why an object is not a plug-in of a kind; empty if it is."""
     try:
         _check(kind, plugin)
     except _UnfitError as error:
@@ -107,7 +107,7 @@ def _module(name: str) -> tuple[Any, _UnfitError | None]:
 
 @cache
 def _run(path: Path, content: bytes) -> tuple[Any, _UnfitError | None]:
-    """Run a file's bytes, those whose checksum is recorded, as a module of its own."""
+    """Run a file's bytes, whose checksum is recorded, as a module of its own."""
     name = f"clora_plugin_file_{path.stem}_{hashlib.sha256(content).hexdigest()[:16]}"
     loader = _Bytes(path, content)
     module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader, origin=str(path)))
@@ -123,7 +123,7 @@ def _run(path: Path, content: bytes) -> tuple[Any, _UnfitError | None]:
 
 
 class _Bytes(SourceLoader):
-    """Loads bytes that were read before: no file is read again, no cache of compiled code is read or written."""
+    """Loads bytes that were read before: reads no file again, and no cache of compiled code."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         self._path, self._content = path, content
@@ -139,18 +139,18 @@ class _Bytes(SourceLoader):
 
 @contextlib.contextmanager
 def _quietly(path: Path | None) -> typing.Iterator[None]:
-    """Refuse what fails or prints while it is imported."""
-    said = io.StringIO()
+    """Refuse a plug-in that fails or prints while it is imported."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(output):
             yield
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # also SystemExit: whatever a stranger's code raises is a reason to refuse it
+    except BaseException as error:  # also SystemExit: whatever outside code raises is a reason to refuse it
         raise _UnfitError(
             f"importing it fails with {_one_line(error)}{_line(error, path)}", code="plugin-import-fails"
         ) from error
-    if printed := said.getvalue().strip():
+    if printed := output.getvalue().strip():
         raise _UnfitError(
             f"it prints while it is imported: {shortened(legible(printed))}", code="plugin-prints-on-import"
         )
@@ -195,7 +195,7 @@ def _base(kind: str) -> Any:
 
 def _check_metric(plugin: Any, kind: str) -> None:
     if not inspect.isfunction(plugin):
-        raise _UnfitError("it is no function", code="plugin-wrong-type")
+        raise _UnfitError("it is not a function", code="plugin-wrong-type")
     try:
         inspect.signature(plugin).bind(None, **dict.fromkeys(_METRIC))
     except TypeError:
@@ -223,11 +223,11 @@ def _trying(what: str) -> typing.Iterator[None]:
 def _check_class(plugin: Any, kind: str) -> None:
     base = _base(kind)
     if not (inspect.isclass(plugin) and issubclass(plugin, base)):
-        raise _UnfitError(f"it is no subclass of clora_cli.{kind}.{base.__name__}", code="plugin-wrong-type")
+        raise _UnfitError(f"it is not a subclass of clora_cli.{kind}.{base.__name__}", code="plugin-wrong-type")
     parameters = vars(plugin).get("__dataclass_params__")
     if not (parameters and parameters.frozen):
         raise _UnfitError(
-            "it is no frozen dataclass: decorate it with @dataclass(frozen=True, kw_only=True)",
+            "it is not a frozen dataclass: decorate it with @dataclass(frozen=True, kw_only=True)",
             code="plugin-not-frozen-dataclass",
         )
     _check_hooks(plugin, base, kind)
@@ -285,7 +285,7 @@ def _check_options(plugin: Any) -> None:
             raise _UnfitError(f"option {name} has no default", code="plugin-option-without-default")
         if not _is_option(parameter.annotation):
             raise _UnfitError(
-                f"option {name} has none of the types int, float, bool, str, a Literal of texts, or one of these or None",
+                f"option {name} must be int, float, bool, str, a Literal of texts, or one of these or None",
                 code="plugin-option-type-unsupported",
             )
 
