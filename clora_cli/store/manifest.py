@@ -1,4 +1,4 @@
-"""``clora.json``: where an adapter comes from (layer L1)."""
+"""``clora.json``: the origin of an adapter (layer L1)."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Manifest(Record):
             )
         if odd := _odd(manifest):
             raise ArtifactError(
-                f"manifest {path / MANIFEST} is damaged: {odd} is not what it should be; restore it or make it again",
+                f"manifest {path / MANIFEST} is damaged: {odd} has a wrong value; restore it or make it again",
                 code="manifest-damaged",
             )
         for file, digest in manifest["files"].items():
@@ -116,8 +116,8 @@ class Manifest(Record):
                     code="adapter-file-missing",
                 )
             if _digest(path / file) != digest:
-                if told := stand_in(path / file):
-                    raise ArtifactError(f"{path / file} {told}", code="file-is-stand-in")
+                if problem := stand_in(path / file):
+                    raise ArtifactError(f"{path / file} {problem}", code="file-is-stand-in")
                 raise ArtifactError(
                     f"adapter {path} is damaged: {file} is not the file that was written; restore it or train again",
                     code="adapter-file-changed",
@@ -131,20 +131,20 @@ class Manifest(Record):
 
     @property
     def data_names(self) -> list[str]:
-        """What ``--data`` names its tasks: one, or all those of a merge."""
+        """The names that ``--data`` has for its tasks: one, or those of all merged adapters."""
         return list(self.data.merged or [self.data.name])
 
     def changes(self, recipe: Mapping[str, Any]) -> str:
-        """Name what differs between a recipe and what made this adapter; nothing if it would make the same one.
+        """Name the differences between a recipe and the one that made this adapter; empty if it would make the same one.
 
-        A base model that was saved again is the same one, and a checksum of rows that is withheld differs from none.
+        A base model that was saved again is still the same, and a withheld checksum of rows equals any.
         """
-        base, known = recipe.get("base_model", {}), self.base_model.raw
-        same = "fingerprint" in base and same_base(base, known)
-        return differences(as_withheld({**recipe, "base_model": known} if same else recipe, self.raw), self.raw)
+        base, own = recipe.get("base_model", {}), self.base_model.raw
+        same = "fingerprint" in base and same_base(base, own)
+        return differences(as_withheld({**recipe, "base_model": own} if same else recipe, self.raw), self.raw)
 
 
-# A merge has none of these: it was not trained, and may be of folders that record no fingerprint.
+# Entries that a merge lacks: it was not trained, and may combine folders that record no fingerprint.
 _OF_A_TRAINING: tuple[str, ...] = (
     "base_model.fingerprint",
     "data.source",
@@ -156,7 +156,7 @@ _OF_A_TRAINING += ("data.train_rows",)
 
 
 def manifest_text(entries: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Return what ``clora.json`` is to hold: entries of a new adapter, with the checksums of its files."""
+    """Return the content of ``clora.json``: the entries of a new adapter, with the checksums of its files."""
     return to_json({**entries, "schema": SCHEMA, "files": files})
 
 
@@ -170,7 +170,7 @@ def _digest(path: Path) -> str:
 
 
 def _odd(manifest: Mapping[str, Any]) -> str | None:
-    """Return the name of an entry that is missing or not what it should be."""
+    """Return the name of an entry that is missing or has a wrong value."""
     if odd := Manifest.wrong(manifest):
         return odd
     needed = () if "merged" in manifest["data"] else _OF_A_TRAINING

@@ -42,7 +42,7 @@ def test_escapes_in_messages_are_spelled_out(clora, here):
 def test_escapes_in_manifests_and_folders_are_refused(clora, package):
     edit(package / "first" / MANIFEST, task=f"a{ESCAPE}")
     result = clora("show", package)
-    assert result.code == 3 and "task is not what it should be" in result.err and lines_are_legible(result)
+    assert result.code == 3 and "task has a wrong value" in result.err and lines_are_legible(result)
     (package / "second" / MANIFEST).unlink()
     odd = (package / "second").rename(package / f"b{ESCAPE}")
     result = clora("show", odd)
