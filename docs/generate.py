@@ -9,7 +9,7 @@ import ast
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import typer
@@ -140,14 +140,21 @@ _TABLES: dict[str, Callable[[], Iterator[Row]]] = {"manifest": _manifest, "featu
 
 def errors() -> str:
     """Return the list of errors by code: their exit status and how their texts read now."""
-    found: dict[str, tuple[int, str]] = {}
-    for path in sorted((ROOT / "clora_cli").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and (code := _code(node)):
-                kind = getattr(error_classes, getattr(node.func, "id", ""), error_classes.CloraError)
-                found.setdefault(code, (kind.exit_code, _template(node.args[0]) if node.args else ""))
-    rows = [f"| `{code}` | {status} | {text} |" for code, (status, text) in sorted(found.items())]
-    return "\n".join([_ERRORS, *rows]) + "\n"
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "clora_cli").rglob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    helpers: dict[str, type[error_classes.CloraError]] = {}
+    helpers["__init__"] = error_classes.UnknownNameError  # the one class that gives its own code
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef) and "code" in [argument.arg for argument in node.args.kwonlyargs]:
+            made = [_error_class(call, {}) for call in ast.walk(node) if isinstance(call, ast.Call)]
+            helpers.setdefault(node.name, next(filter(None, made), error_classes.CloraError))
+    rows: dict[str, tuple[int, str]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Call) and (code := _code(node)):
+            kind = _error_class(node, helpers) or error_classes.CloraError
+            rows.setdefault(code, (kind.exit_code, _template(node.args[0]) if node.args else ""))
+    lines = [f"| `{code}` | {status} | {text} |" for code, (status, text) in sorted(rows.items())]
+    return "\n".join([_ERRORS, *lines]) + "\n"
 
 
 def _code(call: ast.Call) -> str:
@@ -155,6 +162,18 @@ def _code(call: ast.Call) -> str:
     return (
         values[0].value if values and isinstance(values[0], ast.Constant) and isinstance(values[0].value, str) else ""
     )
+
+
+def _error_class(
+    call: ast.Call, helpers: Mapping[str, type[error_classes.CloraError]]
+) -> type[error_classes.CloraError] | None:
+    """Return the class of error that a call makes, is given, or raises as a helper does."""
+    for node in (*call.args, call.func):
+        name = getattr(node, "id", getattr(node, "attr", ""))
+        kind = helpers.get(name, getattr(error_classes, name, None))
+        if isinstance(kind, type) and issubclass(kind, error_classes.CloraError):
+            return kind
+    return None
 
 
 def _template(text: ast.expr) -> str:
