@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from clora_cli.evaluation.eval_options import merges
 from safetensors.torch import load_file
 from support import write_random_adapter
 
@@ -18,7 +17,7 @@ from clora_cli.data import load_task
 from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.evaluate import check_combination
 from clora_cli.model.bank import AdapterBank
-from clora_cli.options import MERGES, EvalOptions, MergeOptions
+from clora_cli.options import EvalOptions, MergeOptions, merges
 from clora_cli.recipes import read_recipe
 from clora_cli.recipes.planning import check_inputs
 from clora_cli.recipes.steps import units_of
@@ -93,7 +92,7 @@ def test_a_merge_is_the_same_whoever_asks_for_it(adapters, acting, tmp_path, tas
     equal(acting[-1], wanted[-1])
 
 
-@pytest.mark.parametrize("strategy", MERGES)
+@pytest.mark.parametrize("strategy", merges())
 def test_a_merge_is_the_same_as_deltas_and_within_the_model_s_weights(adapters, tmp_path, strategy):
     members = read_package([adapters])
     wanted = merged(members, tmp_path / "merged", strategy)
