@@ -64,7 +64,7 @@ def say(text: str) -> None:
         give_up(sys.stdout)
         why = error.strerror or error
         raise CloraError(
-            f"cannot write standard output: {why}; free space, or send it elsewhere", code="standard-output-failed"
+            f"cannot write standard output: {why}; free space, or send it elsewhere", code="cannot-write"
         ) from error
 
 

@@ -84,7 +84,7 @@ def evaluate_command(
             raise OptionError(f"{flag} {limit}: give a number of percent points", code="option-out-of-range")
     if out is not None and out.exists() and not out.is_file():
         raise OptionError(
-            f"--out {out} exists and is no regular file; choose another name", code="output-of-other-kind"
+            f"--out {out} exists and is no regular file; choose another name", code="target-not-regular-file"
         )
     relaunch(options.nproc, dry_run=dry_run)
     members = read_package(adapters or ())

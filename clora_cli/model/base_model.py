@@ -260,7 +260,7 @@ def _samples(part: Part) -> Iterator[tuple[str, bytes]]:
                 yield name, f"{entry['dtype']} {entry['shape']} ".encode() + sample.hex().encode()
     except OSError as error:
         raise ArtifactError(
-            f"base model file {part.path} cannot be read: {error.strerror or error}", code="base-model-file-unreadable"
+            f"base model file {part.path} cannot be read: {error.strerror or error}", code="path-unreadable"
         ) from error
 
 

@@ -122,7 +122,5 @@ def _boundary(reference: ModelReference, part: str = "") -> Iterator[None]:
             ) from error
         for file in sorted(reference.path.iterdir()):
             if file.is_file() and (told := stand_in(file)):
-                raise ArtifactError(
-                    f"{what} cannot be loaded: {file} {told}", code="base-model-file-damaged"
-                ) from error
+                raise ArtifactError(f"{what} cannot be loaded: {file} {told}", code="file-is-stand-in") from error
         raise

@@ -43,7 +43,7 @@ def read_recipe_file(path: Path) -> Recipe:
     try:
         text = read_text(path, _LONGEST)
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"recipe {path} cannot be read: {reason(error)}", code="recipe-unreadable") from error
+        raise ArtifactError(f"recipe {path} cannot be read: {reason(error)}", code="path-unreadable") from error
     return read_recipe(text, str(path), name=path.stem)
 
 

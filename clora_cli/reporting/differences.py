@@ -99,7 +99,7 @@ def read_deltas(members: Sequence[AdapterFolder]) -> dict[str, Deltas]:
         if broken := next((site for site, delta in adapter.items() if not _is_finite(delta)), None):
             raise ArtifactError(
                 f"adapter {path} holds numbers at '{broken}' that are not finite; make it again",
-                code="adapter-not-finite",
+                code="numbers-not-finite",
             )
     return deltas
 

@@ -147,7 +147,7 @@ def _read(paths: Sequence[Path]) -> list[Member]:
 def _check_out(out: Path, inputs: Iterable[Path]) -> None:
     check_apart(out, inputs)
     if out.exists() and (not out.is_dir() or is_adapter(out) or (_entries(out) and not _adapters(out))):
-        raise OptionError(f"{out} exists and is no package; choose another --out", code="output-of-other-kind")
+        raise OptionError(f"{out} exists and is no package; choose another --out", code="output-not-a-package")
 
 
 def _renamed(members: Sequence[Member], rename: Mapping[str, str]) -> list[Member]:

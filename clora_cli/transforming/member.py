@@ -159,5 +159,5 @@ def copy_file(source: Path, target: Path) -> None:
         if error.filename != str(source):
             raise
         raise ArtifactError(
-            f"cannot read {source}: {error.strerror}; nothing was changed", code="source-unreadable"
+            f"cannot read {source}: {error.strerror}; nothing was changed", code="path-unreadable"
         ) from error

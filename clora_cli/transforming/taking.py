@@ -117,7 +117,7 @@ def _alone(plan: FeaturePlan, packages: Sequence[Path], patience: Patience, prog
         odd = [path for path, read in inner.items() if changed(path, read)]
         odd += [job.member.path for job in plan.jobs if job.outdated]
         if odd:
-            raise ReplacedError(f"{odd[0]} changed after it was read; try again", code="input-changed-meanwhile")
+            raise ReplacedError(f"{odd[0]} changed after it was read; try again", code="replaced-while-read")
         yield
 
 

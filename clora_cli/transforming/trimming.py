@@ -239,9 +239,7 @@ def trim_adapter(
         return out, False
     with locked([inside(around[0]) if around else place(out)], patience=patience, progress=progress):
         if around and changed(*around):
-            raise ReplacedError(
-                f"package {around[0]} changed after it was read; try again", code="input-changed-meanwhile"
-            )
+            raise ReplacedError(f"package {around[0]} changed after it was read; try again", code="replaced-while-read")
         if not force and _is_there(plan, progress):  # another process has made it meanwhile
             return out, False
         with new_folder(out) as folder:
