@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import yaml
 
 from clora_cli.base.errors import OptionError, did_you_mean
-from clora_cli.base.legible import shortened
+from clora_cli.base.legible import legible, shortened
 
 __all__ = ["Item", "read_document"]
 
@@ -93,7 +93,7 @@ class Item:
             return "a mapping"
         if self.value is None:
             return "nothing"
-        return "a list" if self.is_list else f"'{shortened(str(self.value))}'"
+        return "a list" if self.is_list else f"'{legible(shortened(str(self.value)))}'"
 
     @property
     def plain(self) -> Any:
