@@ -208,7 +208,9 @@ def _size(adapter: Path, method: str) -> tuple[int, int]:
         header, _ = read_header(adapter / "adapter_model.safetensors")
         size = sum(file.stat().st_size for file in adapter.glob("*.safetensors"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"adapter {adapter} is damaged ({error}); remove it and run again") from error
+        raise ArtifactError(
+            f"adapter {adapter} is damaged ({error}); remove it and run again", code="adapter-damaged"
+        ) from error
     trained = [entry["shape"] for name, entry in header.items() if lead.trains and not (fixed and fixed in name)]
     return sum(map(prod, trained)), size
 

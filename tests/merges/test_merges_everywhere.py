@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from clora_cli.evaluation.eval_options import merges
+from refusals import refused
 from safetensors.torch import load_file
 from support import write_random_adapter
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base import registry
-from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.data import load_task
 from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.evaluate import check_combination
 from clora_cli.model.bank import AdapterBank
-from clora_cli.options import MERGES, EvalOptions, MergeOptions
+from clora_cli.options import EvalOptions, MergeOptions, merges
 from clora_cli.recipes import read_recipe
 from clora_cli.recipes.planning import check_inputs
 from clora_cli.recipes.steps import units_of
@@ -93,7 +92,7 @@ def test_a_merge_is_the_same_whoever_asks_for_it(adapters, acting, tmp_path, tas
     equal(acting[-1], wanted[-1])
 
 
-@pytest.mark.parametrize("strategy", MERGES)
+@pytest.mark.parametrize("strategy", merges())
 def test_a_merge_is_the_same_as_deltas_and_within_the_model_s_weights(adapters, tmp_path, strategy):
     members = read_package([adapters])
     wanted = merged(members, tmp_path / "merged", strategy)
@@ -149,7 +148,7 @@ def test_a_merge_that_needs_what_adapters_do_not_keep_is_refused_before_the_mode
         lambda: check_combination(members, options),
         lambda: plan_merge(members, MergeOptions(strategy="fisher")),
     ):
-        with pytest.raises(ArtifactError, match=r"lacking/second keeps no 'fisher' of 'model\.layers\.0"):
+        with refused("merge-state-missing", "lacking/second", "'fisher'", "model.layers.0"):
             call()
 
 
@@ -158,7 +157,7 @@ def test_a_recipe_whose_methods_keep_not_what_its_merge_needs_is_refused_in_its_
 ):
     monkeypatch.chdir(tmp_path)
     units = units_of(recipe_of(tasks, model_folder("llama"), "fisher"))
-    with pytest.raises(OptionError, match="needs 'fisher' of each, and --method inc-lora keeps none"):
+    with refused("merge-state-missing", "fisher", "--method inc-lora"):
         check_inputs(units)
     for strategy in set(registry.names("merges")) - {"fisher"}:
         check_inputs(units_of(recipe_of(tasks, model_folder("llama"), strategy)))
