@@ -31,7 +31,7 @@ __all__ = ["is_benchmark_folder", "is_task_file", "read_benchmark_folder", "read
 
 _LONGEST_NAME = 120  # bytes: a name of 255 at most has to hold a prefix and an ending beside it
 _LABELS = "labels.json"
-_COLUMNS = {"sentence", "label", "id", "input", "output"}  # of both layouts; an id tells nothing of the task
+_COLUMNS = {"sentence", "label", "id", "input", "output"}  # of both layouts; an id says nothing about the task
 _ORDER = ("train", "dev", "test")
 _DEFAULT_INSTRUCTION = "Choose one from the option."
 _MOST_LABELS = 50  # a classification task whose rows hold more distinct answers than this is open-ended after all
@@ -40,7 +40,7 @@ _Row = tuple[str, tuple[str, ...]]
 
 
 def is_benchmark_folder(folder: Path) -> bool:
-    """Whether a folder is in either layout: JSON splits with ``labels.json`` beside them or a definition in them."""
+    """Whether a folder has either layout: JSON splits with ``labels.json`` beside them or a definition in them."""
     first = next((path for path in sorted(folder.iterdir()) if _is_split(path)), None)
     return first is not None and ((folder / _LABELS).is_file() or is_task_file(first))
 
@@ -185,7 +185,7 @@ def _as_options(
     known: KnownTask | None,
     family: str,
 ) -> None:
-    """Fill a draft with ``options`` prompts, under the known instruction or that of the folder's task type."""
+    """Fill a draft with ``options`` prompts, with the known instruction or that of the folder's task type."""
     labels = labels or (known.labels if known else ())
     if not labels:
         raise DataError(
@@ -235,7 +235,7 @@ def _rows(values: list[object], file: Path, text: str, answer: str) -> Iterator[
 
 
 def _listed(value: object) -> list[dict[str, object]]:
-    """The rows of a file that was read: its list, or that of its instances."""
+    """The rows of a file: its list, or the list of its instances."""
     rows = value.get("Instances") if isinstance(value, dict) else value
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 

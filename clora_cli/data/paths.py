@@ -1,4 +1,4 @@
-"""A file or a folder to the draft of a task, whatever its format (layer L1)."""
+"""Read the draft of a task from a file or folder of any format (layer L1)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_path(path: Path, columns: Mapping[str, str] | None = None) -> Draft:
 
 
 def _downloaded(folder: Path) -> tuple[Path, str]:
-    """A folder and its name; of a data set's folder in the Hub's cache its snapshot, and the data set's name."""
+    """A folder and its name; for a data set in the Hub's cache, its snapshot folder and the data set's name."""
     name = folder.resolve().name
     if not name.startswith("datasets--") or not (folder / "snapshots").is_dir():
         return folder, name

@@ -1,4 +1,4 @@
-"""Rows one after another, as they come: JSON lines from a pipe, or a file that is read as far as is asked (layer L1)."""
+"""Rows as a stream: JSON lines from a pipe, or a file that is only read as far as needed (layer L1)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LINES = {".jsonl", ".ndjson"}
 
 
 def row_file(name: str) -> Path | None:
-    """Return the file of rows that ``--data`` names; None if it names a task, whatever that is.
+    """Return the file of rows that ``--data`` names; None if it names a task.
 
-    A file whose ending is known is one, and so is a named pipe; a file that holds a whole task with its definition is none, nor
+    Files with a known ending and named pipes are files of rows; a file that holds a whole task with its definition is not, nor
     is one whose columns a registry names.
     """
     path = Path(name).expanduser()
@@ -54,14 +54,14 @@ def stream_records(path: Path) -> Iterator[Record]:
 
 
 def read_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
-    """Yield the rows of a stream of JSON lines, no line of it read before it is asked for; blank lines are left out.
+    """Yield the rows of a stream of JSON lines, reading each line only when it is needed; blank lines are skipped.
 
     Args:
-        stream: Lines with their ends.
-        name: What the stream is, for messages, such as ``standard input``.
+        stream: Lines with their line endings.
+        name: The stream's name for messages, such as ``standard input``.
 
     Raises:
-        DataError: A line is not UTF-8, not JSON or no object; the message has its number.
+        DataError: A line is not UTF-8, not JSON or not an object; the message has its number.
     """
     for number, line in enumerate(stream, start=1):
         text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line

@@ -659,7 +659,7 @@ def test_must_39_differ_by_more_than_case(adapter, run):
         package.parent / "other.pkg" / "x" / MANIFEST,
         lambda manifest: manifest["files"].update({WEIGHTS: sha256(package.parent / "other.pkg" / "x" / WEIGHTS)}),
     )
-    with pytest.raises(MismatchError, match="which some disks take for 'first'"):
+    with refused("task-name-conflict", "'FIRST'", "'first'"):
         plan_expand([package, package.parent / "other.pkg"], ExpandOptions(out=package.parent / "both.pkg"))
 
 
