@@ -144,7 +144,7 @@ def survey(
         epsilon: Share of its delta's largest magnitude that an entry must exceed to count, in [0, 1).
         scope: What to measure. The time of ``earlier`` grows with the number of adapters, of the others with its square.
         rows: Count collisions in so many rows of each site, drawn by the site's name, and estimate the rest; 0 for all.
-        advance: Is told of each site when it is done.
+        advance: Is called after each site.
 
     Raises:
         OptionError: If epsilon lies outside [0, 1), or rows is 1 or below 0.

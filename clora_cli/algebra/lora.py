@@ -1,4 +1,4 @@
-"""Low-rank algebra and what PEFT's settings say of it (layer L1): no files, no models.
+"""Low-rank algebra and PEFT's settings for it (layer L1): no files, no models.
 
 A *site* is an adapted linear layer, named by its full module path in the base model. At a site, an adapter holds
 ``a`` of shape (rank, in) and ``b`` of shape (out, rank), PEFT's ``lora_A`` and ``lora_B``; its *delta* is

@@ -118,7 +118,7 @@ def evaluate_command(
 
 
 def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, tasks: Sequence[Task]) -> list[Scores]:
-    """Read the baselines, and refuse before anything is scored what could not be judged afterwards."""
+    """Read the baselines, and refuse before any scoring what could not be compared afterwards."""
     from clora_cli.reporting.limits import check_baselines
     from clora_cli.store.scores import read_scores
 

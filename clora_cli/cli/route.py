@@ -52,7 +52,7 @@ def route(
     json: Annotated[bool, typer.Option("--json", help="Accepted; JSON lines are the output anyway.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Tell which adapter each input goes to, as JSON lines in the inputs' order.
+    """Show which adapter each input goes to, as JSON lines in the inputs' order.
 
     Rows of stdin and files keep their fields and get "adapter", null for the base model, and "weights" by adapter. With
     --quiet just the adapter's name. Where the inputs' tasks are known, a confusion matrix follows on stderr.

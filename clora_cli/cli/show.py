@@ -22,7 +22,7 @@ __all__ = ["show"]
 
 
 class Measure(str, Enum):
-    """What two adapters are measured by."""
+    """The measures of two adapters."""
 
     ORTHOGONAL_OVERLAP = "orthogonal-overlap"
     AWOM = "awom"
@@ -80,7 +80,7 @@ def show(
         _show_difference(paths, epsilon, sample_rows, measure, out, output)
     elif len(paths) > 1:
         raise OptionError(
-            "show tells of one artifact at a time; add --diff to compare several adapters", code="option-missing"
+            "show describes one artifact at a time; add --diff to compare several adapters", code="option-missing"
         )
     else:
         _show_one(paths[0], out, output)
@@ -109,11 +109,11 @@ def _show_one(path: Path, out: Path | None, output: Form) -> None:
     elif kinds := registry.kinds_of(str(path)):
         _show_plugins(kinds, str(path), output)
     else:
-        raise ArtifactError(f"{path} does not exist, and is the name of no plug-in", code="path-missing")
+        raise ArtifactError(f"{path} does not exist and names no plug-in", code="path-missing")
 
 
 def _show_plugins(kinds: Sequence[str], name: str, output: Form) -> None:
-    """Tell of a plug-in; of several, where kinds share a name."""
+    """Describe a plug-in; several, where kinds share a name."""
     texts: list[str] = []
     data: list[dict[str, Any]] = []
     for kind in kinds:

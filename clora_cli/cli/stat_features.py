@@ -38,7 +38,7 @@ def stat_features(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Give adapters the feature distributions that routing goes by: one pass over their tasks' inputs.
+    """Give adapters the feature distributions that routing needs: one pass over their tasks' inputs.
 
     Writes features.clora into each adapter folder and changes nothing else in it, save that --dp-epsilon takes the
     checksum of the private rows out of clora.json. Prints the files' paths. The same call again finds them up to date.

@@ -145,7 +145,7 @@ def _told(data: Mapping[str, Any]) -> str:
 
 
 def _table(sites: Sequence[Mapping[str, Any]]) -> str:
-    """Tell each site's density; where there are many, those of each kind of projection."""
+    """Show each site's density; where there are many, those of each kind of projection."""
     if len(sites) <= _MANY:
         lines = [f"{'factor':<7} {'density':>8}  {'kept':>9} {'of':>9}  site"]
         for one in sites:

@@ -127,7 +127,7 @@ class Merge:
 
 
 class Merged(NamedTuple):
-    """What a merge comes to at one site.
+    """The result of a merge at one site.
 
     Attributes:
         site: The site.
@@ -142,7 +142,7 @@ class Merged(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Merger:
-    """A merge of adapter folders, with everything that decides it.
+    """A merge of adapter folders, with everything that determines its result.
 
     Attributes:
         merge: The bound merge.
@@ -204,7 +204,7 @@ class Merger:
         """Check that the adapters fit together, and have what the merge needs, before anything is computed.
 
         Raises:
-            CloraError: If two differ in a layer's shape, a number is none that an adapter has, a weight makes no sense, or
+            CloraError: If two differ in a layer's shape, a number is not finite or beyond all bounds, a weight makes no sense, or
                 an adapter keeps not what the merge needs.
         """
         for member, deltas in zip(self.fitted, self.deltas, strict=True):

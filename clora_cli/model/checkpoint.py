@@ -66,10 +66,10 @@ def entry_of(folder: Path) -> str | None:
 
 
 def read_parts(folder: Path) -> list[Part]:
-    """Read what a model's files hold: those that Transformers reads, whatever else lies beside them.
+    """Read what a model's files hold: those that Transformers reads, whatever other files are there.
 
     Raises:
-        ArtifactError: If there are none, or one is missing or damaged, or an index names what is not there.
+        ArtifactError: If there are none, or one is missing or damaged, or an index names a file that does not exist.
     """
     if name := entry_of(folder):
         return _indexed(folder, name) if name.endswith(".json") else [read_part(folder / name)]

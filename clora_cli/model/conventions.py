@@ -65,7 +65,7 @@ def neutral_generation(tokens: Tokens, **chosen: Any) -> Any:
 
 
 def takes_positions(model: nn.Module) -> bool:
-    """Tell whether a model can be told each token's position."""
+    """Tell whether a model takes the position of each token as an input."""
     return "position_ids" in inspect.signature(model.forward).parameters
 
 

@@ -1,4 +1,4 @@
-"""Adapters of weights that a module multiplies by itself, where no hook sees the product (layer L1).
+"""Adapters of weights that a module multiplies internally, where no hook sees the product (layer L1).
 
 A mixture-of-experts layer keeps its experts in one tensor and computes their products, and a router its own. What adapters
 add to such weights is added for the length of a forward pass, and for no longer.
@@ -118,7 +118,7 @@ class Inside:
             self._put(before)
 
     def _apart(self, inputs: Any, named: Any, output: Any) -> Any:
-        """Let each group of inputs with the same weights through by itself."""
+        """Run each group of inputs with the same weights separately."""
         if self._weights is None:
             return output
         rows = next(given.shape[0] for given in (*inputs, *named.values()) if isinstance(given, Tensor))

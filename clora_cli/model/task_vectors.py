@@ -1,4 +1,4 @@
-"""Task vectors: points in the space of input embeddings that inputs of a task lie near to (layer L1).
+"""Task vectors: points in the space of input embeddings that a task's inputs are close to (layer L1).
 
 An input's embedding E(x) is the mean of its prompt's frozen token embeddings, brought to norm 1. It takes the base model's
 table of tokens and nothing else, so that vectors trained in different packages over one base model compare.

@@ -97,7 +97,7 @@ def _tasks(item: Item) -> tuple[str, ...]:
     names = [_task(entry) for entry in entries]
     for number, (entry, name) in enumerate(zip(entries, names, strict=True)):
         if _place(name) in map(_place, names[:number]):
-            entry.fail(f"task '{name}' stands in the order twice", code="task-given-twice")
+            entry.fail(f"task '{name}' is in the order twice", code="task-given-twice")
     return tuple(names)
 
 
@@ -136,17 +136,19 @@ def _folder_text(item: Item, what: str) -> str:
     text = item.text(what)
     if not _FOLDER.fullmatch(text):
         item.fail(
-            f"{what} '{shortened(text)}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'",
+            f"{what} '{shortened(text)}' must be usable as a folder name: letters, digits, '.', '_', '+' and '-'",
             code="name-unfit-for-folder",
         )
     if problem := folder_problem(text):
-        item.fail(f"{what} '{shortened(text)}' must do as a folder's name: {problem}", code="name-unfit-for-folder")
+        item.fail(
+            f"{what} '{shortened(text)}' must be usable as a folder name: {problem}", code="name-unfit-for-folder"
+        )
     return text
 
 
 def _methods(item: Item, common: Mapping[str, Item], tasks: int) -> tuple[MethodEntry, ...]:
     found: list[MethodEntry] = []
-    # Read for their own sake too: a fault in what all share is told once, at its own place.
+    # Read once by themselves too: a fault in what all share is reported once, at its own line.
     shared = {name: common[name] for name in ("train", "stat-features", "eval") if name in common}
     for name, section in shared.items():
         _section(section, name, tasks)

@@ -26,7 +26,7 @@ _PREFIX = "error: "
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a command.
+    """How a command ended.
 
     Attributes:
         code: Its exit status; 128 and a signal's number if that ended it.

@@ -122,7 +122,7 @@ class Member:
 
 
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """Check that a place to write is none of the inputs, nor in one, nor around one.
+    """Check that a place to write is not an input, nor inside one, nor around one.
 
     Raises:
         OptionError: If it is.

@@ -1,4 +1,4 @@
-"""What a merge is asked to be, and a merge that can start: its result's form, rank, recipe and manifest (layer L3)."""
+"""A merge that can start: the form, rank, recipe and manifest of its result (layer L3)."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _selection(plan: MergePlan) -> dict[str, Any]:
     alike = all(one == chosen[0] for one in chosen) and chosen[0]["target_modules"]
     everywhere = all(len(deltas) == len(plan.shapes) for deltas in plan.merger.deltas)
     known = layers is not None and layers.are_modules(plan.shapes)
-    known |= any(bool(member.config.get("target_parameters")) for member in plan.members)  # told apart, layer by layer
+    known |= any(bool(member.config.get("target_parameters")) for member in plan.members)  # resolved layer by layer
     return chosen[0] if alike and everywhere and not known else {"target_modules": list(plan.shapes)}
 
 

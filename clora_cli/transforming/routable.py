@@ -1,4 +1,4 @@
-"""Whether adapters of several owners can stand side by side and be routed to (layer L3), and what to run if they cannot."""
+"""Whether adapters from several owners can be routed among together (layer L3), and what to run if they cannot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clora_cli.store.feature_record import POOLS, SOURCES, TEXTS, FeatureRecord
 
 __all__ = ["Routable", "check_bases", "check_routable", "stat_command", "tell_doubts"]
 
-# What `clora stat-features` does unless told otherwise.
+# The defaults of `clora stat-features`.
 _DEFAULTS = {
     "source": SOURCES[0],
     "pool": POOLS[0],
@@ -35,7 +35,7 @@ _MOST = 20  # adapters that a message names
 
 @dataclass(frozen=True, eq=False)
 class Routable:
-    """What matters of an adapter's feature distribution when it joins others.
+    """The parts of an adapter's feature distribution that matter when it joins others.
 
     Attributes:
         record: How it was taken.
@@ -59,7 +59,7 @@ class Routable:
 
 
 def check_bases(members: Sequence[AdapterFolder]) -> None:
-    """Check that adapters stand on one base model: by fingerprint where it is recorded, else by name.
+    """Check that adapters share one base model: by fingerprint where it is recorded, else by name.
 
     Args:
         members: At least one.
@@ -115,7 +115,7 @@ def _check_distributions(members: Sequence[AdapterFolder], found: Mapping[Adapte
     usual = _usual(list(found.values()))
     if lacking := [member for member in members if member not in found]:
         raise ArtifactError(
-            f"{_named(lacking)} cannot be routed to for want of a feature distribution; "
+            f"{_named(lacking)} cannot be routed to without a feature distribution; "
             f"run `{stat_command(lacking, usual)}`",
             code="feature-distribution-missing",
         )
@@ -132,7 +132,7 @@ def _check_distributions(members: Sequence[AdapterFolder], found: Mapping[Adapte
 
 
 def tell_doubts(members: Sequence[AdapterFolder], found: Sequence[Routable | None], progress: Progress) -> None:
-    """Warn about what can be routed but not as well as it might.
+    """Warn about what makes routing worse than it could be.
 
     Args:
         members: From ``check_routable``.
@@ -181,7 +181,7 @@ def stat_command(
     """
     words = ["clora", "stat-features", *(shlex.quote(str(member.path)) for member in members)]
     for member in members:
-        # An adapter of clora's knows its data; of several adapters, only the others are told theirs.
+        # An adapter of clora's records its data; among several, only the others need --data.
         names = member.data_names or ([rows.name for rows in known[member].record.data] if known else [])
         if len(members) == 1:
             words += [f"--data {name}" for name in map(shlex.quote, names)] or ["--data <its task>"]
@@ -212,7 +212,7 @@ def _check_plain(member: AdapterFolder) -> None:
         return
     if problem := config_problem(member.config):
         raise MismatchError(f"adapter {member.path} cannot be used: {problem}", code="adapter-not-plain-lora")
-    if member.manifest is None:  # a manifest's checksums have told already
+    if member.manifest is None:  # a manifest's checksums have been checked already
         names_in(member.weights)
 
 

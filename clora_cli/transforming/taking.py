@@ -122,7 +122,7 @@ def _alone(plan: FeaturePlan, packages: Sequence[Path], patience: Patience, prog
 
 
 def _facts(plan: FeaturePlan) -> dict[str, Any]:
-    """Return what all processes must find alike; names of models and data may be paths, which differ from disk to disk."""
+    """Return what all processes must agree on; names of models and data may be paths, which differ from disk to disk."""
     chosen = {name: value for name, value in asdict(plan.options).items() if name not in {"model", "data", "device"}}
     jobs = [
         {"state": job.state, "data": [(one.task.fingerprint, len(one.examples)) for one in job.rows]}
@@ -228,7 +228,7 @@ def _moments(
 
 
 def _public_balls(backbone: Backbone, sites: Sequence[str], options: FeatureOptions) -> dict[str, Ball]:
-    """Return where the features of texts that come with clora lie: known to everybody, whatever the private inputs."""
+    """Return where the features of clora's bundled texts are: public, whatever the private inputs."""
     clip = options.privacy.clip if options.privacy else 1.0
     longest = backbone.tokens.most(options.max_length)
     # Cut to fit rather than refused: their instructions are not the user's to shorten.
@@ -298,7 +298,7 @@ def _warn(plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress) -> 
             )
         if spent := job.before and job.before.record.privacy:
             so = (
-                "whoever has both knows more than either tells: the epsilons add up"
+                "both together reveal more than either: the epsilons add up"
                 if privacy is not None
                 else "the new one is exact and promises nothing"
             )
