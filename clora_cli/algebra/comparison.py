@@ -121,12 +121,12 @@ def compare(first: Deltas, second: Deltas, *, epsilon: float = EPSILON) -> Compa
         OptionError: If epsilon lies outside [0, 1).
         MismatchError: If they share no site, or differ in shape at one.
     """
-    found = survey({"the first": first, "the second": second}, epsilon=epsilon).pairs[0][1]
-    if found is None:
+    pair = survey({"the first": first, "the second": second}, epsilon=epsilon).pairs[0][1]
+    if pair is None:
         raise MismatchError(
             "the two adapters share no site; compare adapters of the same layers", code="no-shared-site"
         )
-    return found
+    return pair
 
 
 def survey(

@@ -84,8 +84,8 @@ class Prototypes:
         self._count = 0
         self._scatter: Tensor | None = None
         self.seconds: set[SecondMoment] = set()
-        for one in moments:
-            self.add(one)
+        for part in moments:
+            self.add(part)
 
     def add(self, one: Moments) -> None:
         """Add a set."""

@@ -134,6 +134,6 @@ def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, 
             f"--max-forgetting {max_forgetting:g}: give a number of percent points, 0 or more",
             code="option-out-of-range",
         )
-    found = [read_scores(path) for path in paths]
-    check_baselines(found, [task.name for task in tasks])
-    return found
+    earlier = [read_scores(path) for path in paths]
+    check_baselines(earlier, [task.name for task in tasks])
+    return earlier

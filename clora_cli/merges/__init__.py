@@ -174,10 +174,10 @@ class Merger:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Site to (out, in), sites sorted."""
-        found: dict[str, tuple[int, int]] = {}
+        shapes: dict[str, tuple[int, int]] = {}
         for deltas in self.deltas:
-            found |= {site: (delta.shape[0], delta.shape[1]) for site, delta in deltas.items()}
-        return dict(sorted(found.items()))
+            shapes |= {site: (delta.shape[0], delta.shape[1]) for site, delta in deltas.items()}
+        return dict(sorted(shapes.items()))
 
     @property
     def cut(self) -> int:
@@ -223,8 +223,8 @@ class Merger:
         """
         deltas = [{site: d for site, d in deltas.items() if names is None or site in names} for deltas in self.deltas]
         states = [states_of(member) for member in self.fitted] if self._states else ()
-        found = merge_sites(self.merge, deltas, self._weights, seed=self.seed, base=self._base, states=states)
-        for site, delta in found:
+        merged = merge_sites(self.merge, deltas, self._weights, seed=self.seed, base=self._base, states=states)
+        for site, delta in merged:
             if not (most := bound(delta)) <= HUGE:
                 raise OptionError(
                     f"the merge would change a weight of '{site}' by {most:.2g}; give smaller weights",

@@ -50,12 +50,12 @@ def check_member(
 
 def states_of(member: AdapterFolder) -> dict[str, dict[str, Tensor]]:
     """Return what an adapter's method kept for each site, by site and name: in the file, ``<name>/<site>``."""
-    found: dict[str, dict[str, Tensor]] = {}
+    states: dict[str, dict[str, Tensor]] = {}
     for key, tensor in member.state().items():
         name, slash, site = key.partition("/")
         if slash:
-            found.setdefault(site, {})[name] = tensor
-    return found
+            states.setdefault(site, {})[name] = tensor
+    return states
 
 
 def _check_state(member: AdapterFolder, name: str, site: str, state: Tensor | None, shape: tuple[int, int]) -> None:

@@ -46,14 +46,14 @@ def down_projections(model: nn.Module) -> dict[str, int]:
     """
     linear = {n.removesuffix(_BASE): shape for n, m in model.named_modules() if (shape := linear_shape(m)) is not None}
     named = [name for name in linear if f".{name}".endswith(tuple(f".{ending}" for ending in _ENDINGS))]
-    found = {name: linear[name][1] for name in named if not any(word in name.lower() for word in _ATTENTION)}
-    if not found:
+    outputs = {name: linear[name][1] for name in named if not any(word in name.lower() for word in _ATTENTION)}
+    if not outputs:
         raise OptionError(
             f"attribution finds no feed-forward output layer in {type(model).__name__}: "
             f"none of its linear layers ends with {', '.join(_ENDINGS)}",
             code="no-feed-forward-layer",
         )
-    return found
+    return outputs
 
 
 def attributions(
@@ -92,7 +92,7 @@ def attributions(
     shift = "decoder_input_ids" not in inputs
     keep = labels[:, int(shift) :].ne(_IGNORED).any(dim=0).nonzero().flatten()
     task = _Task(model, inputs, labels, keep, shift, answer)
-    found: dict[str, Tensor] = {}
+    scores: dict[str, Tensor] = {}
     for group in [list(layers)] if together else [[layer] for layer in layers]:
         sums = {layer: torch.zeros_like(seen.of(layer)) for layer in group}
         points = torch.arange(1, steps + 1, device=labels.device) / steps
@@ -102,8 +102,8 @@ def attributions(
             with _entering(model, leaves), _replayed(model, known, len(labels), len(scales)):
                 _add_slopes(sums, leaves, task, len(scales))
         for layer, total in sums.items():
-            found[layer] = (total * seen.of(layer)).sum(dim=(0, 1)) / (steps * len(labels))
-    return torch.cat([found[layer] for layer in layers]).float()
+            scores[layer] = (total * seen.of(layer)).sum(dim=(0, 1)) / (steps * len(labels))
+    return torch.cat([scores[layer] for layer in layers]).float()
 
 
 def spearman(one: Tensor, other: Tensor) -> float:

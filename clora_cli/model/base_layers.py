@@ -161,14 +161,14 @@ class BaseLayers:
     def _found(self, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
         try:
             tied = {site: self._of_table(site, self.head) for site in shapes if self.tied(site) and self.head}
-            found = tied | self.places.stored(shapes.keys() - tied.keys(), self.checkpoint.keys)
+            stored = tied | self.places.stored(shapes.keys() - tied.keys(), self.checkpoint.keys)
         except ArtifactError:  # of an architecture that Transformers does not know, or with code of its own
             if not self._has_all(shapes):
                 raise
-            found = {site: self._by_name(site, shape) for site, shape in shapes.items()}
-        for place in found.values():
+            stored = {site: self._by_name(site, shape) for site, shape in shapes.items()}
+        for place in stored.values():
             self.checkpoint.check_number(place.parameter)
-        return found
+        return stored
 
     def _of_table(self, site: str, head: Head) -> Place:
         return dataclasses.replace(self.places.place(site), parameter=head.key)

@@ -245,8 +245,8 @@ def _fingerprints(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
         # Files that Transformers does not read may be pointers or half downloaded.
         with contextlib.suppress(ArtifactError):
             lines += [f"{name} ".encode() + sample for name, sample in _samples(read_part(file))]
-    known = {key: value for key, value in config.items() if key not in _VOLATILE}
-    whole = _digest([json.dumps(known, sort_keys=True).encode(), *sorted(lines)])
+    stable = {key: value for key, value in config.items() if key not in _VOLATILE}
+    whole = _digest([json.dumps(stable, sort_keys=True).encode(), *sorted(lines)])
     return whole, _digest([str(config.get("model_type")).encode(), *_in_order(dict(samples))])
 
 
@@ -268,10 +268,10 @@ def _samples(part: Part) -> Iterator[tuple[str, bytes]]:
 def _in_order(samples: Mapping[str, bytes]) -> list[bytes]:
     """Return the weights' samples in the order of their names, which libraries prefix and files omit as they like."""
     names = sorted(name for name in samples if not name.endswith((*_BUFFERS, *HEADS)))
-    found = [samples[name] for name in names]
+    ordered = [samples[name] for name in names]
     # A head that is tied to the embeddings may be saved or not.
     heads = [samples[name] for name in sorted(samples) if name.endswith(HEADS)]
-    return [*found, *(head for head in heads if head not in found)]
+    return [*ordered, *(head for head in heads if head not in ordered)]
 
 
 def _digest(lines: Iterable[bytes]) -> str:

@@ -91,16 +91,16 @@ class Inside:
 
     def _changed(self, weights: Sequence[float]) -> dict[str, nn.Parameter | None]:
         """Return the parameters with the weighed deltas added."""
-        found: dict[str, Tensor] = {}
+        changed: dict[str, Tensor] = {}
         for number, place, delta in self._held:
             if weights[number]:
                 name = _name(place)
-                if name not in found:
-                    found[name] = self._module._parameters[name].detach().clone()  # type: ignore[union-attr]
+                if name not in changed:
+                    changed[name] = self._module._parameters[name].detach().clone()  # type: ignore[union-attr]
                 change = delta.delta() if isinstance(delta, Factor) else delta
-                view = place.view(found[name])
+                view = place.view(changed[name])
                 view.add_(change.to(view.dtype), alpha=weights[number])
-        return {name: nn.Parameter(weight, requires_grad=False) for name, weight in found.items()}
+        return {name: nn.Parameter(weight, requires_grad=False) for name, weight in changed.items()}
 
     def _put(self, parameters: dict[str, nn.Parameter | None]) -> dict[str, nn.Parameter | None]:
         """Put parameters into the module; return those that were there."""

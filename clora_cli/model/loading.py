@@ -121,6 +121,6 @@ def _boundary(reference: ModelReference, part: str = "") -> Iterator[None]:
                 code="base-model-needs-own-code",
             ) from error
         for file in sorted(reference.path.iterdir()):
-            if file.is_file() and (told := stand_in(file)):
-                raise ArtifactError(f"{what} cannot be loaded: {file} {told}", code="file-is-stand-in") from error
+            if file.is_file() and (reason := stand_in(file)):
+                raise ArtifactError(f"{what} cannot be loaded: {file} {reason}", code="file-is-stand-in") from error
         raise

@@ -151,7 +151,7 @@ class Places:
         Raises:
             MismatchError: If the model has no such layer or one of another shape, or two sites are one layer.
         """
-        found: dict[str, _Delta] = {}
+        reconciled: dict[str, _Delta] = {}
         spelled: dict[str, str] = {}
         for written, delta in deltas.items():
             place = self.place(written, where)
@@ -161,13 +161,13 @@ class Places:
                     "was it trained on another model?",
                     code="layer-shapes-differ",
                 )
-            if place.site in found:
+            if place.site in reconciled:
                 raise MismatchError(
                     f"'{spelled[place.site]}' and '{written}' in {_adapter(where)} are one layer of the base model",
                     code="layer-named-twice",
                 )
-            found[place.site], spelled[place.site] = delta, written
-        return found
+            reconciled[place.site], spelled[place.site] = delta, written
+        return reconciled
 
     def has(self, site: str, tensor: str, copy: Tensor) -> bool:
         """Tell whether a tensor of a site equals the base model's, to the precision of the coarser type.
@@ -197,13 +197,13 @@ class Places:
             MismatchError: If the model has no such layer, or the files hold its weight in another layout or not at all.
         """
         whole, single = self._stored(keys)
-        found = {}
+        places = {}
         for site in sites:
             place = self.place(site)
             if place.site in single:  # an expert's own tensor, which loading would put among the others
-                found[site] = Place(place.site, single[place.site], place.shape)
+                places[site] = Place(place.site, single[place.site], place.shape)
             elif place.parameter in whole:
-                found[site] = dataclasses.replace(place, parameter=whole[place.parameter])
+                places[site] = dataclasses.replace(place, parameter=whole[place.parameter])
             else:
                 other = self.tied(place.site)
                 mend = "load the model and save it again with Transformers' save_pretrained"
@@ -213,7 +213,7 @@ class Places:
                     f"the base model's files have no separate weight for '{place.site}'; {mend}",
                     code="weight-not-stored-alone",
                 )
-        return found
+        return places
 
     def key_of(self, parameter: str, keys: Iterable[str]) -> str | None:
         """Return the files' name of a parameter of the model; None if they have none."""
@@ -245,9 +245,9 @@ class Places:
         return None
 
     def _renamed(self, written: str, where: Path | None) -> Place:
-        found = self._spelling.now(written + _WEIGHT)
-        site = found.renamed.removesuffix(_WEIGHT)
-        place = self._own(found.parameter.removesuffix(_WEIGHT)) if found.part is None else self._expert(site, found)
+        target = self._spelling.now(written + _WEIGHT)
+        site = target.renamed.removesuffix(_WEIGHT)
+        place = self._own(target.parameter.removesuffix(_WEIGHT)) if target.part is None else self._expert(site, target)
         if place is not None:
             return place
         if site in self._layers:
@@ -280,11 +280,11 @@ class Places:
         """Return the files' names of whole parameters, by parameter, and of single experts' layers, by site."""
         whole, single = {}, {}
         for key in keys:
-            found = self._spelling.now(key)
-            if found.part is None:
-                whole[found.parameter] = key
-            elif found.part[1]:
-                single[found.renamed.removesuffix(_WEIGHT)] = key
+            target = self._spelling.now(key)
+            if target.part is None:
+                whole[target.parameter] = key
+            elif target.part[1]:
+                single[target.renamed.removesuffix(_WEIGHT)] = key
         return whole, single
 
     def _tensor(self, parameter: str) -> Tensor | None:

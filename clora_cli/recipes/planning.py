@@ -84,14 +84,14 @@ def check_inputs(units: Sequence[Unit]) -> ModelReference:
         )
     reference = find_model(first.model, first.recipe.revision)
     check_answers(reference)
-    found: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     for unit in units:
         for stage, name in enumerate(unit.recipe.tasks, start=1):
             train = at_stage(unit.entry.train, stage)
             key = f"{name} {json.dumps(train.get('columns'))}"
-            if key not in found:
-                found[key] = load_task(name, columns=train.get("columns"))
-            _check_task(found[key], name, unit)
+            if key not in tasks:
+                tasks[key] = load_task(name, columns=train.get("columns"))
+            _check_task(tasks[key], name, unit)
         _check_merges(unit, reference)
     return reference
 

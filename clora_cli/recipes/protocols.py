@@ -135,17 +135,17 @@ def _merged(parts: Iterator[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _sources(layers: Sequence[_Layer]) -> dict[str, list[str]]:
     """Return the source of each effective setting, as settings by source."""
-    said: dict[str, str] = {}
+    last: dict[str, str] = {}
     for layer in layers:
         exceptions = {name: source for source, names in layer.sources.items() for name in names}
         for section in _SECTIONS:
             for name in layer.values.get(section, {}):
                 exact = f"{section}.{name}"
-                said[exact] = exceptions.get(exact, exceptions.get(name, layer.source))
+                last[exact] = exceptions.get(exact, exceptions.get(name, layer.source))
     for name in SHARED:
-        if f"train.{name}" in said:
-            said.setdefault(f"eval.{name}", said[f"train.{name}"])  # an evaluation takes them from the training
-    found: dict[str, list[str]] = defaultdict(list)
-    for name, source in said.items():
-        found[source].append(name)
-    return dict(found)
+        if f"train.{name}" in last:
+            last.setdefault(f"eval.{name}", last[f"train.{name}"])  # an evaluation takes them from the training
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for name, source in last.items():
+        grouped[source].append(name)
+    return dict(grouped)

@@ -61,15 +61,15 @@ def read_settings(item: Item, section: Section, tasks: int, also: Collection[str
         OptionError: If a name, a type, a length or a range is wrong, with file and line.
     """
     known = _known(section)
-    found = {}
+    settings = {}
     for name, entry in item.mapping(section, [*known, *also]).items():
         if name in also:
             continue
         option = known[name]
         lists, read = option.kind == "texts", _reader(name, option.kind, option.optional)
-        found[name] = read_each(entry, name, tasks, lists=lists, read=read)
-        check_together(entry, section, {name: found[name]}, tasks)
-    return found
+        settings[name] = read_each(entry, name, tasks, lists=lists, read=read)
+        check_together(entry, section, {name: settings[name]}, tasks)
+    return settings
 
 
 def read_each(item: Item, name: str, tasks: int, *, lists: bool, read: typing.Callable[[Item], Any]) -> Any:

@@ -61,12 +61,12 @@ class FeatureJob:
     @property
     def count(self) -> int:
         """Number of inputs that are read now."""
-        return sum(len(one.examples) for one in self.rows)
+        return sum(len(rows.examples) for rows in self.rows)
 
     @property
     def tasks(self) -> str:
         """The tasks' names."""
-        return ", ".join(one.task.name for one in self.rows)
+        return ", ".join(rows.task.name for rows in self.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,11 +153,11 @@ def _drawn(task: Task, member: AdapterFolder, options: FeatureOptions, reference
 
 
 def _check_rows(member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions) -> None:
-    marks = [one.task.fingerprint for one in rows]
-    if twice := next((one.task.name for one in rows if marks.count(one.task.fingerprint) > 1), None):
+    marks = [entry.task.fingerprint for entry in rows]
+    if twice := next((entry.task.name for entry in rows if marks.count(entry.task.fingerprint) > 1), None):
         raise OptionError(f"--data gives {member.path} the rows of '{twice}' twice", code="rows-given-twice")
     # Rows that are added count alone: who has seen the file before and after can tell them from the others.
-    if (count := sum(len(one.examples) for one in rows)) < options.min_count:
+    if (count := sum(len(entry.examples) for entry in rows)) < options.min_count:
         raise DataError(
             f"{member.path} would get a distribution of {count} inputs, too few to hide a single one; "
             f"give at least {options.min_count}, or pass --min-count {count}",
@@ -218,8 +218,10 @@ def _added(path: Path, before: Distribution, recipe: FeatureRecord) -> tuple[Sta
         )
     if all(entry in old for entry in recipe.raw["data"]):
         return "up to date", before
-    known = {(entry["fingerprint"], entry["split"]) for entry in old}
-    if twice := next((entry for entry in recipe.raw["data"] if (entry["fingerprint"], entry["split"]) in known), None):
+    earlier = {(entry["fingerprint"], entry["split"]) for entry in old}
+    if twice := next(
+        (entry for entry in recipe.raw["data"] if (entry["fingerprint"], entry["split"]) in earlier), None
+    ):
         raise OptionError(
             f"{path} has rows of '{twice['name']}' ({twice['split']}) already, which would count twice; "
             "pass --force and all --data instead",

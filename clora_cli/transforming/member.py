@@ -114,9 +114,9 @@ class Member:
 
     def _equal(self, there: Path, source: Path) -> bool:
         if source.name == MANIFEST:
-            found = read_json(there, "manifest")
-            files = {current_name(name): digest for name, digest in dict(found.get("files") or {}).items()}
-            return to_json({**found, "files": files}) == self.manifest()
+            manifest = read_json(there, "manifest")
+            files = {current_name(name): digest for name, digest in dict(manifest.get("files") or {}).items()}
+            return to_json({**manifest, "files": files}) == self.manifest()
         same_size = there.stat().st_size == source.stat().st_size
         return same_size and sha256(there) == (self._known.get(current_name(source.name)) or sha256(source))
 

@@ -119,7 +119,7 @@ class MergePlan:
         recipe = self.recipe()
         # Beside the recipe, which older merges have without it.
         recipe["data"] |= {
-            "origins": [one.recorded() for member in self.members for one in origins_of(member.manifest)]
+            "origins": [origin.recorded() for member in self.members for origin in origins_of(member.manifest)]
         }
         known = self.reference.described() if self.reference else {}
         base = {"base_model": {**self.base, **{key: known[key] for key in ("weights", "settings") if known}}}

@@ -125,7 +125,7 @@ def _facts(plan: FeaturePlan) -> dict[str, Any]:
     """Return what all processes must agree on; names of models and data may be paths, which differ from disk to disk."""
     chosen = {name: value for name, value in asdict(plan.options).items() if name not in {"model", "data", "device"}}
     jobs = [
-        {"state": job.state, "data": [(one.task.fingerprint, len(one.examples)) for one in job.rows]}
+        {"state": job.state, "data": [(rows.task.fingerprint, len(rows.examples)) for rows in job.rows]}
         for job in plan.jobs
     ]
     return {
@@ -213,18 +213,18 @@ def _moments(
     with progress.track(f"stat-features {job.member.task}", len(ids)) as advance:
         reading: dict[str, Any] = {"pool": options.pool, "batch_size": options.batch_size}
         reading["done"] = lambda rows: advance(rows, "")
-        found = collect_moments(backbone, ids, sites, second=options.second_moment, **change, **reading)
+        by_site = collect_moments(backbone, ids, sites, second=options.second_moment, **change, **reading)
     bank.clear()
-    if odd := next((site for site, one in found.items() if not one.mean.isfinite().all()), None):
+    if odd := next((site for site, moments in by_site.items() if not moments.mean.isfinite().all()), None):
         raise CloraError(
             f"features at '{odd}' are not finite in {options.dtype}; pass --dtype float32", code="features-not-finite"
         )
     if options.privacy is not None:
         sigma = noise_multiplier(options.privacy.epsilon, options.privacy.delta)
-        return {site: release(one, balls[site], len(found), sigma) for site, one in found.items()}
+        return {site: release(moments, balls[site], len(by_site), sigma) for site, moments in by_site.items()}
     if job.state == "added" and job.before is not None:
-        return {site: job.before.sites[site] + one for site, one in found.items()}
-    return found
+        return {site: job.before.sites[site] + moments for site, moments in by_site.items()}
+    return by_site
 
 
 def _public_balls(backbone: Backbone, sites: Sequence[str], options: FeatureOptions) -> dict[str, Ball]:
@@ -263,11 +263,11 @@ def _sites(backbone: Backbone, member: AdapterFolder, options: FeatureOptions) -
     usual: Collection[str] = ()
     with contextlib.suppress(OptionError):  # an architecture of its own: the adapter's sites will do
         usual = find_sites(backbone.model)
-    if not (found := prompt_sites(backbone, {*own, *usual})):
+    if not (reached := prompt_sites(backbone, {*own, *usual})):
         raise MismatchError(
             f"adapter {member.path} changes no layer that sees the prompt", code="no-layer-reached-by-prompt"
         )
-    return select_sites(found, options.layer, options.module)
+    return select_sites(reached, options.layer, options.module)
 
 
 def _has_features(backbone: Backbone, site: str) -> bool:
