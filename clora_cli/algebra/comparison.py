@@ -121,12 +121,12 @@ def compare(first: Deltas, second: Deltas, *, epsilon: float = EPSILON) -> Compa
         OptionError: If epsilon lies outside [0, 1).
         MismatchError: If they share no site, or differ in shape at one.
     """
-    found = survey({"the first": first, "the second": second}, epsilon=epsilon).pairs[0][1]
-    if found is None:
+    pair = survey({"the first": first, "the second": second}, epsilon=epsilon).pairs[0][1]
+    if pair is None:
         raise MismatchError(
             "the two adapters share no site; compare adapters of the same layers", code="no-shared-site"
         )
-    return found
+    return pair
 
 
 def survey(
@@ -144,7 +144,7 @@ def survey(
         epsilon: Share of its delta's largest magnitude that an entry must exceed to count, in [0, 1).
         scope: What to measure. The time of ``earlier`` grows with the number of adapters, of the others with its square.
         rows: Count collisions in so many rows of each site, drawn by the site's name, and estimate the rest; 0 for all.
-        advance: Is told of each site when it is done.
+        advance: Is called after each site.
 
     Raises:
         OptionError: If epsilon lies outside [0, 1), or rows is 1 or below 0.

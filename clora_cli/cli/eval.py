@@ -118,7 +118,7 @@ def evaluate_command(
 
 
 def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, tasks: Sequence[Task]) -> list[Scores]:
-    """Read the baselines, and refuse before anything is scored what could not be judged afterwards."""
+    """Read the baselines, and refuse before any scoring what could not be compared afterwards."""
     from clora_cli.reporting.limits import check_baselines
     from clora_cli.store.scores import read_scores
 
@@ -134,6 +134,6 @@ def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, 
             f"--max-forgetting {max_forgetting:g}: give a number of percent points, 0 or more",
             code="option-out-of-range",
         )
-    found = [read_scores(path) for path in paths]
-    check_baselines(found, [task.name for task in tasks])
-    return found
+    earlier = [read_scores(path) for path in paths]
+    check_baselines(earlier, [task.name for task in tasks])
+    return earlier

@@ -52,7 +52,7 @@ def route(
     json: Annotated[bool, typer.Option("--json", help="Accepted; JSON lines are the output anyway.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Tell which adapter each input goes to, as JSON lines in the inputs' order.
+    """Show which adapter each input goes to, as JSON lines in the inputs' order.
 
     Rows of stdin and files keep their fields and get "adapter", null for the base model, and "weights" by adapter. With
     --quiet just the adapter's name. Where the inputs' tasks are known, a confusion matrix follows on stderr.
@@ -78,11 +78,11 @@ def route(
     # The first process alone reads inputs: all of them have the same standard input, which can be read once.
     inputs = [open_source(source, sys.stdin.buffer, settings, members) for source in sources if is_main_process()]
     calibration = calibration_tasks(members, options, settings.calibrate, settings.columns)
-    told = _told(dispatcher)
+    summary = _told(dispatcher)
     if dry_run:
-        emit(Form.JSON if json else output, text=f"would route {told}", data=_plan(dispatcher), brief=told)
+        emit(Form.JSON if json else output, text=f"would route {summary}", data=_plan(dispatcher), brief=summary)
         return
-    _prepare(dispatcher, calibration, terminal, told)
+    _prepare(dispatcher, calibration, terminal, summary)
     tally = dispatcher.tally(panels=heatmap is not None)
     with _tracked(terminal, inputs) as advance:
         for decided in dispatcher.decide(chain.from_iterable(inputs)):
@@ -99,8 +99,8 @@ def _standard_input() -> Sequence[str]:
     return ["-"]
 
 
-def _prepare(dispatcher: Dispatcher, calibration: Sequence[Task], terminal: Terminal, told: str) -> None:
-    terminal.note(f"routing {told}")
+def _prepare(dispatcher: Dispatcher, calibration: Sequence[Task], terminal: Terminal, summary: str) -> None:
+    terminal.note(f"routing {summary}")
     if dispatcher.guide.record.source != "base":
         terminal.warn(
             "the distributions were taken with --source adapted, inputs are looked at by the base model alone: "

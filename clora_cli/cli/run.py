@@ -127,22 +127,22 @@ def _read(name: str, seeds: list[int] | None, model: str | None, out: Path | Non
 def _emit_list(output: Form, part: str) -> None:
     from clora_cli.recipes import shipped
 
-    found = [recipe for name, recipe in shipped().items() if part in name]
-    if not found:
+    recipes = [recipe for name, recipe in shipped().items() if part in name]
+    if not recipes:
         raise OptionError(
             f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all",
             code="unknown-recipe",
         )
-    width = max(len(recipe.name) for recipe in found)
+    width = max(len(recipe.name) for recipe in recipes)
     entries = [
         {**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published, "status": recipe.status}
-        for recipe in found
+        for recipe in recipes
     ]
     emit(
         output,
-        text="\n".join(f"{recipe.name:{width}}  {recipe.about}" for recipe in found),
+        text="\n".join(f"{recipe.name:{width}}  {recipe.about}" for recipe in recipes),
         data={"schema": "clora.recipes/1", "recipes": entries},
-        brief="\n".join(recipe.name for recipe in found),
+        brief="\n".join(recipe.name for recipe in recipes),
     )
 
 
@@ -211,12 +211,15 @@ def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int) -> None
         _keep_recipe(recipe)
         results = _carry_out(plans, reference, jobs, output)
         _emit_results(output, recipe, results)
-    failures = sorted((one for one in results if one.failure), key=lambda one: one.failure.when if one.failure else 0)
-    for one in failures:
-        if one.failure is not None:
-            step = one.failure.step
-            said = f"{one.unit.name}, {step.kind} {step.task}: {one.failure.message}; see {one.unit.log}"
-            tell(f"error: {legible(said)}")
+    failures = sorted(
+        (result for result in results if result.failure),
+        key=lambda result: result.failure.when if result.failure else 0,
+    )
+    for result in failures:
+        if result.failure is not None:
+            step = result.failure.step
+            line = f"{result.unit.name}, {step.kind} {step.task}: {result.failure.message}; see {result.unit.log}"
+            tell(f"error: {legible(line)}")
     if failures and failures[0].failure is not None:
         raise typer.Exit(failures[0].failure.code)
 
@@ -296,21 +299,21 @@ def _keep_recipe(recipe: Recipe) -> None:
 def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -> None:
     from clora_cli.recipes.outcomes import method_results, results_table, unequal_footing
 
-    units = [one.unit for one in results]
-    found, unequal = method_results(units), unequal_footing(units)
+    units = [result.unit for result in results]
+    methods, unequal = method_results(units), unequal_footing(units)
     for text in unequal:
         Terminal(output).warn(f"unequal protocols: {text}")
     runs = [
         {
-            "method": one.unit.entry.label,
-            "seed": one.unit.seed,
-            "folder": str(one.unit.folder),
-            "done": one.done,
-            "state": "failed" if one.failure else "complete",
-            **({"error": one.failure.message, "code": one.failure.code} if one.failure else {}),
+            "method": result.unit.entry.label,
+            "seed": result.unit.seed,
+            "folder": str(result.unit.folder),
+            "done": result.done,
+            "state": "failed" if result.failure else "complete",
+            **({"error": result.failure.message, "code": result.failure.code} if result.failure else {}),
         }
-        for one in results
+        for result in results
     ]
     data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs}
-    data |= {"methods": [one.data() for one in found], "unequal": unequal}
-    emit(output, text=results_table(found), data=data, brief=str(recipe.out))
+    data |= {"methods": [result.data() for result in methods], "unequal": unequal}
+    emit(output, text=results_table(methods), data=data, brief=str(recipe.out))

@@ -1,4 +1,4 @@
-"""Whether adapters can be merged, and what their states hold for it."""
+"""Check that adapters can be merged, and read what their states hold for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_member(
 
     Raises:
         MismatchError: If a layer has another shape.
-        ArtifactError: If a number is none that an adapter has, or the state lacks what is needed.
+        ArtifactError: If a number is not finite or beyond all bounds, or the state lacks what is needed.
     """
     states = states_of(member) if needed else {}
     for site, delta in deltas.items():
@@ -50,12 +50,12 @@ def check_member(
 
 def states_of(member: AdapterFolder) -> dict[str, dict[str, Tensor]]:
     """Return what an adapter's method kept for each site, by site and name: in the file, ``<name>/<site>``."""
-    found: dict[str, dict[str, Tensor]] = {}
+    states: dict[str, dict[str, Tensor]] = {}
     for key, tensor in member.state().items():
         name, slash, site = key.partition("/")
         if slash:
-            found.setdefault(site, {})[name] = tensor
-    return found
+            states.setdefault(site, {})[name] = tensor
+    return states
 
 
 def _check_state(member: AdapterFolder, name: str, site: str, state: Tensor | None, shape: tuple[int, int]) -> None:

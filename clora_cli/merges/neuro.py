@@ -1,4 +1,4 @@
-"""Merge what is parallel to each neuron's base weights and what is orthogonal to them apart, and scale either."""
+"""Merge the parts parallel and orthogonal to each neuron's base weights separately, and scale each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Neuro"]
 
 @dataclass(frozen=True, kw_only=True)
 class Neuro(Merge):
-    """Merge what is parallel to each neuron's base weights and what is orthogonal to them apart, and scale either.
+    """Merge the parts parallel and orthogonal to each neuron's base weights separately, and scale each.
 
     A row d of a delta is split along the same row w of the base weight: ``d = c w / |w| + rest`` with ``c = d . w / |w|``.
     The c and the rests are each merged as in ``ties`` (elect a sign, average those that have it); a row that is 0 in the

@@ -275,7 +275,7 @@ def _query_value(linear: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
             return group
     endings = sorted({name.rpartition(".")[2] for name in linear})
     raise OptionError(
-        f"no query and value projections found; name --target-modules among {', '.join(endings)}",
+        f"no query and value projections found; pass --target-modules with some of {', '.join(endings)}",
         code="no-default-target-modules",
     )
 

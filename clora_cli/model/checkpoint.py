@@ -66,22 +66,22 @@ def entry_of(folder: Path) -> str | None:
 
 
 def read_parts(folder: Path) -> list[Part]:
-    """Read what a model's files hold: those that Transformers reads, whatever else lies beside them.
+    """Read what a model's files hold: those that Transformers reads, whatever other files are there.
 
     Raises:
-        ArtifactError: If there are none, or one is missing or damaged, or an index names what is not there.
+        ArtifactError: If there are none, or one is missing or damaged, or an index names a file that does not exist.
     """
     if name := entry_of(folder):
         return _indexed(folder, name) if name.endswith(".json") else [read_part(folder / name)]
-    found = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(_OTHER))
-    if not found:
+    files = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(_OTHER))
+    if not files:
         raise ArtifactError(f"base model {folder} {_without(folder)}", code="base-model-weights-missing")
-    if shard := next((file for file in found if _SHARD.search(file.name)), None):
+    if shard := next((file for file in files if _SHARD.search(file.name)), None):
         raise ArtifactError(
             f"base model {folder} has {shard.name} and no {INDEX}, which names all shards; fetch it",
             code="weight-index-missing",
         )
-    return [read_part(file) for file in found]
+    return [read_part(file) for file in files]
 
 
 def _indexed(folder: Path, name: str) -> list[Part]:

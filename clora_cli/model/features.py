@@ -56,9 +56,9 @@ def prompt_ids(
     Raises:
         DataError: If an instruction alone is longer than ``max_length``.
     """
-    shown = (_body(one) if text == "body" else one for one in examples)
+    shown = (_body(example) if text == "body" else example for example in examples)
     kind = backbone.prompt_kind
-    return [encode_prompt(one, backbone.tokens, kind=kind, max_length=max_length, chat=chat) for one in shown]
+    return [encode_prompt(example, backbone.tokens, kind=kind, max_length=max_length, chat=chat) for example in shown]
 
 
 def _body(example: Example) -> Example:
@@ -217,12 +217,12 @@ def collect_moments(
     Returns:
         Site to moments, on the CPU.
     """
-    found = {site: _nothing(backbone.model, site, second) for site in sites}
+    moments = {site: _nothing(backbone.model, site, second) for site in sites}
     own = own_share(list(sites))
     for _, features in read_features(backbone, ids, sites, shared=True, **reading):
         for site in own:
-            found[site] = found[site] + Moments.of(change(site, features[site]).cpu(), second)
-    return {site: _of_owner(found[site], number, backbone.device) for number, site in enumerate(sites)}
+            moments[site] = moments[site] + Moments.of(change(site, features[site]).cpu(), second)
+    return {site: _of_owner(moments[site], number, backbone.device) for number, site in enumerate(sites)}
 
 
 class _ReachedError(Exception):

@@ -1,7 +1,7 @@
 """How a model's folder is loaded (layer L1): the one place that calls Transformers for it, and no code of the folder runs.
 
-Transformers asks on standard input whether to run code that a configuration names, unless it is told not to; it loads kernels
-from the Hub where a configuration names them; and it puts an adapter that lies in the folder into the model.
+Transformers asks on standard input whether to run code that a configuration names, unless this is switched off; it loads kernels
+from the Hub where a configuration names them; and it loads an adapter found in the folder into the model.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def load_skeleton(reference: ModelReference, *, untied: bool = False) -> Any:
 
 
 def _loader(reference: ModelReference, config: Any) -> Any:
-    """Return the library's class for a model; of most vision-language models there is none that reads texts alone."""
+    """Return the library's class for a model; most vision-language models have no class that reads text alone."""
     import transformers as library
 
     reads, sees = library.MODEL_FOR_CAUSAL_LM_MAPPING, library.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -116,11 +116,11 @@ def _boundary(reference: ModelReference, part: str = "") -> Iterator[None]:
     except ArtifactError as error:
         if "trust_remote_code" in str(error.__cause__):
             raise ArtifactError(
-                f"{what} needs code that lies in its folder or on the Hub, and clora runs none; "
+                f"{what} needs code from its folder or the Hub, which clora does not run; "
                 "give a model of an architecture that Transformers has itself",
                 code="base-model-needs-own-code",
             ) from error
         for file in sorted(reference.path.iterdir()):
-            if file.is_file() and (told := stand_in(file)):
-                raise ArtifactError(f"{what} cannot be loaded: {file} {told}", code="file-is-stand-in") from error
+            if file.is_file() and (reason := stand_in(file)):
+                raise ArtifactError(f"{what} cannot be loaded: {file} {reason}", code="file-is-stand-in") from error
         raise

@@ -1,4 +1,4 @@
-"""What can be asked of an evaluation (layer L1)."""
+"""Options of an evaluation (layer L1)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class EvalOptions(RouteChoices):
     dtype: str = dtype_option("settings")
 
     def check(self) -> None:
-        """Check what does not go together.
+        """Refuse options that exclude each other.
 
         Raises:
             OptionError: If routing is chosen for a combination that does not route, or ``seen`` without ``matrix``.

@@ -1,4 +1,4 @@
-"""What can be asked of a union of packages (layer L1)."""
+"""Options of a union of packages (layer L1)."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ class ExpandOptions(Options):
         for old, new in self.rename.items():
             if problem := folder_problem(new):
                 raise OptionError(
-                    f"--rename {old}={new}: the new name is also a folder's; {problem}", code="name-unfit-for-folder"
+                    f"--rename {old}={new}: the new name is used for a folder; {problem}", code="name-unfit-for-folder"
                 )

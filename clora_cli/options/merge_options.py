@@ -1,4 +1,4 @@
-"""What can be asked of a merge (layer L1)."""
+"""Options of a merge (layer L1)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class MergeOptions(Options):
         return {**self.strategy_options, **({} if self.density is None else {"density": str(self.density)})}
 
     def check(self) -> None:
-        """Check what no single range says.
+        """Check what goes beyond the range of a single option.
 
         Raises:
             OptionError: If two options exclude each other, or a weight is not finite.

@@ -1,4 +1,4 @@
-"""What can be asked of routing (layer L1): how inputs choose among adapters, and what is routed."""
+"""Options of routing (layer L1): how inputs choose among adapters, and what is routed."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class RouteOptions(Options):
         if self.reads != "features" and (self.layer, self.module) != ("all", ""):
             given = "--route-layer" if self.layer != "all" else "--route-module"
             raise OptionError(
-                f"--similarity {self.similarity} goes by input embeddings, which no layer changes; leave out {given}",
+                f"--similarity {self.similarity} compares input embeddings, which depend on no layer; leave out {given}",
                 code="option-has-no-effect",
             )
 
     @property
     def reads(self) -> str:
-        """What adapters are known by: their ``features`` or their ``task-vector``."""
+        """What represents adapters: their ``features`` or their ``task-vector``."""
         return "features" if self.similarity == "auto" else str(registry.bound("routers", self.similarity).reads)
 
     def recorded(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class RouteOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RouteChoices(ModelOptions):
-    """What a command line says of how inputs choose; None leaves it to the adapters' method, or to ``RouteOptions``."""
+    """How inputs choose, as given on a command line; None leaves it to the adapters' method, or to ``RouteOptions``."""
 
     similarity: str | None = option(
         None,

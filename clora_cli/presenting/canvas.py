@@ -47,7 +47,7 @@ def check_ending(path: Path) -> str:
     """Return the format that a figure's ending names.
 
     Raises:
-        OptionError: If it is none of ``png svg pdf``.
+        OptionError: If it is not one of ``png svg pdf``.
     """
     ending = path.suffix.lower().removeprefix(".")
     if ending not in _ENDINGS:

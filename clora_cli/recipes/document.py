@@ -26,7 +26,7 @@ class Item:
     """A value with its place.
 
     Attributes:
-        source: The file, or what stands for it in messages.
+        source: The file, or its name in messages.
         line: From 1.
         value: A scalar, a list of items, or a mapping of keys to items.
     """
@@ -159,7 +159,7 @@ class _Reader:
             if not isinstance(name.value, str):
                 name.fail(f"a key must be a text, not {name.told}", code="yaml-key-not-text")
             if name.value in seen:
-                name.fail(f"key '{shortened(name.value)}' stands here twice", code="yaml-key-given-twice")
+                name.fail(f"key '{shortened(name.value)}' occurs twice", code="yaml-key-given-twice")
             seen.add(name.value)
             item = self.item(value, depth + 1)
             # A mapping or list below its key is named by the key's line, where one looks for it.
@@ -170,7 +170,7 @@ class _Reader:
         is_text = node.tag == "tag:yaml.org,2002:str"
         if node.tag not in _PLAIN or (not is_text and len(node.value) > _DIGITS):
             place.fail(
-                f"'{shortened(node.value)}' is no text, number, true or false; put it in quotes to have it as a text",
+                f"'{shortened(node.value)}' is not a text, number, true or false; put it in quotes to make it a text",
                 code="yaml-value-not-plain",
             )
         try:
@@ -178,7 +178,5 @@ class _Reader:
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             place.fail(f"cannot be read: {' '.join(str(error).split())}", code="yaml-value-not-plain")
         if isinstance(value, (int, float)) and not -_LARGEST < value < _LARGEST:  # what is no number fails too
-            place.fail(
-                f"{shortened(node.value)} is beyond all numbers that are of use here", code="option-out-of-range"
-            )
+            place.fail(f"{shortened(node.value)} is too large, or not a number", code="option-out-of-range")
         return value

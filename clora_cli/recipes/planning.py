@@ -1,4 +1,4 @@
-"""What of a recipe is there already, and whether the rest can start (layer L3)."""
+"""Which steps of a recipe are done already, and whether the rest can start (layer L3)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ State = Literal["up to date", "to resume", "to do", "there, not checked"]
 
 @dataclass(frozen=True)
 class UnitPlan:
-    """A unit, and how far it is.
+    """A unit and its progress.
 
     Attributes:
         unit: The unit.
@@ -57,7 +57,7 @@ class UnitPlan:
 
 
 def missing_inputs(units: Sequence[Unit]) -> list[str]:
-    """Say what is not on this machine, without fetching it."""
+    """Name what is missing on this machine, without fetching it."""
     models = dict.fromkeys(unit.model for unit in units)
     notes = [note for model in models if (note := _missing_model(model))]
     tasks = dict.fromkeys(task for unit in units for task in unit.recipe.tasks)
@@ -84,14 +84,14 @@ def check_inputs(units: Sequence[Unit]) -> ModelReference:
         )
     reference = find_model(first.model, first.recipe.revision)
     check_answers(reference)
-    found: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     for unit in units:
         for stage, name in enumerate(unit.recipe.tasks, start=1):
             train = at_stage(unit.entry.train, stage)
             key = f"{name} {json.dumps(train.get('columns'))}"
-            if key not in found:
-                found[key] = load_task(name, columns=train.get("columns"))
-            _check_task(found[key], name, unit)
+            if key not in tasks:
+                tasks[key] = load_task(name, columns=train.get("columns"))
+            _check_task(tasks[key], name, unit)
         _check_merges(unit, reference)
     return reference
 
@@ -198,7 +198,8 @@ def _check_task(task: Task, name: str, unit: Unit) -> None:
     settings = build("eval", _without_columns(unit.entry.eval))
     if task.name != folder_name(name):
         raise OptionError(
-            f"task '{name}' calls itself '{task.name}'; name it so in the recipe", code="task-names-disagree"
+            f"task '{name}' is called '{task.name}' in its file; use that name in the recipe",
+            code="task-names-disagree",
         )
     for split in ("train", settings.split):
         if not getattr(task, split):

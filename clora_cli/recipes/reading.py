@@ -82,22 +82,22 @@ def read_recipe(text: str, source: str, *, name: str = "recipe") -> Recipe:
 
 
 def _tasks(item: Item) -> tuple[str, ...]:
-    known = named_orders()
+    orders_by_name = named_orders()
     if not item.is_list:
         order = item.text("tasks")
-        if order not in known:
+        if order not in orders_by_name:
             item.fail(
-                f"no order '{shortened(order)}'{did_you_mean(order, known)}; give one of {', '.join(orders())} or a list",
+                f"no order '{shortened(order)}'{did_you_mean(order, orders_by_name)}; give one of {', '.join(orders())} or a list",
                 code="unknown-name",
             )
-        return known[order]
+        return orders_by_name[order]
     entries = item.items("tasks")
     if not entries:
         item.fail("tasks is empty", code="recipe-list-empty")
     names = [_task(entry) for entry in entries]
     for number, (entry, name) in enumerate(zip(entries, names, strict=True)):
         if _place(name) in map(_place, names[:number]):
-            entry.fail(f"task '{name}' stands in the order twice", code="task-given-twice")
+            entry.fail(f"task '{name}' is in the order twice", code="task-given-twice")
     return tuple(names)
 
 
@@ -136,30 +136,32 @@ def _folder_text(item: Item, what: str) -> str:
     text = item.text(what)
     if not _FOLDER.fullmatch(text):
         item.fail(
-            f"{what} '{shortened(text)}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'",
+            f"{what} '{shortened(text)}' must be usable as a folder name: letters, digits, '.', '_', '+' and '-'",
             code="name-unfit-for-folder",
         )
     if problem := folder_problem(text):
-        item.fail(f"{what} '{shortened(text)}' must do as a folder's name: {problem}", code="name-unfit-for-folder")
+        item.fail(
+            f"{what} '{shortened(text)}' must be usable as a folder name: {problem}", code="name-unfit-for-folder"
+        )
     return text
 
 
 def _methods(item: Item, common: Mapping[str, Item], tasks: int) -> tuple[MethodEntry, ...]:
-    found: list[MethodEntry] = []
-    # Read for their own sake too: a fault in what all share is told once, at its own place.
+    entries: list[MethodEntry] = []
+    # Read once by themselves too: a fault in what all share is reported once, at its own line.
     shared = {name: common[name] for name in ("train", "stat-features", "eval") if name in common}
     for name, section in shared.items():
         _section(section, name, tasks)
     for entry in item.items("methods"):
         method = _method(entry, shared, tasks)
-        if same_on_some_disk(method.label) in [same_on_some_disk(other.label) for other in found]:
+        if same_on_some_disk(method.label) in [same_on_some_disk(other.label) for other in entries]:
             entry.fail(
                 f"two methods are called '{method.label}'; give one of them a label", code="method-label-given-twice"
             )
-        found.append(method)
-    if not found:
+        entries.append(method)
+    if not entries:
         item.fail("methods is empty", code="recipe-list-empty")
-    return tuple(found)
+    return tuple(entries)
 
 
 def _section(item: Item, name: str, tasks: int) -> dict[str, Any]:
@@ -209,11 +211,11 @@ def _known_method(item: Item) -> str:
 
 def _merged(keys: Mapping[str, Item], shared: Mapping[str, Item], name: str, tasks: int) -> dict[str, Any]:
     """Return a section's settings for one method: its own before those that all share."""
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for place in (shared, keys):
         if name in place:
-            found |= _section(place[name], name, tasks)
-    return found
+            merged |= _section(place[name], name, tasks)
+    return merged
 
 
 def _features(
@@ -240,16 +242,16 @@ def _unseen(keys: Mapping[str, Item], shared: Mapping[str, Item]) -> bool:
 
 
 def _sources(item: Item) -> dict[str, tuple[str, ...]]:
-    found = item.mapping("sources")
-    return {source: tuple(each.text("a setting") for each in names.items("sources")) for source, names in found.items()}
+    texts = item.mapping("sources")
+    return {source: tuple(each.text("a setting") for each in names.items("sources")) for source, names in texts.items()}
 
 
 def _options(item: Item, method: str, tasks: int) -> dict[str, Any]:
-    found = {}
+    options = {}
     for name, entry in item.mapping("option").items():
-        found[name] = read_each(entry, name, tasks, lists=False, read=_scalar)
-        _check_method(entry, MethodEntry(label="", method=method, option={name: found[name]}), tasks)
-    return found
+        options[name] = read_each(entry, name, tasks, lists=False, read=_scalar)
+        _check_method(entry, MethodEntry(label="", method=method, option={name: options[name]}), tasks)
+    return options
 
 
 def _scalar(item: Item) -> Any:

@@ -30,7 +30,7 @@ __all__ = ["Failure", "Listener", "UnitResult", "carry_out"]
 
 
 class Listener(Protocol):
-    """Who is told how units get on; called from several threads."""
+    """Listener to the progress of units; called from several threads."""
 
     def begins(self, unit: Unit, step: Step) -> None:
         """A step begins."""
@@ -44,7 +44,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a unit did not get to its end.
+    """Why a unit did not finish.
 
     Attributes:
         step: At which step.
@@ -61,12 +61,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What became of a unit.
+    """How a unit ended.
 
     Attributes:
         unit: The unit.
         done: Steps that were carried out now.
-        failure: Why it stopped, if it did; an interruption is none.
+        failure: Why it stopped, if it failed; None for an interruption.
         complete: Whether all of its steps are done.
     """
 
@@ -203,7 +203,7 @@ def _cost(unit: Unit, step: Step, outcome: Outcome, *, resumed: bool) -> Cost:
 def _size(adapter: Path, method: str) -> tuple[int, int]:
     """Return how many numbers of an adapter were trained, and how many bytes its tensor files are."""
     lead = registry.load("methods", method.split("+", maxsplit=1)[0])
-    fixed = ".lora_A." if lead.start == "shared" else None  # the LoRA that tasks share has an A that nobody trains
+    fixed = ".lora_A." if lead.start == "shared" else None  # the LoRA that tasks share has an A that is never trained
     try:
         header, _ = read_header(adapter / "adapter_model.safetensors")
         size = sum(file.stat().st_size for file in adapter.glob("*.safetensors"))

@@ -113,7 +113,7 @@ def compare(first: Group, second: Group, *, resamples: int = RESAMPLES, seed: in
     orders = [order for order in first.series if order in second.series]
     if not orders:
         raise MismatchError(
-            f"{first.label} and {second.label} learned no order of tasks in common; nothing to compare",
+            f"{first.label} and {second.label} learned no common order of tasks; nothing to compare",
             code="no-common-task-order",
         )
     differences = _differences(first, second, orders)
@@ -147,7 +147,7 @@ def _rows(series: Series) -> dict[str, _Rows]:
         by_run = [run.final_rows.get(task, ()) for run in series.runs]
         if not all(by_run):
             raise MismatchError(
-                f"the scores of {series.label} on {task} do not hold each row's own; run `clora eval … -o FILE` again",
+                f"the scores of {series.label} on {task} have no score per row; run `clora eval … -o FILE` again",
                 code="row-scores-missing",
             )
         if len(set(map(len, by_run))) > 1:

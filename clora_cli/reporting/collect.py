@@ -33,7 +33,7 @@ class Package:
 
     Attributes:
         path: The folder.
-        folder: The run folder that it lies in.
+        folder: The run folder that it is in.
         members: The adapters, by stage.
     """
 

@@ -13,7 +13,7 @@ __all__ = ["Loss", "broken_limits", "check_baselines", "losses"]
 
 @dataclass(frozen=True)
 class Loss:
-    """How a task that was learned earlier fares now.
+    """How the score of a task learned earlier has changed.
 
     Attributes:
         task: The task.
@@ -87,7 +87,7 @@ def broken_limits(
     fail_under: float | None = None,
     max_forgetting: float | None = None,
 ) -> list[str]:
-    """Return which limits are not met, in words.
+    """Return which limits are not met, as sentences.
 
     Args:
         scores: The scores whose last row is judged.

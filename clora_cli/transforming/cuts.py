@@ -1,4 +1,4 @@
-"""What competes for a place in a trimmed adapter, what stays of it, and what a reference says of it (layer L3)."""
+"""Which entries compete in a trim, which of them stay, and how a reference pulls them (layer L3)."""
 
 from __future__ import annotations
 

@@ -44,9 +44,9 @@ class ExpandPlan:
     def difference(self) -> str | None:
         """Name the first thing in which the folder at ``out`` is not this union; None if there is none."""
         out = self.options.out
-        found = {path.name for path in _adapters(out)}
-        if odd := sorted(found ^ {member.task for member in self.members}):
-            return f"{odd[0]} is {'no part of it' if odd[0] in found else 'missing'}"
+        folders = {path.name for path in _adapters(out)}
+        if odd := sorted(folders ^ {member.task for member in self.members}):
+            return f"{odd[0]} is {'no part of it' if odd[0] in folders else 'missing'}"
         return next((name for member in self.members if (name := member.difference(out / member.task))), None)
 
 
@@ -69,11 +69,11 @@ def plan_expand(paths: Iterable[Path], options: ExpandOptions, *, progress: Prog
     # Bare PEFT folders have no place in a sequence, and nothing in a package tells in which order they were given.
     united.sort(key=lambda member: member.is_bare)
     folders = [member.folder for member in united]
-    found = check_routable(folders)
+    routables = check_routable(folders)
     _tell_left_behind(folders, progress)
-    tell_doubts(folders, found, progress)
+    tell_doubts(folders, routables, progress)
     stages = [None if member.is_bare else number for number, member in enumerate(united, start=1)]
-    placed = zip(united, stages, found, strict=True)
+    placed = zip(united, stages, routables, strict=True)
     return ExpandPlan(options, [dataclasses.replace(one, stage=stage, routable=r) for one, stage, r in placed])
 
 
@@ -137,11 +137,11 @@ def _read(paths: Sequence[Path]) -> list[Member]:
     packages: dict[Path, list[Path]] = {}
     for path in paths:
         packages.setdefault(path.parent if is_adapter(path) else path, []).append(path)
-    found: dict[Path, Member] = {}
+    folders: dict[Path, Member] = {}
     for package, given in packages.items():
         for folder in read_package(given, distinct=False):
-            found.setdefault(folder.path, Member(folder, _plain(package), folder.task))
-    return list(found.values())
+            folders.setdefault(folder.path, Member(folder, _plain(package), folder.task))
+    return list(folders.values())
 
 
 def _check_out(out: Path, inputs: Iterable[Path]) -> None:
@@ -151,10 +151,10 @@ def _check_out(out: Path, inputs: Iterable[Path]) -> None:
 
 
 def _renamed(members: Sequence[Member], rename: Mapping[str, str]) -> list[Member]:
-    known = {name for member in members for name in member.names}
-    if odd := next((old for old in rename if old not in known), None):
+    names = {name for member in members for name in member.names}
+    if odd := next((old for old in rename if old not in names), None):
         raise OptionError(
-            f"--rename {odd}={rename[odd]}: there is no adapter '{odd}'{did_you_mean(odd, known)}",
+            f"--rename {odd}={rename[odd]}: there is no adapter '{odd}'{did_you_mean(odd, names)}",
             code="rename-matches-nothing",
         )
     chosen = (next((rename[name] for name in member.names if name in rename), member.task) for member in members)

@@ -114,15 +114,15 @@ class Member:
 
     def _equal(self, there: Path, source: Path) -> bool:
         if source.name == MANIFEST:
-            found = read_json(there, "manifest")
-            files = {current_name(name): digest for name, digest in dict(found.get("files") or {}).items()}
-            return to_json({**found, "files": files}) == self.manifest()
+            manifest = read_json(there, "manifest")
+            files = {current_name(name): digest for name, digest in dict(manifest.get("files") or {}).items()}
+            return to_json({**manifest, "files": files}) == self.manifest()
         same_size = there.stat().st_size == source.stat().st_size
         return same_size and sha256(there) == (self._known.get(current_name(source.name)) or sha256(source))
 
 
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """Check that a place to write is none of the inputs, nor in one, nor around one.
+    """Check that a place to write is not an input, nor inside one, nor around one.
 
     Raises:
         OptionError: If it is.

@@ -108,7 +108,7 @@ def merge_adapters(
 
 
 def _there(plan: MergePlan, force: bool) -> tuple[Path, Mapping[str, Any], bool] | None:
-    """Return what an equal plan made, if it is there, and refuse what another did."""
+    """Return what an equal plan made, if it exists, and refuse the result of another plan."""
     if plan.form == "model":
         return None
     check_place(plan.options.place)
@@ -119,13 +119,13 @@ def _there(plan: MergePlan, force: bool) -> tuple[Path, Mapping[str, Any], bool]
 
 
 def _layers(members: Sequence[AdapterFolder], reference: ModelReference | None) -> BaseLayers | None:
-    """Return what the adapters' sites can be compared with; None if the base model is not here."""
+    """Return the base model's layers to compare the adapters' sites with; None if the base model is not here."""
     there = reference or base_at_hand(members)
     layers = BaseLayers(there, transposed=transposed(members)) if there else None
     if layers and reference is None:
         try:
             layers.fitted(members)
-        except ArtifactError:  # nobody asked for a comparison, and this model cannot be compared with
+        except ArtifactError:  # no --model was given, and the recorded one cannot be compared with
             return None
     return layers
 

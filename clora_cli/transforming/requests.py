@@ -31,7 +31,7 @@ def assign_data(members: Sequence[AdapterFolder], given: Sequence[str]) -> list[
     Raises:
         OptionError: If data fits no adapter or an adapter has no data.
     """
-    found: list[list[str]] = [[] for _ in members]
+    assigned: list[list[str]] = [[] for _ in members]
     for text in given:
         owner, equals, data = text.partition("=")
         owners = _owners(members, owner) if equals else []
@@ -46,15 +46,15 @@ def assign_data(members: Sequence[AdapterFolder], given: Sequence[str]) -> list[
                 code="data-fits-no-adapter",
             )
         for member in owners:
-            found[members.index(member)].append(data)
-    for member, names in zip(members, found, strict=True):
+            assigned[members.index(member)].append(data)
+    for member, names in zip(members, assigned, strict=True):
         names[:] = dict.fromkeys(names or member.data_names)
         if not names:
             mend = "--data" if len(members) == 1 else f"--data {member.task}=DATA"
             raise OptionError(
                 f"adapter {member.path} does not say what it was trained on; pass {mend}", code="adapter-names-no-data"
             )
-    return found
+    return assigned
 
 
 def _given(member: AdapterFolder) -> list[str]:

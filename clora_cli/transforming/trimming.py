@@ -248,7 +248,7 @@ def trim_adapter(
 
 
 def _is_there(plan: TrimPlan, progress: Progress) -> bool:
-    """Tell whether an equal plan made what is there, and refuse what another did."""
+    """Tell whether an equal plan made what is there, and refuse the result of another plan."""
     out = plan.options.out
     there = finished(out, plan.manifest())
     if there is None:

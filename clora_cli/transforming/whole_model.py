@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_model", "write_model"]
 
-# Configurations, tokenizers and licences: what is neither a weight nor code, whoever reads it.
+# Configurations, tokenizers and licences: what is neither a weight nor code.
 _CARRIED = {".json", ".model", ".txt", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab", ".tsv"}
 _LICENCES = ("license", "licence", "notice", "copying", "use_policy")
 # What leads a loader to weights that are not merged: records of other tools' weights, and of adapters.
@@ -57,7 +57,7 @@ def check_model(merger: Merger) -> BaseLayers:
         seen[key] = site
         if other:
             raise MismatchError(
-                f"layer '{site}' has one weight with '{other}' in the base model, which would change too; "
+                f"layer '{site}' shares its weight with '{other}' in the base model, which would change too; "
                 "write the merge as an adapter: leave out --into-model",
                 code="weight-tied",
             )
@@ -108,7 +108,7 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mappi
 
 
 def _untie(tensors: dict[str, Tensor], here: Mapping[str, Place], head: Head) -> dict[str, Place]:
-    """Give the output layer a copy of the table's weight, beside it; return the places of sites with its own for it."""
+    """Give the output layer its own copy of the table's weight; return the places of sites with that copy."""
     tensors.pop(head.parameter, None)  # which loading passes over while the two are one
     if head.key in tensors:
         tensors[head.parameter] = tensors[head.key].clone()
@@ -119,7 +119,7 @@ def _untie(tensors: dict[str, Tensor], here: Mapping[str, Place], head: Head) ->
 
 
 def _record_untied(folder: Path, entry: str | None, head: Head) -> None:
-    """Let a written model's configuration and index know of the output layer's own weight."""
+    """Record the output layer's own weight in a written model's configuration and index."""
     config = read_json(folder / CONFIG, "model configuration")
     parts = [config, *(part for part in (config.get("text_config"),) if isinstance(part, dict))]
     for part in parts:
