@@ -45,7 +45,7 @@ class SiteCollisions:
 
 
 def sampled_rows(site: str, total: int, wanted: int) -> Tensor | None:
-    """Draw the rows of a site to count in, by the site's name: the same rows whoever asks.
+    """Draw the rows of a site to count in: a site's name always gives the same rows.
 
     Args:
         site: The site.
@@ -170,7 +170,7 @@ def _parts(rows: Tensor | None, shape: tuple[int, ...], tile: int) -> Iterator[s
 
 
 def _reader(deltas: Sequence[Factor | Tensor]) -> _Rows:
-    """Return what gives rows of a delta, all in the widest type among them, float32 at least."""
+    """Return functions that give rows of a delta, all in the widest type among them, float32 at least."""
     dtype = torch.float32
     for delta in deltas:
         dtype = torch.promote_types(dtype, delta.b.dtype if isinstance(delta, Factor) else delta.dtype)

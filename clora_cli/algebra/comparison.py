@@ -121,10 +121,12 @@ def compare(first: Deltas, second: Deltas, *, epsilon: float = EPSILON) -> Compa
         OptionError: If epsilon lies outside [0, 1).
         MismatchError: If they share no site, or differ in shape at one.
     """
-    found = survey({"the first": first, "the second": second}, epsilon=epsilon).pairs[0][1]
-    if found is None:
-        raise MismatchError("the two adapters share no site; compare adapters of the same layers")
-    return found
+    pair = survey({"the first": first, "the second": second}, epsilon=epsilon).pairs[0][1]
+    if pair is None:
+        raise MismatchError(
+            "the two adapters share no site; compare adapters of the same layers", code="no-shared-site"
+        )
+    return pair
 
 
 def survey(
@@ -142,7 +144,7 @@ def survey(
         epsilon: Share of its delta's largest magnitude that an entry must exceed to count, in [0, 1).
         scope: What to measure. The time of ``earlier`` grows with the number of adapters, of the others with its square.
         rows: Count collisions in so many rows of each site, drawn by the site's name, and estimate the rest; 0 for all.
-        advance: Is told of each site when it is done.
+        advance: Is called after each site.
 
     Raises:
         OptionError: If epsilon lies outside [0, 1), or rows is 1 or below 0.
@@ -208,15 +210,21 @@ class _Totals:
 
 def _check_options(epsilon: float, rows: int) -> None:
     if not 0 <= epsilon < 1:
-        raise OptionError(f"epsilon {epsilon:g} is a share of the largest entry; give a number from 0 to below 1")
+        raise OptionError(
+            f"epsilon {epsilon:g} is a share of the largest entry; give a number from 0 to below 1",
+            code="option-out-of-range",
+        )
     if rows < 0 or rows == 1:
-        raise OptionError(f"--sample-rows {rows}: give at least 2, or 0 for all rows")
+        raise OptionError(f"--sample-rows {rows}: give at least 2, or 0 for all rows", code="option-out-of-range")
 
 
 def _check_shapes(site: str, names: Sequence[str], deltas: Sequence[Factor | Tensor]) -> None:
     for name, delta in zip(names, deltas, strict=True):
         if tuple(delta.shape) != tuple(deltas[0].shape):
-            raise MismatchError(f"{names[0]} and {name} differ in shape at '{site}'; give adapters of one base model")
+            raise MismatchError(
+                f"{names[0]} and {name} differ in shape at '{site}'; give adapters of one base model",
+                code="layer-shapes-differ",
+            )
 
 
 def _shares(found: SiteCollisions, entries: int) -> tuple[Tensor, Tensor]:

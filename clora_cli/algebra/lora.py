@@ -1,4 +1,4 @@
-"""Low-rank algebra and what PEFT's settings say of it (layer L1): no files, no models.
+"""Low-rank algebra and PEFT's settings for it (layer L1): no files, no models.
 
 A *site* is an adapted linear layer, named by its full module path in the base model. At a site, an adapter holds
 ``a`` of shape (rank, in) and ``b`` of shape (out, rank), PEFT's ``lora_A`` and ``lora_B``; its *delta* is
@@ -132,14 +132,14 @@ def scaling_at(config: Mapping[str, Any], site: str, rank: int | None = None) ->
         ValueError: If rank or alpha are no numbers that PEFT takes, or the rank is not that of the tensors.
     """
     try:
-        told = _at(config.get("rank_pattern"), site, config.get("r", 8))
+        declared = _at(config.get("rank_pattern"), site, config.get("r", 8))
         alpha = float(_at(config.get("alpha_pattern"), site, config.get("lora_alpha", 8)))
-        scaling = alpha / (told**0.5 if config.get("use_rslora") else told)
+        scaling = alpha / (declared**0.5 if config.get("use_rslora") else declared)
     except (ArithmeticError, AttributeError, TypeError, TimeoutError, ValueError, regex.error) as error:
         raise ValueError(f"rank or alpha of '{site}': {error}") from error
-    if not abs(scaling) <= _LARGEST or (rank is not None and told != rank):
+    if not abs(scaling) <= _LARGEST or (rank is not None and declared != rank):
         raise ValueError(
-            f"rank {told} and alpha {alpha:g} of '{site}'{f', whose tensors have rank {rank}' if rank else ''}"
+            f"rank {declared} and alpha {alpha:g} of '{site}'{f', whose tensors have rank {rank}' if rank else ''}"
         )
     return float(scaling)
 
@@ -169,7 +169,7 @@ def sharing(factors: Sequence[Factor]) -> list[list[int]]:
         # The first few numbers tell nearly all pairs apart, and spare the comparison of the whole.
         key = (factor.scaling, factor.a.dtype, factor.b.dtype, factor.a.shape, *factor.a[0, :4].tolist())
         seen = groups.setdefault(key, [])
-        group = next((one for one in seen if torch.equal(factors[one[0]].a, factor.a)), None)
+        group = next((other for other in seen if torch.equal(factors[other[0]].a, factor.a)), None)
         if group is None:
             seen.append([place])
         else:

@@ -34,9 +34,9 @@ def products(deltas: Sequence[Factor | Tensor], sides: Sequence[tuple[Tensor, Te
     for i in range(count):
         for j in range(i, count):
             inner[i, j], awom[i, j] = _product(sides[i], sides[j])
-            one, other = deltas[i], deltas[j]
-            if isinstance(one, Factor) and isinstance(other, Factor):
-                overlap[i, j] = (one.a.double() @ other.a.double().mT).square().sum()
+            first, other = deltas[i], deltas[j]
+            if isinstance(first, Factor) and isinstance(other, Factor):
+                overlap[i, j] = (first.a.double() @ other.a.double().mT).square().sum()
             else:
                 dense[i, j] = 1
     inner, awom, overlap, dense = (table.triu() + table.triu(1).mT for table in (inner, awom, overlap, dense))

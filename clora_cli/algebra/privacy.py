@@ -1,6 +1,6 @@
 """Differentially private moments (layer L1): the analytic Gaussian mechanism on clipped feature vectors.
 
-A release says nearly the same whether or not any single input was among those that made it: whatever anybody concludes
+A release is nearly the same whether or not any single input contributed to it: whatever anybody concludes
 from it is, save with probability delta, at most exp(epsilon) times as likely with one input as with any other in its
 place. The number of inputs is public. Every vector is moved to a public centre and clipped to a public radius, which
 bounds what one input can change; Gaussian noise of that size hides it.
@@ -36,7 +36,7 @@ _GRID = 20
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What is promised of a release, and how far single inputs count.
+    """The guarantee of a release, and how much a single input may count.
 
     Attributes:
         epsilon: Bound on the logarithm of how much likelier one input can make a release than another, in [1e-6, 1e9].
@@ -56,17 +56,22 @@ class Guarantee:
         """
         for name, value in (("epsilon", self.epsilon), ("clip", self.clip)):
             if not 0 < value < math.inf:
-                raise OptionError(f"--dp-{name} {value:g}: give a number above 0")
+                raise OptionError(f"--dp-{name} {value:g}: give a number above 0", code="option-out-of-range")
             if not _LEAST <= value <= _MOST:
                 raise OptionError(
                     f"--dp-{name} {value:g}: give a number from {_LEAST:g} to {_MOST:g}; beyond, the guarantee would be lost "
-                    "in rounding"
+                    "in rounding",
+                    code="option-out-of-range",
                 )
         if not 0 < self.delta < 1:
-            raise OptionError(f"--dp-delta {self.delta:g}: give a probability in (0, 1), far below one over the rows")
+            raise OptionError(
+                f"--dp-delta {self.delta:g}: give a probability in (0, 1), far below one over the rows",
+                code="option-out-of-range",
+            )
         if self.delta < _LEAST_DELTA:
             raise OptionError(
-                f"--dp-delta {self.delta:g}: give at least {_LEAST_DELTA:g}, the least that can be computed"
+                f"--dp-delta {self.delta:g}: give at least {_LEAST_DELTA:g}, the least that can be computed",
+                code="option-out-of-range",
             )
 
     def requested(self) -> dict[str, float]:
@@ -167,7 +172,7 @@ def noise_multiplier(epsilon: float, delta: float) -> float:
 
 
 def release(clipped: Moments, ball: Ball, sites: int, sigma: float) -> Moments:
-    """Turn the moments of clipped vectors of one site into ones that may be given away.
+    """Make the moments of one site's clipped vectors private, so that they may be released.
 
     The sum of the vectors gets noise of standard deviation ``2 r sigma sqrt(sites)`` for radius r, the sum of their
     products (or squares) ``sqrt(8) r^2 sigma sqrt(sites)`` in Frobenius norm. With x and z in the unit ball,

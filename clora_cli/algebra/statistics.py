@@ -17,7 +17,7 @@ SECOND_MOMENTS: tuple[SecondMoment, ...] = ("none", "diag", "full")
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What a set of feature vectors leaves behind: aggregates, no vector of its own.
+    """What is kept of a set of feature vectors: aggregates, no single vector.
 
     Two sets' moments add up to those of their union, whatever the order, to float64's rounding.
 
@@ -71,7 +71,7 @@ class Moments:
 
 
 class Prototypes:
-    """What several sets of vectors leave for telling them apart: their means, and the covariance that they share.
+    """What is kept to tell several sets of vectors apart: their means and their shared covariance.
 
     Sets are added one at a time, and of their scatters only the sum is kept: a thousand take little more room than one.
 
@@ -84,8 +84,8 @@ class Prototypes:
         self._count = 0
         self._scatter: Tensor | None = None
         self.seconds: set[SecondMoment] = set()
-        for one in moments:
-            self.add(one)
+        for part in moments:
+            self.add(part)
 
     def add(self, one: Moments) -> None:
         """Add a set."""

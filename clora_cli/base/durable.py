@@ -1,7 +1,7 @@
 """Putting a finished file or folder in its place so that it is there after a power cut (layer L0).
 
-What is new is written to the disk before its name is, and the name before anything else is done. So a name never stands
-for a part, whatever is cut off when.
+New content is written to the disk before its name, and the name before anything else happens. So a name never stands for
+half a file, whenever the power goes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from clora_cli.processes.owners import OLD, owned_name
 
 __all__ = ["make_folder", "persist", "publish"]
 
-_UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # the file system has no such thing
+_UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # the file system does not support this
 _HERE, _EXCHANGE = -100, 2  # Linux: AT_FDCWD, RENAME_EXCHANGE
 _SWAP = 2  # macOS: RENAME_SWAP
 
 
 def persist(path: Path) -> None:
-    """Write a file, or a folder with all that is in it, to the disk.
+    """Write a file, or a folder with everything in it, to the disk.
 
     Raises:
-        OSError: If it cannot be written: now is when a full or broken disk shows at last.
+        OSError: If it cannot be written: a full or broken disk may show only now.
     """
     if path.is_dir():
         for inner in sorted(path.iterdir()):
@@ -38,7 +38,7 @@ def persist(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are missing, for good.
+    """Make a folder and its missing parents, and write them to the disk.
 
     Raises:
         OSError: If one cannot be made.
@@ -50,17 +50,17 @@ def make_folder(folder: Path) -> None:
 
 
 def publish(new: Path, target: Path) -> None:
-    """Give something finished its name, in the place of what has it now; then ``new`` is the former one, if it is there.
+    """Give a finished file or folder its name; what had the name before is then called ``new``.
 
-    Readers see the one or the other, where the system can exchange two names; elsewhere a folder is not there for an
+    Readers see the old or the new one where the system can exchange two names; elsewhere a folder is missing for an
     instant.
 
     Args:
-        new: A file or folder that was persisted, beside the target.
+        new: A file or folder beside the target, already on the disk.
         target: Its name; no symbolic link.
 
     Raises:
-        OSError: If that fails; what was there is there again.
+        OSError: If that fails; what was there is back in its place.
     """
     publish_one = _publish_folder if new.is_dir() else _publish_file
     publish_one(new, target)
@@ -100,7 +100,7 @@ def _swap(new: Path, target: Path) -> None:
     """Exchange the names of two folders."""
     if _exchange(new, target):
         return
-    # Where no system call does that, the old folder is moved aside first, and back if the other rename fails.
+    # Without such a system call, the old folder is moved aside first, and back if the other rename fails.
     aside = owned_name(target.parent, OLD)
     aside.mkdir()
     try:

@@ -1,4 +1,4 @@
-"""Records on disk as frozen types (layer L0): each key is declared once, with what it must be and what it means.
+"""Records on disk as frozen types (layer L0): each key is declared once, with its check and its meaning.
 
 A record wraps the JSON object that it was read from, so that keys of newer versions survive a rewrite; its attributes are
 the keys that this version knows. The checks of a reader and the tables of ``docs/package-format.md`` come from the same
@@ -39,10 +39,10 @@ class Entry(Generic[T]):
     Args:
         check: What its value must be.
         kind: The same in words, for the documentation.
-        meaning: What it says.
-        convert: What its value is read as.
+        meaning: What it records, for the documentation.
+        convert: Turns the JSON value into the attribute's.
         inner: The class of the records that it holds; None for plain values.
-        apart: Whether the documentation has a row for each key of the record that it is.
+        apart: Whether the documentation gives each key of an inner record a row of its own.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Entry(Generic[T]):
         return self if record is None else self.convert(record.raw.get(self.key))
 
     def wrong(self, raw: Mapping[str, Any]) -> str | None:
-        """Return the path of what is wrong with the value in an object; None if it is right."""
+        """Return the path of the first key that is missing or has a wrong value in an object; None if all is well."""
         if self.key not in raw:
             return None if self.optional else self.key
         value = raw[self.key]
@@ -95,18 +95,18 @@ class Record:
 
     @classmethod
     def entries(cls) -> Iterator[Entry[Any]]:
-        """Yield the keys that are declared, in order."""
+        """Yield the declared keys, in order."""
         for owner in reversed(cls.__mro__):
             yield from (value for value in vars(owner).values() if isinstance(value, Entry))
 
     @classmethod
     def wrong(cls, raw: Mapping[str, Any]) -> str | None:
-        """Return the first key of an object that is missing or not what it should be, such as ``data.name``."""
+        """Return the first key of an object that is missing or has a wrong value, such as ``data.name``."""
         return next((odd for entry in cls.entries() if (odd := entry.wrong(raw))), None)
 
     @classmethod
     def documented(cls, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-        """Yield key, type and meaning of each entry, those of the records within it by their paths."""
+        """Yield key, type and meaning of each entry; keys of inner records as paths."""
         for entry in cls.entries():
             meaning = f"{entry.meaning}; *optional*" if entry.optional else entry.meaning
             yield f"{prefix}{entry.key}", entry.kind, meaning

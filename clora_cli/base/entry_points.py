@@ -1,4 +1,4 @@
-"""What entry points of installed distributions say (layer L0), read without importing anything that they name."""
+"""Read the entry points of installed distributions (layer L0), without importing what they name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["KINDS", "Installed", "Source", "installed", "name_problem"]
 
 KINDS = ("methods", "merges", "trims", "routers", "metrics")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-# Words that options, recipes and manifests take beside names.
+# Words that options, recipes and manifests accept beside the names of plug-ins.
 _RESERVED = {
     "methods": {"compare"},
     "merges": {"auto", "last", "learned", "none", "route", "task-id", "weighted"},
@@ -36,7 +36,7 @@ _VALUE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*)\s*(:\s*(?P<attribute
 
 @dataclass(frozen=True)
 class Source:
-    """Where one plug-in is to be had.
+    """Where one plug-in comes from.
 
     Attributes:
         kind: One of ``KINDS``.
@@ -44,10 +44,10 @@ class Source:
         module: The module to import; empty for a file.
         attribute: The object in it; empty where the module provides one of this kind.
         distribution: The distribution that installed it; empty for a file.
-        version: The distribution's.
+        version: The version of that distribution.
         path: Its source file; None where that cannot be located without importing anything.
-        content: A file's bytes, those that are run.
-        problem: Why it cannot be used, as far as that shows without importing it.
+        content: The bytes of a file, exactly those that are run.
+        problem: Why it cannot be used, if that is known without importing it.
         is_own: Whether it comes with clora.
     """
 
@@ -73,7 +73,7 @@ class Source:
         return hashlib.sha256(self.content).hexdigest()
 
     def record(self) -> dict[str, str]:
-        """Return what manifests keep: nothing of what comes with clora, whose version they have anyway."""
+        """Return what manifests record: nothing for plug-ins of clora itself, whose version they record anyway."""
         if self.is_own:
             return {}
         if self.distribution:
@@ -82,14 +82,14 @@ class Source:
 
 
 class Installed(NamedTuple):
-    """What entry points say: plug-ins, and what is wrong with whole distributions."""
+    """The plug-ins that entry points name, and the problems of whole distributions."""
 
     sources: tuple[Source, ...]
     problems: tuple[str, ...]
 
 
 def name_problem(kind: str, name: str) -> str:
-    """Return why a plug-in of a kind cannot have a name; empty if it can."""
+    """Return why a name is not allowed for a plug-in of a kind; empty if it is."""
     if not _NAME.fullmatch(name):
         return "a plug-in's name has small letters and digits with single hyphens between them"
     if name in _RESERVED.get(kind, ()):
@@ -103,7 +103,7 @@ def installed() -> Installed:
 
 
 def _search_path() -> list[str]:
-    """Return where distributions are looked for: not in the folder that ``python -m`` was started in, whosever it is."""
+    """Return the folders to search for distributions: not the one that ``python -m`` was started in, which may be anybody's."""
     first, *others = sys.path or [""]
     try:
         here = {"", str(Path.cwd())}
@@ -172,7 +172,7 @@ def _source(distribution: metadata.Distribution, source: Source, value: str) -> 
 
 
 def _file(distribution: metadata.Distribution, module: str) -> Path | None:
-    """Return a module's source file, without importing anything; None if it is not where it would be expected."""
+    """Return a module's source file, without importing anything; None if it is not in its usual place."""
     stem = Path(*module.split("."))
     places = [Path(str(distribution.locate_file(""))), *_checkout(distribution), *map(Path, sys.path)]
     files = (place / name for place in places for name in (stem.with_suffix(".py"), stem / "__init__.py"))
@@ -180,7 +180,7 @@ def _file(distribution: metadata.Distribution, module: str) -> Path | None:
 
 
 def _checkout(distribution: metadata.Distribution) -> list[Path]:
-    """Return where the sources of a distribution may be that was installed with ``pip install --editable``."""
+    """Return the possible source folders of a distribution installed with ``pip install --editable``."""
     try:
         url = json.loads(distribution.read_text("direct_url.json") or "{}")["url"]
         root = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None

@@ -1,19 +1,19 @@
 """Errors a user can cause, one class per exit code (layer L0).
 
 CloraError                1  something went wrong while running
-├── BusyError             1  another process works where this one was to write
+├── BusyError             1  another process is writing to the same place
 ├── OptionError           2  an option, a configuration key or a combination of them is wrong
-│   └── UnknownNameError  2  a name that is not in a closed list, with the nearest ones that are
+│   └── UnknownNameError  2  a name is not on a closed list; the nearest names are suggested
 ├── ArtifactError         3  an adapter folder, package, model or scores file is missing or damaged
-│   └── ReplacedError     3  it was replaced while it was read: to be read again
+│   └── ReplacedError     3  it was replaced while it was read: read it again
 ├── DataError             3  a task or a data file is missing or malformed
 ├── MismatchError         4  artifacts that are whole but do not fit together
 ├── LimitError             5  a score or a forgetting limit was not met
-└── InterruptedRunError 130  stopped by SIGINT, SIGTERM or SIGHUP, with what is needed to continue kept
+└── InterruptedRunError 130  stopped by SIGINT, SIGTERM or SIGHUP; the run can be continued
 
 Every message says what, where and what to do, in one line. Only ``clora_cli.cli.main`` turns them into an exit code. An error
-has a ``code`` beside its text: a stable name for what is wrong, ``merge-weights-not-finite``, by which tests and callers know it
-whatever the text says. docs/errors.md lists them.
+also has a ``code``: a stable name for what is wrong, such as ``merge-weights-not-finite``, for tests and callers, so that its text
+may be reworded. docs/errors.md lists the codes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
     "translated",
 ]
 
-# What libraries raise about models, adapters and data that they do not take.
+# What libraries raise about models, adapters and data that they reject.
 _OTHERS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError),
     *(SyntaxError, ValueError),
@@ -49,7 +49,7 @@ class CloraError(Exception):
 
     Args:
         text: What is wrong, where, and what to do.
-        code: A stable name for it, in kebab-case, the same at every place that raises it for one reason.
+        code: A stable name for the reason, in kebab-case, the same wherever it is raised.
     """
 
     exit_code = 1
@@ -60,7 +60,7 @@ class CloraError(Exception):
 
 
 class BusyError(CloraError):
-    """Another process works where this one was to write."""
+    """Another process is writing to the same place."""
 
 
 class OptionError(CloraError):
@@ -73,10 +73,10 @@ class UnknownNameError(OptionError):
     """A name that is not in a closed list of names.
 
     Args:
-        what: What the name should have named, in the singular, such as ``"method"``.
+        what: The kind of thing named, in the singular, such as ``"method"``.
         name: The name that was given.
         known: The names that exist.
-        hint: What else may help; empty for nothing.
+        hint: Further advice; empty for none.
     """
 
     def __init__(self, what: str, name: str, known: Iterable[str], hint: str = "") -> None:
@@ -92,7 +92,7 @@ class ArtifactError(CloraError):
 
 
 class ReplacedError(ArtifactError):
-    """An artifact was replaced while it was read, or after a plan was made on it; the same once more will do."""
+    """An artifact was replaced while it was read, or after it was planned for; starting again helps."""
 
 
 class DataError(CloraError):
@@ -108,13 +108,13 @@ class MismatchError(CloraError):
 
 
 class LimitError(CloraError):
-    """A score or a forgetting limit that was asked for was not met."""
+    """A required score or forgetting limit was not met."""
 
     exit_code = 5
 
 
 class InterruptedRunError(CloraError):
-    """A run was stopped by SIGINT, SIGTERM or SIGHUP; what is needed to continue it was kept."""
+    """A run was stopped by SIGINT, SIGTERM or SIGHUP; it can be continued."""
 
     exit_code = 130
 
@@ -127,28 +127,25 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def translated(what: str, error: type[CloraError] = CloraError, mend: str = "", *, code: str = "") -> Iterator[None]:
-    """Turn what a library raises about a user's model, adapter or data into one line.
+    """Turn a library's error about a user's model, adapter or data into an error of one line.
 
     Args:
         what: What failed and where, such as ``"base model m cannot be loaded"``.
         error: The class to raise.
-        mend: What to do, if anything is known.
+        mend: What to do about it, if known.
         code: The error's code.
 
     Raises:
-        CloraError: Of that class, with the first line of what the library said.
+        CloraError: Of that class, with the first line of the library's message.
     """
     try:
         yield
     except BaseException as other:
-        # Tokenizers written in Rust raise Exception itself, or panic: no name tells these from other errors.
+        # Tokenizers written in Rust raise Exception itself, or panic: their class says nothing else.
         bare = type(other) is Exception or type(other).__name__ == "PanicException"
         if not isinstance(other, _OTHERS) and not bare:
             raise
-        said = (str(other).strip() or type(other).__name__).splitlines()[0]
-        said = (
-            said
-            if bare or isinstance(other, (OSError, RuntimeError, ValueError))
-            else f"{type(other).__name__}: {said}"
-        )
-        raise error(f"{what}: {said}{f'; {mend}' if mend else ''}", code=code) from other
+        reason = (str(other).strip() or type(other).__name__).splitlines()[0]
+        if not bare and not isinstance(other, (OSError, RuntimeError, ValueError)):
+            reason = f"{type(other).__name__}: {reason}"
+        raise error(f"{what}: {reason}{f'; {mend}' if mend else ''}", code=code) from other

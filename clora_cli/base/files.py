@@ -1,4 +1,4 @@
-"""Whole or not there: atomic files and folders that outlive a power cut, checksums, JSON (layer L0)."""
+"""Atomic files and folders that survive a power cut, checksums, JSON (layer L0)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "writing",
 ]
 
-# What stands in a file's place when fetching it went wrong, by how it begins.
+# How placeholders begin that are left where fetching the real file failed, and what they are.
 _STAND_INS = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run `git lfs pull` where it was cloned"),
     (b"/annex/objects/", "is a git-annex pointer, not the file itself; run `git annex get` where it was cloned"),
@@ -52,17 +52,17 @@ def sha256(path: Path) -> str:
 
 
 def stand_in(path: Path) -> str:
-    """Say what stands in a file's place: a pointer to large-file storage, a web page; empty for anything else."""
+    """Say if a file is only a placeholder: a pointer to large-file storage, or a web page; empty for any other file."""
     try:
         with open_regular(path) as file:
             begin = file.read(64).lstrip().lower()
     except OSError:
         return ""
-    return next((told for mark, told in _STAND_INS if begin.startswith(mark)), "")
+    return next((text for mark, text in _STAND_INS if begin.startswith(mark)), "")
 
 
 def damage(path: Path, error: object, mend: str) -> str:
-    """Say why a file cannot be read, and what to do: what stands in its place, or the reader's error and a mend."""
+    """Say why a file cannot be read, and what to do: it is a placeholder, or the reader's error and a mend."""
     empty = path.is_file() and not path.stat().st_size
     return stand_in(path) or f"is damaged ({'it is empty' if empty else error}); {mend}"
 
@@ -80,16 +80,20 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         what: What the file is, for the message, such as ``"manifest"``.
 
     Raises:
-        ArtifactError: If it is missing, no regular file, unreadable, not JSON or not an object.
+        ArtifactError: If it is missing, not a regular file, unreadable, not JSON or not an object.
     """
     try:
         value = parse_json(read_text(path))
     except FileNotFoundError:
-        raise ArtifactError(f"{what} {path} does not exist") from None
+        raise ArtifactError(f"{what} {path} does not exist", code="file-missing") from None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{what} {path} {damage(path, reason(error), 'restore it or make it again')}") from error
+        raise ArtifactError(
+            f"{what} {path} {damage(path, reason(error), 'restore it or make it again')}", code="file-damaged"
+        ) from error
     if not isinstance(value, dict):
-        raise ArtifactError(f"{what} {path} is damaged (not a JSON object); restore it or make it again")
+        raise ArtifactError(
+            f"{what} {path} is damaged (not a JSON object); restore it or make it again", code="file-damaged"
+        )
     return value
 
 
@@ -98,30 +102,30 @@ def differences(
 ) -> str:
     """Name what differs between a recipe and a manifest, as ``training.lr 0.001 -> 0.002``, at most three entries.
 
-    A manifest may hold more than its recipe, but for plug-ins' options: there what the recipe leaves out is at its default.
+    A manifest may hold more than its recipe, except among plug-ins' options: those that the recipe leaves out have their defaults.
 
     Args:
-        recipe: What is asked for.
-        manifest: What is there.
-        prefix: Of the names.
-        whole: Whether what one of the two alone has differs too.
+        recipe: The entries asked for.
+        manifest: The entries on disk.
+        prefix: What to put before the names.
+        whole: Whether entries that only one of the two has count as differences.
     """
     missing = [key for key in manifest if whole and key not in recipe]
-    found = [f"{prefix}{key} {manifest[key]} -> default" for key in missing]
+    changes = [f"{prefix}{key} {manifest[key]} -> default" for key in missing]
     for key, value in recipe.items():
         other = manifest.get(key)
         if key == "path" and "sha256" in recipe:
-            continue  # what has a checksum is the same wherever it lies
+            continue  # equal checksums mean equal content, whatever the path
         if isinstance(value, Mapping) and isinstance(other, Mapping):
             if inner := differences(value, other, f"{prefix}{key}.", whole=whole or key == "options"):
-                found.append(inner)
+                changes.append(inner)
         elif value != other or (whole and key not in manifest):
-            found.append(
+            changes.append(
                 f"{prefix}{key}"
                 if isinstance(value, (list, Mapping)) or other is None
                 else f"{prefix}{key} {other} -> {value}"
             )
-    return ", ".join(found[:3])
+    return ", ".join(changes[:3])
 
 
 @contextlib.contextmanager
@@ -136,7 +140,8 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise CloraError(
-            f"cannot write {path}: {reason}; nothing was changed, free space or choose another place"
+            f"cannot write {path}: {reason}; nothing was changed, free space or choose another place",
+            code="cannot-write",
         ) from error
 
 
@@ -149,11 +154,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: readers see the old content or the new, never a part.
 
     Raises:
-        CloraError: If the file cannot be written, or the path is there and no file; what was there stays.
+        CloraError: If the file cannot be written, or the path is not a file; what was there stays.
     """
     if path.exists() and not path.is_file():
-        raise CloraError(f"cannot write {path}: it exists and is no regular file; choose another name")
-    if path.is_symlink():  # it stays one: what it leads to is replaced
+        raise CloraError(
+            f"cannot write {path}: it exists and is not a regular file; choose another name",
+            code="target-not-regular-file",
+        )
+    if path.is_symlink():  # the link stays; its target is replaced
         path = real_path(path)
     with writing(path):
         make_folder(path.parent)
@@ -172,16 +180,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary sibling folder to fill, then rename it to ``target``: the folder is whole or not there.
+    """Yield a temporary sibling folder to fill, then rename it to ``target``: the folder appears whole or not at all.
 
     An existing target is replaced only once the new folder is complete and on the disk. On any exception the temporary
-    folder goes and the target stays as it was.
+    folder is removed and the target stays as it was.
 
     Raises:
         CloraError: If the folder cannot be written.
     """
     with writing(target):
-        if target.is_symlink():  # it stays one: what it leads to is replaced
+        if target.is_symlink():  # the link stays; its target is replaced
             target = target.resolve()
         make_folder(target.parent)
         sweep(target.parent)
@@ -198,7 +206,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def discard(path: Path) -> None:
-    """Remove a folder: under its name it is gone at once and as a whole, however long that takes.
+    """Remove a folder: its name disappears at once, however long removing the content takes.
 
     Raises:
         CloraError: If it cannot be removed.
@@ -210,4 +218,6 @@ def discard(path: Path) -> None:
         path.rename(grave)
         shutil.rmtree(grave)
     except OSError as error:
-        raise CloraError(f"cannot remove {path}: {error.strerror or error}; remove it by hand") from error
+        raise CloraError(
+            f"cannot remove {path}: {error.strerror or error}; remove it by hand", code="cannot-remove"
+        ) from error

@@ -1,4 +1,4 @@
-"""Names that every disk takes (layer L0): a package is copied from one to another, and to people with other systems."""
+"""Folder names that every file system accepts (layer L0): packages are copied between disks and systems."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from clora_cli.base.legible import is_legible
 
 __all__ = ["check_path", "folder_problem", "same_on_some_disk", "twin"]
 
-_LONGEST = 200  # bytes: 255 are what disks take, and temporary names beside a folder add some
+_LONGEST = 200  # bytes: file systems take 255, and temporary names beside a folder add some
 _LONGEST_PATH = 4000  # bytes; Linux takes 4096
-# Names that Windows keeps for devices, whatever ending follows.
+# Names that Windows reserves for devices, with any ending.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE)
 _NOT_ON_WINDOWS = frozenset('<>:"|?*')
 
 
 def folder_problem(name: str) -> str | None:
-    """Say what is to change of a name that cannot be a member's folder on every disk; None if it can.
+    """Return how to change a name that some file system does not accept for a folder; None if all do.
 
     Args:
-        name: One name, no path.
+        name: A single name, not a path.
     """
     if not name.strip() or name.startswith(".") or {"/", "\\"} & set(name):
         return "leave out slashes and a leading dot"
@@ -38,29 +38,33 @@ def folder_problem(name: str) -> str | None:
 
 
 def same_on_some_disk(name: str) -> str:
-    """Return what two names have in common if a disk takes them for one: their letters without case, composed alike."""
+    """Return the form of a name that is equal for names that some file system takes for one: case folded, letters composed."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def twin(name: str, others: Iterable[str]) -> str | None:
-    """Return another name that some disk takes for this one; None if there is none."""
+    """Return another name that some file system takes for this one; None if there is none."""
     key = same_on_some_disk(name)
     return next((other for other in others if other != name and same_on_some_disk(other) == key), None)
 
 
 def check_path(path: Path, option: str) -> None:
-    """Refuse a place to write whose name no disk takes, before anything is computed for it.
+    """Refuse an output path that cannot be written, before anything is computed for it.
 
     Args:
-        path: The place.
-        option: Who gave it, for the message, such as ``"--out"``.
+        path: The output path.
+        option: The option that gave it, for the message, such as ``"--out"``.
 
     Raises:
         OptionError: If it is too long, or has letters that cannot be shown.
     """
     long = next((part for part in path.parts if len(os.fsencode(part)) > _LONGEST), None)
     if long is not None or len(os.fsencode(path.absolute())) > _LONGEST_PATH:
-        told = f"{str(path)[:40]}… is too long for a disk; keep each name below {_LONGEST} bytes"
-        raise OptionError(f"{option} {told}")
+        raise OptionError(
+            f"{option} {str(path)[:40]}… is too long for a disk; keep each name below {_LONGEST} bytes",
+            code="path-too-long",
+        )
     if not is_legible(str(path)):
-        raise OptionError(f"{option} {path}: the name has letters that cannot be shown; choose another")
+        raise OptionError(
+            f"{option} {path}: the name has letters that cannot be shown; choose another", code="name-not-legible"
+        )

@@ -1,4 +1,4 @@
-"""What is read from disk (layer L0): regular files of a bounded size, and JSON that every reader understands alike."""
+"""Reading from disk (layer L0): regular files of a bounded size, and JSON that every reader understands alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST = 1 << 63  # whole numbers below it fit everywhere
 
 
 def reason(error: Exception) -> str:
-    """Return why something could not be read, in one line without the file's name."""
+    """Return why a file could not be read, in one line without its name."""
     return legible(" ".join(str(getattr(error, "strerror", None) or error).split()))
 
 
@@ -40,7 +40,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def real_path(path: Path) -> Path:
-    """Return where a path leads, all links followed; of a link to itself, the link."""
+    """Return a path with all links resolved; for a link to itself, the link."""
     return Path(os.path.realpath(path))
 
 
@@ -49,10 +49,10 @@ def read_bytes(path: Path, most: int = _MOST) -> bytes:
 
     Args:
         path: The file.
-        most: Bytes that it may have.
+        most: The most bytes that it may have.
 
     Raises:
-        OSError: If it is longer, no regular file, or cannot be read.
+        OSError: If it is longer, is not a regular file, or cannot be read.
     """
     with open_regular(path) as file:
         content = file.read(most + 1)
@@ -72,7 +72,7 @@ def read_text(path: Path, most: int = _MOST) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read JSON strictly: each key once, numbers that fit into 64 bits, text that is text, no more than 64 levels.
+    """Read JSON strictly: no key twice, numbers that fit into 64 bits, valid Unicode, at most 64 levels.
 
     Raises:
         ValueError: If it is anything else.
@@ -106,11 +106,11 @@ def _real(digits: str) -> float:
 
 
 def _each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"key '{next(name for name in names if names.count(name) > 1)}' stands there twice")
-    return found
+    return values
 
 
 def _check_depth(value: Any) -> None:
@@ -125,14 +125,14 @@ def _check_depth(value: Any) -> None:
 def _check_letters(value: Any) -> None:
     waiting = [value]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
+        part = waiting.pop()
+        if isinstance(part, str):
             try:
-                one.encode()
+                part.encode()
             except UnicodeEncodeError:
                 raise ValueError("half a surrogate pair is no text") from None
-        elif isinstance(one, (dict, list)):
-            waiting += [*(one if isinstance(one, dict) else ()), *_inside(one)]
+        elif isinstance(part, (dict, list)):
+            waiting += [*(part if isinstance(part, dict) else ()), *_inside(part)]
 
 
 def _inside(value: Any) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""Text that a person can be shown (layer L0): what moves a cursor, turns a line round or hides is spelled out.
+"""Text that is safe to show (layer L0): characters that move the cursor, reverse a line or are invisible are escaped.
 
 Names, keys and data come from files that anybody may have written. A terminal obeys the escape sequences in them, a
 Markdown page their links and tags.
@@ -22,7 +22,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def is_legible(text: str) -> bool:
-    """Tell whether a text is one line that looks like what it is."""
+    """Tell whether a text is one line without hidden or controlling characters."""
     return _ANY.search(text) is None
 
 
@@ -37,17 +37,17 @@ def legible(text: str, *, lines: bool = False) -> str:
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """Return the beginning of a text, for a message that names it."""
+    """Return the beginning of a text, to name it in a message."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def legible_json(text: str) -> str:
-    """Return serialised JSON with the same spelled as JSON does: it reads back as the same value."""
+    """Return serialised JSON with the same characters escaped as JSON escapes them: it reads back as the same value."""
     return _IN_A_TEXT.sub(lambda match: _units(match[0]), text)
 
 
 def markdown(text: str) -> str:
-    """Return a text that Markdown shows as it is: no table cell, link, tag, emphasis or code begins or ends in it."""
+    """Return a text escaped so that Markdown shows it as it is, without table cells, links, tags, emphasis or code."""
     shown = re.sub("[&<>]", lambda match: _ENTITIES[match[0]], legible(text))
     return _SPECIAL.sub(lambda match: f"\\{match[0]}", shown)
 

@@ -28,18 +28,18 @@ _KINDS: dict[Any, Kind] = {int: "whole", float: "number", bool: "flag", tuple: "
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What is said of an option beside its name, type and default.
+    """What the declaration of an option adds to its name, type and default.
 
     Attributes:
         help: What it does, in one or two sentences without its range.
         flags: Its spellings on the command line; ``--its-name`` by default.
-        interval: The numbers that it takes, such as ``"[1, inf)"``; empty for any.
-        most: The largest number that anybody asks for in earnest.
-        choices: The texts that it takes; empty for any.
-        metavar: What stands for its value in ``--help``.
+        interval: The numbers allowed, such as ``"[1, inf)"``; empty for any.
+        most: The largest number allowed.
+        choices: The texts allowed; empty for any.
+        metavar: The placeholder for its value in ``--help``.
         environment: Environment variables that set it, in order; ``CLORA_COMMAND_NAME`` by default.
-        parse: Turns what was typed into the value, where a list of texts, ``key=value`` pairs or a text is not yet it.
-        completes: What a shell completes it with: a kind of plug-in, ``task``, ``combine`` or ``similarity``.
+        parse: Turns the text, list of texts or ``key=value`` pairs typed into the value, where that is something else.
+        completes: What a shell completes its value with: a kind of plug-in, ``task``, ``combine`` or ``similarity``.
         writes: Whether it names a place to write to, whose name is checked first.
         recipe: Whether a recipe's section for the command may set it.
         table: The table of the record that keeps it, such as ``training``; None if it changes no result, or is kept in
@@ -66,11 +66,11 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Declared(Option):
-    """An option with what its field says.
+    """An option with everything that its field declares.
 
     Attributes:
         name: The field's name; ``flag`` is its spelling on the command line.
-        kind: What its value is made of.
+        kind: The type of its value, in words.
         optional: Whether None is a value.
         default: Its default; ``dataclasses.MISSING`` if it must be given.
     """
@@ -97,24 +97,29 @@ class Declared(Option):
             OptionError: If it is out of range.
         """
         if self.choices and value not in self.choices:
-            raise OptionError(f"{self.flag} {value}: choose one of {', '.join(self.choices)}")
+            raise OptionError(
+                f"{self.flag} {value}: choose one of {', '.join(self.choices)}", code="option-choice-unknown"
+            )
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             return
         check_size(self.flag, value, self.most)
         if self.interval and not in_interval(value, self.interval):
-            raise OptionError(f"{self.flag} {value}: give {_asked_for(self.interval, whole=self.kind == 'whole')}")
+            raise OptionError(
+                f"{self.flag} {value}: give {_asked_for(self.interval, whole=self.kind == 'whole')}",
+                code="option-out-of-range",
+            )
 
 
-def option(default: Any = dataclasses.MISSING, help: str = "", **said: Any) -> Any:
+def option(default: Any = dataclasses.MISSING, help: str = "", **attributes: Any) -> Any:
     """Return the dataclass field of an option.
 
     Args:
         default: Its default; an empty mapping for pairs of key and value.
         help: As ``Option.help``.
-        said: The other attributes of ``Option``; ``absent`` is the default unless said.
+        attributes: The other attributes of ``Option``; ``absent`` is the default unless given.
     """
-    said.setdefault("absent", default)
-    metadata = {"option": Option(help=help, **said)}
+    attributes.setdefault("absent", default)
+    metadata = {"option": Option(help=help, **attributes)}
     if isinstance(default, Mapping):
         return dataclasses.field(default_factory=dict, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -125,20 +130,20 @@ class Options:
     """The options of a command; every value is checked against its declaration."""
 
     def __post_init__(self) -> None:
-        """Check the ranges, then what ``check`` says of several options together.
+        """Check the ranges, then combinations of options with ``check``.
 
         Raises:
-            OptionError: If a value is out of range, or two do not go together.
+            OptionError: If a value is out of range, or two values do not go together.
         """
         for name, declaration in declared(type(self)).items():
             declaration.check(getattr(self, name))
         self.check()
 
     def check(self) -> None:
-        """Check what no single range says.
+        """Check combinations of options, which no single range covers.
 
         Raises:
-            OptionError: If something is wrong.
+            OptionError: If some do not go together.
         """
 
 
@@ -152,18 +157,18 @@ def declared(options: type[Options]) -> Mapping[str, Declared]:
 def _read(options: type[Options]) -> Iterator[tuple[str, Declared]]:
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
-        if (said := field.metadata.get("option")) is not None:
+        if (declaration := field.metadata.get("option")) is not None:
             kind, optional = _kind(hints[field.name])
             default = {} if field.default_factory is dict else field.default
-            about = {key.name: getattr(said, key.name) for key in dataclasses.fields(Option)}
+            about = {key.name: getattr(declaration, key.name) for key in dataclasses.fields(Option)}
             yield field.name, Declared(name=field.name, kind=kind, optional=optional, default=default, **about)
 
 
 def recorded(options: Options, table: str) -> dict[str, Any]:
-    """Return what one table of a record keeps of options: all that change the result.
+    """Return the entries of one table of a record: all options of the table that change the result.
 
-    Options younger than the format are kept where they differ from what their absence means, so that a record made before
-    they existed equals one made with their defaults.
+    Options younger than the format are recorded only if they differ from what their absence means, so that a record made
+    before they existed equals one made with their defaults.
     """
     kept = [(name, each) for name, each in declared(type(options)).items() if each.table == table]
     values = {name: getattr(options, name) for name, each in kept}

@@ -22,8 +22,8 @@ __all__ = ["admit", "built_in", "find", "kinds_of", "names", "summary"]
 
 _ROOT = Path(__file__).parents[1]
 _OWN = "clora-cli"
-_MOST = 1 << 20  # bytes of a source file
-_LINE = 200  # letters of a summary
+_MOST = 1 << 20  # most bytes of a source file
+_LINE = 200  # most characters of a summary
 _admitted: dict[tuple[str, str], Source] = {}
 
 
@@ -35,7 +35,7 @@ def built_in(kind: str) -> tuple[str, ...]:
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """Return the sorted names of all plug-ins of one kind, whether or not those from elsewhere can be imported."""
+    """Return the sorted names of all plug-ins of one kind, including those from elsewhere that cannot be imported."""
     others = {source.name for source in installed().sources if source.kind == kind and not source.problem}
     files = {name for of, name in _admitted if of == kind}
     return tuple(sorted({*built_in(kind), *others, *files}))
@@ -53,9 +53,15 @@ def find(kind: str, name: str) -> Source:
         raise UnknownNameError(singular, name, names(kind), "; ".join(_hints(name)))
     if len(sources) > 1:
         origins = " and ".join(source.origin for source in sources)
-        raise OptionError(f"{singular} '{name}' is both in {origins}; uninstall one of these, or rename it there")
+        raise OptionError(
+            f"{singular} '{name}' is both in {origins}; uninstall one of these, or rename it there",
+            code="plugin-name-twice",
+        )
     if sources[0].problem:
-        raise OptionError(f"{singular} '{shortened(name)}' of {sources[0].origin}: {sources[0].problem}")
+        raise OptionError(
+            f"{singular} '{shortened(name)}' of {sources[0].origin}: {sources[0].problem}",
+            code="plugin-entry-point-malformed",
+        )
     return sources[0]
 
 
@@ -63,17 +69,17 @@ def _hints(name: str) -> Iterator[str]:
     if "/" in name and not name.endswith(".py"):
         yield "a plug-in's file ends in .py"
     elif name.endswith(".py"):
-        yield "files are plug-ins on the command line alone: in recipes and manifests name one that is installed"
+        yield "plug-in files can only be named on the command line: in recipes and manifests name an installed plug-in"
     yield from installed().problems
 
 
 def kinds_of(name: str) -> list[str]:
-    """Return the kinds of which there is a plug-in of this name, usable or not."""
+    """Return the kinds that have a plug-in of this name, usable or not."""
     return [kind for kind in KINDS if _candidates(kind, name)]
 
 
 def summary(kind: str, name: str) -> str:
-    """Return the first line of a plug-in's docstring, without importing it; empty where there is none to read."""
+    """Return the first line of a plug-in's docstring, without importing it; empty if there is none."""
     try:
         source = find(kind, name)
     except OptionError:
@@ -82,15 +88,15 @@ def summary(kind: str, name: str) -> str:
     objects = [node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
     public = [node for node in objects if not node.name.startswith("_")]
     named = [node for node in public if node.name == source.attribute]
-    # The docstring of a module with one plug-in is the plug-in's.
+    # In a module with one plug-in, the module's docstring is the plug-in's.
     texts = [ast.get_docstring(node) or "" for node in ([*named] if len(public) > 1 and named else [tree, *objects])]
     return next((shortened(legible(text.splitlines()[0]), _LINE) for text in texts if text), "")
 
 
 def admit(kind: str, text: str) -> str:
-    """Make plug-in files that the user named available in this process; return the text with their names in their place.
+    """Register the plug-in files that a text names, and return the text with the plug-ins' names in their place.
 
-    It is for what the user typed: nothing that is read from a manifest, a recipe or an adapter folder may come here.
+    Only what the user typed may be passed: never text from a manifest, a recipe or an adapter folder.
 
     Args:
         kind: One of ``KINDS``.
@@ -98,7 +104,7 @@ def admit(kind: str, text: str) -> str:
             in ``.py``.
 
     Raises:
-        OptionError: If a file cannot be read, or cannot have its name.
+        OptionError: If a file cannot be read, or its name is not allowed or taken.
     """
     match = re.fullmatch(r"(.*?\.py)(,.*)", text, re.DOTALL)
     head, options = match.groups() if match else (text, "")
@@ -106,7 +112,7 @@ def admit(kind: str, text: str) -> str:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Yield what stands between plus signs, but for those in the middle of a path."""
+    """Split a text at its plus signs, except for those within a path."""
     path = ""
     for part in text.split("+"):
         path = f"{path}+{part}" if path else part
@@ -118,18 +124,24 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _take(kind: str, text: str) -> str:
-    """Read a file, keep its bytes and return its plug-in's name."""
+    """Read and register a plug-in file; return the plug-in's name."""
     path, singular = Path(text), kind.removesuffix("s")
     name = path.stem.replace("_", "-")
     if problem := name_problem(kind, name):
-        raise OptionError(f"{singular} {text}: {problem}; rename the file, for example to my_{singular}.py")
+        raise OptionError(
+            f"{singular} {text}: {problem}; rename the file, for example to my_{singular}.py",
+            code="plugin-name-not-allowed",
+        )
     try:
         content = read_bytes(path, _MOST)
     except OSError as error:
-        raise OptionError(f"{singular} {text} cannot be read: {reason(error)}") from error
+        raise OptionError(f"{singular} {text} cannot be read: {reason(error)}", code="path-unreadable") from error
     _admitted.pop((kind, name), None)
     if others := _candidates(kind, name):
-        raise OptionError(f"{singular} {text}: '{name}' is the name of one in {others[0].origin}; rename the file")
+        raise OptionError(
+            f"{singular} {text}: '{name}' is the name of one in {others[0].origin}; rename the file",
+            code="plugin-name-twice",
+        )
     _admitted[kind, name] = Source(kind, name, path=path, content=content)
     return name
 

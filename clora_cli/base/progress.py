@@ -1,4 +1,4 @@
-"""What the engine tells a person while it works (layer L0): the engine calls this, only the command line prints."""
+"""Progress messages (layer L0): the engine reports, only the command line prints."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Progress(Protocol):
     """A listener for notes, warnings and the advance of long work."""
 
     def note(self, text: str) -> None:
-        """Tell a fact worth a line."""
+        """Report a fact worth a line."""
 
     def warn(self, text: str) -> None:
-        """Tell something the user should act on."""
+        """Report something that the user should act on."""
 
     def track(self, title: str, total: int) -> contextlib.AbstractContextManager[Advance]:
-        """Open a progress bar; the function it gives takes the steps done and a short status."""
+        """Open a progress bar; yield a function that takes the number of steps just done and a short status."""
 
 
 class Silent:
-    """Tells nobody; the default of every engine function."""
+    """Reports nothing; the default of every engine function."""
 
     def note(self, text: str) -> None:
         """Ignore the note."""
@@ -35,5 +35,5 @@ class Silent:
 
     @contextlib.contextmanager
     def track(self, title: str, total: int) -> Iterator[Advance]:
-        """Give a function that does nothing."""
+        """Yield a function that does nothing."""
         yield lambda done, status: None

@@ -1,4 +1,4 @@
-"""What values of a record read from disk must be (layer L0): checks by key, told by the key that is wrong."""
+"""Checks of the values of records read from disk (layer L0): by key; the first wrong key is named."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _MOST = 1 << 53  # whole numbers that every program holds exactly
 
 
 def wrong(entry: Mapping[str, Any], wanted: Mapping[str, Check]) -> str | None:
-    """Return the first key of a record whose value is missing or not what it should be; None if there is none.
+    """Return the first key of a record that is missing or has a wrong value; None if there is none.
 
     Args:
         entry: A JSON object.
-        wanted: Key to check, in the order in which they count; ``outer.inner`` for what lies in an object that was checked to
-            be one, and a key that may be missing ends in ``?``.
+        wanted: Key to check, in order; ``outer.inner`` for a key of an object that was itself checked before; a key that may
+            be missing ends in ``?``.
     """
     for path, check in wanted.items():
         place, optional = path.removesuffix("?"), path.endswith("?")
@@ -57,7 +57,7 @@ def any_text(value: Any) -> bool:
 
 
 def name(value: Any) -> bool:
-    """Tell whether a value is a string of one line that a terminal shows as it is."""
+    """Tell whether a value is a string of one line without hidden characters."""
     return isinstance(value, str) and is_legible(value)
 
 
@@ -83,7 +83,7 @@ def number(least: float = -math.inf, most: float = math.inf) -> Check:
 
 def one_of(*values: Any) -> Check:
     """Return a check for one of these values, of the same type."""
-    return lambda value: any(type(value) is type(one) and value == one for one in values)
+    return lambda value: any(type(value) is type(allowed) and value == allowed for allowed in values)
 
 
 def scalar(value: Any) -> bool:
@@ -92,7 +92,7 @@ def scalar(value: Any) -> bool:
 
 
 def maybe(check: Check) -> Check:
-    """Return a check that null passes too."""
+    """Return a check that also lets null pass."""
     return lambda value: value is None or check(value)
 
 
@@ -107,7 +107,7 @@ def each(check: Check) -> Check:
 
 
 def made_of(wanted: Mapping[str, Check]) -> Check:
-    """Return a check for objects whose keys are as ``wrong`` has them."""
+    """Return a check for objects whose keys pass checks, given as for ``wrong``."""
     return lambda value: isinstance(value, Mapping) and wrong(value, wanted) is None
 
 

@@ -20,7 +20,7 @@ from clora_cli.base.entry_points import KINDS
 from clora_cli.base.errors import OptionError, UnknownNameError
 from clora_cli.base.intervals import check_size
 from clora_cli.base.legible import shortened
-from clora_cli.base.plugin_loading import NOTHING, loaded, options, unfit
+from clora_cli.base.plugin_loading import NONE_IN_FILE, loaded, options, unfit
 from clora_cli.base.plugin_sources import admit, built_in, find, kinds_of, names, summary
 
 __all__ = [
@@ -60,19 +60,19 @@ def load(kind: str, name: str) -> Any:
 
     Raises:
         UnknownNameError: If there is none of this name.
-        OptionError: If several have it, or it is no plug-in.
+        OptionError: If several have this name, or it is not a valid plug-in.
     """
     return loaded(find(kind, name))
 
 
 def provided(text: str) -> tuple[str, list[str]]:
-    """Return the name of a file's plug-ins, and of which kinds it has one; the file can be named from then on.
+    """Register a plug-in file; return the name of its plug-ins and their kinds.
 
     Args:
         text: The path of a file that the user named.
 
     Raises:
-        OptionError: If it cannot be read or imported, or has none.
+        OptionError: If it cannot be read or imported, or holds no plug-in.
     """
     name, kinds, problems = "", [], []
     for kind in KINDS:
@@ -84,13 +84,13 @@ def provided(text: str) -> tuple[str, list[str]]:
         else:
             kinds.append(kind)
     if not kinds:
-        about = [error for error in problems if f"it has {NOTHING} public" not in str(error)]
+        about = [error for error in problems if error.code != NONE_IN_FILE]
         raise (about or problems)[0]
     return name, kinds
 
 
 def listed(kind: str) -> str:
-    """Return the names of all plug-ins of one kind for a command's help, with what those from elsewhere are."""
+    """Return the names of all plug-ins of one kind for a command's help, those from elsewhere with their summaries."""
     own = built_in(kind)
     others = [_introduced(kind, name) for name in names(kind) if name not in own]
     return ", ".join(own) + (f"; installed: {'; '.join(others)}" if others else "")
@@ -106,7 +106,7 @@ def _introduced(kind: str, name: str) -> str:
 
 
 def refusals(kind: str) -> list[str]:
-    """Import all plug-ins of one kind and return why those are refused that are."""
+    """Import all plug-ins of one kind and return the reasons why some are refused."""
     reasons = []
     for name in names(kind):
         try:
@@ -117,10 +117,10 @@ def refusals(kind: str) -> list[str]:
 
 
 def records(named: Mapping[str, typing.Iterable[str]]) -> dict[str, Any]:
-    """Return what a manifest keeps of the plug-ins that it names: where those that do not come with clora come from.
+    """Return what a manifest records about the plug-ins that it names: the origins of those that do not come with clora.
 
     Args:
-        named: Names by kind; what is no plug-in's name is passed over.
+        named: Names by kind; names of no plug-in are skipped.
 
     Returns:
         ``{"plugins": {kind: {name: record}}}``, or nothing, so that manifests without such plug-ins stay as they were.
@@ -134,12 +134,12 @@ def records(named: Mapping[str, typing.Iterable[str]]) -> dict[str, Any]:
 
 
 def missing(kind: str, name: str, recorded: Any) -> str:
-    """Return what to do for a plug-in that a manifest names and that is not here, or comes from elsewhere; else nothing.
+    """Return how to get a plug-in that a manifest names and that is missing or another one here; empty if it is here.
 
     Args:
         kind: The kind.
         name: The name.
-        recorded: What ``records`` wrote, as it was read from a manifest.
+        recorded: What ``records`` returned, read back from a manifest.
     """
     entry: Any = recorded
     for key in ("plugins", kind, name):
@@ -155,7 +155,7 @@ def missing(kind: str, name: str, recorded: Any) -> str:
 
 
 def described(plugin: Any, section: str = "Args") -> dict[str, str]:
-    """Return what a docstring says of a plug-in's options, or of what another section lists, by name, each in one line."""
+    """Return the descriptions of a plug-in's options, or of another section of its docstring, by name, each in one line."""
     text = inspect.getdoc(plugin) or ""
     block = re.search(rf"^{section}:\n((?: .*\n|\n)+)", f"{text}\n", re.MULTILINE)
     entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", block[1] if block else "", re.MULTILINE)
@@ -163,7 +163,7 @@ def described(plugin: Any, section: str = "Args") -> dict[str, str]:
 
 
 def convert(option: str, text: str, annotation: Any) -> Any:
-    """Turn an option's text into the type of its annotation.
+    """Convert an option's text to the type of its annotation.
 
     Args:
         option: The option's name, for the message.
@@ -180,14 +180,18 @@ def convert(option: str, text: str, annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Literal:
         allowed = typing.get_args(annotation)
         if text not in allowed:
-            raise OptionError(f"option {option}={text}: choose one of {', '.join(allowed)}")
+            raise OptionError(
+                f"option {option}={text}: choose one of {', '.join(allowed)}", code="option-choice-unknown"
+            )
         return text
     if annotation is bool:
         return _boolean(option, text)
     try:
         value = annotation(text)
     except ValueError:
-        raise OptionError(f"option {option}={text[:40]}: not a valid {annotation.__name__}") from None
+        raise OptionError(
+            f"option {option}={text[:40]}: not a valid {annotation.__name__}", code="option-malformed"
+        ) from None
     if isinstance(value, (int, float)):
         check_size(f"option {option}", value)
     return value
@@ -199,7 +203,7 @@ def split_options(pairs: typing.Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise OptionError(f"option '{pair}' is not of the form key=value")
+            raise OptionError(f"option '{pair}' is not of the form key=value", code="option-malformed")
         result[key.strip().replace("-", "_")] = value.strip()
     return result
 
@@ -211,11 +215,11 @@ def bind(plugin: Any, name: str, values: Mapping[str, str]) -> dict[str, Any]:
         UnknownNameError: If the plug-in has no such option.
         OptionError: If a value does not fit.
     """
-    known = options(plugin)
+    parameters = options(plugin)
     for key in values:
-        if key not in known:
-            raise UnknownNameError(f"option of {name}", key, known)
-    return {key: convert(key, value, known[key].annotation) for key, value in values.items()}
+        if key not in parameters:
+            raise UnknownNameError(f"option of {name}", key, parameters)
+    return {key: convert(key, value, parameters[key].annotation) for key, value in values.items()}
 
 
 def bound(kind: str, text: str) -> Any:
@@ -233,18 +237,18 @@ def bound(kind: str, text: str) -> Any:
 def added(default: Any) -> Any:
     """Return a dataclass field for an option that a plug-in did not have when its first manifests were written.
 
-    Manifests hold it only where it is not at its default, so that what lacks it stays what it was.
+    Manifests record it only if it differs from its default, so that older manifests keep their meaning.
     """
     return dataclasses.field(default=default, metadata={_ADDED: True})
 
 
 def naming(kind: str, default: str) -> Any:
-    """Return a dataclass field for an option that names a plug-in of some kind, with its options after commas."""
+    """Return a dataclass field for an option that names another plug-in, with that one's options after commas."""
     return dataclasses.field(default=default, metadata={_NAMES: kind})
 
 
 def admit_options(plugins: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, str]:
-    """Make plug-in files available that options name; return the options with their names in their place.
+    """Register the plug-in files that options name; return the options with the plug-ins' names in their place.
 
     Args:
         plugins: The plug-ins whose options these are, classes by name.
@@ -266,7 +270,7 @@ def chosen(plugin: Any) -> dict[str, str]:
 
 
 def recorded(plugin: Any) -> dict[str, Any]:
-    """Return a bound plug-in's options as manifests keep them, defaults included but for those of ``added`` options."""
+    """Return a bound plug-in's options as manifests record them: with defaults, except those of ``added`` options."""
     values = {field: getattr(plugin, field.name) for field in dataclasses.fields(plugin)}
     return {
         field.name: value
@@ -280,4 +284,4 @@ def _boolean(option: str, text: str) -> bool:
         return True
     if text.lower() in {"false", "no", "off", "0"}:
         return False
-    raise OptionError(f"option {option}={text}: choose true or false")
+    raise OptionError(f"option {option}={text}: choose true or false", code="option-malformed")

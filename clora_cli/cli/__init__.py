@@ -85,7 +85,7 @@ def _clora(
     Each command reads and writes adapter folders on disk, which PEFT loads as they are.
     """
     if launched():
-        meet()  # who cannot be reached is told of before anything is done
+        meet()  # a process that cannot be reached is reported before any work
         if not is_main_process() and context.invoked_subcommand not in _TOGETHER:
             raise typer.Exit  # and wait for the first one, as at the end of every command
 
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def _outcome() -> int:
-    """Carry the command out; tell what went wrong, in one line of all processes, and return the exit status."""
+    """Carry the command out; report what went wrong, in one line for all processes, and return the exit status."""
     say: Callable[[str], None] = _complain
     try:
         _quieten_libraries()
@@ -129,7 +129,7 @@ def _outcome() -> int:
         if not message:
             end_all(1)
             raise
-    except BaseException:  # a signal, or a fault of this program, whose traceback is what is told
+    except BaseException:  # a signal, or a fault of this program, which shows its traceback
         end_all(signals.exit_code() if signals.received() else 1)
         raise
     return end_all(code, message, say)
@@ -144,7 +144,7 @@ def _carried_out() -> int:
         except ReplacedError:
             if turn == turns - 1:
                 raise
-            time.sleep(random.uniform(0, _PAUSE))  # not in step with whoever replaces it
+            time.sleep(random.uniform(0, _PAUSE))  # not in step with the process that replaces it
     return 0
 
 
@@ -163,7 +163,7 @@ def _check_words(words: Sequence[str]) -> None:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise OptionError(f"{word!a} is not UTF-8; rename the file or folder") from None
+            raise OptionError(f"{word!a} is not UTF-8; rename the file or folder", code="argument-not-utf8") from None
 
 
 def _replace_closed_streams() -> None:
@@ -183,14 +183,14 @@ def _show(text: str) -> None:
 
 
 def _told_of_memory(error: MemoryError | RuntimeError) -> str:
-    """Return what to tell if there is not enough memory; else nothing."""
+    """Return the message for a lack of memory; else nothing."""
     if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
         return ""
     return "out of memory; give less at once: a smaller --batch-size, --max-length or --rank"
 
 
 def _told_of_others(error: BaseException | None) -> str:
-    """Return what to tell if an error comes of the end of another process; else nothing."""
+    """Return the message for an error caused by the end of another process; else nothing."""
     if not isinstance(error, RuntimeError) or not fallen_out(error):
         return ""
     why = re.sub(r"^\[.*?\] |\. .*", "", str(error).partition("\n")[0])

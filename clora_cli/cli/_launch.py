@@ -21,7 +21,7 @@ def relaunch(processes: int, *, dry_run: bool = False) -> None:
 
     Args:
         processes: How many, at least 1. One process is this one.
-        dry_run: Nothing is to be done, which one process can do.
+        dry_run: Nothing is carried out, so one process is enough.
 
     Raises:
         typer.Exit: With the exit code of the first process that failed, or 0.

@@ -33,7 +33,7 @@ __all__ = [
 
 
 def complete_plugin(kind: str, incomplete: str, *others: str) -> list[str]:
-    """Complete a plug-in's name, another word that stands for it, or the path of a file with one."""
+    """Complete a plug-in's name, an alias of it, or the path of a file with one."""
     known = [name for name in sorted({*others, *registry.names(kind)}) if name.startswith(incomplete)]
     return known + (_files(incomplete) if "/" in incomplete or incomplete.startswith(".") else [])
 

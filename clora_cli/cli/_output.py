@@ -63,7 +63,9 @@ def say(text: str) -> None:
     except OSError as error:
         give_up(sys.stdout)
         why = error.strerror or error
-        raise CloraError(f"cannot write standard output: {why}; free space, or send it elsewhere") from error
+        raise CloraError(
+            f"cannot write standard output: {why}; free space, or send it elsewhere", code="cannot-write"
+        ) from error
 
 
 def tell(text: str) -> None:
@@ -146,13 +148,13 @@ def _bar(console: Console, title: str, total: int) -> Iterator[Advance]:
 
 
 def _lines(title: str, total: int) -> Iterator[Advance]:
-    done_so_far, told = 0, time.monotonic()
+    done_so_far, last_line = 0, time.monotonic()
 
     def advance(done: int, status: str) -> None:
-        nonlocal done_so_far, told
+        nonlocal done_so_far, last_line
         done_so_far += done
-        if done_so_far >= total or time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
+        if done_so_far >= total or time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
             tell(f"{title}: {done_so_far}/{total}{'  ' if status else ''}{legible(status)}")
 
     yield advance

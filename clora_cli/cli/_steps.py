@@ -75,7 +75,7 @@ def serve(ready: bool) -> None:
 
 
 def _fork() -> int:
-    # A signal between the fork and the note of it would leave a child that nobody knows of.
+    # A signal between the fork and the note of it would leave an unknown child.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     child = os.fork()
     if child:
@@ -97,7 +97,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _over(commands: int, seconds: float) -> bool:
-    """Tell whether there is nobody left to carry out commands for: nothing is asked while one runs."""
+    """Tell whether the parent has gone: no request arrives while a command runs."""
     return bool(select.select([commands], [], [], seconds)[0])
 
 
@@ -121,7 +121,7 @@ def _become(words: list[str], folder: Path) -> None:
 
 
 def _waited(child: int, commands: int) -> Mapping[str, Any]:
-    """Wait for the child; end it, and this process, when there is nobody left to tell."""
+    """Wait for the child; end it, and this process, when the parent has gone."""
     while True:
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done:

@@ -58,13 +58,13 @@ def merge(
         "checked": plan.merger.layers is not None,
         "adapters": [str(member.path) for member in plan.members],
     }
-    told = f"{options.strategy} of {len(plan.members)} adapters at {len(plan.shapes)} sites, {_told(plan)}"
+    summary = f"{options.strategy} of {len(plan.members)} adapters at {len(plan.shapes)} sites, {_told(plan)}"
     if dry_run:
-        emit(output, text=f"would write {options.place}: {told}", data=data, brief=str(options.place))
+        emit(output, text=f"would write {options.place}: {summary}", data=data, brief=str(options.place))
         return
     how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
     path, scores, made = merge_adapters(plan, force=force, argv=command_line(), **how)
-    text = f"{path}  ({told}{'' if made else '; up to date'})"
+    text = f"{path}  ({summary}{'' if made else '; up to date'})"
     if energy := scores.get("energy"):
         text += (
             f"\nenergy kept {100 * energy['kept']:.2f} %, at the worst site {100 * energy['worst']:.2f} % "

@@ -52,7 +52,7 @@ def route(
     json: Annotated[bool, typer.Option("--json", help="Accepted; JSON lines are the output anyway.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Tell which adapter each input goes to, as JSON lines in the inputs' order.
+    """Show which adapter each input goes to, as JSON lines in the inputs' order.
 
     Rows of stdin and files keep their fields and get "adapter", null for the base model, and "weights" by adapter. With
     --quiet just the adapter's name. Where the inputs' tasks are known, a confusion matrix follows on stderr.
@@ -69,7 +69,7 @@ def route(
         check_ending(heatmap)
     sources = settings.data or _standard_input()
     if sources.count("-") > 1:
-        raise OptionError("--data - is given twice, and stdin can be read once")
+        raise OptionError("--data - is given twice, and stdin can be read once", code="option-given-twice")
     relaunch(settings.nproc, dry_run=dry_run)
     members = read_package(adapters)
     options = route_options(members, settings.route, top_k=0)
@@ -78,11 +78,11 @@ def route(
     # The first process alone reads inputs: all of them have the same standard input, which can be read once.
     inputs = [open_source(source, sys.stdin.buffer, settings, members) for source in sources if is_main_process()]
     calibration = calibration_tasks(members, options, settings.calibrate, settings.columns)
-    told = _told(dispatcher)
+    summary = _told(dispatcher)
     if dry_run:
-        emit(Form.JSON if json else output, text=f"would route {told}", data=_plan(dispatcher), brief=told)
+        emit(Form.JSON if json else output, text=f"would route {summary}", data=_plan(dispatcher), brief=summary)
         return
-    _prepare(dispatcher, calibration, terminal, told)
+    _prepare(dispatcher, calibration, terminal, summary)
     tally = dispatcher.tally(panels=heatmap is not None)
     with _tracked(terminal, inputs) as advance:
         for decided in dispatcher.decide(chain.from_iterable(inputs)):
@@ -95,12 +95,12 @@ def route(
 
 def _standard_input() -> Sequence[str]:
     if sys.stdin.isatty():
-        raise OptionError("nothing to route: pass --data, or JSON lines on stdin")
+        raise OptionError("nothing to route: pass --data, or JSON lines on stdin", code="nothing-to-route")
     return ["-"]
 
 
-def _prepare(dispatcher: Dispatcher, calibration: Sequence[Task], terminal: Terminal, told: str) -> None:
-    terminal.note(f"routing {told}")
+def _prepare(dispatcher: Dispatcher, calibration: Sequence[Task], terminal: Terminal, summary: str) -> None:
+    terminal.note(f"routing {summary}")
     if dispatcher.guide.record.source != "base":
         terminal.warn(
             "the distributions were taken with --source adapted, inputs are looked at by the base model alone: "

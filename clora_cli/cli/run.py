@@ -89,12 +89,12 @@ def run(
     if recipe is None:
         raise typer.BadParameter("name a recipe, or pass --list")
     if jobs < 1:
-        raise OptionError(f"--jobs {jobs}: give a whole number of at least 1")
+        raise OptionError(f"--jobs {jobs}: give a whole number of at least 1", code="option-out-of-range")
     check_size("--jobs", jobs, 1 << 10)
     try:
         _do(output, _read(recipe, seed, model, out), only, jobs, show=show, script=script, dry_run=dry_run)
     except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted; give the same command again to continue") from None
+        raise InterruptedRunError("interrupted; give the same command again to continue", code="interrupted") from None
 
 
 def _do(output: Form, recipe: Recipe, only: str | None, jobs: int, *, show: bool, script: bool, dry_run: bool) -> None:
@@ -119,7 +119,7 @@ def _read(name: str, seeds: list[int] | None, model: str | None, out: Path | Non
     is_file = path.suffix in {".yaml", ".yml"} or path.is_file()
     recipe = read_recipe_file(path) if is_file else shipped_recipe(name)
     if len(set(seeds or ())) < len(seeds or ()):
-        raise OptionError("--seed: give each seed once")
+        raise OptionError("--seed: give each seed once", code="option-given-twice")
     changes: dict[str, Any] = {"seeds": tuple(seeds) if seeds else None, "model": model, "out": out}
     return dataclasses.replace(recipe, **{key: value for key, value in changes.items() if value is not None})
 
@@ -127,19 +127,22 @@ def _read(name: str, seeds: list[int] | None, model: str | None, out: Path | Non
 def _emit_list(output: Form, part: str) -> None:
     from clora_cli.recipes import shipped
 
-    found = [recipe for name, recipe in shipped().items() if part in name]
-    if not found:
-        raise OptionError(f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all")
-    width = max(len(recipe.name) for recipe in found)
+    recipes = [recipe for name, recipe in shipped().items() if part in name]
+    if not recipes:
+        raise OptionError(
+            f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all",
+            code="unknown-recipe",
+        )
+    width = max(len(recipe.name) for recipe in recipes)
     entries = [
         {**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published, "status": recipe.status}
-        for recipe in found
+        for recipe in recipes
     ]
     emit(
         output,
-        text="\n".join(f"{recipe.name:{width}}  {recipe.about}" for recipe in found),
+        text="\n".join(f"{recipe.name:{width}}  {recipe.about}" for recipe in recipes),
         data={"schema": "clora.recipes/1", "recipes": entries},
-        brief="\n".join(recipe.name for recipe in found),
+        brief="\n".join(recipe.name for recipe in recipes),
     )
 
 
@@ -208,12 +211,15 @@ def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int) -> None
         _keep_recipe(recipe)
         results = _carry_out(plans, reference, jobs, output)
         _emit_results(output, recipe, results)
-    failures = sorted((one for one in results if one.failure), key=lambda one: one.failure.when if one.failure else 0)
-    for one in failures:
-        if one.failure is not None:
-            step = one.failure.step
-            said = f"{one.unit.name}, {step.kind} {step.task}: {one.failure.message}; see {one.unit.log}"
-            tell(f"error: {legible(said)}")
+    failures = sorted(
+        (result for result in results if result.failure),
+        key=lambda result: result.failure.when if result.failure else 0,
+    )
+    for result in failures:
+        if result.failure is not None:
+            step = result.failure.step
+            line = f"{result.unit.name}, {step.kind} {step.task}: {result.failure.message}; see {result.unit.log}"
+            tell(f"error: {legible(line)}")
     if failures and failures[0].failure is not None:
         raise typer.Exit(failures[0].failure.code)
 
@@ -234,7 +240,7 @@ def _carry_out(plans: Sequence[UnitPlan], reference: ModelReference, jobs: int, 
             plans, reference, lambda: _worker(units, jobs, next(number)), jobs=jobs, listener=listener
         )
     if interrupted:
-        raise InterruptedRunError("interrupted; give the same command again to continue")
+        raise InterruptedRunError("interrupted; give the same command again to continue", code="interrupted")
     return results
 
 
@@ -293,21 +299,21 @@ def _keep_recipe(recipe: Recipe) -> None:
 def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -> None:
     from clora_cli.recipes.outcomes import method_results, results_table, unequal_footing
 
-    units = [one.unit for one in results]
-    found, unequal = method_results(units), unequal_footing(units)
+    units = [result.unit for result in results]
+    methods, unequal = method_results(units), unequal_footing(units)
     for text in unequal:
         Terminal(output).warn(f"unequal protocols: {text}")
     runs = [
         {
-            "method": one.unit.entry.label,
-            "seed": one.unit.seed,
-            "folder": str(one.unit.folder),
-            "done": one.done,
-            "state": "failed" if one.failure else "complete",
-            **({"error": one.failure.message, "code": one.failure.code} if one.failure else {}),
+            "method": result.unit.entry.label,
+            "seed": result.unit.seed,
+            "folder": str(result.unit.folder),
+            "done": result.done,
+            "state": "failed" if result.failure else "complete",
+            **({"error": result.failure.message, "code": result.failure.code} if result.failure else {}),
         }
-        for one in results
+        for result in results
     ]
     data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs}
-    data |= {"methods": [one.data() for one in found], "unequal": unequal}
-    emit(output, text=results_table(found), data=data, brief=str(recipe.out))
+    data |= {"methods": [result.data() for result in methods], "unequal": unequal}
+    emit(output, text=results_table(methods), data=data, brief=str(recipe.out))

@@ -22,7 +22,7 @@ __all__ = ["show"]
 
 
 class Measure(str, Enum):
-    """What two adapters are measured by."""
+    """The measures of two adapters."""
 
     ORTHOGONAL_OVERLAP = "orthogonal-overlap"
     AWOM = "awom"
@@ -79,7 +79,9 @@ def show(
     if diff:
         _show_difference(paths, epsilon, sample_rows, measure, out, output)
     elif len(paths) > 1:
-        raise OptionError("show tells of one artifact at a time; add --diff to compare several adapters")
+        raise OptionError(
+            "show describes one artifact at a time; add --diff to compare several adapters", code="option-missing"
+        )
     else:
         _show_one(paths[0], out, output)
 
@@ -91,7 +93,10 @@ def _show_one(path: Path, out: Path | None, output: Form) -> None:
         _show_package(path, out, output)
         return
     if out is not None:
-        raise OptionError(f"--out {out} draws how adapters differ, or a package whose tasks share a LoRA; add --diff")
+        raise OptionError(
+            f"--out {out} draws how adapters differ, or a package whose tasks share a LoRA; add --diff",
+            code="option-missing",
+        )
     if path.suffix == ".py" and path.is_file():
         name, kinds = registry.provided(str(path))
         _show_plugins(kinds, name, output)
@@ -104,22 +109,25 @@ def _show_one(path: Path, out: Path | None, output: Form) -> None:
     elif kinds := registry.kinds_of(str(path)):
         _show_plugins(kinds, str(path), output)
     else:
-        raise ArtifactError(f"{path} does not exist, and is the name of no plug-in")
+        raise ArtifactError(f"{path} does not exist and names no plug-in", code="path-missing")
 
 
 def _show_plugins(kinds: Sequence[str], name: str, output: Form) -> None:
-    """Tell of a plug-in; of several, where kinds share a name."""
+    """Describe a plug-in; several, where kinds share a name."""
     texts: list[str] = []
     data: list[dict[str, Any]] = []
     for kind in kinds:
         plugin = registry.load(kind, name)
         text = inspect.getdoc(plugin)
-        known = {} if kind == "metrics" else registry.options(plugin)  # what a metric takes are scores
-        defaults = {key: one.default for key, one in known.items()}
-        told = ", ".join(f"{key}={value}" for key, value in defaults.items())
+        options = {} if kind == "metrics" else registry.options(plugin)  # what a metric takes are scores
+        defaults = {key: declared.default for key, declared in options.items()}
+        defaults_text = ", ".join(f"{key}={value}" for key, value in defaults.items())
         source = registry.find(kind, name)
         origin = "" if source.is_own else f" of {source.origin}"
-        texts.append(f"{kind.removesuffix('s')} {name}{origin}\n\n{text}" + (f"\n\nDefaults: {told}" if told else ""))
+        texts.append(
+            f"{kind.removesuffix('s')} {name}{origin}\n\n{text}"
+            + (f"\n\nDefaults: {defaults_text}" if defaults_text else "")
+        )
         data.append({"kind": kind, "name": name, "documentation": text, "options": defaults, **source.record()})
     brief = "\n".join(option for entry in data for option in entry["options"])
     emit(output, text="\n\n".join(texts), data={"schema": "clora.show/1", "plugins": data}, brief=brief)
@@ -139,7 +147,10 @@ def _show_package(path: Path, out: Path | None, output: Form) -> None:
         data["capacity"] = capacity_json(ledger)
     if out is not None:
         if ledger is None:
-            raise OptionError(f"--out {out}: the adapters of {path} share no LoRA; add --diff to draw how they differ")
+            raise OptionError(
+                f"--out {out}: the adapters of {path} share no LoRA; add --diff to draw how they differ",
+                code="nothing-to-draw",
+            )
         draw_capacity(ledger, out)
     emit(output, text=text.rstrip("\n"), data=data, brief=brief)
 
@@ -214,19 +225,19 @@ def _features(member: AdapterFolder) -> dict[str, Any] | None:
 
     if not member.features.is_file():
         return None
-    found = read_distribution(member.features)
-    return {**found.record.raw, "count": found.count, "sites": len(found.sites)}
+    distribution = read_distribution(member.features)
+    return {**distribution.record.raw, "count": distribution.count, "sites": len(distribution.sites)}
 
 
 def _features_text(features: dict[str, Any] | None) -> str:
     if features is None:
         return "none; `clora stat-features` gives it one, for routing"
     data = ", ".join(str(entry["name"]) for entry in features["data"])
-    told = f"{features['count']} inputs of {data} at {features['sites']} sites, source {features['source']}"
-    told += (
+    summary = f"{features['count']} inputs of {data} at {features['sites']} sites, source {features['source']}"
+    summary += (
         f", pool {features['pool']}, text {features['text']}, second moments {features.get('second_moment', 'none')}"
     )
-    return told + (f", privacy {features['privacy']}" if features.get("privacy") else "")
+    return summary + (f", privacy {features['privacy']}" if features.get("privacy") else "")
 
 
 def _adapter_text(member: AdapterFolder) -> str:
@@ -241,8 +252,8 @@ def _adapter_text(member: AdapterFolder) -> str:
         + (", dense deltas" if member.is_dense else "")
     )
     if facts["base_copies"]:
-        told = ", ".join(facts["base_copies"])
-        lines.append(f"  beside   {told} of the base model, compared with it when the adapter is used")
+        summary = ", ".join(facts["base_copies"])
+        lines.append(f"  beside   {summary} of the base model, compared with it when the adapter is used")
     if manifest is not None:
         options = {
             name: {k: v for k, v in chosen.items() if v is not None} for name, chosen in manifest.method.options.items()
@@ -252,8 +263,8 @@ def _adapter_text(member: AdapterFolder) -> str:
             lines += [f"  {kind:<8} {name} of {_origin(record)}" for name, record in names.items()]
         lines.append(f"  parents  {', '.join(parent.task for parent in manifest.parents) or 'none'}")
         data = manifest.data
-        told = "none" if data.train_rows is None else f"{data.source}, {data.train_rows} rows, {data.metric}"
-        lines.append(f"  data     {told}")
+        summary = "none" if data.train_rows is None else f"{data.source}, {data.train_rows} rows, {data.metric}"
+        lines.append(f"  data     {summary}")
         training = {**manifest.training.raw, "seed": manifest.seed}
         lines.append(f"  training {', '.join(f'{key} {value}' for key, value in training.items())}")
         lines += [f"  {name:<8} {value}" for name, value in (manifest.scores or {}).items()]

@@ -38,7 +38,7 @@ def stat_features(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Give adapters the feature distributions that routing goes by: one pass over their tasks' inputs.
+    """Give adapters the feature distributions that routing needs: one pass over their tasks' inputs.
 
     Writes features.clora into each adapter folder and changes nothing else in it, save that --dp-epsilon takes the
     checksum of the private rows out of clora.json. Prints the files' paths. The same call again finds them up to date.
@@ -64,18 +64,20 @@ def stat_features(
     if dry_run:
         _emit_plan(output, plan)
         return
-    for note in dict.fromkeys(f"{one.task.name}: {n}" for job in plan.jobs for one in job.rows for n in one.task.notes):
+    for note in dict.fromkeys(
+        f"{rows.task.name}: {n}" for job in plan.jobs for rows in job.rows for n in rows.task.notes
+    ):
         terminal.note(f"note: {note}")
     results = take_features(plan, terminal, patience=waiting, packages=packages)
-    if options.privacy is not None and (most := max(len(one.distribution.sites) for one in results)) > 1:
+    if options.privacy is not None and (most := max(len(result.distribution.sites) for result in results)) > 1:
         terminal.note(
             f"note: {most} sites share the privacy budget; with --layer and --module fewer get less noise each"
         )
     emit(
         output,
-        text="\n".join(f"{one.member.features}  ({_told(one)})" for one in results),
-        data={"schema": "clora.stat-features/1", "distributions": [_data(one) for one in results]},
-        brief="\n".join(str(one.member.features) for one in results),
+        text="\n".join(f"{result.member.features}  ({_told(result)})" for result in results),
+        data={"schema": "clora.stat-features/1", "distributions": [_data(result) for result in results]},
+        brief="\n".join(str(result.member.features) for result in results),
     )
 
 
@@ -91,7 +93,7 @@ def _told(result: FeatureResult) -> str:
 
 
 def _data(result: FeatureResult) -> dict[str, Any]:
-    told = ("source", "pool", "text", "second_moment", "layer", "module", "data", "privacy")
+    recorded = ("source", "pool", "text", "second_moment", "layer", "module", "data", "privacy")
     return {
         "adapter": str(result.member.path),
         "task": result.member.task,
@@ -99,7 +101,7 @@ def _data(result: FeatureResult) -> dict[str, Any]:
         "state": result.state,
         "rows": result.distribution.count,
         "sites": sorted(result.distribution.sites),
-        **{name: result.distribution.record.raw[name] for name in told},
+        **{name: result.distribution.record.raw[name] for name in recorded},
     }
 
 

@@ -81,5 +81,5 @@ def train_task(
 
 
 def _spots(package: Path, out: Path | None) -> Sequence[Spot]:
-    """Return what a launcher holds for its processes; one of these holds nothing more."""
+    """Return the places to lock; none inside a launch, whose launcher has locked them already."""
     return [] if "RANK" in os.environ else [inside(package if out is None else out.parent)]

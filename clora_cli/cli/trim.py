@@ -138,26 +138,28 @@ def _facts(plan: TrimPlan, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 def _told(data: Mapping[str, Any]) -> str:
     parts = []
-    for side, found in data["sides"].items():
-        threshold = "" if found["threshold"] is None else f", from {found['threshold']:.3g} up"
-        parts.append(f"{found['density']:.2%} of lora_{side}{threshold} ({found['kept']} of {found['entries']})")
+    for side, side_data in data["sides"].items():
+        threshold = "" if side_data["threshold"] is None else f", from {side_data['threshold']:.3g} up"
+        parts.append(
+            f"{side_data['density']:.2%} of lora_{side}{threshold} ({side_data['kept']} of {side_data['entries']})"
+        )
     return f"({data['by']} leaves {' and '.join(parts)})"
 
 
 def _table(sites: Sequence[Mapping[str, Any]]) -> str:
-    """Tell each site's density; where there are many, those of each kind of projection."""
+    """Show each site's density; where there are many, those of each kind of projection."""
     if len(sites) <= _MANY:
         lines = [f"{'factor':<7} {'density':>8}  {'kept':>9} {'of':>9}  site"]
-        for one in sites:
-            counts = f"{one['kept']:>9} {one['entries']:>9}"
-            lines.append(f"lora_{one['side']:<2} {one['density']:>8.2%}  {counts}  {one['site']}")
+        for site in sites:
+            counts = f"{site['kept']:>9} {site['entries']:>9}"
+            lines.append(f"lora_{site['side']:<2} {site['density']:>8.2%}  {counts}  {site['site']}")
         return "\n".join(lines)
     kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for one in sites:
-        kinds.setdefault((one["side"], one["site"].rpartition(".")[2]), []).append(one)
+    for site in sites:
+        kinds.setdefault((site["side"], site["site"].rpartition(".")[2]), []).append(site)
     lines = [f"{'factor':<7} {'density':>8}  {'least':>8} {'most':>8}  sites"]
     for (side, kind), group in kinds.items():
-        shares = [one["density"] for one in group]
-        whole = sum(one["kept"] for one in group) / sum(one["entries"] for one in group)
+        shares = [site["density"] for site in group]
+        whole = sum(site["kept"] for site in group) / sum(site["entries"] for site in group)
         lines.append(f"lora_{side:<2} {whole:>8.2%}  {min(shares):>8.2%} {max(shares):>8.2%}  {kind} ({len(group)})")
     return "\n".join(lines)

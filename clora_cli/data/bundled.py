@@ -10,7 +10,7 @@ from clora_cli.nano import task_set as tasks
 
 __all__ = ["bundled_infos", "bundled_name", "read_bundled", "stand_in_for"]
 
-# Task types of the public benchmark, and the bundled task that asks the like.
+# Task types of the public benchmark, and the bundled task most like each.
 _STAND_INS = {"NLI": "inference", "QQP": "paraphrase", "SC": "sentiment-binary", "BoolQA": "yes-no", "MultiRC": "yes-no",
               "WiC": "paraphrase", "COPA": "inference"}  # fmt: skip
 
@@ -21,7 +21,7 @@ def bundled_name(name: str) -> str | None:
 
 
 def stand_in_for(family: str, summary: str) -> str:
-    """Return the bundled task that is nearest in kind to a known task.
+    """Return the bundled task that is most like a known task.
 
     Args:
         family: The known task's.
@@ -45,7 +45,7 @@ def read_bundled(name: str) -> Draft:
 
 
 def bundled_infos() -> list[TaskInfo]:
-    """Return one line a bundled task, in the order in which the default recipe trains them."""
+    """Return one line per bundled task, in the training order of the default recipe."""
     infos = []
     for name in tasks.ORDER:
         task = tasks.task(name)

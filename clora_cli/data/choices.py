@@ -1,8 +1,7 @@
-"""Multiple choice: a question, what to choose from, and which of it is right, however data sets write that (layer L1).
+"""Multiple choice: a question, its choices and the right one, in the various spellings of data sets (layer L1).
 
-The choices stand in the prompt under letters, and the answer is a letter. What says which is right may be a letter, a
-label of the choices' own, the choice's text, or its number; whether numbers count from 0 or from 1 is told by all rows
-together.
+The prompt lists the choices under letters, and the answer is a letter. The key to the right choice may be a letter, a label
+of the choices' own, the choice's text, or its number; all rows together decide whether numbers count from 0 or from 1.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = ["COLUMNS", "LETTERS", "build", "lettered"]
 
 LETTERS = string.ascii_uppercase
 _LETTERED = "abcde"
-# Roles of columns that hold a choice each, and how data sets call them.
+# Roles of columns that hold one choice each, and the names that data sets have for them.
 COLUMNS = {
     f"choice_{letter}": (
         letter,
@@ -38,7 +37,7 @@ _Fields = Mapping[str, str]
 
 
 def build(row: Record, fields: _Fields, found: Found) -> Example:
-    """Return the question, on its context if there is one, above its choices; the answer is the letter in ``key``."""
+    """Return an example of the question, below its context if any, and above its choices; the answer is the letter in ``key``."""
     texts = {role: as_text(row.values.get(fields[role]), row.where, fields[role]) for role in fields if role in _TEXTS}
     choices, asked = [text for _, text in _choices(row, fields)], texts.get("stem", "").strip()
     letter = str(row.values.get(fields["key"]) or "") if "key" in fields else ""
@@ -53,16 +52,16 @@ _TEXTS = ("stem", "context")
 def lettered(
     splits: Mapping[str, Sequence[Record]], fields: _Fields
 ) -> tuple[dict[str, list[Record]], tuple[str, ...], list[str]]:
-    """Return the rows with a letter in the column of ``key``, all letters, and notes.
+    """Return the rows with letters in the column of ``key``, all letters, and notes.
 
-    A key that names none of its row's choices becomes empty, as that of a row without an answer is.
+    A key that names none of its row's choices becomes empty, like that of a row without an answer.
 
     Args:
         splits: Rows by split.
         fields: Role to column.
 
     Raises:
-        DataError: Choices are no list, or no row's key names one of its choices.
+        DataError: Choices are not a list, or no row's key names one of its choices.
     """
     rows = [row for part in splits.values() for row in part]
     choices = {id(row): _choices(row, fields) for row in rows}
@@ -73,7 +72,10 @@ def lettered(
     first = _counted_from([(row.values.get(column), choices[id(row)]) for row in rows])
     keys = {id(row): _key(row.values.get(column), choices[id(row)], first) for row in rows}
     if not any(keys.values()):
-        raise DataError(f"{rows[0].where}: '{column}' names none of the choices; pass --columns key=COLUMN")
+        raise DataError(
+            f"{rows[0].where}: '{column}' names none of the choices; pass --columns key=COLUMN",
+            code="answer-not-a-choice",
+        )
     done = {
         split: [replace(row, values={**row.values, column: keys[id(row)]}) for row in part]
         for split, part in splits.items()
@@ -83,7 +85,7 @@ def lettered(
 
 
 def _choices(row: Record, fields: _Fields) -> list[tuple[str, str]]:
-    """A row's choices, each with its own label: those of a list, or of one column each."""
+    """A row's choices, each with its label: from a list, or from one column each."""
     if "choices" not in fields:
         there = [fields[role] for role in COLUMNS if role in fields and not is_blank(row.values.get(fields[role]))]
         return [("", as_text(row.values[column], row.where, column).strip()) for column in there]
@@ -101,18 +103,20 @@ def _choices(row: Record, fields: _Fields) -> list[tuple[str, str]]:
         pairs = []
     else:
         raise DataError(
-            f"{row.where}: '{column}' is a {type(value).__name__}; expected a list of choices; write it as one"
+            f"{row.where}: '{column}' is a {type(value).__name__}; expected a list of choices; write it as one",
+            code="choices-not-a-list",
         )
     found = [(str(label).strip(), as_text(text, row.where, column).strip()) for label, text in pairs]
     if len(found) > len(LETTERS):
         raise DataError(
-            f"{row.where}: '{column}' has {len(found)} choices; {len(LETTERS)} can be told apart by letters"
+            f"{row.where}: '{column}' has {len(found)} choices; {len(LETTERS)} can be told apart by letters",
+            code="too-many-choices",
         )
     return found
 
 
 def _counted_from(cells: Sequence[tuple[object, Sequence[tuple[str, str]]]]) -> int | None:
-    """From where keys count the choices, 0 or 1; None if they name them otherwise."""
+    """Whether keys count the choices from 0 or 1; None if they are not numbers of choices."""
     held = [(value, choices) for value, choices in cells if not is_blank(value)]
     numbers = [(_whole(value), len(choices)) for value, choices in held]
     if not numbers or any(number is None or not -1 <= number <= count for number, count in numbers):
@@ -128,14 +132,14 @@ def _key(value: object, choices: Sequence[tuple[str, str]], first: int | None) -
     if first is not None:
         number = _whole(value)
         return LETTERS[number - first] if number is not None and 0 <= number - first < len(choices) else ""
-    said = str(value).strip() if isinstance(value, str | int | float) else ""
-    for known in ([label for label, _ in choices], [text for _, text in choices]):
-        if said and said in known:
-            return LETTERS[known.index(said)]
-    letter = said.strip("(). ").upper()
+    text = str(value).strip() if isinstance(value, str | int | float) else ""
+    for names in ([label for label, _ in choices], [name for _, name in choices]):
+        if text and text in names:
+            return LETTERS[names.index(text)]
+    letter = text.strip("(). ").upper()
     return letter if letter and letter in tuple(LETTERS[: len(choices)]) else ""
 
 
 def _whole(value: object) -> int | None:
-    said = str(value).strip()
-    return int(float(said)) if said.removesuffix(".0").removeprefix("-").isdecimal() else None
+    text = str(value).strip()
+    return int(float(text)) if text.removesuffix(".0").removeprefix("-").isdecimal() else None

@@ -1,4 +1,4 @@
-"""Items of different lengths to one padded batch (layer L1)."""
+"""Pad items of different lengths to one batch (layer L1)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Side = Literal["left", "right"]
 class Collator:
     """Pads a list of items to a batch of tensors, with an explicit attention mask.
 
-    The mask comes from the lengths, never from the padding id, so that a text may contain the token that pads.
+    The mask comes from the lengths, never from the padding id, so that texts may contain the padding token.
 
     Args:
-        tokenizer: A Transformers tokenizer, or a model's ``Tokens``: gives the padding id.
+        tokenizer: A Transformers tokenizer, or a model's ``Tokens``; it determines the padding id.
         side: ``right`` to train; ``left`` to generate from causal prompts.
-        multiple_of: Round lengths up to a multiple of this, for fewer shapes; 0 does not.
+        multiple_of: Round lengths up to a multiple of this, for fewer shapes; 0 for no rounding.
     """
 
     def __init__(self, tokenizer: Any, *, side: Side = "right", multiple_of: int = 0) -> None:
@@ -64,10 +64,10 @@ class Collator:
 
 
 def pad_id(tokenizer: Any) -> int:
-    """Return the id that pads; see :attr:`clora_cli.data.tokens.Tokens.pad`."""
+    """Return the padding id; see :attr:`clora_cli.data.tokens.Tokens.pad`."""
     return Tokens.of(tokenizer).pad
 
 
 def _beside(ids: Sequence[int], labels: Sequence[int]) -> bool:
-    """Whether labels sit on the tokens themselves, as in causal items."""
+    """Whether labels are aligned with the input tokens, as in causal items."""
     return len(ids) == len(labels) and all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))

@@ -1,4 +1,4 @@
-"""What the columns of a row mean: prompts, instructions, labelled texts or conversations (layer L1).
+"""Recognise what the columns of a row mean: prompts, instructions, labelled texts or conversations (layer L1).
 
 ==================================  =======================================================================
 columns                             become
@@ -17,7 +17,7 @@ chosen (+ rejected)                 the chosen answer, to the prompt, the instru
 The first line of the table that fits wins. Other names are given by role: ``{"prompt": "question"}``. Where ``system``,
 ``history`` or ``tools`` hold something, instructions and prompts are the last turn of a conversation. A cell that
 holds a list where one answer is expected holds several references. Where only the prompt matters, the answer's column
-may be missing. Whatever is not used is named in a note with its rows.
+may be missing. A note names whatever is not used, with the number of its rows.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ def draft_of(
     Args:
         name: The task's short name.
         source: Where the rows come from, for messages.
-        splits: Rows of ``train``, ``dev`` and ``test``, those there are; at least one row.
+        splits: Rows of ``train``, ``dev`` and ``test``, as far as they exist; at least one row.
         columns: Role to column name, for columns that are not named as in ``ROLES``.
-        notes: What the reader of the rows has to report.
+        notes: Notes from the reader of the rows.
 
     Raises:
         DataError: The columns are not recognised, or a row lacks one of them.
         UnknownNameError: ``columns`` names a role that does not exist.
     """
     rows = [row for part in splits.values() for row in part]
-    found = list(dict.fromkeys(key for row in rows for key in row.values))
+    names = list(dict.fromkeys(key for row in rows for key in row.values))
     held = {key for row in rows for key, value in row.values.items() if not is_blank(value)} | set(
         (columns or {}).values()
     )
-    kind, fields = _recognise(found, dict(columns or {}), source, FORMATS, held)
+    kind, fields = _recognise(names, dict(columns or {}), source, FORMATS, held)
     fields = _telling(kind, fields, rows)
     notes = [*notes, *_wider(fields, columns or {})]
     labels: tuple[str, ...] = ()
@@ -78,10 +78,10 @@ def draft_of(
     examples = {split: _examples(kind, fields, part, findings, split) for split, part in splits.items()}
     metric = "exact-match" if kind.closed else "rouge-l"
     template = "chat" if any(row.turns for part in examples.values() for row in part) else kind.template
-    told = [*notes, *findings.notes({split: len(part) for split, part in splits.items()})]
-    told += unused_columns((row.values for row in rows), set(fields.values()))
+    all_notes = [*notes, *findings.notes({split: len(part) for split, part in splits.items()})]
+    all_notes += unused_columns((row.values for row in rows), set(fields.values()))
     draft = Draft(
-        name, examples, metric, source, template, labels, closed=kind.closed, notes=told, missing=findings.missing
+        name, examples, metric, source, template, labels, closed=kind.closed, notes=all_notes, missing=findings.missing
     )
     if labels:
         draft.labels_from = "the choices"
@@ -98,15 +98,15 @@ def prompt_of(row: Record, columns: Fields | None = None) -> Example:
         columns: As for :func:`draft_of`.
 
     Returns:
-        An example without references: it can be routed, neither trained on nor scored. A conversation that ends with
-        the assistant's turn is taken without it.
+        An example without references: it can be routed, but neither trained on nor scored. A conversation that ends with
+        the assistant's turn loses that turn.
 
     Raises:
         DataError: The columns are not recognised, or the prompt is empty.
         UnknownNameError: ``columns`` names a role that does not exist.
     """
     known = _natural(list(row.values))
-    # Two prompts in a row: that beside its answer is meant, as in a file with answers.
+    # Of two prompts in a row, the one with an answer beside it is meant, as in a file with answers.
     formats = sorted(ASKED, key=lambda kind: not ANSWERS.intersection(kind.optional) <= set(known))
     named = {role: column for role, column in (columns or {}).items() if role not in ANSWERS}
     kind, fields = _recognise(list(row.values), named, row.where, formats, ())
@@ -114,12 +114,12 @@ def prompt_of(row: Record, columns: Fields | None = None) -> Example:
     asked = {role: column for role, column in fields.items() if role not in unasked}
     example = _build(kind, _telling(kind, asked, [row]), row, Findings().of("row"))
     if not (example.head.strip() or example.body.strip()):
-        raise DataError(f"{row.where}: the prompt is empty; give it a text or remove the row")
+        raise DataError(f"{row.where}: the prompt is empty; give it a text or remove the row", code="prompt-empty")
     return replace(example, references=())
 
 
 def _telling(kind: Format, fields: Fields, rows: Sequence[Record]) -> dict[str, str]:
-    """The fields without those that may be missing and hold nothing, and without verdicts that are none."""
+    """The fields without optional ones that hold nothing, and without a verdict column that holds no verdicts."""
     cells = {role: [row.values.get(fields[role]) for row in rows] for role in fields if role in kind.optional}
     empty = {role for role, values in cells.items() if all(is_blank(value) for value in values)}
     odd = set() if _are_verdicts(cells.get("verdict", ())) else {"verdict"}
@@ -127,7 +127,7 @@ def _telling(kind: Format, fields: Fields, rows: Sequence[Record]) -> dict[str, 
 
 
 def _are_verdicts(values: Sequence[object]) -> bool:
-    """Whether cells say yes or no; numbers do where there is a 0 and a 1, since one of them alone may be a class."""
+    """Whether cells say yes or no; numbers do if both 0 and 1 occur, since one of them alone may be a class."""
     held = [value for value in values if not is_blank(value)]
     flags = {as_flag(value) for value in held}
     return None not in flags and (len(flags) > 1 or not any(str(value).strip()[:1] in "01" for value in held))
@@ -151,7 +151,7 @@ def _examples(kind: Format, fields: Fields, rows: Sequence[Record], findings: Fi
 
 
 def _lacking_answers(kind: Format, fields: Fields, rows: Sequence[Record]) -> str:
-    """The column of answers that no row of a split has, as of a test whose answers are kept secret; empty if there is one."""
+    """The answer column that is empty in all rows of a split, as in a test with secret answers; empty if there is none."""
     columns = [fields[role] for role in kind.required if role in ANSWERS and role in fields]
     return next((column for column in columns if not any(column in row.values for row in rows)), "")
 
@@ -159,12 +159,14 @@ def _lacking_answers(kind: Format, fields: Fields, rows: Sequence[Record]) -> st
 def _recognise(
     found: Sequence[str], columns: dict[str, str], source: str, formats: Sequence[Format], held: Collection[str]
 ) -> tuple[Format, dict[str, str]]:
-    """Choose the first format whose roles are all there: named by the caller, or in columns that hold something."""
+    """Choose the first format whose roles are all present: named by the caller, or in columns that hold something."""
     for role, column in columns.items():
         if role not in ROLES:
             raise UnknownNameError("column role", role, ROLES)
         if column not in found:
-            raise DataError(f"{source}: no column '{column}' for {role}; it has {', '.join(found) or 'none'}")
+            raise DataError(
+                f"{source}: no column '{column}' for {role}; it has {', '.join(found) or 'none'}", code="column-missing"
+            )
     natural, wider = _natural(found) | columns, _natural(found, _ALL) | columns
     filled = _natural([column for column in found if column in held]) | columns
     for available, known in ((columns, natural), (filled, natural), (natural, natural), (wider, wider)):
@@ -175,7 +177,8 @@ def _recognise(
     sets = "; ".join(dict.fromkeys(" + ".join(kind.required) for kind in formats))
     raise DataError(
         f"{source}: columns not recognised: {', '.join(found) or 'none'}; expected one of: {sets}; "
-        f"say what yours are, such as {_such_as(found)}"
+        f"say what yours are, such as {_such_as(found)}",
+        code="columns-not-recognised",
     )
 
 
@@ -194,7 +197,7 @@ _ALL = {role: (*names, *WIDER.get(role, ())) for role, names in ROLES.items()}
 
 
 def _wider(fields: Fields, columns: Fields) -> list[str]:
-    """A note on columns of names that may mean something else."""
+    """A note on columns whose names may mean something else."""
     guessed = [
         f"{column} as {role}" for role, column in fields.items() if role not in columns and not _is_named(column, role)
     ]
@@ -206,7 +209,7 @@ def _is_named(column: str, role: str) -> bool:
 
 
 def _natural(found: Sequence[str], roles: Mapping[str, Sequence[str]] = ROLES) -> dict[str, str]:
-    """Role to column, by name, without regard to case."""
+    """Role to column, by name, ignoring case."""
     folded = {column.strip().casefold(): column for column in reversed(found)}
     pairs = ((role, next((folded[name] for name in names if name in folded), None)) for role, names in roles.items())
     return {role: column for role, column in pairs if column is not None}
@@ -215,7 +218,10 @@ def _natural(found: Sequence[str], roles: Mapping[str, Sequence[str]] = ROLES) -
 def _build(kind: Format, fields: Fields, row: Record, found: Found) -> Example:
     for role in kind.required:
         if role in fields and fields[role] not in row.values:
-            raise DataError(f"{row.where}: no '{fields[role]}'; it has {', '.join(row.values) or 'no fields'}")
+            raise DataError(
+                f"{row.where}: no '{fields[role]}'; it has {', '.join(row.values) or 'no fields'}",
+                code="row-field-missing",
+            )
     return kind.build(row, fields, found)
 
 

@@ -12,7 +12,7 @@ from clora_cli.data.values import as_flag, as_text, is_blank, unpacked
 
 __all__ = ["Found", "Turn", "is_turns", "read_history", "read_tools", "read_turns", "split_answer"]
 
-Found = Callable[..., None]  # told what is not used in a row, and the names of what that concerns, for the notes
+Found = Callable[..., None]  # takes what is not used in a row, and the names it concerns, for the notes
 
 _ROLES = {
     "user": "user",
@@ -29,7 +29,7 @@ _ROLES = {
     "function": "tool",
     "observation": "tool",
 }
-_SWITCHES = ("weight", "train", "loss")  # OpenAI's, axolotl's and ms-swift's ways to keep a turn from being learned
+_SWITCHES = ("weight", "train", "loss")  # how OpenAI, axolotl and ms-swift keep a turn from being learned
 _NAMED, _SAID = {"role", "from"}, {"content", "value", "tool_calls"}
 _READ = {"role", "from", "content", "value", *_SWITCHES, "tool_calls", "function_call", "tool_call_id", "name"}
 
@@ -41,8 +41,8 @@ class Turn:
     Attributes:
         role: ``user``, ``assistant``, ``system`` or ``tool``.
         text: All of it as text; a call's name and arguments as JSON.
-        learned: Whether its row lets it be learned.
-        message: What a chat template takes beside role and text, where it takes more.
+        learned: Whether its row allows it to be learned.
+        message: What else the turn holds for a chat template, beside role and text.
     """
 
     role: str
@@ -57,7 +57,7 @@ class Turn:
 
     @property
     def is_answer(self) -> bool:
-        """Whether the turn can be learned: the assistant's own words."""
+        """Whether the turn can be learned: it is in the assistant's own words."""
         return self.role == "assistant" and self.learned and not self.calls and bool(self.text.strip())
 
 
@@ -65,17 +65,19 @@ def read_turns(value: object, where: str, column: str, found: Found) -> tuple[Tu
     """Return a conversation's turns.
 
     Args:
-        value: The cell: a list of turns, or its text as JSON.
+        value: The cell: a list of turns, or such a list as JSON text.
         where: File and place, for messages.
         column: Its column, for messages.
-        found: Told what of a turn is not used.
+        found: Takes what is not used in a turn.
 
     Raises:
-        DataError: It is not a list of turns, or a turn's role, weight or call is of no known kind.
+        DataError: It is not a list of turns, or a turn has an unknown kind of role, weight or call.
     """
     value = () if is_blank(value) else unpacked(value)
     if not isinstance(value, list | tuple):
-        raise DataError(f"{where}: '{column}' is a {type(value).__name__}; expected a list of turns")
+        raise DataError(
+            f"{where}: '{column}' is a {type(value).__name__}; expected a list of turns", code="turns-not-a-list"
+        )
     unused = {
         str(key) for turn in value if isinstance(turn, Mapping) for key in turn if not is_blank(turn[key])
     } - _READ
@@ -85,17 +87,22 @@ def read_turns(value: object, where: str, column: str, found: Found) -> tuple[Tu
 
 
 def read_history(value: object, where: str, column: str, found: Found) -> tuple[Turn, ...]:
-    """Return earlier exchanges: pairs of a question and an answer, or turns; as a list or as its text.
+    """Return earlier exchanges, from a list of question-answer pairs or of turns, or from such a list as JSON text.
 
     Raises:
-        DataError: It is a list of something else.
+        DataError: It is anything else.
     """
     value = unpacked(value)
     if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
-        said = [(role, as_text(text, where, column)) for pair in value for role, text in zip(_SIDES, pair, strict=True)]
-        return tuple(Turn(role, text) for role, text in said)
+        texts = [
+            (role, as_text(text, where, column)) for pair in value for role, text in zip(_SIDES, pair, strict=True)
+        ]
+        return tuple(Turn(role, text) for role, text in texts)
     if isinstance(value, list | tuple) and any(isinstance(pair, list | tuple | str) for pair in value):
-        raise DataError(f"{where}: '{column}' is no list of [question, answer] pairs or of turns; mend or remove it")
+        raise DataError(
+            f"{where}: '{column}' is no list of [question, answer] pairs or of turns; mend or remove it",
+            code="history-malformed",
+        )
     return read_turns(value, where, column, found)
 
 
@@ -103,9 +110,9 @@ _SIDES = ("user", "assistant")
 
 
 def split_answer(turns: tuple[Turn, ...], found: Found) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
-    """Return the turns before the last answer, and that answer; none if the assistant says nothing to be learned.
+    """Return the turns before the last answer, and that answer; no answer if the assistant says nothing that is learned.
 
-    What follows the last answer has none and is left out.
+    Turns after the last answer are left out.
     """
     silent = [turn for turn in turns[1:] if turn.role == "assistant" and not turn.is_answer]
     if any(not turn.learned for turn in silent):
@@ -121,19 +128,21 @@ def split_answer(turns: tuple[Turn, ...], found: Found) -> tuple[tuple[Turn, ...
 
 
 def read_tools(value: object, where: str, column: str) -> list[Any]:
-    """Return the definitions of tools, in a cell as a list or as its text.
+    """Return the definitions of tools, from a list or from a list as JSON text.
 
     Raises:
-        DataError: It is no list of objects.
+        DataError: It is not a list of objects.
     """
     value = [] if is_blank(value) else unpacked(value)
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        raise DataError(f"{where}: '{column}' is no list of tools; write each as a JSON object")
+        raise DataError(
+            f"{where}: '{column}' is no list of tools; write each as a JSON object", code="tools-not-a-list"
+        )
     return value
 
 
 def is_turns(value: object) -> bool:
-    """Whether a cell holds a conversation: a list of turns, or the text of one, which no other JSON is taken for."""
+    """Whether a cell holds a conversation: a list of turns, or such a list as JSON text."""
     if isinstance(value, str):
         listed = unpacked(value) if "role" in value or "from" in value else None
         return isinstance(listed, list) and bool(listed) and all(map(_is_turn, listed))
@@ -148,18 +157,23 @@ def _is_turn(value: object) -> bool:
 
 def _turn(turn: object, where: str, column: str) -> Turn:
     if not isinstance(turn, Mapping):
-        raise DataError(f"{where}: a turn of '{column}' is a {type(turn).__name__}; expected an object")
+        raise DataError(
+            f"{where}: a turn of '{column}' is a {type(turn).__name__}; expected an object", code="turn-not-an-object"
+        )
     named = str(turn.get("role", turn.get("from", ""))).casefold()
     if named not in _ROLES:
-        raise DataError(f"{where}: a turn of '{column}' has the role '{named}'; expected one of {', '.join(_ROLES)}")
+        raise DataError(
+            f"{where}: a turn of '{column}' has the role '{named}'; expected one of {', '.join(_ROLES)}",
+            code="turn-role-unknown",
+        )
     role = _ROLES[named]
     content = _content(turn["content"] if "content" in turn else turn.get("value"), where, column)
     learned = all(_switch(turn.get(name), name, where, column) for name in _SWITCHES)
     calls = _calls(content if named == "function_call" else _called(turn), where, column) if role == "assistant" else []
     if calls:
-        said = "" if named == "function_call" else content
+        words = "" if named == "function_call" else content
         written = "\n".join(json.dumps(call["function"], ensure_ascii=False) for call in calls)
-        return Turn(role, f"{said}\n{written}".strip(), learned, {"content": said, "tool_calls": calls})
+        return Turn(role, f"{words}\n{written}".strip(), learned, {"content": words, "tool_calls": calls})
     if role == "tool":
         names = {key: str(turn[key]) for key in ("name", "tool_call_id") if not is_blank(turn.get(key))}
         return Turn(role, content, learned, names or {"content": content})
@@ -172,7 +186,7 @@ def _called(turn: Mapping[str, object]) -> object:
 
 
 def _calls(value: object, where: str, column: str) -> list[dict[str, Any]]:
-    """Calls as templates take them: a name and arguments by name, whatever they were wrapped in."""
+    """Calls as templates take them, unwrapped: a name, and arguments by name."""
     value = unpacked(value)
     if is_blank(value):
         return []
@@ -180,7 +194,10 @@ def _calls(value: object, where: str, column: str) -> list[dict[str, Any]]:
     for call in value if isinstance(value, list) else [value]:
         function = call.get("function", call) if isinstance(call, Mapping) else call
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise DataError(f"{where}: a call of a tool in '{column}' has no name; write it as {{name, arguments}}")
+            raise DataError(
+                f"{where}: a call of a tool in '{column}' has no name; write it as {{name, arguments}}",
+                code="tool-call-without-name",
+            )
         arguments = unpacked(function.get("arguments", function.get("parameters", {})))
         called = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
         identity = {"id": str(call["id"])} if isinstance(call, Mapping) and not is_blank(call.get("id")) else {}
@@ -192,18 +209,24 @@ def _switch(value: object, name: str, where: str, column: str) -> bool:
     if value is None:
         return True
     if (flag := as_flag(value)) is None:
-        raise DataError(f"{where}: a turn of '{column}' has the {name} {value!r}; only 0 and 1 can be used")
+        raise DataError(
+            f"{where}: a turn of '{column}' has the {name} {value!r}; only 0 and 1 can be used",
+            code="turn-weight-not-supported",
+        )
     return flag
 
 
 def _content(value: object, where: str, column: str) -> str:
-    """Text of a turn, whose content may come in parts; parts that are not text cannot be used."""
+    """The text of a turn, whose content may come in parts; only parts of text can be used."""
     if not isinstance(value, list):
         return as_text(value, where, column)
     texts = []
     for part in value:
         kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
         if not isinstance(part, Mapping) or kind != "text":
-            raise DataError(f"{where}: a turn of '{column}' has a part of type '{kind}'; only text can be used")
+            raise DataError(
+                f"{where}: a turn of '{column}' has a part of type '{kind}'; only text can be used",
+                code="content-not-text",
+            )
         texts.append(as_text(part.get("text"), where, column))
     return "".join(texts)

@@ -1,7 +1,7 @@
-"""Delimited files: what a quotation mark means is decided once a file, and no quote glues rows together (layer L1).
+"""Delimited files: decide once per file what quotation marks mean, so that no quote glues rows together (layer L1).
 
-Spreadsheets and CSV writers quote fields; GLUE's and many other TSV files have quotation marks that are text. A file is
-read the first way unless that fails or swallows lines that are rows, and the second way fits every line.
+Spreadsheets and CSV writers quote fields; in GLUE's and many other TSV files quotation marks are text. A file is read the
+first way, unless that fails or swallows lines that are rows while the second way fits every line.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def read_table(path: Path, text: str, delimiter: str, notes: list[str]) -> Itera
         path: The file, for messages.
         text: Its content.
         delimiter: What separates fields.
-        notes: Where to say how quotation marks were read, if there was a choice.
+        notes: Where to note how quotation marks were read, if there was a choice.
 
     Raises:
-        DataError: A row has another number of fields than the header, a column's name occurs twice, or a quote that
-            nothing closes swallows rows.
+        DataError: A row has another number of fields than the header, a column's name occurs twice, or an unclosed quote
+            swallows rows.
     """
     csv.field_size_limit(_FIELD_LIMIT)
     text, delimiter = _separated(text, delimiter)
@@ -51,16 +51,17 @@ def read_table(path: Path, text: str, delimiter: str, notes: list[str]) -> Itera
     for line, row in rows:
         if len(row) != len(header):
             raise DataError(
-                f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; quote fields with delimiters"
+                f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; quote fields with delimiters",
+                code="csv-fields-misaligned",
             )
         yield line, dict(zip(header, row, strict=True))
 
 
 def _separated(text: str, delimiter: str) -> tuple[str, str]:
-    """The text and what separates its fields, which spreadsheets may say in a line of its own: ``sep=;``."""
+    """The text and its delimiter, which spreadsheets may give on a line of its own: ``sep=;``."""
     head, end, rest = text.lstrip("\n\r").partition("\n")
-    if said := re.fullmatch(r"sep=(.)\r?", head):
-        return end + rest, said[1]  # the line stays, empty, so that those below it keep their numbers
+    if declared := re.fullmatch(r"sep=(.)\r?", head):
+        return end + rest, declared[1]  # the line stays, empty, so that later lines keep their numbers
     fewer = '"' not in head and head.count(",") < head.count(";")
     if delimiter == "," and (fewer or "," not in head):
         delimiter = next((other for other in _OTHERS if other in head), ",")
@@ -94,7 +95,7 @@ def _rows(path: Path, text: str, delimiter: str, notes: list[str]) -> list[_Row]
     if '\\"' in text and not escaped.problem and not _swallowed(text, escaped.rows, delimiter):
         notes.append(f"{path.name}: quotation marks after a backslash are read as text inside a field")
         return escaped.rows
-    raise DataError(f"{path}: not valid CSV: {problem}; close or double its quotes")
+    raise DataError(f"{path}: not valid CSV: {problem}; close or double its quotes", code="csv-malformed")
 
 
 def _parse(text: str, delimiter: str, **how: object) -> _Parsed:
@@ -103,7 +104,7 @@ def _parse(text: str, delimiter: str, **how: object) -> _Parsed:
     begun = 1
     try:
         for row in reader:
-            if any(map(str.strip, row[:1])) or len(row) > 1:  # a line of spaces is no row
+            if any(map(str.strip, row[:1])) or len(row) > 1:  # a line of spaces is not a row
                 rows.append((reader.line_num, row))
             begun = reader.line_num + 1
     except csv.Error as error:
@@ -117,7 +118,7 @@ def _literal(text: str, delimiter: str) -> list[_Row]:
 
 
 def _has_stray(rows: Sequence[_Row]) -> bool:
-    """Whether a field has quotation marks that no writer of quoted fields would have left so."""
+    """Whether a field has quotation marks that a writer of quoted fields would never produce."""
     return any('"' in field and not _is_quoted(field) for _, row in rows for field in row)
 
 
@@ -127,7 +128,7 @@ def _is_quoted(field: str) -> bool:
 
 
 def _is_written(text: str, rows: Sequence[_Row]) -> bool:
-    """Whether a writer of quoted fields made a text: it doubles the quotes inside fields, and would write it so again."""
+    """Whether a text comes from a writer of quoted fields: writing it again, with inner quotes doubled, gives the same text."""
     if '""' not in text:
         return False
     again = io.StringIO()
@@ -136,10 +137,10 @@ def _is_written(text: str, rows: Sequence[_Row]) -> bool:
 
 
 def _swallowed(text: str, rows: Sequence[_Row], delimiter: str) -> str:
-    """Tell which lines a quote made one row of although each looks like a row, as one that nothing closes does.
+    """Return which lines a quote joined into one row although each looks like a row, as an unclosed quote does.
 
-    Each such line has as many fields as the header, and one of them is, in all of them, what rows of one line have too:
-    a label, which the lines of a text do not end in.
+    Each such line has as many fields as the header, and all of them have, in one column, values that rows of one line also
+    have there: labels, in which the lines of a text do not end.
     """
     lines, width, before = list(io.StringIO(text, newline=None)), len(rows[0][1]), rows[0][0]
     single: list[set[str]] = [set() for _ in range(width)]
@@ -174,5 +175,7 @@ def _header(path: Path, names: list[str]) -> list[str]:
     names = [name.strip() or f"column {number}" for number, name in enumerate(names, start=1)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(f"{path}, line 1: column '{repeated[0]}' occurs more than once; rename one of them")
+        raise DataError(
+            f"{path}, line 1: column '{repeated[0]}' occurs more than once; rename one of them", code="column-twice"
+        )
     return names

@@ -1,9 +1,9 @@
-"""Examples to token ids: the cue always kept, the prompt masked exactly, one end token (layer L1).
+"""Turn examples into token ids: always keep the cue, mask exactly the prompt, end with one end token (layer L1).
 
 Works with fast and slow Transformers tokenizers of causal, T5-like and BERT-like families, and imports none of them.
 
 Causal items are ``prompt + answer + end`` with the prompt's labels at -100. Sequence-to-sequence items are the prompt
-as the encoder's tokenizer writes it, and ``answer + end`` as labels: the start token of the decoder is no label.
+as the encoder's tokenizer writes it, and ``answer + end`` as labels, without the decoder's start token.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def encode(
         example: Prompt and references.
         tokenizer: A Transformers tokenizer, or the ``Tokens`` of a loaded model, which know its limits.
         kind: ``causal`` or ``seq2seq``.
-        max_length: Most tokens of the prompt, special ones included (seq2seq), or of prompt and answer (causal).
-        max_answer_length: Most tokens of the answer, end token included; a longer answer loses its tail.
+        max_length: Most tokens of the prompt, including special ones (seq2seq), or of prompt and answer (causal).
+        max_answer_length: Most tokens of the answer, including the end token; a longer answer loses its tail.
         chat: Use the tokenizer's chat template.
         answer: Text to train on; the first reference by default.
 
     Raises:
-        DataError: Instruction and cue alone do not fit, or chat is asked of a tokenizer without a template.
+        DataError: Instruction and cue alone do not fit, or ``chat`` is set and the tokenizer has no template.
     """
     tokens = Tokens.of(tokenizer)
     text = example.references[0] if answer is None else answer
@@ -64,13 +64,13 @@ def encode(
 def encode_prompt(
     example: Example, tokenizer: Any, *, kind: Kind, max_length: int | None, chat: bool = False
 ) -> list[int]:
-    """Return the ids of a prompt, at most ``max_length`` and as the model takes, special tokens included; None for all.
+    """Return the ids of a prompt with its special tokens, cut to ``max_length`` (None: uncut) and to the model's positions.
 
     A long prompt loses tokens of its body from the left, or the oldest turns of its conversation and then the start
-    of the last one. What is left is exactly what the tokenizer made of the whole prompt.
+    of the last one. The remaining tokens are exactly those of the whole prompt.
 
     Raises:
-        DataError: What must not be cut is already longer than ``max_length``.
+        DataError: The parts that must not be cut are already longer than ``max_length``.
     """
     tokens = Tokens.of(tokenizer)
     ids = _prompt_ids(_whole(example, tokens, chat), tokens, kind)
@@ -85,7 +85,7 @@ def encode_answer(example: Example, answer: str, tokenizer: Any, *, kind: Kind, 
 def encode_answers(
     example: Example, answers: Sequence[str], tokenizer: Any, *, kind: Kind, chat: bool = False
 ) -> list[list[int]]:
-    """Return :func:`encode_answer` of several answers to one prompt, which is tokenised once.
+    """Return :func:`encode_answer` for several answers to one prompt, which is tokenised only once.
 
     A causal answer's tokens are those that follow the prompt's in the text ``prompt + " " + answer``. Where the two
     would fuse into other tokens, which a model could not generate from the prompt alone, the answer is tokenised
@@ -97,23 +97,23 @@ def encode_answers(
 
 
 def uses_chat(task: Task, tokenizer: Any) -> bool:
-    """Whether a task's prompts go through the tokenizer's chat template: conversations, where there is a template."""
+    """Whether a task's prompts use the tokenizer's chat template: if they are conversations and there is a template."""
     return task.template == "chat" and Tokens.of(tokenizer).chat
 
 
 def _whole(example: Example, tokens: Tokens, chat: bool) -> Rendered:
     if example.tooling and not chat:
-        raise DataError(NO_TOOLS)
+        raise DataError(NO_TOOLS, code="chat-template-without-tools")
     return next(_chats(example, tokens)) if chat else render(example)
 
 
 def _chats(example: Example, tokens: Tokens) -> Iterator[Rendered]:
-    with translated("the tokenizer's chat template fails", DataError):
+    with translated("the tokenizer's chat template fails", DataError, code="chat-template-fails"):
         yield from shorter_chats(example, tokens.tokenizer)
 
 
 def _fitted(example: Example, ids: list[int], tokens: Tokens, kind: Kind, max_length: int, chat: bool) -> list[int]:
-    """Ids of the whole prompt if they fit, else of the longest part that does."""
+    """Ids of the whole prompt if they fit, else of its longest part that does."""
     if len(ids) <= max_length:
         return ids
     rendered = render(example)
@@ -153,7 +153,7 @@ def _prompt_ids(rendered: Rendered, tokens: Tokens, kind: Kind) -> list[int]:
 
 
 def _without_end(ids: list[int], tokens: Tokens) -> list[int]:
-    """A causal prompt is not over: an end token that the tokenizer appends to every text is taken off."""
+    """Remove an end token that the tokenizer appends to every text: a causal prompt goes on."""
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokens.appended else ids
 
 
@@ -162,7 +162,7 @@ def _plain_ids(tokens: Tokens, text: str) -> list[int]:
 
 
 def _decode(tokens: Tokens, ids: list[int]) -> str:
-    with translated("the tokenizer cannot read its own tokens back", DataError):
+    with translated("the tokenizer cannot read its own tokens back", DataError, code="tokenizer-cannot-decode"):
         return str(tokens.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
@@ -196,13 +196,13 @@ def _cut_tokens(rendered: Rendered, tokens: Tokens, kind: Kind, max_length: int)
     if excess > len(inside):
         raise _too_long(rendered, len(ids) - len(inside), max_length, tokens)
     while excess < len(inside) and spans[inside[excess]][0] < spans[inside[excess - 1]][1]:
-        excess += 1  # bytes of one character go together
+        excess += 1  # the bytes of one character stay together
     dropped = set(inside[:excess])
     return [token for i, token in enumerate(ids) if i not in dropped]
 
 
 def _cut_characters(rendered: Rendered, tokens: Tokens, kind: Kind, max_length: int) -> list[int]:
-    """Without offsets: the fewest characters off the body's left with which the text, tokenised anew, fits."""
+    """Without offsets: cut the fewest characters from the body's left so that the text, tokenised again, fits."""
 
     def cut(characters: int) -> list[int]:
         text = rendered.text[: rendered.start] + rendered.text[rendered.start + characters :]
@@ -222,5 +222,6 @@ def _too_long(rendered: Rendered, needed: int, max_length: int, tokens: Tokens) 
     known = "" if tokens.positions is None else f" ({tokens.model} has {tokens.positions} positions in all)"
     return DataError(
         f"the prompt '{start}...' needs {needed} tokens without its text and has {max(max_length, 0)}; "
-        f"raise --max-length{known} or shorten the instruction"
+        f"raise --max-length{known} or shorten the instruction",
+        code="prompt-too-long",
     )

@@ -1,4 +1,4 @@
-"""A folder's files to the rows of its splits, with a note on all that is not read (layer L1)."""
+"""Read the rows of a folder's splits from its files, and note all files that are not read (layer L1)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from clora_cli.data.texts import COMPRESSED, bare
 
 __all__ = ["read_folder", "split_files", "unread"]
 
-# Files that hold rows and that nothing here reads, and those that never hold any.
+# Files that hold rows but are of a kind not read here, and files that never hold rows.
 _TABLES = {".txt", ".xlsx", ".xls", ".ods", ".feather", ".orc", ".avro", ".pkl", ".pickle", ".npy", ".npz",
            ".h5", ".db", ".sqlite", ".xml", ".zip", ".tar", ".tgz", ".7z", ".rar"}  # fmt: skip
 _NO_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "readme.txt", "license.txt"}
 
 
 def read_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
-    """Return the rows by split of a folder, and notes.
+    """Return the rows of a folder by split, and notes.
 
-    Splits are files (``train.jsonl``, ``val.csv.gz``), their numbered parts, or folders of files; or they are so in the
-    folder's ``data/`` or its only other folder. One file alone, or files whose names differ in a number, are the training
-    rows.
+    Splits are files (``train.jsonl``, ``val.csv.gz``), their numbered parts, or folders of files, in the folder itself, its
+    ``data/`` or its only other folder. A single file, or files whose names differ only in a number, are the training rows.
 
     Raises:
-        DataError: Nothing can be read, or two things hold one split.
+        DataError: Nothing can be read, or a split is there twice.
     """
     sources = split_files(folder)
     if not any(split_of(name) for name in sources):
@@ -42,14 +41,14 @@ def read_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
     try:
         chosen, _ = choose_splits(sources)
     except Twofold as error:
-        raise DataError(f"{folder}: {error}; keep one, or give the one to use as --data") from error
+        raise DataError(f"{folder}: {error}; keep one, or give the one to use as --data", code="split-twice") from error
     used = [path for names in chosen.values() for name in names for path in sources[name]]
     splits, notes = _read(chosen, sources)
     return splits, [*notes, *unread(folder, used)]
 
 
 def split_files(folder: Path, readable: Callable[[Path], bool] = is_readable) -> dict[str, list[Path]]:
-    """Return a folder's files of rows by their names without endings, and the files of its folders named as splits.
+    """Return a folder's files of rows by their names without endings, including files in folders named like splits.
 
     Raises:
         DataError: Two files, or a file and a folder, hold one split.
@@ -66,14 +65,16 @@ def split_files(folder: Path, readable: Callable[[Path], bool] = is_readable) ->
         name = path.name if path.is_dir() else bare(path)
         if paths and name in found and (split := split_of(name)):
             first = found[name][0] if found[name][0].parent == folder else found[name][0].parent
-            raise DataError(f"{folder}: {first.name} and {path.name} both hold {split.kind}; keep one")
+            raise DataError(
+                f"{folder}: {first.name} and {path.name} both hold {split.kind}; keep one", code="split-twice"
+            )
         if paths:
             found.setdefault(name, []).extend(paths)
     return found
 
 
 def unread(folder: Path, used: Sequence[Path]) -> list[str]:
-    """Return a note that names the files of rows of a folder which are not among those used, each with its rows."""
+    """Return a note that names the unused files of rows in a folder, each with its number of rows."""
     inside = {path.parent for path in used} | set(used)
     left = []
     for path in sorted(folder.iterdir()):
@@ -125,15 +126,21 @@ def _read(
 
 
 def _inner(folder: Path) -> Path | None:
-    """The folder that the splits are in: ``data/``, or the only one with splits, such as a configuration's."""
+    """The folder with the splits: ``data/``, or the only one that has any, such as a configuration's."""
     if (folder / "data").is_dir():
         return folder / "data"
     holding = [path for path in sorted(folder.iterdir()) if path.is_dir() and any(map(split_of, split_files(path)))]
     if len(holding) > 1:
-        raise DataError(f"{folder}: it holds several data sets: {few(path.name for path in holding)}; name one of them")
+        raise DataError(
+            f"{folder}: it holds several data sets: {few(path.name for path in holding)}; name one of them",
+            code="several-data-sets",
+        )
     return holding[0] if holding else None
 
 
 def _nothing(folder: Path) -> DataError:
     there = ", ".join(path.name for path in sorted(folder.iterdir())[:5]) or "nothing"
-    return DataError(f"{folder}: no train, dev or test file ({', '.join(READERS)}) in it; it holds {there}")
+    return DataError(
+        f"{folder}: no train, dev or test file ({', '.join(READERS)}) in it; it holds {there}",
+        code="folder-without-splits",
+    )

@@ -1,4 +1,4 @@
-"""Sets of columns, and how a row of each becomes an example (layer L1)."""
+"""Sets of columns, and how to build an example from a row of each (layer L1)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ROLES = {
     "key": ("answerkey", "answer_idx", "answer_index", "answer_key", "cop", "answer", "label"),
     **choices.COLUMNS,
 }
-# Names that several kinds of columns have: taken where no other set of columns is there, with a note.
+# Ambiguous names of columns: used only if no other set of columns fits, and with a note.
 WIDER = {
     "text": ("content", "review", "review_body", "tweet", "body"),
     "label": ("labels", "class", "category", "sentiment", "target"),
@@ -53,7 +53,7 @@ WIDER = {
     "output": ("targets", "target", "completion", "answer", "summary", "highlights"),
     "answer": ("response", "output", "best_answer", "target"),
 }
-ANSWERS = frozenset({"completion", "label", "output", "answer", "chosen", "key"})  # roles that a prompt does without
+ANSWERS = frozenset({"completion", "label", "output", "answer", "chosen", "key"})  # roles that a prompt does not need
 
 Fields = Mapping[str, str]
 Build = Callable[[Record, Fields, Found], Example]
@@ -61,22 +61,22 @@ Build = Callable[[Record, Fields, Found], Example]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A set of roles and how a row of it becomes an example."""
+    """A set of roles and how to build an example from a row with them."""
 
     template: str
     required: tuple[str, ...]
     optional: tuple[str, ...]
     build: Build
     closed: bool = False
-    ask: Build | None = None  # instead, where the answer may be missing
+    ask: Build | None = None  # used instead where the answer may be missing
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """All roles, those that must be there first."""
+        """All roles, required ones first."""
         return (*self.required, *self.optional)
 
     def without_answer(self) -> Format:
-        """Return the format of rows that may lack the answer."""
+        """Return the format for rows that may lack the answer."""
         required = tuple(role for role in self.required if role not in ANSWERS)
         answers = tuple(role for role in self.required if role in ANSWERS)
         build = self.ask or self.build
@@ -98,7 +98,7 @@ def _stripped(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _turns(row: Record, fields: Fields, role: str, found: Found) -> tuple[Turn, ...]:
-    """The turns in a column, after the text of the system's own if there is one."""
+    """The turns in a column, after the text of the system column if there is one."""
     return _opened(row, fields, read_turns(row.values[fields[role]], row.where, fields[role], found), found)
 
 
@@ -134,7 +134,7 @@ def _unanswered(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
 
 
 def _chat_columns(fields: Fields) -> bool:
-    """Whether plain columns are a conversation's: the last question, after what a system or earlier turns say."""
+    """Whether plain columns hold the last turn of a conversation, after a system text or earlier turns."""
     return bool({"system", "history", "tools"} & set(fields))
 
 
@@ -153,11 +153,11 @@ def _alpaca(row: Record, fields: Fields, found: Found) -> Example:
 
 
 def _instruction(row: Record, fields: Fields, answers: tuple[str, ...], found: Found) -> Example:
-    told, given = _text(row, fields, "instruction"), _text(row, fields, "input")
+    instruction, given = _text(row, fields, "instruction"), _text(row, fields, "input")
     if _chat_columns(fields):
-        asked = "\n".join(text for text in (told.strip(), given.strip()) if text)
+        asked = "\n".join(text for text in (instruction.strip(), given.strip()) if text)
         return _after_history(row, fields, asked, answers, found)
-    return alpaca(told, given, answers)
+    return alpaca(instruction, given, answers)
 
 
 def _plain(row: Record, fields: Fields, prompt: str, answer: str, found: Found) -> Example:
@@ -168,8 +168,8 @@ def _plain(row: Record, fields: Fields, prompt: str, answer: str, found: Found) 
         if answer not in fields:
             return _example(row, fields, _unanswered(turns), ())
         if is_turns(value):
-            said = read_turns(value, row.where, fields[answer], found)
-            return _example(row, fields, *split_answer((*turns, *said), found))
+            replies = read_turns(value, row.where, fields[answer], found)
+            return _example(row, fields, *split_answer((*turns, *replies), found))
         return _example(row, fields, turns, _answers(row, fields, answer))
     answers = _answers(row, fields, answer)
     if _chat_columns(fields):
@@ -182,7 +182,7 @@ def _prompt_completion(row: Record, fields: Fields, found: Found) -> Example:
 
 
 def _asked(row: Record, fields: Fields, role: str, found: Found) -> tuple[Turn, ...]:
-    """The turns that a prompt holds; of a text, one."""
+    """The turns in a prompt; a text is a single turn."""
     value = row.values[fields[role]]
     if isinstance(value, list) or is_turns(value):
         return _turns(row, fields, role, found)
@@ -230,21 +230,21 @@ def _question_answer(row: Record, fields: Fields, found: Found) -> Example:
 
 
 def _preferred(asked: str) -> Build:
-    """Build rows of a chosen and a rejected answer to what the role ``asked`` holds: a text or turns."""
+    """Build rows with a chosen and a rejected answer to the text or turns of the role ``asked``."""
 
     def build(row: Record, fields: Fields, found: Found) -> Example:
-        said = _chosen_turns(row, fields, found)
-        if said and said[0].role != "assistant":  # the prompt stands in it too
-            return _example(row, fields, *split_answer(_opened(row, fields, said, found), found))
-        answers = tuple(turn.text for turn in said[-1:]) if said else _answers(row, fields, "chosen")
+        chosen = _chosen_turns(row, fields, found)
+        if chosen and chosen[0].role != "assistant":  # the prompt stands in it too
+            return _example(row, fields, *split_answer(_opened(row, fields, chosen, found), found))
+        answers = tuple(turn.text for turn in chosen[-1:]) if chosen else _answers(row, fields, "chosen")
         if asked == "instruction":
             return _instruction(row, fields, answers, found)
         cell = row.values.get(fields[asked])
         if asked == "conversations" or isinstance(cell, list) or is_turns(cell):
             turns = _turns(row, fields, asked, found)
-            return _example(row, fields, *(split_answer((*turns, *said), found) if said else (turns, answers)))
+            return _example(row, fields, *(split_answer((*turns, *chosen), found) if chosen else (turns, answers)))
         text = _text(row, fields, asked)
-        if said or _chat_columns(fields):
+        if chosen or _chat_columns(fields):
             return _after_history(row, fields, text, answers, found)
         return Example("", text, "", answers)
 
@@ -256,7 +256,7 @@ def _chosen(row: Record, fields: Fields, found: Found) -> Example:
 
 
 def _chosen_turns(row: Record, fields: Fields, found: Found) -> tuple[Turn, ...]:
-    """The chosen answer as turns; none if it is a text beside a prompt."""
+    """The chosen answer as turns; empty if it is a plain text beside a prompt."""
     if not is_blank(row.values.get(fields.get("rejected", ""))):
         found("rejected answers are not learned")
     value = row.values.get(fields["chosen"]) if "chosen" in fields else ()
@@ -296,5 +296,5 @@ FORMATS = (
     Format("plain", ("question", "chosen"), ("history", "system", "tools", "rejected"), _preferred("question")),
     Format("chat", ("chosen",), ("system", "tools", "rejected"), _chosen),
 )
-# What is left of them without an answer.
-ASKED = tuple(form for form in (one.without_answer() for one in FORMATS) if form.required)
+# The formats of prompts without answers.
+ASKED = tuple(form for form in (complete.without_answer() for complete in FORMATS) if form.required)

@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face Hub, and those that ``datasets`` saved to disk (layer L1).
+"""Data sets of the Hugging Face Hub, and data sets that ``datasets`` saved to disk (layer L1).
 
-Without a network nothing is retried: the cache is asked, and what is not in it fails at once.
+Without a network nothing is retried: data sets come from the cache, or fail at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from clora_cli.data.texts import in_brief, library
 __all__ = ["MEND", "read_hub", "read_known", "read_saved"]
 
 MEND = "give a path or set CLORA_DATA"
-TRAIN_ROWS_A_LABEL = 1000  # the sizes of the public benchmark files
+TRAIN_ROWS_A_LABEL = 1000  # as in the public benchmark files
 TEST_ROWS = 7600
 _PROBE_SECONDS = 3.0
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -50,7 +50,7 @@ def read_hub(name: str, columns: Mapping[str, str] | None = None) -> Draft:
     with library(f"Hub {name}", "a data set that can be read", "choose another or give files"):
         records, notes = _by_kind(_load(repo, config or None), f"Hub {name}")
     if not any(records.values()):
-        raise DataError(f"Hub {name}: no train, validation or test split with rows")
+        raise DataError(f"Hub {name}: no train, validation or test split with rows", code="no-usable-split")
     return draft_of(task_name(repo.rpartition("/")[2]), f"Hub {name}", records, columns, notes)
 
 
@@ -95,17 +95,18 @@ def read_saved(path: Path) -> tuple[dict[str, list[Record]], list[str]]:
 
 
 def _by_kind(splits: Mapping[str, Any], source: str) -> tuple[dict[str, list[Record]], list[str]]:
-    """Rows of train, dev and test, and notes on splits of other names."""
+    """Rows of train, dev and test, and notes on splits with other names."""
     names = [str(name) for name in splits]
     try:
         chosen, left = choose_splits(names)
     except Twofold as error:
-        raise DataError(f"{source}: {error}; save one of them alone and give that") from error
+        raise DataError(f"{source}: {error}; save one of them alone and give that", code="split-twice") from error
     if not chosen and len(names) == 1:
         chosen, left = {"train": names}, []
     if not chosen:
         raise DataError(
-            f"{source}: none of its splits is train, validation or test: {', '.join(names)}; save one alone"
+            f"{source}: none of its splits is train, validation or test: {', '.join(names)}; save one alone",
+            code="no-usable-split",
         )
     records = {
         kind: [row for name in taken for row in _records(splits[name], f"{source} {name}")]
@@ -121,7 +122,7 @@ def _left(sizes: Mapping[str, int]) -> list[str]:
 
 
 def _records(rows: Any, file: str) -> Iterator[Record]:
-    """Rows of a ``datasets.Dataset``, class indices replaced by their names."""
+    """Rows of a ``datasets.Dataset``, with class names instead of indices."""
     inner = {name: getattr(f, "feature", f) for name, f in rows.features.items()}
     names = {name: list(f.names) for name, f in inner.items() if type(f).__name__ == "ClassLabel"}
     for number, row in enumerate(rows, start=1):
@@ -134,7 +135,7 @@ def _label(source: HubSource, row: Mapping[str, Any]) -> str:
 
 
 def _sample(labels: Sequence[int], split: str) -> list[int]:
-    """Indices of the rows to keep, in order: 1000 a label to train on, 7600 to test on, by a fixed seed."""
+    """Indices of the rows to keep, in order: 1000 per label for training, 7600 for the test, drawn with a fixed seed."""
     order = list(range(len(labels)))
     random.Random(0).shuffle(order)
     if split == "test":
@@ -155,7 +156,7 @@ def _load_known(source: HubSource) -> Mapping[str, Any]:
 
 
 def _load(repo: str, config: str | None, **options: Any) -> Mapping[str, Any]:
-    """``datasets.load_dataset``, from the cache alone where there is no network, every failure in one line."""
+    """``datasets.load_dataset``, only from the cache where there is no network, and with failures in one line."""
     import datasets
 
     if not sys.stderr.isatty():
@@ -164,11 +165,11 @@ def _load(repo: str, config: str | None, **options: Any) -> Mapping[str, Any]:
     try:
         with _cache_only(datasets.config, offline):
             loaded: Mapping[str, Any] = datasets.load_dataset(repo, config, **options)
-    except (OSError, ValueError, RuntimeError) as error:  # others are the caller's to tell
+    except (OSError, ValueError, RuntimeError) as error:  # the caller handles others
         if offline:
             why = "HF_HUB_OFFLINE is set" if _told_offline() else "the Hub cannot be reached"
-            raise DataError(f"Hub {repo}: {why} and it is not in the cache; {MEND}") from error
-        raise DataError(f"Hub {repo}: cannot be loaded: {in_brief(error)}") from error
+            raise DataError(f"Hub {repo}: {why} and it is not in the cache; {MEND}", code="hub-unreachable") from error
+        raise DataError(f"Hub {repo}: cannot be loaded: {in_brief(error)}", code="hub-load-failed") from error
     return loaded
 
 

@@ -15,7 +15,7 @@ __all__ = ["FAMILY_INSTRUCTIONS", "KNOWN", "HubSource", "KnownTask", "canonical"
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """Where a known task's rows are on the Hub, and how a row becomes a benchmark sentence and label.
+    """The source of a known task on the Hub, and how its rows become benchmark sentences and labels.
 
     Attributes:
         repo: Dataset id.
@@ -38,7 +38,7 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class KnownTask:
-    """What is known of a task before any of its data are read.
+    """What is known about a task before any of its data are read.
 
     Attributes:
         name: Canonical short name.
@@ -48,7 +48,7 @@ class KnownTask:
         labels: The closed set of answers; ``()`` when open-ended.
         instruction: First line of the prompt; empty where the data carry their own.
         aliases: Other spellings, folded.
-        hub: Source on the Hub, where one is certain.
+        hub: Source on the Hub, if a reliable one exists.
     """
 
     name: str

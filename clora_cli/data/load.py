@@ -1,7 +1,7 @@
 """``--data NAME`` to a :class:`Task` (layer L1).
 
-A name is looked for among the bundled tasks, under ``$CLORA_DATA``, as a path, and on the Hub, in this order; one that
-is an existing path, and neither bundled nor known, is that path.
+A name is looked up among the bundled tasks, under ``$CLORA_DATA``, as a path, and on the Hub, in this order; an existing
+path whose name is neither bundled nor known comes first.
 """
 
 from __future__ import annotations
@@ -46,29 +46,33 @@ def load_task(
         keep_bad_labels: Keep rows whose label is not in the label set.
 
     Raises:
-        DataError: Nothing of that name, or its content cannot be used; one line with the place and the mend.
+        DataError: Nothing has that name, or its content cannot be used.
         UnknownNameError: ``metric`` is not a metric.
         OptionError: ``columns`` names a role that does not exist.
     """
     if metric is not None and metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
     if not name.strip():
-        raise DataError("--data is empty: name a task, a file or a folder")
+        raise DataError("--data is empty: name a task, a file or a folder", code="data-name-empty")
     if name.strip() == "-":
-        raise DataError("--data -: rows from standard input can only be routed; save them in a file and name that")
+        raise DataError(
+            "--data -: rows from standard input can only be routed; save them in a file and name that",
+            code="data-from-stdin",
+        )
     plain, named = split_names(name.strip())
     try:
         draft = _draft(plain, columns)
     except OSError as error:
         raise DataError(
-            f"{name[:80]!r} cannot be looked at: {error.strerror}; check the name and its permissions"
+            f"{name[:80]!r} cannot be read: {error.strerror}; check the name and its permissions",
+            code="path-unreadable",
         ) from error
     task = finish(replace(draft, metric=metric or draft.metric), keep_bad_labels=keep_bad_labels)
     return with_names(task, plain) if named else task
 
 
 def list_tasks() -> list[TaskInfo]:
-    """Return what ``--data`` can name: the bundled tasks, then the known ones with where each would come from."""
+    """Return what ``--data`` can name: the bundled tasks, then the known ones, each with its source."""
     root = data_root()
     places = index(root) if root else {}
     return bundled_infos() + [_info(task, places) for task in KNOWN.values()]
@@ -96,7 +100,7 @@ def _draft(name: str, columns: Mapping[str, str] | None) -> Draft:
 
 
 def _beside(draft: Draft, path: Path) -> Draft:
-    """Tell of a path that has the name which stands for something else."""
+    """Add a note if a path has the name of a bundled task."""
     if path.exists() and not path.is_absolute() and draft.source == "bundled":
         draft.notes.append(f"'{path}' names the bundled task; the path of that name here is --data ./{path}")
     return draft
@@ -114,19 +118,19 @@ def _from_root(found: list[Path], columns: Mapping[str, str] | None) -> Draft:
 
 
 def _from_hub(name: str, known: KnownTask | None, columns: Mapping[str, str] | None, root: Path | None) -> Draft:
-    """Ask the Hub, where the name can be one of its ids; the last place to look."""
+    """Read from the Hub, the last place to look, if the name can be one of its ids."""
     is_id = not known and bool(_HUB_ID.fullmatch(name)) and not is_readable(Path(name))
     if not is_id and not (known and known.hub):
-        raise DataError(_nowhere(name, known, root))
+        raise DataError(_nowhere(name, known, root), code="data-not-found")
     from clora_cli.data import hub
 
     try:
         return hub.read_known(known, known.hub) if known and known.hub else hub.read_hub(name, columns)
     except DataError as error:
         if not known:
-            raise DataError(f"'{name}' is not {_looked(name, root)}; {error}") from error
+            raise DataError(f"'{name}' is not {_looked(name, root)}; {error}", code=error.code) from error
         why = str(error).removesuffix(f"; {hub.MEND}")
-        raise DataError(f"'{name}' is not {_looked(name, root)}; {why}; {_next(known)}") from error
+        raise DataError(f"'{name}' is not {_looked(name, root)}; {why}; {_next(known)}", code=error.code) from error
 
 
 def _nowhere(name: str, known: KnownTask | None, root: Path | None) -> str:
@@ -138,7 +142,7 @@ def _nowhere(name: str, known: KnownTask | None, root: Path | None) -> str:
 
 
 def _next(known: KnownTask) -> str:
-    """What works next for a known task whose data are not here."""
+    """What to try for a known task whose data are not here."""
     natural = "SuperNI" in known.family
     layout = "has Natural-Instructions task folders or files" if natural else "holds CL_Benchmark"
     stand_in = stand_in_for(known.family, known.summary)

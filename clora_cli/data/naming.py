@@ -1,7 +1,7 @@
 """Prompts that begin with the task's and the dataset's name, as those of the O-LoRA family's scripts do (layer L1).
 
 ``--data mnli+names`` is mnli with ``Task:NLI`` and ``Dataset:MNLI`` on lines before its instruction. The template's name says so,
-in manifests too. A model that is told which task it sees need not remember: results with and without do not compare.
+in manifests too. With the task's name in the prompt a model need not remember it: compare no results with and without names.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from clora_cli.nano import task_set as tasks
 
 __all__ = ["NAMED", "NAMES", "split_names", "with_names"]
 
-NAMES = "+names"  # what asks for it
+NAMES = "+names"  # the ending of a task's name that asks for it
 NAMED = "options-named"  # the template's name
-# Datasets that CL_Benchmark spells otherwise than a task's canonical name.
+# Datasets whose name in CL_Benchmark differs from the task's canonical name.
 _SPELLED = {
     "mnli": "MNLI",
     "cb": "CB",
@@ -33,7 +33,7 @@ _SPELLED |= {"copa": "COPA", "sst2": "SST-2", "imdb": "IMDB"}
 
 
 def split_names(name: str) -> tuple[str, bool]:
-    """Return what ``--data`` names without ``+names``, and whether that was there; only tasks known by name may have it."""
+    """Split ``+names`` off a name, if it is that of a known task; return the name and whether there was one."""
     plain = name.removesuffix(NAMES)
     return (plain, True) if plain != name and (bundled_name(plain) or canonical(plain)) else (name, False)
 
@@ -42,15 +42,18 @@ def with_names(task: Task, name: str) -> Task:
     """Return a task whose prompts begin with the names of its type and its dataset.
 
     Args:
-        task: With prompts of the ``options`` template.
-        name: What ``--data`` named, without ``+names``.
+        task: A task with prompts of the ``options`` template.
+        name: The value of ``--data``, without ``+names``.
 
     Raises:
         DataError: If the task's published prompts have no such names.
     """
     kind, dataset = _names(name)
     if not kind or task.template != "options":
-        raise DataError(f"'{name}{NAMES}': the published prompts of {task.name} carry no names; pass --data {name}")
+        raise DataError(
+            f"'{name}{NAMES}': the published prompts of {task.name} carry no names; pass --data {name}",
+            code="task-without-names",
+        )
     head = f"Task:{kind}\nDataset:{dataset}\n"
     train, dev, test = (_headed(split, head) for split in (task.train, task.dev, task.test))
     note = f"prompts begin with the names of the task's type and dataset ({kind}, {dataset}), in training and at test"

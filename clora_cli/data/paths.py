@@ -1,4 +1,4 @@
-"""A file or a folder to the draft of a task, whatever its format (layer L1)."""
+"""Read the draft of a task from a file or folder of any format (layer L1)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_path(path: Path, columns: Mapping[str, str] | None = None) -> Draft:
             task_name(bare(path)), f"file {path.name}", {"train": read_records(path, notes)}, columns, notes
         )
     if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder", code="path-missing")
     path, name = _downloaded(path)
     if is_benchmark_folder(path) and not columns:
         return read_benchmark_folder(path.resolve())
@@ -54,7 +54,7 @@ def read_path(path: Path, columns: Mapping[str, str] | None = None) -> Draft:
 
 
 def _downloaded(folder: Path) -> tuple[Path, str]:
-    """A folder and its name; of a data set's folder in the Hub's cache its snapshot, and the data set's name."""
+    """A folder and its name; for a data set in the Hub's cache, its snapshot folder and the data set's name."""
     name = folder.resolve().name
     if not name.startswith("datasets--") or not (folder / "snapshots").is_dir():
         return folder, name
@@ -62,5 +62,8 @@ def _downloaded(folder: Path) -> tuple[Path, str]:
     if main.is_file():
         snapshots = [path for path in snapshots if path.name == main.read_text(encoding="utf-8").strip()] or snapshots
     if len(snapshots) != 1:
-        raise DataError(f"{folder}: it holds {len(snapshots)} snapshots; name one of {few(map(str, snapshots))}")
+        raise DataError(
+            f"{folder}: it holds {len(snapshots)} snapshots; name one of {few(map(str, snapshots))}",
+            code="several-snapshots",
+        )
     return snapshots[0], name.rpartition("--")[2]

@@ -1,4 +1,4 @@
-"""Rows out of files: jsonl, json, csv, tsv, parquet and arrow, each row with the place it came from (layer L1).
+"""Read rows from jsonl, json, csv, tsv, parquet and arrow files, each row with its place in the file (layer L1).
 
 A file that cannot be read is a :class:`DataError` of one line with the file, the line and what to do. Nothing here
 knows what a column means.
@@ -25,7 +25,7 @@ class Record:
     """One row.
 
     Attributes:
-        file: The file, or what stands for it (``Hub owner/name train``).
+        file: The file, or the name of another source (``Hub owner/name train``).
         unit: What ``number`` counts: ``line`` or ``row``.
         number: Place in the file, from 1.
         values: Column to value.
@@ -43,7 +43,7 @@ class Record:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a name ends like a file of rows, compressed or not."""
+    """Whether a name has the ending of a file of rows, compressed or not."""
     return ending(path) in READERS
 
 
@@ -52,19 +52,21 @@ def read_records(path: Path, notes: list[str] | None = None) -> list[Record]:
 
     Args:
         path: The file.
-        notes: Where to say what had to be decided about it.
+        notes: Where to note decisions made while reading.
 
     Raises:
-        DataError: The file is missing, empty, of no Unicode encoding, malformed, or of an ending that is not known.
+        DataError: The file is missing, empty, malformed, not in a Unicode encoding, or has an unknown ending.
     """
     _check_whole(path)
     reader = READERS.get(ending(path))
     if reader is None:
         known = f"{', '.join(READERS)}, each also with {', '.join(COMPRESSED)}"
-        raise DataError(f"{path}: cannot read '{path.suffix}' files; use one of {known}")
+        raise DataError(
+            f"{path}: cannot read '{path.suffix}' files; use one of {known}", code="file-type-not-supported"
+        )
     records = list(reader(path, [] if notes is None else notes))
     if not records:
-        raise DataError(f"{path}: no rows; give a file with at least three")
+        raise DataError(f"{path}: no rows; give a file with at least three", code="no-rows")
     return records
 
 
@@ -85,19 +87,19 @@ def read_json(path: Path) -> object:
 
 
 def _check_whole(path: Path) -> None:
-    if told := stand_in(path):
-        raise DataError(f"{path} {told}")
+    if problem := stand_in(path):
+        raise DataError(f"{path} {problem}", code="file-is-stand-in")
 
 
 def parse_json(text: str, *, nan: bool = True) -> object:
-    """Return a JSON value, in which no object has one key twice.
+    """Return a JSON value in which no object has a key twice.
 
     Args:
-        text: The value alone.
-        nan: Whether ``NaN`` and ``Infinity`` pass, which are no JSON and which Python writes.
+        text: The JSON text, with nothing around it.
+        nan: Whether to accept ``NaN`` and ``Infinity``, which Python writes although they are not JSON.
 
     Raises:
-        ValueError: It is not JSON, or a key occurs twice: one of its two values would be lost.
+        ValueError: It is not JSON, or a key occurs twice, so that one of its values would be lost.
         RecursionError: It is nested too deeply.
     """
     value: object = json.loads(text, object_pairs_hook=_object_of, parse_constant=float if nan else _refuse)
@@ -109,15 +111,15 @@ def _refuse(constant: str) -> float:
 
 
 def _object_of(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"'{next(key for key in keys if keys.count(key) > 1)}' occurs twice in one object")
-    return found
+    return values
 
 
 def _not_json(path: Path, line: int, why: str) -> DataError:
-    return DataError(f"{path}, line {line}: not valid JSON ({why}); mend or remove the line")
+    return DataError(f"{path}, line {line}: not valid JSON ({why}); mend or remove the line", code="json-malformed")
 
 
 def _jsonl(path: Path, notes: list[str]) -> Iterator[Record]:
@@ -146,7 +148,9 @@ def _json(path: Path, notes: list[str]) -> Iterator[Record]:
     if not isinstance(rows, list):
         lists = [f"'{key}'" for key, kept in _items(value) if isinstance(kept, list)]
         mend = f"save {', '.join(lists)} as files of their own" if lists else "write the rows as one"
-        raise DataError(f'{path}: expected a list of rows or an object with a list under "data"; {mend}')
+        raise DataError(
+            f'{path}: expected a list of rows or an object with a list under "data"; {mend}', code="rows-not-a-list"
+        )
     beside = [
         f"'{key}' ({len(kept)} rows)" for key, kept in _items(value) if kept is not rows and isinstance(kept, list)
     ]
@@ -162,9 +166,10 @@ def _items(value: object) -> Iterable[tuple[str, object]]:
 
 def _object(path: Path, unit: str, number: int, value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        found = type(value).__name__
+        kind = type(value).__name__
         raise DataError(
-            f"{path}, {unit} {number}: expected an object with named fields, not {found}; write each row as one"
+            f"{path}, {unit} {number}: expected an object with named fields, not {kind}; write each row as one",
+            code="row-not-an-object",
         )
     return value
 
@@ -203,7 +208,7 @@ def _rows_of(path: Path, table: Any) -> Iterator[Record]:
     with library(str(path), "a readable table", "write it again"):
         columns, rows = table.column_names, table.to_pylist()
     if twice := next((name for name in columns if columns.count(name) > 1), None):
-        raise DataError(f"{path}: column '{twice}' occurs more than once; rename one of them")
+        raise DataError(f"{path}: column '{twice}' occurs more than once; rename one of them", code="column-twice")
     names = _class_names(table.schema.metadata or {})
     for number, row in enumerate(rows, start=1):
         yield Record(str(path), "row", number, with_class_names(row, names))
@@ -216,11 +221,11 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
         inner = {name: f.get("feature") or f for name, f in features.items()}
         return {name: f["names"] for name, f in inner.items() if f.get("_type") == "ClassLabel" and f.get("names")}
     except (ValueError, AttributeError, KeyError):
-        return {}  # the metadata are a courtesy of the writer: without them the integers are the labels
+        return {}  # the metadata are optional: without them the integers are the labels
 
 
 def with_class_names(row: Mapping[str, object], names: Mapping[str, list[str]]) -> dict[str, object]:
-    """Return a row whose class indices are replaced by their names; an index out of range (-1: no label) is empty."""
+    """Return a row with class names in place of indices; an index out of range (-1: no label) becomes empty."""
     mapped = dict(row)
     for column, labels in names.items():
         value = mapped.get(column)

@@ -1,4 +1,4 @@
-"""What an adapter was trained on, found again as it was given and known by its rows (layer L1).
+"""Find the data that an adapter was trained on again, and recognise it by its rows (layer L1).
 
 A task's name is not enough: a file named like a bundled task is another task.
 """
@@ -37,9 +37,9 @@ class Origin:
 
     Attributes:
         name: The task's name.
-        given: What ``--data`` was given; the name where that is not recorded.
+        given: The value of ``--data``; the task's name if that is not recorded.
         columns: Role to column, as ``--columns`` gave them.
-        fingerprint: Of its rows; empty where it is not recorded with what was given.
+        fingerprint: The fingerprint of its rows; empty if not recorded together with ``given``.
     """
 
     name: str
@@ -48,28 +48,31 @@ class Origin:
     fingerprint: str = ""
 
     def load(self, where: Path, mend: str, columns: Mapping[str, str] | None = None) -> Task:
-        """Load the task, and check that it has the rows that the adapter was trained on.
+        """Load the task, and check that its rows are those that the adapter was trained on.
 
         Args:
             where: The adapter's folder, for messages.
-            mend: What to do where they are gone.
-            columns: Role to column instead of those recorded.
+            mend: What to do if they are gone.
+            columns: Role to column, instead of those recorded.
 
         Raises:
             DataError: It cannot be found.
             MismatchError: It has other rows.
         """
-        gone = f"'{self.given}' stands for rows which are not there as when {where} was trained"
+        gone = f"'{self.given}' no longer names the rows that {where} was trained on"
         if self._is_gone_file():
-            raise DataError(f"{gone}: no such file from this folder; run where it is, or {mend}")
+            raise DataError(
+                f"{gone}: no such file from this folder; run where it is, or {mend}", code="recorded-data-missing"
+            )
         try:
             task = load_task(self.given, columns=columns or self.columns)
         except DataError as error:
-            raise DataError(f"{gone}: {error}; or {mend}") from error
+            raise DataError(f"{gone}: {error}; or {mend}", code="recorded-data-missing") from error
         if self.fingerprint and task.fingerprint != self.fingerprint:
             raise MismatchError(
                 f"'{self.given}' ({task.source}) holds other rows than {where} was trained on "
-                f"({self.fingerprint[:12]} -> {task.fingerprint[:12]}); restore them, or {mend}"
+                f"({self.fingerprint[:12]} -> {task.fingerprint[:12]}); restore them, or {mend}",
+                code="recorded-data-changed",
             )
         return task
 
@@ -79,12 +82,12 @@ class Origin:
         return looks and not path.exists() and not (bundled_name(self.given) or canonical(self.given))
 
     def recorded(self) -> dict[str, Any]:
-        """Return what the manifest of a merge keeps of it."""
+        """Return what the manifest of a merge records of it."""
         return {"name": self.name, "given": self.given, "columns": dict(self.columns), "fingerprint": self.fingerprint}
 
 
 def origins_of(manifest: Manifest | None) -> list[Origin]:
-    """Return the tasks that an adapter was trained on: one, or all those of a merge; none of a bare PEFT folder."""
+    """Return the tasks that an adapter was trained on: one, or those of all merged adapters; none for a bare PEFT folder."""
     if manifest is None:
         return []
     if manifest.data.merged is not None:
@@ -100,7 +103,7 @@ def _origin(data: DataRecord) -> Origin:
 
 
 def own_tasks(members: Iterable[_Member], mend: str) -> list[Task]:
-    """Return the tasks that adapters were trained on, in their order, each once.
+    """Return the tasks that adapters were trained on, in order, each once.
 
     Raises:
         CloraError: As ``Origin.load``.
@@ -115,10 +118,10 @@ def own_tasks(members: Iterable[_Member], mend: str) -> list[Task]:
 
 
 def named_task(name: str, members: Iterable[_Member], mend: str, *, columns: Mapping[str, str] | None = None) -> Task:
-    """Return the task that a name stands for beside these adapters.
+    """Return the task that a name stands for, given these adapters.
 
-    The name of what one of them was trained on from a file stands for that file, whatever else has the name; that of a
-    task which one was trained on with names in its prompts stands for those prompts.
+    If one of them was trained on a file of that name, the name stands for that file, whatever else has it; if one was
+    trained on that task with names in its prompts, the name stands for those prompts.
 
     Args:
         name: As ``load_task`` takes it.
@@ -139,14 +142,14 @@ def named_task(name: str, members: Iterable[_Member], mend: str, *, columns: Map
 
 
 def recorded_columns(name: str, members: Iterable[_Member]) -> Mapping[str, str]:
-    """Return the columns by which adapters were trained on the file or folder of this name; empty if none was by any.
+    """Return the ``--columns`` with which adapters were trained on the file or folder of this name; empty if none were given.
 
     Args:
-        name: As ``--data`` gives it.
+        name: The value of ``--data``.
         members: The adapters.
 
     Raises:
-        OptionError: Two of them were trained on it by different columns.
+        OptionError: Two of them were trained on it with different columns.
     """
     place = Path(name).expanduser().absolute()
     found: list[Mapping[str, str]] = []
@@ -155,11 +158,14 @@ def recorded_columns(name: str, members: Iterable[_Member]) -> Mapping[str, str]
             if Path(origin.given).expanduser().absolute() == place and origin.columns not in found:
                 found.append(origin.columns)
     if len(found) > 1:
-        raise OptionError(f"adapters were trained on {name} by different columns; say which with --columns")
+        raise OptionError(
+            f"adapters were trained on {name} by different columns; say which with --columns",
+            code="recorded-columns-differ",
+        )
     return found[0] if found else {}
 
 
 def _same(name: str, given: str) -> bool:
-    """Whether two spellings are those of one bundled or known task."""
+    """Whether two names are spellings of one bundled or known task."""
     known, other = canonical(name), canonical(given)
     return bool((known and known is other) or (bundled_name(name) and bundled_name(name) == bundled_name(given)))

@@ -21,7 +21,7 @@ __all__ = ["Entry", "entry_of", "read_entry"]
 REGISTRY = "dataset_info.json"
 _ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "cloud_file_name", "script_url")
 _UNREAD = {"subset", "split", "folder"}
-# Its names of columns, and the roles that they play; their defaults are those of its two formats.
+# Its names for columns, and their roles; the defaults are those of its two formats.
 _ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
 _SHARED = {"history": "history", "system": "system", "tools": "tools", "kto_tag": "verdict", "chosen": "chosen",
            "rejected": "rejected"}  # fmt: skip
@@ -38,7 +38,7 @@ class Entry:
     Attributes:
         registry: The file.
         name: The data set's name in it.
-        described: What stands there.
+        described: Its entry in the file.
     """
 
     registry: Path
@@ -47,10 +47,10 @@ class Entry:
 
 
 def entry_of(path: Path) -> Entry | None:
-    """Return the data set that a path stands for: a name below a folder with a registry, a file of it, or its only one.
+    """Return the data set that a path names: a name below a folder with a registry, a listed file, or the only data set.
 
     Raises:
-        DataError: A folder's registry has several data sets and nothing says which.
+        DataError: A folder's registry has several data sets and the path does not say which.
     """
     if path.name == REGISTRY and path.is_file():
         path = path.parent
@@ -60,7 +60,9 @@ def entry_of(path: Path) -> Entry | None:
             return None
         if len(entries) > 1:
             names = few(str(path / name) for name in sorted(entries))
-            raise DataError(f"{path}: its {REGISTRY} names {len(entries)} data sets; give one of {names}")
+            raise DataError(
+                f"{path}: its {REGISTRY} names {len(entries)} data sets; give one of {names}", code="several-data-sets"
+            )
         return next(iter(entries.values()))
     entries = _entries(path.parent)
     if not path.is_file():
@@ -74,7 +76,7 @@ def read_entry(entry: Entry, columns: Mapping[str, str] | None = None) -> Draft:
 
     Args:
         entry: The data set.
-        columns: Role to column name, which count before the registry's.
+        columns: Role to column name, which override the registry's.
 
     Raises:
         DataError: It is not on this machine, or cannot be read as it is described.
@@ -85,7 +87,8 @@ def read_entry(entry: Entry, columns: Mapping[str, str] | None = None) -> Draft:
         places = (f"{key} {entry.described[key]}" for key in ("file_name", *_ELSEWHERE) if key in entry.described)
         place = next(places, "no file_name")
         raise DataError(
-            f"{where}: its rows are not in this folder ({place}); give a Hub id or the file itself as --data"
+            f"{where}: its rows are not in this folder ({place}); give a Hub id or the file itself as --data",
+            code="registry-rows-missing",
         )
     notes = [f"columns are read as {REGISTRY} names them"]
     paths = sorted(path for each in split_files(path).values() for path in each) if path.is_dir() else [path]
@@ -108,7 +111,7 @@ def _entries(folder: Path) -> dict[str, Entry]:
     try:
         content = read_json(registry)
     except DataError:
-        return {}  # no registry then: whatever else the folder holds is read without it
+        return {}  # not a registry: the folder is read without it
     if not isinstance(content, dict):
         return {}
     keys = {"file_name", *_ELSEWHERE}
@@ -126,16 +129,20 @@ def _file(entry: Entry) -> Path | None:
 
 
 def _columns(entry: Entry, rows: list[Record], sharegpt: bool) -> dict[str, str]:
-    """Role to column: those that the entry names, and of the format's own those that are there."""
+    """Role to column: those that the entry names, and the format's own where they exist."""
     there = {column for row in rows for column in row.values}
     given = entry.described.get("columns") or {}
     if not isinstance(given, dict) or not all(isinstance(column, str) for column in given.values()):
-        raise DataError(f"{entry.registry}, '{entry.name}': columns is no object of names; mend it")
+        raise DataError(
+            f"{entry.registry}, '{entry.name}': columns is no object of names; mend it",
+            code="registry-columns-malformed",
+        )
     roles = {"messages": "conversations", **_SHARED} if sharegpt else _ALPACA | _SHARED
     needed = ("messages",) if sharegpt else ("prompt", "response")
     if gone := next((given[key] for key in needed if key in given and given[key] not in there), None):
         raise DataError(
-            f"{entry.registry}, '{entry.name}': no column '{gone}' in its rows, which have {few(sorted(there))}; mend it"
+            f"{entry.registry}, '{entry.name}': no column '{gone}' in its rows, which have {few(sorted(there))}; mend it",
+            code="column-missing",
         )
     named = {roles[key]: column for key, column in given.items() if key in roles and column in there}
     if sharegpt:
@@ -148,7 +155,7 @@ def _columns(entry: Entry, rows: list[Record], sharegpt: bool) -> dict[str, str]
 
 
 def _retagged(rows: list[Record], column: str, tags: Mapping[str, str]) -> list[Record]:
-    """Rows whose turns have the names that are known everywhere, instead of those that ``tags`` give."""
+    """Rows whose turns have the usual names instead of those in ``tags``."""
     tags = _TAGS | dict(tags)
     roles = {str(tags[tag]): meant for tag, meant in _MEANT.items()}
 

@@ -1,4 +1,4 @@
-"""An example as the text that is tokenised, with the span that may be cut (layer L1)."""
+"""Render an example as the text to tokenise, with the span that may be cut (layer L1)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NO_TOOLS = (
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A prompt's text.
+    """The text of a prompt.
 
     Attributes:
         text: All of it.
         start: First character of the part that may be cut.
         stop: End of that part.
-        special: Whether the tokenizer still has to add its special tokens; a chat template has written them.
+        special: Whether the tokenizer must add its special tokens; a chat template already writes them.
     """
 
     text: str
@@ -42,7 +42,7 @@ def render(example: Example) -> Rendered:
 
 
 def shorter_chats(example: Example, tokenizer: Any) -> Iterator[Rendered]:
-    """Yield the prompt in the tokenizer's chat template: whole, then one exchange less each time, oldest first.
+    """Yield the prompt in the tokenizer's chat template: whole, then without the oldest exchange, and so on.
 
     A system turn stays. A plain prompt is one user turn. In the last text, the last turn's own words may be cut.
 
@@ -50,7 +50,7 @@ def shorter_chats(example: Example, tokenizer: Any) -> Iterator[Rendered]:
         DataError: The tokenizer has no chat template, or its template refuses the conversation.
     """
     if not renders(example, tokenizer):
-        raise DataError(NO_TOOLS)
+        raise DataError(NO_TOOLS, code="chat-template-without-tools")
     messages = example.messages
     opening = 1 if messages[0]["role"] == "system" else 0
     later = [i for i in range(opening + 1, len(messages)) if messages[i]["role"] == "user"]

@@ -1,6 +1,6 @@
 """Finding a task under ``$CLORA_DATA`` by its name (layer L1).
 
-Only names of folders and files are looked at, so that listing what is there stays cheap.
+Only names of folders and files are read, so that listing tasks stays cheap.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _holds_splits(folder: Path) -> bool:
 
 
 def _key(name: str) -> str:
-    """Fold a name to what it is looked up by: a known task's name, ``task`` and its number, or the folded name."""
+    """Return the key under which a name is looked up: a known task's name, ``task`` and its number, or the folded name."""
     known = canonical(name)
     if known:
         return known.name

@@ -1,4 +1,4 @@
-"""Which rows of a task are taken (layer L1): one way to draw for training, for features and for whoever repeats them."""
+"""Draw rows of a task (layer L1): the same way for training, for features and for repeating either."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Rows:
         task: The task.
         split: Which split they are from.
         examples: The rows.
-        limit: How many were asked for; 0 if all are in.
-        seed: What they were drawn by; None if all are in.
+        limit: How many were asked for; 0 if all are included.
+        seed: The seed that they were drawn with; None if all are included.
     """
 
     task: Task
@@ -33,26 +33,26 @@ class Rows:
 
     @classmethod
     def draw(cls, task: Task, split: str, limit: int, seed: int, learn: str = "last") -> Rows:
-        """Take the rows of a task's split, or so many of them, drawn by a seed and in their order.
+        """Take the rows of a task's split, or some of them, drawn with a seed and kept in order.
 
         Args:
             task: The task.
             split: ``train``, ``dev`` or ``test``.
             limit: How many at most; 0 for all.
-            seed: What to draw by.
-            learn: ``last``, a row's own answer; ``all``, every answer of a conversation, each as a row of its own. What is
-                drawn is conversations either way.
+            seed: The seed to draw with.
+            learn: ``last`` for a row's own answer; ``all`` for every answer of a conversation, each as a row of its own.
+                Whole conversations are drawn either way.
         """
         rows: Sequence[Example] = getattr(task, split)
         drawn = 0 < limit < len(rows)
         if drawn:
             rows = [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), limit))]
         if learn == "all":
-            rows = [one for row in rows for one in each_answer(row)]
+            rows = [turn for row in rows for turn in each_answer(row)]
         return cls(task, split, rows, limit, seed) if drawn else cls(task, split, rows)
 
     def recorded(self, *, private: bool = False) -> dict[str, Any]:
-        """Return what a distribution says of them; a private one tells no checksum, by which data could be recognised."""
+        """Return what a distribution records of them; a private one omits the checksum, which could identify the data."""
         entry = {"name": self.task.name, "split": self.split, "rows": len(self.examples)}
         return {
             **entry,

@@ -1,4 +1,4 @@
-"""Names of splits, as files, folders and data sets have them: which are train, dev and test (layer L1)."""
+"""Recognise train, dev and test among the names of files, folders and splits (layer L1)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 __all__ = ["Split", "Twofold", "are_parts", "choose_splits", "missing_parts", "split_of", "told"]
 
-# The word that decides where several of a kind are there comes first.
+# Of several words of one kind, earlier ones win.
 _WORDS = {
     "train": ("train", "training", "trn"),
     "dev": ("dev", "validation", "valid", "val", "eval", "evaluation", "devel", "development"),
     "test": ("test", "testing", "tests", "tst", "heldout", "held_out", "holdout", "hold_out"),
 }
-# As one word with what it is of: trainset, testdata.
+# Words that may be joined to a split's: trainset, testdata.
 _WORDS = {
     kind: (*words, *(word + what for word in words if "_" not in word for what in ("set", "data")))
     for kind, words in _WORDS.items()
@@ -27,21 +27,21 @@ _PART = re.compile(
 )
 
 
-class Twofold(Exception):  # noqa: N818  # whoever reads files or data sets says what to do about it
-    """Two names stand for one split, and nothing tells which of them counts."""
+class Twofold(Exception):  # noqa: N818  # the callers turn it into an error with advice
+    """Two names stand for one split, and neither has precedence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What a name says.
+    """What a name says about a split.
 
     Attributes:
         kind: ``train``, ``dev`` or ``test``.
         word: The word that says so.
-        variant: What the name has beside it, such as ``matched``; empty for a plain name.
-        before: Whether that stands before the word, as a data set's name does.
-        part: Whether the name is that of a numbered part.
-        of: Whether the number says of how many.
+        variant: The rest of the name, such as ``matched``; empty for a plain name.
+        before: Whether that rest comes before the word, as a data set's name does.
+        part: Whether it is a numbered part.
+        of: Whether the number includes the total.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Split:
 
 
 def split_of(name: str) -> Split | None:
-    """Return what a name without its ending says of a split: ``val``, ``train_0``, ``test_matched``, ``reviews-train``.
+    """Return what a name without its ending says about a split: ``val``, ``train_0``, ``test_matched``, ``reviews-train``.
 
     ``None`` if it says nothing.
     """
@@ -74,19 +74,19 @@ def split_of(name: str) -> Split | None:
 
 
 def choose_splits(names: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Choose what is train, dev and test.
+    """Choose the names that are train, dev and test.
 
-    The plain name of a kind, or its numbered parts together, comes before others of its kind. Where there is none, those
-    with something beside it (``test_matched``, ``test_mismatched``) are the split together.
+    The plain name of a kind, or its numbered parts together, wins. Without one, the names with a variant (``test_matched``,
+    ``test_mismatched``) together are the split.
 
     Args:
         names: Without endings.
 
     Returns:
-        Kind to names, in the order in which they were given, and the names that are not taken.
+        Kind to names, in the order given, and the names that are left.
 
     Raises:
-        Twofold: A whole split and parts of it are there, or splits of two data sets.
+        Twofold: There are a whole split and parts of it, or splits of two data sets.
     """
     found: dict[str, dict[str, Split]] = {}
     unknown = []
@@ -119,13 +119,13 @@ def _one(kind: str, splits: Mapping[str, Split]) -> list[str]:
 
 
 def are_parts(names: Iterable[str]) -> bool:
-    """Whether names differ in their numbers alone, as those of a data set's parts do: ``part-0001``, ``0000``."""
+    """Whether names differ only in their numbers, like those of a data set's parts: ``part-0001``, ``0000``."""
     names = list(names)
     return all(re.search(r"\d", name) for name in names) and len({re.sub(r"\d+", "#", name) for name in names}) == 1
 
 
 def told(kind: str, sizes: Mapping[str, int]) -> str:
-    """Return a note on a split of other names than the plain one; empty if numbers tell that they belong together.
+    """Return a note on a split made of other names than the plain one; empty if their numbers show that they belong together.
 
     Args:
         kind: The split.
@@ -138,7 +138,7 @@ def told(kind: str, sizes: Mapping[str, int]) -> str:
 
 
 def missing_parts(names: Sequence[str]) -> str:
-    """Return a note on numbered parts of which some are not there, such as 1 and 3 of 3; empty if none is missing."""
+    """Return a note if numbered parts are missing, as when only 1 and 3 of 3 are there; else empty."""
     numbers = [re.search(r"(\d+)[-_. ]*of[-_. ]*(\d+)", name) for name in names]
     totals = {int(match[2]) for match in numbers if match}
     if len(totals) != 1 or not all(numbers) or len(names) >= (total := totals.pop()):

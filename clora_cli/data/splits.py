@@ -1,7 +1,7 @@
-"""From rows to a sound task: faults found and reported, missing splits carved, dev kept apart from test (layer L1).
+"""Make a sound task from rows: report faults, carve missing splits, keep dev apart from test (layer L1).
 
-Carving goes by a hash of the content, never by position: the same rows give the same splits in whatever order, and
-rows that share a prompt stay together.
+Splits are carved by a hash of the content, never by position: the same rows give the same splits in any order, and rows
+that share a prompt stay together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Draft", "finish"]
 
 CARVED_FRACTION = 0.1
 CARVED_AT_MOST = 500
-_MOST_NAMED = 3  # faulty labels that a note names, most frequent first
+_MOST_NAMED = 3  # most faulty labels that a note names, most frequent first
 
 
 @dataclass
@@ -28,15 +28,15 @@ class Draft:
 
     Attributes:
         name: The task's short name.
-        splits: ``train``, ``dev`` and ``test``, those that the source has.
+        splits: Those of ``train``, ``dev`` and ``test`` that the source has.
         metric: ``exact-match`` or ``rouge-l``.
         source: One line for people.
         template: Name of the prompt template.
-        labels: The closed set of answers, ``()`` when open-ended or still to be read off the training rows.
+        labels: The closed set of answers; ``()`` if open-ended or to be taken from the training rows.
         labels_from: What defines the labels, for messages.
         closed: Whether answers must be labels.
-        notes: What the reader has to report.
-        missing: How cells that hold nothing are spelled, beside empty ones: ``nan``, ``null``.
+        notes: Notes from the reader.
+        missing: Spellings of missing values other than empty cells: ``nan``, ``null``.
     """
 
     name: str
@@ -55,7 +55,7 @@ def finish(draft: Draft, *, keep_bad_labels: bool = False) -> Task:
     """Return a task whose three splits can be used as they are.
 
     Args:
-        draft: What a reader found.
+        draft: The task as its reader left it.
         keep_bad_labels: Keep rows whose label is not in the label set; they are counted either way.
 
     Raises:
@@ -64,8 +64,11 @@ def finish(draft: Draft, *, keep_bad_labels: bool = False) -> Task:
     splits = {name: _answerable(rows, name, draft) for name, rows in draft.splits.items()}
     splits = {name: rows for name, rows in splits.items() if rows}
     if not splits:
-        told = f" ({'; '.join(draft.notes)})" if draft.notes else ""
-        raise DataError(f"{draft.source}: no row has both a prompt and an answer{told}; check the columns")
+        remarks = f" ({'; '.join(draft.notes)})" if draft.notes else ""
+        raise DataError(
+            f"{draft.source}: no row has both a prompt and an answer{remarks}; check the columns",
+            code="no-row-complete",
+        )
     labels = _labels(draft, splits)
     if labels:
         _note_alike(labels, draft)
@@ -87,7 +90,7 @@ def finish(draft: Draft, *, keep_bad_labels: bool = False) -> Task:
 
 
 def _answerable(rows: Sequence[Example], split: str, draft: Draft) -> list[Example]:
-    """Rows with a prompt and an answer that is not blank, with the others counted in the notes."""
+    """Rows with a prompt and an answer that is not blank; the notes count the others."""
     kept = []
     for row in rows:
         references = tuple(dict.fromkeys(r for r in row.references if r.strip()))
@@ -123,12 +126,13 @@ def _labelled(
     bad = Counter(row.references[0] for row in rows if not allowed.intersection(row.references))
     if not bad:
         return list(rows)
-    # One such label (-1, '-') says that a split is not labelled; several are labels, spelled in another way.
+    # A single such label (-1, '-') means an unlabelled split; several are labels in another spelling.
     if split == "test" and bad.total() == len(rows) and len(bad) > 1 and not keep_bad_labels:
         other, known = (", ".join(f"'{label}'" for label in sorted(some)[:_MOST_NAMED]) for some in (bad, labels))
         raise DataError(
             f"{draft.source}: no label of the test rows ({other}) is one of {draft.labels_from} ({known}); "
-            "write both in one way"
+            "write both in one way",
+            code="labels-disagree",
         )
     named = ", ".join(f"'{label}'" for label, _ in bad.most_common(_MOST_NAMED))
     more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
@@ -149,7 +153,7 @@ def _note_alike(labels: Sequence[str], draft: Draft) -> None:
 
 
 def _respelled(rows: Sequence[Example], split: str, labels: tuple[str, ...], draft: Draft) -> list[Example]:
-    """Rows with labels as the label set spells them, where they differ in case, composition or spaces alone."""
+    """Rows with labels respelled as in the label set, where they differ only in case, composition or spaces."""
     forms = Counter(map(_form, labels))
     known = {_form(label): label for label in labels if forms[_form(label)] == 1}
     meant: dict[str, str] = {}
@@ -182,7 +186,8 @@ def _three(draft: Draft, splits: dict[str, list[Example]]) -> tuple[list[Example
     if not test:
         if len(train) < 3:
             raise DataError(
-                f"{draft.source}: {len(train)} rows are too few to carve a test and a dev split from; give more"
+                f"{draft.source}: {len(train)} rows are too few to carve a test and a dev split from; give more",
+                code="too-few-rows",
             )
         train, test = _carve(train, set())
         draft.notes.append(_carved_test(len(test), len(train)))

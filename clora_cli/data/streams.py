@@ -1,4 +1,4 @@
-"""Rows one after another, as they come: JSON lines from a pipe, or a file that is read as far as is asked (layer L1)."""
+"""Rows as a stream: JSON lines from a pipe, or a file that is only read as far as needed (layer L1)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LINES = {".jsonl", ".ndjson"}
 
 
 def row_file(name: str) -> Path | None:
-    """Return the file of rows that ``--data`` names; None if it names a task, whatever that is.
+    """Return the file of rows that ``--data`` names; None if it names a task.
 
-    A file whose ending is known is one, and so is a named pipe; a file that holds a whole task with its definition is none, nor
+    Files with a known ending and named pipes are files of rows; a file that holds a whole task with its definition is not, nor
     is one whose columns a registry names.
     """
     path = Path(name).expanduser()
@@ -48,18 +48,20 @@ def stream_records(path: Path) -> Iterator[Record]:
         with path.open("rb") as file:
             yield from read_lines(file, str(path))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}; check the path and its permissions", code="path-unreadable"
+        ) from error
 
 
 def read_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
-    """Yield the rows of a stream of JSON lines, no line of it read before it is asked for; blank lines are left out.
+    """Yield the rows of a stream of JSON lines, reading each line only when it is needed; blank lines are skipped.
 
     Args:
-        stream: Lines with their ends.
-        name: What the stream is, for messages, such as ``standard input``.
+        stream: Lines with their line endings.
+        name: The stream's name for messages, such as ``standard input``.
 
     Raises:
-        DataError: A line is not UTF-8, not JSON or no object; the message has its number.
+        DataError: A line is not UTF-8, not JSON or not an object; the message has its number.
     """
     for number, line in enumerate(stream, start=1):
         text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
@@ -75,10 +77,12 @@ def _fields(line: bytes, where: str) -> Mapping[str, object]:
     try:
         value = parse_json(line.decode("utf-8"), nan=False)
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text; convert it to UTF-8") from error
+        raise DataError(f"{where}: not UTF-8 text; convert it to UTF-8", code="text-wrong-encoding") from error
     except (ValueError, RecursionError) as error:
         why = getattr(error, "msg", str(error))
-        raise DataError(f"{where}: not valid JSON ({why}); mend or remove the line") from error
+        raise DataError(f"{where}: not valid JSON ({why}); mend or remove the line", code="json-malformed") from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: expected an object with named fields, not {type(value).__name__}")
+        raise DataError(
+            f"{where}: expected an object with named fields, not {type(value).__name__}", code="row-not-an-object"
+        )
     return value

@@ -1,6 +1,6 @@
-"""What a task is once it is loaded: examples in three splits, labels, a metric, and where they came from (layer L1).
+"""A loaded task: examples in three splits, labels, a metric, and their source (layer L1).
 
-Nothing here knows a file format or a tokenizer: readers make examples, :mod:`clora_cli.data.encode` spends them.
+Nothing here knows a file format or a tokenizer: readers make examples, :mod:`clora_cli.data.encode` uses them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Example:
     Attributes:
         head: Instruction, options, system text.
         body: The text itself.
-        cue: What asks for the answer, such as ``Answer:`` on a line of its own.
-        references: Accepted answers, at least one, but for prompts that are only routed. Training uses the first; scoring
-            takes the best.
+        cue: The text that asks for the answer, such as ``Answer:`` on a line of its own.
+        references: Accepted answers; at least one, except for prompts that are only routed. Training uses the first, scoring
+            the best.
         turns: ``(role, text)`` of a conversation up to the answer, for tokenizers with a chat template; ``()`` for a
             plain prompt.
-        muted: Numbers of the assistant's turns that must not be learned.
-        tooling: What of a conversation with tools only a chat template can write, as JSON: ``tools``, their definitions,
-            and ``messages``, the number of a turn to what its message has beside role and text; empty without tools.
+        muted: Indices of the assistant's turns that must not be learned.
+        tooling: The parts of a conversation with tools that only a chat template can write, as JSON: ``tools``, their
+            definitions, and ``messages``, from a turn's index to its entries beside role and text; empty without tools.
     """
 
     head: str
@@ -98,7 +98,7 @@ class Task:
         for split in (self.train, self.dev, self.test):
             digest.update(b"split")
             for e in split:
-                # What few rows have is left out of the others, whose fingerprints are older than it.
+                # Rare entries are left out of rows without them, to keep the fingerprints from before they existed.
                 rare = [list(e.muted), e.tooling] if e.muted or e.tooling else []
                 digest.update(_canonical([e.head, e.body, e.cue, e.references, e.turns, *rare]))
         return digest.hexdigest()
@@ -106,10 +106,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """One line of what ``--data`` can name, known without reading any data.
+    """A task that ``--data`` can name, described without reading any data.
 
     Attributes:
-        name: What ``--data`` takes.
+        name: The name that ``--data`` takes.
         family: Kind of task: ``NLI``, ``SC``, ``SuperNI``, or a bundled family.
         metric: ``exact-match`` or ``rouge-l``.
         labels: The closed set of answers, ``()`` when open-ended or known only from the data.
@@ -126,5 +126,5 @@ class TaskInfo:
 
 
 def _canonical(value: object) -> bytes:
-    """Bytes that depend on the value alone: ASCII JSON escapes, so that no locale or encoding has a say."""
+    """Bytes that depend only on the value: JSON with ASCII escapes, independent of locale and encoding."""
     return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"

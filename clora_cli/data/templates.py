@@ -1,4 +1,4 @@
-"""Prompt templates: how a row of each kind becomes an :class:`Example` (layer L1).
+"""Prompt templates: build an :class:`Example` from a row of each kind (layer L1).
 
 ========================  ==================================================================================
 options                   instruction, the labels to choose from, the text, ``Answer:``
@@ -12,8 +12,8 @@ question-answer           the context if there is one, the question, ``Answer:``
 chat                      the conversation; as ``User:``/``Assistant:`` lines where a tokenizer has no template
 ========================  ==================================================================================
 
-But for ``options-named``, neither the task's nor the dataset's name is in a prompt: a model that is told which task it sees need
-not remember.
+Except for ``options-named``, no prompt contains the name of the task or dataset: with it, a model would not need to remember the
+task.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def alpaca(instruction: str, text: str, answers: tuple[str, ...]) -> Example:
 def pair(names: tuple[str, str], texts: tuple[str, str], labels: tuple[str, ...]) -> Example:
     """Return an example of two texts under their columns' names and a label of the two."""
     lines = [f"{name}: {text.strip()}" for name, text in zip(names, texts, strict=True)]
-    # One text alone is no pair: without both, there is nothing to label.
+    # A single text is not a pair: without both there is nothing to label.
     return Example("", "\n".join(lines) if all(text.strip() for text in texts) else "", OPTIONS_CUE, labels)
 
 
@@ -112,14 +112,14 @@ def chat(
 
 
 def earlier_answers(example: Example) -> list[int]:
-    """Return the numbers of a conversation's turns that are answers too: the assistant's, unless muted, empty or a call."""
+    """Return the indices of a conversation's earlier answers: the assistant's turns, unless muted, empty or a call."""
     barred = {*example.muted, *(i for i, message in enumerate(_beside(example)) if "tool_calls" in message)}
     turns = enumerate(example.turns)
     return [i for i, (role, text) in turns if i and role == "assistant" and i not in barred and text.strip()]
 
 
 def tool_names(example: Example) -> list[str]:
-    """Return the names of the tools that a conversation defines, calls or hears of."""
+    """Return the names of the tools that a conversation defines, calls or has results of."""
     functions = [tool.get("function", tool) for tool in example.tools or ()]
     functions += [call["function"] for message in _beside(example) for call in message.get("tool_calls", ())]
     return list(dict.fromkeys(str(function["name"]) for function in functions if "name" in function))
@@ -151,7 +151,7 @@ def _until(tooling: str, stop: int) -> str:
 
 
 def tooling_text(tools: Sequence[Any], messages: Mapping[str, Any]) -> str:
-    """Return ``Example.tooling`` of the definitions of tools and of what turns have beside role and text."""
+    """Return ``Example.tooling`` from the definitions of tools and the entries of turns beside role and text."""
     if not tools and not messages:
         return ""
     return json.dumps({"tools": list(tools), "messages": dict(messages)}, ensure_ascii=False, sort_keys=True)

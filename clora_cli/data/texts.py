@@ -1,4 +1,4 @@
-"""A file's bytes as text: compressed or not, in whatever Unicode encoding (layer L1)."""
+"""Read a file as text: compressed or not, in any Unicode encoding (layer L1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["COMPRESSED", "bare", "ending", "in_brief", "library", "read_bytes", 
 
 
 def ending(path: Path) -> str:
-    """Return what a file's name says of its format, in lower case: ``.jsonl`` for ``a.jsonl`` and ``a.jsonl.gz``."""
+    """Return the format in a file's name, in lower case: ``.jsonl`` for ``a.jsonl`` and ``a.jsonl.gz``."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
 
@@ -55,25 +55,29 @@ def read_text(path: Path) -> str:
     """Return a file's text, without a byte-order mark: UTF-8, or UTF-16 or UTF-32 as its first bytes tell.
 
     Raises:
-        DataError: The file cannot be opened, is empty or is of no such encoding.
+        DataError: The file cannot be opened, is empty or has another encoding.
     """
     data = read_bytes(path)
     encoding = json.detect_encoding(data)
     try:
-        # A mark counts once; a second one, as joined files have it, is a space of no width inside the text.
+        # Only the first mark counts; a second one, as in joined files, is a zero-width space inside the text.
         text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         if kind := next((kind for start, kind in _FORMATS.items() if data.startswith(start)), ""):
-            raise DataError(f"{path}: it is no text but {kind}; give its name the ending that says so") from error
+            raise DataError(
+                f"{path}: it is no text but {kind}; give its name the ending that says so", code="file-not-text"
+            ) from error
         line = data.count(b"\n", 0, error.start) + 1
         name = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
-        raise DataError(f"{path}, line {line}: not {name} text; convert the file to UTF-8") from error
+        raise DataError(
+            f"{path}, line {line}: not {name} text; convert the file to UTF-8", code="text-wrong-encoding"
+        ) from error
     if not text.strip():
-        raise DataError(f"{path}: the file is empty; give a file with at least three rows")
+        raise DataError(f"{path}: the file is empty; give a file with at least three rows", code="file-empty")
     return text
 
 
-# How files begin that are no text, whatever their name says.
+# How files that are not text begin, whatever their name says.
 _FORMATS = {
     b"\x1f\x8b": "packed by gzip (.gz)",
     b"BZh": "packed by bzip2 (.bz2)",
@@ -87,11 +91,11 @@ _FORMATS = {
 
 @contextmanager
 def library(place: str, what: str, mend: str) -> Iterator[None]:
-    """Turn whatever pyarrow or ``datasets`` make of somebody's data into one line.
+    """Turn an error of pyarrow or ``datasets`` about a user's data into an error of one line.
 
     Args:
-        place: Whose data, for the message.
-        what: What they should have been.
+        place: The source of the data, for the message.
+        what: What the data should have been.
         mend: What to do.
 
     Raises:
@@ -100,20 +104,20 @@ def library(place: str, what: str, mend: str) -> Iterator[None]:
     import pyarrow as pa  # type: ignore[import-untyped]
     from datasets.exceptions import DatasetsError
 
-    told = (pa.ArrowException, DatasetsError, OSError, ValueError, TypeError, LookupError, AttributeError)
+    expected = (pa.ArrowException, DatasetsError, OSError, ValueError, TypeError, LookupError, AttributeError)
     try:
         yield
     except DataError:
         raise
-    except (*told, RuntimeError, ImportError, EOFError, ArithmeticError, MemoryError) as error:
-        raise DataError(f"{place}: not {what} ({in_brief(error)}); {mend}") from error
+    except (*expected, RuntimeError, ImportError, EOFError, ArithmeticError, MemoryError) as error:
+        raise DataError(f"{place}: not {what} ({in_brief(error)}); {mend}", code="data-not-readable") from error
 
 
 _LONGEST_REASON = 200  # characters of a library's own message
 
 
 def in_brief(error: BaseException) -> str:
-    """Return a library's message in one line, with the error's kind where that is all it says."""
+    """Return a library's message in one line, with the error's class where the message alone says too little."""
     text = " ".join(str(error).split())
     text = f"{type(error).__name__} {text}".strip() if isinstance(error, LookupError) or not text else text
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
@@ -124,11 +128,17 @@ def _opening(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path}: cannot be unpacked ({in_brief(error)}); pack it again") from error
+        raise DataError(
+            f"{path}: cannot be unpacked ({in_brief(error)}); pack it again", code="archive-damaged"
+        ) from error
     except OSError as error:
-        if error.strerror is None:  # a decompressor's own complaint
-            raise DataError(f"{path}: cannot be unpacked ({in_brief(error)}); pack it again") from error
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+        if error.strerror is None:  # an error of the decompressor itself
+            raise DataError(
+                f"{path}: cannot be unpacked ({in_brief(error)}); pack it again", code="archive-damaged"
+            ) from error
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}; check the path and its permissions", code="path-unreadable"
+        ) from error
 
 
 def _zstandard(packed: bytes) -> bytes:

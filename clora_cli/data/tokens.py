@@ -1,8 +1,8 @@
-"""What a tokenizer and its model say about tokens, decided in one place (layer L1).
+"""All decisions about special tokens and lengths, in one place (layer L1).
 
 Which token ends an answer, which pads, where a decoder starts, how long a prompt may be: tokenizer, configuration,
-generation configuration and chat template each have a say, and they do not always agree. :class:`Tokens` hears all of
-them and answers once, for training, features, scoring and generation alike.
+generation configuration and chat template all say something about these, and do not always agree. :class:`Tokens` decides
+once, for training, features, scoring and generation alike.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 __all__ = ["IGNORED", "Tokens"]
 
 IGNORED = -100
-_MARKER = re.compile(r"<(?!0x).+>|\[[A-Z]+\]")  # how control tokens are spelled that a tokenizer does not call special
+_MARKER = re.compile(r"<(?!0x).+>|\[[A-Z]+\]")  # spelling of control tokens that a tokenizer does not list as special
 _ANSWER = "answer"
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The decisions about tokens. Those of a tokenizer alone know no limits.
+    """The decisions about tokens; made from a tokenizer alone, they set no limits.
 
     Attributes:
         tokenizer: A Transformers tokenizer.
-        stops: Tokens at which the model stops by itself: by its generation configuration, or else its configuration.
+        stops: Tokens at which the model stops by its generation configuration, or else its configuration.
         pads: Tokens with which its configurations pad.
-        starts: Tokens with which they start a decoder, the likeliest first.
+        starts: Tokens with which they start a decoder, most likely first.
         rows: Number of tokens that a prompt can be made of: rows of the embedding; None for any.
         answer_rows: Number of tokens that an answer can be made of; None for any.
-        positions: Most tokens of a prompt, with the answer in causal models; None where none is too long.
-        answer_positions: Most tokens of an encoder-decoder's answer; None where none is too long.
-        made_for: Positions that a model was made for which can go on beyond them; None if it does not say.
-        model: What to call the model.
+        positions: Most tokens of a prompt, in causal models with its answer; None for no limit.
+        answer_positions: Most tokens of an encoder-decoder's answer; None for no limit.
+        made_for: Positions that the model was trained for, if it can go beyond them; None if unknown.
+        model: The model's name in messages.
     """
 
     tokenizer: Any
@@ -54,7 +54,7 @@ class Tokens:
 
     @classmethod
     def of(cls, source: Any) -> Tokens:
-        """Return the decisions of a tokenizer alone; decisions stay as they are."""
+        """Return the decisions for a tokenizer alone; ``Tokens`` are returned as they are."""
         return source if isinstance(source, cls) else cls(source)
 
     @property
@@ -69,10 +69,10 @@ class Tokens:
 
     @cached_property
     def pad(self) -> int:
-        """The token that pads: the padding token, else end, separator, or unknown, and the start token only as a last.
+        """The token that pads: the padding token, else end, separator or unknown token, and the start token last of all.
 
-        A padding token that is the start token is passed over where there is another: a mask derived from it would hide
-        the start of every text. So is one that the model has no embedding for.
+        A padding token that equals the start token is skipped if there is another: a mask derived from it would hide the
+        start of every text. So is one without an embedding in the model.
 
         Raises:
             DataError: There is no special token at all.
@@ -81,7 +81,7 @@ class Tokens:
         known = [token for token in candidates if _below(token, self.rows) and _below(token, self.answer_rows)]
         start = self._named("bos")
         if not known:
-            raise DataError("the tokenizer has no token to pad with; set its pad_token")
+            raise DataError("the tokenizer has no token to pad with; set its pad_token", code="no-padding-token")
         return next((token for token in known if token not in start), known[0])
 
     @cached_property
@@ -95,39 +95,41 @@ class Tokens:
             if _below(token, self.answer_rows):
                 return token
         raise ArtifactError(
-            f"{self.model} does not say with which token its decoder starts; set decoder_start_token_id"
+            f"{self.model} does not say with which token its decoder starts; set decoder_start_token_id",
+            code="decoder-start-unknown",
         )
 
     @property
     def opening(self) -> int:
-        """The token that stands for a prompt without any: a model reads at least one."""
+        """The token used for an empty prompt: a model reads at least one."""
         return next((token for token in self._named("bos") if _below(token, self.rows)), self.end())
 
     def end(self, *, chat: bool = False) -> int:
-        """Return the token that ends an answer in training: one at which the model's own generation stops, if it says.
+        """Return the token that ends an answer in training: one at which the model's own generation stops, if known.
 
         Args:
-            chat: After a chat template, whose own end of turn it is, if generation stops there.
+            chat: Whether a chat template is used; then its own end of turn is returned, if generation stops there.
 
         Raises:
-            DataError: Nothing names one that the model has.
+            DataError: Neither tokenizer nor model names one that the model has.
         """
         if chat and self._turn_end is not None and self._turn_end in (*self._stops, *self._own):
             return self._turn_end
         choices = [*(token for token in self._own if not self._stops or token in self._stops), *self._stops, *self._own]
         if not choices:
             raise DataError(
-                "the tokenizer has neither an end-of-sequence nor a separator token that the model knows; set its eos_token"
+                "the tokenizer has neither an end-of-sequence nor a separator token that the model knows; set its eos_token",
+                code="no-end-token",
             )
         return choices[0]
 
     def ends(self, *, chat: bool = False) -> tuple[int, ...]:
-        """Return the tokens at which generation stops: those of all sources, so that answers end however they learned to."""
+        """Return the tokens at which generation stops: those of all sources, to end answers however the model learned to."""
         turn = [self._turn_end] if chat and self._turn_end is not None else []
         return tuple(dict.fromkeys([self.end(chat=chat), *self._own[:1], *self._stops, *turn]))
 
     def decoder_inputs(self, labels: Tensor) -> Tensor:
-        """Return what a decoder is given to say some labels: the same, one later; shape (row, token) as the labels'."""
+        """Return the decoder inputs for labels: the labels shifted by one token; shape (row, token), like the labels."""
         given = labels.new_full(labels.shape, self.start)
         given[:, 1:] = labels[:, :-1]
         return given.masked_fill(given == IGNORED, self.pad)
@@ -137,7 +139,7 @@ class Tokens:
 
         Args:
             asked: As many as the user allows.
-            answer: Positions to leave to the answer, of which it gets half at most.
+            answer: Positions to reserve for the answer, at most half of all.
         """
         if self.positions is None:
             return asked
@@ -149,28 +151,28 @@ class Tokens:
         return asked if limit is None else min(asked, limit)
 
     def remarks(self, asked: int, longest: int, answer: int = 0) -> list[str]:
-        """Return what people should know about prompts' lengths: what was cut, and what goes beyond the usual.
+        """Return remarks for the user on prompt lengths: on prompts that are cut, and on lengths beyond the trained positions.
 
         Args:
             asked: As many tokens of a prompt as the user allows.
             longest: Tokens of the longest prompt; in training with its answer.
             answer: Positions left to the answer.
         """
-        found = []
+        notes = []
         if (most := self.most(asked, answer)) < asked:
-            found.append(
+            notes.append(
                 f"{self.model} has {self.positions} positions: prompts are cut to {most} tokens, not to {asked}"
             )
         if self.made_for is not None and longest + answer > self.made_for:
-            found.append(
+            notes.append(
                 f"{self.model} was made for {self.made_for} positions and goes beyond them here; answers may suffer: "
                 f"--max-length {max(1, self.made_for - answer)} would keep within them"
             )
-        return found
+        return notes
 
     @property
     def disagreement(self) -> str:
-        """What people should know where the model's own configuration does not stop where answers end; else empty."""
+        """A remark for the user if the model's own configuration does not stop where answers end; else empty."""
         if not self.stops or self.end() in self.stops:
             return ""
         text = self.tokenizer.convert_ids_to_tokens(self.end())
@@ -180,27 +182,30 @@ class Tokens:
         )
 
     def ids(self, text: str, *, special: bool) -> list[int]:
-        """Tokenise a text, with the special tokens that the tokenizer adds or without.
+        """Tokenise a text, with or without the special tokens that the tokenizer adds.
 
         Raises:
             DataError: The tokenizer fails on it.
         """
-        with translated(f"the tokenizer fails on '{_excerpt(text)}'", DataError):
+        with translated(f"the tokenizer fails on '{_excerpt(text)}'", DataError, code="tokenizer-fails"):
             return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     def checked(self, ids: list[int], *, answer: bool = False) -> list[int]:
-        """Return tokens that the model has embeddings for.
+        """Return the tokens, after checking that the model has an embedding for each.
 
         Raises:
             MismatchError: It has none for one of them.
         """
         rows = self.answer_rows if answer else self.rows
         if rows is not None and (odd := [token for token in ids if token is None or token >= rows]):
-            with translated(f"{self.model} has no embedding for token {odd[0]}", MismatchError):
+            with translated(
+                f"{self.model} has no embedding for token {odd[0]}", MismatchError, code="tokenizer-other-model"
+            ):
                 text = self.tokenizer.convert_ids_to_tokens(odd[0])
             raise MismatchError(
                 f"the tokenizer has token {odd[0]} ('{text}'), and {self.model} has embeddings for {rows}; "
-                "give the tokenizer that belongs to the model"
+                "give the tokenizer that belongs to the model",
+                code="tokenizer-other-model",
             )
         return ids
 
@@ -210,41 +215,41 @@ class Tokens:
 
     @cached_property
     def _stops(self) -> list[int]:
-        """The model's own stops, but for ordinary text where the tokenizer has an end of its own."""
+        """The model's own stops, without ordinary text if the tokenizer has an end token."""
         known = [token for token in self.stops if _below(token, self.answer_rows)]
         return [token for token in known if token in self._own or self._is_marker(token)] if self._own else known
 
     @cached_property
     def _turn_end(self) -> int | None:
-        """The token with which the chat template ends an assistant's turn, if it is one."""
+        """The token with which the chat template ends an assistant's turn, if it is a single one."""
         from jinja2.exceptions import TemplateError
 
         if not self.chat:
             return None
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _ANSWER}]
         try:
-            with translated("the chat template fails", DataError):
+            with translated("the chat template fails", DataError, code="chat-template-fails"):
                 text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
-        except (TemplateError, DataError):  # it takes no such conversation: nothing is known of its ends
+        except (TemplateError, DataError):  # it does not accept the conversation: its end of turn stays unknown
             return None
         after = text.rpartition(_ANSWER)[2] if _ANSWER in text else ""
         marks = (token for token in self.ids(after, special=False) if self._is_marker(token))
         return next((token for token in marks if _below(token, self.answer_rows)), None)
 
     def _is_marker(self, token: int) -> bool:
-        """Whether a token is no ordinary text: special, added to the vocabulary, or spelled as such tokens are."""
+        """Whether a token is not ordinary text: special, added to the vocabulary, or spelled like such tokens."""
         special = {
             *getattr(self.tokenizer, "all_special_ids", ()),
             *getattr(self.tokenizer, "added_tokens_decoder", ()),
         }
         if token in special:
             return True
-        with translated(f"the tokenizer does not know token {token}", MismatchError):
+        with translated(f"the tokenizer does not know token {token}", MismatchError, code="tokenizer-token-unknown"):
             return _MARKER.fullmatch(str(self.tokenizer.convert_ids_to_tokens(token))) is not None
 
     def _named(self, *roles: str) -> list[int]:
-        found = (getattr(self.tokenizer, f"{role}_token_id", None) for role in roles)
-        return [int(token) for token in found if token is not None]
+        numbers = (getattr(self.tokenizer, f"{role}_token_id", None) for role in roles)
+        return [int(token) for token in numbers if token is not None]
 
 
 def _below(token: int | None, rows: int | None) -> bool:

@@ -1,4 +1,4 @@
-"""Conversations that a base model's chat template cannot write: those with tools, or with turns that it refuses (layer L1)."""
+"""Find conversations that a chat template cannot write: with tools, or with turns that it refuses (layer L1)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["renderable", "renders", "with_model", "write_chat"]
 
 
 def renders(example: Example, tokenizer: Any) -> bool:
-    """Whether a tokenizer's chat template writes all that a row has of tools: definitions, calls and results."""
+    """Whether a tokenizer's chat template writes everything about tools: definitions, calls and results."""
     if not example.tooling:
         return True
     if not getattr(tokenizer, "chat_template", None):
@@ -35,20 +35,25 @@ def renders(example: Example, tokenizer: Any) -> bool:
 
 
 def write_chat(messages: Sequence[dict[str, Any]], tools: list[Any] | None, tokenizer: Any) -> str:
-    """Return a conversation as a tokenizer's chat template writes it, up to where the assistant answers.
+    """Return a conversation as a tokenizer's chat template writes it, up to the assistant's answer.
 
     Raises:
         DataError: There is no template, or it refuses the conversation.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise DataError("the tokenizer has no chat template; leave out --chat or choose a chat model")
+        raise DataError(
+            "the tokenizer has no chat template; leave out --chat or choose a chat model", code="no-chat-template"
+        )
     from jinja2.exceptions import TemplateError
 
     try:
         return str(tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False))
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise DataError(f"the tokenizer's chat template refuses turns of {roles}: {in_brief(error)}") from error
+        raise DataError(
+            f"the tokenizer's chat template refuses turns of {roles}: {in_brief(error)}",
+            code="chat-template-refuses-roles",
+        ) from error
 
 
 def renderable(examples: Sequence[Example], tokenizer: Any) -> tuple[list[Example], str]:
@@ -59,7 +64,7 @@ def renderable(examples: Sequence[Example], tokenizer: Any) -> tuple[list[Exampl
 
 
 def _accepted(examples: Sequence[Example], tokenizer: Any) -> tuple[list[Example], str]:
-    """Rows whose turns a template takes; which it does is told by their roles."""
+    """Rows whose turns a template accepts, tried once for each sequence of roles."""
     if not getattr(tokenizer, "chat_template", None):
         return list(examples), ""
     known: dict[tuple[str, ...], str] = {}
@@ -118,6 +123,6 @@ def with_model(rows: Rows, reference: ModelReference) -> tuple[Rows, str]:
     except ArtifactError:
         if any(example.tooling for example in rows.examples):
             raise
-        return rows, ""  # a model that is not here yet can be planned with
+        return rows, ""  # plans may be made with a model that is not here yet
     kept, note = renderable(rows.examples, tokenizer)
     return replace(rows, examples=kept), note

@@ -1,4 +1,4 @@
-"""Cells to text: what a row's value may be, and what is made of it (layer L1)."""
+"""Convert cells of rows to text, answers and truth values (layer L1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clora_cli.data.readers import parse_json
 
 __all__ = ["as_answers", "as_flag", "as_text", "is_blank", "missing", "several", "unpacked", "whole_numbers"]
 
-# How Python, NumPy, pandas and databases write a value that is not there as text; the first is never an answer.
+# How Python, NumPy, pandas and databases write a missing value as text; the first is never an answer.
 _LOST = {"nan", "<na>"}
 _NOTHING = {"null", "NULL", "None", "NaT"}
 _POINT_ZERO = re.compile(r"[-+]?\d+\.0+")
@@ -41,7 +41,9 @@ def as_text(value: object, where: str, column: str) -> str:
     if missing(value):
         return ""
     if not isinstance(value, str | int | float | Decimal | date | time):
-        raise DataError(f"{where}: '{column}' is a {type(value).__name__}; expected text: write it as one")
+        raise DataError(
+            f"{where}: '{column}' is a {type(value).__name__}; expected text: write it as one", code="value-not-text"
+        )
     text = str(value)
     try:
         text.encode("utf-8")
@@ -51,7 +53,7 @@ def as_text(value: object, where: str, column: str) -> str:
 
 
 def as_answers(value: object, where: str, column: str) -> tuple[str, ...]:
-    """Return a cell as accepted answers: each element of a list, or the one value.
+    """Return a cell as accepted answers: each element of a list, or the single value.
 
     Raises:
         DataError: An answer is a list or an object.
@@ -68,7 +70,7 @@ def as_flag(value: object) -> bool | None:
 
 
 def unpacked(value: object) -> object:
-    """Return a list or object that was written as text, as tables have them: as JSON or in Python's spelling."""
+    """Return a list or object from its text in a table cell: JSON or Python's spelling."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     for read in (parse_json, _python):
@@ -80,17 +82,17 @@ def unpacked(value: object) -> object:
 
 
 def _python(text: str) -> object:
-    """A value in Python's spelling, in which pandas writes lists, and NumPy arrays without commas between their texts."""
+    """A value from Python's spelling, as pandas writes lists, or from a NumPy array's, without commas between texts."""
     text = _BETWEEN.sub(", ", _ARRAY.sub(r"\1", text))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        warnings.simplefilter("ignore")  # warnings about unknown escapes
         return ast.literal_eval(text)
 
 
 def several(value: object, column: str) -> object:
-    """Return the answers of a cell as a list where it holds some: SQuAD's object of texts, or a list's text, as in tables.
+    """Return the answers of a cell with several: SQuAD's object of texts, or the text of a list in a table.
 
-    The text of a list is one answer, save in a column whose name says that it holds several.
+    The text of a list is a single answer, except in a column whose name says that it holds several.
     """
     if column.casefold() in _PLURAL and isinstance(listed := unpacked(value), list | Mapping):
         value = listed
@@ -109,12 +111,12 @@ def is_blank(value: object) -> bool:
 
 
 def missing(value: object, *, label: bool = False) -> str:
-    """Return how a cell spells that it holds nothing: ``null``, ``nan``; empty if it does not say so.
+    """Return the cell's spelling of a missing value, such as ``null`` or ``nan``; empty if it is none.
 
     Args:
         value: The cell.
-        label: Whether it is a label or its text, which ``None`` and ``null`` leave out; an answer in one's own words may
-            be either.
+        label: Whether it is a label or a labelled text, for which ``None`` and ``null`` count as missing; free answers may be
+            either word.
     """
     if value is None:
         return "null"
@@ -123,9 +125,9 @@ def missing(value: object, *, label: bool = False) -> str:
 
 
 def whole_numbers(labels: Iterable[str]) -> dict[str, str]:
-    """Return labels such as ``1.0`` with how they are written as whole numbers; none if some label has a fraction.
+    """Return labels such as ``1.0`` with their spelling as whole numbers; empty if a label has a fraction.
 
-    Columns of whole numbers become decimals where a value was missing once.
+    Columns of whole numbers become decimals when a value is missing.
     """
     labels = set(labels)
     decimals = {label for label in labels if _POINT_ZERO.fullmatch(label)}

@@ -85,7 +85,10 @@ class Deltas:
         """
         for number, state in enumerate(self.states):
             if name not in state:
-                raise ArtifactError(f"adapter {number + 1} of the merge keeps no '{name}' in its state.clora")
+                raise ArtifactError(
+                    f"adapter {number + 1} of the merge keeps no '{name}' in its state.clora",
+                    code="merge-state-missing",
+                )
             yield state[name][self.rows].to(torch.float32, copy=True)
 
     def generator(self, adapter: int) -> torch.Generator:
@@ -124,7 +127,7 @@ class Merge:
 
 
 class Merged(NamedTuple):
-    """What a merge comes to at one site.
+    """The result of a merge at one site.
 
     Attributes:
         site: The site.
@@ -139,7 +142,7 @@ class Merged(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Merger:
-    """A merge of adapter folders, with everything that decides it.
+    """A merge of adapter folders, with everything that determines its result.
 
     Attributes:
         merge: The bound merge.
@@ -171,10 +174,10 @@ class Merger:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Site to (out, in), sites sorted."""
-        found: dict[str, tuple[int, int]] = {}
+        shapes: dict[str, tuple[int, int]] = {}
         for deltas in self.deltas:
-            found |= {site: (delta.shape[0], delta.shape[1]) for site, delta in deltas.items()}
-        return dict(sorted(found.items()))
+            shapes |= {site: (delta.shape[0], delta.shape[1]) for site, delta in deltas.items()}
+        return dict(sorted(shapes.items()))
 
     @property
     def cut(self) -> int:
@@ -201,7 +204,7 @@ class Merger:
         """Check that the adapters fit together, and have what the merge needs, before anything is computed.
 
         Raises:
-            CloraError: If two differ in a layer's shape, a number is none that an adapter has, a weight makes no sense, or
+            CloraError: If two differ in a layer's shape, a number is not finite or beyond all bounds, a weight makes no sense, or
                 an adapter keeps not what the merge needs.
         """
         for member, deltas in zip(self.fitted, self.deltas, strict=True):
@@ -220,10 +223,13 @@ class Merger:
         """
         deltas = [{site: d for site, d in deltas.items() if names is None or site in names} for deltas in self.deltas]
         states = [states_of(member) for member in self.fitted] if self._states else ()
-        found = merge_sites(self.merge, deltas, self._weights, seed=self.seed, base=self._base, states=states)
-        for site, delta in found:
+        merged = merge_sites(self.merge, deltas, self._weights, seed=self.seed, base=self._base, states=states)
+        for site, delta in merged:
             if not (most := bound(delta)) <= HUGE:
-                raise OptionError(f"the merge would change a weight of '{site}' by {most:.2g}; give smaller weights")
+                raise OptionError(
+                    f"the merge would change a weight of '{site}' by {most:.2g}; give smaller weights",
+                    code="merged-change-too-large",
+                )
             yield self._cut(site, delta)
 
     def _cut(self, site: str, delta: Factor | Tensor) -> Merged:

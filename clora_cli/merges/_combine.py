@@ -30,7 +30,7 @@ class Election:
     """Elects a sign at every position and takes the weighted mean of the deltas that have it, in one pass over them.
 
     The elected sign is that of the weighted sum. A delta of 0 takes no part; a negative weight turns its delta around
-    and counts by its absolute value. Where the weighted sum is 0, nobody wins and the mean is 0.
+    and counts by its absolute value. Where the weighted sum is 0, no sign wins and the mean is 0.
     """
 
     def __init__(self) -> None:

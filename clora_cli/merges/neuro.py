@@ -1,4 +1,4 @@
-"""Merge what is parallel to each neuron's base weights and what is orthogonal to them apart, and scale either."""
+"""Merge the parts parallel and orthogonal to each neuron's base weights separately, and scale each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Neuro"]
 
 @dataclass(frozen=True, kw_only=True)
 class Neuro(Merge):
-    """Merge what is parallel to each neuron's base weights and what is orthogonal to them apart, and scale either.
+    """Merge the parts parallel and orthogonal to each neuron's base weights separately, and scale each.
 
     A row d of a delta is split along the same row w of the base weight: ``d = c w / |w| + rest`` with ``c = d . w / |w|``.
     The c and the rests are each merged as in ``ties`` (elect a sign, average those that have it); a row that is 0 in the
@@ -59,7 +59,7 @@ class Neuro(Merge):
             OptionError: If the base model's weights are not given.
         """
         if deltas.base is None:
-            raise OptionError("--strategy neuro needs the base model's weights: name the model")
+            raise OptionError("--strategy neuro needs the base model's weights: name the model", code="option-missing")
         unit = functional.normalize(deltas.base.to(torch.promote_types(deltas.base.dtype, torch.float32)), dim=1)
         along, across = Election(), Election()
         for weight, delta in zip(deltas.weights.tolist(), deltas, strict=True):

@@ -1,1 +1,1 @@
-"""The base model (layer L1): found, loaded, named; frozen adapters in it, and what its layers say of inputs."""
+"""The base model (layer L1): finding, loading and naming it; frozen adapters in it; features of inputs."""

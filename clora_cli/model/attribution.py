@@ -1,4 +1,4 @@
-"""Which feed-forward neurons bring a model to the right answers (layer L1): integrated gradients of knowledge neurons.
+"""Which feed-forward neurons lead a model to the right answers (layer L1): integrated gradients of knowledge neurons.
 
 A knowledge neuron is an entry of the input of a block's down projection: ``FFN(h) = neurons W2`` with
 ``neurons = act(h W1)``, or the gated product in models that have one. Its attribution is
@@ -46,13 +46,14 @@ def down_projections(model: nn.Module) -> dict[str, int]:
     """
     linear = {n.removesuffix(_BASE): shape for n, m in model.named_modules() if (shape := linear_shape(m)) is not None}
     named = [name for name in linear if f".{name}".endswith(tuple(f".{ending}" for ending in _ENDINGS))]
-    found = {name: linear[name][1] for name in named if not any(word in name.lower() for word in _ATTENTION)}
-    if not found:
+    outputs = {name: linear[name][1] for name in named if not any(word in name.lower() for word in _ATTENTION)}
+    if not outputs:
         raise OptionError(
             f"attribution finds no feed-forward output layer in {type(model).__name__}: "
-            f"none of its linear layers ends with {', '.join(_ENDINGS)}"
+            f"none of its linear layers ends with {', '.join(_ENDINGS)}",
+            code="no-feed-forward-layer",
         )
-    return found
+    return outputs
 
 
 def attributions(
@@ -68,7 +69,7 @@ def attributions(
 ) -> Tensor:
     """Return every knowledge neuron's attribution to the right answers, the mean over rows.
 
-    No gradient reaches the model's parameters if they require none; those that do are better told not to.
+    No gradient reaches the model's parameters if they require none; switch that off on those that do.
 
     Args:
         model: A language model in evaluation mode.
@@ -91,7 +92,7 @@ def attributions(
     shift = "decoder_input_ids" not in inputs
     keep = labels[:, int(shift) :].ne(_IGNORED).any(dim=0).nonzero().flatten()
     task = _Task(model, inputs, labels, keep, shift, answer)
-    found: dict[str, Tensor] = {}
+    scores: dict[str, Tensor] = {}
     for group in [list(layers)] if together else [[layer] for layer in layers]:
         sums = {layer: torch.zeros_like(seen.of(layer)) for layer in group}
         points = torch.arange(1, steps + 1, device=labels.device) / steps
@@ -101,8 +102,8 @@ def attributions(
             with _entering(model, leaves), _replayed(model, known, len(labels), len(scales)):
                 _add_slopes(sums, leaves, task, len(scales))
         for layer, total in sums.items():
-            found[layer] = (total * seen.of(layer)).sum(dim=(0, 1)) / (steps * len(labels))
-    return torch.cat([found[layer] for layer in layers]).float()
+            scores[layer] = (total * seen.of(layer)).sum(dim=(0, 1)) / (steps * len(labels))
+    return torch.cat([scores[layer] for layer in layers]).float()
 
 
 def spearman(one: Tensor, other: Tensor) -> float:
@@ -127,13 +128,13 @@ def _ranks(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What a plain forward pass went through.
+    """What a plain forward pass recorded.
 
     Attributes:
         rows: Number of rows.
         neurons: Layer to its input, shape (row, token, neuron), or (row * token, neuron) in some models.
         blocks: Layer to the member of a module list that holds it.
-        outputs: Block to its output, in the order in which they ended; None where it cannot stand for another pass's.
+        outputs: Block to its output, in the order in which they ended; None where it cannot replace another pass's.
     """
 
     rows: int
@@ -179,7 +180,8 @@ def _observe(model: nn.Module, inputs: Mapping[str, Tensor], layers: Collection[
         model(**inputs, use_cache=False)
     if odd := next((layer for layer in layers if calls[layer] != 1), None):
         raise MismatchError(
-            f"attribution needs layers that run once in a forward pass; '{odd}' of this model runs {calls[odd]} times"
+            f"attribution needs layers that run once in a forward pass; '{odd}' of this model runs {calls[odd]} times",
+            code="layer-runs-several-times",
         )
     return seen
 
@@ -218,7 +220,7 @@ def _scaled(neurons: Tensor, scales: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _entering(model: nn.Module, leaves: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let layers be given other inputs than what comes to them."""
+    """Replace the inputs of layers."""
     with contextlib.ExitStack() as hooks:
         for layer, leaf in leaves.items():
             module = model.get_submodule(layer)
@@ -229,7 +231,7 @@ def _entering(model: nn.Module, leaves: Mapping[str, Tensor]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replayed(model: nn.Module, outputs: Mapping[str, Any], rows: int, copies: int) -> Iterator[None]:
-    """Let blocks answer with what they answered before, once for each copy, instead of running."""
+    """Replay the blocks' earlier outputs, once for each copy, instead of running them."""
     with contextlib.ExitStack() as restored:
         for block, output in outputs.items():
             own = vars(model.get_submodule(block))

@@ -1,4 +1,4 @@
-"""A base model's layers and their weights on disk (layer L1): whether adapters fit them, and one weight at a time."""
+"""A base model's layers and their weights on disk (layer L1): check that adapters fit, read one weight at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MATRIX = 2
 
 @dataclass(frozen=True)
 class Head:
-    """An output layer that has one weight with the table of embeddings.
+    """An output layer whose weight is tied to the table of embeddings.
 
     Attributes:
         parameter: The model's name of the output layer's weight, by which files may have it too.
@@ -115,7 +115,7 @@ class BaseLayers:
         return {site: self._stored[site] for site in shapes}
 
     def tied(self, site: str) -> str | None:
-        """Return the parameter that is one with a site's weight, where Transformers knows of it.
+        """Return the parameter that a site's weight is tied to, where Transformers knows of it.
 
         It takes none for one that the files have both of, with other numbers.
         """
@@ -133,7 +133,7 @@ class BaseLayers:
 
     @cached_property
     def head(self) -> Head | None:
-        """The output layer that has one weight with the table of embeddings, if it could have its own; else None.
+        """The output layer whose weight is tied to the table of embeddings, if it could have its own; else None.
 
         An encoder-decoder's is one with the tables of both its sides, and scaled otherwise where it is.
         """
@@ -161,14 +161,14 @@ class BaseLayers:
     def _found(self, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
         try:
             tied = {site: self._of_table(site, self.head) for site in shapes if self.tied(site) and self.head}
-            found = tied | self.places.stored(shapes.keys() - tied.keys(), self.checkpoint.keys)
+            stored = tied | self.places.stored(shapes.keys() - tied.keys(), self.checkpoint.keys)
         except ArtifactError:  # of an architecture that Transformers does not know, or with code of its own
             if not self._has_all(shapes):
                 raise
-            found = {site: self._by_name(site, shape) for site, shape in shapes.items()}
-        for place in found.values():
+            stored = {site: self._by_name(site, shape) for site, shape in shapes.items()}
+        for place in stored.values():
             self.checkpoint.check_number(place.parameter)
-        return found
+        return stored
 
     def _of_table(self, site: str, head: Head) -> Place:
         return dataclasses.replace(self.places.place(site), parameter=head.key)
@@ -209,7 +209,7 @@ class BaseLayers:
 def _shapes(member: AdapterFolder) -> dict[str, tuple[int, ...]]:
     """Return (out, in) of an adapter's sites, from its file's header; () for what is more than a linear layer's factors.
 
-    Of a file that cannot be read nothing is returned: whoever reads it next says why.
+    Nothing is returned for a file that cannot be read: the next reader says why.
     """
     try:
         header, _ = read_header(member.weights)

@@ -55,7 +55,7 @@ _DECIDING |= {"attn_logit_softcapping", "final_logit_softcapping", "alibi", "par
 _DECIDING |= {"relative_attention_num_buckets", "relative_attention_max_distance", "position_embedding_type"}
 # Under which configurations keep what others have beside their other keys.
 _HOLDERS = {"rope_parameters", "rope_scaling"}
-# What lies beside all other weights of a model: the output layer.
+# Names of the output layer's weight, which is outside all blocks.
 HEADS = ("lm_head.weight", "embed_out.weight")
 
 
@@ -64,7 +64,7 @@ class ModelReference:
     """Where a base model is and which one it is.
 
     Attributes:
-        id: The name it goes by: ``clora-nano``, a Hub id, or the path that was given.
+        id: Its name: ``clora-nano``, a Hub id, or the path that was given.
         path: The local folder.
         kind: Decoder-only (``causal``), encoder and decoder (``seq2seq``), or an ``encoder`` alone, which has features
             and gives no answers.
@@ -105,7 +105,10 @@ def find_model(name: str, revision: str | None = None) -> ModelReference:
     else:
         path, commit = _download(name, revision)
     if not (path / CONFIG).exists() and (path / "adapter_config.json").exists():
-        raise ArtifactError(f"base model {path} is an adapter, no model: name the model that it stands on")
+        raise ArtifactError(
+            f"base model {path} is an adapter, not a model; name the model that it was trained on",
+            code="base-model-is-adapter",
+        )
     config = read_json(path / CONFIG, "model configuration")
     fingerprint, weights = _fingerprints(path, config)
     return ModelReference(name, path, _kind(config), fingerprint, commit, weights, dict(sorted(_settings(config))))
@@ -117,7 +120,7 @@ def is_local(name: str) -> bool:
 
 
 def same_base(recorded: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Tell whether two records name one base model: equal fingerprints, or equal weights that compute the same.
+    """Tell whether two records name the same base model: equal fingerprints, or equal weights that compute the same.
 
     A record of version 0.1.0 has no fingerprint of the weights alone; where the folder that it names is still that model,
     they are read there.
@@ -140,10 +143,12 @@ def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Pa
     what = _difference(_known(recorded), reference.described())
     if name == other:
         raise MismatchError(
-            f"{where} was trained on base model '{name}' as it was then, with other {what}; restore it, or train again"
+            f"{where} was trained on base model '{name}' as it was then, with other {what}; restore it, or train again",
+            code="base-model-changed",
         )
     raise MismatchError(
-        f"{where} was trained on base model '{name}', not on '{other}', which has other {what}; pass --model {name}"
+        f"{where} was trained on base model '{name}', not on '{other}', which has other {what}; pass --model {name}",
+        code="trained-on-other-base-model",
     )
 
 
@@ -172,7 +177,7 @@ def _known(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _other_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Name the settings that both records have, and not alike; libraries leave defaults out, and add keys."""
+    """Name the settings in which both records differ; libraries leave defaults out, and add keys."""
     return [key for key, value in one["settings"].items() if other["settings"].get(key, value) != value]
 
 
@@ -193,8 +198,9 @@ def check_answers(reference: ModelReference) -> None:
     """
     if reference.kind == "encoder":
         raise MismatchError(
-            f"base model '{reference.id}' is an encoder, which gives no answers; it can be used for "
-            "`clora stat-features`, `clora route` and `clora expand`"
+            f"base model '{reference.id}' is an encoder, which generates no answers; it can be used for "
+            "`clora stat-features`, `clora route` and `clora expand`",
+            code="encoder-cannot-answer",
         )
 
 
@@ -218,11 +224,15 @@ def _download(name: str, revision: str | None) -> tuple[Path, str | None]:
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
     except HFValidationError:
-        raise ArtifactError(f"{nowhere}, and no name that the Hub could have") from None
+        raise ArtifactError(f"{nowhere}, and not a valid name on the Hub", code="base-model-not-found") from None
     except LocalEntryNotFoundError:
-        raise ArtifactError(f"{nowhere}, and the Hub cannot be reached nor is it in the Hub's cache") from None
+        raise ArtifactError(
+            f"{nowhere}, is not in the Hub's cache, and the Hub cannot be reached", code="hub-unreachable"
+        ) from None
     except (RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ArtifactError(f"{nowhere}, and the Hub refuses it: {str(error).strip().splitlines()[0]}") from error
+        raise ArtifactError(
+            f"{nowhere}, and the Hub refuses it: {str(error).strip().splitlines()[0]}", code="hub-refused"
+        ) from error
     return path, path.name
 
 
@@ -232,11 +242,11 @@ def _fingerprints(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
     samples = [pair for part in parts for pair in _samples(part)]
     lines = [f"{name} ".encode() + sample for name, sample in samples]
     for file in sorted(set(folder.glob("*.safetensors")) - {part.path for part in parts}):
-        # Of what Transformers does not read, a pointer or half of a download does no harm.
+        # Files that Transformers does not read may be pointers or half downloaded.
         with contextlib.suppress(ArtifactError):
             lines += [f"{name} ".encode() + sample for name, sample in _samples(read_part(file))]
-    known = {key: value for key, value in config.items() if key not in _VOLATILE}
-    whole = _digest([json.dumps(known, sort_keys=True).encode(), *sorted(lines)])
+    stable = {key: value for key, value in config.items() if key not in _VOLATILE}
+    whole = _digest([json.dumps(stable, sort_keys=True).encode(), *sorted(lines)])
     return whole, _digest([str(config.get("model_type")).encode(), *_in_order(dict(samples))])
 
 
@@ -250,16 +260,18 @@ def _samples(part: Part) -> Iterator[tuple[str, bytes]]:
                 sample = file.read(min(_SAMPLE, end - start))
                 yield name, f"{entry['dtype']} {entry['shape']} ".encode() + sample.hex().encode()
     except OSError as error:
-        raise ArtifactError(f"base model file {part.path} cannot be read: {error.strerror or error}") from error
+        raise ArtifactError(
+            f"base model file {part.path} cannot be read: {error.strerror or error}", code="path-unreadable"
+        ) from error
 
 
 def _in_order(samples: Mapping[str, bytes]) -> list[bytes]:
     """Return the weights' samples in the order of their names, which libraries prefix and files omit as they like."""
     names = sorted(name for name in samples if not name.endswith((*_BUFFERS, *HEADS)))
-    found = [samples[name] for name in names]
+    ordered = [samples[name] for name in names]
     # A head that is tied to the embeddings may be saved or not.
     heads = [samples[name] for name in sorted(samples) if name.endswith(HEADS)]
-    return [*found, *(head for head in heads if head not in found)]
+    return [*ordered, *(head for head in heads if head not in ordered)]
 
 
 def _digest(lines: Iterable[bytes]) -> str:

@@ -98,7 +98,7 @@ class Shared:
     Attributes:
         a: Their one ``lora_A``, shape (rank, in).
         b: The sum of their ``lora_B`` times their one scaling, shape (out, rank).
-        owner: Who owns each entry of the transposed ``b``, shape (rank, out), uint8 or int16: 0 for nobody, else a place in
+        owner: Who owns each entry of the transposed ``b``, shape (rank, out), uint8 or int16: 0 for no adapter, else a place in
             ``numbers`` from 1.
         numbers: The adapters' numbers.
     """
@@ -155,7 +155,7 @@ class Subspaces:
         self._shared = shared
         self._owner = shared.owner.flatten()
         self._numbers = torch.tensor(shared.numbers, device=shared.b.device)
-        self._inputs = 0  # as many as there are weights for; 0 where there are none
+        self._inputs = 0  # the number of inputs with weights; 0 without any
         self._now: Tensor | None = shared.b  # (out, rank) for all inputs alike, or (input, rank, out)
 
     def gate(self, weights: Tensor | None) -> None:
@@ -170,7 +170,7 @@ class Subspaces:
             self._now = None
             return
         alike = bool((mine == mine[:1]).all())
-        table = functional.pad(mine[:1] if alike else mine, (1, 0))  # what nobody owns is zero whatever its weight
+        table = functional.pad(mine[:1] if alike else mine, (1, 0))  # an entry without an owner stays zero
         weighed = table.index_select(1, self._owner.int()).view(-1, *self._shared.owner.shape).mul_(b.mT)
         # For one product B lies in memory as a single adapter's would, so that the same kernel gives the same bits.
         self._now = weighed[0].mT.contiguous() if alike else weighed
@@ -247,7 +247,9 @@ def _plus(output: Tensor, inner: Tensor, b: Tensor) -> Tensor:
 def _copies(inputs: int, batch: Tensor) -> int:
     copies, left = divmod(len(batch), inputs)
     if left or batch.ndim != 3:
-        raise MismatchError(f"a layer got {tuple(batch.shape)} where {inputs} gated inputs were expected")
+        raise MismatchError(
+            f"a layer got {tuple(batch.shape)} where {inputs} gated inputs were expected", code="gated-inputs-differ"
+        )
     return copies
 
 

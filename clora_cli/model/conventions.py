@@ -41,7 +41,7 @@ def read_tokens(tokenizer: Any, model: Any, reference: ModelReference) -> Tokens
     positions = getattr(model.config, _ENDING.get(_type(model), ""), None) or _positions(prompts)
     return Tokens(
         tokenizer,
-        stops=next((found for config in configs if (found := _named([config], "eos_token_id"))), ()),
+        stops=next((ends for config in configs if (ends := _named([config], "eos_token_id"))), ()),
         pads=_named(configs, "pad_token_id"),
         starts=(*_named(configs, "decoder_start_token_id"), *_named(configs, "bos_token_id")),
         rows=_rows(prompts),
@@ -65,7 +65,7 @@ def neutral_generation(tokens: Tokens, **chosen: Any) -> Any:
 
 
 def takes_positions(model: nn.Module) -> bool:
-    """Tell whether a model can be told each token's position."""
+    """Tell whether a model takes the position of each token as an input."""
     return "position_ids" in inspect.signature(model.forward).parameters
 
 
@@ -96,11 +96,13 @@ def _text_config(config: Any) -> Any:
 
 def _named(configs: list[Any], name: str) -> tuple[int, ...]:
     """Return the token or tokens that configurations give a name, in their order."""
-    found: list[int] = []
+    tokens: list[int] = []
     for config in configs:
         value = getattr(config, name, None)
-        found += [one for one in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(one, int)]
-    return tuple(dict.fromkeys(found))
+        tokens += [
+            token for token in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(token, int)
+        ]
+    return tuple(dict.fromkeys(tokens))
 
 
 def _rows(model: Any) -> int | None:
@@ -119,8 +121,8 @@ def _output_rows(model: Any) -> int | None:
 
 def _made_for(config: Any) -> int | None:
     text = _text_config(config)
-    found = (getattr(text, name, None) for name in _MADE_FOR)
-    return next((number for number in found if isinstance(number, int) and number > 0), None)
+    limits = (getattr(text, name, None) for name in _MADE_FOR)
+    return next((number for number in limits if isinstance(number, int) and number > 0), None)
 
 
 def _tables(model: nn.Module) -> Iterator[tuple[str, Any]]:

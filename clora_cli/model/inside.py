@@ -1,4 +1,4 @@
-"""Adapters of weights that a module multiplies by itself, where no hook sees the product (layer L1).
+"""Adapters of weights that a module multiplies internally, where no hook sees the product (layer L1).
 
 A mixture-of-experts layer keeps its experts in one tensor and computes their products, and a router its own. What adapters
 add to such weights is added for the length of a forward pass, and for no longer.
@@ -91,16 +91,16 @@ class Inside:
 
     def _changed(self, weights: Sequence[float]) -> dict[str, nn.Parameter | None]:
         """Return the parameters with the weighed deltas added."""
-        found: dict[str, Tensor] = {}
+        changed: dict[str, Tensor] = {}
         for number, place, delta in self._held:
             if weights[number]:
                 name = _name(place)
-                if name not in found:
-                    found[name] = self._module._parameters[name].detach().clone()  # type: ignore[union-attr]
+                if name not in changed:
+                    changed[name] = self._module._parameters[name].detach().clone()  # type: ignore[union-attr]
                 change = delta.delta() if isinstance(delta, Factor) else delta
-                view = place.view(found[name])
+                view = place.view(changed[name])
                 view.add_(change.to(view.dtype), alpha=weights[number])
-        return {name: nn.Parameter(weight, requires_grad=False) for name, weight in found.items()}
+        return {name: nn.Parameter(weight, requires_grad=False) for name, weight in changed.items()}
 
     def _put(self, parameters: dict[str, nn.Parameter | None]) -> dict[str, nn.Parameter | None]:
         """Put parameters into the module; return those that were there."""
@@ -118,13 +118,16 @@ class Inside:
             self._put(before)
 
     def _apart(self, inputs: Any, named: Any, output: Any) -> Any:
-        """Let each group of inputs with the same weights through by itself."""
+        """Run each group of inputs with the same weights separately."""
         if self._weights is None:
             return output
         rows = next(given.shape[0] for given in (*inputs, *named.values()) if isinstance(given, Tensor))
         each, left = divmod(rows, len(self._weights))
         if left:
-            raise MismatchError(f"a layer got {rows} tokens where {len(self._weights)} gated inputs were expected")
+            raise MismatchError(
+                f"a layer got {rows} tokens where {len(self._weights)} gated inputs were expected",
+                code="gated-inputs-differ",
+            )
         groups, member = torch.unique(self._weights, dim=0, return_inverse=True)
         member = member.repeat_interleave(each)
         for number, weights in enumerate(groups.tolist()):
@@ -154,7 +157,10 @@ def _name(place: Place) -> str:
 
 def _on(weight: Tensor, place: Place, delta: Factor | Tensor) -> Factor | Tensor:
     if not weight.is_floating_point() or weight.element_size() < 2:
-        raise MismatchError(f"layer '{place.site}' of the base model is quantised; adapters of it cannot act")
+        raise MismatchError(
+            f"layer '{place.site}' of the base model is quantised; adapters of it cannot act",
+            code="base-weight-quantised",
+        )
     if isinstance(delta, Factor):
         return Factor(delta.a.to(weight.device), delta.b.to(weight.device), delta.scaling)
     return delta.to(weight)

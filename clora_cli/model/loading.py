@@ -1,7 +1,7 @@
 """How a model's folder is loaded (layer L1): the one place that calls Transformers for it, and no code of the folder runs.
 
-Transformers asks on standard input whether to run code that a configuration names, unless it is told not to; it loads kernels
-from the Hub where a configuration names them; and it puts an adapter that lies in the folder into the model.
+Transformers asks on standard input whether to run code that a configuration names, unless this is switched off; it loads kernels
+from the Hub where a configuration names them; and it loads an adapter found in the folder into the model.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def model_with_weights(reference: ModelReference, config: Any, **settings: Any) 
     if (reference.path / "adapter_config.json").exists():
         raise ArtifactError(
             f"base model {reference.path} has an adapter in its folder, which Transformers would put into it; "
-            "move adapter_config.json and the adapter's weights away"
+            "move adapter_config.json and the adapter's weights away",
+            code="base-model-holds-adapter",
         )
     with _boundary(reference):
         return _loader(reference, config).from_pretrained(
@@ -90,7 +91,7 @@ def load_skeleton(reference: ModelReference, *, untied: bool = False) -> Any:
 
 
 def _loader(reference: ModelReference, config: Any) -> Any:
-    """Return the library's class for a model; of most vision-language models there is none that reads texts alone."""
+    """Return the library's class for a model; most vision-language models have no class that reads text alone."""
     import transformers as library
 
     reads, sees = library.MODEL_FOR_CAUSAL_LM_MAPPING, library.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -106,17 +107,20 @@ def _boundary(reference: ModelReference, part: str = "") -> Iterator[None]:
 
     what = f"{part}base model {reference.path}"
     try:
-        with translated(f"{what} cannot be loaded", ArtifactError):
+        with translated(f"{what} cannot be loaded", ArtifactError, code="base-model-not-loadable"):
             yield
     except SafetensorError as error:
-        raise ArtifactError(f"{what} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(
+            f"{what} cannot be loaded: {str(error).splitlines()[0]}", code="base-model-not-loadable"
+        ) from error
     except ArtifactError as error:
         if "trust_remote_code" in str(error.__cause__):
             raise ArtifactError(
-                f"{what} needs code that lies in its folder or on the Hub, and clora runs none; "
-                "give a model of an architecture that Transformers has itself"
+                f"{what} needs code from its folder or the Hub, which clora does not run; "
+                "give a model of an architecture that Transformers has itself",
+                code="base-model-needs-own-code",
             ) from error
         for file in sorted(reference.path.iterdir()):
-            if file.is_file() and (told := stand_in(file)):
-                raise ArtifactError(f"{what} cannot be loaded: {file} {told}") from error
+            if file.is_file() and (reason := stand_in(file)):
+                raise ArtifactError(f"{what} cannot be loaded: {file} {reason}", code="file-is-stand-in") from error
         raise

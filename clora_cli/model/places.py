@@ -1,4 +1,4 @@
-"""Where a model keeps the weights that adapters change (layer L1): the one place that knows what others call a layer.
+"""Where a model keeps the weights that adapters change (layer L1): the one place that resolves other names of a layer.
 
 An adapter file and a checkpoint spell layers as the library of their day did. Transformers keeps lists of what it has
 renamed and fused since; a name that is not the model's own goes through them, as the base model's own files do when they
@@ -76,7 +76,7 @@ class Place:
 
 
 class Places:
-    """The layers of a base model, by their own names and by those that they had.
+    """The layers of a base model, by their present and their former names.
 
     Args:
         model: The base model, with or without its weights, under PEFT or not.
@@ -129,13 +129,15 @@ class Places:
         fitting = [name for name in own if tuple(getattr(holder, name).shape[1:])[::turned] == shape]
         if len(fitting) != 1:
             raise MismatchError(
-                f"the base model has no one tensor of {shape} matrices in '{path}', which {_adapter(where)} changes; "
-                "was it trained on another model?"
+                f"the base model has no single tensor of {shape} matrices in '{path}', which {_adapter(where)} changes; "
+                "was it trained on another model?",
+                code="expert-tensor-missing",
             )
         parameter, count = f"{path}.{fitting[0]}", len(getattr(holder, fitting[0]))
         if not (leaves := self._spelling.leaves(parameter)):
             raise MismatchError(
-                f"{_adapter(where)} changes '{parameter}', whose experts have no names by which they could be told apart"
+                f"{_adapter(where)} changes '{parameter}', whose experts cannot be told apart by name",
+                code="experts-without-names",
             )
         return [self.place(f"{path}.{number}.{leaf}", where) for number in range(count) for leaf in leaves]
 
@@ -149,24 +151,26 @@ class Places:
         Raises:
             MismatchError: If the model has no such layer or one of another shape, or two sites are one layer.
         """
-        found: dict[str, _Delta] = {}
+        reconciled: dict[str, _Delta] = {}
         spelled: dict[str, str] = {}
         for written, delta in deltas.items():
             place = self.place(written, where)
             if tuple(delta.shape) != place.shape:
                 raise MismatchError(
                     f"layer '{place.site}' is {place.shape} in the base model and {tuple(delta.shape)} in {_adapter(where)}; "
-                    "was it trained on another model?"
+                    "was it trained on another model?",
+                    code="layer-shapes-differ",
                 )
-            if place.site in found:
+            if place.site in reconciled:
                 raise MismatchError(
-                    f"'{spelled[place.site]}' and '{written}' in {_adapter(where)} are one layer of the base model"
+                    f"'{spelled[place.site]}' and '{written}' in {_adapter(where)} are one layer of the base model",
+                    code="layer-named-twice",
                 )
-            found[place.site], spelled[place.site] = delta, written
-        return found
+            reconciled[place.site], spelled[place.site] = delta, written
+        return reconciled
 
     def has(self, site: str, tensor: str, copy: Tensor) -> bool:
-        """Tell whether a tensor of a site is what the base model has, as far as the coarser of both types tells.
+        """Tell whether a tensor of a site equals the base model's, to the precision of the coarser type.
 
         Args:
             site: The layer, in any spelling.
@@ -193,27 +197,30 @@ class Places:
             MismatchError: If the model has no such layer, or the files hold its weight in another layout or not at all.
         """
         whole, single = self._stored(keys)
-        found = {}
+        places = {}
         for site in sites:
             place = self.place(site)
             if place.site in single:  # an expert's own tensor, which loading would put among the others
-                found[site] = Place(place.site, single[place.site], place.shape)
+                places[site] = Place(place.site, single[place.site], place.shape)
             elif place.parameter in whole:
-                found[site] = dataclasses.replace(place, parameter=whole[place.parameter])
+                places[site] = dataclasses.replace(place, parameter=whole[place.parameter])
             else:
                 other = self.tied(place.site)
                 mend = "load the model and save it again with Transformers' save_pretrained"
                 if other:
-                    mend = f"the model takes '{other}' for it, which would change too: keep the change in an adapter"
-                raise MismatchError(f"the base model's files have no weight of '{place.site}' by itself; {mend}")
-        return found
+                    mend = f"the model uses '{other}' for it, which would change too: keep the change in an adapter"
+                raise MismatchError(
+                    f"the base model's files have no separate weight for '{place.site}'; {mend}",
+                    code="weight-not-stored-alone",
+                )
+        return places
 
     def key_of(self, parameter: str, keys: Iterable[str]) -> str | None:
         """Return the files' name of a parameter of the model; None if they have none."""
         return self._stored(keys)[0].get(parameter)
 
     def tied(self, site: str) -> str | None:
-        """Return the parameter that is one with a site's weight, as an output layer may be with the embeddings."""
+        """Return the parameter that a site's weight is tied to, as an output layer's may be to the embeddings."""
         return self._tied_to(self.place(site).parameter)
 
     def _tied_to(self, parameter: str) -> str | None:
@@ -238,19 +245,21 @@ class Places:
         return None
 
     def _renamed(self, written: str, where: Path | None) -> Place:
-        found = self._spelling.now(written + _WEIGHT)
-        site = found.renamed.removesuffix(_WEIGHT)
-        place = self._own(found.parameter.removesuffix(_WEIGHT)) if found.part is None else self._expert(site, found)
+        target = self._spelling.now(written + _WEIGHT)
+        site = target.renamed.removesuffix(_WEIGHT)
+        place = self._own(target.parameter.removesuffix(_WEIGHT)) if target.part is None else self._expert(site, target)
         if place is not None:
             return place
         if site in self._layers:
             kind = type(self._layers[site]).__name__
             raise MismatchError(
-                f"layer '{site}' is {kind} in the base model, which takes no low-rank change, and {_adapter(where)} has one"
+                f"layer '{site}' is {kind} in the base model, which takes no low-rank change, and {_adapter(where)} has one",
+                code="layer-kind-unsupported",
             )
         raise MismatchError(
             f"the base model has no layer '{written}', which {_adapter(where)} changes{self._nearest(site)}; "
-            "was it trained on another model?"
+            "was it trained on another model?",
+            code="base-model-lacks-layer",
         )
 
     def _expert(self, site: str, found: Spelled) -> Place | None:
@@ -271,11 +280,11 @@ class Places:
         """Return the files' names of whole parameters, by parameter, and of single experts' layers, by site."""
         whole, single = {}, {}
         for key in keys:
-            found = self._spelling.now(key)
-            if found.part is None:
-                whole[found.parameter] = key
-            elif found.part[1]:
-                single[found.renamed.removesuffix(_WEIGHT)] = key
+            target = self._spelling.now(key)
+            if target.part is None:
+                whole[target.parameter] = key
+            elif target.part[1]:
+                single[target.renamed.removesuffix(_WEIGHT)] = key
         return whole, single
 
     def _tensor(self, parameter: str) -> Tensor | None:
@@ -292,7 +301,7 @@ class Places:
         return None if key is None else self._checkpoint.tensor(key)
 
     def _nearest(self, site: str) -> str:
-        """Name the model's layer whose name is most like one that it has not."""
+        """Name the model's layer whose name is most like one that it lacks."""
         ending = site.rpartition(".")[2]
         linear = [name for name in self._layers if self._own(name) is not None]
         alike = [name for name in linear if name.rpartition(".")[2] == ending] or linear

@@ -62,10 +62,10 @@ class Spelling:
     def leaves(self, parameter: str) -> list[str]:
         """Return what the layers of an expert were called that a parameter fuses, in the order of its rows; [] of any other."""
         _, converters, _, _ = self._lists
-        for one in converters:
-            fused = [type(step).__name__ for step in one.operations] in _FUSED
-            if fused and any(parameter.endswith(f".{target.lstrip('.')}") for target in one.target_patterns):
-                return [source.rpartition("*.")[2].removesuffix(".weight") for source in one.source_patterns]
+        for converter in converters:
+            fused = [type(step).__name__ for step in converter.operations] in _FUSED
+            if fused and any(parameter.endswith(f".{target.lstrip('.')}") for target in converter.target_patterns):
+                return [source.rpartition("*.")[2].removesuffix(".weight") for source in converter.source_patterns]
         return []
 
     @functools.cached_property
@@ -76,7 +76,7 @@ class Spelling:
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
         found = get_model_conversion_mapping(self._model) if isinstance(self._model, PreTrainedModel) else []
-        renamings = [one for one in found if isinstance(one, WeightRenaming)]
-        converters = [one for one in found if isinstance(one, WeightConverter)]
+        renamings = [converter for converter in found if isinstance(converter, WeightRenaming)]
+        converters = [converter for converter in found if isinstance(converter, WeightConverter)]
         own = (name.replace(".base_layer.", ".") for name, _ in self._model.named_parameters(remove_duplicate=False))
         return renamings, converters, getattr(self._model, "base_model_prefix", ""), dict.fromkeys(own, True)

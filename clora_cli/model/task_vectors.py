@@ -1,4 +1,4 @@
-"""Task vectors: points in the space of input embeddings that inputs of a task lie near to (layer L1).
+"""Task vectors: points in the space of input embeddings that a task's inputs are close to (layer L1).
 
 An input's embedding E(x) is the mean of its prompt's frozen token embeddings, brought to norm 1. It takes the base model's
 table of tokens and nothing else, so that vectors trained in different packages over one base model compare.
@@ -136,13 +136,16 @@ def read_task_vector(member: AdapterFolder) -> Tensor | None:
     if not path.is_file():
         return None
     with opened(path, "tensor file", "restore it or train the adapter again") as file:
-        found = file.get_tensor(KEY) if KEY in file.keys() else None
-    if found is not None and (
-        found.ndim != 1
-        or not found.is_floating_point()
-        or found.element_size() < 2
-        or not bool(found.isfinite().all())
-        or not bool(found.any())
+        vector = file.get_tensor(KEY) if KEY in file.keys() else None
+    if vector is not None and (
+        vector.ndim != 1
+        or not vector.is_floating_point()
+        or vector.element_size() < 2
+        or not bool(vector.isfinite().all())
+        or not bool(vector.any())
     ):
-        raise ArtifactError(f"adapter {member.path} is damaged: its task vector is no direction; train it again")
-    return None if found is None else found.float()
+        raise ArtifactError(
+            f"adapter {member.path} is damaged: its task vector is no direction; train it again",
+            code="task-vector-damaged",
+        )
+    return None if vector is None else vector.float()

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Draw:
-    """Random choices that are the same on every platform and Python version: they rest on ``random()`` alone."""
+    """Random choices that are the same on every platform and Python version: they only use ``random()``."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big")).random
@@ -82,10 +82,10 @@ def deed(draw: Draw) -> Deed:
 
 def stated(event: Deed, draw: Draw) -> str:
     """Say the event in full."""
-    told = f"he {event.trait} {event.person} {event.verb.past} a {event.colour} {event.thing} {event.place}"
+    rest = f"he {event.trait} {event.person} {event.verb.past} a {event.colour} {event.thing} {event.place}"
     if draw.chance(0.3):
-        return f"{event.time[0].upper()}{event.time[1:]} t{told}."
-    return f"T{told} {event.time}."
+        return f"{event.time[0].upper()}{event.time[1:]} t{rest}."
+    return f"T{rest} {event.time}."
 
 
 def entailed(event: Deed, draw: Draw) -> str:
@@ -136,7 +136,7 @@ def reworded(event: Deed, draw: Draw) -> str:
 
 
 def altered(event: Deed, draw: Draw) -> str:
-    """Say, in words like those of ``reworded``, something that does not mean the same: denied, contrary or changed."""
+    """Say something with another meaning in words like those of ``reworded``: denied, contrary or changed."""
     way = draw.below(4)
     if way == 0:
         verb = draw.one((f"did not {event.verb.base}", f"never {event.verb.past}"))
@@ -170,17 +170,19 @@ def varied(event: Deed, draw: Draw) -> Deed:
 
 
 def confirmed(event: Deed, draw: Draw) -> str:
-    """Tell the event, then ask of it what is so."""
+    """State the event, then ask for something that is true of it."""
     return f"{stated(event, draw)}\n{_question(event, event.verb.base, draw)}"
 
 
 def denied(event: Deed, draw: Draw) -> str:
-    """Tell an event, then ask of it what is not so: it was denied, or its contrary or a changed part is asked for."""
+    """State an event, then ask for something that is not true of it: a denied deed, its contrary, or a changed part."""
     way = draw.below(3)
     if way == 0:
         verb = draw.one((f"did not {event.verb.base}", f"never {event.verb.past}"))
-        told = f"The {event.trait} {event.person} {verb} a {event.colour} {event.thing} {event.place} {event.time}."
-        return f"{told}\nDid the {event.person} {event.verb.base} a {event.thing}?"
+        statement = (
+            f"The {event.trait} {event.person} {verb} a {event.colour} {event.thing} {event.place} {event.time}."
+        )
+        return f"{statement}\nDid the {event.person} {event.verb.base} a {event.thing}?"
     if way == 1:
         return f"{stated(event, draw)}\nDid the {event.person} {event.verb.contrary_base} a {event.thing}?"
     other = varied(event, draw)

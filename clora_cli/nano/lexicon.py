@@ -15,7 +15,7 @@ __all__ = [
 
 
 class Domain(NamedTuple):
-    """A field of life: who acts in it, what they did, with what, where, what one wants to do, and other names of it."""
+    """A field of life: its people, their deeds, things and places, what one wants to do in it, and other names for it."""
 
     people: tuple[str, ...]
     deeds: tuple[str, ...]
@@ -26,7 +26,7 @@ class Domain(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A sort of entity: nouns that fall under it, what is told of them, adjectives, and other names of it."""
+    """A sort of entity: its nouns, statements about them, adjectives, and other names for it."""
 
     nouns: tuple[str, ...]
     tells: tuple[str, ...]
@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """A deed: past form and a synonym of it, their base forms, its contrary's past form and base form."""
+    """A deed: its past form and a synonym, the base forms of both, and past and base form of its contrary."""
 
     past: str
     synonym: str

@@ -34,13 +34,13 @@ __all__ = ["ORDER", "SPLITS", "BundledTask", "label_words", "rows", "task"]
 
 @dataclass(frozen=True, slots=True)
 class BundledTask:
-    """What a task asks: its instruction and the labels that may answer it.
+    """A bundled task: its instruction and its possible answers.
 
     Attributes:
         name: The name that ``--data`` takes.
         family: The family of public tasks whose shape it has.
-        summary: One line on what is asked.
-        instruction: What the prompt says first.
+        summary: One line on what it asks.
+        instruction: The first line of the prompt.
         labels: The possible answers, in the order in which the prompt lists them.
     """
 
@@ -90,9 +90,9 @@ ORDER: tuple[str, ...] = tuple(_BY_NAME)
 
 
 def label_words(name: str) -> tuple[str, ...]:
-    """Return every label that a task could have: its own, and for topics those that it does not ask for.
+    """Return every label that a task could have: its own and, for topics, those of topics that it leaves out.
 
-    clora-nano has met all of them in training, as mere words.
+    clora-nano has seen all of them in training, as mere words.
     """
     named: dict[str, Mapping[str, str]] = {"topics-news": _NEWS, "topics-wiki": _WIKI, "topics-forum": _FORUM}
     return tuple(named.get(name, ())) or task(name).labels
@@ -117,7 +117,9 @@ def rows(name: str, split: str) -> list[tuple[str, str]]:
         DataError: If the split is none of train, dev and test.
     """
     if split not in SPLITS:
-        raise DataError(f"bundled task '{name}' has no split '{split}'; it has {', '.join(SPLITS)}")
+        raise DataError(
+            f"bundled task '{name}' has no split '{split}'; it has {', '.join(SPLITS)}", code="split-missing"
+        )
     start = 0
     for other, size in SPLITS.items():
         if other == split:

@@ -1,4 +1,4 @@
-"""What can be asked of each command, declared once (layer L1): no torch, so that ``--help`` stays fast.
+"""The options of each command, declared once (layer L1): no torch, so that ``--help`` stays fast.
 
 Each class is the options of one command. Its fields are made by ``base.options.option``, which holds an option's help,
 range, default and place in records; the command line, configuration files, recipes, manifests and the documentation all

@@ -1,4 +1,4 @@
-"""What can be asked of feature distributions (layer L1)."""
+"""Options of feature distributions (layer L1)."""
 
 from __future__ import annotations
 
@@ -70,18 +70,21 @@ class FeatureOptions(ModelOptions):
     seed: int = seed_option("Seed of the rows that --limit draws; never of privacy's noise.")
 
     def check(self) -> None:
-        """Check what no single range says.
+        """Check what goes beyond the range of a single option.
 
         Raises:
-            OptionError: If there is no such layer, or a guarantee is incomplete, out of range or asked of adapted features.
+            OptionError: If there is no such layer, or a guarantee is incomplete, out of range or given for adapted features.
         """
         if self.layer not in ("all", "middle", "last") and not self.layer.isdecimal():
-            raise OptionError(f"--layer {self.layer}: choose all, middle, last or a block's number")
+            raise OptionError(
+                f"--layer {self.layer}: choose all, middle, last or a block's number", code="option-choice-unknown"
+            )
         if (self.dp_epsilon is None) != (self.dp_delta is None):
-            raise OptionError("--dp-epsilon and --dp-delta go together: pass both")
+            raise OptionError("--dp-epsilon and --dp-delta go together: pass both", code="option-missing")
         if self.privacy is not None and self.source == "adapted":
             raise OptionError(
-                "--dp-epsilon needs --source base: adapted features depend on the data through the adapter as well"
+                "--dp-epsilon needs --source base: adapted features depend on the data through the adapter as well",
+                code="options-exclude-each-other",
             )
 
     @property

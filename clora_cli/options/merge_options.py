@@ -1,4 +1,4 @@
-"""What can be asked of a merge (layer L1)."""
+"""Options of a merge (layer L1)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _numbers(weights: str) -> tuple[float, ...]:
     try:
         return tuple(float(text) for text in weights.split(","))
     except ValueError:
-        raise OptionError(f"--weights {weights}: give numbers separated by commas") from None
+        raise OptionError(f"--weights {weights}: give numbers separated by commas", code="option-malformed") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +66,12 @@ class MergeOptions(Options):
         return {**self.strategy_options, **({} if self.density is None else {"density": str(self.density)})}
 
     def check(self) -> None:
-        """Check what no single range says.
+        """Check what goes beyond the range of a single option.
 
         Raises:
             OptionError: If two options exclude each other, or a weight is not finite.
         """
         if sum((bool(self.rank), self.dense, self.into_model is not None)) > 1:
-            raise OptionError("--rank, --dense and --into-model exclude each other")
+            raise OptionError("--rank, --dense and --into-model exclude each other", code="options-exclude-each-other")
         if odd := next((weight for weight in self.weights if not math.isfinite(weight)), None):
-            raise OptionError(f"--weights {odd}: give finite numbers")
+            raise OptionError(f"--weights {odd}: give finite numbers", code="merge-weights-not-finite")

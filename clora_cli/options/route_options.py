@@ -1,4 +1,4 @@
-"""What can be asked of routing (layer L1): how inputs choose among adapters, and what is routed."""
+"""Options of routing (layer L1): how inputs choose among adapters, and what is routed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class RouteOptions(Options):
         if self.reads != "features" and (self.layer, self.module) != ("all", ""):
             given = "--route-layer" if self.layer != "all" else "--route-module"
             raise OptionError(
-                f"--similarity {self.similarity} goes by input embeddings, which no layer changes; leave out {given}"
+                f"--similarity {self.similarity} compares input embeddings, which depend on no layer; leave out {given}",
+                code="option-has-no-effect",
             )
 
     @property
@@ -64,7 +65,7 @@ class RouteOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RouteChoices(ModelOptions):
-    """What a command line says of how inputs choose; None leaves it to the adapters' method, or to ``RouteOptions``."""
+    """How inputs choose, as given on a command line; None leaves it to the adapters' method, or to ``RouteOptions``."""
 
     similarity: str | None = option(
         None,

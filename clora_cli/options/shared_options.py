@@ -18,7 +18,7 @@ PROCESSES = 1 << 10
 
 
 def dtype_option(table: str | None = None) -> Any:
-    """Return the option that says of which type the base model's weights are."""
+    """Return the option for the type of the base model's weights."""
     return option(
         "auto",
         "auto, float32, bfloat16 or float16; auto is float32 on a CPU, bfloat16 elsewhere.",

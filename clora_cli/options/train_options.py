@@ -1,4 +1,4 @@
-"""What can be asked of a training run (layer L1)."""
+"""Options of a training run (layer L1)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TrainOptions(ModelOptions):
     )
     epochs: float = option(4, "Passes over the training rows.", most=1e6, table="training")
     max_steps: int = option(
-        0, "Optimizer steps instead of epochs; 0 goes by epochs.", interval="[0, inf)", most=10**9, table="training"
+        0, "Optimizer steps instead of epochs; 0 trains by epochs.", interval="[0, inf)", most=10**9, table="training"
     )
     lr: float | None = option(
         None,
@@ -122,15 +122,16 @@ class TrainOptions(ModelOptions):
     report_to: str = option("none", "A tracker of Transformers: wandb, mlflow, tensorboard …")
 
     def check(self) -> None:
-        """Check what no single range says.
+        """Check what goes beyond the range of a single option.
 
         Raises:
             OptionError: If a run would have no length, or take a device that is not the first.
         """
         if not self.max_steps and not 0 < self.epochs < float("inf"):
-            raise OptionError(f"--epochs {self.epochs}: give a number above 0")
+            raise OptionError(f"--epochs {self.epochs}: give a number above 0", code="option-out-of-range")
         if self.device.partition(":")[2] not in {"", "0"}:
             raise OptionError(
-                f"--device {self.device}: a training takes the first device that it sees; "
-                "let it see another one alone, as CUDA_VISIBLE_DEVICES does, or take several with --nproc"
+                f"--device {self.device}: training uses the first visible device; "
+                "choose another with CUDA_VISIBLE_DEVICES, or use several with --nproc",
+                code="training-device-not-first",
             )

@@ -1,4 +1,4 @@
-"""What can be asked of a trim (layer L1)."""
+"""Options of a trim (layer L1)."""
 
 from __future__ import annotations
 

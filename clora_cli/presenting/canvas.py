@@ -47,11 +47,13 @@ def check_ending(path: Path) -> str:
     """Return the format that a figure's ending names.
 
     Raises:
-        OptionError: If it is none of ``png svg pdf``.
+        OptionError: If it is not one of ``png svg pdf``.
     """
     ending = path.suffix.lower().removeprefix(".")
     if ending not in _ENDINGS:
-        raise OptionError(f"cannot draw {path}: the ending must be one of .{', .'.join(_ENDINGS)}")
+        raise OptionError(
+            f"cannot draw {path}: the ending must be one of .{', .'.join(_ENDINGS)}", code="output-ending-unknown"
+        )
     return ending
 
 

@@ -1,1 +1,1 @@
-"""Several processes (layer L0): of one launch, and of one disk."""
+"""Several processes (layer L0): those of one launch, and those that share a disk."""

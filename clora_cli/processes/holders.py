@@ -1,7 +1,7 @@
 """A lock on disk and the record of who holds it (layer L0); ``locks`` is what the engine uses.
 
-A lock is a hidden folder that appears by one rename, which fails if another is there: also on network file systems that
-know no ``flock``. Its record is read from whatever folder was given, so that nothing in it is believed or printed as it is.
+A lock is a hidden folder that appears by one rename, which fails if another lock is there: this also works on network file
+systems without ``flock``. Its record may have been written by anybody: nothing in it is trusted or printed unescaped.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Holder:
 
     Attributes:
         token: Which lock this is: no other has it.
-        owner: The process; None if the record does not tell.
+        owner: The process; None if the record does not say.
         host: Its machine's name.
         command: What it was started with.
-        since: When it took the lock, for people.
+        since: When it took the lock, as text for people.
     """
 
     token: str
@@ -65,13 +65,13 @@ class Holder:
         return f"process {self.owner.pid}" if self.owner else "another process"
 
     @property
-    def told(self) -> str:
-        """What else is known of it, for a message."""
+    def details(self) -> str:
+        """What else is known about it, for a message."""
         return f"{self.command}, on {self.host} since {self.since}"
 
 
 def read_lock(lock: Path) -> Holder | None:
-    """Return who holds a lock; None if nobody does, somebody unknown if its record does not tell."""
+    """Return who holds a lock; None if nobody does; an unknown holder if its record cannot be read."""
     try:
         descriptor = os.open(lock / RECORD, os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
@@ -90,12 +90,12 @@ def read_lock(lock: Path) -> Holder | None:
 
 
 def lives(holder: Holder, lock: Path, *, force: bool = False) -> bool:
-    """Tell whether a holder still works, as far as can be known.
+    """Tell whether a holder is still at work, as far as can be known.
 
     Args:
         holder: Who holds the lock.
         lock: The lock.
-        force: Take a process on another machine, which cannot be asked, for gone.
+        force: Whether to count a process on another machine, which cannot be checked, as gone.
     """
     standing = holder.owner.standing() if holder.owner else "elsewhere"
     if standing != "elsewhere":
@@ -104,7 +104,7 @@ def lives(holder: Holder, lock: Path, *, force: bool = False) -> bool:
 
 
 def put_up(lock: Path, token: str) -> bool:
-    """Make a lock; tell whether it is this process's.
+    """Try to make a lock; tell whether this process now has it.
 
     Raises:
         OSError: If nothing can be written there.
@@ -123,7 +123,7 @@ def put_up(lock: Path, token: str) -> bool:
 
 
 def adopt_lock(lock: Path, token: str) -> None:
-    """Write this process into a lock that was handed on to it, so that it may outlive the one that took it.
+    """Make this process the holder of a lock that was handed on to it, so that it may outlive the process that took it.
 
     Raises:
         OSError: If nothing can be written there.
@@ -143,7 +143,7 @@ def take_down(lock: Path, token: str) -> None:
         lock.rename(grave)
     except FileNotFoundError:
         return
-    except OSError:  # a full disk has no room for a name, perhaps
+    except OSError:  # perhaps a full disk without room for a new name
         grave = lock
     moved = read_lock(grave)
     if moved is None:
@@ -163,7 +163,7 @@ def take_over(lock: Path) -> None:
 
 
 def _age(lock: Path) -> float:
-    """Return the seconds since a lock was touched, by the clock of the file system that it lies on."""
+    """Return the seconds since a lock was touched, by the clock of its file system."""
     mark = owned_name(lock.parent)
     try:
         touched = max(path.stat().st_mtime for path in (lock, lock / RECORD) if path.exists())

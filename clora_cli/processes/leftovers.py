@@ -1,4 +1,4 @@
-"""What killed writers left behind (layer L0): the next writer in a folder removes what no living process owns."""
+"""Clean up after killed writers (layer L0): the next writer in a folder removes what no living process owns."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["sweep"]
 
 _PREFIX = ".clora-"
 _OWNED = re.compile(rf"(?:{re.escape(NEW)}|{re.escape(OLD)})(.+)-[0-9a-f]{{8}}")
-_DAY = 86400.0  # seconds after which what nobody touched is nobody's, where its owner cannot be asked
+_DAY = 86400.0  # seconds without a touch after which files whose owner cannot be checked count as left behind
 
 
 def sweep(folder: Path, *, alone: bool = False) -> None:
-    """Remove from a folder what writers that are gone left in it, and put back what one of them had moved aside.
+    """Remove what killed writers left in a folder, and put back what one of them had moved aside.
 
     Args:
-        folder: Where something is about to be written.
-        alone: Whether nobody else can be writing here, so that what no name is on is nobody's.
+        folder: The folder that is about to be written to.
+        alone: Whether no other process can be writing here, so that temporary files without an owner can go.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        found = [Path(entry.path) for entry in entries if entry.name.startswith(_PREFIX)]
-        for path in found:
+        paths = [Path(entry.path) for entry in entries if entry.name.startswith(_PREFIX)]
+        for path in paths:
             if is_lock(path.name):
                 take_over(path)
             elif _abandoned(path, alone):
@@ -45,12 +45,12 @@ def _abandoned(path: Path, alone: bool) -> bool:
 
 
 def _idle(path: Path) -> float:
-    """Return for how many seconds nothing was written in a place, by the clock of its file system."""
+    """Return the seconds since anything was written at a path, by the clock of its file system."""
     mark = owned_name(path.parent)
     try:
         mark.touch()
         inside = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
-        latest: float = max(one.lstat().st_mtime for one in (path, *inside))
+        latest: float = max(entry.lstat().st_mtime for entry in (path, *inside))
         return mark.stat().st_mtime - latest
     finally:
         mark.unlink(missing_ok=True)
@@ -60,7 +60,7 @@ def _remove(path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return
-    if path.name.startswith(OLD) or "-old-" in path.name:  # the second is how 0.1.0 called it
+    if path.name.startswith(OLD) or "-old-" in path.name:  # the second is 0.1.0's name for it
         for inner in path.iterdir():
             if not (path.parent / inner.name).exists():
                 inner.rename(path.parent / inner.name)

@@ -1,6 +1,6 @@
-"""One writer at a time: taking, keeping and giving back the locks of spots (layer L0).
+"""One writer at a time: take, keep and release the locks of spots (layer L0).
 
-A lock is that of a thread; its process touches it again and again, so that other machines see that somebody is there.
+A lock belongs to a thread; its process touches it regularly, so that other machines see that the holder is alive.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clora_cli.processes.spots import LOCK, Spot
 __all__ = ["NO_PATIENCE", "Patience", "confirm", "locked"]
 
 _BEAT = 15.0  # seconds between two touches
-_GRACE = 0.5  # seconds for one who came second to see it and leave
+_GRACE = 0.5  # seconds for a second comer to notice the first and leave
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _HANDED = "_CLORA_LOCKS"
 
@@ -33,8 +33,8 @@ class Patience:
     """What to do about a lock that another process holds.
 
     Attributes:
-        seconds: How long to wait for it, at least 0; infinity waits for good.
-        force: Whether to take it from a process on another machine, which cannot be asked.
+        seconds: How long to wait for it, at least 0; infinity waits forever.
+        force: Whether to take it from a process on another machine, which cannot be checked.
     """
 
     seconds: float = 0.0
@@ -46,7 +46,7 @@ NO_PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class _Held:
-    """A lock of this process, until it is given back."""
+    """A lock that this process holds."""
 
     spot: Spot
     token: str
@@ -55,12 +55,12 @@ class _Held:
 
     @property
     def own(self) -> bool:
-        """Whether it is the calling thread's: another one, or a fork, is another writer."""
+        """Whether the calling thread holds it: another thread, or a fork, is another writer."""
         return (self.pid, self.thread) == (os.getpid(), threading.get_ident())
 
 
 _held: dict[Path, _Held] = {}
-_beating: set[int] = set()  # processes, of which a fork is another one
+_beating: set[int] = set()  # process numbers: a fork has its own
 
 
 @contextlib.contextmanager
@@ -73,22 +73,24 @@ def locked(
     grace: float = _GRACE,
     hand_on: bool = False,
 ) -> Iterator[None]:
-    """Keep other writers off for the length of a block; what this thread holds already is nothing new.
+    """Keep other writers away during a block; what this thread already holds is not taken again.
 
     Args:
-        spots: What to hold; their folders are made, and removed again if they stay empty.
-        patience: What to do if another process is there.
-        progress: Who to tell of a wait.
-        advice: What the error says to do.
-        grace: Seconds for which others in a folder may still be there at most, as the last command of a killed run is.
-        hand_on: Let processes that are started meanwhile work as if they held it.
+        spots: What to lock; their folders are made, and removed again if they stay empty.
+        patience: What to do if another process holds one.
+        progress: Where to report a wait.
+        advice: What the error tells the user to do.
+        grace: Seconds that others in a folder get to finish, such as the last command of a killed run.
+        hand_on: Whether processes started meanwhile work as if they held the locks.
 
     Raises:
-        BusyError: If another process is there and stays.
+        BusyError: If another process holds one and keeps it.
         CloraError: If a lock cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        for spot in sorted(set(spots), key=lambda one: one.lock):  # everyone in the same order
+        for spot in sorted(
+            set(spots), key=lambda spot: spot.lock
+        ):  # the same order in all processes, against deadlocks
             held = _held.get(spot.lock)
             if held is None or not held.own:
                 stack.enter_context(_acquired(spot, _Manner(patience, progress or Silent(), advice, grace)))
@@ -98,13 +100,13 @@ def locked(
 
 
 def confirm() -> None:
-    """Check, before something is put in its place, that this process still holds what it took.
+    """Check, before a result is put in its place, that this process still holds its locks.
 
     Raises:
-        BusyError: If another process has taken a lock over, as it may from a machine that was stopped for long.
+        BusyError: If another process has taken a lock over, as from a machine that was suspended for long.
         OSError: If a lock that somebody removed cannot be made again.
     """
-    for held in [one for one in _held.values() if one.own]:
+    for held in [lock for lock in _held.values() if lock.own]:
         holder = read_lock(held.spot.lock)
         if holder is None:  # removed by hand, perhaps with the folder
             _make(held.spot.lock.parent)
@@ -112,8 +114,9 @@ def confirm() -> None:
             holder = read_lock(held.spot.lock)
         if holder is not None and holder.token != held.token:
             raise BusyError(
-                f"{_shown(held.spot.what)} was taken over by {holder.process} ({holder.told}); "
-                "nothing more is written there"
+                f"{_shown(held.spot.what)} was taken over by {holder.process} ({holder.details}); "
+                "nothing more is written there",
+                code="lock-taken-over",
             )
 
 
@@ -159,31 +162,31 @@ def _acquired(spot: Spot, manner: _Manner) -> Iterator[None]:
 
 
 def _adopted(spot: Spot) -> str:
-    """Take up a lock that was handed on to this process; return its token, or an empty string if it was not."""
-    found = read_lock(spot.lock)
-    if found is None or found.token not in _handed():
+    """Adopt a lock that was handed on to this process; return its token, or an empty string if it was not."""
+    holder = read_lock(spot.lock)
+    if holder is None or holder.token not in _handed():
         return ""
     with _failing(spot):
-        adopt_lock(spot.lock, found.token)
-    return found.token
+        adopt_lock(spot.lock, holder.token)
+    return holder.token
 
 
 def _taken(spot: Spot, manner: _Manner, made: list[Path]) -> str:
-    """Take a lock as soon as nobody is in the way; return its token."""
+    """Take a lock as soon as no other process is in the way; return its token."""
     began, turn, token = time.monotonic(), 0, secrets.token_hex(16)
     while (other := _try(spot, token, manner, made)) is not None:
         left = manner.patience.seconds - (time.monotonic() - began)
         if left <= 0:
-            raise BusyError(_refusal(spot, other, manner.advice))
+            raise BusyError(_refusal(spot, other, manner.advice), code="another-process-writes")
         if not turn:
-            manner.progress.note(f"waiting for {_shown(spot.what)}: {other[1].process} ({other[1].told})")
+            manner.progress.note(f"waiting for {_shown(spot.what)}: {other[1].process} ({other[1].details})")
         time.sleep(min(_PAUSES[min(turn, len(_PAUSES) - 1)], left))
         turn += 1
     return token
 
 
 def _try(spot: Spot, token: str, manner: _Manner, made: list[Path]) -> _Rival | None:
-    """Take a lock, or tell who is in the way."""
+    """Take a lock, or return the lock in the way and its holder."""
     with _failing(spot):
         if other := _staying(spot, "", manner.patience, manner.grace):
             return other
@@ -192,7 +195,7 @@ def _try(spot: Spot, token: str, manner: _Manner, made: list[Path]) -> _Rival | 
             if other := _staying(spot, "", manner.patience, 0.0):
                 return other
             made += _make(spot.lock.parent)
-        # Two that came at once see each other here: one in a folder leaves, one that wants it all gives it time to.
+        # Two that come at once see each other here: the one within a folder leaves; the one that wants all of it waits for that.
         if other := _staying(spot, token, manner.patience, _GRACE):
             take_down(spot.lock, token)
             return other
@@ -200,7 +203,7 @@ def _try(spot: Spot, token: str, manner: _Manner, made: list[Path]) -> _Rival | 
 
 
 def _staying(spot: Spot, token: str, patience: Patience, seconds: float) -> _Rival | None:
-    """Return who is in the way; of those in the folder itself who still is after some seconds."""
+    """Return who is in the way, after some seconds for those within the folder to finish."""
     until = time.monotonic() + seconds
     while (other := _rival(spot, token, patience)) is not None:
         lock = other[0]
@@ -258,7 +261,8 @@ def _failing(spot: Spot) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise CloraError(
-            f"cannot write {_shown(spot.what)}: {reason}; nothing was changed, free space or choose another place"
+            f"cannot write {_shown(spot.what)}: {reason}; nothing was changed, free space or choose another place",
+            code="cannot-write",
         ) from error
 
 
@@ -267,11 +271,11 @@ def _refusal(spot: Spot, other: _Rival, advice: str) -> str:
     if holder.owner is None or holder.owner.standing() == "elsewhere":
         advice += ", or pass --break-lock if it is gone"
     where = lock.parent if lock.name == LOCK else spot.what
-    return f"{_shown(where)} is being worked on by {holder.process}; {advice} ({holder.told})"
+    return f"{_shown(where)} is being worked on by {holder.process}; {advice} ({holder.details})"
 
 
 def _shown(path: Path) -> str:
-    # As the user sees it, where it lies below the working directory.
+    # Relative to the working directory where it lies below that, as the user would write it.
     with contextlib.suppress(OSError, ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)

@@ -1,6 +1,6 @@
-"""Processes by a name that others can check: alive, dead, or on another machine (layer L0).
+"""Names for processes by which others can check whether they live: alive, dead, or on another machine (layer L0).
 
-Temporary files and locks carry such a name, so that whoever finds one knows whether somebody still works on it.
+Temporary files and locks carry such a name, so that other processes can tell whether they are still in use.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Literal
 
 __all__ = ["NEW", "OLD", "Owner", "Standing", "myself", "owned_name", "parse_owner"]
 
-NEW = ".clora-new-"  # not finished, or not needed any more: once its owner is gone, whoever finds it removes it
-OLD = ".clora-old-"  # moved aside to make room: once its owner is gone, whoever finds it moves it back
+NEW = ".clora-new-"  # unfinished, or no longer needed: the next writer removes it once its owner is gone
+OLD = ".clora-old-"  # moved aside to make room: the next writer moves it back once its owner is gone
 Standing = Literal["alive", "dead", "elsewhere"]
 _NAME = re.compile(r"([0-9a-f]{8})-(\d{1,10})-(\d{1,20})")
-_AFTER_STATE = 19  # of the fields of /proc/<pid>/stat that follow the state, the one that tells when it began
+_AFTER_STATE = 19  # index of the start time among the fields of /proc/<pid>/stat after the state
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Owner:
     """A process.
 
     Attributes:
-        machine: Eight hexadecimal digits: host, boot and process namespace. Equal ones share their process numbers.
+        machine: Eight hexadecimal digits for host, boot and process namespace: where these are equal, so are process numbers.
         pid: Its number there.
-        birth: When it began, in ticks since the boot; 0 where the system does not tell. Numbers are given out again.
+        birth: When it began, in ticks since the boot; 0 if unknown. It tells processes apart that got the same number.
     """
 
     machine: str
@@ -40,11 +40,11 @@ class Owner:
     birth: int
 
     def __str__(self) -> str:
-        """Return the name, which ``parse_owner`` reads."""
+        """Return the name that ``parse_owner`` reads."""
         return f"{self.machine}-{self.pid}-{self.birth}"
 
     def standing(self) -> Standing:
-        """Tell what is known of it from here; of another machine's process, or one before the last boot, nothing is."""
+        """Return whether it lives, as seen from here; unknown for a process of another machine or before the last boot."""
         if self.machine != _machine():
             return "elsewhere"
         try:
@@ -58,19 +58,19 @@ class Owner:
 
 
 def myself() -> Owner:
-    """Return this process; a fork is another one."""
+    """Return this process; a fork is a process of its own."""
     return _own(os.getpid())
 
 
 def owned_name(folder: Path, kind: str = NEW) -> Path:
-    """Return a path in a folder that nothing has yet; its name tells the kind, and that it is this process's."""
+    """Return an unused path in a folder, whose name carries a kind and this process."""
     return folder / f"{kind}{myself()}-{secrets.token_hex(4)}"
 
 
 def parse_owner(text: str) -> Owner | None:
-    """Return the process that a name names; None if it is no such name."""
-    found = _NAME.fullmatch(text)
-    return Owner(found[1], int(found[2]), int(found[3])) if found else None
+    """Return the process that a name carries; None if it carries none."""
+    match = _NAME.fullmatch(text)
+    return Owner(match[1], int(match[2]), int(match[3])) if match else None
 
 
 @functools.lru_cache(maxsize=1)
@@ -80,7 +80,7 @@ def _own(pid: int) -> Owner:
 
 @functools.cache
 def _machine() -> str:
-    # Containers may have one host name and one kernel, and process numbers of their own.
+    # Containers may share a host name and a kernel, and still have process numbers of their own.
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -89,10 +89,10 @@ def _machine() -> str:
 
 
 def _birth(pid: int) -> int | None:
-    """Return when a process began; 0 if that cannot be told, None if it has ended and waits to be collected."""
+    """Return when a process began; 0 if unknown; None if it has ended and is only waiting to be reaped."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
-        state, *fields = stat.rpartition(b")")[2].split()  # the name before it may hold anything
+        state, *fields = stat.rpartition(b")")[2].split()  # the command's name before the state may hold anything
         return None if state in {b"Z", b"X"} else int(fields[_AFTER_STATE - 1])
     except (OSError, ValueError, IndexError):
         return 0

@@ -1,6 +1,6 @@
-"""Several processes of one run: which one writes, who takes which rows, sums and copies over all of them (layer L0).
+"""Several processes of one run: which one writes, how rows are divided, sums and copies over all of them (layer L0).
 
-PyTorch is imported where the processes meet: who speaks must be known before anything is loaded.
+PyTorch is imported only where the processes meet: which one prints must be known before anything is loaded.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["gathered", "is_main_process", "own_share", "processes", "rank", "spr
 
 
 def is_main_process() -> bool:
-    """Tell whether this is the process that speaks and writes, among those of a launch."""
+    """Tell whether this is the one process of a launch that prints and writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def processes() -> int:
-    """Return how many processes have met."""
+    """Return the number of processes that have met."""
     from torch import distributed
 
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
@@ -38,16 +38,16 @@ def rank() -> int:
 
 
 def own_share(rows: Sequence[T]) -> Sequence[T]:
-    """Return those of some rows, or of anything else, that are this process's to work on."""
+    """Return this process's share of some rows, or of any other items."""
     return rows[rank() :: processes()]
 
 
 def summed(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return the sum of a tensor over all processes, where the tensor was.
+    """Return the sum of a tensor over all processes, on the tensor's own device.
 
     Args:
         tensor: This process's.
-        device: Where the processes meet: that of the model.
+        device: The device through which the processes exchange tensors: the model's.
     """
     from torch import distributed
 
@@ -59,11 +59,11 @@ def summed(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def gathered(tensor: Tensor, device: torch.device) -> list[Tensor]:
-    """Return every process's tensor, in the order of their numbers, where the tensor was.
+    """Return every process's tensor, in the order of their numbers, on the tensor's own device.
 
     Args:
         tensor: This process's, of the same shape in all.
-        device: Where the processes meet: that of the model.
+        device: The device through which the processes exchange tensors: the model's.
     """
     import torch
     from torch import distributed
@@ -76,12 +76,12 @@ def gathered(tensor: Tensor, device: torch.device) -> list[Tensor]:
 
 
 def spread(tensor: Tensor, owner: int, device: torch.device) -> Tensor:
-    """Return one process's tensor in all of them, where the tensor was.
+    """Return one process's tensor in all processes, on the tensor's own device.
 
     Args:
         tensor: The owner's; of the same shape and type in the others.
         owner: Its number.
-        device: Where the processes meet: that of the model.
+        device: The device through which the processes exchange tensors: the model's.
     """
     from torch import distributed
 

@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP: each ends a command the way Ctrl-C does (layer L0).
 
-They become ``KeyboardInterrupt``, so that temporary files go, and the exit status is 128 and the signal's number. What was
-ignored when the process began stays so: ``nohup`` and a shell's background jobs rely on it.
+They become ``KeyboardInterrupt``, so that temporary files are removed, and the exit status is 128 plus the signal's number.
+Signals that were ignored when the process began stay ignored: ``nohup`` and background jobs of shells rely on it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 __all__ = ["ONE", "ending", "exit_code", "handled", "interruptible", "leave", "note", "received"]
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ONE = 1.0  # seconds within which signals are taken for one: launchers pass on what a terminal sends to all
+ONE = 1.0  # seconds within which signals count as one: launchers pass on what a terminal already sent to all
 _AGAIN = 0.01
 _seen: list[tuple[int, float]] = []
 
 
 def ending() -> list[signal.Signals]:
-    """Return the signals that end this process: those of the three that nobody asked it to ignore."""
+    """Return the signals that end this process: those of the three that it was not started to ignore."""
     return [number for number in _NUMBERS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
@@ -35,12 +35,12 @@ def received() -> bool:
 
 
 def exit_code() -> int:
-    """Return the exit status that tells which signal came first; that of Ctrl-C if none did."""
+    """Return the exit status for the first signal that came; for Ctrl-C if none did."""
     return 128 + (_seen[0][0] if _seen else signal.SIGINT)
 
 
 def note(number: int) -> bool:
-    """Remember a signal; tell whether it is another one than the last, and not the same passed on."""
+    """Remember a signal; tell whether it is a new one, not the last one passed on again."""
     now = time.monotonic()
     fresh = not _seen or now - _seen[-1][1] > ONE
     if fresh:
@@ -49,14 +49,14 @@ def note(number: int) -> bool:
 
 
 def leave() -> None:
-    """Let a signal end the process at once: while there is nothing to tidy up yet, or any more."""
+    """Let a signal end the process at once: while there is nothing to clean up, yet or any more."""
     for number in ending():
         signal.signal(number, _leave)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a signal raise ``KeyboardInterrupt`` in the main thread, for the length of a block."""
+    """Let a signal raise ``KeyboardInterrupt`` in the main thread during a block."""
     _seen.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -71,7 +71,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let a handler take the signals that end this process, for the length of a block in the main thread."""
+    """Let a handler take the signals that end this process, during a block in the main thread."""
     before = {number: signal.signal(number, handler) for number in ending()}
     try:
         yield
@@ -90,7 +90,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _once_more(raised: Any) -> None:
-    """Raise again what came where nothing can be raised, such as a finalizer, of which imports run many."""
+    """Raise again an interrupt that came where exceptions are lost, such as in a finalizer; imports run many of them."""
     if not _seen or not issubclass(raised.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(raised)
         return
@@ -100,7 +100,9 @@ def _once_more(raised: Any) -> None:
 
 def _alarm(number: int, frame: FrameType | None) -> None:
     while frame is not None:
-        if frame.f_code is _once_more.__code__:  # on a busy machine that is still at work, and what it raises is lost
+        if (
+            frame.f_code is _once_more.__code__
+        ):  # on a busy machine this handler is still running, and what is raised in it is lost
             signal.setitimer(signal.ITIMER_REAL, _AGAIN)
             return
         frame = frame.f_back

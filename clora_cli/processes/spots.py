@@ -1,7 +1,7 @@
-"""What has one writer at a time, and which locks exclude each other (layer L0).
+"""Folders that one process at a time may write to, and which of their locks exclude each other (layer L0).
 
-What is in a folder is part of it: who holds a folder keeps others off everything in it, and who holds something in it
-keeps others off the folder as a whole.
+A lock on a folder excludes locks on everything in it, and a lock on something in it excludes one on the folder as a
+whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAME = re.compile(r"\.clora-lock(-[0-9a-f]{16})?")
 
 @dataclass(frozen=True)
 class Spot:
-    """Something that has one writer at a time.
+    """A folder that one process at a time may write to.
 
     Attributes:
         what: The folder.
@@ -33,7 +33,7 @@ class Spot:
     lock: Path
 
     def rivals(self) -> Iterator[Path]:
-        """Yield the locks that exclude this one: of the same folder, of those that hold it, of what is in it."""
+        """Yield the locks that exclude this one: of the same folder, of folders around it, of folders in it."""
         yield self.lock
         yield from (lock for lock in (inside(self.what).lock, place(self.what).lock) if lock != self.lock)
         for folder in self.what.parents:
@@ -41,9 +41,9 @@ class Spot:
             yield place(folder).lock
         if self.lock.parent == self.what:
             with contextlib.suppress(OSError):
-                found = sorted(self.what.iterdir())
-                yield from (path for path in found if path != self.lock and is_lock(path.name))
-                yield from (path / LOCK for path in found if not path.name.startswith(".clora-"))
+                inner = sorted(self.what.iterdir())
+                yield from (path for path in inner if path != self.lock and is_lock(path.name))
+                yield from (path / LOCK for path in inner if not path.name.startswith(".clora-"))
 
 
 def inside(folder: Path) -> Spot:

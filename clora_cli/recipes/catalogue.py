@@ -89,13 +89,14 @@ def shipped_recipe(name: str) -> Recipe:
     Raises:
         OptionError: If none has this name.
     """
-    known = shipped()
-    if name not in known:
+    recipes = shipped()
+    if name not in recipes:
         raise OptionError(
-            f"no recipe '{name}': neither a file nor one that comes with clora{did_you_mean(name, known)}; "
-            "`clora run --list` lists those"
+            f"no recipe '{name}': neither a file nor one that comes with clora{did_you_mean(name, recipes)}; "
+            "`clora run --list` lists those",
+            code="unknown-recipe",
         )
-    return read_recipe(json.dumps(_content(known[name])), f"recipe {name}")  # JSON is YAML, and faster to write
+    return read_recipe(json.dumps(_content(recipes[name])), f"recipe {name}")  # JSON is YAML, and faster to write
 
 
 @cache

@@ -44,14 +44,16 @@ class MethodResult:
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
     def _values(self, metric: str) -> list[float]:
-        return [found[metric] for found in self.seeds.values() if not math.isnan(found.get(metric, math.nan))]
+        return [metrics[metric] for metrics in self.seeds.values() if not math.isnan(metrics.get(metric, math.nan))]
 
     def data(self) -> dict[str, Any]:
         """Return the metrics as JSON data, null where one is not known."""
-        names = sorted({name for found in self.seeds.values() for name in found})
+        names = sorted({name for metrics in self.seeds.values() for name in metrics})
         return {
             "method": self.label,
-            "seeds": {str(seed): {name: _known(found[name]) for name in found} for seed, found in self.seeds.items()},
+            "seeds": {
+                str(seed): {name: _known(metrics[name]) for name in metrics} for seed, metrics in self.seeds.items()
+            },
             "mean": {name: _known(self.mean(name)) for name in names},
             "deviation": {name: _known(self.deviation(name)) for name in names},
         }

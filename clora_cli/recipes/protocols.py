@@ -1,4 +1,4 @@
-"""With what settings a shipped recipe runs a method, and where each number comes from (layer L3); see ``settings.yaml``."""
+"""The settings with which a shipped recipe runs a method, and the source of each number (layer L3); see ``settings.yaml``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OWN = "clora's own settings"
 
 @dataclass(frozen=True)
 class Settings:
-    """What one method runs with.
+    """The settings of one method.
 
     Attributes:
         status: Whether a paper, or its code, gives ``settings`` of this method on this backbone and order; has a ``result`` of
@@ -50,7 +50,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Layer:
-    """Some settings, and what says so."""
+    """Some settings and their source."""
 
     source: str
     values: Mapping[str, Mapping[str, Any]]
@@ -59,7 +59,7 @@ class _Layer:
 
 @cache
 def settings_of(method: str, backbone: str, order: str) -> Settings:
-    """Return what a method, or several together, runs with: its own settings, else those of the protocol, else clora's."""
+    """Return the settings of a method, or of several together: its own, else those of the protocol, else clora's."""
     found = _fitting("published", backbone, order, method)
     protocol = _fitting("protocols", backbone, order)
     layers = list(_layers(method, backbone, found, protocol))
@@ -78,7 +78,7 @@ def settings_of(method: str, backbone: str, order: str) -> Settings:
 
 @cache
 def protocol_of(backbone: str, order: str) -> Settings:
-    """Return what methods without settings of their own run with, no method's options or needs among it."""
+    """Return the settings of methods without settings of their own, free of any method's options or needs."""
     return replace(settings_of("", backbone, order), about=_told(backbone, _fitting("protocols", backbone, order)))
 
 
@@ -97,7 +97,7 @@ def _fitting(name: str, backbone: str, order: str, method: str = "") -> dict[str
 def _layers(
     method: str, backbone: str, found: Mapping[str, Any] | None, protocol: Mapping[str, Any] | None
 ) -> Iterator[_Layer]:
-    """Yield what makes up a method's settings; what comes later goes first."""
+    """Yield the parts of a method's settings; later parts take precedence."""
     tables = table("settings.yaml")
     ours: Mapping[str, Any] = tables["ours"][backbone]
     chosen = found or protocol
@@ -134,18 +134,18 @@ def _merged(parts: Iterator[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _sources(layers: Sequence[_Layer]) -> dict[str, list[str]]:
-    """Return where each setting's last word comes from, settings by source."""
-    said: dict[str, str] = {}
+    """Return the source of each effective setting, as settings by source."""
+    last: dict[str, str] = {}
     for layer in layers:
         exceptions = {name: source for source, names in layer.sources.items() for name in names}
         for section in _SECTIONS:
             for name in layer.values.get(section, {}):
                 exact = f"{section}.{name}"
-                said[exact] = exceptions.get(exact, exceptions.get(name, layer.source))
+                last[exact] = exceptions.get(exact, exceptions.get(name, layer.source))
     for name in SHARED:
-        if f"train.{name}" in said:
-            said.setdefault(f"eval.{name}", said[f"train.{name}"])  # an evaluation takes them from the training
-    found: dict[str, list[str]] = defaultdict(list)
-    for name, source in said.items():
-        found[source].append(name)
-    return dict(found)
+        if f"train.{name}" in last:
+            last.setdefault(f"eval.{name}", last[f"train.{name}"])  # an evaluation takes them from the training
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for name, source in last.items():
+        grouped[source].append(name)
+    return dict(grouped)

@@ -111,18 +111,18 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def _named_order(tasks: Sequence[str]) -> str | list[str]:
-    known = {spelled: order for spelled, order in named_orders().items() if order == tuple(tasks)}
-    return next(iter(known), list(tasks))
+    spelled_orders = {spelled: order for spelled, order in named_orders().items() if order == tuple(tasks)}
+    return next(iter(spelled_orders), list(tasks))
 
 
 def _plain_method(entry: MethodEntry) -> dict[str, Any]:
     label = entry.label if entry.label != entry.method else ""
     evaluation = _plain(entry.eval) | ({"unseen": True} if entry.unseen else {})
-    found: dict[str, Any] = {"method": entry.method, "label": label, "about": entry.about}
-    found |= {"sources": {source: list(names) for source, names in entry.sources.items()}}
-    found |= {"option": _plain(entry.option), "train": _plain(entry.train)}
-    found |= {"stat-features": None if entry.features is None else _plain(entry.features), "eval": evaluation}
-    kept = {key: value for key, value in found.items() if value not in ("", None) and (value or key == "stat-features")}
+    plain: dict[str, Any] = {"method": entry.method, "label": label, "about": entry.about}
+    plain |= {"sources": {source: list(names) for source, names in entry.sources.items()}}
+    plain |= {"option": _plain(entry.option), "train": _plain(entry.train)}
+    plain |= {"stat-features": None if entry.features is None else _plain(entry.features), "eval": evaluation}
+    kept = {key: value for key, value in plain.items() if value not in ("", None) and (value or key == "stat-features")}
     return kept
 
 

@@ -32,7 +32,7 @@ __all__ = ["Failure", "Listener", "UnitResult", "carry_out"]
 
 
 class Listener(Protocol):
-    """Who is told how units get on; called from several threads."""
+    """Listener to the progress of units; called from several threads."""
 
     def begins(self, unit: Unit, step: Step) -> None:
         """A step begins."""
@@ -46,7 +46,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a unit did not get to its end.
+    """Why a unit did not finish.
 
     Attributes:
         step: At which step.
@@ -63,12 +63,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What became of a unit.
+    """How a unit ended.
 
     Attributes:
         unit: The unit.
         done: Steps that were carried out now.
-        failure: Why it stopped, if it did; an interruption is none.
+        failure: Why it stopped, if it failed; None for an interruption.
         complete: Whether all of its steps are done.
     """
 
@@ -212,7 +212,9 @@ def _size(adapter: Path, method: str) -> tuple[int, int]:
         manifest = read_adapter(adapter).manifest if (adapter / MANIFEST).is_file() else None
         scores = (manifest and manifest.scores) or {}
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"adapter {adapter} is damaged ({error}); remove it and run again") from error
+        raise ArtifactError(
+            f"adapter {adapter} is damaged ({error}); remove it and run again", code="adapter-damaged"
+        ) from error
     trained = [entry["shape"] for name, entry in header.items() if lead.trains and not (fixed and fixed in name)]
     return sum(map(prod, trained)) + scores.get("beside_the_lora", {}).get("trained", 0), size
 

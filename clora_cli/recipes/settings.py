@@ -61,15 +61,15 @@ def read_settings(item: Item, section: Section, tasks: int, also: Collection[str
         OptionError: If a name, a type, a length or a range is wrong, with file and line.
     """
     known = _known(section)
-    found = {}
+    settings = {}
     for name, entry in item.mapping(section, [*known, *also]).items():
         if name in also:
             continue
         option = known[name]
         lists, read = option.kind == "texts", _reader(name, option.kind, option.optional)
-        found[name] = read_each(entry, name, tasks, lists=lists, read=read)
-        check_together(entry, section, {name: found[name]}, tasks)
-    return found
+        settings[name] = read_each(entry, name, tasks, lists=lists, read=read)
+        check_together(entry, section, {name: settings[name]}, tasks)
+    return settings
 
 
 def read_each(item: Item, name: str, tasks: int, *, lists: bool, read: typing.Callable[[Item], Any]) -> Any:
@@ -89,9 +89,12 @@ def read_each(item: Item, name: str, tasks: int, *, lists: bool, read: typing.Ca
     if not item.is_list or (lists and not any(each.is_list for each in values)):
         return read(item)
     if not tasks:
-        item.fail(f"{name} must be one value: it is the same for all tasks")
+        item.fail(f"{name} must be one value: it is the same for all tasks", code="recipe-value-malformed")
     if len(values) != tasks:
-        item.fail(f"{name} has {len(values)} values for {tasks} tasks; give one for each task, or one for all")
+        item.fail(
+            f"{name} has {len(values)} values for {tasks} tasks; give one for each task, or one for all",
+            code="recipe-value-count-differs",
+        )
     return EachTask(tuple(map(read, values)))
 
 
@@ -106,7 +109,7 @@ def check_together(item: Item, section: Section, settings: Mapping[str, Any], ta
         try:
             build(section, at_stage(settings, stage), **({"data": "a-task"} if section == "train" else {}))
         except OptionError as error:
-            item.fail(str(error))
+            item.fail(str(error), code=error.code)
 
 
 def build(section: Section, settings: Mapping[str, Any], **fixed: Any) -> Any:
@@ -141,7 +144,7 @@ def words_of(settings: Mapping[str, Any]) -> list[str]:
 
 
 def spelled(value: Any) -> str:
-    """Return a value as one types it."""
+    """Return a value as typed on a command line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
@@ -177,11 +180,11 @@ def _text(item: Item, name: str) -> str:
 
 
 def _number(item: Item, name: str) -> float:
-    # YAML 1.1 takes 1e-3 for a text, for want of a dot.
+    # YAML 1.1 reads 1e-3 as a text, because it has no dot.
     value = item.value
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)
         except ValueError:
             pass
-    item.fail(f"{name} must be a number, not {item.told}")
+    item.fail(f"{name} must be a number, not {item.told}", code="recipe-value-malformed")

@@ -1,4 +1,4 @@
-"""A recipe as commands: what one would type, in order (layer L3)."""
+"""A recipe as commands, in the order to type them (layer L3)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Unit:
 
     @property
     def log(self) -> Path:
-        """What its commands say."""
+        """The log of its commands."""
         return self.folder / "run.log"
 
     def adapter(self, stage: int) -> Path:

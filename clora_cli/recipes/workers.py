@@ -26,7 +26,7 @@ _PREFIX = "error: "
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a command.
+    """How a command ended.
 
     Attributes:
         code: Its exit status; 128 and a signal's number if that ended it.
@@ -75,10 +75,10 @@ class Worker:
         facts: dict[str, Any] = {"code": 0}
         self._send({"words": list(words), "folder": str(folder)})
         for line in self._lines():
-            said, mark, own = line.partition(MARK)
-            if said or not mark:
-                message = said if said.strip() and not message.startswith(_PREFIX) else message
-                told(said)
+            text, mark, own = line.partition(MARK)
+            if text or not mark:
+                message = text if text.strip() and not message.startswith(_PREFIX) else message
+                told(text)
             if not mark:
                 continue
             facts |= json.loads(own)

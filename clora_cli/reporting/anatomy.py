@@ -1,4 +1,4 @@
-"""Adapters from the inside: how they collide, how far they move the weights, who owns what (layer L3)."""
+"""A look inside adapters: how they collide, how far they move the weights, who owns what (layer L3)."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Report:
 
     @cached_property
     def costs(self) -> tuple[CostRow, ...]:
-        """What each method cost."""
+        """The cost of each method."""
         return tuple(cost_rows(self.material.costs))
 
     @cached_property

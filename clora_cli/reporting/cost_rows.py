@@ -1,4 +1,4 @@
-"""What learning cost, method by method, from the steps of all runs (layer L3)."""
+"""The cost of learning, method by method, from the steps of all runs (layer L3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["CostRow", "cost_rows"]
 
 @dataclass(frozen=True)
 class CostRow:
-    """What a method cost.
+    """The cost of a method.
 
     Attributes:
         name: The method.

@@ -13,7 +13,7 @@ __all__ = ["Loss", "broken_limits", "check_baselines", "losses"]
 
 @dataclass(frozen=True)
 class Loss:
-    """How a task that was learned earlier fares now.
+    """How the score of a task learned earlier has changed.
 
     Attributes:
         task: The task.
@@ -42,11 +42,15 @@ def check_baselines(baselines: Sequence[Scores], tasks: Sequence[str]) -> None:
     for baseline in baselines:
         learned = list(dict.fromkeys(task for row in baseline.rows for task in _learned(baseline, row)))
         if not learned:
-            raise OptionError(f"--baseline {baseline.source} holds no score of a learned task; give that of a package")
+            raise OptionError(
+                f"--baseline {baseline.source} holds no score of a learned task; give that of a package",
+                code="baseline-without-scores",
+            )
         if missing := [task for task in learned if task not in tasks]:
             raise OptionError(
                 f"--baseline {baseline.source} has {', '.join(missing)}, which this evaluation does not score; "
-                f"add --data {missing[0]}"
+                f"add --data {missing[0]}",
+                code="baseline-task-not-scored",
             )
 
 
@@ -83,7 +87,7 @@ def broken_limits(
     fail_under: float | None = None,
     max_forgetting: float | None = None,
 ) -> list[str]:
-    """Return which limits are not met, in words.
+    """Return which limits are not met, as sentences.
 
     Args:
         scores: The scores whose last row is judged.
@@ -123,7 +127,8 @@ def _check_yardstick(task: str, before: TaskScore, now: TaskScore, where: str) -
     if before.yardstick != now.yardstick:
         raise MismatchError(
             f"{task} was scored by {before.metric} on {before.total} rows in {where}, now by {now.metric} on {now.total}"
-            f"{_normalisers(before, now)}; evaluate in the same way, or drop --max-forgetting"
+            f"{_normalisers(before, now)}; evaluate in the same way, or drop --max-forgetting",
+            code="scored-differently",
         )
 
 

@@ -32,7 +32,7 @@ NO_RUN_FOLDER = RunFolder("", "", None)
 
 
 def run_folder(path: str | Path) -> RunFolder:
-    """Return the run folder that a path lies in; the innermost one if they are nested.
+    """Return the run folder that holds a path; the innermost one if they are nested.
 
     Example:
         >>> run_folder("out/order1/n-lora/seed-7/scores/3.json")

@@ -84,7 +84,7 @@ def _value(name: str, learned: Floats, given: Mapping[str, Floats]) -> float:
         metric = registry.load("metrics", name)
     except OptionError:
         return math.nan
-    with translated(f"metric '{name}' of {registry.find('metrics', name).origin} failed"):
+    with translated(f"metric '{name}' of {registry.find('metrics', name).origin} failed", code="metric-failed"):
         return float(metric(learned, **given))
 
 
@@ -153,7 +153,7 @@ def _row(draft: Draft, after: str, columns: Iterable[str]) -> Floats:
 
 
 def _package(draft: Draft) -> str:
-    """Return the package as the user named it; the folder that all adapters lie in if they were named one by one."""
+    """Return the package as the user named it; the folder that holds all adapters if they were named one by one."""
     longest = max(draft.files, key=lambda file: len(file.order))
     named = longest.package.split(" ")
     if len(named) < 2 or folder_of(longest) == NO_RUN_FOLDER:

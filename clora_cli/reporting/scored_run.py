@@ -40,7 +40,7 @@ class Run:
         task_metrics: (column,); each column's metric, ``""`` where never evaluated.
         single: The score of training on one task alone, percent, by task. It comes from runs under the protocol nearest to this
             run's: from the one with the same seed if there is one, else from their mean.
-        folder: The run folder that it lies in.
+        folder: The run folder that it is in.
         seed: The seed that it was trained with; None if neither folder nor manifests say.
         recipe: Method and training, as JSON, from its adapters' manifests; ``""`` without manifests.
         protocol: By task, what a comparison keeps equal of its training; empty without manifests.

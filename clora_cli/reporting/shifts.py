@@ -51,7 +51,7 @@ def measure_shift(deltas: Deltas, rows: int = 0) -> Shift:
     entries = sum(delta.shape[0] * delta.shape[1] for delta in deltas.values())
     for site, delta in deltas.items():
         sample = sampled_rows(site, delta.shape[0], rows)
-        # The sampled rows stand for all rows of their site.
+        # The sampled rows represent all rows of their site.
         weight = delta.shape[0] / (delta.shape[0] if sample is None else len(sample)) / entries
         for tile in _tiles(delta, sample):
             magnitudes = tile[tile != 0].abs().log10_().clamp_(LOWEST, HIGHEST - 1e-6)

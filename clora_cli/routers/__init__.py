@@ -2,7 +2,7 @@
 
 A router is a frozen dataclass whose fields are its options. It is fitted to the feature distributions of several adapters
 at one site, or to their task vectors, and then says, for features of inputs at that site, how similar each input is to each
-adapter's inputs. What follows (softmax, top-k, weights) is the same for all and lies in ``clora_cli.routing.weights``.
+adapter's inputs. What follows (softmax, top-k, weights) is the same for all and is in ``clora_cli.routing.weights``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ __all__ = ["CONFIG", "read_config"]
 CONFIG = "adapter_config.json"
 _NAMES = listed(any_text)
 _PATTERN = maybe(each(number()))
-# What is read of a configuration, where it is there: PEFT has a default for everything.
+# The entries that clora reads, all of them optional: PEFT has a default for everything.
 _WANTED: Mapping[str, Check] = {
     "r?": whole(1),
     "lora_alpha?": number(),
@@ -30,14 +30,20 @@ _WANTED: Mapping[str, Check] = {
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a configuration and check what clora goes by in it.
+    """Read a configuration and check the entries that clora uses.
 
     Raises:
         ArtifactError: If it is missing or damaged.
     """
     config = read_json(path, "adapter configuration")
     if not config:
-        raise ArtifactError(f"adapter configuration {path} is empty; restore it or make the adapter again")
+        raise ArtifactError(
+            f"adapter configuration {path} is empty; restore it or make the adapter again",
+            code="adapter-config-damaged",
+        )
     if odd := wrong(config, _WANTED):
-        raise ArtifactError(f"adapter configuration {path} is damaged: {odd} is not what it should be; restore it")
+        raise ArtifactError(
+            f"adapter configuration {path} is damaged: {odd} has a wrong value; restore it",
+            code="adapter-config-damaged",
+        )
     return config

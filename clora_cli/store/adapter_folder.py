@@ -61,14 +61,14 @@ DENSE = "deltas.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class AdapterFolder:
-    """One adapter on disk: its settings are read and checked, its tensors are read when asked for.
+    """One adapter on disk: its settings are read and checked at once, its tensors on demand.
 
     Attributes:
         path: The folder.
         config: ``adapter_config.json``; empty for dense deltas.
         manifest: ``clora.json``; None for a bare PEFT folder.
-        places: The layers of the base model that it is used with, whose names its sites then have; None without one.
-        seen: What told this folder from any other at its path when it was read.
+        places: The layers of the base model that it is used with, which then name its sites; None without one.
+        seen: The folder's identity when it was read, to notice if another takes its path.
     """
 
     path: Path
@@ -78,7 +78,7 @@ class AdapterFolder:
     seen: Identity | None = None
 
     def on(self, places: Places) -> AdapterFolder:
-        """Return the adapter as it is used with a base model: under the model's own names, and compared with its weights."""
+        """Return the adapter for use with a base model: sites named as the model names them, and checked against its weights."""
         return dataclasses.replace(self, places=places)
 
     @property
@@ -93,13 +93,13 @@ class AdapterFolder:
 
     @property
     def base(self) -> Mapping[str, Any]:
-        """Base model: id, revision, fingerprint, as far as the folder records them; a bare PEFT folder's distribution does."""
+        """The base model's id, revision and fingerprint, as far as recorded; for a bare PEFT folder in its distribution."""
         if self.manifest is not None:
             return dict(self.manifest.base_model.raw)
-        known = {"id": self.config.get("base_model_name_or_path")}
-        with contextlib.suppress(ArtifactError):  # no distribution, or a damaged one, which is then made again
-            known |= read_record(self.features).base_model.raw
-        return known
+        base = {"id": self.config.get("base_model_name_or_path")}
+        with contextlib.suppress(ArtifactError):  # no distribution, or a damaged one, which will be made again
+            base |= read_record(self.features).base_model.raw
+        return base
 
     @property
     def combine(self) -> str | None:
@@ -108,38 +108,38 @@ class AdapterFolder:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the folder holds dense deltas, as a merge may leave them, instead of low-rank factors."""
+        """Whether the folder holds dense deltas, as some merges do, instead of low-rank factors."""
         return not self.config
 
     @property
     def weights(self) -> Path:
-        """The tensor file that makes the adapter what it is."""
+        """The file of the adapter's weights."""
         return self.path / (DENSE if self.is_dense else WEIGHTS)
 
     @property
     def data_names(self) -> list[str]:
-        """What ``--data`` names its tasks: one, or all those of a merge; none for a bare PEFT folder."""
+        """The names that ``--data`` has for its tasks: one, or those of all merged adapters; none for a bare PEFT folder."""
         return [] if self.manifest is None else self.manifest.data_names
 
     def changes(self, recipe: Mapping[str, Any]) -> str:
-        """Name what differs between a recipe and what made this adapter; nothing if it would make the same one."""
+        """Name the differences between a recipe and the one that made this adapter; empty if it would make the same one."""
         return differences(recipe, {}) if self.manifest is None else self.manifest.changes(recipe)
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The checksums that its manifest lists, by file; none of a bare PEFT folder."""
+        """The checksums that its manifest lists, by file; none for a bare PEFT folder."""
         return {} if self.manifest is None else self.manifest.files
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the tensor file: what ``parents`` refer to; reading a manifest has compared its own with the file."""
+        """SHA-256 of the tensor file, to which ``parents`` refer; if the manifest lists one, reading has compared it already."""
         if kept := self.files.get(self.weights.name):
             return kept
         with unchanged(self.path, self.seen):
             return sha256(self.weights)
 
     def deltas(self, *, compare: bool = True) -> Mapping[str, Factor | Tensor]:
-        """Read what the adapter adds, by site: factors, as ``factors`` reads them, or dense deltas of shape (out, in).
+        """Read the adapter's deltas by site: factors, as ``factors`` reads them, or dense matrices of shape (out, in).
 
         Raises:
             CloraError: As ``factors``.
@@ -149,16 +149,16 @@ class AdapterFolder:
         if not self.is_dense:
             return self.factors(compare=compare)
         with unchanged(self.path, self.seen):
-            found = read_dense(self.weights)
-        check_numbers(found.items(), self.path)
-        return self._named(found)
+            deltas = read_dense(self.weights)
+        check_numbers(deltas.items(), self.path)
+        return self._named(deltas)
 
     def factors(self, *, compare: bool = True) -> dict[str, Factor]:
         """Read the adapter's factors, by site, as stored; 8-bit ones as float32.
 
         Args:
-            compare: Whether weights of the base model that the file holds too must be what the base model has, so that the
-                factors are all that the adapter changes; else they are passed over.
+            compare: Whether to check that base-model weights stored in the file equal those of the base model, so that the
+                factors are the adapter's only change; otherwise they are ignored.
 
         Raises:
             ArtifactError: If the tensor file is missing, truncated or incomplete.
@@ -169,42 +169,43 @@ class AdapterFolder:
 
         if self.is_dense:
             raise MismatchError(
-                f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors"
+                f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors",
+                code="dense-deltas-no-factors",
             )
         if problem := config_problem(self.config):
-            raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
+            raise MismatchError(f"adapter {self.path} cannot be used: {problem}", code="adapter-not-plain-lora")
         with unchanged(self.path, self.seen):
             factors = read_factors(self.weights, self.config, self.places, compare=compare)
         check_numbers(_numbers(factors), self.path)
         return self._named(factors)
 
     def check_numbers(self) -> None:
-        """Read every number once and keep none, for who passes an adapter on without using it.
+        """Check every number and keep none, for callers that pass an adapter on without using it.
 
         Raises:
-            ArtifactError: If the tensor file is damaged, or a number is not finite or beyond what training leaves.
+            ArtifactError: If the tensor file is damaged, or a number is not finite or absurdly large.
         """
         check_numbers(each_tensor(self.weights), self.path)
 
     def state(self) -> dict[str, Tensor]:
-        """Read what the adapter's method kept for later, by ``<what>/<site>`` where it is a site's; empty if it kept nothing.
+        """Read the tensors that the adapter's method stored, ``<what>/<site>`` for those of a site; empty if there are none.
 
         Raises:
             ArtifactError: If the file is damaged, or has numbers that are not finite.
         """
         path = side_file(self.path, STATE)
         with unchanged(self.path, self.seen):
-            found = read_tensors(path) if path.exists() else {}
-        check_numbers(found.items(), self.path, sys.float_info.max)
-        return found if self.places is None else {self._state_key(key): tensor for key, tensor in found.items()}
+            tensors = read_tensors(path) if path.exists() else {}
+        check_numbers(tensors.items(), self.path, sys.float_info.max)
+        return tensors if self.places is None else {self._state_key(key): tensor for key, tensor in tensors.items()}
 
     @property
     def features(self) -> Path:
-        """Where the adapter's feature distribution is, or would be."""
+        """The path of the adapter's feature distribution, whether or not it exists."""
         return side_file(self.path, FEATURES)
 
     def give_features(self, distribution: Distribution) -> None:
-        """Give the adapter a feature distribution, in the place of the one that it has.
+        """Give the adapter a feature distribution, replacing any that it has.
 
         Raises:
             CloraError: If it cannot be written; what was there stays.
@@ -214,7 +215,7 @@ class AdapterFolder:
 
     @cached_property
     def embeddings(self) -> frozenset[str]:
-        """The sites that are tables of embeddings, whose factors have names of their own in PEFT's files."""
+        """The sites that are embeddings, whose factors PEFT names differently in its files."""
         from clora_cli.store.adapter_tensors import names_in
 
         sites = set() if self.is_dense else {name.site for name in names_in(self.weights) if name.embedding}
@@ -241,7 +242,7 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_adapter(path: Path) -> AdapterFolder:
-    """Read and check one adapter folder, all of it as it was at one moment.
+    """Read and check one adapter folder, as it was at a single moment.
 
     Raises:
         ArtifactError: If it is missing, damaged, of a newer format, or its files are not those that were written.
@@ -250,48 +251,55 @@ def read_adapter(path: Path) -> AdapterFolder:
 
 
 def read_once(path: Path) -> AdapterFolder:
-    """Read and check one adapter folder, for a caller who looks whether it was replaced meanwhile.
+    """Read and check one adapter folder, for a caller that itself checks whether it was replaced meanwhile.
 
     Raises:
         ArtifactError: As ``read_adapter``.
     """
     if not path.is_dir():
-        raise ArtifactError(f"adapter folder {path} does not exist")
+        raise ArtifactError(f"adapter folder {path} does not exist", code="adapter-missing")
     if not is_legible(path.name):
-        raise ArtifactError(f"the name of adapter folder {path} has letters that cannot be shown; rename it")
+        raise ArtifactError(
+            f"the name of adapter folder {path} has letters that cannot be shown; rename it", code="name-not-legible"
+        )
     if not is_adapter(path):
-        raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}")
+        raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}", code="not-an-adapter-folder")
     seen, dense = identity(path), not (path / CONFIG).is_file()
     config = {} if dense else read_config(path / CONFIG)
     if not dense and not (path / WEIGHTS).is_file():
-        raise ArtifactError(f"adapter {path} has no {WEIGHTS}{conversion(path)}")
-    recorded = os.path.lexists(path / MANIFEST)  # also a link that leads nowhere: it is damage, no bare folder
+        raise ArtifactError(f"adapter {path} has no {WEIGHTS}{conversion(path)}", code="adapter-weights-missing")
+    recorded = os.path.lexists(path / MANIFEST)  # also a dangling link: that is damage, not a bare PEFT folder
     if dense and not recorded:
-        raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
+        raise ArtifactError(
+            f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again",
+            code="dense-deltas-without-manifest",
+        )
     manifest = Manifest.read(path) if recorded else None
     return AdapterFolder(path, config, manifest, seen=seen)
 
 
 def check_place(target: Path) -> None:
-    """Check that a command may write an adapter folder at a place, or replace what is there.
+    """Check that a command may write an adapter folder at a path, or replace what is there.
 
     Raises:
-        OptionError: If there is something that is no adapter folder, such as a package: no option replaces that.
+        OptionError: If something else is there, such as a package: no option replaces that.
     """
     if target.exists() and not is_adapter(target):
-        raise OptionError(f"{target} exists and is no adapter folder; choose another --out")
+        raise OptionError(
+            f"{target} exists and is no adapter folder; choose another --out", code="output-not-an-adapter"
+        )
 
 
 def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
-    """Return the folder at a place if it was made by this very recipe; None if nothing is there.
+    """Return the adapter at a path if this very recipe made it; None if nothing is there.
 
     Args:
-        target: Where a command would write.
-        recipe: The manifest's entries that decide its result.
+        target: The path that a command would write to.
+        recipe: The entries of the manifest that decide the result.
 
     Raises:
         ArtifactError: If what is there is damaged.
-        OptionError: If it is no adapter folder, or another recipe made it.
+        OptionError: If it is not an adapter folder, or another recipe made it.
     """
     check_place(target)
     if not target.exists():
@@ -299,7 +307,8 @@ def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
     folder = read_adapter(target)
     if changed := folder.changes(recipe):
         raise OptionError(
-            f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
+            f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it",
+            code="output-made-differently",
         )
     return folder
 
@@ -320,15 +329,15 @@ def write_adapter(
         target: The folder; replaced if it exists.
         tensors: PEFT's tensor names to LoRA factors.
         config: ``adapter_config.json``.
-        manifest: ``clora.json`` but for ``schema`` and ``files``, which are added.
+        manifest: ``clora.json`` without ``schema`` and ``files``, which are added.
         texts: Further files by name, such as the model card.
-        state: What the method needs later.
+        state: Tensors that the method needs later.
         distribution: Its feature distribution, if it has one.
-        places: The layers of its base model, with which it is compared as it is when it is used.
+        places: The layers of its base model, for the same checks as when it is used.
 
     Raises:
-        CloraError: If a number is not finite, no command could read it again or use it, or the folder cannot be written;
-            what was there stays.
+        CloraError: If a number is not finite, the result could not be read or used by any command, or the folder cannot be
+            written; what was there stays.
     """
     check_written(target, tensors.items())
     with _member(target, manifest, texts) as folder:
@@ -338,7 +347,9 @@ def write_adapter(
         if distribution is not None:
             (folder / FEATURES).write_bytes(distribution.to_bytes())
         (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
-        AdapterFolder(folder, config, None, places).factors()  # what no command could read again never gets its name
+        AdapterFolder(
+            folder, config, None, places
+        ).factors()  # an adapter that no command could read again is never published
     return read_adapter(target)
 
 
@@ -370,11 +381,11 @@ def write_dense(
 
 @contextlib.contextmanager
 def _member(target: Path, manifest: Mapping[str, Any], texts: Mapping[str, str]) -> Iterator[Path]:
-    """Give a folder to fill; then add the texts, and last of all the manifest: a folder that has one had everything else."""
+    """Yield a folder to fill; then add the texts, and the manifest last: a folder that has a manifest is complete."""
     with new_folder(target) as folder:
         yield folder
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        # A feature distribution may be replaced later: it carries a checksum of its own.
+        # A feature distribution may be replaced later, so it carries its own checksum.
         files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != FEATURES}
         (folder / MANIFEST).write_text(manifest_text(manifest, files), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The tensors of an adapter file (layer L1): factors by site, and what else PEFT may have put beside them."""
+"""The tensors of an adapter file (layer L1): factors by site, and whatever else PEFT may store beside them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_factors(
         path: The file.
         config: Its ``adapter_config.json``, a plain LoRA's.
         places: The base model's layers.
-        compare: Whether weights of the base model that the file holds too must be what the base model has.
+        compare: Whether to check that base-model weights stored in the file equal those of the base model.
 
     Raises:
         ArtifactError: If the file is missing, truncated or incomplete.
@@ -45,15 +45,16 @@ def read_factors(
         if name.part in sides.setdefault(name.site, {}):
             raise MismatchError(
                 f"adapter {path.parent} holds several adapters: '{key}' is a second lora_{name.part} of '{name.site}'; "
-                "save each in a folder of its own"
+                "save each in a folder of its own",
+                code="several-adapters-in-file",
             )
-        eighth = tensor.is_floating_point() and tensor.element_size() == 1  # 8-bit numbers are for storing alone
+        eighth = tensor.is_floating_point() and tensor.element_size() == 1  # 8-bit numbers are only for storing
         sides[name.site][name.part] = tensor.float() if eighth else tensor
     return _of_experts(path, sides, config, places) if config.get("target_parameters") else _paired(path, sides, config)
 
 
 def read_copies(path: Path) -> dict[str, Tensor]:
-    """Read the weights of the base model that an adapter file holds beside its factors, by their names there."""
+    """Read the base-model weights that an adapter file holds beside its factors, by their names in the model."""
     return {key: tensor for key, tensor in read_tensors(path).items() if _name(path, key).part == "base"}
 
 
@@ -61,16 +62,19 @@ def read_dense(path: Path) -> dict[str, Tensor]:
     """Read a file of dense deltas, by site, sorted.
 
     Raises:
-        ArtifactError: If it is missing, damaged, or holds what is no matrix.
+        ArtifactError: If it is missing, damaged, or holds anything but matrices.
     """
-    found = read_tensors(path)
-    if odd := next((site for site, delta in found.items() if delta.ndim != 2 or not delta.is_floating_point()), None):
-        raise ArtifactError(f"adapter {path.parent} is damaged: the delta at '{odd}' is no matrix; make it again")
-    return dict(sorted(found.items()))
+    deltas = read_tensors(path)
+    if odd := next((site for site, delta in deltas.items() if delta.ndim != 2 or not delta.is_floating_point()), None):
+        raise ArtifactError(
+            f"adapter {path.parent} is damaged: the delta at '{odd}' is no matrix; make it again",
+            code="delta-not-a-matrix",
+        )
+    return dict(sorted(deltas.items()))
 
 
 def names_in(path: Path) -> list[TensorName]:
-    """Return what the tensors of an adapter file are, without reading them.
+    """Return the names of an adapter file's tensors, without reading the tensors.
 
     Raises:
         ArtifactError: If the file is damaged.
@@ -79,22 +83,28 @@ def names_in(path: Path) -> list[TensorName]:
     try:
         return [_name(path, key) for key in read_header(path)[0]]
     except (OSError, ValueError) as error:
-        told = damage(path, error, "restore it or make the adapter again")
-        raise ArtifactError(f"tensor file {path} {told}") from error
+        problem = damage(path, error, "restore it or make the adapter again")
+        raise ArtifactError(f"tensor file {path} {problem}", code="tensor-file-damaged") from error
 
 
 def _name(path: Path, key: str) -> TensorName:
     try:
         return parse_name(key)
     except MismatchError as error:
-        raise MismatchError(f"adapter {path.parent} cannot be used: {error}") from error
+        raise MismatchError(f"adapter {path.parent} cannot be used: {error}", code="adapter-not-plain-lora") from error
 
 
 def _paired(path: Path, sides: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]) -> dict[str, Factor]:
-    broken = next((site for site, pair in sides.items() if not _fits(pair)), None)
-    if broken is not None or not sides:
+    if not sides:
         raise ArtifactError(
-            f"adapter {path.parent} is damaged: no matching lora_A and lora_B at '{broken}'; make it again"
+            f"adapter {path.parent} is damaged: {path.name} has no lora_A and lora_B; make it again",
+            code="lora-factors-missing",
+        )
+    broken = next((site for site, pair in sides.items() if not _fits(pair)), None)
+    if broken is not None:
+        raise ArtifactError(
+            f"adapter {path.parent} is damaged: no matching lora_A and lora_B at '{broken}'; make it again",
+            code="lora-factors-unmatched",
         )
     return {
         site: Factor(pair["A"], pair["B"], _scaling(path, config, site, len(pair["A"])))
@@ -105,18 +115,19 @@ def _paired(path: Path, sides: Mapping[str, Mapping[str, Tensor]], config: Mappi
 def _of_experts(
     path: Path, sides: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any], places: Places | None
 ) -> dict[str, Factor]:
-    """Return the factors of a file that has, for all experts that the model keeps in one tensor, one pair of them.
+    """Return the factors of a file with one pair of factors for all experts that the model keeps in one tensor.
 
-    PEFT lays the experts' A one below the other, and counts the experts first in the columns of B. Which layers of which
-    experts these are, the base model alone can tell.
+    PEFT stacks the experts' A, and interleaves the experts in the columns of B. Only the base model tells which layer and
+    which expert each part belongs to.
     """
     if places is None:
         raise MismatchError(
             f"adapter {path.parent} has one pair of factors for all experts of a layer (target_parameters), which the base "
-            f"model must tell apart; pass --model, or let `clora merge {path.parent} --model … -o …` make an adapter that has each "
-            "by itself"
+            f"model is needed to separate; pass --model, or let `clora merge {path.parent} --model … -o …` make an adapter that has each "
+            "by itself",
+            code="experts-need-base-model",
         )
-    found: dict[str, Factor] = {}
+    factors: dict[str, Factor] = {}
     plain: dict[str, Mapping[str, Tensor]] = {}
     for site, pair in sides.items():
         if not _fits(pair) or places.is_layer(site):
@@ -126,15 +137,16 @@ def _of_experts(
         count = 1 + max(place.expert or 0 for place in layers)
         if len(pair["A"]) % count:
             raise ArtifactError(
-                f"adapter {path.parent} is damaged: '{site}' has no {count} experts' factors; make it again"
+                f"adapter {path.parent} is damaged: '{site}' has no {count} experts' factors; make it again",
+                code="experts-factors-incomplete",
             )
         a = pair["A"].reshape(count, -1, pair["A"].shape[1])
         b = pair["B"].reshape(len(pair["B"]), -1, count)
         scaling = _scaling(path, config, layers[0].parameter, a.shape[1])
         for place in layers:
             rows = b[place.first : place.first + place.shape[0], :, place.expert]
-            found[place.site] = Factor(a[place.expert], rows.contiguous(), scaling)
-    return dict(sorted({**found, **(_paired(path, plain, config) if plain else {})}.items()))
+            factors[place.site] = Factor(a[place.expert], rows.contiguous(), scaling)
+    return dict(sorted({**factors, **(_paired(path, plain, config) if plain else {})}.items()))
 
 
 def _scaling(path: Path, config: Mapping[str, Any], site: str, rank: int) -> float:
@@ -142,20 +154,24 @@ def _scaling(path: Path, config: Mapping[str, Any], site: str, rank: int) -> flo
         return scaling_at(config, site, rank)
     except ValueError as error:
         raise ArtifactError(
-            f"adapter {path.parent} is damaged: adapter_config.json has {error}; restore it or make the adapter again"
+            f"adapter {path.parent} is damaged: adapter_config.json has {error}; restore it or make the adapter again",
+            code="adapter-config-damaged",
         ) from error
 
 
 def _compare(path: Path, name: TensorName, copy: Tensor, places: Places | None) -> None:
-    """Let a copy of a weight of the base model pass that is what the base model has; it says nothing then."""
+    """Check that a stored base-model weight equals the base model's own: then it changes nothing and can be ignored."""
     what = (
         f"adapter {path.parent} holds the {name.tensor} of the base model's '{name.site}' beside its low-rank factors"
     )
     if places is None:
-        raise MismatchError(f"{what}, which the base model must be compared with; pass --model")
+        raise MismatchError(
+            f"{what}, which must be compared with the base model; pass --model", code="base-weights-need-comparison"
+        )
     if not places.has(name.site, name.tensor, copy):
         raise MismatchError(
-            f"{what}, and not as the base model has it: it was trained or resized, and is no low-rank change"
+            f"{what}, and it differs from the base model's: it was trained or resized, which is not a low-rank change",
+            code="base-weights-changed",
         )
 
 

@@ -1,4 +1,4 @@
-"""Adapters whose weights are a pickle (layer L1): the command that converts them, which clora itself never runs."""
+"""Adapters whose weights are a pickle (layer L1): a command for the user to convert them; clora never loads pickles."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _PICKLED = "adapter_model.bin"
 
 
 def conversion(path: Path) -> str:
-    """Say what to do about an adapter folder without readable weights, as the end of a message.
+    """Say how to get readable weights into an adapter folder, as the end of a message.
 
-    PyTorch takes numbers alone from a pickle that it reads with ``weights_only``.
+    With ``weights_only``, PyTorch reads nothing but tensors from a pickle.
     """
     if not (path / _PICKLED).is_file():
         return "; restore it or make the adapter again"

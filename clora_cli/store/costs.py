@@ -1,6 +1,6 @@
-"""What each step of a run cost: one line of JSON a step in ``cost.jsonl`` (layer L1; docs/package-format.md).
+"""The cost of each step of a run: one line of JSON per step in ``cost.jsonl`` (layer L1; docs/package-format.md).
 
-Times do not belong into adapter folders, which are equal byte for byte however long they took.
+Times do not belong in adapter folders, which are equal byte for byte however long they took.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["COSTS", "SCHEMA", "Cost", "append_cost", "read_costs"]
 
 COSTS = "cost.jsonl"
 SCHEMA = "clora.cost/1"
-_LONGEST = 1 << 16  # bytes: many times a line
+_LONGEST = 1 << 16  # bytes: many times the length of a line
 _MEASURED = maybe(whole(most=(1 << 63) - 1))
 _WANTED: Mapping[str, Check] = {
     "method": name,
@@ -40,7 +40,7 @@ _WANTED: Mapping[str, Check] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one step cost.
+    """The cost of one step.
 
     Attributes:
         method: The method's label.
@@ -48,13 +48,12 @@ class Cost:
         task: The task's name.
         stage: Its place in the order, from 1.
         step: ``train``, ``stat-features`` or ``eval``.
-        seconds: By the clock, the start of the command included.
-        peak_memory_bytes: The most main memory that its process held; of several processes the largest; None where
-            nobody measured it.
-        peak_device_bytes: The most memory of an accelerator that its tensors held; None without one.
-        trainable_parameters: Numbers of the adapter that were trained; None for an evaluation.
+        seconds: Wall-clock time, including the start of the command.
+        peak_memory_bytes: Peak main memory of its process, the largest of several; None if not measured.
+        peak_device_bytes: Peak accelerator memory of its tensors; None without an accelerator.
+        trainable_parameters: Number of trained parameters; None for an evaluation.
         adapter_bytes: Bytes of the adapter's tensor files; None for an evaluation.
-        resumed: Whether it continued what an interrupted one had begun, whose time is not in ``seconds``.
+        resumed: Whether it continued an interrupted step, whose time is not in ``seconds``.
     """
 
     method: str
@@ -71,7 +70,7 @@ class Cost:
 
 
 def append_cost(path: Path, cost: Cost) -> None:
-    """Add a line to a file, in one write; a last line that somebody was kept from finishing is removed first.
+    """Append a line to a file in one write, after removing an unfinished last line.
 
     Raises:
         CloraError: If the file cannot be written.
@@ -80,26 +79,30 @@ def append_cost(path: Path, cost: Cost) -> None:
     with writing(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # other parts of the recipe may run beside this one
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # other parts of the recipe may run at the same time
             size = os.fstat(descriptor).st_size
             tail = os.pread(descriptor, _LONGEST, max(0, size - _LONGEST))
             os.ftruncate(descriptor, size - len(tail) + tail.rfind(b"\n") + 1)
-            with os.fdopen(descriptor, "ab", closefd=False) as file:  # a disk that is nearly full takes a part at first
+            with os.fdopen(
+                descriptor, "ab", closefd=False
+            ) as file:  # a nearly full disk may take only part of it at first
                 file.write(line.encode())
         finally:
             os.close(descriptor)
 
 
 def read_costs(path: Path) -> list[Cost]:
-    """Read a cost file: of a step that was done again the last line counts, and a last line that was cut off does not.
+    """Read a cost file: for a step done twice the last line counts; an unfinished last line is ignored.
 
     Raises:
-        ArtifactError: If it cannot be read, or a line is no cost.
+        ArtifactError: If it cannot be read, or a line is not a cost record.
     """
     try:
         lines = read_text(path).split("\n")[:-1]
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cost file {path} cannot be read ({reason(error)}); leave it out") from error
+        raise ArtifactError(
+            f"cost file {path} cannot be read ({reason(error)}); leave it out", code="path-unreadable"
+        ) from error
     costs = [_cost(f"{path}, line {place}", line) for place, line in enumerate(lines, start=1) if line.strip()]
     return list({(cost.method, cost.seed, cost.stage, cost.task, cost.step): cost for cost in costs}.values())
 
@@ -108,9 +111,11 @@ def _cost(where: str, line: str) -> Cost:
     try:
         entry = parse_json(line)
     except ValueError as error:
-        raise ArtifactError(f"{where}: not JSON ({reason(error)}); remove the line or leave the file out") from error
+        raise ArtifactError(
+            f"{where}: not JSON ({reason(error)}); remove the line or leave the file out", code="cost-record-damaged"
+        ) from error
     if not isinstance(entry, dict) or entry.get("schema") != SCHEMA:
-        raise ArtifactError(f"{where}: no schema '{SCHEMA}'; give the {COSTS} of a run")
+        raise ArtifactError(f"{where}: no schema '{SCHEMA}'; give the {COSTS} of a run", code="not-a-cost-record")
     if odd := wrong(entry, _WANTED):
-        raise ArtifactError(f"{where}: {odd} is not what it should be; remove the line")
+        raise ArtifactError(f"{where}: {odd} has a wrong value; remove the line", code="cost-record-damaged")
     return Cost(**{field.name: entry[field.name] for field in fields(Cost) if field.name in entry})

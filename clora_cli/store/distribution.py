@@ -1,8 +1,8 @@
 """Feature distributions on disk (layer L1): ``features.clora`` of an adapter folder, a safetensors file.
 
-One file says what an adapter's inputs look like to the frozen base model: per site the moments of their pooled
-features, and in the file's own metadata how they were taken, so that adding or replacing it is one atomic rename and
-works for folders that have no manifest.
+One file describes an adapter's inputs as the frozen base model sees them: for each site the moments of their pooled
+features, and in the file's metadata how they were taken. So adding or replacing it is one atomic rename, and works for
+folders without a manifest.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ __all__ = [
 ]
 
 SCHEMA = "clora.features/1"
-# What must be equal in distributions that are compared with one another, and with an input.
+# Entries that must be equal in distributions that are compared with each other, and with an input.
 COMPARABLE = ("source", "pool", "text")
 _KEY = "clora"
 _MEND = "make it again"
-# Files whose numbers were compared with their checksum, as they were then: one command reads a file in several parts.
+# Files, by their state then, whose checksum was already verified: one command may read a file in several parts.
 _checked: set[tuple[str, int, int, int]] = set()
 
 
@@ -62,7 +62,7 @@ class Distribution:
 
     @property
     def count(self) -> int:
-        """Number of inputs that it is made of."""
+        """Number of inputs it was computed from."""
         return next(iter(self.sites.values())).count if self.sites else 0
 
     def write(self, path: Path) -> None:
@@ -74,12 +74,12 @@ class Distribution:
         write_bytes(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Return what the file holds: equal distributions give equal bytes."""
+        """Return the content of the file: equal distributions give equal bytes."""
         from safetensors.torch import save
 
         tensors = self._tensors()
         record = {**self.record.raw, "schema": SCHEMA, "sha256": _digest(sorted(tensors.items()))}
-        # One entry: several are written in an order of chance, and equal distributions are to be equal bytes.
+        # A single entry: several would be written in random order, and equal distributions must give equal bytes.
         metadata = {_KEY: json.dumps(record, sort_keys=True, ensure_ascii=False)}
         return save(tensors, metadata=metadata)
 
@@ -91,7 +91,7 @@ class Distribution:
             tensors[f"count/{site}"] = torch.tensor(moments.count)
             tensors[f"mean/{site}"] = moments.mean.double().contiguous()
             if moments.scatter is not None:
-                # Float32 halves what is by far the largest part; the sums themselves are made in float64.
+                # Float32 halves by far the largest part; the sums themselves are computed in float64.
                 kept = moments.scatter if moments.scatter.ndim == 1 else moments.scatter.float()
                 tensors[f"{moments.second}/{site}"] = kept.contiguous()
         return tensors
@@ -105,10 +105,10 @@ class Taking:
         source: Features of the ``base`` model, or of the model as the adapter changes it (``adapted``).
         pool: How they are pooled over tokens.
         text: The whole ``prompt``, or its ``body``.
-        second_moment: Which second moments are kept.
-        layer: Which layers' sites were asked for.
-        module: Which ending of sites was asked for; empty for all.
-        max_length: Tokens of an input at most.
+        second_moment: Which second moments are stored.
+        layer: The layers whose sites were requested.
+        module: The ending of the sites that were requested; empty for all.
+        max_length: Most tokens of an input.
         dtype: Type of the base model's weights.
         privacy: The mechanism and its guarantee; None for exact numbers.
     """
@@ -129,7 +129,7 @@ class Taking:
 
 
 def read_record(path: Path) -> FeatureRecord:
-    """Read how a distribution was taken, and no tensor of it.
+    """Read how a distribution was taken, but none of its tensors.
 
     Args:
         path: The file.
@@ -142,7 +142,7 @@ def read_record(path: Path) -> FeatureRecord:
 
 
 def read_sites(path: Path) -> list[str]:
-    """Return the sites that a distribution has, sorted, without reading any number.
+    """Return the sites of a distribution, sorted, without reading any tensor.
 
     Raises:
         ArtifactError: As ``read_record``.
@@ -156,28 +156,28 @@ def read_distribution(path: Path, sites: Collection[str] | None = None) -> Distr
 
     Args:
         path: The file.
-        sites: Which sites; all by default. Those that the file lacks are left out.
+        sites: The sites to read; all by default. Those that the file lacks are left out.
 
     Raises:
-        ArtifactError: As ``read_record``, and if any number of the file is not the one that was written.
+        ArtifactError: As ``read_record``, and if any number in the file differs from what was written.
     """
     with _opened(path) as file:
         record = _record(path, file.metadata() or {})
         _check_sum(path, file, record)
         keys = [key for key in file.keys() if sites is None or key.partition("/")[2] in sites]
         tensors = {key: file.get_tensor(key) for key in keys}
-    found = dict.fromkeys(key.partition("/")[2] for key in tensors)
-    distribution = Distribution({site: _moments(path, tensors, site) for site in sorted(found)}, record)
+    names = dict.fromkeys(key.partition("/")[2] for key in tensors)
+    distribution = Distribution({site: _moments(path, tensors, site) for site in sorted(names)}, record)
     if len({moments.count for moments in distribution.sites.values()}) > 1:
         raise _damaged(path, "its sites are of different numbers of inputs")
     return distribution
 
 
 def agree(records: Sequence[tuple[Path, FeatureRecord]]) -> None:
-    """Check that distributions can be compared with one another.
+    """Check that distributions can be compared.
 
     Args:
-        records: Where each is, and its record; any number.
+        records: The path and the record of each; any number of them.
 
     Raises:
         MismatchError: If two were taken differently, or from different base models.
@@ -187,34 +187,41 @@ def agree(records: Sequence[tuple[Path, FeatureRecord]]) -> None:
         if not same_base(record.base_model.raw, first.base_model.raw):
             raise MismatchError(
                 f"the distributions of {first_path} and {path} come from different base models "
-                f"({first.base_model.id} and {record.base_model.id}); make one of them again"
+                f"({first.base_model.id} and {record.base_model.id}); make one of them again",
+                code="base-models-differ",
             )
         for key in COMPARABLE:
             if record.raw[key] != first.raw[key]:
                 raise MismatchError(
                     f"the distributions of {first_path} and {path} do not compare: {key} {first.raw[key]} and {record.raw[key]}; "
-                    f"run `clora stat-features --force --{key} …` on one of them"
+                    f"run `clora stat-features --force --{key} …` on one of them",
+                    code="feature-distributions-incomparable",
                 )
 
 
 def _record(path: Path, metadata: Mapping[str, str]) -> FeatureRecord:
     try:
-        found = parse_json(metadata[_KEY])
-        schema = found["schema"]
+        content = parse_json(metadata[_KEY])
+        schema = content["schema"]
     except (KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path} is no feature distribution: it lacks clora's record; {_MEND}") from error
+        raise ArtifactError(
+            f"{path} is no feature distribution: it lacks clora's record; {_MEND}", code="not-a-feature-distribution"
+        ) from error
     if schema != SCHEMA:
-        raise ArtifactError(f"{path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or {_MEND}")
-    missing = [entry.key for entry in FeatureRecord.entries() if not entry.optional and entry.key not in found]
-    if missing or not isinstance(found["base_model"], dict) or "fingerprint" not in found["base_model"]:
+        raise ArtifactError(
+            f"{path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or {_MEND}",
+            code="format-not-supported",
+        )
+    missing = [entry.key for entry in FeatureRecord.entries() if not entry.optional and entry.key not in content]
+    if missing or not isinstance(content["base_model"], dict) or "fingerprint" not in content["base_model"]:
         raise _damaged(path, f"no {', '.join(missing) or 'fingerprint of the base model'}")
-    if odd := FeatureRecord.wrong(found):
-        raise _damaged(path, f"{odd} of its record is not what it should be")
-    return FeatureRecord(found)
+    if odd := FeatureRecord.wrong(content):
+        raise _damaged(path, f"{odd} of its record has a wrong value")
+    return FeatureRecord(content)
 
 
 def _check_sum(path: Path, file: Any, record: FeatureRecord) -> None:
-    """Compare all numbers with the checksum, tensor by tensor; once in a process while the file stays as it is."""
+    """Verify the checksum, tensor by tensor; once per process as long as the file does not change."""
     now = path.stat()
     mark = (str(path.absolute()), now.st_ino, now.st_size, now.st_mtime_ns)
     if mark in _checked:
@@ -253,7 +260,7 @@ def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def _damaged(path: Path, why: str) -> ArtifactError:
-    return ArtifactError(f"feature distribution {path} is damaged: {why}; {_MEND}")
+    return ArtifactError(f"feature distribution {path} is damaged: {why}; {_MEND}", code="feature-distribution-damaged")
 
 
 @contextlib.contextmanager
@@ -264,5 +271,6 @@ def _opened(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise ArtifactError(
             f"adapter {path.parent} has no feature distribution; "
-            f"give it one with `clora stat-features {path.parent} --data <its task>`"
+            f"give it one with `clora stat-features {path.parent} --data <its task>`",
+            code="feature-distribution-missing",
         ) from None

@@ -1,7 +1,7 @@
-"""Subspaces of one LoRA (layer L1): which entries of a factor an adapter owns, packed on disk, added up to a ledger.
+"""Subspaces of one LoRA (layer L1): which entries of a factor each adapter owns, as packed masks and as a ledger.
 
 A *mask* marks the entries of a site's ``lora_B`` (or ``lora_A``) that an adapter was trimmed to; all others are exactly
-zero. Adapters that share one ``lora_A`` and whose masks of ``lora_B`` do not overlap are views of a single LoRA: their
+zero. Adapters that share one ``lora_A`` and have disjoint masks of ``lora_B`` are parts of a single LoRA: their
 sum is that LoRA, bit by bit, and its *ledger* says which task owns which share of it and what is idle.
 """
 
@@ -36,7 +36,7 @@ def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
     """Undo ``pack``.
 
     Raises:
-        ValueError: If so many bytes are not a mask of that shape.
+        ValueError: If the bytes do not make a mask of that shape.
     """
     entries = int(np.prod(shape))
     if packed.dtype != torch.uint8 or tuple(packed.shape) != (-(-entries // 8),):
@@ -71,17 +71,20 @@ def _masks(
         try:
             masks[site] = unpack(packed, values.shape)
         except ValueError as error:
-            raise ArtifactError(f"adapter {member.path} is damaged: the mask at '{site}': {error}") from error
+            raise ArtifactError(
+                f"adapter {member.path} is damaged: the mask at '{site}': {error}", code="mask-damaged"
+            ) from error
         if bool(values.masked_fill(masks[site], 0).any()):
             raise ArtifactError(
-                f"adapter {member.path} is damaged: lora_{side} at '{site}' is not zero outside its mask; make it again"
+                f"adapter {member.path} is damaged: lora_{side} at '{site}' is not zero outside its mask; make it again",
+                code="entries-outside-mask",
             )
     return masks
 
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """Who owns which entries of ``lora_B`` in a LoRA that tasks share.
+    """Which task owns which entries of ``lora_B`` in a LoRA that tasks share.
 
     Attributes:
         tasks: The owners' names, by number.
@@ -104,7 +107,7 @@ class Ledger:
 
     @property
     def idle(self) -> int:
-        """Number of entries that nobody owns."""
+        """Number of entries without an owner."""
         return self.size - sum(self.owned)
 
     @property
@@ -114,14 +117,14 @@ class Ledger:
 
     def by_site(self) -> dict[str, tuple[float, ...]]:
         """Return, for each site, each task's share of the site's entries, then the idle share."""
-        found = {}
+        shares = {}
         for site, owner in self.owners.items():
             idle, *owned = (count / owner.numel() for count in self._counts({site: owner}))
-            found[site] = (*owned, idle)
-        return found
+            shares[site] = (*owned, idle)
+        return shares
 
     def idle_at(self, site: str) -> Tensor:
-        """Return which entries of a site nobody owns, shape (out, rank), bool."""
+        """Return the entries of a site without an owner, shape (out, rank), bool."""
         return self.owners[site] == 0
 
     def _counts(self, owners: Mapping[str, Tensor]) -> list[int]:
@@ -132,12 +135,12 @@ class Ledger:
 
 
 def read_ledger(members: Sequence[AdapterFolder]) -> Ledger:
-    """Read who owns what among adapters that are views of one LoRA; one is held in memory at a time.
+    """Read the ledger of adapters that are parts of one LoRA, holding one adapter in memory at a time.
 
     Raises:
         ArtifactError: If a member's mask is damaged.
-        MismatchError: If a member has no masks, stands on another ``lora_A``, scaling or set of layers, or owns an entry that
-            an earlier one owns.
+        MismatchError: If a member has no masks, has another ``lora_A``, scaling or set of layers, or owns an entry of an
+            earlier one.
     """
     owners: dict[str, Tensor] = {}
     for number, member in enumerate(members, start=1):
@@ -146,7 +149,8 @@ def read_ledger(members: Sequence[AdapterFolder]) -> Ledger:
         if set(masks) != set(factors):
             raise MismatchError(
                 f"{member.path} owns no part of a shared LoRA: it has no masks in state.clora; "
-                "train into another --package"
+                "train into another --package",
+                code="no-shared-lora-masks",
             )
         if number == 1:
             first = factors
@@ -155,10 +159,14 @@ def read_ledger(members: Sequence[AdapterFolder]) -> Ledger:
             same = site in owners and factor.scaling == first[site].scaling and torch.equal(factor.a, first[site].a)
             if not same or len(factors) != len(owners):
                 raise MismatchError(
-                    f"{member.path} and {members[0].path} are no parts of one LoRA: their lora_A, scaling or layers differ"
+                    f"{member.path} and {members[0].path} are no parts of one LoRA: their lora_A, scaling or layers differ",
+                    code="shared-lora-parts-differ",
                 )
             if bool((owners[site][masks[site]] != 0).any()):
                 other = members[int(owners[site][masks[site]].max()) - 1]
-                raise MismatchError(f"{member.path} and {other.path} both own entries of lora_B at '{site}'")
+                raise MismatchError(
+                    f"{member.path} and {other.path} both own entries of lora_B at '{site}'",
+                    code="shared-lora-masks-overlap",
+                )
             owners[site][masks[site]] = number
     return Ledger(tuple(member.task for member in members), owners)

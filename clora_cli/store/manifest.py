@@ -1,4 +1,4 @@
-"""``clora.json``: where an adapter comes from (layer L1)."""
+"""``clora.json``: the origin of an adapter (layer L1)."""
 
 from __future__ import annotations
 
@@ -96,27 +96,32 @@ class Manifest(Record):
         schema = manifest.get("schema")
         if schema != SCHEMA:
             raise ArtifactError(
-                f"adapter {path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again"
+                f"adapter {path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again",
+                code="format-not-supported",
             )
         missing = [entry.key for entry in cls.entries() if not entry.optional and entry.key not in manifest]
         if missing:
             raise ArtifactError(
-                f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again"
+                f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again",
+                code="manifest-damaged",
             )
         if odd := _odd(manifest):
             raise ArtifactError(
-                f"manifest {path / MANIFEST} is damaged: {odd} is not what it should be; restore it or make it again"
+                f"manifest {path / MANIFEST} is damaged: {odd} has a wrong value; restore it or make it again",
+                code="manifest-damaged",
             )
         for file, digest in manifest["files"].items():
             if not (path / file).is_file():
                 raise ArtifactError(
-                    f"adapter {path} is damaged: {file} is missing; restore it or train the adapter again"
+                    f"adapter {path} is damaged: {file} is missing; restore it or train the adapter again",
+                    code="adapter-file-missing",
                 )
             if _digest(path / file) != digest:
-                if told := stand_in(path / file):
-                    raise ArtifactError(f"{path / file} {told}")
+                if problem := stand_in(path / file):
+                    raise ArtifactError(f"{path / file} {problem}", code="file-is-stand-in")
                 raise ArtifactError(
-                    f"adapter {path} is damaged: {file} is not the file that was written; restore it or train again"
+                    f"adapter {path} is damaged: {file} is not the file that was written; restore it or train again",
+                    code="adapter-file-changed",
                 )
         return cls(manifest)
 
@@ -127,20 +132,20 @@ class Manifest(Record):
 
     @property
     def data_names(self) -> list[str]:
-        """What ``--data`` names its tasks: one, or all those of a merge."""
+        """The names that ``--data`` has for its tasks: one, or those of all merged adapters."""
         return list(self.data.merged or [self.data.name])
 
     def changes(self, recipe: Mapping[str, Any]) -> str:
-        """Name what differs between a recipe and what made this adapter; nothing if it would make the same one.
+        """Name the differences between a recipe and the one that made this adapter; empty if it would make the same one.
 
-        A base model that was saved again is the same one, and a checksum of rows that is withheld differs from none.
+        A base model that was saved again is still the same, and a withheld checksum of rows equals any.
         """
-        base, known = recipe.get("base_model", {}), self.base_model.raw
-        same = "fingerprint" in base and same_base(base, known)
-        return differences(as_withheld({**recipe, "base_model": known} if same else recipe, self.raw), self.raw)
+        base, own = recipe.get("base_model", {}), self.base_model.raw
+        same = "fingerprint" in base and same_base(base, own)
+        return differences(as_withheld({**recipe, "base_model": own} if same else recipe, self.raw), self.raw)
 
 
-# A merge has none of these: it was not trained, and may be of folders that record no fingerprint.
+# Entries that a merge lacks: it was not trained, and may combine folders that record no fingerprint.
 _OF_A_TRAINING: tuple[str, ...] = (
     "base_model.fingerprint",
     "data.source",
@@ -152,7 +157,7 @@ _OF_A_TRAINING += ("data.train_rows",)
 
 
 def manifest_text(entries: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Return what ``clora.json`` is to hold: entries of a new adapter, with the checksums of its files."""
+    """Return the content of ``clora.json``: the entries of a new adapter, with the checksums of its files."""
     return to_json({**entries, "schema": SCHEMA, "files": files})
 
 
@@ -160,11 +165,13 @@ def _digest(path: Path) -> str:
     try:
         return sha256(path)
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {reason(error)}; make it readable") from error
+        raise ArtifactError(
+            f"{path} cannot be read: {reason(error)}; make it readable", code="path-unreadable"
+        ) from error
 
 
 def _odd(manifest: Mapping[str, Any]) -> str | None:
-    """Return the name of an entry that is missing or not what it should be."""
+    """Return the name of an entry that is missing or has a wrong value."""
     if odd := Manifest.wrong(manifest):
         return odd
     needed = () if "merged" in manifest["data"] else _OF_A_TRAINING

@@ -27,17 +27,17 @@ def find_base(
 ) -> ModelReference:
     """Find the base model to use with adapters: the one that the user gives, else the one that they name.
 
-    Anybody may have written what an adapter names. It is followed to a folder and, with a note, to the Hub; into the
+    Anybody may have written the name in an adapter. It is followed to a folder and, with a note, to the Hub; but into the
     adapter's own folder only if the user gives it.
 
     Args:
-        members: The adapters; where none is given, the first of them that names a base model counts.
-        given: What ``--model`` gives.
+        members: The adapters; without ``given``, the first that names a base model counts.
+        given: The value of ``--model``.
         revision: Hub commit, branch or tag.
-        progress: Told where an adapter's word leads to the Hub.
+        progress: Where to note that an adapter's name leads to the Hub.
 
     Raises:
-        OptionError: If no model is given and none is named, or it lies within the adapter that names it.
+        OptionError: If no model is given or named, or it lies inside the adapter that names it.
         ArtifactError: As ``find_model``.
     """
     if given:
@@ -51,7 +51,7 @@ def find_base(
 
 
 def base_at_hand(members: Iterable[AdapterFolder]) -> ModelReference | None:
-    """Return the base model that adapters name, if it is a folder here, and the model that they were trained on."""
+    """Return the base model that adapters name, if it is a local folder and indeed the model that they were trained on."""
     try:
         name, _ = _named(members)
         reference = find_model(name) if is_local(name) else None
@@ -66,38 +66,39 @@ def _named(members: Iterable[AdapterFolder]) -> tuple[str, AdapterFolder]:
     """Return the first base model that an adapter names, and that adapter."""
     member = next((member for member in members if member.base.get("id")), None)
     if member is None:
-        raise OptionError("no adapter says which base model it stands on; pass --model")
+        raise OptionError("no adapter names its base model; pass --model", code="base-model-unknown")
     name = str(member.base["id"])
     if is_local(name) and Path(name).resolve().is_relative_to(member.path.resolve()):
         raise OptionError(
-            f"adapter {member.path} names a base model within its own folder ('{name}'), which anybody may have put "
-            f"there; pass --model {name} if that is meant"
+            f"adapter {member.path} names a base model inside its own folder ('{name}'), which is not trusted; "
+            f"pass --model {name} if you trust it",
+            code="base-model-inside-adapter",
         )
     return name, member
 
 
 def marks(members: Iterable[AdapterFolder]) -> dict[str, dict[str, str]]:
-    """Return what tells adapters from others, wherever their folders are: by task, the checksums of their files."""
-    found: dict[str, dict[str, str]] = {}
+    """Return what identifies adapters, wherever their folders are: for each task, the checksums of its files."""
+    identities: dict[str, dict[str, str]] = {}
     for number, member in enumerate(members, start=1):
         files = dict(member.files or {member.weights.name: member.digest})
         if member.features.is_file():
             files[member.features.name] = sha256(member.features)
-        found[member.task if member.task not in found else f"{member.task} ({number})"] = files
-    return found
+        identities[member.task if member.task not in identities else f"{member.task} ({number})"] = files
+    return identities
 
 
 def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: bool = True) -> list[AdapterFolder]:
-    """Read adapter folders, or packages of them, as one sequence ordered by stage, all as they were at one moment.
+    """Read adapter folders, or packages of them, as one sequence ordered by stage, as they were at a single moment.
 
     Args:
-        paths: Adapter folders and packages, in any mixture. Bare PEFT folders follow the staged ones, as given.
+        paths: Adapter folders and packages, in any mixture. Bare PEFT folders follow the staged ones, in the order given.
         missing_ok: Whether a path that does not exist counts as an empty package.
-        distinct: Whether no two may have the same task.
+        distinct: Whether to refuse two adapters of the same task.
 
     Raises:
         ArtifactError: If a path is missing or holds no adapter, or a member is damaged.
-        MismatchError: If two members stand on different base models, or two have the same task.
+        MismatchError: If two members have different base models, or the same task.
     """
     paths = list(paths)
     members = steady(
@@ -113,12 +114,12 @@ def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: b
 
 
 def changed(package: Path, members: Iterable[AdapterFolder]) -> bool:
-    """Tell whether a package now holds other adapters than those that were read from it."""
+    """Tell whether a package no longer holds the adapters that were read from it."""
     return _listing(package) != {member.path.name: member.seen for member in members}
 
 
 def _listing(path: Path) -> dict[str, Identity | None]:
-    """Return which adapters there are at a path now, by name."""
+    """Return the adapters that are at a path now, by name."""
     if is_adapter(path):
         return {path.name: identity(path)}
     with contextlib.suppress(OSError):
@@ -134,23 +135,25 @@ def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:
         if missing_ok:
             return []
         raise ArtifactError(
-            f"package {path} does not exist; train a first task with `clora train-task --package {path} …`"
+            f"package {path} does not exist; train a first task with `clora train-task --package {path} …`",
+            code="package-missing",
         )
     if not path.is_dir():
-        raise ArtifactError(f"{path} is neither an adapter folder nor a package of them")
-    found = sorted(folder for folder in path.iterdir() if not folder.name.startswith(".") and is_adapter(folder))
-    if not found and not missing_ok:
-        raise ArtifactError(f"package {path} holds no adapter folder")
-    return found
+        raise ArtifactError(f"{path} is neither an adapter folder nor a package of them", code="not-a-package")
+    folders = sorted(folder for folder in path.iterdir() if not folder.name.startswith(".") and is_adapter(folder))
+    if not folders and not missing_ok:
+        raise ArtifactError(f"package {path} holds no adapter folder", code="package-empty")
+    return folders
 
 
 def _check_same_base(members: Sequence[AdapterFolder]) -> None:
-    known = [member for member in members if "fingerprint" in member.base]
-    for member in known[1:]:
-        if not same_base(member.base, known[0].base):
+    fingerprinted = [member for member in members if "fingerprint" in member.base]
+    for member in fingerprinted[1:]:
+        if not same_base(member.base, fingerprinted[0].base):
             raise MismatchError(
-                f"{known[0].path} and {member.path} stand on different base models "
-                f"({known[0].base['id']} and {member.base['id']}); give adapters of one base model"
+                f"{fingerprinted[0].path} and {member.path} stand on different base models "
+                f"({fingerprinted[0].base['id']} and {member.base['id']}); give adapters of one base model",
+                code="base-models-differ",
             )
 
 
@@ -159,6 +162,7 @@ def _check_distinct(members: Sequence[AdapterFolder]) -> None:
     for member in members:
         if member.task in seen:
             raise MismatchError(
-                f"{seen[member.task]} and {member.path} both hold task '{member.task}'; give one of them"
+                f"{seen[member.task]} and {member.path} both hold task '{member.task}'; give one of them",
+                code="task-twice",
             )
         seen[member.task] = member.path

@@ -1,4 +1,4 @@
-"""Which adapters inputs went to, added up by task (layer L1): what routing finds and reports show."""
+"""Which adapters inputs were routed to, counted by task (layer L1); reports show them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Routes:
-    """Where the inputs of tasks went.
+    """Which adapters the inputs of each task were routed to.
 
     Attributes:
         adapters: The adapters' names, in the package's order.
-        tasks: The inputs' tasks: those that an adapter knows in the adapters' order, then others as they came; "" for
-            inputs whose task is not known.
+        tasks: The inputs' tasks: those that an adapter knows, in the adapters' order, then others in order of appearance; ""
+            for inputs whose task is not known.
         knows: For each task, the numbers from 0 of the adapters that know it.
         counts: Inputs of a task that chose an adapter, (task, adapter).
         abstained: For each task, its inputs that went to the base model.
-        weights: Mean weight over a task's inputs and over deciding sites, (task, adapter), in [0, 1]; rows sum to 1 but
-            for the share of inputs that abstained.
-        panels: The same for part of the deciding sites, by the part's name, such as ``layer 3 v_proj``; empty if there is
-            only one part, or nobody asked.
+        weights: Mean weight over a task's inputs and over deciding sites, (task, adapter), in [0, 1]; rows sum to 1 minus
+            the share of inputs that abstained.
+        panels: The same for parts of the deciding sites, by name, such as ``layer 3 v_proj``; empty if there is only one
+            part, or none was requested.
         settings: How inputs chose: ``similarity``, ``top_k``, ``temperature`` and the like.
     """
 

@@ -1,4 +1,4 @@
-"""Where inputs went, as the JSON file that ``clora route --confusion`` writes (layer L1; docs/package-format.md)."""
+"""Routes as the JSON file that ``clora route --confusion`` writes (layer L1; docs/package-format.md)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _WANTED: Mapping[str, Check] = {
     "known_by": listed(listed(name)),
     "counts": listed(listed(whole())),
     "abstained": listed(whole()),
-    "weights": listed(listed(number(0, 1.001))),  # rounded ones add up to a little more
+    "weights": listed(listed(number(0, 1.001))),  # rounded weights may add up to a little more than 1
     "settings": _SETTINGS,
 }
 
 
 def routes_json(routes: Routes) -> dict[str, Any]:
-    """Return the confusion matrix and the mean weights of all inputs whose task is known as a JSON object.
+    """Return the confusion matrix and the mean weights of all inputs whose task is known, as a JSON object.
 
     ``counts`` and ``weights`` have a row for each of ``tasks`` and a column for each of ``adapters``; ``accuracy`` is null
     for tasks that no adapter knows.
@@ -58,7 +58,7 @@ def routes_json(routes: Routes) -> dict[str, Any]:
 
 
 def read_routes(path: Path) -> Routes:
-    """Read what ``routes_json`` returned from a file; it has no panels.
+    """Read a file of what ``routes_json`` returned; it has no panels.
 
     Raises:
         ArtifactError: If it is missing or damaged.
@@ -68,7 +68,7 @@ def read_routes(path: Path) -> Routes:
     if not broken and not {name for names in content["known_by"] for name in names} <= set(content["adapters"]):
         broken = "known_by"
     if broken:
-        raise _damage(path, f"{broken} is not what it should be")
+        raise _damage(path, f"{broken} has a wrong value")
     routes = _routes(content)
     rows = (routes.knows, routes.counts, routes.abstained, routes.weights)
     columns = {len(row) for row in (*routes.counts, *routes.weights)}
@@ -91,4 +91,6 @@ def _routes(content: Mapping[str, Any]) -> Routes:
 
 
 def _damage(path: Path, reason: str) -> ArtifactError:
-    return ArtifactError(f"routes file {path} is damaged ({reason}); write it again with `clora route`")
+    return ArtifactError(
+        f"routes file {path} is damaged ({reason}); write it again with `clora route`", code="routes-file-damaged"
+    )

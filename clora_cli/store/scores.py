@@ -1,8 +1,8 @@
-"""The scores file: what each stage of a run scores on each task (layer L1).
+"""The scores file: the score of each stage of a run on each task (layer L1).
 
 ``clora eval`` writes it, ``clora report`` reads it. One file holds one or more rows of the stage x task matrix: row
 ``stage`` is the package after learning its ``stage``-th task, row 0 the base model alone. All scores are percentages.
-A file that this module cannot account for entry by entry is refused with its place and the mend.
+A file with any wrong entry is refused; the message names the entry and what to do.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ _SETTINGS: Mapping[str, Check] = {
     "route?": each(scalar),
     "calibrate?": listed(name),
 }
-# What graded where a file does not say.
+# The normaliser of files that do not name one.
 _FIRST = {"exact-match": "english/1", "label-rank": "english/1", "rouge-l": "english-words/1"}
-_ROUNDING = 0.06  # percent points: what one decimal place may hide between a value and its correct / total
+_ROUNDING = (
+    0.06  # percentage points: rounding to one decimal place may separate a value from its correct / total by this much
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class BaseRef:
 
     Attributes:
         id: Its name, for people.
-        fingerprint: Of its content, for comparisons.
+        fingerprint: The fingerprint of its content, for comparisons.
     """
 
     id: str
@@ -60,11 +62,11 @@ class BaseRef:
 
 @dataclass(frozen=True)
 class AdapterRef:
-    """An adapter that took part.
+    """An adapter that was scored.
 
     Attributes:
         task: Its task.
-        sha256: Of its weights.
+        sha256: The checksum of its weights.
     """
 
     task: str
@@ -83,10 +85,10 @@ class TaskScore:
         correct: Number of rows that were right; null for a graded metric such as Rouge-L.
         empty: Number of scored rows whose prediction was empty.
         dropped: Number of test rows left out for having no usable reference; not part of ``total``.
-        per_row: Each scored row's own score, in [0, 1], in the task's order; their mean is ``value / 100``. Empty in files
-            that do not say.
-        normaliser: Name and version of what made texts comparable; empty in files that do not say.
-        cut: Number of answers that were graded although they had not ended when they were cut off.
+        per_row: The score of each row, in [0, 1], in the task's order; their mean is ``value / 100``. Empty in files without
+            them.
+        normaliser: Name and version of the text normalisation; empty in files without it.
+        cut: Number of graded answers that were cut off before they ended.
     """
 
     metric: str
@@ -102,16 +104,16 @@ class TaskScore:
 
     @property
     def graded_by(self) -> str:
-        """The normaliser: of a file that does not say, the one of its time."""
+        """The normaliser; for a file that does not name one, the normaliser of its time."""
         return self.normaliser or _FIRST.get(self.metric, "none")
 
     @property
     def yardstick(self) -> str:
-        """What two scores of a task must have in common to be compared, in words."""
+        """What two scores of a task must share to be comparable, in words."""
         return f"{self.metric} ({self.formula}; normaliser {self.graded_by}) on {self.total} rows"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object; what came with a later version is left out where it says nothing."""
+        """Return the JSON object; entries of later versions are left out if they are empty."""
         content = asdict(self)
         return {key: value for key, value in content.items() if value or key not in {"normaliser", "cut"}}
 
@@ -146,7 +148,7 @@ class Scores:
         order: Tasks of the package's members in the order they were learned, without repetition.
         rows: The rows; each row's ``after`` is in ``order``.
         source: The file that this was read from, for messages; not part of the file.
-        settings: What else decided the scores: rows, lengths, types, how inputs chose; empty in files that do not say.
+        settings: Other settings that decided the scores: rows, lengths, types, routing; empty in files without them.
     """
 
     base: BaseRef
@@ -172,27 +174,27 @@ def read_scores(path: str | Path) -> Scores:
     """Read and check a scores file.
 
     Raises:
-        ArtifactError: If it is missing, damaged, of an unknown version, or says what cannot be true.
+        ArtifactError: If it is missing, damaged, of an unknown version, or contradicts itself.
     """
     path = Path(path)
     return _scores(path, read_json(path, "scores file"))
 
 
 def write_scores(scores: Scores, path: str | Path) -> None:
-    """Write a scores file whole or not at all; the parent folder is made.
+    """Write a scores file atomically; the parent folder is made.
 
     Raises:
         ArtifactError: If the scores could not be read back, such as a value outside [0, 100].
-        CloraError: If the place cannot be written.
+        CloraError: If the file cannot be written.
     """
     path = Path(path)
-    _scores(path, json.loads(json.dumps(scores.to_dict())))  # whatever is written can be read
+    _scores(path, json.loads(json.dumps(scores.to_dict())))  # only what can be read again is written
     write_text(path, to_json(scores.to_dict()))
 
 
 @dataclass(frozen=True)
 class _Node:
-    """A JSON object with its place in the file, so that every fault is named by file and place."""
+    """A JSON object with its place in the file, to name file and place in every error."""
 
     path: Path
     place: str
@@ -200,7 +202,10 @@ class _Node:
 
     def fault(self, key: str, problem: str) -> NoReturn:
         place = f"{self.place}.{key}".strip(".")
-        raise ArtifactError(f"{self.path}: {place} {problem}; write it again with `clora eval … -o {self.path}`")
+        raise ArtifactError(
+            f"{self.path}: {place} {problem}; write it again with `clora eval … -o {self.path}`",
+            code="scores-file-damaged",
+        )
 
     def text(self, key: str) -> str:
         value = self.data.get(key)
@@ -236,9 +241,15 @@ class _Node:
 def _scores(path: Path, content: dict[str, Any]) -> Scores:
     schema = content.get("schema")
     if not isinstance(schema, str) or not schema.startswith("clora.scores/"):
-        raise ArtifactError(f"{path}: not a scores file (no schema '{SCHEMA}'); give the file that `clora eval` wrote")
+        raise ArtifactError(
+            f"{path}: not a scores file (no schema '{SCHEMA}'); give the file that `clora eval` wrote",
+            code="not-a-scores-file",
+        )
     if schema != SCHEMA:
-        raise ArtifactError(f"{path}: schema '{schema}' is not '{SCHEMA}'; upgrade clora or run `clora eval` again")
+        raise ArtifactError(
+            f"{path}: schema '{schema}' is not '{SCHEMA}'; upgrade clora or run `clora eval` again",
+            code="format-not-supported",
+        )
     top = _Node(path, "", content)
     base = top.node("base", content.get("base"))
     order = _order(top)
@@ -269,7 +280,7 @@ def _order(top: _Node) -> tuple[str, ...]:
 def _settings(top: _Node) -> dict[str, Any]:
     settings = top.node("settings", top.data.get("settings", {}))
     if odd := wrong(settings.data, _SETTINGS):
-        settings.fault(odd, "is not what it should be")
+        settings.fault(odd, "has a wrong value")
     return settings.data
 
 

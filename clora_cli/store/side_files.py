@@ -1,6 +1,6 @@
-"""Files beside an adapter's weights (layer L1): what they are called, and what they were called before.
+"""Files beside an adapter's weights (layer L1): their names, and their former names.
 
-They hold tensors in the safetensors format. Their ending is another: servers take every ``*.safetensors`` of a folder for
+They hold tensors in the safetensors format, under another ending: servers take every ``*.safetensors`` in a folder for
 weights.
 """
 
@@ -17,7 +17,7 @@ _CURRENT = {former: name for name, former in _FORMER.items()}
 
 
 def side_file(folder: Path, name: str) -> Path:
-    """Return where a side file of an adapter folder is, or would be written.
+    """Return the path of a side file of an adapter folder, whether or not it exists.
 
     Args:
         folder: The adapter folder.
@@ -28,10 +28,10 @@ def side_file(folder: Path, name: str) -> Path:
 
 
 def former_name(name: str) -> str:
-    """Return what clora 0.1 called a side file."""
+    """Return clora 0.1's name for a side file."""
     return _FORMER[name]
 
 
 def current_name(name: str) -> str:
-    """Return what a file of an adapter folder is called now; most are called what they always were."""
+    """Return the present name of a file of an adapter folder; most names have not changed."""
     return _CURRENT.get(name, name)

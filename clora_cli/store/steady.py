@@ -1,7 +1,7 @@
-"""Reading what others may replace meanwhile: all of it as it was at one moment, without a lock (layer L1).
+"""Read consistently what others may replace meanwhile, without a lock (layer L1).
 
-A folder is replaced as a whole, so that a file of it tells one adapter from the next at its path. What was read between
-two looks at that file which show the same is of one adapter.
+A folder is always replaced as a whole, so the identity of one file in it identifies the adapter at its path. If that
+identity is the same before and after reading, everything read belongs to one adapter.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _PAUSE = 0.02  # seconds
 
 
 def identity(path: Path) -> Identity | None:
-    """Return what tells an adapter folder from any other that is or will be at its path; None if there is none."""
-    return next((found for name in _ANCHORS if (found := mark(path / name)) is not None), None)
+    """Return the identity of the adapter folder at a path, which no other folder there will have; None if there is none."""
+    return next((stamp for name in _ANCHORS if (stamp := mark(path / name)) is not None), None)
 
 
 def mark(file: Path) -> Identity | None:
-    """Return what tells a file from any other that is or will be at its path; None if there is none."""
+    """Return the identity of the file at a path, which no other file there will have; None if there is none."""
     try:
         found = file.stat()
     except OSError:
@@ -41,10 +41,10 @@ def mark(file: Path) -> Identity | None:
 
 @contextlib.contextmanager
 def unchanged(path: Path, seen: Identity | None) -> Iterator[None]:
-    """Check that what a block reads in an adapter folder is of the one that was seen there.
+    """Check that a block reads from the same adapter folder that was seen before.
 
     Raises:
-        ReplacedError: If another has taken its place, or it is gone.
+        ReplacedError: If it was replaced or removed.
     """
     cause: Exception | None = None
     try:
@@ -54,23 +54,25 @@ def unchanged(path: Path, seen: Identity | None) -> Iterator[None]:
         raise
     finally:
         if seen is not None and identity(path) != seen:
-            raise ReplacedError(f"adapter {path} was replaced or removed while it was read; try again") from cause
+            raise ReplacedError(
+                f"adapter {path} was replaced or removed while it was read; try again", code="replaced-while-read"
+            ) from cause
 
 
 def steady(
     read: Callable[[], _Read], look: Callable[[], object], places: Sequence[Path], *, listed: bool = False
 ) -> _Read:
-    """Read until nothing changed meanwhile.
+    """Read again until nothing changed during the reading.
 
     Args:
         read: Reads; may be called several times.
-        look: Returns what would differ if something were replaced.
+        look: Returns an identity that changes if anything is replaced.
         places: The folders in which folders may be replaced.
-        listed: Whether what is read is what is in them: then a folder that is not there for an instant matters.
+        listed: Whether the content of these folders is listed: then a folder that is missing for an instant matters.
 
     Raises:
-        ReplacedError: If something is replaced all the time.
-        CloraError: What ``read`` raises on what does not change.
+        ReplacedError: If something keeps being replaced.
+        CloraError: As ``read`` raises it when nothing changes.
     """
     for _ in range(_TURNS):
         before = look()
@@ -80,17 +82,19 @@ def steady(
             if look() == before and not _under_way(places):
                 if isinstance(error, OSError):
                     where = error.filename or places[0]
-                    raise ArtifactError(f"{where} cannot be read: {error.strerror}; make it readable") from error
+                    raise ArtifactError(
+                        f"{where} cannot be read: {error.strerror}; make it readable", code="path-unreadable"
+                    ) from error
                 raise
         else:
             if look() == before and not (listed and _under_way(places)):
                 return found
         time.sleep(random.uniform(0, _PAUSE))
-    raise ReplacedError(f"{places[0]} changes all the time; try again when its writer is done")
+    raise ReplacedError(f"{places[0]} keeps changing; try again when its writer is done", code="replaced-while-read")
 
 
 def _under_way(places: Sequence[Path]) -> bool:
-    """Tell whether a living process has just moved something aside, to put another in its place."""
+    """Tell whether a living process is just replacing something: has moved it aside."""
     for place in places:
         with contextlib.suppress(OSError):
             owners = [parse_owner(path.name[len(OLD) : -9]) for path in place.glob(f"{OLD}*")]

@@ -33,25 +33,25 @@ __all__ = [
 ]
 
 _CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_LONGEST = 1 << 25  # bytes of a header: an adapter of 90,000 factors, one an expert, takes half
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how the library's Rust spells an errno
-_LARGEST = 1e6  # magnitude of what is trained: the weights of models end near 100, float16 at 65,504
+_LONGEST = 1 << 25  # bytes of a header: an adapter with 90,000 factors, one per expert, needs half of it
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how the Rust library spells an errno
+_LARGEST = 1e6  # largest plausible magnitude: model weights stay near 100, float16 ends at 65,504
 _ENTRY = {"dtype": name, "shape": listed(whole()), "data_offsets": listed(whole())}
 
 
 def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Read what a safetensors file holds, without torch and without its tensors: 140 GB take milliseconds.
+    """Read the header of a safetensors file, without torch and without its tensors: 140 GB take milliseconds.
 
     Returns:
         Name to ``dtype``, ``shape`` and ``data_offsets``, and the byte at which the tensors begin.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is no such file, or ends before its last tensor does.
+        ValueError: If it is not a safetensors file, or ends before its last tensor.
     """
     with open_regular(path) as file:
         length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
-        header = parse_json(file.read(min(length, size, _LONGEST)))  # a damaged length may be any
+        header = parse_json(file.read(min(length, size, _LONGEST)))  # a damaged length may be any number
     if not isinstance(header, dict):
         raise ValueError("no header of a safetensors file")
     header.pop("__metadata__", None)
@@ -66,7 +66,7 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
 
 @contextlib.contextmanager
 def opened(path: Path, what: str, mend: str) -> Iterator[Any]:
-    """Open a safetensors file whose header is in order, for reading tensor by tensor.
+    """Open a safetensors file for reading tensor by tensor, after checking its header.
 
     Args:
         path: The file.
@@ -78,7 +78,7 @@ def opened(path: Path, what: str, mend: str) -> Iterator[Any]:
 
     Raises:
         FileNotFoundError: If it is not there.
-        ArtifactError: If it is damaged, or no regular file.
+        ArtifactError: If it is damaged, or not a regular file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -89,11 +89,13 @@ def opened(path: Path, what: str, mend: str) -> Iterator[Any]:
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError) as error:
-        raise ArtifactError(f"{what} {path} is damaged ({reason(error)}); {mend}") from error
+        raise ArtifactError(
+            f"{what} {path} is damaged ({reason(error)}); {mend}", code="tensor-file-damaged"
+        ) from error
 
 
 def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield a safetensors file's tensors, no two of them held at once.
+    """Yield a safetensors file's tensors, holding one at a time.
 
     Raises:
         ArtifactError: If the file is missing or damaged.
@@ -104,7 +106,7 @@ def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
             for key in file.keys():
                 yield key, file.get_tensor(key)
     except FileNotFoundError:
-        raise ArtifactError(f"tensor file {path} does not exist; {mend}") from None
+        raise ArtifactError(f"tensor file {path} does not exist; {mend}", code="tensor-file-missing") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -117,20 +119,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _odd_numbers(tensors: Iterable[tuple[str, Tensor]], most: float = _LARGEST) -> str | None:
-    """Name a tensor with numbers that no training leaves behind, which would spoil every answer in silence; None without.
+    """Name a tensor with numbers that no sound training produces, which would silently spoil every answer; None if none.
 
     Args:
-        tensors: Names and tensors; those of whole numbers are passed over.
-        most: The largest magnitude; what is not finite is beyond any.
+        tensors: Names and tensors; integer tensors are skipped.
+        most: The largest magnitude allowed; numbers that are not finite never are.
     """
     for key, tensor in tensors:
         if not tensor.numel() or not (tensor.is_floating_point() or tensor.is_complex()):
             continue
         try:
             low, high = (end.item() for end in _magnitudes(tensor).aminmax())
-        except RuntimeError:  # a type that is for storing alone
+        except RuntimeError:  # a type that is only for storing
             return key
-        if not -most <= low <= high <= most:  # what is no number fails
+        if not -most <= low <= high <= most:  # NaN fails this
             return key
     return None
 
@@ -144,7 +146,8 @@ def check_numbers(tensors: Iterable[tuple[str, Tensor]], where: Path, most: floa
     if (odd := _odd_numbers(tensors, most)) is not None:
         raise ArtifactError(
             f"adapter {where} is damaged: '{odd}' has numbers that are not finite or beyond {most:g}; "
-            "restore it or make it again"
+            "restore it or make it again",
+            code="numbers-not-finite",
         )
 
 
@@ -157,12 +160,13 @@ def check_written(target: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     if (odd := _odd_numbers(tensors)) is not None:
         raise CloraError(
             f"{target} would get numbers at '{odd}' that are not finite or beyond {_LARGEST:g}, as from too large a --lr, "
-            "--alpha or weight; nothing was written"
+            "--alpha or weight; nothing was written",
+            code="result-not-finite",
         )
 
 
 def checked(target: Path, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield tensors on their way to a file, each of them held against ``check_written``."""
+    """Yield tensors on their way to a file, each checked with ``check_written``."""
     for key, tensor in tensors:
         check_written(target, [(key, tensor)])
         yield key, tensor
@@ -186,7 +190,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     ordered = {key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}
     try:
         save_file(ordered, path, metadata={"format": "pt"})
-        path.chmod(0o644)  # the library writes for the owner alone
+        path.chmod(0o644)  # the library makes files readable for the owner only
     except SafetensorError as error:  # how safetensors reports a full disk
         number = _OS_ERROR.search(str(error))
         if number is None:
@@ -197,13 +201,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def stream_tensors(
     path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, tensors: Iterable[tuple[str, Tensor]]
 ) -> None:
-    """Write a safetensors file of one type tensor by tensor, so that no more than one is ever held.
+    """Write a safetensors file of one type tensor by tensor, holding one at a time.
 
     The library's own writers take all tensors at once; the format is a length, a JSON header and the bytes in order.
 
     Args:
         path: The file.
-        shapes: Name to shape, in the order in which the tensors will come.
+        shapes: Name to shape, in the order of the tensors.
         dtype: float32, bfloat16 or float16.
         tensors: Name and tensor, in that order.
 

@@ -1,4 +1,4 @@
-"""What competes for a place in a trimmed adapter, what stays of it, and what a reference says of it (layer L3)."""
+"""Which entries compete in a trim, which of them stay, and how a reference pulls them (layer L3)."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def pulls(
             if tuple(delta.shape) != factor.shape:
                 raise MismatchError(
                     f"layer '{site}' is {tuple(delta.shape)} in {member.path} and {factor.shape} in the adapter; "
-                    "give adapters of one base model"
+                    "give adapters of one base model",
+                    code="layer-shapes-differ",
                 )
             for side in sides:
                 total[side, site] += pull(factor, delta, side)

@@ -41,9 +41,9 @@ class FeatureJob:
         member: The adapter.
         rows: What goes in now.
         recipe: What decides the result: equal recipes write equal files.
-        state: What is to be done; ``up to date`` if nothing.
-        before: What is there: the whole distribution, or of one that is to be replaced the record alone.
-        seen: What told the file there from any other, when it was looked at.
+        state: What to do; ``up to date`` if nothing.
+        before: The existing distribution; only its record if it will be replaced.
+        seen: The existing file's identity when it was read.
     """
 
     member: AdapterFolder
@@ -61,12 +61,12 @@ class FeatureJob:
     @property
     def count(self) -> int:
         """Number of inputs that are read now."""
-        return sum(len(one.examples) for one in self.rows)
+        return sum(len(rows.examples) for rows in self.rows)
 
     @property
     def tasks(self) -> str:
         """The tasks' names."""
-        return ", ".join(one.task.name for one in self.rows)
+        return ", ".join(rows.task.name for rows in self.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,9 @@ def plan_features(
         CloraError: Whatever is missing, damaged, wrong or does not fit together.
     """
     if force and add:
-        raise OptionError("--force replaces a distribution and --add keeps it: give one of them")
+        raise OptionError(
+            "--force replaces a distribution and --add keeps it: give one of them", code="options-exclude-each-other"
+        )
     members = list({member.path.resolve(): member for member in members}.values())
     reference = find_base(members, options.model, options.revision, progress)
     for member in members:
@@ -123,7 +125,7 @@ def plan_features(
 
 
 def _found(member: AdapterFolder, name: str, options: FeatureOptions, loaded: dict[str, Task]) -> Task:
-    """Load what a name stands for; an adapter's own data as it was given, and checked."""
+    """Load the data of a name; an adapter's own data as it was recorded, and checked."""
     origin = next((one for one in origins_of(member.manifest) if one.name == name), None)
     key = name if origin is None else origin.fingerprint or origin.given
     if key not in loaded:
@@ -138,7 +140,10 @@ def _found(member: AdapterFolder, name: str, options: FeatureOptions, loaded: di
 
 def _drawn(task: Task, member: AdapterFolder, options: FeatureOptions, reference: ModelReference) -> Rows:
     if not getattr(task, options.split):
-        raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows; pass another --split")
+        raise DataError(
+            f"task '{task.name}' ({task.source}) has no {options.split} rows; pass another --split",
+            code="task-has-no-rows",
+        )
     # Inputs of the adapter's own task are what it learned from: with every answer of a conversation learned, one for each.
     made = member.manifest
     own = made is not None and made.data.fingerprint == task.fingerprint
@@ -148,14 +153,15 @@ def _drawn(task: Task, member: AdapterFolder, options: FeatureOptions, reference
 
 
 def _check_rows(member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions) -> None:
-    marks = [one.task.fingerprint for one in rows]
-    if twice := next((one.task.name for one in rows if marks.count(one.task.fingerprint) > 1), None):
-        raise OptionError(f"--data gives {member.path} the rows of '{twice}' twice")
+    marks = [entry.task.fingerprint for entry in rows]
+    if twice := next((entry.task.name for entry in rows if marks.count(entry.task.fingerprint) > 1), None):
+        raise OptionError(f"--data gives {member.path} the rows of '{twice}' twice", code="rows-given-twice")
     # Rows that are added count alone: who has seen the file before and after can tell them from the others.
-    if (count := sum(len(one.examples) for one in rows)) < options.min_count:
+    if (count := sum(len(entry.examples) for entry in rows)) < options.min_count:
         raise DataError(
-            f"{member.path} would get a distribution of {count} inputs, which may give single ones away; "
-            f"give at least {options.min_count}, or pass --min-count {count}"
+            f"{member.path} would get a distribution of {count} inputs, too few to hide a single one; "
+            f"give at least {options.min_count}, or pass --min-count {count}",
+            code="too-few-inputs",
         )
 
 
@@ -179,7 +185,7 @@ def _recipe(
 
 
 def _state(path: Path, recipe: FeatureRecord, force: bool, add: bool) -> tuple[State, Distribution | None]:
-    """Say what is to be done at a place, given what is there."""
+    """Decide what to do at a place, given what is there."""
     if not path.exists():
         return "made", None
     if force:
@@ -193,7 +199,7 @@ def _state(path: Path, recipe: FeatureRecord, force: bool, add: bool) -> tuple[S
     if changed := differences(new, there):
         addable = not differences({**new, "data": there["data"]}, there) and before.record.privacy is None
         mend = "pass --force to replace it" + (" or --add to add these rows" if addable else "")
-        raise OptionError(f"{path} was made differently ({changed}); {mend}")
+        raise OptionError(f"{path} was made differently ({changed}); {mend}", code="output-made-differently")
     return "up to date", before
 
 
@@ -201,18 +207,25 @@ def _added(path: Path, before: Distribution, recipe: FeatureRecord) -> tuple[Sta
     there, new = _comparable(before.record, recipe), _comparable(recipe, before.record)
     old = before.record.raw["data"]
     if changed := differences({**new, "data": there["data"]}, there):
-        raise OptionError(f"rows cannot be added to {path}: it was made differently ({changed}); pass --force instead")
+        raise OptionError(
+            f"rows cannot be added to {path}: it was made differently ({changed}); pass --force instead",
+            code="rows-not-addable",
+        )
     if recipe.privacy is not None:
         raise OptionError(
-            f"rows cannot be added to {path}: its noise is for the rows in it; pass --force and all --data"
+            f"rows cannot be added to {path}: its noise protects only the rows in it; pass --force and all --data",
+            code="rows-not-addable",
         )
     if all(entry in old for entry in recipe.raw["data"]):
         return "up to date", before
-    known = {(entry["fingerprint"], entry["split"]) for entry in old}
-    if twice := next((entry for entry in recipe.raw["data"] if (entry["fingerprint"], entry["split"]) in known), None):
+    earlier = {(entry["fingerprint"], entry["split"]) for entry in old}
+    if twice := next(
+        (entry for entry in recipe.raw["data"] if (entry["fingerprint"], entry["split"]) in earlier), None
+    ):
         raise OptionError(
             f"{path} has rows of '{twice['name']}' ({twice['split']}) already, which would count twice; "
-            "pass --force and all --data instead"
+            "pass --force and all --data instead",
+            code="rows-given-twice",
         )
     return "added", before
 

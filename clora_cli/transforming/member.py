@@ -114,15 +114,15 @@ class Member:
 
     def _equal(self, there: Path, source: Path) -> bool:
         if source.name == MANIFEST:
-            found = read_json(there, "manifest")
-            files = {current_name(name): digest for name, digest in dict(found.get("files") or {}).items()}
-            return to_json({**found, "files": files}) == self.manifest()
+            manifest = read_json(there, "manifest")
+            files = {current_name(name): digest for name, digest in dict(manifest.get("files") or {}).items()}
+            return to_json({**manifest, "files": files}) == self.manifest()
         same_size = there.stat().st_size == source.stat().st_size
         return same_size and sha256(there) == (self._known.get(current_name(source.name)) or sha256(source))
 
 
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """Check that a place to write is none of the inputs, nor in one, nor around one.
+    """Check that a place to write is not an input, nor inside one, nor around one.
 
     Raises:
         OptionError: If it is.
@@ -132,7 +132,10 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
         source = real_path(path)
         if place.is_relative_to(source) or source.is_relative_to(place):
             where = "is" if place == source else "lies in" if place.is_relative_to(source) else "holds"
-            raise OptionError(f"--out {out} {where} {path}, which is read and never changed; choose another --out")
+            raise OptionError(
+                f"--out {out} {where} {path}, which is read and never changed; choose another --out",
+                code="output-would-change-input",
+            )
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -155,4 +158,6 @@ def copy_file(source: Path, target: Path) -> None:
     except (PermissionError, FileNotFoundError) as error:
         if error.filename != str(source):
             raise
-        raise ArtifactError(f"cannot read {source}: {error.strerror}; nothing was changed") from error
+        raise ArtifactError(
+            f"cannot read {source}: {error.strerror}; nothing was changed", code="path-unreadable"
+        ) from error

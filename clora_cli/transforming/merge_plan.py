@@ -1,4 +1,4 @@
-"""What a merge is asked to be, and a merge that can start: its result's form, rank, recipe and manifest (layer L3)."""
+"""A merge that can start: the form, rank, recipe and manifest of its result (layer L3)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class MergePlan:
         recipe = self.recipe()
         # Beside the recipe, which older merges have without it.
         recipe["data"] |= {
-            "origins": [one.recorded() for member in self.members for one in origins_of(member.manifest)]
+            "origins": [origin.recorded() for member in self.members for origin in origins_of(member.manifest)]
         }
         known = self.reference.described() if self.reference else {}
         base = {"base_model": {**self.base, **{key: known[key] for key in ("weights", "settings") if known}}}

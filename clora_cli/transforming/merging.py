@@ -41,7 +41,10 @@ def plan_merge(
     plugin = registry.load("merges", options.strategy)
     merge = plugin(**registry.bind(plugin, options.strategy, options.texts))
     if options.weights and len(options.weights) != len(members):
-        raise OptionError(f"--weights gives {len(options.weights)} weights for {len(members)} adapters")
+        raise OptionError(
+            f"--weights gives {len(options.weights)} weights for {len(members)} adapters",
+            code="merge-weight-count-differs",
+        )
     needs_model = options.into_model or "base" in merge.needs
     reference = find_base(members, options.model, progress=progress) if needs_model or options.model else None
     _check_names(members, reference)
@@ -105,7 +108,7 @@ def merge_adapters(
 
 
 def _there(plan: MergePlan, force: bool) -> tuple[Path, Mapping[str, Any], bool] | None:
-    """Return what an equal plan made, if it is there, and refuse what another did."""
+    """Return what an equal plan made, if it exists, and refuse the result of another plan."""
     if plan.form == "model":
         return None
     check_place(plan.options.place)
@@ -116,13 +119,13 @@ def _there(plan: MergePlan, force: bool) -> tuple[Path, Mapping[str, Any], bool]
 
 
 def _layers(members: Sequence[AdapterFolder], reference: ModelReference | None) -> BaseLayers | None:
-    """Return what the adapters' sites can be compared with; None if the base model is not here."""
+    """Return the base model's layers to compare the adapters' sites with; None if the base model is not here."""
     there = reference or base_at_hand(members)
     layers = BaseLayers(there, transposed=transposed(members)) if there else None
     if layers and reference is None:
         try:
             layers.fitted(members)
-        except ArtifactError:  # nobody asked for a comparison, and this model cannot be compared with
+        except ArtifactError:  # no --model was given, and the recorded one cannot be compared with
             return None
     return layers
 
@@ -138,5 +141,6 @@ def _check_names(members: Sequence[AdapterFolder], reference: ModelReference | N
         if reference is None and not same and member.base["id"] != named[0].base["id"]:
             raise MismatchError(
                 f"{named[0].path} stands on '{named[0].base['id']}' and {member.path} on '{member.base['id']}'; "
-                "if these are one model, name it with --model"
+                "if these are one model, name it with --model",
+                code="base-models-differ",
             )

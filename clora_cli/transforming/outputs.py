@@ -55,8 +55,10 @@ def write_factors(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Map
 
 def write_merged(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapping[str, Any]:
     """Write dense deltas, one site after another."""
-    found = plan.sites(advance)
-    deltas = ((one.site, one.delta.delta() if isinstance(one.delta, Factor) else one.delta) for one in found)
+    results = plan.sites(advance)
+    deltas = (
+        (result.site, result.delta.delta() if isinstance(result.delta, Factor) else result.delta) for result in results
+    )
     manifest, dtype = plan.manifest(argv, {}), getattr(torch, plan.options.dtype)
     write_dense(plan.options.place, plan.shapes, dtype, deltas, manifest, {"README.md": merge_card(Manifest(manifest))})
     return {}
@@ -98,14 +100,14 @@ def _config(plan: MergePlan, rank: int) -> dict[str, Any]:
 def _selection(plan: MergePlan) -> dict[str, Any]:
     """Say which layers are adapted: by their whole paths, or as the adapters do, whole, where only their own words are known."""
     layers, chosen = plan.merger.layers, [_selected(member.config) for member in plan.members]
-    alike = all(one == chosen[0] for one in chosen) and chosen[0]["target_modules"]
+    alike = all(settings == chosen[0] for settings in chosen) and chosen[0]["target_modules"]
     everywhere = all(len(deltas) == len(plan.shapes) for deltas in plan.merger.deltas)
-    known = layers is not None and layers.are_modules(plan.shapes)
-    known |= any(bool(member.config.get("target_parameters")) for member in plan.members)  # told apart, layer by layer
-    return chosen[0] if alike and everywhere and not known else {"target_modules": list(plan.shapes)}
+    resolved = layers is not None and layers.are_modules(plan.shapes)
+    resolved |= any(bool(member.config.get("target_parameters")) for member in plan.members)  # resolved layer by layer
+    return chosen[0] if alike and everywhere and not resolved else {"target_modules": list(plan.shapes)}
 
 
 def _selected(config: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: config.get(key) for key in _SELECTING}
-    targets = found["target_modules"]
-    return found | {"target_modules": sorted(targets) if isinstance(targets, list) else targets}
+    settings = {key: config.get(key) for key in _SELECTING}
+    targets = settings["target_modules"]
+    return settings | {"target_modules": sorted(targets) if isinstance(targets, list) else targets}

@@ -31,7 +31,7 @@ def assign_data(members: Sequence[AdapterFolder], given: Sequence[str]) -> list[
     Raises:
         OptionError: If data fits no adapter or an adapter has no data.
     """
-    found: list[list[str]] = [[] for _ in members]
+    assigned: list[list[str]] = [[] for _ in members]
     for text in given:
         owner, equals, data = text.partition("=")
         owners = _owners(members, owner) if equals else []
@@ -42,16 +42,19 @@ def assign_data(members: Sequence[AdapterFolder], given: Sequence[str]) -> list[
             names = sorted({member.task for member in members})
             raise OptionError(
                 f"--data {text} fits none of these adapters{did_you_mean(owner, names)}; "
-                f"give TASK=DATA with a TASK of {', '.join(names)}"
+                f"give TASK=DATA with a TASK of {', '.join(names)}",
+                code="data-fits-no-adapter",
             )
         for member in owners:
-            found[members.index(member)].append(data)
-    for member, names in zip(members, found, strict=True):
+            assigned[members.index(member)].append(data)
+    for member, names in zip(members, assigned, strict=True):
         names[:] = dict.fromkeys(names or member.data_names)
         if not names:
             mend = "--data" if len(members) == 1 else f"--data {member.task}=DATA"
-            raise OptionError(f"adapter {member.path} does not say what it was trained on; pass {mend}")
-    return found
+            raise OptionError(
+                f"adapter {member.path} does not say what it was trained on; pass {mend}", code="adapter-names-no-data"
+            )
+    return assigned
 
 
 def _given(member: AdapterFolder) -> list[str]:

@@ -1,4 +1,4 @@
-"""Whether adapters of several owners can stand side by side and be routed to (layer L3), and what to run if they cannot."""
+"""Whether adapters from several owners can be routed among together (layer L3), and what to run if they cannot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clora_cli.store.feature_record import POOLS, SOURCES, TEXTS, FeatureRecord
 
 __all__ = ["Routable", "check_bases", "check_routable", "stat_command", "tell_doubts"]
 
-# What `clora stat-features` does unless told otherwise.
+# The defaults of `clora stat-features`.
 _DEFAULTS = {
     "source": SOURCES[0],
     "pool": POOLS[0],
@@ -35,7 +35,7 @@ _MOST = 20  # adapters that a message names
 
 @dataclass(frozen=True, eq=False)
 class Routable:
-    """What matters of an adapter's feature distribution when it joins others.
+    """The parts of an adapter's feature distribution that matter when it joins others.
 
     Attributes:
         record: How it was taken.
@@ -59,7 +59,7 @@ class Routable:
 
 
 def check_bases(members: Sequence[AdapterFolder]) -> None:
-    """Check that adapters stand on one base model: by fingerprint where it is recorded, else by name.
+    """Check that adapters share one base model: by fingerprint where it is recorded, else by name.
 
     Args:
         members: At least one.
@@ -77,7 +77,8 @@ def check_bases(members: Sequence[AdapterFolder]) -> None:
         if key == "id":
             mend = f"if they are one model, let `{stat_command([member], {'model': str(known.get('id'))})}` record it"
         raise MismatchError(
-            f"{first.path} and {member.path} stand on different base models ({_called(known)} and {_called(base)}); {mend}"
+            f"{first.path} and {member.path} stand on different base models ({_called(known)} and {_called(base)}); {mend}",
+            code="base-models-differ",
         )
 
 
@@ -99,48 +100,52 @@ def check_routable(members: Sequence[AdapterFolder]) -> list[Routable | None]:
     for member in members:
         _check_plain(member)
         member.check_numbers()
-    found = {member: _read(member) for member in members if member.features.is_file()}
+    routables = {member: _read(member) for member in members if member.features.is_file()}
     if not _have_task_vectors(members):
-        _check_distributions(members, found)
-    return [found.get(member) for member in members]
+        _check_distributions(members, routables)
+    return [routables.get(member) for member in members]
 
 
 def _have_task_vectors(members: Sequence[AdapterFolder]) -> bool:
     vectors = [read_task_vector(member) for member in members]
-    return all(one is not None and one.shape == vectors[0].shape for one in vectors)  # type: ignore[union-attr]
+    return all(vector is not None and vector.shape == vectors[0].shape for vector in vectors)  # type: ignore[union-attr]
 
 
-def _check_distributions(members: Sequence[AdapterFolder], found: Mapping[AdapterFolder, Routable]) -> None:
-    usual = _usual(list(found.values()))
-    if lacking := [member for member in members if member not in found]:
+def _check_distributions(members: Sequence[AdapterFolder], routables: Mapping[AdapterFolder, Routable]) -> None:
+    usual = _usual(list(routables.values()))
+    if lacking := [member for member in members if member not in routables]:
         raise ArtifactError(
-            f"{_named(lacking)} cannot be routed to for want of a feature distribution; "
-            f"run `{stat_command(lacking, usual)}`"
+            f"{_named(lacking)} cannot be routed to without a feature distribution; "
+            f"run `{stat_command(lacking, usual)}`",
+            code="feature-distribution-missing",
         )
-    if odd := [member for member, one in found.items() if one.settings.items() - usual.items()]:
-        told = ", ".join(f"{key} {value}" for key, value in found[odd[0]].settings.items() if value != usual[key])
+    if odd := [member for member, routable in routables.items() if routable.settings.items() - usual.items()]:
+        settings = ", ".join(
+            f"{key} {value}" for key, value in routables[odd[0]].settings.items() if value != usual[key]
+        )
         common = next(member for member in members if member not in odd)
         raise MismatchError(
-            f"the distribution of {odd[0].path} ({told}) does not compare with that of {common.path}; "
-            f"run `{stat_command(odd, usual, found)}`"
+            f"the distribution of {odd[0].path} ({settings}) does not compare with that of {common.path}; "
+            f"run `{stat_command(odd, usual, routables)}`",
+            code="feature-distributions-incomparable",
         )
-    _check_same_model(found, usual)
-    _check_common_sites(found, usual)
+    _check_same_model(routables, usual)
+    _check_common_sites(routables, usual)
 
 
 def tell_doubts(members: Sequence[AdapterFolder], found: Sequence[Routable | None], progress: Progress) -> None:
-    """Warn about what can be routed but not as well as it might.
+    """Warn about what makes routing worse than it could be.
 
     Args:
         members: From ``check_routable``.
         found: Its answer.
         progress: Told of each doubt.
     """
-    known = {member: one for member, one in zip(members, found, strict=True) if one is not None}
+    routables = {member: routable for member, routable in zip(members, found, strict=True) if routable is not None}
     try:
-        if known:  # of task vectors alone there is nothing to doubt
-            _check_distributions(members, known)
-            _tell_doubts_of_distributions(known, progress)
+        if routables:  # of task vectors alone there is nothing to doubt
+            _check_distributions(members, routables)
+            _tell_doubts_of_distributions(routables, progress)
     except (ArtifactError, MismatchError) as error:  # task vectors do, as check_routable saw
         progress.warn(f"by features: {error}; until then inputs find these adapters by --similarity task-vector alone")
     if summed := [member for member in members if _leans(member)]:
@@ -150,16 +155,16 @@ def tell_doubts(members: Sequence[AdapterFolder], found: Sequence[Routable | Non
         )
 
 
-def _tell_doubts_of_distributions(known: Mapping[AdapterFolder, Routable], progress: Progress) -> None:
-    found = list(known.values())
-    wanted = max((one.second for one in found), key=SECOND_MOMENTS.index)
-    if odd := [member for member, one in known.items() if one.second != wanted]:
-        command = stat_command(odd, {**_usual(found), "second-moment": wanted}, known)
+def _tell_doubts_of_distributions(routables: Mapping[AdapterFolder, Routable], progress: Progress) -> None:
+    present = list(routables.values())
+    wanted = max((routable.second for routable in present), key=SECOND_MOMENTS.index)
+    if odd := [member for member, routable in routables.items() if routable.second != wanted]:
+        command = stat_command(odd, {**_usual(present), "second-moment": wanted}, routables)
         progress.warn(
             f"{_named(odd)} without the second moments ({wanted}) that others have: routing can go by means alone (l2); "
             f"`{command}` mends it"
         )
-    if any(one.settings["source"] == "adapted" for one in found):
+    if any(routable.settings["source"] == "adapted" for routable in present):
         progress.warn(
             "these distributions were taken with --source adapted: each describes the base model with its own adapter at "
             "work, which no input to route has seen; those of --source base are what packages have in common"
@@ -178,7 +183,7 @@ def stat_command(
     """
     words = ["clora", "stat-features", *(shlex.quote(str(member.path)) for member in members)]
     for member in members:
-        # An adapter of clora's knows its data; of several adapters, only the others are told theirs.
+        # An adapter of clora's records its data; among several, only the others need --data.
         names = member.data_names or ([rows.name for rows in known[member].record.data] if known else [])
         if len(members) == 1:
             words += [f"--data {name}" for name in map(shlex.quote, names)] or ["--data <its task>"]
@@ -195,12 +200,12 @@ def _read(member: AdapterFolder) -> Routable:
     return Routable(whole.record, frozenset(whole.sites), whole.count)
 
 
-def _usual(found: Sequence[Routable]) -> dict[str, str]:
+def _usual(routables: Sequence[Routable]) -> dict[str, str]:
     """Return the options that most were taken with; of equally many, those of the earliest."""
-    if not found:
+    if not routables:
         return {}
-    settings = dict(Counter(tuple(one.settings.items()) for one in found).most_common(1)[0][0])
-    alike = Counter(one.second for one in found if one.settings == settings)
+    settings = dict(Counter(tuple(routable.settings.items()) for routable in routables).most_common(1)[0][0])
+    alike = Counter(routable.second for routable in routables if routable.settings == settings)
     return {**settings, "second-moment": alike.most_common(1)[0][0]}
 
 
@@ -208,35 +213,37 @@ def _check_plain(member: AdapterFolder) -> None:
     if member.is_dense:
         return
     if problem := config_problem(member.config):
-        raise MismatchError(f"adapter {member.path} cannot be used: {problem}")
-    if member.manifest is None:  # a manifest's checksums have told already
+        raise MismatchError(f"adapter {member.path} cannot be used: {problem}", code="adapter-not-plain-lora")
+    if member.manifest is None:  # a manifest's checksums have been checked already
         names_in(member.weights)
 
 
-def _check_same_model(found: Mapping[AdapterFolder, Routable], usual: Mapping[str, str]) -> None:
-    first = next(iter(found.values())).record.base_model.raw
-    expected = next((member.base for member in found if "fingerprint" in member.base), first)
-    for member, one in found.items():
-        taken = one.record.base_model.raw
+def _check_same_model(routables: Mapping[AdapterFolder, Routable], usual: Mapping[str, str]) -> None:
+    first = next(iter(routables.values())).record.base_model.raw
+    expected = next((member.base for member in routables if "fingerprint" in member.base), first)
+    for member, routable in routables.items():
+        taken = routable.record.base_model.raw
         if not same_base(taken, expected):
             model = str(member.base.get("id"))
             raise MismatchError(
                 f"the distribution of {member.path} comes from base model {_called(taken)}, its adapter stands on "
-                f"{_called(member.base)}; run `{stat_command([member], {'model': model, **usual}, found)}`"
+                f"{_called(member.base)}; run `{stat_command([member], {'model': model, **usual}, routables)}`",
+                code="feature-distribution-other-base",
             )
 
 
-def _check_common_sites(found: Mapping[AdapterFolder, Routable], usual: Mapping[str, str]) -> None:
-    first = next(iter(found))
-    shared = found[first].sites
-    for member, one in found.items():
-        if not shared & one.sites:
-            where = {key: str(found[first].record.raw.get(key, _DEFAULTS[key])) for key in ("layer", "module")}
+def _check_common_sites(routables: Mapping[AdapterFolder, Routable], usual: Mapping[str, str]) -> None:
+    first = next(iter(routables))
+    shared = routables[first].sites
+    for member, routable in routables.items():
+        if not shared & routable.sites:
+            where = {key: str(routables[first].record.raw.get(key, _DEFAULTS[key])) for key in ("layer", "module")}
             raise MismatchError(
                 f"{first.path} and {member.path} have feature distributions at different layers; "
-                f"run `{stat_command([member], {**usual, **where}, found)}`"
+                f"run `{stat_command([member], {**usual, **where}, routables)}`",
+                code="feature-layers-differ",
             )
-        shared &= one.sites
+        shared &= routable.sites
 
 
 def _leans(member: AdapterFolder) -> bool:

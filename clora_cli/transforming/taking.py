@@ -99,7 +99,8 @@ def take_features(
                     written += 1
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again"
+            f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again",
+            code="interrupted",
         ) from None
     return [results[job] for job in plan.jobs]
 
@@ -116,15 +117,15 @@ def _alone(plan: FeaturePlan, packages: Sequence[Path], patience: Patience, prog
         odd = [path for path, read in inner.items() if changed(path, read)]
         odd += [job.member.path for job in plan.jobs if job.outdated]
         if odd:
-            raise ReplacedError(f"{odd[0]} changed after it was read; try again")
+            raise ReplacedError(f"{odd[0]} changed after it was read; try again", code="replaced-while-read")
         yield
 
 
 def _facts(plan: FeaturePlan) -> dict[str, Any]:
-    """Return what all processes must find alike; names of models and data may be paths, which differ from disk to disk."""
+    """Return what all processes must agree on; names of models and data may be paths, which differ from disk to disk."""
     chosen = {name: value for name, value in asdict(plan.options).items() if name not in {"model", "data", "device"}}
     jobs = [
-        {"state": job.state, "data": [(one.task.fingerprint, len(one.examples)) for one in job.rows]}
+        {"state": job.state, "data": [(rows.task.fingerprint, len(rows.examples)) for rows in job.rows]}
         for job in plan.jobs
     ]
     return {
@@ -183,7 +184,8 @@ def _taken(
     for job in todo:
         if job.state == "added" and job.before is not None and set(sites[job]) != set(job.before.sites):
             raise MismatchError(
-                f"rows cannot be added to {job.member.features}: it has other sites; pass --force instead"
+                f"rows cannot be added to {job.member.features}: it has other sites; pass --force instead",
+                code="rows-not-addable",
             )
     everywhere = sorted({site for job in todo for site in sites[job]})
     balls = _public_balls(backbone, everywhere, options) if options.privacy is not None else {}
@@ -211,20 +213,22 @@ def _moments(
     with progress.track(f"stat-features {job.member.task}", len(ids)) as advance:
         reading: dict[str, Any] = {"pool": options.pool, "batch_size": options.batch_size}
         reading["done"] = lambda rows: advance(rows, "")
-        found = collect_moments(backbone, ids, sites, second=options.second_moment, **change, **reading)
+        by_site = collect_moments(backbone, ids, sites, second=options.second_moment, **change, **reading)
     bank.clear()
-    if odd := next((site for site, one in found.items() if not one.mean.isfinite().all()), None):
-        raise CloraError(f"features at '{odd}' are not finite in {options.dtype}; pass --dtype float32")
+    if odd := next((site for site, moments in by_site.items() if not moments.mean.isfinite().all()), None):
+        raise CloraError(
+            f"features at '{odd}' are not finite in {options.dtype}; pass --dtype float32", code="features-not-finite"
+        )
     if options.privacy is not None:
         sigma = noise_multiplier(options.privacy.epsilon, options.privacy.delta)
-        return {site: release(one, balls[site], len(found), sigma) for site, one in found.items()}
+        return {site: release(moments, balls[site], len(by_site), sigma) for site, moments in by_site.items()}
     if job.state == "added" and job.before is not None:
-        return {site: job.before.sites[site] + one for site, one in found.items()}
-    return found
+        return {site: job.before.sites[site] + moments for site, moments in by_site.items()}
+    return by_site
 
 
 def _public_balls(backbone: Backbone, sites: Sequence[str], options: FeatureOptions) -> dict[str, Ball]:
-    """Return where the features of texts that come with clora lie: known to everybody, whatever the private inputs."""
+    """Return where the features of clora's bundled texts are: public, whatever the private inputs."""
     clip = options.privacy.clip if options.privacy else 1.0
     longest = backbone.tokens.most(options.max_length)
     # Cut to fit rather than refused: their instructions are not the user's to shorten.
@@ -259,9 +263,11 @@ def _sites(backbone: Backbone, member: AdapterFolder, options: FeatureOptions) -
     usual: Collection[str] = ()
     with contextlib.suppress(OptionError):  # an architecture of its own: the adapter's sites will do
         usual = find_sites(backbone.model)
-    if not (found := prompt_sites(backbone, {*own, *usual})):
-        raise MismatchError(f"adapter {member.path} changes no layer that sees the prompt")
-    return select_sites(found, options.layer, options.module)
+    if not (reached := prompt_sites(backbone, {*own, *usual})):
+        raise MismatchError(
+            f"adapter {member.path} changes no layer that sees the prompt", code="no-layer-reached-by-prompt"
+        )
+    return select_sites(reached, options.layer, options.module)
 
 
 def _has_features(backbone: Backbone, site: str) -> bool:
@@ -292,7 +298,7 @@ def _warn(plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress) -> 
             )
         if spent := job.before and job.before.record.privacy:
             so = (
-                "whoever has both knows more than either tells: the epsilons add up"
+                "both together reveal more than either: the epsilons add up"
                 if privacy is not None
                 else "the new one is exact and promises nothing"
             )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_model", "write_model"]
 
-# Configurations, tokenizers and licences: what is neither a weight nor code, whoever reads it.
+# Configurations, tokenizers and licences: what is neither a weight nor code.
 _CARRIED = {".json", ".model", ".txt", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab", ".tsv"}
 _LICENCES = ("license", "licence", "notice", "copying", "use_policy")
 # What leads a loader to weights that are not merged: records of other tools' weights, and of adapters.
@@ -43,7 +43,7 @@ def check_model(merger: Merger) -> BaseLayers:
     """
     layers = merger.layers
     if layers is None:
-        raise OptionError("--into-model needs the base model; pass --model")
+        raise OptionError("--into-model needs the base model; pass --model", code="option-missing")
     seen: dict[tuple[object, ...], str] = {}
     for site, place in layers.stored(merger.shapes).items():
         other = layers.tied(site)
@@ -51,12 +51,15 @@ def check_model(merger: Merger) -> BaseLayers:
             continue
         key = (place.parameter, place.expert, place.first)
         if key in seen:
-            raise MismatchError(f"'{seen[key]}' and '{site}' of the adapters are one weight of the base model")
+            raise MismatchError(
+                f"'{seen[key]}' and '{site}' of the adapters are one weight of the base model", code="layer-named-twice"
+            )
         seen[key] = site
         if other:
             raise MismatchError(
-                f"layer '{site}' has one weight with '{other}' in the base model, which would change too; "
-                "write the merge as an adapter: leave out --into-model"
+                f"layer '{site}' shares its weight with '{other}' in the base model, which would change too; "
+                "write the merge as an adapter: leave out --into-model",
+                code="weight-tied",
             )
     return layers
 
@@ -77,10 +80,13 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mappi
     """
     out, layers = plan.options.place, check_model(plan.merger)
     if out.exists():
-        raise OptionError(f"{out} exists; choose another --into-model")
+        raise OptionError(f"{out} exists; choose another --into-model", code="output-exists")
     base = layers.reference.path
     if out.resolve().is_relative_to(base.resolve()):
-        raise OptionError(f"--into-model {out} lies in the base model's folder, which is never changed; choose another")
+        raise OptionError(
+            f"--into-model {out} lies in the base model's folder, which is never changed; choose another",
+            code="output-would-change-input",
+        )
     places = layers.stored(plan.shapes)
     head = layers.head if any(map(layers.tied, places)) else None
     with new_folder(out) as folder:
@@ -102,7 +108,7 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mappi
 
 
 def _untie(tensors: dict[str, Tensor], here: Mapping[str, Place], head: Head) -> dict[str, Place]:
-    """Give the output layer a copy of the table's weight, beside it; return the places of sites with its own for it."""
+    """Give the output layer its own copy of the table's weight; return the places of sites with that copy."""
     tensors.pop(head.parameter, None)  # which loading passes over while the two are one
     if head.key in tensors:
         tensors[head.parameter] = tensors[head.key].clone()
@@ -113,7 +119,7 @@ def _untie(tensors: dict[str, Tensor], here: Mapping[str, Place], head: Head) ->
 
 
 def _record_untied(folder: Path, entry: str | None, head: Head) -> None:
-    """Let a written model's configuration and index know of the output layer's own weight."""
+    """Record the output layer's own weight in a written model's configuration and index."""
     config = read_json(folder / CONFIG, "model configuration")
     parts = [config, *(part for part in (config.get("text_config"),) if isinstance(part, dict))]
     for part in parts:
@@ -129,12 +135,16 @@ def _add(tensors: Mapping[str, Tensor], place: Place, delta: Factor | Tensor) ->
     weight = place.view(tensors[place.parameter])
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if not bool(wide.isfinite().all()):
-        raise ArtifactError(f"weight '{place.parameter}' of the base model has numbers that are not finite")
+        raise ArtifactError(
+            f"weight '{place.parameter}' of the base model has numbers that are not finite",
+            code="base-weight-not-finite",
+        )
     weight.copy_(wide + (delta.delta() if isinstance(delta, Factor) else delta))
     if not bool(weight.isfinite().all()):
         raise MismatchError(
             f"the merged weight '{place.parameter}' is beyond {str(weight.dtype).removeprefix('torch.')}, in which the base "
-            "model is stored; give the model in float32 or bfloat16"
+            "model is stored; give the model in float32 or bfloat16",
+            code="merged-weight-overflows",
         )
 
 

@@ -1,4 +1,4 @@
-"""Ways to choose the few entries of an adapter that matter (layer L2): one file each.
+"""Ways to choose the entries of an adapter that matter (layer L2): one file each.
 
 A trim is a frozen dataclass whose fields are its options. It sees the entries of one scope, all of an adapter's or one
 site's, as one long vector, and says which of them stay; what becomes of the others (exact zeros, a packed mask, free

@@ -77,8 +77,8 @@ class Curve:
 
 def magnitudes_of(values: Tensor) -> Floats:
     """Return the absolute values as a new array, float32."""
-    found: Floats = values.detach().float().abs().cpu().numpy()
-    return found
+    magnitudes: Floats = values.detach().float().abs().cpu().numpy()
+    return magnitudes
 
 
 def largest(magnitudes: Floats, count: int, bound: float | None = None) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Keep entries at random, a given share of them: what any other trim has to be better than."""
+"""Keep entries at random, a given share of them: the baseline for any other trim."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Random"]
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Trim):
-    """Keep entries at random, a given share of them: what any other trim has to be better than.
+    """Keep entries at random, a given share of them: the baseline for any other trim.
 
     Args:
         density: The share of entries that stay, in (0, 1]; exactly this share, at least one entry.

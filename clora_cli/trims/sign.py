@@ -1,4 +1,4 @@
-"""Keep the entries that pull the delta the way a reference's goes."""
+"""Keep the entries that pull the delta in the direction of a reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Sign"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sign(Trim):
-    """Keep the entries that pull the delta the way a reference's goes.
+    """Keep the entries that pull the delta in the direction of a reference.
 
     An entry's own part of the delta is ``scaling * b * lora_A[r]`` in one row; it stays if its inner product with the
     reference's summed delta is positive. An entry that is 0 pulls nowhere and does not stay.
@@ -40,7 +40,9 @@ class Sign(Trim):
             OptionError: If there is no reference.
         """
         if entries.reference is None:
-            raise OptionError("sign compares with a reference, and there is none: pass --reference")
+            raise OptionError(
+                "sign compares with a reference, and there is none: pass --reference", code="option-missing"
+            )
         own, other = entries.values.detach().cpu().sign(), entries.reference.detach().cpu().sign()
         agrees = own * other > 0
         return Kept(agrees | ((other == 0) & (own != 0)) if self.undecided == "keep" else agrees)

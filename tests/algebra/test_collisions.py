@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusals import refused
 
 from clora_cli.algebra.collisions import count_collisions, margin, sampled_rows
 from clora_cli.algebra.comparison import survey
 from clora_cli.algebra.lora import Factor
-from clora_cli.base.errors import OptionError
 
 SHARES = ("collision_rate", "same_signs", "opposite_signs")
 
@@ -83,5 +83,5 @@ def test_a_site_has_the_same_rows_whoever_asks():
 
 @pytest.mark.parametrize("rows", [1, -3])
 def test_too_few_rows_for_an_interval_are_refused(adapters, rows):
-    with pytest.raises(OptionError, match=r"--sample-rows .*: give at least 2"):
+    with refused("option-out-of-range", f"--sample-rows {rows}"):
         survey(adapters, rows=rows)

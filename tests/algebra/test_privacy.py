@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from refusals import refused
 
 from clora_cli.algebra import privacy
 from clora_cli.algebra.privacy import Ball, Guarantee, delta_of, noise_multiplier, normal, release
 from clora_cli.algebra.statistics import Moments
-from clora_cli.base.errors import OptionError
 
 DRAWS = 2000
 
@@ -173,5 +173,5 @@ def test_the_record_states_the_guarantee():
     ],
 )
 def test_impossible_guarantees_are_refused(values, option):
-    with pytest.raises(OptionError, match=option):
+    with refused("option-out-of-range", option):
         Guarantee(*values)

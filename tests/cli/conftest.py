@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from clora_cli.base.errors import CloraError
+
 
 @dataclass(frozen=True)
 class Result:
-    """What a command line left behind."""
+    """What a command line left behind: the exit status, its output, and the code of the error that it ended with."""
 
     code: int
     out: str
     err: str
+    error: str = ""
 
 
 @pytest.fixture
@@ -31,14 +34,25 @@ def clora(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     """Run a command line in this process, as ``main`` runs it."""
 
     def run(*arguments: object) -> Result:
-        from clora_cli.cli import main
+        from clora_cli import cli
+
+        codes = [""]
+        carry_out = cli._carried_out
+
+        def carried_out() -> int:
+            try:
+                return carry_out()
+            except CloraError as error:
+                codes.append(error.code)
+                raise
 
         monkeypatch.setattr(sys, "argv", ["clora", *map(str, arguments)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as info:
-            main()
+        with monkeypatch.context() as patched, pytest.raises(SystemExit) as info:
+            patched.setattr(cli, "_carried_out", carried_out)
+            cli.main()
         captured = capfd.readouterr()
-        return Result(int(info.value.code or 0), captured.out, captured.err)
+        return Result(int(info.value.code or 0), captured.out, captured.err, codes[-1])
 
     return run
 

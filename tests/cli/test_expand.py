@@ -109,41 +109,42 @@ def test_the_commands_that_refusals_name_mend_them(clora, here, backbone, tasks)
     (here / "b.pkg" / "third" / "clora.json").unlink()  # as PEFT leaves it
     clora("stat-features", "a.pkg/second", "--pool", "last", "--layer", "0", "--second-moment", "diag")
 
-    def mend(message, code):
+    def mend(message, code, reason):
         result = clora("expand", "a.pkg", "b.pkg")
-        assert (result.code, message in result.err) == (code, True), result.err
+        assert (result.code, result.error, message in result.err) == (code, reason, True), result.err
         command = re.search(r"`clora (.*?)`", result.err)[1].replace("<its task>", "third")
         assert clora(*shlex.split(command)).code == 0
 
-    mend("for want of a feature distribution", 3)
+    mend("b.pkg/third", 3, "feature-distribution-missing")
     clora("stat-features", "a.pkg/first", "--pool", "prompt-mean", "--second-moment", "full", "--force")
-    mend("(pool prompt-mean) does not compare", 4)
+    mend("(pool prompt-mean)", 4, "feature-distributions-incomparable")
     clora("stat-features", "a.pkg/first", "--pool", "last", "--second-moment", "diag", "--layer", "1", "--force")
-    mend("at different layers", 4)
+    mend("--layer", 4, "feature-layers-differ")
     clora("stat-features", "b.pkg/third", "--data", "third", "--pool", "last", "--force")
-    mend("without the second moments (diag)", 0)
+    mend("without the second moments (diag)", 0, "")
     result = clora("expand", "a.pkg", "b.pkg", "--force")
     assert (result.code, "warning" in result.err) == (0, False)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "code", "reason", "message"),
     [
-        (["a.pkg", "nowhere"], 3, "nowhere does not exist"),
-        (["a.pkg", "b.pkg", "--rename", "third"], 2, "--rename third: give OLD=NEW"),
-        (["a.pkg", "b.pkg", "--rename", "third=x", "--rename", "third=y"], 2, "two names, x and y"),
-        (["a.pkg", "b.pkg", "--rename", "thrd=x"], 2, "did you mean 'third'"),
-        (["a.pkg", "b.pkg", "--rename", "third=first"], 4, "a.pkg/first and b.pkg/third are different adapters"),
-        (["a.pkg", "b.pkg", "--on-conflict", "both"], 2, "choose one of error, keep, rename"),
-        (["a.pkg", "b.pkg", "-o", "a.pkg"], 2, "--out a.pkg is a.pkg"),
-        (["a.pkg", "bare"], 3, "run `clora stat-features bare --data second`"),
+        (["a.pkg", "nowhere"], 3, "package-missing", "nowhere"),
+        (["a.pkg", "b.pkg", "--rename", "third"], 2, "option-malformed", "--rename third"),
+        (["a.pkg", "b.pkg", "--rename", "third=x", "--rename", "third=y"], 2, "option-given-twice", "x and y"),
+        (["a.pkg", "b.pkg", "--rename", "thrd=x"], 2, "rename-matches-nothing", "'third'"),
+        (["a.pkg", "b.pkg", "--rename", "third=first"], 4, "task-name-conflict", "a.pkg/first and b.pkg/third"),
+        (["a.pkg", "b.pkg", "--on-conflict", "both"], 2, "option-choice-unknown", "error, keep, rename"),
+        (["a.pkg", "b.pkg", "-o", "a.pkg"], 2, "output-would-change-input", "--out a.pkg"),
+        (["a.pkg", "bare"], 3, "feature-distribution-missing", "`clora stat-features bare --data second`"),
     ],
 )
-def test_mistakes_end_in_one_line(clora, here, packages, arguments, code, message):
+def test_mistakes_end_in_one_line(clora, here, packages, arguments, code, reason, message):
     (here / "a.pkg" / "second").rename(here / "bare") if "bare" in arguments else None
     (here / "bare" / FEATURES).unlink(missing_ok=True)
     before = contents(here)
     result = clora("expand", *arguments)
+    assert result.error == reason
     assert (result.code, result.out) == (code, "")
     (error,) = result.err.splitlines()
     assert error.startswith("error: ") and message in error

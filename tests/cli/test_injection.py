@@ -42,7 +42,7 @@ def test_escapes_in_messages_are_spelled_out(clora, here):
 def test_escapes_in_manifests_and_folders_are_refused(clora, package):
     edit(package / "first" / MANIFEST, task=f"a{ESCAPE}")
     result = clora("show", package)
-    assert result.code == 3 and "task is not what it should be" in result.err and lines_are_legible(result)
+    assert result.code == 3 and "task has a wrong value" in result.err and lines_are_legible(result)
     (package / "second" / MANIFEST).unlink()
     odd = (package / "second").rename(package / f"b{ESCAPE}")
     result = clora("show", odd)
@@ -103,9 +103,9 @@ def test_training_refuses_a_place_before_it_begins(clora, here, package, model_f
         (["--data", tasks["third"], "--out", package / ("x" * 300)], 2, "too long for a disk"),
         (["--data", tasks["third"], "--out", package / "aux"], 2, "Windows"),
         (["--data", tasks["third"], "--out", package / "First"], 4, "are one name on disks"),
-        (["--data", tasks["third"], "--rank", 10**9], 2, "beyond all reason"),
-        (["--data", tasks["third"], "--max-steps", 10**18], 2, "beyond all reason"),
-        (["--data", tasks["third"], "--seed", 10**30], 2, "beyond all reason"),
+        (["--data", tasks["third"], "--rank", 10**9], 2, "too large"),
+        (["--data", tasks["third"], "--max-steps", 10**18], 2, "too large"),
+        (["--data", tasks["third"], "--seed", 10**30], 2, "too large"),
     ):
         result = clora(*common, *words)
         assert (result.code, told in result.err) == (code, True), result.err

@@ -39,21 +39,27 @@ def test_dry_run_writes_nothing(clora, here, package):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "code", "reason", "message"),
     [
-        (["adapters", "--strategy", "magmx"], 2, "did you mean 'magmax'"),
-        (["adapters", "--weights", "1,x"], 2, "numbers separated by commas"),
-        (["adapters", "--weights", "1,2"], 2, "use --strategy linear"),
-        (["adapters", "--rank", "2", "--dense"], 2, "exclude each other"),
-        (["adapters", "--strategy", "fisher"], 3, "keeps no 'fisher'"),
-        (["nowhere"], 3, "nowhere does not exist"),
-        (["adapters", "-o", "adapters"], 2, "--out adapters is adapters, which is read"),
-        (["adapters", "-o", "adapters/merged"], 2, "lies in adapters"),
-        (["adapters/first", "adapters/second", "-o", "adapters/first", "--force"], 2, "is adapters/first"),
+        (["adapters", "--strategy", "magmx"], 2, "unknown-name", "'magmax'"),
+        (["adapters", "--weights", "1,x"], 2, "option-malformed", "--weights 1,x"),
+        (["adapters", "--weights", "1,2"], 2, "option-has-no-effect", "--strategy linear"),
+        (["adapters", "--rank", "2", "--dense"], 2, "options-exclude-each-other", "--dense"),
+        (["adapters", "--strategy", "fisher"], 3, "merge-state-missing", "'fisher'"),
+        (["nowhere"], 3, "package-missing", "nowhere"),
+        (["adapters", "-o", "adapters"], 2, "output-would-change-input", "--out adapters"),
+        (["adapters", "-o", "adapters/merged"], 2, "output-would-change-input", "--out adapters/merged"),
+        (
+            ["adapters/first", "adapters/second", "-o", "adapters/first", "--force"],
+            2,
+            "output-would-change-input",
+            "--out adapters/first",
+        ),
     ],
 )
-def test_mistakes_end_in_one_line(clora, package, arguments, code, message):
+def test_mistakes_end_in_one_line(clora, package, arguments, code, reason, message):
     result = clora("merge", *arguments)
+    assert result.error == reason
     assert result.code == code
     error = [line for line in result.err.splitlines() if line.startswith("error")]
     assert len(error) == 1 and message in error[0]

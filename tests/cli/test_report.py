@@ -50,20 +50,21 @@ def test_a_run_that_goes_on_is_named_and_left_out(clora, here):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "reason", "told"),
     [
-        (["nowhere"], 3, "nowhere does not exist"),
-        (["runs/order1/cost.jsonl", "-o", "r.csv"], 2, "there are no scores to write"),
-        (["runs", "-o", "r.docx"], 2, "the ending must be .html, .md"),
-        (["runs", "--compare", "n-lora", "seq-lor"], 2, "did you mean 'seq-lora'"),
-        (["runs", "empty"], 3, "empty holds no scores"),
-        (["runs", "-o", "/proc/clora/r.html"], 1, "cannot write /proc/clora"),
+        (["nowhere"], 3, "path-missing", "nowhere"),
+        (["runs/order1/cost.jsonl", "-o", "r.csv"], 2, "no-scores-to-write", "--out r.csv"),
+        (["runs", "-o", "r.docx"], 2, "output-ending-unknown", ".html, .md"),
+        (["runs", "--compare", "n-lora", "seq-lor"], 2, "unknown-name", "'seq-lora'"),
+        (["runs", "empty"], 3, "folder-without-results", "empty"),
+        (["runs", "-o", "/proc/clora/r.html"], 1, "cannot-write", "/proc/clora"),
     ],
 )
-def test_refusals_are_one_line_and_write_nothing(clora, runs, here, arguments, code, told):
+def test_refusals_are_one_line_and_write_nothing(clora, runs, here, arguments, code, reason, told):
     (here / "empty").mkdir()
     before = contents(here)
     result = clora("report", *arguments)
+    assert result.error == reason
     assert result.code == code
     assert told in one_line(result)
     assert contents(here) == before
@@ -93,21 +94,22 @@ def test_eval_holds_limits_on_what_was_forgotten(clora, package, here):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reason", "told"),
     [
-        (["--max-forgetting", "2"], "needs earlier scores: pass --baseline with a scores file, or --matrix"),
-        (["--baseline", "before.json"], "--baseline is what --max-forgetting compares with"),
-        (["--matrix", "--max-forgetting", "-1"], "0 or more"),
-        (["--baseline", "before.json", "--max-forgetting", "2"], "has other, which this evaluation does not score"),
-        (["--baseline", "base.json", "--max-forgetting", "2"], "holds no score of a learned task"),
+        (["--max-forgetting", "2"], "option-missing", "--matrix"),
+        (["--baseline", "before.json"], "option-missing", "--max-forgetting"),
+        (["--matrix", "--max-forgetting", "-1"], "option-out-of-range", "--max-forgetting -1"),
+        (["--baseline", "before.json", "--max-forgetting", "2"], "baseline-task-not-scored", "--data other"),
+        (["--baseline", "base.json", "--max-forgetting", "2"], "baseline-without-scores", "--baseline base.json"),
     ],
 )
-def test_eval_refuses_limits_that_could_not_be_judged_before_it_scores(clora, package, here, arguments, told):
+def test_eval_refuses_limits_that_could_not_be_judged_before_it_scores(clora, package, here, arguments, reason, told):
     before = stage_scores(1, {"other": 5}, "old", "m", order=("other",))
     write_text(here / "before.json", to_json(before.to_dict()))
     base = stage_scores(0, {"first": 5}, "", "", order=())
     base.rows[0].scores["first"] = cell(bits(3))
     write_text(here / "base.json", to_json(base.to_dict()))
     result = clora("eval", "adapters", "--device", "cpu", *arguments)
+    assert result.error == reason
     assert result.code == 2
     assert told in one_line(result)

@@ -196,41 +196,42 @@ def test_a_dry_run_tells_the_plan_and_reads_nothing(clora, given, package):
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "reason", "message"),
     [
-        (["{"], "standard input, line 2: not valid JSON"),
-        ([""" "text" """], "standard input, line 2: expected an object"),
-        ([{"words": "x"}], "standard input, line 2: columns not recognised"),
-        ([{"prompt": "  "}], "standard input, line 2: the prompt is empty"),
+        (["{"], "json-malformed", "standard input, line 2"),
+        ([""" "text" """], "row-not-an-object", "standard input, line 2"),
+        ([{"words": "x"}], "columns-not-recognised", "standard input, line 2"),
+        ([{"prompt": "  "}], "prompt-empty", "standard input, line 2"),
     ],
 )
-def test_a_bad_line_is_named_after_what_came_before_it_was_answered(clora, given, package, rows, message):
+def test_a_bad_line_is_named_after_what_came_before_it_was_answered(clora, given, package, rows, reason, message):
     given({"prompt": "a"}, *rows)
     result = clora("route", package, *CPU)
+    assert result.error == reason
     assert message in one_error(result, 3)
     assert len(result.out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "message"),
+    ("options", "code", "reason", "message"),
     [
-        (["--similarity", "l3"], 2, "did you mean 'l2'"),
-        (["--top-k", "-1"], 2, "--top-k -1"),
-        (["--temperature", "0"], 2, "--temperature 0"),
-        (["--route-layer", "9"], 2, "choose all, middle, last or one of 0, 1"),
-        (["--route-module", "o_proj"], 2, "q_proj, v_proj"),
-        (["--abstain", "1.5"], 2, "--abstain 1.5"),
-        (["--calibrate", "cb"], 2, "pass --abstain"),
-        (["--abstain", "0.1"], 3, "--calibrate"),
-        (["--heatmap", "w.jpeg"], 2, ".png, .svg, .pdf"),
-        (["--batch-size", "0"], 2, "--batch-size 0"),
-        (["--split", "valid"], 2, "test"),
-        (["--data", "nowhere"], 3, "'nowhere' is not among the bundled tasks"),
-        (["--data", "-", "--data", "-"], 2, "twice"),
-        (["--model", "clora-nano"], 4, "trained on base model"),
+        (["--similarity", "l3"], 2, "unknown-name", "'l2'"),
+        (["--top-k", "-1"], 2, "option-out-of-range", "--top-k -1"),
+        (["--temperature", "0"], 2, "option-out-of-range", "--temperature 0"),
+        (["--route-layer", "9"], 2, "option-choice-unknown", "layer 9"),
+        (["--route-module", "o_proj"], 2, "module-matches-no-site", "q_proj, v_proj"),
+        (["--abstain", "1.5"], 2, "option-out-of-range", "--abstain 1.5"),
+        (["--calibrate", "cb"], 2, "", "--abstain"),
+        (["--abstain", "0.1"], 3, "", "--calibrate"),
+        (["--heatmap", "w.jpeg"], 2, "output-ending-unknown", ".png, .svg, .pdf"),
+        (["--batch-size", "0"], 2, "option-out-of-range", "--batch-size 0"),
+        (["--split", "valid"], 2, "option-choice-unknown", "test"),
+        (["--data", "nowhere"], 3, "data-not-found", "'nowhere'"),
+        (["--data", "-", "--data", "-"], 2, "option-given-twice", "twice"),
+        (["--model", "clora-nano"], 4, "trained-on-other-base-model", "clora-nano"),
     ],
 )
-def test_mistakes_end_in_one_line(clora, given, package, tmp_path, options, code, message):
+def test_mistakes_end_in_one_line(clora, given, package, tmp_path, options, code, reason, message):
     given({"prompt": "a"})
     if options[0] == "--abstain" and code == 3:  # tasks that were files of somebody else's
         manifest = json.loads((package / "first" / "clora.json").read_text())
@@ -242,22 +243,23 @@ def test_mistakes_end_in_one_line(clora, given, package, tmp_path, options, code
         (copy / "clora.json").write_text(json.dumps(manifest))
         package = copy
     result = clora("route", package, *options, *CPU)
+    assert result.error == reason
     assert message in one_error(result, code)
     assert result.out == ""
 
 
 def test_a_terminal_is_not_waited_for(clora, given, package):
     given(terminal=True)
-    assert "pass --data, or JSON lines on stdin" in one_error(clora("route", package, *CPU), 2)
+    assert "--data" in one_error(result := clora("route", package, *CPU), 2)
+    assert result.error == "nothing-to-route"
 
 
 def test_an_adapter_without_a_distribution_is_refused_with_the_command(clora, given, here, made, tasks):
     package, backbone = made
     bare = write_random_adapter(here / "third", backbone, stage=3)
     given({"prompt": "a"})
-    error = one_error(clora("route", package, "third", *CPU), 3)
-    assert "adapter third has no feature distribution" in error
-    assert "`clora stat-features third --data" in error
+    assert "`clora stat-features third --data" in one_error(result := clora("route", package, "third", *CPU), 3)
+    assert result.error == "feature-distribution-missing"
     give_distribution(bare.path, backbone, load_task(str(tasks["third"])).train, data="third", second="none")
     given({"prompt": "a"})
     assert "same second moments" in one_error(clora("route", package, "third", "--similarity", "mahalanobis", *CPU), 4)
@@ -272,7 +274,8 @@ def test_adapters_of_two_base_models_are_refused(clora, given, here, package, ba
     write_random_adapter(here / "third", other, stage=3)
     give_distribution(here / "third", other, load_task(str(tasks["third"])).train, data="third")
     given({"prompt": "a"})
-    assert "different base models" in one_error(clora("route", package, "third", *CPU), 4)
+    assert "llama-1" in one_error(result := clora("route", package, "third", *CPU), 4)
+    assert result.error == "base-models-differ"
 
 
 def test_distributions_of_adapted_features_are_used_with_a_warning(clora, given, here, made, tasks):
@@ -366,4 +369,5 @@ def test_adapters_without_task_vectors_name_ways_out(clora, package, given):
 def test_a_layer_that_cannot_decide_is_refused(clora, package, given):
     given({"text": "x"})
     chosen = ("--similarity", "task-vector", "--route-layer", "last")
-    assert "leave out --route-layer" in one_error(clora("route", package, *chosen, *CPU), 2)
+    assert "--route-layer" in one_error(result := clora("route", package, *chosen, *CPU), 2)
+    assert result.error == "option-has-no-effect"

@@ -161,16 +161,14 @@ def test_what_another_recipe_made_is_refused_before_anything_starts(done, clora,
     text = filled().replace("lr: 1e-2", "lr: 2e-2")
     (tmp_path / "copy" / "tiny.yaml").write_text(text, encoding="utf-8")
     result = clora("run", "tiny.yaml", "--only", "o-lora")
-    assert result.code == 2
-    assert (
-        "adapters/first was made by another recipe (training.lr 0.01 -> 0.02); remove runs/tiny/o-lora/seed-42"
-        in result.err
-    )
+    assert (result.code, result.error) == (2, "output-made-differently")
+    assert "adapters/first" in result.err
+    assert "(training.lr 0.01 -> 0.02); remove runs/tiny/o-lora/seed-42" in result.err
     first, second = text.index("first"), text.index("second")
     (tmp_path / "copy" / "tiny.yaml").write_text(filled().replace("/first,", "/third,"), encoding="utf-8")
     result = clora("run", "tiny.yaml", "--only", "o-lora")
-    assert result.code == 4
-    assert "adapters/first is stage 1 of 2 in its package, and has no place in recipe tiny" in result.err
+    assert (result.code, result.error) == (4, "stage-differs")
+    assert "adapters/first is stage 1 of 2" in result.err
     assert first < second
     after = made(tmp_path / "copy")
     assert {path: after[path] for path in before if path != "tiny.yaml"} == {
@@ -210,18 +208,19 @@ def test_a_failed_unit_is_told_in_one_line_and_the_others_go_on(clora, here, mon
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "told"),
+    ("change", "code", "reason", "told"),
     [
-        (("tasks:", "tusks:"), 2, "tiny.yaml:3: unknown key 'tusks' in the recipe; did you mean 'tasks'?"),
-        (("1e-2", "[1, 2, 3]"), 2, "tiny.yaml:10: lr has 3 values for 2 tasks"),
-        (("model: ", "model: no-such-folder"), 3, "base model 'no-such-folder/"),
-        (("eval: {test", "eval: {score: labels, test"), 0, ""),
-        (("device: cpu", "columns: {txt: x}"), 2, "did you mean 'text'"),
+        (("tasks:", "tusks:"), 2, "unknown-name", "tiny.yaml:3: unknown key 'tusks'"),
+        (("1e-2", "[1, 2, 3]"), 2, "recipe-value-count-differs", "tiny.yaml:10: lr"),
+        (("model: ", "model: no-such-folder"), 3, "base-model-not-found", "base model 'no-such-folder/"),
+        (("eval: {test", "eval: {score: labels, test"), 0, "", ""),
+        (("device: cpu", "columns: {txt: x}"), 2, "unknown-name", "'text'"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_starts(clora, here, filled, change, code, told):
+def test_what_is_wrong_is_told_before_anything_starts(clora, here, filled, change, code, reason, told):
     (here / "tiny.yaml").write_text(filled().replace(*change), encoding="utf-8")
     result = clora("run", "tiny.yaml", *(["--dry-run"] if not code else []))
+    assert result.error == reason
     assert result.code == code
     assert told in result.err
     assert [path.name for path in here.iterdir()] == ["tiny.yaml"]
@@ -246,7 +245,7 @@ def test_parts_of_a_recipe_and_other_places(clora, here):
     assert all(words[words.index("--model") + 1] == "mine" for words in commands)
     assert commands[0][commands[0].index("--package") + 1] == "there/o-lora/seed-42/adapters"
     result = clora("run", "compare-nano", "--only", "o-lorra")
-    assert (result.code, "did you mean 'o-lora'" in result.err) == (2, True)
+    assert (result.code, result.error, "'o-lora'" in result.err) == (2, "unknown-name", True)
     shown = clora("run", "compare-nano", "--only", "o-lora", "--seed", 7, "--seed", 8, "--dry-run").out
     assert [line for line in shown.splitlines() if "seed" in line] == ["o-lora, seed 7:", "o-lora, seed 8:"]
     assert clora("run", "compare-nano", "--seed", 7, "--seed", 7).code == 2

@@ -74,26 +74,27 @@ def test_the_measures_of_the_option_are_those_of_the_engine():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "reason", "told"),
     [
-        (["adapters/first", "adapters/second"], 2, "add --diff to compare"),
-        (["adapters", "--out", "diff.png"], 2, "--out diff.png: the adapters of adapters share no LoRA; add --diff"),
-        (["adapters/first", "--diff"], 2, "needs two adapters, and adapters/first is one"),
-        (["adapters", "--diff", "--out", "diff.gif"], 2, "must be one of .png, .svg, .pdf"),
-        (["adapters", "--diff", "--epsilon", "1"], 2, "epsilon 1 is a share"),
-        (["adapters", "--diff", "--measure", "angle"], 2, "angle"),
-        (["adapters", "--diff", "--json", "-q"], 2, "exclude each other"),
-        (["adapters", "nowhere", "--diff"], 3, "nowhere does not exist"),
-        (["adapters", "notes.txt", "--diff"], 3, "notes.txt is neither an adapter folder nor a package"),
-        (["adapters", "--diff", "--out", "notes.txt/diff.png"], 1, "cannot write notes.txt/diff.png"),
-        (["adapters", "other", "--diff"], 4, "different base models"),
+        (["adapters/first", "adapters/second"], 2, "option-missing", "--diff"),
+        (["adapters", "--out", "diff.png"], 2, "nothing-to-draw", "--out diff.png"),
+        (["adapters/first", "--diff"], 2, "difference-needs-two-adapters", "adapters/first"),
+        (["adapters", "--diff", "--out", "diff.gif"], 2, "output-ending-unknown", ".png, .svg, .pdf"),
+        (["adapters", "--diff", "--epsilon", "1"], 2, "option-out-of-range", "epsilon 1"),
+        (["adapters", "--diff", "--measure", "angle"], 2, "", "angle"),
+        (["adapters", "--diff", "--json", "-q"], 2, "", "--quiet"),
+        (["adapters", "nowhere", "--diff"], 3, "package-missing", "nowhere"),
+        (["adapters", "notes.txt", "--diff"], 3, "not-a-package", "notes.txt"),
+        (["adapters", "--diff", "--out", "notes.txt/diff.png"], 1, "cannot-write", "notes.txt/diff.png"),
+        (["adapters", "other", "--diff"], 4, "base-models-differ", "llama-1"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_in_one_line(clora, package, here, backbone, arguments, code, told):
+def test_what_cannot_be_compared_is_refused_in_one_line(clora, package, here, backbone, arguments, code, reason, told):
     (here / "notes.txt").write_text("no adapter", encoding="utf-8")
     write_random_adapter(here / "other", backbone("llama", 1), stage=4)
     before = contents(here)
     result = clora("show", *arguments)
+    assert result.error == reason
     last = result.err.splitlines()[-1]
     assert last.startswith("error: ") and told in last
     assert (result.code, result.out) == (code, "")

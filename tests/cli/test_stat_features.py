@@ -105,33 +105,34 @@ def test_a_bare_folder_without_a_base_model_takes_the_environments(
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": None}))
     call = ("stat-features", "theirs", "--data", tasks["first"], *ON_CPU)
     result = clora(*call)
-    assert (result.code, "pass --model" in result.err) == (2, True)
+    assert (result.code, "--model" in result.err) == (2, True)
     monkeypatch.setenv("CLORA_MODEL", str(model_folder("llama")))
     assert clora(*call).code == 0
     assert clora("merge", "theirs").code == 0  # its distribution names the model now
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "code", "reason", "message"),
     [
-        (["nowhere"], 3, "nowhere does not exist"),
-        (["adapters", "--data", "mnil"], 2, "--data mnil fits none of these adapters"),
-        (["adapters/first", "--data", "mnil"], 3, "'mnil' is not among"),
-        (["adapters", "--data", "frst=mnli"], 2, "did you mean 'first'?; give TASK=DATA with a TASK of first, second"),
-        (["adapters", "--model", "nowhere"], 3, "base model 'nowhere'"),
-        (["adapters", "--model", "clora-nano"], 4, "was trained on base model"),
-        (["adapters", "--layer", "7"], 2, "layer 7: choose all, middle, last or one of 0, 1"),
-        (["adapters", "--source", "bse"], 2, "--source bse: choose one of base, adapted"),
-        (["adapters", "--limit", "5"], 3, "give at least 10, or pass --min-count 5"),
-        (["adapters", "--dp-epsilon", "8"], 2, "--dp-epsilon and --dp-delta go together"),
-        (["adapters", "--dp-epsilon", "-1", "--dp-delta", "1e-5"], 2, "--dp-epsilon -1: give a number above 0"),
-        (["adapters", "--add", "--force"], 2, "give one of them"),
-        (["adapters", "--nproc", "0"], 2, "--nproc 0"),
-        (["adapters", "--json", "-q"], 2, "exclude each other"),
+        (["nowhere"], 3, "package-missing", "nowhere"),
+        (["adapters", "--data", "mnil"], 2, "data-fits-no-adapter", "--data mnil"),
+        (["adapters/first", "--data", "mnil"], 3, "data-not-found", "'mnil'"),
+        (["adapters", "--data", "frst=mnli"], 2, "data-fits-no-adapter", "'first'"),
+        (["adapters", "--model", "nowhere"], 3, "hub-unreachable", "base model 'nowhere'"),
+        (["adapters", "--model", "clora-nano"], 4, "trained-on-other-base-model", "clora-nano"),
+        (["adapters", "--layer", "7"], 2, "option-choice-unknown", "layer 7"),
+        (["adapters", "--source", "bse"], 2, "option-choice-unknown", "--source bse"),
+        (["adapters", "--limit", "5"], 3, "too-few-inputs", "--min-count 5"),
+        (["adapters", "--dp-epsilon", "8"], 2, "option-missing", "--dp-delta"),
+        (["adapters", "--dp-epsilon", "-1", "--dp-delta", "1e-5"], 2, "option-out-of-range", "--dp-epsilon -1"),
+        (["adapters", "--add", "--force"], 2, "options-exclude-each-other", "--add"),
+        (["adapters", "--nproc", "0"], 2, "option-out-of-range", "--nproc 0"),
+        (["adapters", "--json", "-q"], 2, "", "--quiet"),
     ],
 )
-def test_mistakes_end_in_one_line_and_leave_nothing(clora, package, arguments, code, message):
+def test_mistakes_end_in_one_line_and_leave_nothing(clora, package, arguments, code, reason, message):
     result = clora("stat-features", *arguments, *ON_CPU)
+    assert result.error == reason
     error = [line for line in result.err.splitlines() if line.startswith("error")]
     assert (result.code, result.out, len(error)) == (code, "", 1)
     assert message in error[0]
@@ -143,8 +144,8 @@ def test_a_damaged_file_is_told_and_replaced_by_force(clora, package):
     whole = (package / "first" / FEATURES).read_bytes()
     (package / "first" / FEATURES).write_bytes(whole[:-3])
     result = clora("stat-features", "adapters", *ON_CPU)
-    assert (result.code, result.err.count("\n")) == (3, 1)
-    assert "first/features.clora is damaged" in result.err
+    assert (result.code, result.error, result.err.count("\n")) == (3, "tensor-file-damaged", 1)
+    assert "first/features.clora" in result.err
     assert clora("stat-features", "adapters", "--force", *ON_CPU).code == 0
     assert (package / "first" / FEATURES).read_bytes() == whole
 

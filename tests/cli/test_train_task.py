@@ -78,36 +78,37 @@ def test_force_and_other_options(train, here):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "reason", "told"),
     [
-        (["--method", "n-lorra"], 2, "unknown method 'n-lorra'; did you mean 'n-lora'"),
-        (["--method", "n-lora", "-o", "strenght=1"], 2, "did you mean 'strength'"),
-        (["--method", "n-lora", "-o", "strength=much"], 2, "not a valid float"),
-        (["-o", "strength"], 2, "key=value"),
-        (["--method", "o-lora+seq-lora"], 2, "differently"),
-        (["--target-modules", "nope"], 2, "--target-modules nope matches no linear layer"),
-        (["--rank", "0"], 2, "--rank 0: give"),
-        (["--rank", "two"], 2, "'--rank': Input should be a valid integer"),
-        (["--train-rows", "-3"], 2, "--train-rows -3"),
-        (["--schedule", "cosin"], 2, "choose one of linear, constant, cosine"),
-        (["--device", "abacus"], 2, "--device abacus cannot be used here"),
-        (["--device", "toaster"], 2, "--device toaster cannot be used here"),
-        (["--dtype", "float64"], 2, "--dtype float64"),
-        (["--quantize", "4bit"], 2, "--quantize 4bit needs an accelerator"),
-        (["--nproc", "0"], 2, "--nproc 0"),
-        (["--report-to", "nobody"], 2, "--report-to nobody"),
-        (["--json", "--quiet"], 2, "exclude each other"),
-        (["--lorra"], 2, "No such option: --lorra"),
-        (["--columns", "text"], 2, "key=value"),
-        (["--columns", "txt=a"], 2, "did you mean 'text'"),
-        (["--package", "file/x"], 1, "cannot write"),
-        (["--out", "/proc/clora/x"], 1, "cannot write /proc/clora"),
-        (["--max-length", "3"], 3, "raise --max-length"),
+        (["--method", "n-lorra"], 2, "unknown-name", "'n-lora'"),
+        (["--method", "n-lora", "-o", "strenght=1"], 2, "unknown-name", "'strength'"),
+        (["--method", "n-lora", "-o", "strength=much"], 2, "option-malformed", "strength=much"),
+        (["-o", "strength"], 2, "option-malformed", "key=value"),
+        (["--method", "o-lora+seq-lora"], 2, "", "--method o-lora+seq-lora"),
+        (["--target-modules", "nope"], 2, "target-modules-match-nothing", "--target-modules nope"),
+        (["--rank", "0"], 2, "option-out-of-range", "--rank 0"),
+        (["--rank", "two"], 2, "", "'--rank'"),
+        (["--train-rows", "-3"], 2, "option-out-of-range", "--train-rows -3"),
+        (["--schedule", "cosin"], 2, "option-choice-unknown", "linear, constant, cosine"),
+        (["--device", "abacus"], 2, "device-unavailable", "--device abacus"),
+        (["--device", "toaster"], 2, "device-unavailable", "--device toaster"),
+        (["--dtype", "float64"], 2, "option-choice-unknown", "--dtype float64"),
+        (["--quantize", "4bit"], 2, "quantisation-unavailable", "--quantize 4bit"),
+        (["--nproc", "0"], 2, "option-out-of-range", "--nproc 0"),
+        (["--report-to", "nobody"], 2, "", "--report-to nobody"),
+        (["--json", "--quiet"], 2, "", "--quiet"),
+        (["--lorra"], 2, "", "--lorra"),
+        (["--columns", "text"], 2, "option-malformed", "key=value"),
+        (["--columns", "txt=a"], 2, "unknown-name", "'text'"),
+        (["--package", "file/x"], 1, "cannot-write", "file/x"),
+        (["--out", "/proc/clora/x"], 1, "cannot-write", "/proc/clora"),
+        (["--max-length", "3"], 3, "prompt-too-long", "--max-length"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_changes_nothing(train, here, arguments, code, told):
+def test_what_is_wrong_is_one_line_and_changes_nothing(train, here, arguments, code, reason, told):
     (here / "file").write_text("here first", encoding="utf-8")
     result = train(*arguments)
+    assert result.error == reason
     assert told in one_line(result)
     assert result.code == code
     assert {name for name in contents(here) if ".unfinished" not in name} == {"file"}
@@ -171,20 +172,21 @@ def test_a_configuration_file_gives_defaults(train, here, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "told"),
+    ("text", "code", "reason", "told"),
     [
-        ("metod: n-lora", 2, "unknown key in c.yaml 'metod'; did you mean 'method'"),
-        ("dry_run: true", 2, "unknown key in c.yaml 'dry_run'"),
-        ("- method", 2, "is not a mapping"),
-        ("", 2, "is not a mapping"),
-        ("a: [", 3, "cannot be read"),
-        ("epochs: two", 2, "'--epochs': Input should be a valid number"),
-        ("option: {strenght: 1}\nmethod: n-lora", 2, "did you mean 'strength'"),
+        ("metod: n-lora", 2, "unknown-name", "c.yaml 'metod'; did you mean 'method'"),
+        ("dry_run: true", 2, "unknown-name", "c.yaml 'dry_run'"),
+        ("- method", 2, "configuration-not-a-mapping", "c.yaml"),
+        ("", 2, "document-empty", "c.yaml"),
+        ("a: [", 3, "yaml-malformed", "c.yaml"),
+        ("epochs: two", 2, "", "'--epochs'"),
+        ("option: {strenght: 1}\nmethod: n-lora", 2, "unknown-name", "'strength'"),
     ],
 )
-def test_a_configuration_file_that_is_wrong(train, here, text, code, told):
+def test_a_configuration_file_that_is_wrong(train, here, text, code, reason, told):
     (here / "c.yaml").write_text(text, encoding="utf-8")
     result = train("-c", "c.yaml")
+    assert result.error == reason
     assert told in one_line(result)
     assert result.code == code
     assert train("-c", "none.yaml").code == 3

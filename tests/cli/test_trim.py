@@ -119,24 +119,25 @@ def test_no_model_library_is_loaded(process, package):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "code", "reason", "message"),
     [
-        (["adapters/first", "--by", "knees"], 2, "did you mean 'knee'"),
-        (["adapters/first", "--density", "0.2"], 2, "unknown option of knee 'density'"),
-        (["adapters/first", "--by", "density", "--density", "0"], 2, "give a number in (0, 1]"),
-        (["adapters/first", "--on", "both", "--scope", "row"], 2, "--scope row"),
-        (["adapters/first", "--by", "sign"], 2, "pass --reference"),
-        (["adapters/first", "--by", "magnitude"], 2, "threshold=0.001"),
-        (["adapters/first", "--plot", "knee.jpg"], 2, ".png, .svg, .pdf"),
-        (["adapters/first", "-o", "adapters"], 2, "never changed"),
-        (["adapters/first", "--json", "-q"], 2, "exclude each other"),
-        (["adapters"], 3, "adapters is not an adapter folder"),
-        (["nowhere"], 3, "nowhere does not exist"),
-        (["adapters/first", "--by", "sign", "--reference", "nowhere"], 3, "nowhere does not exist"),
+        (["adapters/first", "--by", "knees"], 2, "unknown-name", "'knee'"),
+        (["adapters/first", "--density", "0.2"], 2, "unknown-name", "'density'"),
+        (["adapters/first", "--by", "density", "--density", "0"], 2, "option-out-of-range", "(0, 1]"),
+        (["adapters/first", "--on", "both", "--scope", "row"], 2, "option-choice-unknown", "--scope row"),
+        (["adapters/first", "--by", "sign"], 2, "option-missing", "--reference"),
+        (["adapters/first", "--by", "magnitude"], 2, "option-missing", "threshold=0.001"),
+        (["adapters/first", "--plot", "knee.jpg"], 2, "output-ending-unknown", ".png, .svg, .pdf"),
+        (["adapters/first", "-o", "adapters"], 2, "output-would-change-input", "--out adapters"),
+        (["adapters/first", "--json", "-q"], 2, "", "--quiet"),
+        (["adapters"], 3, "not-an-adapter-folder", "adapters"),
+        (["nowhere"], 3, "adapter-missing", "nowhere"),
+        (["adapters/first", "--by", "sign", "--reference", "nowhere"], 3, "package-missing", "nowhere"),
     ],
 )
-def test_mistakes_end_in_one_line(clora, here, package, arguments, code, message):
+def test_mistakes_end_in_one_line(clora, here, package, arguments, code, reason, message):
     result = clora("trim", *arguments)
+    assert result.error == reason
     assert result.code == code
     error = [line for line in result.err.splitlines() if line.startswith("error")]
     assert len(error) == 1 and message in error[0]

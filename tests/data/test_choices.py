@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refused
 
-from clora_cli.base.errors import DataError
 from clora_cli.data import Task, load_task
 from clora_cli.data.columns import prompt_of
 from clora_cli.data.readers import Record
@@ -121,9 +121,9 @@ def test_rows_whose_choice_is_not_told_are_dropped_and_counted(folder: Path) -> 
 
 
 def test_keys_that_name_no_choice_are_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"line 1: 'answer' names none of the choices; pass --columns key=COLUMN"):
+    with refused("answer-not-a-choice", "line 1", "'answer'", "--columns key=COLUMN"):
         read(folder, {"question": lambda i: f"q {i}", "choices": FOUR, "answer": "42 apples"})
-    with pytest.raises(DataError, match=r"line 1: 'choices' is a str; expected a list of choices"):
+    with refused("choices-not-a-list", "line 1", "'choices' is a str"):
         read(folder, {"question": lambda i: f"q {i}", "choices": "red or blue", "answer": "A"})
 
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from refusals import refused
 
-from clora_cli.base.errors import DataError
 from clora_cli.data import Collator, pad_id
 
 CAUSAL = [{"input_ids": [5, 6, 7], "labels": [-100, -100, 7]}, {"input_ids": [5], "labels": [5]}]
@@ -62,7 +62,7 @@ def test_padding_is_the_start_token_only_as_a_last_resort(tokenizer: Any, expect
 
 
 def test_a_tokenizer_without_special_tokens_is_refused() -> None:
-    with pytest.raises(DataError, match="pad_token"):
+    with refused("no-padding-token", "pad_token"):
         pad_id(ids())
 
 

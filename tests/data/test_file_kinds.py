@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
-from clora_cli.base.errors import DataError
 from clora_cli.data import load_task
 
 ROWS = [(f"review {i}", "pos" if i % 2 else "neg") for i in range(20)]
@@ -46,9 +46,7 @@ def test_spaces_before_quotes_and_lines_of_spaces_are_nothing(folder: Path) -> N
 
 def test_a_file_that_is_packed_under_another_name_is_told(folder: Path) -> None:
     (folder / "rows.csv").write_bytes(gzip.compress(table().encode()))
-    with pytest.raises(
-        DataError, match=r"rows.csv: it is no text but packed by gzip \(.gz\); give its name the ending"
-    ):
+    with refused("file-not-text", "rows.csv", "gzip (.gz)"):
         load_task("rows.csv")
 
 
@@ -84,14 +82,14 @@ def test_versions_dates_and_joined_words_are_splits(folder: Path) -> None:
 def test_two_files_of_one_split_are_refused(folder: Path) -> None:
     for name in ("Train", "train"):
         (folder / f"{name}.csv").write_text(table())
-    with pytest.raises(DataError, match=r"Train and train both hold train; keep one"):
+    with refused("split-twice", "Train and train"):
         load_task(".")
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json", "rows.parquet"])
 def test_what_stands_in_the_place_of_data_is_told(folder: Path, name: str) -> None:
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
-    with pytest.raises(DataError, match=rf"{name} is a Git LFS pointer, not the file itself; run `git lfs pull`"):
+    with refused("file-is-stand-in", name, "Git LFS", "`git lfs pull`"):
         load_task(name)
 
 
@@ -111,7 +109,7 @@ def test_a_data_set_in_the_cache_of_the_hub_is_read_as_its_snapshot(folder: Path
         (cached / "snapshots" / snapshot / "train.csv").write_text(
             "".join(table().splitlines(keepends=True)[: count + 1])
         )
-    with pytest.raises(DataError, match="it holds 2 snapshots; name one of"):
+    with refused("several-snapshots", cached.name, "2 snapshots", "aa", "bb"):
         load_task(cached.name)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("bb")
@@ -121,5 +119,5 @@ def test_a_data_set_in_the_cache_of_the_hub_is_read_as_its_snapshot(folder: Path
 
 def test_splits_in_one_json_file_are_named(folder: Path) -> None:
     (folder / "all.json").write_text(json.dumps({"train": [{"text": "a"}], "test": []}))
-    with pytest.raises(DataError, match=r"expected a list of rows .*; save 'train', 'test' as files of their own"):
+    with refused("rows-not-a-list", "all.json", "'train', 'test'"):
         load_task("all.json")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from refusals import refused
 
-from clora_cli.base.errors import DataError
 from clora_cli.data import load_task, named_task
 from clora_cli.data.naming import NAMED, split_names
 from clora_cli.store.manifest import Manifest
@@ -56,7 +56,7 @@ def test_tasks_whose_prompts_had_no_names_say_so(tmp_path, monkeypatch):
     content = {"Definition": ["Sum up."], "Instances": [{"input": f"text {n}", "output": ["short"]} for n in range(20)]}
     (tmp_path / "task1572_samsum_summary.json").write_text(json.dumps(content))
     monkeypatch.setenv("CLORA_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"'task1572\+names': the published prompts of task1572 carry no names"):
+    with refused("task-without-names", "'task1572+names'", "--data task1572"):
         load_task("task1572+names")
 
 

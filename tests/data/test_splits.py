@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from refusals import refused
 
-from clora_cli.base.errors import DataError
 from clora_cli.data import Example, Task
 from clora_cli.data.splits import Draft, finish
 
@@ -64,7 +64,7 @@ def test_a_new_row_moves_few_others() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_rows(count: int) -> None:
-    with pytest.raises(DataError, match="here"):
+    with refused("too-few-rows" if count else "no-row-complete", "here"):
         finished(train=rows(0, count))
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 from safetensors.torch import load_file
 from support import write_random_adapter
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base import registry
-from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.data import load_task
 from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.evaluate import check_combination
@@ -148,7 +148,7 @@ def test_a_merge_that_needs_what_adapters_do_not_keep_is_refused_before_the_mode
         lambda: check_combination(members, options),
         lambda: plan_merge(members, MergeOptions(strategy="fisher")),
     ):
-        with pytest.raises(ArtifactError, match=r"lacking/second keeps no 'fisher' of 'model\.layers\.0"):
+        with refused("merge-state-missing", "lacking/second", "'fisher'", "model.layers.0"):
             call()
 
 
@@ -157,7 +157,7 @@ def test_a_recipe_whose_methods_keep_not_what_its_merge_needs_is_refused_in_its_
 ):
     monkeypatch.chdir(tmp_path)
     units = units_of(recipe_of(tasks, model_folder("llama"), "fisher"))
-    with pytest.raises(OptionError, match="needs 'fisher' of each, and --method inc-lora keeps none"):
+    with refused("merge-state-missing", "fisher", "--method inc-lora"):
         check_inputs(units)
     for strategy in set(registry.names("merges")) - {"fisher"}:
         check_inputs(units_of(recipe_of(tasks, model_folder("llama"), strategy)))

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base import registry
-from clora_cli.base.errors import OptionError
 from clora_cli.merges import Deltas, merge_sites
 
 COUNT, ROWS, COLUMNS = 4, 5, 6
@@ -211,9 +211,9 @@ def test_linear_kinds_by_hand():
     assert one_site(build("sum"), *deltas) == [[4.0, -2.0]]
     assert one_site(build("linear"), *deltas, weights=[1.0, -1.0]) == [[-2.0, 6.0]]
     assert one_site(build("average"), *deltas, weights=[1.0, 3.0]) == [[2.5, -2.5]]
-    with pytest.raises(OptionError, match="takes no --weights; use --strategy linear"):
+    with refused("option-has-no-effect", "--strategy sum", "--weights"):
         one_site(build("sum"), *deltas, weights=[1.0, 0.5])
-    with pytest.raises(OptionError, match="average add up to 0"):
+    with refused("merge-weights-sum-to-zero", "--strategy average"):
         one_site(build("average"), *deltas, weights=[1.0, -1.0])
 
 
@@ -295,26 +295,17 @@ def test_della_drops_small_entries_more_often():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("name", "options", "named"),
     [
-        ("ties", {"density": 2.0}, "option density=2.0 of ties: give a number in (0, 1]"),
-        ("dare", {"density": 0.0}, "option density=0.0 of dare: give a number in (0, 1]"),
-        (
-            "breadcrumbs",
-            {"density": 1.0},
-            "option outliers=0.01 of breadcrumbs: give a number from 0 to 0, which density=1.0 leaves",
-        ),
-        (
-            "della",
-            {"density": 0.95},
-            "option epsilon=0.2 of della: give a number from 0 to 0.1, which density=0.95 leaves",
-        ),
+        ("ties", {"density": 2.0}, ["ties", "density=2.0", "(0, 1]"]),
+        ("dare", {"density": 0.0}, ["dare", "density=0.0", "(0, 1]"]),
+        ("breadcrumbs", {"density": 1.0}, ["breadcrumbs", "outliers=0.01", "from 0 to 0", "density=1.0"]),
+        ("della", {"density": 0.95}, ["della", "epsilon=0.2", "from 0 to 0.1", "density=0.95"]),
     ],
 )
-def test_messages_say_what_to_give(name, options, message):
-    with pytest.raises(OptionError) as caught:
+def test_messages_say_what_to_give(name, options, named):
+    with refused("option-out-of-range", *named):
         build(name, **options)
-    assert str(caught.value) == message
 
 
 def test_limits_that_floats_miss_are_taken():

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusals import refused
 
-from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.data import Collator
 from clora_cli.model.attribution import attributions, down_projections, spearman
 
@@ -82,7 +82,7 @@ def test_neurons_are_the_inputs_of_the_feed_forward_output(backbone, family):
 
 def test_a_model_without_feed_forward_layers_is_told():
     model = torch.nn.ModuleDict({"attention_wo": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 2)})
-    with pytest.raises(OptionError, match="attribution finds no feed-forward output layer in ModuleDict"):
+    with refused("no-feed-forward-layer", "ModuleDict"):
         down_projections(model)
 
 
@@ -160,7 +160,7 @@ def test_the_model_is_left_as_it_was(backbone):
 def test_a_layer_that_runs_twice_is_told(backbone):
     model, batch, labels, _ = case(backbone("llama"))
     model.model.layers[1].mlp.down_proj = model.model.layers[0].mlp.down_proj
-    with pytest.raises(MismatchError, match=r"'model.layers.0.mlp.down_proj' of this model runs 2 times"):
+    with refused("layer-runs-several-times", "model.layers.0.mlp.down_proj", 2):
         attributions(model, batch, labels, ["model.layers.0.mlp.down_proj"])
 
 

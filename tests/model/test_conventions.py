@@ -8,9 +8,9 @@ import shutil
 import pytest
 import torch
 import transformers
+from refusals import refused
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from clora_cli.base.errors import ArtifactError
 from clora_cli.model.backbone import load_backbone
 from clora_cli.model.base_model import find_model
 from clora_cli.model.conventions import first_position, pads_left, read_tokens, takes_positions
@@ -105,7 +105,7 @@ def test_nothing_of_the_models_own_way_to_generate_is_left(model_folder, tmp_pat
 def test_a_folder_without_a_tokenizer_is_told(model_folder, tmp_path):
     shutil.copytree(model_folder("llama"), tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").write_text('{"model": 3}')
-    with pytest.raises(ArtifactError, match=r"the tokenizer of base model .* cannot be loaded"):
+    with refused("base-model-not-loadable", "tokenizer"):
         load_backbone(find_model(str(tmp_path / "model")), device=torch.device("cpu"))
 
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from refusals import refused
 from support import random_factors, sentences
 
 from clora_cli.algebra.statistics import SECOND_MOMENTS, Moments
-from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.data import Example
 from clora_cli.model.backbone import find_sites
 from clora_cli.model.bank import AdapterBank
@@ -192,13 +192,13 @@ def test_only_the_encoder_sees_the_prompt(backbone):
         inside = prompt_sites(base, everywhere)
         assert inside == [site for site in everywhere if site.startswith("encoder.")]
         decoder = next(site for site in everywhere if site.startswith("decoder."))
-        with pytest.raises(MismatchError, match=f"'{decoder}' does not see the prompt"):
+        with refused("layer-not-reached-by-prompt", decoder):
             gathered(base, prompt_ids(base, EXAMPLES), [inside[0], decoder])
 
 
 def test_a_layer_that_does_not_exist_is_refused(backbone):
     base = backbone("llama")
-    with pytest.raises(MismatchError, match=r"no layer 'model\.layers\.9\.x'"):
+    with refused("base-model-lacks-layer", "model.layers.9.x"):
         gathered(base, prompt_ids(base, EXAMPLES), ["model.layers.9.x"])
 
 
@@ -232,16 +232,16 @@ def test_sites_are_chosen_by_layer_and_ending(chosen, expected):
 
 
 @pytest.mark.parametrize(
-    ("chosen", "message"),
+    ("chosen", "code", "names"),
     [
-        ({"layer": "12"}, "layer 12: choose all, middle, last or one of 0, 1, 2"),
-        ({"layer": "-1"}, "layer -1"),
-        ({"layer": "lst"}, "layer lst"),
-        ({"module": "proj"}, "no site ends with 'proj'; the feature distributions have q_proj, v_proj"),
+        ({"layer": "12"}, "option-choice-unknown", ["layer 12", "0, 1, 2"]),
+        ({"layer": "-1"}, "option-choice-unknown", ["layer -1"]),
+        ({"layer": "lst"}, "option-choice-unknown", ["layer lst"]),
+        ({"module": "proj"}, "module-matches-no-site", ["'proj'", "q_proj, v_proj"]),
     ],
 )
-def test_a_choice_that_leaves_nothing_is_refused(chosen, message):
-    with pytest.raises(OptionError, match=message):
+def test_a_choice_that_leaves_nothing_is_refused(chosen, code, names):
+    with refused(code, *names):
         select_sites(LLAMA, **chosen)
 
 

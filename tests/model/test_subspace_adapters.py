@@ -6,10 +6,10 @@ import pytest
 import torch
 from mixtures import batch_of, logits, weights_of, with_dense_mixture
 from parts import parts
+from refusals import refused
 from support import FAMILIES, TARGETS, doubled, random_factors
 
 from clora_cli.algebra.lora import Factor
-from clora_cli.base.errors import MismatchError
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.changes import LowRank, Shared, Subspaces, find_shared
 
@@ -307,7 +307,7 @@ def test_weights_of_another_batch_or_number_of_adapters_are_refused(backbone):
         bank.gate({site: torch.ones(3, 2) for site in bank.sites})
     for weights in (torch.eye(K)[:2], torch.ones(2, K)):
         bank.gate(dict.fromkeys(bank.sites, weights))
-        with pytest.raises(MismatchError, match="2 gated inputs"):
+        with refused("gated-inputs-differ", 2):
             logits(base, batch_of(base))
 
 

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 from parts import write_parts
+from refusals import refused
 from safetensors.torch import save_file
 from support import random_factors, sentences, write_random_adapter
 from torch.nn import functional
 
-from clora_cli.base.errors import ArtifactError
 from clora_cli.data import Example
 from clora_cli.model.backbone import load_skeleton
 from clora_cli.model.bank import AdapterBank
@@ -176,12 +176,12 @@ def test_an_adapters_vector_is_read_alone(tmp_path, backbone):
 def test_what_is_no_direction_is_refused(tmp_path, backbone, wrong):
     folder = write_random_adapter(tmp_path / "first", backbone("llama"), stage=1)
     save_file({KEY: wrong}, folder.path / STATE)
-    with pytest.raises(ArtifactError, match="task vector is no direction"):
+    with refused("task-vector-damaged", folder.path):
         read_task_vector(folder)
 
 
 def test_a_damaged_state_is_told(tmp_path, backbone):
     folder = write_random_adapter(tmp_path / "first", backbone("llama"), stage=1)
     (folder.path / STATE).write_bytes(b"nothing")
-    with pytest.raises(ArtifactError, match=r"state.clora is damaged"):
+    with refused("tensor-file-damaged", "state.clora"):
         read_task_vector(folder)

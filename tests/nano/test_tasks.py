@@ -7,8 +7,8 @@ import sys
 from collections import Counter
 
 import pytest
+from refusals import refused
 
-from clora_cli.base.errors import DataError, UnknownNameError
 from clora_cli.nano.grammar import Draw
 from clora_cli.nano.task_set import ORDER, SPLITS, rows, task
 
@@ -65,11 +65,11 @@ def test_changing_returned_rows_changes_nothing():
 
 
 def test_unknown_names_are_refused_with_the_nearest():
-    with pytest.raises(UnknownNameError, match="did you mean 'topics-news'"):
+    with refused("unknown-name", "'topic-news'", "'topics-news'"):
         task("topic-news")
-    with pytest.raises(UnknownNameError, match="bundled task"):
+    with refused("unknown-name", "bundled task", "'nothing'"):
         rows("nothing", "train")
-    with pytest.raises(DataError, match="it has train, dev, test"):
+    with refused("split-missing", "'validation'", "train, dev, test"):
         rows("yes-no", "validation")
 
 

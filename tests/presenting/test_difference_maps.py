@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+from refusals import refused
 from support import write_random_adapter
 
-from clora_cli.base.errors import CloraError, OptionError
 from clora_cli.presenting.figures.difference_maps import _cell_text, compose_difference, draw_difference
 from clora_cli.reporting.differences import (
     MEASURES,
@@ -43,10 +43,10 @@ def test_each_format_is_drawn_with_equal_bytes_each_time(tmp_path, found, ending
 
 
 def test_drawing_refuses_other_endings_and_unwritable_places(tmp_path, found):
-    with pytest.raises(OptionError, match=r"\.png, \.svg, \.pdf"):
+    with refused("output-ending-unknown", ".png", ".svg", ".pdf"):
         draw_difference(found, tmp_path / "diff.jpeg")
     (tmp_path / "file").touch()
-    with pytest.raises(CloraError, match="cannot write"):
+    with refused("cannot-write", "diff.png"):
         draw_difference(found, tmp_path / "file" / "diff.png")
 
 

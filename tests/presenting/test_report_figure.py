@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+from refusals import refused
 from scored import base, full, row, scores
 
-from clora_cli.base.errors import CloraError, OptionError
 from clora_cli.presenting.figures.report_figure import compose_report, draw
 from clora_cli.reporting import assemble, bring_together
 
@@ -27,12 +27,12 @@ def test_draw_writes_each_format_with_equal_bytes_each_time(tmp_path, ending, ma
 def test_draw_refuses_other_endings_and_unwritable_places(tmp_path):
     results = bring_together(assemble([full()]))
     for name in ("report.html", "report", "report.jpeg"):
-        with pytest.raises(OptionError, match=r"\.png, \.svg, \.pdf"):
+        with refused("output-ending-unknown", ".png", ".svg", ".pdf"):
             draw(results, tmp_path / name)
-    with pytest.raises(OptionError, match="no run"):
+    with refused("nothing-to-draw", "report.png"):
         draw(bring_together([]), tmp_path / "report.png")
     (tmp_path / "file").touch()
-    with pytest.raises(CloraError, match="cannot write"):
+    with refused("cannot-write", "report.png"):
         draw(results, tmp_path / "file" / "report.png")
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from refusals import refused
 from reported import ROUTES, many_routes
 
-from clora_cli.base.errors import CloraError, OptionError
 from clora_cli.presenting.figures.route_maps import compose_routes
 from clora_cli.presenting.route_forms import draw_routes
 
@@ -25,10 +25,10 @@ def test_each_format_is_drawn_with_equal_bytes_each_time(tmp_path, ending, magic
 
 
 def test_drawing_refuses_other_endings_and_unwritable_places(tmp_path):
-    with pytest.raises(OptionError, match=r"\.png, \.svg, \.pdf"):
+    with refused("output-ending-unknown", ".png", ".svg", ".pdf"):
         draw_routes(ROUTES, tmp_path / "routes.jpeg")
     (tmp_path / "file").touch()
-    with pytest.raises(CloraError, match="cannot write"):
+    with refused("cannot-write", "routes.png"):
         draw_routes(ROUTES, tmp_path / "file" / "routes.png")
 
 

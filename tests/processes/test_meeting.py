@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from refusals import refused
 from torch import distributed
 
 from clora_cli.base.errors import CloraError, DataError, MismatchError, OptionError
@@ -104,9 +105,9 @@ def test_of_several_that_fail_one_speaks_and_its_status_is_all_theirs(together):
 def test_an_error_that_is_sent_is_raised_where_the_answer_is_awaited(together):
     def act(one):
         if one.rank:
-            one.send_error(0, OptionError("too long"))
+            one.send_error(0, OptionError("too long", code="path-too-long"))
             return one.hand_out(b"")
-        with pytest.raises(ElsewhereError, match="too long") as info:
+        with refused("path-too-long", "too long", error=ElsewhereError) as info:
             one.receive(1)
         one.hand_out(b"go on")
         return info.value.exit_code

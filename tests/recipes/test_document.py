@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from refusals import refused
 
 from clora_cli.base.errors import OptionError
 from clora_cli.recipes.document import read_document
@@ -18,44 +19,40 @@ def test_every_value_knows_its_line():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "code", "named"),
     [
-        ("", "f.yaml:1: the recipe is empty"),
-        ("a: [1\nb: 2", "f.yaml:2: not YAML: "),
-        ("a: 1\n\na: 2", "f.yaml:3: key 'a' stands here twice"),
-        ("a: 1\n2: b", "f.yaml:2: a key must be a text, not '2'"),
-        ("a: &x [*x]", "f.yaml:1: nested too deeply"),
-        ("a: !!python/object:os.system {}", "f.yaml:1: "),
-        ("a: \x00", "f.yaml:1: not YAML: "),
+        ("", "document-empty", "f.yaml:1"),
+        ("a: [1\nb: 2", "yaml-malformed", "f.yaml:2"),
+        ("a: 1\n\na: 2", "yaml-key-given-twice", "f.yaml:3: key 'a'"),
+        ("a: 1\n2: b", "yaml-key-not-text", "'2'"),
+        ("a: &x [*x]", "document-too-large", "f.yaml:1"),
+        ("a: !!python/object:os.system {}", "recipe-value-malformed", "f.yaml:1"),
+        ("a: \x00", "yaml-malformed", "f.yaml:1"),
     ],
 )
-def test_what_is_no_recipe_is_refused_with_its_line(text, told):
-    with pytest.raises(OptionError) as info:
+def test_what_is_no_recipe_is_refused_with_its_line(text, code, named):
+    with refused(code, "f.yaml:", named, error=OptionError):
         document = read_document(text, "f.yaml")
         document.mapping("it")["a"].text("a")
-    assert str(info.value).startswith(told)
-    assert "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "read", "told"),
+    ("text", "read", "value"),
     [
-        ("a: 1", "text", "a must be a text in one line, not '1'"),
-        ('a: "x\\ny"', "text", "a must be a text in one line"),
-        ("a: yes", "whole", "a must be a whole number of at least 0, not 'True'"),
-        ("a: -1", "whole", "not '-1'"),
-        ("a: 1.5", "whole", "not '1.5'"),
-        ("a: 1", "flag", "a must be true or false, not '1'"),
-        ("a: {b: 1}", "items", "a must be a list, not a mapping"),
-        ("a:", "items", "a must be a list, not nothing"),
-        ("a: [1]", "mapping", "a must be a mapping of names to values, not a list"),
+        ("a: 1", "text", "'1'"),
+        ('a: "x\\ny"', "text", "'x"),
+        ("a: yes", "whole", "'True'"),
+        ("a: -1", "whole", "'-1'"),
+        ("a: 1.5", "whole", "'1.5'"),
+        ("a: 1", "flag", "'1'"),
+        ("a: {b: 1}", "items", "a mapping"),
+        ("a:", "items", "nothing"),
+        ("a: [1]", "mapping", "a list"),
     ],
 )
-def test_values_have_types(text, read, told):
-    with pytest.raises(OptionError) as info:
+def test_values_have_types(text, read, value):
+    with refused("recipe-value-malformed", "f.yaml:1: a ", value, error=OptionError):
         getattr(read_document(text, "f.yaml").mapping("it")["a"], read)("a")
-    assert str(info.value).startswith("f.yaml:1: ")
-    assert told in str(info.value)
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -64,24 +61,23 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "code", "value"),
     [
-        (BOMB, "too large for a recipe"),
-        ("a: " + "[" * 5000 + "]" * 5000, ""),
-        ("a: !!timestamp x", "'x' is no text, number, true or false; put it in quotes"),
-        ("a: 2020-01-01", "'2020-01-01' is no text"),
-        ("a: !!binary aGk=", "is no text"),
-        ("a: .inf", "beyond all numbers that are of use here"),
-        ("a: .nan", "beyond all numbers"),
-        ("a: 1" + "0" * 300, "beyond all numbers"),
-        ("a: 1" + "0" * 5000, "is no text, number"),
-        ("a: 1" + ":1" * 5000, ""),
+        (BOMB, "document-too-large", ""),
+        ("a: " + "[" * 5000 + "]" * 5000, "document-too-large", ""),
+        ("a: !!timestamp x", "yaml-value-not-plain", "'x'"),
+        ("a: 2020-01-01", "yaml-value-not-plain", "'2020-01-01'"),
+        ("a: !!binary aGk=", "yaml-value-not-plain", "'aGk='"),
+        ("a: .inf", "option-out-of-range", ".inf"),
+        ("a: .nan", "option-out-of-range", ".nan"),
+        ("a: 1" + "0" * 300, "option-out-of-range", "10000"),
+        ("a: 1" + "0" * 5000, "yaml-value-not-plain", "10000"),
+        ("a: 1" + ":1" * 5000, "yaml-value-not-plain", "1:1:1"),
     ],
 )
-def test_values_that_no_recipe_has_are_refused_at_once(text, told):
+def test_values_that_no_recipe_has_are_refused_at_once(text, code, value):
     start = time.process_time()
-    with pytest.raises(OptionError) as info:
+    with refused(code, "f.yaml:", value, error=OptionError) as info:
         read_document(text, "f.yaml").mapping("it")["a"].whole("a")
     assert time.process_time() - start < 2
-    assert str(info.value).startswith("f.yaml:") and told in str(info.value)
-    assert "\n" not in str(info.value) and len(str(info.value)) < 500
+    assert len(str(info.value)) < 500

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 import torch
+from refusals import refused
 from reported import cost, write_packages, write_routes, write_runs
 
-from clora_cli.base.errors import ArtifactError
 from clora_cli.model.backbone import load_backbone
 from clora_cli.model.base_model import find_model
 from clora_cli.reporting.assembly import make_report
@@ -57,33 +57,32 @@ def test_what_fits_nothing_is_refused_in_one_line(tmp_path, runs):
         ("cost.jsonl", '{"schema": "x"}\n'),
     ):
         (tmp_path / name).write_text(text, encoding="utf-8")
-    for name, message in (
-        ("nowhere", "nowhere does not exist"),
-        ("empty", "empty holds no scores, routes or cost file and no adapter"),
-        ("odd.json", "odd.json is neither a scores, a routes nor a cost file"),
-        ("cost.jsonl", "cost.jsonl is neither"),
-        ("broken.json", "broken.json is damaged"),
-        ("odd.txt", "odd.txt is damaged"),
+    for name, code in (
+        ("nowhere", "path-missing"),
+        ("empty", "folder-without-results"),
+        ("odd.json", "file-of-other-kind"),
+        ("cost.jsonl", "file-of-other-kind"),
+        ("broken.json", "file-damaged"),
+        ("odd.txt", "file-damaged"),
     ):
-        with pytest.raises(ArtifactError, match=message) as info:
+        with refused(code, tmp_path / name):
             collect([runs, tmp_path / name])
-        assert "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "code", "named"),
     [
-        ({"seconds": None}, "line 1: seconds is not what it should be"),
-        ({"peak_memory_bytes": -1}, "line 1: peak_memory_bytes"),
-        ({"stage": "1"}, "line 1: stage"),
-        ({"task": 3}, "line 1: task"),
-        ({"schema": "clora.cost/2"}, "neither"),
+        ({"seconds": None}, "cost-record-damaged", "line 1: seconds"),
+        ({"peak_memory_bytes": -1}, "cost-record-damaged", "line 1: peak_memory_bytes"),
+        ({"stage": "1"}, "cost-record-damaged", "line 1: stage"),
+        ({"task": 3}, "cost-record-damaged", "line 1: task"),
+        ({"schema": "clora.cost/2"}, "file-of-other-kind", "cost.jsonl"),
     ],
 )
-def test_damaged_costs_are_refused_by_line(tmp_path, change, message):
+def test_damaged_costs_are_refused_by_line(tmp_path, change, code, named):
     line = {**cost("n-lora", 1, "first", 1, "train", 2.0), **change}
     (tmp_path / "cost.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
-    with pytest.raises(ArtifactError, match=message):
+    with refused(code, named):
         collect([tmp_path / "cost.jsonl"])
 
 

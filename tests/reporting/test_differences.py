@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from refusals import refused
 from support import write_random_adapter
 
 from clora_cli.algebra.comparison import Comparison
-from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.reporting.differences import (
     MEASURES,
     difference,
@@ -43,13 +43,13 @@ def test_tasks_may_repeat_across_packages_and_are_then_labelled_by_path(package,
 
 def test_an_adapter_named_twice_counts_once(package):
     assert len(read_adapters([package, package / "3-first"])) == 3
-    with pytest.raises(OptionError, match=r"needs two adapters, and .*3-first is one"):
+    with refused("difference-needs-two-adapters", "3-first"):
         read_adapters([package / "3-first", package / "3-first"])
 
 
 def test_adapters_of_two_base_models_are_refused(package, tmp_path, backbone):
     other = write_random_adapter(tmp_path / "others" / "fourth", backbone("llama", 1), stage=4)
-    with pytest.raises(MismatchError, match="different base models"):
+    with refused("base-models-differ", "llama-0", "llama-1"):
         read_adapters([package, other.path])
 
 
@@ -57,7 +57,7 @@ def test_adapters_without_a_shared_site_are_refused(tmp_path, backbone):
     base = backbone("llama")
     for stage, target in enumerate(("q_proj", "v_proj"), start=1):
         write_random_adapter(tmp_path / "adapters" / target, base, stage=stage, targets=[target])
-    with pytest.raises(MismatchError, match="share no site"):
+    with refused("no-shared-site", "q_proj", "v_proj"):
         difference(read_adapters([tmp_path / "adapters"]))
 
 
@@ -68,7 +68,7 @@ def test_numbers_that_are_not_finite_are_refused(package):
     tensors[name][0, 0] = float("nan")
     save_tensors(weights, tensors)
     (package / "3-first" / "clora.json").unlink()
-    with pytest.raises(ArtifactError, match="not finite"):
+    with refused("numbers-not-finite", "3-first", name):
         difference(read_adapters([package]))
 
 

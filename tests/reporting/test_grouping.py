@@ -7,9 +7,9 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
+from refusals import refused
 from reported import ORDER, bits, cell, stage_scores, write_run, write_runs
 
-from clora_cli.base.errors import UnknownNameError
 from clora_cli.presenting.markdown_tables import matrix_table
 from clora_cli.reporting import assemble, bring_together
 from clora_cli.reporting.collect import collect
@@ -51,7 +51,7 @@ def test_the_average_is_of_the_orders_means_and_its_deviation_of_all_runs(result
     assert average.mean == pytest.approx(fmean([70, 50]))
     assert average.deviation == pytest.approx(stdev([60, 70, 80, 50]))
     assert math.isnan(results.group("per-task").average(results.orders, AP).mean)  # order2 is missing
-    with pytest.raises(UnknownNameError, match="did you mean 'n-lora'"):
+    with refused("unknown-name", "'n-lor'", "'n-lora'"):
         results.group("n-lor")
 
 

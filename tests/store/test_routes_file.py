@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-import pytest
+from refusals import refused
 from reported import ROUTE_SETTINGS, ROUTES, write_routes
 
-from clora_cli.base.errors import ArtifactError
 from clora_cli.base.files import to_json, write_text
 from clora_cli.store.routes_file import read_routes, routes_json
 
@@ -23,7 +22,7 @@ def test_routes_are_read_as_they_were_written_and_damaged_ones_refused(tmp_path)
         {"abstained": ["x", 0]},
     ):
         write_text(path, to_json({**written, **change}))
-        with pytest.raises(ArtifactError, match="is damaged"):
+        with refused("routes-file-damaged", path):
             read_routes(path)
 
 

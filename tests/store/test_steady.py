@@ -8,10 +8,11 @@ import shutil
 import time
 
 import pytest
+from refusals import refused
 from support import write_random_adapter
 
 from clora_cli.base import durable
-from clora_cli.base.errors import ArtifactError, ReplacedError
+from clora_cli.base.errors import ReplacedError
 from clora_cli.processes import owners
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.package import changed, read_package
@@ -75,21 +76,21 @@ def test_what_was_replaced_after_it_was_read_is_never_mixed_with_what_is_there_n
     durable.publish(draft, package / "first")
     assert changed(package, [member, other])
     for use in (member.factors, member.deltas, member.state):
-        with pytest.raises(ReplacedError, match="was replaced or removed while it was read"):
+        with refused("replaced-while-read", package / "first", error=ReplacedError):
             use()
     assert member.digest == digest  # it was looked at before
     shutil.rmtree(package / "second")
     assert other.digest  # that of the file which its manifest was compared with
-    with pytest.raises(ReplacedError):
+    with refused("replaced-while-read", package / "second", error=ReplacedError):
         other.factors()
 
 
 def test_what_is_not_there_or_damaged_is_told_at_once(package, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
-    with pytest.raises(ArtifactError, match="does not exist"):
+    with refused("adapter-missing", package / "third"):
         read_adapter(package / "third")
     (package / "first" / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="is not the file that was written"):
+    with refused("adapter-file-changed", package / "first", "adapter_model.safetensors"):
         read_package([package])
 
 

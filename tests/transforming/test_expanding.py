@@ -11,11 +11,12 @@ import pytest
 import torch
 from parts import write_parts
 from peft import LoraConfig, PeftModel, get_peft_model
+from refusals import refused
 from safetensors.torch import load_file, save_file
 from support import Signals, contents, write_random_adapter
 
 from clora_cli.algebra.statistics import Moments
-from clora_cli.base.errors import ArtifactError, CloraError, MismatchError, OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.options import ExpandOptions
 from clora_cli.store.adapter_folder import WEIGHTS
 from clora_cli.store.distribution import Distribution
@@ -178,9 +179,7 @@ def rivals(tmp_path, base):
 
 
 def test_two_adapters_of_a_task_are_refused_unless_told_otherwise(rivals, tmp_path):
-    with pytest.raises(
-        MismatchError, match=r"one\.pkg/news and .*other\.pkg/news are different adapters.*--on-conflict"
-    ):
+    with refused("task-name-conflict", "one.pkg/news", "other.pkg/news", "--on-conflict"):
         expanded(rivals, tmp_path / "both.pkg")
     assert not (tmp_path / "both.pkg").exists()
 
@@ -214,7 +213,7 @@ def test_equal_tensors_under_another_scaling_are_another_adapter(packages, tmp_p
     twin = shutil.copytree(packages[0] / "letters", tmp_path / "more.pkg" / "letters")
     config = json.loads((twin / "adapter_config.json").read_text())
     (twin / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 99}))
-    with pytest.raises(MismatchError, match="different adapters of task 'letters'"):
+    with refused("task-name-conflict", "'letters'"):
         expanded([packages[0], twin], tmp_path / "both.pkg")
 
 
@@ -228,24 +227,24 @@ def test_a_name_of_choice(rivals, tmp_path, old):
 
 
 @pytest.mark.parametrize(
-    ("chosen", "message"),
+    ("chosen", "code", "names"),
     [
-        ({"rename": {"nws": "x"}}, "no adapter 'nws'; did you mean 'news'"),
-        ({"rename": {"news": "a/b"}}, "leave out slashes"),
-        ({"rename": {"news": ".."}}, "leave out slashes and a leading dot"),
-        ({"rename": {"news": ""}}, "--rename news="),
-        ({"on_conflict": "merge"}, "choose one of error, keep, rename"),
+        ({"rename": {"nws": "x"}}, "rename-matches-nothing", ["'nws'", "'news'"]),
+        ({"rename": {"news": "a/b"}}, "name-unfit-for-folder", ["--rename news=a/b"]),
+        ({"rename": {"news": ".."}}, "name-unfit-for-folder", ["--rename news=.."]),
+        ({"rename": {"news": ""}}, "name-unfit-for-folder", ["--rename news="]),
+        ({"on_conflict": "merge"}, "option-choice-unknown", ["--on-conflict merge", "error, keep, rename"]),
     ],
 )
-def test_wrong_options_are_refused(packages, tmp_path, chosen, message):
-    with pytest.raises(OptionError, match=message):
+def test_wrong_options_are_refused(packages, tmp_path, chosen, code, names):
+    with refused(code, *names, error=OptionError):
         expanded(packages, tmp_path / "both.pkg", **chosen)
 
 
 def test_a_task_that_is_no_folder_name_cannot_lead_out_of_the_package(packages, tmp_path):
     manifest = manifest_of(packages[0] / "news")
     (packages[0] / "news" / MANIFEST).write_text(json.dumps({**manifest, "task": "../../news"}))
-    with pytest.raises(MismatchError, match="cannot be a folder's name; pass --rename"):
+    with refused("name-unfit-for-folder", "'../../news'", "--rename"):
         expanded(packages, tmp_path / "both.pkg")
     out, _ = expanded(packages, tmp_path / "both.pkg", rename={"../../news": "news"})
     assert (out / "news").is_dir()
@@ -253,69 +252,62 @@ def test_a_task_that_is_no_folder_name_cannot_lead_out_of_the_package(packages, 
 
 def test_two_base_models_are_refused_and_both_are_named(packages, tmp_path, backbone):
     stranger = write_member(tmp_path / "far.pkg" / "laws", backbone("llama", 1), 1)
-    with pytest.raises(MismatchError, match=r"different base models \(.*llama-0 \[\w{8}\] and .*llama-1 \[\w{8}\]\)"):
+    with refused("base-models-differ", "llama-0 [", "llama-1 ["):
         expanded([*packages, stranger], tmp_path / "both.pkg")
     # A bare folder says nothing itself; its distribution does.
     bare = write_bare(tmp_path / "bare", backbone("llama"))
     give_distribution(bare, backbone("llama", 1).reference)
-    with pytest.raises(MismatchError, match=r"llama-0 .* and .*llama-1"):
+    with refused("base-models-differ", bare, "llama-0", "llama-1"):
         expanded([*packages, bare], tmp_path / "both.pkg")
 
 
 def test_without_a_fingerprint_the_name_decides(packages, tmp_path, backbone):
     bare = write_bare(tmp_path / "bare", backbone("llama"))
     (bare / FEATURES).unlink()
-    with pytest.raises(ArtifactError, match="for want of a feature distribution"):
+    with refused("feature-distribution-missing", bare):
         expanded([*packages, bare], tmp_path / "both.pkg")
     config = json.loads((bare / "adapter_config.json").read_text())
     (bare / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "someone/else"}))
-    with pytest.raises(
-        MismatchError, match=r"and someone/else\); if they are one model, let `clora stat-features .*bare"
-    ):
+    with refused("base-models-differ", "someone/else", f"clora stat-features {bare}"):
         expanded([*packages, bare], tmp_path / "both.pkg")
 
 
 def test_a_distribution_of_another_model_than_its_adapters_is_refused(packages, tmp_path, backbone):
     give_distribution(packages[1] / "films", backbone("llama", 1).reference)
-    with pytest.raises(MismatchError, match=r"films comes from base model .*llama-1.* stands on .*llama-0.*--force"):
+    with refused("feature-distribution-other-base", packages[1] / "films", "llama-1", "llama-0", "--force"):
         expanded(packages, tmp_path / "both.pkg")
 
 
-def refusal(packages, tmp_path, kind):
-    with pytest.raises(kind) as caught:
+def check_refused(packages, tmp_path, code, *names):
+    with refused(code, *names):
         expanded(packages, tmp_path / "both.pkg")
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "both.pkg").exists()
-    return str(caught.value)
 
 
 def test_a_member_without_a_distribution_is_refused_with_the_command_that_gives_it_one(packages, tmp_path, base):
     topics, moods = packages
     (moods / "films" / FEATURES).unlink()
-    told = refusal(packages, tmp_path, ArtifactError)
-    assert told.startswith(f"{moods}/films cannot be routed to")
-    assert told.endswith(f"run `clora stat-features {moods}/films --data films`")
+    code = "feature-distribution-missing"
+    check_refused(packages, tmp_path, code, f"`clora stat-features {moods}/films --data films`")
     # Of several, clora's own adapters know their data; the options are those of the others.
     (topics / "letters" / FEATURES).unlink()
     for folder in (topics / "wiki", topics / "news", moods / "books"):
         give_distribution(folder, base.reference, pool="last", second="full")
-    told = refusal(packages, tmp_path, ArtifactError)
     options = "--data letters=<its task> --pool last --second-moment full"
-    assert f"`clora stat-features {moods}/films {topics}/letters {options}`" in told
+    check_refused(packages, tmp_path, code, f"`clora stat-features {moods}/films {topics}/letters {options}`")
     (moods / "films").rename(moods / "two words")
-    assert f"stat-features '{moods}/two words' " in refusal(packages, tmp_path, ArtifactError)
+    check_refused(packages, tmp_path, code, f"stat-features '{moods}/two words' ")
 
 
 def test_a_distribution_unlike_the_others_is_refused_with_the_command_that_makes_it_alike(packages, tmp_path, base):
     wiki, letters = packages[0] / "wiki", packages[0] / "letters"
     give_distribution(wiki, base.reference, pool="last", source="adapted")
-    told = refusal(packages, tmp_path, MismatchError)
-    assert f"the distribution of {wiki} (source adapted, pool last) does not compare with that of" in told
-    assert told.endswith(f"run `clora stat-features {wiki} --data wiki --force`")
+    code, what = "feature-distributions-incomparable", f"{wiki} (source adapted, pool last)"
+    check_refused(packages, tmp_path, code, what, f"`clora stat-features {wiki} --data wiki --force`")
     # A bare folder's tasks are those that its distribution was made from.
     give_distribution(letters, base.reference, text="body")
-    told = refusal(packages, tmp_path, MismatchError)
-    assert f"`clora stat-features {wiki} {letters} --data letters=letters-data --force`" in told
+    command = f"`clora stat-features {wiki} {letters} --data letters=letters-data --force`"
+    check_refused(packages, tmp_path, code, command)
 
 
 def test_distributions_at_different_layers_are_refused(packages, tmp_path, base):
@@ -323,9 +315,8 @@ def test_distributions_at_different_layers_are_refused(packages, tmp_path, base)
     expanded(packages, tmp_path / "common.pkg")
     give_distribution(packages[1] / "books", base.reference, sites=SITES[2:])
     give_distribution(packages[0] / "wiki", base.reference, sites=SITES[:2], layer="0", module="")
-    told = refusal(packages, tmp_path, MismatchError)
-    assert "at different layers" in told
-    assert told.endswith(f"stat-features {packages[1]}/books --data books --layer 0 --force`")
+    command = f"`clora stat-features {packages[1]}/books --data books --layer 0 --force`"
+    check_refused(packages, tmp_path, "feature-layers-differ", command)
 
 
 def test_doubts_are_told_and_do_not_stop(packages, tmp_path, base):
@@ -350,30 +341,24 @@ def test_doubts_are_told_and_do_not_stop(packages, tmp_path, base):
 
 
 def test_damage_is_found_before_anything_is_written(packages, tmp_path):
-    def refused(match, kind=ArtifactError):
-        with pytest.raises(kind, match=match) as caught:
-            expanded(packages, tmp_path / "both.pkg")
-        assert "\n" not in str(caught.value)
-        assert not (tmp_path / "both.pkg").exists()
-
     news = packages[0] / "news"
     features = bytearray((news / FEATURES).read_bytes())
     (news / FEATURES).write_bytes(features[:-1] + bytes([features[-1] ^ 1]))
-    refused(r"features\.clora is damaged")
+    check_refused(packages, tmp_path, "feature-distribution-damaged", news / FEATURES)
     (news / FEATURES).write_bytes(features)
     bare = packages[0] / "letters" / WEIGHTS
     whole = bare.read_bytes()
     bare.write_bytes(whole[:-4])
-    refused(r"letters/adapter_model\.safetensors is damaged")
+    check_refused(packages, tmp_path, "tensor-file-damaged", bare)
     bare.write_bytes(whole)
     tensors = load_file(bare)
     save_file({**tensors, "base_model.model.lm_head.lora_magnitude_vector": torch.zeros(2)}, bare)
-    refused("letters cannot be used", MismatchError)
+    check_refused(packages, tmp_path, "adapter-not-plain-lora", bare.parent)
     bare.write_bytes(whole)
     (news / WEIGHTS).write_bytes((news / WEIGHTS).read_bytes()[:-4])
-    refused("is not the file that was written")
+    check_refused(packages, tmp_path, "adapter-file-changed", WEIGHTS)
     shutil.rmtree(packages[0])
-    refused("does not exist")
+    check_refused(packages, tmp_path, "package-missing", packages[0])
 
 
 def test_breaking_off_leaves_nothing_and_keeps_what_was_there(packages, tmp_path, monkeypatch):
@@ -388,7 +373,7 @@ def test_breaking_off_leaves_nothing_and_keeps_what_was_there(packages, tmp_path
         return copy(source, target)
 
     monkeypatch.setattr(member_module.shutil, "copyfile", full)
-    with pytest.raises(CloraError, match="No space left on device; nothing was changed"):
+    with refused("cannot-write", out, "No space left on device"):
         expanded(packages, out, force=True)
     monkeypatch.setattr(member_module.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -400,7 +385,7 @@ def test_breaking_off_leaves_nothing_and_keeps_what_was_there(packages, tmp_path
 def test_a_file_that_vanishes_meanwhile_is_named(packages, tmp_path):
     plan = plan_expand(packages, ExpandOptions(out=tmp_path / "both.pkg"))
     (packages[1] / "films" / "README.md").unlink()
-    with pytest.raises(ArtifactError, match=r"cannot read .*films/README\.md: No such file"):
+    with refused("path-unreadable", "films/README.md"):
         expand_packages(plan)
     assert not (tmp_path / "both.pkg").exists()
 
@@ -419,15 +404,15 @@ def test_the_same_union_is_up_to_date_and_another_is_not_overwritten(packages, t
         (lambda: shutil.rmtree(out / "news"), "news is missing"),
     ):
         change()
-        with pytest.raises(OptionError, match=rf"is not this union \({name}\); pass --force"):
+        with refused("output-differs", out, name, "--force"):
             expanded(packages, out)
         for file, content in before.items():
             (out / file).parent.mkdir(exist_ok=True)
             (out / file).write_bytes(content)
         (out / "news" / "notes").unlink(missing_ok=True)
-    with pytest.raises(OptionError, match=r"is not this union \(books is no part of it\)"):
+    with refused("output-differs", "books"):
         expanded([packages[0]], out)
-    with pytest.raises(OptionError, match=r"also holds scores\.json"):
+    with refused("output-holds-other-files", "scores.json"):
         expanded([packages[0]], out, force=True)
     (out / "scores.json").unlink()
     assert expanded([packages[0]], out, force=True) == (out, True)
@@ -444,12 +429,12 @@ def test_the_place_must_be_free_of_inputs_and_of_other_things(packages, tmp_path
         (packages[1] / "films" / "new.pkg", "lies in"),
         (tmp_path, "holds"),
     ):
-        with pytest.raises(OptionError, match=f"{where} .*which is read and never changed"):
+        with refused("output-would-change-input", f"--out {out} {where} "):
             expanded(packages, out, force=True)
     for name in ("file", "notes"):
         (tmp_path / "notes").mkdir(exist_ok=True)
         (tmp_path / name / "x" if name == "notes" else tmp_path / name).write_text("")
-        with pytest.raises(OptionError, match="is no package"):
+        with refused("output-not-a-package", tmp_path / name):
             expanded(packages, tmp_path / name, force=True)
     (tmp_path / "empty").mkdir()
     assert expanded(packages, tmp_path / "empty")[1]
@@ -504,13 +489,13 @@ def test_task_vectors_are_enough_to_be_routed_to(shared, tmp_path):
 
 
 def test_a_union_needs_one_way_that_all_have_in_common(shared, packages, tmp_path):
-    with pytest.raises(ArtifactError, match=r"parts-0.pkg/news, .*/wiki cannot be routed to for want of a feature"):
+    with refused("feature-distribution-missing", "parts-0.pkg/news", "parts-0.pkg/wiki"):
         expanded([shared[0], packages[1]], tmp_path / "both.pkg")
     (shared[1] / "films" / "state.clora").unlink()
     manifest = manifest_of(shared[1] / "films")
     del manifest["files"]["state.clora"]
     (shared[1] / "films" / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="for want of a feature distribution"):
+    with refused("feature-distribution-missing"):
         expanded(shared, tmp_path / "both.pkg")
 
 

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import pytest
 import torch
+from refusals import refused
 
 from clora_cli.base import registry
-from clora_cli.base.errors import OptionError
 from clora_cli.trims import Entries
 
 
@@ -29,7 +28,7 @@ def test_magnitude_keeps_what_reaches_the_threshold():
 
 
 def test_magnitude_wants_a_threshold():
-    with pytest.raises(OptionError, match=r"no threshold: .*threshold=0\.001"):
+    with refused("option-missing", "magnitude", "threshold"):
         registry.bound("trims", "magnitude").keep(Entries(torch.ones(2)))
 
 

@@ -1,4 +1,4 @@
-"""Several processes of one launch do one thing together (layer L0)."""
+"""Coordination of the processes of one launch (layer L0)."""
 
 from __future__ import annotations
 

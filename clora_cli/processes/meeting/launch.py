@@ -1,6 +1,6 @@
-"""The processes of this launch: they compare what they found, hand out work, and end together (layer L0).
+"""The processes of this launch: they compare their inputs, share out work, and end together (layer L0).
 
-Messages go through the store of whatever launched them, which needs no group of PyTorch's, no device and no shared disk.
+Messages go through the launcher's store, which needs no PyTorch process group, no device and no shared disk.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "wait_for_all",
 ]
 
-# What a launcher sets for each of its processes; a command that one of them starts on its own must not see it.
+# Variables that a launcher sets for its processes; a command that one of them starts on its own must not see them.
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 
 
@@ -43,7 +43,7 @@ def launched() -> bool:
 
 
 def meet() -> Meeting:
-    """Return the processes of this launch, which is one process where nothing launched several.
+    """Return the processes of this launch: a single one unless a launcher started several.
 
     Raises:
         OptionError: If the environment does not say where they meet.
@@ -53,13 +53,13 @@ def meet() -> Meeting:
 
 
 def agree(facts: Callable[[], Mapping[str, Any]]) -> None:
-    """Check, before anything is done, that all processes of this launch found what the first one found.
+    """Check, before any work, that all processes of this launch see the same inputs as the first one.
 
     Args:
-        facts: Tells what decides what this process would do, for JSON; of files and rows their checksums.
+        facts: Returns everything that decides what this process will do, as JSON values; checksums for files and rows.
 
     Raises:
-        MismatchError: In all of them, if one found something else; it is named, and what differs.
+        MismatchError: In all of them, if one differs; the message names it and the differences.
         CloraError: If one has failed, or does not come.
     """
     if meet().size > 1:
@@ -78,7 +78,7 @@ def wait_for_all() -> None:
 
 @contextlib.contextmanager
 def together(device: torch.device) -> Iterator[None]:
-    """Let the processes of a launch meet, if this is one of several and they have not, and part after the block.
+    """Join the processes of a launch for the length of a block, if there are several and they have not joined before.
 
     Raises:
         CloraError: If one of them has failed, or does not come.
@@ -89,34 +89,34 @@ def together(device: torch.device) -> Iterator[None]:
     if not launched() or distributed.is_initialized():
         yield
         return
-    wait_for_all()  # PyTorch would wait for one that has failed
+    wait_for_all()  # PyTorch would wait even for a process that has failed
     if device.type != "cpu":
         torch.accelerator.set_device_index(device.index or 0)
     distributed.init_process_group(distributed.get_default_backend_for_device(device))
     yield
-    # One process's connections must not close while another still reads from them: that ends in an abort. After an error
-    # they stay open until it has been told, or the others would tell of theirs.
+    # A process must not close its connections while another still reads from them: that ends in an abort. After an error
+    # they stay open until it is reported, or the others would report errors of their own.
     distributed.barrier()
     distributed.destroy_process_group()
 
 
 def joined(texts: Sequence[str]) -> list[str]:
-    """Return texts of which each process of this launch has some, and empty ones in place of the others'."""
+    """Return the full list of texts, of which each process has some and empty strings for the others'."""
     if meet().size == 1:
         return list(texts)
-    told = meet().collect(json.dumps(list(texts)).encode(), WORK)
-    whole = ["".join(parts) for parts in zip(*map(json.loads, told), strict=True)]
-    found: list[str] = json.loads(meet().hand_out(json.dumps(whole).encode(), WORK))
-    return found
+    shares = meet().collect(json.dumps(list(texts)).encode(), WORK)
+    whole = ["".join(parts) for parts in zip(*map(json.loads, shares), strict=True)]
+    agreed: list[str] = json.loads(meet().hand_out(json.dumps(whole).encode(), WORK))
+    return agreed
 
 
 def end_all(code: int, message: str = "", say: Callable[[str], None] = lambda text: None) -> int:
-    """End all processes of this launch, with one line in all: the first one that fails says why.
+    """End all processes of this launch, with a single line of output: the first one that fails says why.
 
     Args:
         code: This process's exit status.
         message: Why, in one line; empty if there is nothing to say.
-        say: Tells it.
+        say: Prints it.
 
     Returns:
         The exit status, which is that of the first one that failed.
@@ -133,16 +133,16 @@ def end_all(code: int, message: str = "", say: Callable[[str], None] = lambda te
 
 
 def leave(code: int) -> int:
-    """End this process as the first one ends, which is waited for.
+    """Wait for the first process to end, and end this one alike.
 
     Args:
-        code: This process's exit status; one that is not 0 ends all.
+        code: This process's exit status; any but 0 ends all processes.
 
     Returns:
         The exit status of the launch.
 
     Raises:
-        CloraError: If the first one has gone without a word.
+        CloraError: If the first one has ended without a message.
     """
     if not launched():
         return code
@@ -150,7 +150,7 @@ def leave(code: int) -> int:
 
 
 def fallen_out(error: RuntimeError) -> bool:
-    """Tell whether an error of this process comes of the end of another one of its launch."""
+    """Tell whether an error of this process was caused by the end of another process of its launch."""
     if not launched():
         return False
     from torch.distributed import DistError
@@ -172,16 +172,18 @@ def _met() -> Meeting:
     if not address:
         raise OptionError(
             "RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT are not; start with torchrun, accelerate launch or "
-            "--nproc, or unset the two"
+            "--nproc, or unset the two",
+            code="launch-variables-incomplete",
         )
     kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     patience = timedelta(seconds=PATIENCE)
     try:
-        # On the port that PyTorch's own group of these processes uses too, hence of several tenants.
+        # PyTorch's own process group uses the same port, hence the store is opened for several tenants.
         store = TCPStore(address, port, None, kept and rank == 0, patience, wait_for_workers=False, multi_tenant=True)
     except (DistError, RuntimeError) as error:
         raise CloraError(
-            f"rank {rank} cannot meet the others at {address}:{port}: {str(error).splitlines()[0]}"
+            f"rank {rank} cannot meet the others at {address}:{port}: {str(error).splitlines()[0]}",
+            code="ranks-cannot-meet",
         ) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Meeting(PrefixStore(f"clora/{attempt}", store), rank, size, kept=kept)

@@ -1,8 +1,8 @@
 """What the processes of a launch tell each other, and how they end (layer L0).
 
-The first process, rank 0, sends to every other one, and those to it alone. Who waits, waits for the next message of one
-process, and a process that fails says so in place of its next message: in whatever order things go wrong, nobody waits
-for one that has gone.
+The first process, rank 0, exchanges messages with every other one; the others only with it. A process always waits for the
+next message of one other process, and a process that fails sends an error in place of its next message: so none waits for
+one that has ended, in whatever order things go wrong.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE", "WORK", "ElsewhereError", "Meeting", "tell"]
 
-PATIENCE = 1800.0  # seconds for a process to come, or to find out what it would do: PyTorch's own
-WORK = 86400.0  # seconds for work, or for input that comes slowly
-_BRIEF = 60.0  # seconds for others to hear how it ended
-_MOMENT = 2.0  # seconds for a process that fails to say so
-_SLICE = 1.0  # seconds between two looks at signals, which do not reach into the store's own waiting
-_PIECE = 4 << 20  # bytes: the store takes 8 MiB at a time
+PATIENCE = 1800.0  # seconds for a process to appear or to plan its work: PyTorch's own default
+WORK = 86400.0  # seconds for the work itself, or for slow input
+_BRIEF = 60.0  # seconds for others to learn how it ended
+_MOMENT = 2.0  # seconds for a failing process to say so
+_SLICE = 1.0  # seconds between two checks for signals, which do not interrupt the store's own wait
+_PIECE = 4 << 20  # bytes of one message: the store takes 8 MiB
 _MORE, _LAST, _ERROR, _GONE = b"+", b".", b"?", b"!"
 
 
 class ElsewhereError(CloraError):
-    """What went wrong in another process of this launch, with the exit status that it has there."""
+    """An error in another process of this launch, with its exit status and code."""
 
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.exit_code = code
+    def __init__(self, message: str, status: int, code: str) -> None:
+        super().__init__(message, code=code)
+        self.exit_code = status
 
 
 class Meeting:
     """The processes of a launch, as one of them sees the others.
 
     Args:
-        store: What all of them can read and write; None where there is one process.
-        rank: This one's number.
-        size: How many there are.
-        kept: Whether the store ends with the first process, and not with a launcher that outlives all.
+        store: The store that all of them share; None for a single process.
+        rank: This process's number.
+        size: The number of processes.
+        kept: Whether the first process keeps the store, not a launcher that outlives all of them.
     """
 
     def __init__(self, store: Store | None = None, rank: int = 0, size: int = 1, *, kept: bool = False) -> None:
@@ -61,8 +61,8 @@ class Meeting:
             self._put(to, (_MORE if start + _PIECE < len(content) else _LAST) + piece)
 
     def send_error(self, to: int, error: CloraError) -> None:
-        """Send an error in place of a message: who waits for that has it raised."""
-        self._put(to, _ERROR + json.dumps([str(error), error.exit_code]).encode())
+        """Send an error in place of a message: it is raised where the message is awaited."""
+        self._put(to, _ERROR + json.dumps([str(error), error.exit_code, error.code]).encode())
 
     def receive(self, sender: int, patience: float = PATIENCE) -> bytes:
         """Wait for the next message of a process.
@@ -73,7 +73,7 @@ class Meeting:
 
         Raises:
             ElsewhereError: If it sends an error, or has failed.
-            CloraError: If nothing comes, or the launcher has gone.
+            CloraError: If nothing comes, or the launcher has ended.
         """
         parts: list[bytes] = []
         while True:
@@ -81,20 +81,20 @@ class Meeting:
             if piece[:1] == _ERROR:
                 raise ElsewhereError(*json.loads(piece[1:]))
             if piece[:1] == _GONE:
-                raise ElsewhereError(f"rank {sender} of this launch has failed", int(piece[1:]))
+                raise ElsewhereError(f"rank {sender} of this launch has failed", int(piece[1:]), code="rank-failed")
             parts.append(piece[1:])
             if piece[:1] == _LAST:
                 return b"".join(parts)
 
     def collect(self, content: bytes, patience: float = PATIENCE) -> list[bytes]:
-        """Bring what each process has to the first one, in the order of ranks; the others get nothing."""
+        """Gather the contents of all processes in the first one, in the order of ranks; the others get nothing."""
         if self.rank:
             self.send(0, content)
             return []
         return [content, *(self.receive(rank, patience) for rank in range(1, self.size))]
 
     def hand_out(self, content: bytes, patience: float = PATIENCE) -> bytes:
-        """Give what the first process has to all."""
+        """Return the first process's content in all processes."""
         if self.rank:
             return self.receive(0, patience)
         for rank in range(1, self.size):
@@ -102,11 +102,11 @@ class Meeting:
         return content
 
     def agree(self, facts: Mapping[str, Any]) -> None:
-        """Check that all found what the first one found; see ``agree``."""
-        told = self.collect(json.dumps([socket.gethostname(), facts], sort_keys=True, default=str).encode())
-        odd = _odd([json.loads(one) for one in told]) if told else ""
-        if odd := self.hand_out(odd.encode()).decode():
-            raise MismatchError(odd)
+        """Check that all processes have the same facts; see ``agree``."""
+        reports = self.collect(json.dumps([socket.gethostname(), facts], sort_keys=True, default=str).encode())
+        problem = _disagreement([json.loads(report) for report in reports]) if reports else ""
+        if problem := self.hand_out(problem.encode()).decode():
+            raise MismatchError(problem, code="ranks-disagree")
 
     def fail(self, code: int, message: str, say: Callable[[str], None]) -> int:
         """End all processes; see ``end_all``."""
@@ -117,18 +117,18 @@ class Meeting:
             if first == self.rank:
                 tell(message, say)
                 self._store.set("said", "")
-            else:  # whoever ends first is what the launcher looks at, and then stops the others
+            else:  # the launcher goes by the process that ends first, and then stops the others
                 self._wait("said", _BRIEF)
             for peer in range(1, self.size) if not self.rank else [0]:
                 self._put(peer, _GONE + str(code).encode())
-        except (CloraError, RuntimeError):  # the store has gone, and whoever kept it: one of those that are left tells
+        except (CloraError, RuntimeError):  # the store is gone with its keeper: one of the remaining processes reports
             if self.rank == int(self._kept):
                 tell(message, say)
         self._part()
         return code
 
     def has_ended(self) -> bool:
-        """Tell whether a process has failed, which it may be about to say."""
+        """Tell whether a process has failed, waiting a moment for one that is about to say so."""
         try:
             self._wait("ended", _MOMENT)
         except CloraError:
@@ -146,7 +146,7 @@ class Meeting:
         return code
 
     def _part(self) -> None:
-        """Tell that this process reads no more; whoever keeps the store waits for that, but not for ever."""
+        """Announce that this process reads no more; the keeper of the store waits for that, for a limited time."""
         deadline = time.monotonic() + _BRIEF
         with contextlib.suppress(CloraError, RuntimeError):
             if self._store is not None and self.rank:
@@ -179,27 +179,32 @@ class Meeting:
             try:
                 self._store.wait([key], timedelta(seconds=_SLICE))
             except DistNetworkError as error:
-                raise CloraError("rank 0 of this launch, or its launcher, has ended; see its log") from error
+                raise CloraError(
+                    "rank 0 of this launch, or its launcher, has ended; see its log", code="launcher-ended"
+                ) from error
             except DistStoreError as error:
                 if time.monotonic() > deadline:
                     raise CloraError(
-                        f"rank {sender} of this launch was not heard of for {patience:.0f} s; see its log"
+                        f"rank {sender} of this launch was not heard of for {patience:.0f} s; see its log",
+                        code="rank-not-heard",
                     ) from error
             else:
                 return
 
 
 def tell(message: str, say: Callable[[str], None]) -> None:
-    """Say a message, if there is one."""
+    """Print a message, if there is one."""
     if message:
         say(message)
 
 
-def _odd(told: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    (home, first), *others = told
+def _disagreement(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    (home, first), *others = reports
     for rank, (host, facts) in enumerate(others, start=1):
         if facts != first:
-            changed = differences(facts, first) or differences(first, facts)  # the one names what the other lacks
+            changed = differences(facts, first) or differences(
+                first, facts
+            )  # each direction names only what the other lacks
             where = "" if host == home else f" on {host}"
             return (
                 f"rank {rank}{where} found other things than rank 0 ({changed}); give all processes the same options and "
