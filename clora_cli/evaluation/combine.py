@@ -89,7 +89,10 @@ class Fixed:
     def _weights(self, adapters: Sequence[AdapterFolder]) -> dict[str, Tensor]:
         weights = fixed_weights(adapters)
         if missing := sorted(set(self._bank.sites) - set(weights)):
-            raise MismatchError(f"adapter {adapters[-1].path} has no weights for layer '{missing[0]}'; train it again")
+            raise MismatchError(
+                f"adapter {adapters[-1].path} has no weights for layer '{missing[0]}'; train it again",
+                code="mixing-weights-missing",
+            )
         return weights
 
 

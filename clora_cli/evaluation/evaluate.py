@@ -208,7 +208,10 @@ def _combination(
     bank = AdapterBank(backbone.model)
     members = [member.on(bank.places) for member in members]
     if combine != "route" and (options.route or options.calibrate):
-        raise OptionError(f"these adapters are combined by {combine}; pass --combine route with options of routing")
+        raise OptionError(
+            f"these adapters are combined by {combine}; pass --combine route with options of routing",
+            code="adapters-not-routed",
+        )
     if combine not in {"route", "learned"} or not members:
         return Fixed(bank, members, combine, layers)
     how = RouteOptions(similarity="learned") if combine == "learned" else route_options(members, options.route)
@@ -241,7 +244,10 @@ def _prompts(backbone: Backbone, tasks: Sequence[Task], options: EvalOptions, pr
         rows = getattr(task, options.split)[: options.test_rows or None]
         examples, note = renderable(rows, backbone.tokenizer)
         if not examples:
-            raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows{note and f': {note}'}")
+            raise DataError(
+                f"task '{task.name}' ({task.source}) has no {options.split} rows{note and f': {note}'}",
+                code="task-has-no-rows",
+            )
         if note:
             progress.note(f"note: {task.name}: {note}")
         limits = (options.max_length, options.batch_size, options.max_new_tokens)
@@ -262,13 +268,17 @@ def _way(members: Sequence[AdapterFolder], combine: str) -> str:
     if wanted == {None} and len(members) == 1:
         return "sum"  # one adapter of another tool: there is nothing to choose
     if len(wanted) > 1 or None in wanted:
-        raise OptionError(f"these adapters do not agree on how to be combined; pass --combine {'|'.join(ways()[1:])}")
+        raise OptionError(
+            f"these adapters do not agree on how to be combined; pass --combine {'|'.join(ways()[1:])}",
+            code="ways-to-combine-differ",
+        )
     found = str(wanted.pop())
     needed = registry.missing("merges", found, members[0].manifest and members[0].manifest.method.raw)
     if needed or found not in ways()[1:]:
         raise ArtifactError(
             f"adapter {members[0].path} is to be combined by '{shortened(found)}', which is not here; "
-            f"{needed or 'upgrade clora'}, or pass --combine"
+            f"{needed or 'upgrade clora'}, or pass --combine",
+            code="way-to-combine-unknown",
         )
     return found
 
@@ -287,8 +297,10 @@ def check_scorable(tasks: Sequence[Task], options: EvalOptions) -> None:
     """
     names = [task.name for task in tasks]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise OptionError(f"--data names task '{twice}' twice")
+        raise OptionError(f"--data names task '{twice}' twice", code="task-given-twice")
     if options.score == "labels" and (open_ended := next((t.name for t in tasks if not t.labels), None)):
-        raise OptionError(f"task '{open_ended}' has no label set to rank; use --score generate")
+        raise OptionError(
+            f"task '{open_ended}' has no label set to rank; use --score generate", code="task-has-no-labels"
+        )
     if not tasks:
-        raise OptionError("no task to evaluate: pass --data")
+        raise OptionError("no task to evaluate: pass --data", code="option-missing")

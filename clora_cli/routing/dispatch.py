@@ -140,7 +140,10 @@ class Dispatcher:
     def _weights(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
         weights = self.routing.weights(self.routing.similarities(self._features(inputs)))
         if not all(one.isfinite().all() for one in weights.values()):
-            raise CloraError(f"{inputs[0].where}: the base model's features are not finite; try --dtype float32")
+            raise CloraError(
+                f"{inputs[0].where}: the base model's features are not finite; try --dtype float32",
+                code="features-not-finite",
+            )
         return weights
 
     def _facts(self, calibration: Sequence[Task]) -> dict[str, Any]:
@@ -178,5 +181,6 @@ class Dispatcher:
             prompt_ids(self.guide.backbone, [one.example], text=record.text, max_length=record.max_length, chat=chat)
         except DataError as error:
             raise DataError(
-                f"{one.where}: {error} (inputs are cut as those of {self.guide.cut} were, by its --max-length)"
+                f"{one.where}: {error} (inputs are cut as those of {self.guide.cut} were, by its --max-length)",
+                code=error.code,
             ) from error

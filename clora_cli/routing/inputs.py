@@ -50,7 +50,7 @@ def inputs_of_task(task: Task, split: str, limit: int = 0) -> list[Input]:
     """
     examples = getattr(task, split)[: limit or None]
     if not examples:
-        raise DataError(f"task '{task.name}' ({task.source}) has no {split} rows")
+        raise DataError(f"task '{task.name}' ({task.source}) has no {split} rows", code="task-has-no-rows")
     chat = task.template == "chat"
     return [
         Input(example, {"task": task.name, "row": row}, f"{task.name}, {split} row {row}", task.name, chat)

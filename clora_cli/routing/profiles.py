@@ -61,7 +61,8 @@ class Distributions:
         if not same_base(first.base_model.raw, reference.described()):
             raise MismatchError(
                 f"distribution {path} comes from base model '{first.base_model.id}', "
-                f"not from '{reference.id}'; pass --model {first.base_model.id}"
+                f"not from '{reference.id}'; pass --model {first.base_model.id}",
+                code="feature-distribution-other-base",
             )
         longest = max(record.max_length for _, record in records)
         self.record = FeatureRecord({**first.raw, "max_length": longest})
@@ -153,7 +154,8 @@ def known_by(
     if options.similarity == "auto" and (lacking := _without_distribution(members)):
         raise ArtifactError(
             f"adapter {lacking.path} has no feature distribution, but all have task vectors: pass --similarity task-vector, "
-            "or run `clora stat-features` on them"
+            "or run `clora stat-features` on them",
+            code="feature-distribution-missing",
         )
     return Distributions(reference, members, options)
 
@@ -169,7 +171,8 @@ def _max_length(member: AdapterFolder) -> int:
     if not isinstance(found, int):
         raise ArtifactError(
             f"adapter {member.path} does not tell how long its training's prompts were (training.max_length in clora.json), "
-            "as inputs must be; restore it or train it again"
+            "as inputs must be; restore it or train it again",
+            code="prompt-length-not-recorded",
         )
     return found
 
@@ -182,12 +185,14 @@ def _vectors(members: Sequence[AdapterFolder]) -> list[torch.Tensor]:
             data = "" if member.data_names else " --data <its task>"
             raise ArtifactError(
                 f"adapter {member.path} has no task vector, which only `clora train-task --method cast` gives; "
-                f"or run `clora stat-features {member.path}{data}` on each adapter and pass --similarity l2 or mahalanobis"
+                f"or run `clora stat-features {member.path}{data}` on each adapter and pass --similarity l2 or mahalanobis",
+                code="task-vector-missing",
             )
         if found and vector.shape != found[0].shape:
             raise MismatchError(
                 f"the task vectors of {members[0].path} and {member.path} differ in length ({len(found[0])} and "
-                f"{len(vector)}); give adapters of one base model"
+                f"{len(vector)}); give adapters of one base model",
+                code="task-vectors-differ",
             )
         found.append(vector)
     return found

@@ -68,7 +68,8 @@ def _recorded(member: AdapterFolder, replaced: bool) -> dict[str, Any]:
     if not fits:
         raise ArtifactError(
             f"adapter {member.path} records a way to route that this version does not know; "
-            f"{f'{needed}, or pass --similarity' if needed else 'upgrade clora or train it again'}"
+            f"{f'{needed}, or pass --similarity' if needed else 'upgrade clora or train it again'}",
+            code="routing-not-supported",
         )
     return dict(route)
 
@@ -100,17 +101,18 @@ def calibration_tasks(
     """
     if not options.abstain:
         if names:
-            raise OptionError("--calibrate has nothing to calibrate; pass --abstain too")
+            raise OptionError("--calibrate has nothing to calibrate; pass --abstain too", code="option-has-no-effect")
         return []
     try:
         found = _named(members, names, columns) if names else _own(members)
     except DataError as error:
         told = str(error).removesuffix(f"; or {_MEND}")
-        raise DataError(f"--abstain is calibrated on dev rows, and {told}; or {_MEND}") from error
+        raise DataError(f"--abstain is calibrated on dev rows, and {told}; or {_MEND}", code=error.code) from error
     tasks = [task for task in found if task.dev]
     if not tasks:
         raise DataError(
-            "--abstain is calibrated on dev rows, and there are none; name tasks that have some with --calibrate"
+            "--abstain is calibrated on dev rows, and there are none; name tasks that have some with --calibrate",
+            code="no-rows-to-calibrate",
         )
     return tasks
 

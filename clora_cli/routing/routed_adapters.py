@@ -63,7 +63,8 @@ class RoutedAdapters:
         if self._guide.record.source == "adapted":
             if threshold is not None:
                 raise OptionError(
-                    "--abstain: distributions taken with --source adapted cannot tell far inputs beforehand"
+                    "--abstain: distributions taken with --source adapted cannot tell far inputs beforehand",
+                    code="abstain-needs-base-features",
                 )
             return lambda rows, mask: self._decide_within(routing, count, mask)
         weights = routing.weights(routing.similarities(self._known(name, examples, chat)))
@@ -124,7 +125,8 @@ class RoutedAdapters:
             if place not in found:
                 raise OptionError(
                     f"--route-layer: the distributions were taken with --source adapted, where '{place}' cannot decide for "
-                    f"'{site}', which comes before it; pass --route-layer all"
+                    f"'{site}', which comes before it; pass --route-layer all",
+                    code="route-layer-too-late",
                 )
             return found[place]
 

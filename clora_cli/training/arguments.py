@@ -29,12 +29,14 @@ def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
     trackers = {"none", *get_available_reporting_integrations()}
     if options.report_to not in trackers:
         raise OptionError(
-            f"--report-to {options.report_to} is not installed here; choose one of {', '.join(sorted(trackers))}"
+            f"--report-to {options.report_to} is not installed here; choose one of {', '.join(sorted(trackers))}",
+            code="tracker-not-installed",
         )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if options.batch_size % processes:
         raise OptionError(
-            f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple"
+            f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple",
+            code="batch-size-not-divisible",
         )
     on_cpu = backbone.device.type == "cpu"
     # --dtype decides, not the configuration of whatever launched this.

@@ -115,7 +115,12 @@ def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: P
         progress.note(f"all-linear leaves out what no plain LoRA can adapt in this model: {', '.join(missing)}")
     config = lora_config(plan, backbone.model, sites)
     set_seed(plan.seed)
-    with warnings.catch_warnings(), translated("--target-modules: PEFT cannot adapt these layers", OptionError):
+    with (
+        warnings.catch_warnings(),
+        translated(
+            "--target-modules: PEFT cannot adapt these layers", OptionError, code="target-modules-not-adaptable"
+        ),
+    ):
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
         warnings.simplefilter("ignore", UserWarning)  # and tells that it notes the model's local path
         model = get_peft_model(backbone.model, config)
@@ -123,7 +128,8 @@ def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: P
     written = {parse_name(key).site for key in get_peft_model_state_dict(model, save_embedding_layers=False)}
     if odd := {*adapted_layers(model, ADAPTER), *written} ^ set(sites):
         raise OptionError(
-            f"--target-modules: PEFT adapts other layers than these endings name, such as '{min(odd)}'; name whole paths"
+            f"--target-modules: PEFT adapts other layers than these endings name, such as '{min(odd)}'; name whole paths",
+            code="target-modules-ambiguous",
         )
     # Checkpoints are to hold factors alone, as the adapter's folder will: no copies of base weights.
     model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
@@ -136,7 +142,8 @@ def _share_a(plan: Plan, bank: AdapterBank, trainable: Mapping[str, Factor]) -> 
     first = plan.members[0].on(bank.places).factors() if plan.members else {}
     if first and set(first) != set(trainable):
         raise MismatchError(
-            f"{plan.members[0].path} adapts other layers than this run; pass the --target-modules that it was trained with"
+            f"{plan.members[0].path} adapts other layers than this run; pass the --target-modules that it was trained with",
+            code="target-modules-differ",
         )
     for site, factor in trainable.items():
         factor.a.copy_(first[site].a if first else _random_a(factor.a, f"{plan.options.seed}/{site}"))
@@ -209,10 +216,12 @@ def _continue_from(model: PeftModel, last: AdapterFolder) -> None:
         state |= {key_a: factor.a, key_b: factor.b}
     if len(state) != 2 * len(_trainable(model)):
         raise MismatchError(
-            f"{last.path} adapts other layers than this run; pass the --target-modules that it was trained with"
+            f"{last.path} adapts other layers than this run; pass the --target-modules that it was trained with",
+            code="target-modules-differ",
         )
     problems = set_peft_model_state_dict(model, state)
     if problems.unexpected_keys:
         raise MismatchError(
-            f"{last.path} adapts layer '{problems.unexpected_keys[0]}', which this run does not; pass its --target-modules"
+            f"{last.path} adapts layer '{problems.unexpected_keys[0]}', which this run does not; pass its --target-modules",
+            code="target-modules-differ",
         )

@@ -79,7 +79,8 @@ class Watch(TrainerCallback):
         if odd := next((key for key, value in shown.items() if not math.isfinite(value)), None):
             what = "the loss" if odd == "loss" else f"the penalty of {odd}"
             raise CloraError(
-                f"{what} is {shown[odd]} at step {state.global_step}: lower --lr, or check the data and --dtype"
+                f"{what} is {shown[odd]} at step {state.global_step}: lower --lr, or check the data and --dtype",
+                code="training-diverged",
             )
         self._advance(1, "  ".join(f"{key} {value:.4g}" for key, value in shown.items()))
 

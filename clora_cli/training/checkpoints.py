@@ -72,7 +72,10 @@ def last_checkpoint(work: Path, progress: Progress) -> Path | None:
         damaged[path] = reason
     if damaged:
         path, reason = next(iter(damaged.items()))
-        raise ArtifactError(f"no checkpoint in {work} can be used ({path.name}: {reason}); {start_anew(work)}")
+        raise ArtifactError(
+            f"no checkpoint in {work} can be used ({path.name}: {reason}); {start_anew(work)}",
+            code="no-usable-checkpoint",
+        )
     return None
 
 
@@ -92,7 +95,7 @@ def new_checkpoint(folder: Path) -> Iterator[Path]:
         raise
     except CloraError as error:
         reason = str(error).partition("; nothing was changed")[0]
-        raise CloraError(f"{reason}; free space, then continue with --resume") from error
+        raise CloraError(f"{reason}; free space, then continue with --resume", code=error.code) from error
     for old in _checkpoints(folder.parent)[_KEPT:]:
         discard(old)
 

@@ -118,7 +118,10 @@ def _alone(plan: Plan, patience: Patience, progress: Progress) -> Iterator[Plan]
         if not changed(plan.options.package, plan.read):
             yield plan
         elif launched():
-            raise ReplacedError(f"package {plan.options.package} changed after the processes had read it; start again")
+            raise ReplacedError(
+                f"package {plan.options.package} changed after the processes had read it; start again",
+                code="replaced-while-read",
+            )
         else:
             yield make_plan(plan.options)
 
@@ -138,10 +141,14 @@ def _prepare(plan: Plan, resume: bool, force: bool) -> None:
     work, recorded = plan.work, plan.work / _PLAN
     if has_checkpoints(work) and not force:
         if not resume:
-            raise OptionError(f"{work} holds an unfinished run; continue it with --resume or discard it with --force")
+            raise OptionError(
+                f"{work} holds an unfinished run; continue it with --resume or discard it with --force",
+                code="unfinished-run-exists",
+            )
         if changes := differences(plan.recipe(), _recorded(recorded)):
             raise OptionError(
-                f"{work} holds a run with other options ({changes}); give those, or discard it with --force"
+                f"{work} holds a run with other options ({changes}); give those, or discard it with --force",
+                code="unfinished-run-differs",
             )
         return
     discard(work)
@@ -152,7 +159,9 @@ def _recorded(path: Path) -> dict[str, Any]:
     try:
         return read_json(path, "plan of the unfinished run")
     except ArtifactError as error:
-        raise ArtifactError(f"{path} is missing or damaged; {start_anew(path.parent)}") from error
+        raise ArtifactError(
+            f"{path} is missing or damaged; {start_anew(path.parent)}", code="run-plan-damaged"
+        ) from error
 
 
 def _write(plan: Plan, result: Result, argv: Sequence[str]) -> AdapterFolder:

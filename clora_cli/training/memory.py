@@ -51,7 +51,8 @@ def _manifest(member: AdapterFolder, method: str) -> Manifest:
     if member.manifest is None or member.manifest.data.fingerprint is None:
         raise MismatchError(
             f"--method {method} trains on the rows of earlier tasks again, and adapter {member.path} does not say which it "
-            "was trained on; train that task with clora train-task, or choose a method without a memory"
+            "was trained on; train that task with clora train-task, or choose a method without a memory",
+            code="adapter-names-no-data",
         )
     return member.manifest
 
@@ -60,4 +61,6 @@ def _task(member: AdapterFolder, manifest: Manifest, method: str) -> Task:
     try:
         return origins_of(manifest)[0].load(member.path, "train that task again")
     except (DataError, MismatchError) as error:
-        raise type(error)(f"--method {method} trains on the rows of '{member.task}' again, and {error}") from error
+        raise type(error)(
+            f"--method {method} trains on the rows of '{member.task}' again, and {error}", code=error.code
+        ) from error

@@ -186,7 +186,7 @@ def make_plan(options: TrainOptions) -> Plan:
     method = compose(options.method, options.method_options)
     task = load_task(options.data, columns=options.columns)
     if not task.train:
-        raise DataError(f"task '{task.name}' ({task.source}) has no training rows")
+        raise DataError(f"task '{task.name}' ({task.source}) has no training rows", code="task-has-no-rows")
     reference = find_model(options.model, options.revision)
     check_answers(reference)
     if options.lr is None:
@@ -210,7 +210,9 @@ def make_plan(options: TrainOptions) -> Plan:
     if note:
         task = dataclasses.replace(task, notes=(*task.notes, note))
     if not drawn.examples:
-        raise DataError(f"task '{task.name}' ({task.source}) has no training rows for this model: {note}")
+        raise DataError(
+            f"task '{task.name}' ({task.source}) has no training rows for this model: {note}", code="task-has-no-rows"
+        )
     dependents = _dependents(members, out)
     plan = Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
     for part in method.acting.values():
@@ -225,7 +227,8 @@ def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str
     others = [m for m in members if m is not same]
     if twin := next((m for m in others if m.task == task), None):
         raise MismatchError(
-            f"package {package} already holds task '{task}' at {twin.path}; remove it or train into another --package"
+            f"package {package} already holds task '{task}' at {twin.path}; remove it or train into another --package",
+            code="task-already-learned",
         )
     return others, 1 + max((m.stage or 0 for m in others), default=0)
 
@@ -233,12 +236,15 @@ def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str
 def _check_name(members: Sequence[AdapterFolder], out: Path, task: str) -> None:
     """Refuse a folder that some disk cannot hold beside the others."""
     if problem := folder_problem(out.name):
-        raise OptionError(f"'{out.name}' cannot be the adapter's folder: {problem}; pass another --out")
+        raise OptionError(
+            f"'{out.name}' cannot be the adapter's folder: {problem}; pass another --out", code="name-unfit-for-folder"
+        )
     folders = [member.path.name for member in members if real_path(member.path.parent) == real_path(out.parent)]
     if other := twin(out.name, folders) or twin(task, [member.task for member in members]):
         raise MismatchError(
             f"'{out.name if other in folders else task}' and '{other}', which the package holds, are one name on disks that "
-            "do not tell case or accents apart; rename the data, or train into another --package"
+            "do not tell case or accents apart; rename the data, or train into another --package",
+            code="names-alike-on-disk",
         )
 
 
@@ -257,7 +263,8 @@ def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> No
     rank, alpha = past[-1].config.get("r"), past[-1].config.get("lora_alpha")
     if (rank, alpha) != (options.rank, options.alpha):
         raise MismatchError(
-            f"--method {options.method} builds on {past[-1].path}, of rank {rank} and alpha {alpha}; pass --rank {rank} --alpha {alpha}"
+            f"--method {options.method} builds on {past[-1].path}, of rank {rank} and alpha {alpha}; pass --rank {rank} --alpha {alpha}",
+            code="rank-or-alpha-differs",
         )
 
 
@@ -277,5 +284,6 @@ def _check_recalled(last: AdapterFolder, method: Composition) -> None:
         if missing := [name for name in names if name not in kept]:
             raise MismatchError(
                 f"--method {part} needs what the last adapter kept, and {last.path} has no {' and no '.join(missing)}; "
-                f"train that one with --method {part} too"
+                f"train that one with --method {part} too",
+                code="method-state-missing",
             )

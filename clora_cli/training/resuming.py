@@ -117,7 +117,9 @@ def _fitting(checkpoint: str) -> Iterator[None]:
         yield
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         path, reason = Path(checkpoint), " ".join(str(error).split())
-        raise ArtifactError(f"{path} does not fit this run ({reason}); {start_anew(path.parent)}") from error
+        raise ArtifactError(
+            f"{path} does not fit this run ({reason}); {start_anew(path.parent)}", code="checkpoint-does-not-fit"
+        ) from error
 
 
 def _changed(model: nn.Module) -> dict[str, Tensor]:

@@ -215,7 +215,10 @@ class Services:
         if adapter is None or not self._built.mixtures:
             return adapter
         if adapter not in self._built.acting:
-            raise MismatchError(f"earlier adapter {adapter + 1} takes no part in this run, so nothing is known of it")
+            raise MismatchError(
+                f"earlier adapter {adapter + 1} takes no part in this run, so nothing is known of it",
+                code="earlier-adapter-not-used",
+            )
         return self._built.acting.index(adapter)
 
     @contextlib.contextmanager
