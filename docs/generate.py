@@ -9,7 +9,7 @@ import ast
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import typer
@@ -140,14 +140,41 @@ _TABLES: dict[str, Callable[[], Iterator[Row]]] = {"manifest": _manifest, "featu
 
 def errors() -> str:
     """Return the list of errors by code: their exit status and how their texts read now."""
-    found: dict[str, tuple[int, str]] = {}
-    for path in sorted((ROOT / "clora_cli").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and (code := _code(node)):
-                kind = getattr(error_classes, getattr(node.func, "id", ""), error_classes.CloraError)
-                found.setdefault(code, (kind.exit_code, _template(node.args[0]) if node.args else ""))
-    rows = [f"| `{code}` | {status} | {text} |" for code, (status, text) in sorted(found.items())]
-    return "\n".join([_ERRORS, *rows]) + "\n"
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "clora_cli").rglob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    makers = _makers(nodes)
+    rows: dict[str, tuple[int, str]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Call) and (code := _code(node)):
+            kind = _error_class(node, makers) or error_classes.CloraError
+            rows.setdefault(code, (kind.exit_code, _template(node.args[0]) if node.args else ""))
+    lines = [f"| `{code}` | {status} | {text} |" for code, (status, text) in sorted(rows.items())]
+    return "\n".join([_ERRORS, *lines]) + "\n"
+
+
+def _makers(nodes: list[ast.AST]) -> dict[str, type[error_classes.CloraError]]:
+    """Return the class of error that is made under each name: a class, one derived from it, a helper that takes a code."""
+    makers = {kind.__name__: kind for kind in vars(error_classes).values() if isinstance(kind, type)}
+    makers = {name: kind for name, kind in makers.items() if issubclass(kind, error_classes.CloraError)}
+    makers["__init__"] = error_classes.UnknownNameError  # the one class that gives its own code
+    for node in nodes:
+        if isinstance(node, ast.ClassDef):
+            for base in node.bases:
+                if (name := getattr(base, "id", "")) in makers:
+                    makers.setdefault(node.name, makers[name])
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef) and "code" in [argument.arg for argument in node.args.kwonlyargs]:
+            made = [_error_class(call, makers) for call in ast.walk(node) if isinstance(call, ast.Call)]
+            makers.setdefault(node.name, next(filter(None, made), error_classes.CloraError))
+    return makers
+
+
+def _error_class(
+    call: ast.Call, makers: Mapping[str, type[error_classes.CloraError]]
+) -> type[error_classes.CloraError] | None:
+    """Return the class of error that a call makes, or has made for it."""
+    names = [getattr(node, "id", getattr(node, "attr", "")) for node in (*call.args, call.func)]
+    return next((makers[name] for name in names if name in makers), None)
 
 
 def _code(call: ast.Call) -> str:

@@ -123,7 +123,9 @@ def compare(first: Deltas, second: Deltas, *, epsilon: float = EPSILON) -> Compa
     """
     found = survey({"the first": first, "the second": second}, epsilon=epsilon).pairs[0][1]
     if found is None:
-        raise MismatchError("the two adapters share no site; compare adapters of the same layers")
+        raise MismatchError(
+            "the two adapters share no site; compare adapters of the same layers", code="no-shared-site"
+        )
     return found
 
 
@@ -208,15 +210,21 @@ class _Totals:
 
 def _check_options(epsilon: float, rows: int) -> None:
     if not 0 <= epsilon < 1:
-        raise OptionError(f"epsilon {epsilon:g} is a share of the largest entry; give a number from 0 to below 1")
+        raise OptionError(
+            f"epsilon {epsilon:g} is a share of the largest entry; give a number from 0 to below 1",
+            code="option-out-of-range",
+        )
     if rows < 0 or rows == 1:
-        raise OptionError(f"--sample-rows {rows}: give at least 2, or 0 for all rows")
+        raise OptionError(f"--sample-rows {rows}: give at least 2, or 0 for all rows", code="option-out-of-range")
 
 
 def _check_shapes(site: str, names: Sequence[str], deltas: Sequence[Factor | Tensor]) -> None:
     for name, delta in zip(names, deltas, strict=True):
         if tuple(delta.shape) != tuple(deltas[0].shape):
-            raise MismatchError(f"{names[0]} and {name} differ in shape at '{site}'; give adapters of one base model")
+            raise MismatchError(
+                f"{names[0]} and {name} differ in shape at '{site}'; give adapters of one base model",
+                code="layer-shapes-differ",
+            )
 
 
 def _shares(found: SiteCollisions, entries: int) -> tuple[Tensor, Tensor]:

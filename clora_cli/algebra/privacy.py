@@ -56,17 +56,22 @@ class Guarantee:
         """
         for name, value in (("epsilon", self.epsilon), ("clip", self.clip)):
             if not 0 < value < math.inf:
-                raise OptionError(f"--dp-{name} {value:g}: give a number above 0")
+                raise OptionError(f"--dp-{name} {value:g}: give a number above 0", code="option-out-of-range")
             if not _LEAST <= value <= _MOST:
                 raise OptionError(
                     f"--dp-{name} {value:g}: give a number from {_LEAST:g} to {_MOST:g}; beyond, the guarantee would be lost "
-                    "in rounding"
+                    "in rounding",
+                    code="option-out-of-range",
                 )
         if not 0 < self.delta < 1:
-            raise OptionError(f"--dp-delta {self.delta:g}: give a probability in (0, 1), far below one over the rows")
+            raise OptionError(
+                f"--dp-delta {self.delta:g}: give a probability in (0, 1), far below one over the rows",
+                code="option-out-of-range",
+            )
         if self.delta < _LEAST_DELTA:
             raise OptionError(
-                f"--dp-delta {self.delta:g}: give at least {_LEAST_DELTA:g}, the least that can be computed"
+                f"--dp-delta {self.delta:g}: give at least {_LEAST_DELTA:g}, the least that can be computed",
+                code="option-out-of-range",
             )
 
     def requested(self) -> dict[str, float]:

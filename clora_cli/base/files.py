@@ -85,11 +85,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         value = parse_json(read_text(path))
     except FileNotFoundError:
-        raise ArtifactError(f"{what} {path} does not exist") from None
+        raise ArtifactError(f"{what} {path} does not exist", code="file-missing") from None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{what} {path} {damage(path, reason(error), 'restore it or make it again')}") from error
+        raise ArtifactError(
+            f"{what} {path} {damage(path, reason(error), 'restore it or make it again')}", code="file-damaged"
+        ) from error
     if not isinstance(value, dict):
-        raise ArtifactError(f"{what} {path} is damaged (not a JSON object); restore it or make it again")
+        raise ArtifactError(
+            f"{what} {path} is damaged (not a JSON object); restore it or make it again", code="file-damaged"
+        )
     return value
 
 
@@ -136,7 +140,8 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise CloraError(
-            f"cannot write {path}: {reason}; nothing was changed, free space or choose another place"
+            f"cannot write {path}: {reason}; nothing was changed, free space or choose another place",
+            code="cannot-write",
         ) from error
 
 
@@ -152,7 +157,10 @@ def write_bytes(path: Path, content: bytes) -> None:
         CloraError: If the file cannot be written, or the path is there and no file; what was there stays.
     """
     if path.exists() and not path.is_file():
-        raise CloraError(f"cannot write {path}: it exists and is no regular file; choose another name")
+        raise CloraError(
+            f"cannot write {path}: it exists and is no regular file; choose another name",
+            code="target-not-regular-file",
+        )
     if path.is_symlink():  # it stays one: what it leads to is replaced
         path = real_path(path)
     with writing(path):
@@ -210,4 +218,6 @@ def discard(path: Path) -> None:
         path.rename(grave)
         shutil.rmtree(grave)
     except OSError as error:
-        raise CloraError(f"cannot remove {path}: {error.strerror or error}; remove it by hand") from error
+        raise CloraError(
+            f"cannot remove {path}: {error.strerror or error}; remove it by hand", code="cannot-remove"
+        ) from error

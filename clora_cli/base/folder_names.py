@@ -61,6 +61,8 @@ def check_path(path: Path, option: str) -> None:
     long = next((part for part in path.parts if len(os.fsencode(part)) > _LONGEST), None)
     if long is not None or len(os.fsencode(path.absolute())) > _LONGEST_PATH:
         told = f"{str(path)[:40]}… is too long for a disk; keep each name below {_LONGEST} bytes"
-        raise OptionError(f"{option} {told}")
+        raise OptionError(f"{option} {told}", code="path-too-long")
     if not is_legible(str(path)):
-        raise OptionError(f"{option} {path}: the name has letters that cannot be shown; choose another")
+        raise OptionError(
+            f"{option} {path}: the name has letters that cannot be shown; choose another", code="name-not-legible"
+        )

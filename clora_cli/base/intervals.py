@@ -26,7 +26,9 @@ def check_option(plugin: str, option: str, value: float | None, interval: str) -
     if value is None:
         return
     if not in_interval(value, interval):
-        raise OptionError(f"option {option}={value} of {plugin}: give a number in {interval}")
+        raise OptionError(
+            f"option {option}={value} of {plugin}: give a number in {interval}", code="option-out-of-range"
+        )
 
 
 def check_size(option: str, value: float, most: float = MOST) -> None:
@@ -43,7 +45,8 @@ def check_size(option: str, value: float, most: float = MOST) -> None:
     if abs(value) > most and not (isinstance(value, float) and math.isinf(value)):
         shown = f"{value:g}" if isinstance(value, float) else f"{str(value)[:20]}{'…' * (len(str(value)) > 20)}"
         raise OptionError(
-            f"{option} {shown} is beyond all reason: give at most {most if isinstance(most, int) else format(most, 'g')}"
+            f"{option} {shown} is beyond all reason: give at most {most if isinstance(most, int) else format(most, 'g')}",
+            code="option-out-of-range",
         )
 
 

@@ -97,12 +97,17 @@ class Declared(Option):
             OptionError: If it is out of range.
         """
         if self.choices and value not in self.choices:
-            raise OptionError(f"{self.flag} {value}: choose one of {', '.join(self.choices)}")
+            raise OptionError(
+                f"{self.flag} {value}: choose one of {', '.join(self.choices)}", code="option-choice-unknown"
+            )
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             return
         check_size(self.flag, value, self.most)
         if self.interval and not in_interval(value, self.interval):
-            raise OptionError(f"{self.flag} {value}: give {_asked_for(self.interval, whole=self.kind == 'whole')}")
+            raise OptionError(
+                f"{self.flag} {value}: give {_asked_for(self.interval, whole=self.kind == 'whole')}",
+                code="option-out-of-range",
+            )
 
 
 def option(default: Any = dataclasses.MISSING, help: str = "", **said: Any) -> Any:

@@ -24,9 +24,9 @@ from clora_cli.base.entry_points import Source
 from clora_cli.base.errors import OptionError
 from clora_cli.base.legible import legible, shortened
 
-__all__ = ["NOTHING", "loaded", "options", "unfit"]
+__all__ = ["NONE_IN_FILE", "loaded", "options", "unfit"]
 
-NOTHING = "no"  # how many plug-ins of a kind a file has that is about another kind
+NONE_IN_FILE = "plugin-none-in-file"  # the code where a file has no plug-in of a kind: it may be about another kind
 
 _BASES = {"methods": "Method", "merges": "Merge", "trims": "Trim", "routers": "Router"}
 _REQUIRED = {"trims": "keep", "routers": "fit"}
@@ -34,7 +34,7 @@ _METRIC = ("single", "counts", "zero_shot")
 _LONGEST = 300  # letters of what a plug-in's own error says
 
 
-class _UnfitError(Exception):
+class _UnfitError(OptionError):
     """Why something cannot be a plug-in."""
 
 
@@ -49,8 +49,11 @@ def loaded(source: Source) -> Any:
         (public,) = module.__all__
         return getattr(module, public)
     plugin, problem = _examined(source)
-    if problem:
-        raise OptionError(f"{source.kind.removesuffix('s')} '{source.name}' of {source.origin} is refused: {problem}")
+    if problem is not None:
+        raise OptionError(
+            f"{source.kind.removesuffix('s')} '{source.name}' of {source.origin} is refused: {problem}",
+            code=problem.code,
+        )
     return plugin
 
 
@@ -67,38 +70,43 @@ def options(plugin: Any) -> dict[str, inspect.Parameter]:
 
 
 @cache
-def _examined(source: Source) -> tuple[Any, str]:
+def _examined(source: Source) -> tuple[Any, _UnfitError | None]:
     """Return the plug-in, or why there is none: the same at every call, though a module is run once."""
     try:
         module, problem = _module(source.module) if source.module else _run(source.path or Path(), source.content)
-        if problem:
+        if problem is not None:
             return None, problem
         plugin = _object(module, source)
+        _check(source.kind, plugin)
     except _UnfitError as error:
-        return None, str(error)
-    return plugin, unfit(source.kind, plugin)
+        return None, error
+    return plugin, None
 
 
 def unfit(kind: str, plugin: Any) -> str:
     """Return why an object is no plug-in of a kind; empty if it is one."""
     try:
-        (_check_metric if kind == "metrics" else _check_class)(plugin, kind)
+        _check(kind, plugin)
     except _UnfitError as error:
         return str(error)
     return ""
 
 
+def _check(kind: str, plugin: Any) -> None:
+    (_check_metric if kind == "metrics" else _check_class)(plugin, kind)
+
+
 @cache
-def _module(name: str) -> tuple[Any, str]:
+def _module(name: str) -> tuple[Any, _UnfitError | None]:
     try:
         with _quietly(None):
-            return importlib.import_module(name), ""
+            return importlib.import_module(name), None
     except _UnfitError as error:
-        return None, str(error)
+        return None, error
 
 
 @cache
-def _run(path: Path, content: bytes) -> tuple[Any, str]:
+def _run(path: Path, content: bytes) -> tuple[Any, _UnfitError | None]:
     """Run a file's bytes, those whose checksum is recorded, as a module of its own."""
     name = f"clora_plugin_file_{path.stem}_{hashlib.sha256(content).hexdigest()[:16]}"
     loader = _Bytes(path, content)
@@ -110,8 +118,8 @@ def _run(path: Path, content: bytes) -> tuple[Any, str]:
             loader.exec_module(module)
     except _UnfitError as error:
         del sys.modules[name]
-        return None, str(error)
-    return module, ""
+        return None, error
+    return module, None
 
 
 class _Bytes(SourceLoader):
@@ -139,9 +147,13 @@ def _quietly(path: Path | None) -> typing.Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit: whatever a stranger's code raises is a reason to refuse it
-        raise _UnfitError(f"importing it fails with {_one_line(error)}{_line(error, path)}") from error
+        raise _UnfitError(
+            f"importing it fails with {_one_line(error)}{_line(error, path)}", code="plugin-import-fails"
+        ) from error
     if printed := said.getvalue().strip():
-        raise _UnfitError(f"it prints while it is imported: {shortened(legible(printed))}")
+        raise _UnfitError(
+            f"it prints while it is imported: {shortened(legible(printed))}", code="plugin-prints-on-import"
+        )
 
 
 def _one_line(error: BaseException) -> str:
@@ -157,7 +169,7 @@ def _line(error: BaseException, path: Path | None) -> str:
 def _object(module: ModuleType, source: Source) -> Any:
     if source.attribute:
         if not hasattr(module, source.attribute):
-            raise _UnfitError(f"module {source.module} has no '{source.attribute}'")
+            raise _UnfitError(f"module {source.module} has no '{source.attribute}'", code="plugin-object-missing")
         return getattr(module, source.attribute)
     public = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
     base = _base(source.kind)
@@ -167,10 +179,13 @@ def _object(module: ModuleType, source: Source) -> Any:
         if getattr(value, "__module__", None) == module.__name__
         and (inspect.isfunction(value) if base is None else inspect.isclass(value) and issubclass(value, base))
     ]
-    if len(fitting) != 1:
-        what = "functions" if base is None else f"subclasses of clora_cli.{source.kind}.{base.__name__}"
-        count = len(fitting) or NOTHING
-        raise _UnfitError(f"it has {count} public {what}; give it one, named in __all__")
+    what = "functions" if base is None else f"subclasses of clora_cli.{source.kind}.{base.__name__}"
+    if not fitting:
+        raise _UnfitError(f"it has no public {what}; give it one, named in __all__", code="plugin-none-in-file")
+    if len(fitting) > 1:
+        raise _UnfitError(
+            f"it has {len(fitting)} public {what}; give it one, named in __all__", code="plugin-several-in-file"
+        )
     return fitting[0]
 
 
@@ -180,12 +195,13 @@ def _base(kind: str) -> Any:
 
 def _check_metric(plugin: Any, kind: str) -> None:
     if not inspect.isfunction(plugin):
-        raise _UnfitError("it is no function")
+        raise _UnfitError("it is no function", code="plugin-wrong-type")
     try:
         inspect.signature(plugin).bind(None, **dict.fromkeys(_METRIC))
     except TypeError:
         raise _UnfitError(
-            f"{plugin.__name__}{inspect.signature(plugin)} does not take (scores, *, {', '.join(_METRIC)})"
+            f"{plugin.__name__}{inspect.signature(plugin)} does not take (scores, *, {', '.join(_METRIC)})",
+            code="plugin-signature-differs",
         ) from None
     import numpy as np
 
@@ -201,16 +217,19 @@ def _trying(what: str) -> typing.Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise _UnfitError(f"with {what} it fails: {_one_line(error)}") from error
+        raise _UnfitError(f"with {what} it fails: {_one_line(error)}", code="plugin-fails-when-tried") from error
 
 
 def _check_class(plugin: Any, kind: str) -> None:
     base = _base(kind)
     if not (inspect.isclass(plugin) and issubclass(plugin, base)):
-        raise _UnfitError(f"it is no subclass of clora_cli.{kind}.{base.__name__}")
+        raise _UnfitError(f"it is no subclass of clora_cli.{kind}.{base.__name__}", code="plugin-wrong-type")
     parameters = vars(plugin).get("__dataclass_params__")
     if not (parameters and parameters.frozen):
-        raise _UnfitError("it is no frozen dataclass: decorate it with @dataclass(frozen=True, kw_only=True)")
+        raise _UnfitError(
+            "it is no frozen dataclass: decorate it with @dataclass(frozen=True, kw_only=True)",
+            code="plugin-not-frozen-dataclass",
+        )
     _check_hooks(plugin, base, kind)
     _check_options(plugin)
     with _trying("its default options"):
@@ -224,7 +243,7 @@ def _check_hooks(plugin: Any, base: Any, kind: str) -> None:
     missing = set(getattr(plugin, "__abstractmethods__", ()))
     missing |= {required} if required and getattr(plugin, required) is getattr(base, required) else set()
     if missing:
-        raise _UnfitError(f"it is abstract: define {', '.join(sorted(missing))}")
+        raise _UnfitError(f"it is abstract: define {', '.join(sorted(missing))}", code="plugin-abstract")
     for name, function in vars(base).items():
         own = getattr(plugin, name)
         if not inspect.isfunction(function) or name.startswith("_") or own is function:
@@ -232,7 +251,10 @@ def _check_hooks(plugin: Any, base: Any, kind: str) -> None:
         wanted = inspect.signature(function)
         if not (inspect.isfunction(own) and _takes(own, wanted)):
             shown = inspect.signature(own) if callable(own) else f" = {own!r}"
-            raise _UnfitError(shortened(f"{name}{shown} does not take what {name}{_plain(wanted)} does", _LONGEST))
+            raise _UnfitError(
+                shortened(f"{name}{shown} does not take what {name}({', '.join(wanted.parameters)}) does", _LONGEST),
+                code="plugin-signature-differs",
+            )
 
 
 def _takes(function: Any, wanted: inspect.Signature) -> bool:
@@ -245,24 +267,26 @@ def _takes(function: Any, wanted: inspect.Signature) -> bool:
     return True
 
 
-def _plain(signature: inspect.Signature) -> str:
-    return f"({', '.join(signature.parameters)})"
-
-
 def _check_options(plugin: Any) -> None:
     try:
         typed = options(plugin)
     except (NameError, AttributeError, TypeError, KeyError, SyntaxError) as error:
-        raise _UnfitError(f"the types of its options cannot be read: {_one_line(error)}") from error
+        raise _UnfitError(
+            f"the types of its options cannot be read: {_one_line(error)}", code="plugin-option-types-unreadable"
+        ) from error
     positional: Sequence[str] = [name for name in inspect.signature(plugin).parameters if name not in typed]
     if positional:
-        raise _UnfitError(f"option {positional[0]} is positional: write @dataclass(frozen=True, kw_only=True)")
+        raise _UnfitError(
+            f"option {positional[0]} is positional: write @dataclass(frozen=True, kw_only=True)",
+            code="plugin-option-positional",
+        )
     for name, parameter in typed.items():
         if parameter.default is inspect.Parameter.empty:
-            raise _UnfitError(f"option {name} has no default")
+            raise _UnfitError(f"option {name} has no default", code="plugin-option-without-default")
         if not _is_option(parameter.annotation):
             raise _UnfitError(
-                f"option {name} has none of the types int, float, bool, str, a Literal of texts, or one of these or None"
+                f"option {name} has none of the types int, float, bool, str, a Literal of texts, or one of these or None",
+                code="plugin-option-type-unsupported",
             )
 
 

@@ -53,9 +53,15 @@ def find(kind: str, name: str) -> Source:
         raise UnknownNameError(singular, name, names(kind), "; ".join(_hints(name)))
     if len(sources) > 1:
         origins = " and ".join(source.origin for source in sources)
-        raise OptionError(f"{singular} '{name}' is both in {origins}; uninstall one of these, or rename it there")
+        raise OptionError(
+            f"{singular} '{name}' is both in {origins}; uninstall one of these, or rename it there",
+            code="plugin-name-twice",
+        )
     if sources[0].problem:
-        raise OptionError(f"{singular} '{shortened(name)}' of {sources[0].origin}: {sources[0].problem}")
+        raise OptionError(
+            f"{singular} '{shortened(name)}' of {sources[0].origin}: {sources[0].problem}",
+            code="plugin-entry-point-malformed",
+        )
     return sources[0]
 
 
@@ -122,14 +128,20 @@ def _take(kind: str, text: str) -> str:
     path, singular = Path(text), kind.removesuffix("s")
     name = path.stem.replace("_", "-")
     if problem := name_problem(kind, name):
-        raise OptionError(f"{singular} {text}: {problem}; rename the file, for example to my_{singular}.py")
+        raise OptionError(
+            f"{singular} {text}: {problem}; rename the file, for example to my_{singular}.py",
+            code="plugin-name-not-allowed",
+        )
     try:
         content = read_bytes(path, _MOST)
     except OSError as error:
-        raise OptionError(f"{singular} {text} cannot be read: {reason(error)}") from error
+        raise OptionError(f"{singular} {text} cannot be read: {reason(error)}", code="path-unreadable") from error
     _admitted.pop((kind, name), None)
     if others := _candidates(kind, name):
-        raise OptionError(f"{singular} {text}: '{name}' is the name of one in {others[0].origin}; rename the file")
+        raise OptionError(
+            f"{singular} {text}: '{name}' is the name of one in {others[0].origin}; rename the file",
+            code="plugin-name-twice",
+        )
     _admitted[kind, name] = Source(kind, name, path=path, content=content)
     return name
 

@@ -20,7 +20,7 @@ from clora_cli.base.entry_points import KINDS
 from clora_cli.base.errors import OptionError, UnknownNameError
 from clora_cli.base.intervals import check_size
 from clora_cli.base.legible import shortened
-from clora_cli.base.plugin_loading import NOTHING, loaded, options, unfit
+from clora_cli.base.plugin_loading import NONE_IN_FILE, loaded, options, unfit
 from clora_cli.base.plugin_sources import admit, built_in, find, kinds_of, names, summary
 
 __all__ = [
@@ -84,7 +84,7 @@ def provided(text: str) -> tuple[str, list[str]]:
         else:
             kinds.append(kind)
     if not kinds:
-        about = [error for error in problems if f"it has {NOTHING} public" not in str(error)]
+        about = [error for error in problems if error.code != NONE_IN_FILE]
         raise (about or problems)[0]
     return name, kinds
 
@@ -180,14 +180,18 @@ def convert(option: str, text: str, annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Literal:
         allowed = typing.get_args(annotation)
         if text not in allowed:
-            raise OptionError(f"option {option}={text}: choose one of {', '.join(allowed)}")
+            raise OptionError(
+                f"option {option}={text}: choose one of {', '.join(allowed)}", code="option-choice-unknown"
+            )
         return text
     if annotation is bool:
         return _boolean(option, text)
     try:
         value = annotation(text)
     except ValueError:
-        raise OptionError(f"option {option}={text[:40]}: not a valid {annotation.__name__}") from None
+        raise OptionError(
+            f"option {option}={text[:40]}: not a valid {annotation.__name__}", code="option-malformed"
+        ) from None
     if isinstance(value, (int, float)):
         check_size(f"option {option}", value)
     return value
@@ -199,7 +203,7 @@ def split_options(pairs: typing.Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise OptionError(f"option '{pair}' is not of the form key=value")
+            raise OptionError(f"option '{pair}' is not of the form key=value", code="option-malformed")
         result[key.strip().replace("-", "_")] = value.strip()
     return result
 
@@ -280,4 +284,4 @@ def _boolean(option: str, text: str) -> bool:
         return True
     if text.lower() in {"false", "no", "off", "0"}:
         return False
-    raise OptionError(f"option {option}={text}: choose true or false")
+    raise OptionError(f"option {option}={text}: choose true or false", code="option-malformed")

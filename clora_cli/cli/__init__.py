@@ -163,7 +163,7 @@ def _check_words(words: Sequence[str]) -> None:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise OptionError(f"{word!a} is not UTF-8; rename the file or folder") from None
+            raise OptionError(f"{word!a} is not UTF-8; rename the file or folder", code="argument-not-utf8") from None
 
 
 def _replace_closed_streams() -> None:

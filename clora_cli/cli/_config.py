@@ -50,15 +50,17 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:  # a pipe will do: the user gave it
             document = read_document(file.read(_LONGEST).decode(), str(path), "configuration")
     except FileNotFoundError:
-        raise ArtifactError(f"configuration {path} does not exist") from None
+        raise ArtifactError(f"configuration {path} does not exist", code="file-missing") from None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"configuration {path} cannot be read: {reason(error)}") from error
+        raise ArtifactError(f"configuration {path} cannot be read: {reason(error)}", code="path-unreadable") from error
     except OptionError as error:
         if isinstance(error.__cause__, yaml.YAMLError):
-            raise ArtifactError(f"configuration {path} cannot be read: {error}") from error
+            raise ArtifactError(f"configuration {path} cannot be read: {error}", code="yaml-malformed") from error
         raise
     if not isinstance(document.value, dict):
-        raise OptionError(f"configuration {path} is not a mapping of options to values")
+        raise OptionError(
+            f"configuration {path} is not a mapping of options to values", code="configuration-not-a-mapping"
+        )
     return {key: item.plain for key, item in document.value.items()}
 
 

@@ -63,7 +63,9 @@ def say(text: str) -> None:
     except OSError as error:
         give_up(sys.stdout)
         why = error.strerror or error
-        raise CloraError(f"cannot write standard output: {why}; free space, or send it elsewhere") from error
+        raise CloraError(
+            f"cannot write standard output: {why}; free space, or send it elsewhere", code="cannot-write"
+        ) from error
 
 
 def tell(text: str) -> None:

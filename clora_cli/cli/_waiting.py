@@ -42,7 +42,7 @@ def patience(wait: float | None, break_lock: bool) -> Patience:
     """
     seconds = wait or 0.0
     if math.isnan(seconds) or seconds < 0:
-        raise OptionError(f"{_WAIT} {seconds:g}: give a number of seconds, 0 or more")
+        raise OptionError(f"{_WAIT} {seconds:g}: give a number of seconds, 0 or more", code="option-out-of-range")
     return Patience(seconds, break_lock)
 
 

@@ -81,9 +81,11 @@ def evaluate_command(
         options = dataclasses.replace(options, model=os.environ.get("CLORA_MODEL", MODEL_NAME))
     for flag, limit in (("--fail-under", fail_under), ("--max-forgetting", max_forgetting)):
         if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the limit would never be broken
-            raise OptionError(f"{flag} {limit}: give a number of percent points")
+            raise OptionError(f"{flag} {limit}: give a number of percent points", code="option-out-of-range")
     if out is not None and out.exists() and not out.is_file():
-        raise OptionError(f"--out {out} exists and is no regular file; choose another name")
+        raise OptionError(
+            f"--out {out} exists and is no regular file; choose another name", code="target-not-regular-file"
+        )
     relaunch(options.nproc, dry_run=dry_run)
     members = read_package(adapters or ())
     named = [named_task(name, members, _MEND, columns=options.columns) for name in options.data]
@@ -112,7 +114,7 @@ def evaluate_command(
     mean = sum(entry.value for entry in last) / len(last)
     emit(output, text=matrix_table(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
     if broken := broken_limits(scores, earlier, fail_under=fail_under, max_forgetting=max_forgetting):
-        raise LimitError("; ".join(broken))
+        raise LimitError("; ".join(broken), code="limit-broken")
 
 
 def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, tasks: Sequence[Task]) -> list[Scores]:
@@ -121,11 +123,17 @@ def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, 
     from clora_cli.store.scores import read_scores
 
     if max_forgetting is None and paths:
-        raise OptionError("--baseline is what --max-forgetting compares with; pass both")
+        raise OptionError("--baseline is what --max-forgetting compares with; pass both", code="option-missing")
     if max_forgetting is not None and not (paths or matrix):
-        raise OptionError("--max-forgetting needs earlier scores: pass --baseline with a scores file, or --matrix")
+        raise OptionError(
+            "--max-forgetting needs earlier scores: pass --baseline with a scores file, or --matrix",
+            code="option-missing",
+        )
     if max_forgetting is not None and max_forgetting < 0:
-        raise OptionError(f"--max-forgetting {max_forgetting:g}: give a number of percent points, 0 or more")
+        raise OptionError(
+            f"--max-forgetting {max_forgetting:g}: give a number of percent points, 0 or more",
+            code="option-out-of-range",
+        )
     found = [read_scores(path) for path in paths]
     check_baselines(found, [task.name for task in tasks])
     return found

@@ -69,7 +69,7 @@ def route(
         check_ending(heatmap)
     sources = settings.data or _standard_input()
     if sources.count("-") > 1:
-        raise OptionError("--data - is given twice, and stdin can be read once")
+        raise OptionError("--data - is given twice, and stdin can be read once", code="option-given-twice")
     relaunch(settings.nproc, dry_run=dry_run)
     members = read_package(adapters)
     options = route_options(members, settings.route, top_k=0)
@@ -95,7 +95,7 @@ def route(
 
 def _standard_input() -> Sequence[str]:
     if sys.stdin.isatty():
-        raise OptionError("nothing to route: pass --data, or JSON lines on stdin")
+        raise OptionError("nothing to route: pass --data, or JSON lines on stdin", code="nothing-to-route")
     return ["-"]
 
 

@@ -89,12 +89,12 @@ def run(
     if recipe is None:
         raise typer.BadParameter("name a recipe, or pass --list")
     if jobs < 1:
-        raise OptionError(f"--jobs {jobs}: give a whole number of at least 1")
+        raise OptionError(f"--jobs {jobs}: give a whole number of at least 1", code="option-out-of-range")
     check_size("--jobs", jobs, 1 << 10)
     try:
         _do(output, _read(recipe, seed, model, out), only, jobs, show=show, script=script, dry_run=dry_run)
     except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted; give the same command again to continue") from None
+        raise InterruptedRunError("interrupted; give the same command again to continue", code="interrupted") from None
 
 
 def _do(output: Form, recipe: Recipe, only: str | None, jobs: int, *, show: bool, script: bool, dry_run: bool) -> None:
@@ -119,7 +119,7 @@ def _read(name: str, seeds: list[int] | None, model: str | None, out: Path | Non
     is_file = path.suffix in {".yaml", ".yml"} or path.is_file()
     recipe = read_recipe_file(path) if is_file else shipped_recipe(name)
     if len(set(seeds or ())) < len(seeds or ()):
-        raise OptionError("--seed: give each seed once")
+        raise OptionError("--seed: give each seed once", code="option-given-twice")
     changes: dict[str, Any] = {"seeds": tuple(seeds) if seeds else None, "model": model, "out": out}
     return dataclasses.replace(recipe, **{key: value for key, value in changes.items() if value is not None})
 
@@ -129,7 +129,10 @@ def _emit_list(output: Form, part: str) -> None:
 
     found = [recipe for name, recipe in shipped().items() if part in name]
     if not found:
-        raise OptionError(f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all")
+        raise OptionError(
+            f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all",
+            code="unknown-recipe",
+        )
     width = max(len(recipe.name) for recipe in found)
     entries = [
         {**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published, "status": recipe.status}
@@ -234,7 +237,7 @@ def _carry_out(plans: Sequence[UnitPlan], reference: ModelReference, jobs: int, 
             plans, reference, lambda: _worker(units, jobs, next(number)), jobs=jobs, listener=listener
         )
     if interrupted:
-        raise InterruptedRunError("interrupted; give the same command again to continue")
+        raise InterruptedRunError("interrupted; give the same command again to continue", code="interrupted")
     return results
 
 

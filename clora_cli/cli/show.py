@@ -79,7 +79,9 @@ def show(
     if diff:
         _show_difference(paths, epsilon, sample_rows, measure, out, output)
     elif len(paths) > 1:
-        raise OptionError("show tells of one artifact at a time; add --diff to compare several adapters")
+        raise OptionError(
+            "show tells of one artifact at a time; add --diff to compare several adapters", code="option-missing"
+        )
     else:
         _show_one(paths[0], out, output)
 
@@ -91,7 +93,10 @@ def _show_one(path: Path, out: Path | None, output: Form) -> None:
         _show_package(path, out, output)
         return
     if out is not None:
-        raise OptionError(f"--out {out} draws how adapters differ, or a package whose tasks share a LoRA; add --diff")
+        raise OptionError(
+            f"--out {out} draws how adapters differ, or a package whose tasks share a LoRA; add --diff",
+            code="option-missing",
+        )
     if path.suffix == ".py" and path.is_file():
         name, kinds = registry.provided(str(path))
         _show_plugins(kinds, name, output)
@@ -104,7 +109,7 @@ def _show_one(path: Path, out: Path | None, output: Form) -> None:
     elif kinds := registry.kinds_of(str(path)):
         _show_plugins(kinds, str(path), output)
     else:
-        raise ArtifactError(f"{path} does not exist, and is the name of no plug-in")
+        raise ArtifactError(f"{path} does not exist, and is the name of no plug-in", code="path-missing")
 
 
 def _show_plugins(kinds: Sequence[str], name: str, output: Form) -> None:
@@ -139,7 +144,10 @@ def _show_package(path: Path, out: Path | None, output: Form) -> None:
         data["capacity"] = capacity_json(ledger)
     if out is not None:
         if ledger is None:
-            raise OptionError(f"--out {out}: the adapters of {path} share no LoRA; add --diff to draw how they differ")
+            raise OptionError(
+                f"--out {out}: the adapters of {path} share no LoRA; add --diff to draw how they differ",
+                code="nothing-to-draw",
+            )
         draw_capacity(ledger, out)
     emit(output, text=text.rstrip("\n"), data=data, brief=brief)
 

@@ -73,7 +73,10 @@ def lettered(
     first = _counted_from([(row.values.get(column), choices[id(row)]) for row in rows])
     keys = {id(row): _key(row.values.get(column), choices[id(row)], first) for row in rows}
     if not any(keys.values()):
-        raise DataError(f"{rows[0].where}: '{column}' names none of the choices; pass --columns key=COLUMN")
+        raise DataError(
+            f"{rows[0].where}: '{column}' names none of the choices; pass --columns key=COLUMN",
+            code="answer-not-a-choice",
+        )
     done = {
         split: [replace(row, values={**row.values, column: keys[id(row)]}) for row in part]
         for split, part in splits.items()
@@ -101,12 +104,14 @@ def _choices(row: Record, fields: _Fields) -> list[tuple[str, str]]:
         pairs = []
     else:
         raise DataError(
-            f"{row.where}: '{column}' is a {type(value).__name__}; expected a list of choices; write it as one"
+            f"{row.where}: '{column}' is a {type(value).__name__}; expected a list of choices; write it as one",
+            code="choices-not-a-list",
         )
     found = [(str(label).strip(), as_text(text, row.where, column).strip()) for label, text in pairs]
     if len(found) > len(LETTERS):
         raise DataError(
-            f"{row.where}: '{column}' has {len(found)} choices; {len(LETTERS)} can be told apart by letters"
+            f"{row.where}: '{column}' has {len(found)} choices; {len(LETTERS)} can be told apart by letters",
+            code="too-many-choices",
         )
     return found
 

@@ -114,7 +114,7 @@ def prompt_of(row: Record, columns: Fields | None = None) -> Example:
     asked = {role: column for role, column in fields.items() if role not in unasked}
     example = _build(kind, _telling(kind, asked, [row]), row, Findings().of("row"))
     if not (example.head.strip() or example.body.strip()):
-        raise DataError(f"{row.where}: the prompt is empty; give it a text or remove the row")
+        raise DataError(f"{row.where}: the prompt is empty; give it a text or remove the row", code="prompt-empty")
     return replace(example, references=())
 
 
@@ -164,7 +164,9 @@ def _recognise(
         if role not in ROLES:
             raise UnknownNameError("column role", role, ROLES)
         if column not in found:
-            raise DataError(f"{source}: no column '{column}' for {role}; it has {', '.join(found) or 'none'}")
+            raise DataError(
+                f"{source}: no column '{column}' for {role}; it has {', '.join(found) or 'none'}", code="column-missing"
+            )
     natural, wider = _natural(found) | columns, _natural(found, _ALL) | columns
     filled = _natural([column for column in found if column in held]) | columns
     for available, known in ((columns, natural), (filled, natural), (natural, natural), (wider, wider)):
@@ -175,7 +177,8 @@ def _recognise(
     sets = "; ".join(dict.fromkeys(" + ".join(kind.required) for kind in formats))
     raise DataError(
         f"{source}: columns not recognised: {', '.join(found) or 'none'}; expected one of: {sets}; "
-        f"say what yours are, such as {_such_as(found)}"
+        f"say what yours are, such as {_such_as(found)}",
+        code="columns-not-recognised",
     )
 
 
@@ -215,7 +218,10 @@ def _natural(found: Sequence[str], roles: Mapping[str, Sequence[str]] = ROLES) -
 def _build(kind: Format, fields: Fields, row: Record, found: Found) -> Example:
     for role in kind.required:
         if role in fields and fields[role] not in row.values:
-            raise DataError(f"{row.where}: no '{fields[role]}'; it has {', '.join(row.values) or 'no fields'}")
+            raise DataError(
+                f"{row.where}: no '{fields[role]}'; it has {', '.join(row.values) or 'no fields'}",
+                code="row-field-missing",
+            )
     return kind.build(row, fields, found)
 
 

@@ -75,7 +75,9 @@ def read_turns(value: object, where: str, column: str, found: Found) -> tuple[Tu
     """
     value = () if is_blank(value) else unpacked(value)
     if not isinstance(value, list | tuple):
-        raise DataError(f"{where}: '{column}' is a {type(value).__name__}; expected a list of turns")
+        raise DataError(
+            f"{where}: '{column}' is a {type(value).__name__}; expected a list of turns", code="turns-not-a-list"
+        )
     unused = {
         str(key) for turn in value if isinstance(turn, Mapping) for key in turn if not is_blank(turn[key])
     } - _READ
@@ -95,7 +97,10 @@ def read_history(value: object, where: str, column: str, found: Found) -> tuple[
         said = [(role, as_text(text, where, column)) for pair in value for role, text in zip(_SIDES, pair, strict=True)]
         return tuple(Turn(role, text) for role, text in said)
     if isinstance(value, list | tuple) and any(isinstance(pair, list | tuple | str) for pair in value):
-        raise DataError(f"{where}: '{column}' is no list of [question, answer] pairs or of turns; mend or remove it")
+        raise DataError(
+            f"{where}: '{column}' is no list of [question, answer] pairs or of turns; mend or remove it",
+            code="history-malformed",
+        )
     return read_turns(value, where, column, found)
 
 
@@ -128,7 +133,9 @@ def read_tools(value: object, where: str, column: str) -> list[Any]:
     """
     value = [] if is_blank(value) else unpacked(value)
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        raise DataError(f"{where}: '{column}' is no list of tools; write each as a JSON object")
+        raise DataError(
+            f"{where}: '{column}' is no list of tools; write each as a JSON object", code="tools-not-a-list"
+        )
     return value
 
 
@@ -148,10 +155,15 @@ def _is_turn(value: object) -> bool:
 
 def _turn(turn: object, where: str, column: str) -> Turn:
     if not isinstance(turn, Mapping):
-        raise DataError(f"{where}: a turn of '{column}' is a {type(turn).__name__}; expected an object")
+        raise DataError(
+            f"{where}: a turn of '{column}' is a {type(turn).__name__}; expected an object", code="turn-not-an-object"
+        )
     named = str(turn.get("role", turn.get("from", ""))).casefold()
     if named not in _ROLES:
-        raise DataError(f"{where}: a turn of '{column}' has the role '{named}'; expected one of {', '.join(_ROLES)}")
+        raise DataError(
+            f"{where}: a turn of '{column}' has the role '{named}'; expected one of {', '.join(_ROLES)}",
+            code="turn-role-unknown",
+        )
     role = _ROLES[named]
     content = _content(turn["content"] if "content" in turn else turn.get("value"), where, column)
     learned = all(_switch(turn.get(name), name, where, column) for name in _SWITCHES)
@@ -180,7 +192,10 @@ def _calls(value: object, where: str, column: str) -> list[dict[str, Any]]:
     for call in value if isinstance(value, list) else [value]:
         function = call.get("function", call) if isinstance(call, Mapping) else call
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise DataError(f"{where}: a call of a tool in '{column}' has no name; write it as {{name, arguments}}")
+            raise DataError(
+                f"{where}: a call of a tool in '{column}' has no name; write it as {{name, arguments}}",
+                code="tool-call-without-name",
+            )
         arguments = unpacked(function.get("arguments", function.get("parameters", {})))
         called = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
         identity = {"id": str(call["id"])} if isinstance(call, Mapping) and not is_blank(call.get("id")) else {}
@@ -192,7 +207,10 @@ def _switch(value: object, name: str, where: str, column: str) -> bool:
     if value is None:
         return True
     if (flag := as_flag(value)) is None:
-        raise DataError(f"{where}: a turn of '{column}' has the {name} {value!r}; only 0 and 1 can be used")
+        raise DataError(
+            f"{where}: a turn of '{column}' has the {name} {value!r}; only 0 and 1 can be used",
+            code="turn-weight-not-supported",
+        )
     return flag
 
 
@@ -204,6 +222,9 @@ def _content(value: object, where: str, column: str) -> str:
     for part in value:
         kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
         if not isinstance(part, Mapping) or kind != "text":
-            raise DataError(f"{where}: a turn of '{column}' has a part of type '{kind}'; only text can be used")
+            raise DataError(
+                f"{where}: a turn of '{column}' has a part of type '{kind}'; only text can be used",
+                code="content-not-text",
+            )
         texts.append(as_text(part.get("text"), where, column))
     return "".join(texts)

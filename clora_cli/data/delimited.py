@@ -51,7 +51,8 @@ def read_table(path: Path, text: str, delimiter: str, notes: list[str]) -> Itera
     for line, row in rows:
         if len(row) != len(header):
             raise DataError(
-                f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; quote fields with delimiters"
+                f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; quote fields with delimiters",
+                code="csv-fields-misaligned",
             )
         yield line, dict(zip(header, row, strict=True))
 
@@ -94,7 +95,7 @@ def _rows(path: Path, text: str, delimiter: str, notes: list[str]) -> list[_Row]
     if '\\"' in text and not escaped.problem and not _swallowed(text, escaped.rows, delimiter):
         notes.append(f"{path.name}: quotation marks after a backslash are read as text inside a field")
         return escaped.rows
-    raise DataError(f"{path}: not valid CSV: {problem}; close or double its quotes")
+    raise DataError(f"{path}: not valid CSV: {problem}; close or double its quotes", code="csv-malformed")
 
 
 def _parse(text: str, delimiter: str, **how: object) -> _Parsed:
@@ -174,5 +175,7 @@ def _header(path: Path, names: list[str]) -> list[str]:
     names = [name.strip() or f"column {number}" for number, name in enumerate(names, start=1)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(f"{path}, line 1: column '{repeated[0]}' occurs more than once; rename one of them")
+        raise DataError(
+            f"{path}, line 1: column '{repeated[0]}' occurs more than once; rename one of them", code="column-twice"
+        )
     return names

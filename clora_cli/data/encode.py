@@ -103,12 +103,12 @@ def uses_chat(task: Task, tokenizer: Any) -> bool:
 
 def _whole(example: Example, tokens: Tokens, chat: bool) -> Rendered:
     if example.tooling and not chat:
-        raise DataError(NO_TOOLS)
+        raise DataError(NO_TOOLS, code="chat-template-without-tools")
     return next(_chats(example, tokens)) if chat else render(example)
 
 
 def _chats(example: Example, tokens: Tokens) -> Iterator[Rendered]:
-    with translated("the tokenizer's chat template fails", DataError):
+    with translated("the tokenizer's chat template fails", DataError, code="chat-template-fails"):
         yield from shorter_chats(example, tokens.tokenizer)
 
 
@@ -162,7 +162,7 @@ def _plain_ids(tokens: Tokens, text: str) -> list[int]:
 
 
 def _decode(tokens: Tokens, ids: list[int]) -> str:
-    with translated("the tokenizer cannot read its own tokens back", DataError):
+    with translated("the tokenizer cannot read its own tokens back", DataError, code="tokenizer-cannot-decode"):
         return str(tokens.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
@@ -222,5 +222,6 @@ def _too_long(rendered: Rendered, needed: int, max_length: int, tokens: Tokens) 
     known = "" if tokens.positions is None else f" ({tokens.model} has {tokens.positions} positions in all)"
     return DataError(
         f"the prompt '{start}...' needs {needed} tokens without its text and has {max(max_length, 0)}; "
-        f"raise --max-length{known} or shorten the instruction"
+        f"raise --max-length{known} or shorten the instruction",
+        code="prompt-too-long",
     )

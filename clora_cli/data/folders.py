@@ -42,7 +42,7 @@ def read_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
     try:
         chosen, _ = choose_splits(sources)
     except Twofold as error:
-        raise DataError(f"{folder}: {error}; keep one, or give the one to use as --data") from error
+        raise DataError(f"{folder}: {error}; keep one, or give the one to use as --data", code="split-twice") from error
     used = [path for names in chosen.values() for name in names for path in sources[name]]
     splits, notes = _read(chosen, sources)
     return splits, [*notes, *unread(folder, used)]
@@ -66,7 +66,9 @@ def split_files(folder: Path, readable: Callable[[Path], bool] = is_readable) ->
         name = path.name if path.is_dir() else bare(path)
         if paths and name in found and (split := split_of(name)):
             first = found[name][0] if found[name][0].parent == folder else found[name][0].parent
-            raise DataError(f"{folder}: {first.name} and {path.name} both hold {split.kind}; keep one")
+            raise DataError(
+                f"{folder}: {first.name} and {path.name} both hold {split.kind}; keep one", code="split-twice"
+            )
         if paths:
             found.setdefault(name, []).extend(paths)
     return found
@@ -130,10 +132,16 @@ def _inner(folder: Path) -> Path | None:
         return folder / "data"
     holding = [path for path in sorted(folder.iterdir()) if path.is_dir() and any(map(split_of, split_files(path)))]
     if len(holding) > 1:
-        raise DataError(f"{folder}: it holds several data sets: {few(path.name for path in holding)}; name one of them")
+        raise DataError(
+            f"{folder}: it holds several data sets: {few(path.name for path in holding)}; name one of them",
+            code="several-data-sets",
+        )
     return holding[0] if holding else None
 
 
 def _nothing(folder: Path) -> DataError:
     there = ", ".join(path.name for path in sorted(folder.iterdir())[:5]) or "nothing"
-    return DataError(f"{folder}: no train, dev or test file ({', '.join(READERS)}) in it; it holds {there}")
+    return DataError(
+        f"{folder}: no train, dev or test file ({', '.join(READERS)}) in it; it holds {there}",
+        code="folder-without-splits",
+    )

@@ -50,7 +50,7 @@ def read_hub(name: str, columns: Mapping[str, str] | None = None) -> Draft:
     with library(f"Hub {name}", "a data set that can be read", "choose another or give files"):
         records, notes = _by_kind(_load(repo, config or None), f"Hub {name}")
     if not any(records.values()):
-        raise DataError(f"Hub {name}: no train, validation or test split with rows")
+        raise DataError(f"Hub {name}: no train, validation or test split with rows", code="no-usable-split")
     return draft_of(task_name(repo.rpartition("/")[2]), f"Hub {name}", records, columns, notes)
 
 
@@ -100,12 +100,13 @@ def _by_kind(splits: Mapping[str, Any], source: str) -> tuple[dict[str, list[Rec
     try:
         chosen, left = choose_splits(names)
     except Twofold as error:
-        raise DataError(f"{source}: {error}; save one of them alone and give that") from error
+        raise DataError(f"{source}: {error}; save one of them alone and give that", code="split-twice") from error
     if not chosen and len(names) == 1:
         chosen, left = {"train": names}, []
     if not chosen:
         raise DataError(
-            f"{source}: none of its splits is train, validation or test: {', '.join(names)}; save one alone"
+            f"{source}: none of its splits is train, validation or test: {', '.join(names)}; save one alone",
+            code="no-usable-split",
         )
     records = {
         kind: [row for name in taken for row in _records(splits[name], f"{source} {name}")]
@@ -167,8 +168,8 @@ def _load(repo: str, config: str | None, **options: Any) -> Mapping[str, Any]:
     except (OSError, ValueError, RuntimeError) as error:  # others are the caller's to tell
         if offline:
             why = "HF_HUB_OFFLINE is set" if _told_offline() else "the Hub cannot be reached"
-            raise DataError(f"Hub {repo}: {why} and it is not in the cache; {MEND}") from error
-        raise DataError(f"Hub {repo}: cannot be loaded: {in_brief(error)}") from error
+            raise DataError(f"Hub {repo}: {why} and it is not in the cache; {MEND}", code="hub-unreachable") from error
+        raise DataError(f"Hub {repo}: cannot be loaded: {in_brief(error)}", code="hub-load-failed") from error
     return loaded
 
 

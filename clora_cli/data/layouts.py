@@ -98,7 +98,7 @@ def read_benchmark_folder(folder: Path) -> Draft:
     try:
         chosen, _ = choose_splits(sources)
     except Twofold as error:
-        raise DataError(f"{folder}: {error}; keep one") from error
+        raise DataError(f"{folder}: {error}; keep one", code="split-twice") from error
     files = {path: kind for kind in _ORDER if kind in chosen for name in chosen[kind] for path in sources[name]}
     contents = {file: read_json(file) for file in files}
     labels = _read_labels(folder / _LABELS)
@@ -133,7 +133,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
         return ()
     labels = read_json(path)
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise DataError(f"{path}: expected a list of label strings")
+        raise DataError(f"{path}: expected a list of label strings", code="labels-malformed")
     return tuple(dict.fromkeys(label.strip() for label in labels))
 
 
@@ -188,7 +188,10 @@ def _as_options(
     """Fill a draft with ``options`` prompts, under the known instruction or that of the folder's task type."""
     labels = labels or (known.labels if known else ())
     if not labels:
-        raise DataError(f"{draft.source}: no labels.json beside the splits; add one with the list of labels")
+        raise DataError(
+            f"{draft.source}: no labels.json beside the splits; add one with the list of labels",
+            code="labels-file-missing",
+        )
     found = {answer for split in rows.values() for _, answers in split for answer in answers}
     if not found & set(labels):
         draft.notes.append(f"labels.json ({', '.join(labels)}) names none of the rows' labels; used those found")
@@ -223,7 +226,10 @@ def _rows(values: list[object], file: Path, text: str, answer: str) -> Iterator[
     for number, value in enumerate(values, start=1):
         where = f"{file}, row {number}"
         if not isinstance(value, dict) or text not in value or answer not in value:
-            raise DataError(f"{where}: expected an object with '{text}' and '{answer}'; mend or remove the row")
+            raise DataError(
+                f"{where}: expected an object with '{text}' and '{answer}'; mend or remove the row",
+                code="row-malformed",
+            )
         answers = as_answers(value[answer], where, answer)
         yield as_text(value[text], where, text), tuple(a.strip() for a in answers)
 
@@ -236,13 +242,16 @@ def _listed(value: object) -> list[dict[str, object]]:
 
 def _list(value: object, file: Path, key: str = "") -> list[object]:
     if not isinstance(value, list):
-        raise DataError(f"{file}: expected a list of rows{f' under {key!r}' if key else ''}")
+        raise DataError(f"{file}: expected a list of rows{f' under {key!r}' if key else ''}", code="rows-not-a-list")
     return value
 
 
 def _mapping(value: object, file: Path) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise DataError(f"{file}: expected an object with 'Definition' and 'Instances', as in the task's other files")
+        raise DataError(
+            f"{file}: expected an object with 'Definition' and 'Instances', as in the task's other files",
+            code="task-file-malformed",
+        )
     return value
 
 

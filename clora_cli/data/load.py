@@ -53,15 +53,19 @@ def load_task(
     if metric is not None and metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
     if not name.strip():
-        raise DataError("--data is empty: name a task, a file or a folder")
+        raise DataError("--data is empty: name a task, a file or a folder", code="data-name-empty")
     if name.strip() == "-":
-        raise DataError("--data -: rows from standard input can only be routed; save them in a file and name that")
+        raise DataError(
+            "--data -: rows from standard input can only be routed; save them in a file and name that",
+            code="data-from-stdin",
+        )
     plain, named = split_names(name.strip())
     try:
         draft = _draft(plain, columns)
     except OSError as error:
         raise DataError(
-            f"{name[:80]!r} cannot be looked at: {error.strerror}; check the name and its permissions"
+            f"{name[:80]!r} cannot be looked at: {error.strerror}; check the name and its permissions",
+            code="path-unreadable",
         ) from error
     task = finish(replace(draft, metric=metric or draft.metric), keep_bad_labels=keep_bad_labels)
     return with_names(task, plain) if named else task
@@ -117,16 +121,16 @@ def _from_hub(name: str, known: KnownTask | None, columns: Mapping[str, str] | N
     """Ask the Hub, where the name can be one of its ids; the last place to look."""
     is_id = not known and bool(_HUB_ID.fullmatch(name)) and not is_readable(Path(name))
     if not is_id and not (known and known.hub):
-        raise DataError(_nowhere(name, known, root))
+        raise DataError(_nowhere(name, known, root), code="data-not-found")
     from clora_cli.data import hub
 
     try:
         return hub.read_known(known, known.hub) if known and known.hub else hub.read_hub(name, columns)
     except DataError as error:
         if not known:
-            raise DataError(f"'{name}' is not {_looked(name, root)}; {error}") from error
+            raise DataError(f"'{name}' is not {_looked(name, root)}; {error}", code=error.code) from error
         why = str(error).removesuffix(f"; {hub.MEND}")
-        raise DataError(f"'{name}' is not {_looked(name, root)}; {why}; {_next(known)}") from error
+        raise DataError(f"'{name}' is not {_looked(name, root)}; {why}; {_next(known)}", code=error.code) from error
 
 
 def _nowhere(name: str, known: KnownTask | None, root: Path | None) -> str:

@@ -50,7 +50,10 @@ def with_names(task: Task, name: str) -> Task:
     """
     kind, dataset = _names(name)
     if not kind or task.template != "options":
-        raise DataError(f"'{name}{NAMES}': the published prompts of {task.name} carry no names; pass --data {name}")
+        raise DataError(
+            f"'{name}{NAMES}': the published prompts of {task.name} carry no names; pass --data {name}",
+            code="task-without-names",
+        )
     head = f"Task:{kind}\nDataset:{dataset}\n"
     train, dev, test = (_headed(split, head) for split in (task.train, task.dev, task.test))
     note = f"prompts begin with the names of the task's type and dataset ({kind}, {dataset}), in training and at test"

@@ -40,7 +40,7 @@ def read_path(path: Path, columns: Mapping[str, str] | None = None) -> Draft:
             task_name(bare(path)), f"file {path.name}", {"train": read_records(path, notes)}, columns, notes
         )
     if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder", code="path-missing")
     path, name = _downloaded(path)
     if is_benchmark_folder(path) and not columns:
         return read_benchmark_folder(path.resolve())
@@ -62,5 +62,8 @@ def _downloaded(folder: Path) -> tuple[Path, str]:
     if main.is_file():
         snapshots = [path for path in snapshots if path.name == main.read_text(encoding="utf-8").strip()] or snapshots
     if len(snapshots) != 1:
-        raise DataError(f"{folder}: it holds {len(snapshots)} snapshots; name one of {few(map(str, snapshots))}")
+        raise DataError(
+            f"{folder}: it holds {len(snapshots)} snapshots; name one of {few(map(str, snapshots))}",
+            code="several-snapshots",
+        )
     return snapshots[0], name.rpartition("--")[2]

@@ -61,10 +61,12 @@ def read_records(path: Path, notes: list[str] | None = None) -> list[Record]:
     reader = READERS.get(ending(path))
     if reader is None:
         known = f"{', '.join(READERS)}, each also with {', '.join(COMPRESSED)}"
-        raise DataError(f"{path}: cannot read '{path.suffix}' files; use one of {known}")
+        raise DataError(
+            f"{path}: cannot read '{path.suffix}' files; use one of {known}", code="file-type-not-supported"
+        )
     records = list(reader(path, [] if notes is None else notes))
     if not records:
-        raise DataError(f"{path}: no rows; give a file with at least three")
+        raise DataError(f"{path}: no rows; give a file with at least three", code="no-rows")
     return records
 
 
@@ -86,7 +88,7 @@ def read_json(path: Path) -> object:
 
 def _check_whole(path: Path) -> None:
     if told := stand_in(path):
-        raise DataError(f"{path} {told}")
+        raise DataError(f"{path} {told}", code="file-is-stand-in")
 
 
 def parse_json(text: str, *, nan: bool = True) -> object:
@@ -117,7 +119,7 @@ def _object_of(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _not_json(path: Path, line: int, why: str) -> DataError:
-    return DataError(f"{path}, line {line}: not valid JSON ({why}); mend or remove the line")
+    return DataError(f"{path}, line {line}: not valid JSON ({why}); mend or remove the line", code="json-malformed")
 
 
 def _jsonl(path: Path, notes: list[str]) -> Iterator[Record]:
@@ -146,7 +148,9 @@ def _json(path: Path, notes: list[str]) -> Iterator[Record]:
     if not isinstance(rows, list):
         lists = [f"'{key}'" for key, kept in _items(value) if isinstance(kept, list)]
         mend = f"save {', '.join(lists)} as files of their own" if lists else "write the rows as one"
-        raise DataError(f'{path}: expected a list of rows or an object with a list under "data"; {mend}')
+        raise DataError(
+            f'{path}: expected a list of rows or an object with a list under "data"; {mend}', code="rows-not-a-list"
+        )
     beside = [
         f"'{key}' ({len(kept)} rows)" for key, kept in _items(value) if kept is not rows and isinstance(kept, list)
     ]
@@ -164,7 +168,8 @@ def _object(path: Path, unit: str, number: int, value: object) -> Mapping[str, o
     if not isinstance(value, dict):
         found = type(value).__name__
         raise DataError(
-            f"{path}, {unit} {number}: expected an object with named fields, not {found}; write each row as one"
+            f"{path}, {unit} {number}: expected an object with named fields, not {found}; write each row as one",
+            code="row-not-an-object",
         )
     return value
 
@@ -203,7 +208,7 @@ def _rows_of(path: Path, table: Any) -> Iterator[Record]:
     with library(str(path), "a readable table", "write it again"):
         columns, rows = table.column_names, table.to_pylist()
     if twice := next((name for name in columns if columns.count(name) > 1), None):
-        raise DataError(f"{path}: column '{twice}' occurs more than once; rename one of them")
+        raise DataError(f"{path}: column '{twice}' occurs more than once; rename one of them", code="column-twice")
     names = _class_names(table.schema.metadata or {})
     for number, row in enumerate(rows, start=1):
         yield Record(str(path), "row", number, with_class_names(row, names))

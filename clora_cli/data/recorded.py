@@ -61,15 +61,18 @@ class Origin:
         """
         gone = f"'{self.given}' stands for rows which are not there as when {where} was trained"
         if self._is_gone_file():
-            raise DataError(f"{gone}: no such file from this folder; run where it is, or {mend}")
+            raise DataError(
+                f"{gone}: no such file from this folder; run where it is, or {mend}", code="recorded-data-missing"
+            )
         try:
             task = load_task(self.given, columns=columns or self.columns)
         except DataError as error:
-            raise DataError(f"{gone}: {error}; or {mend}") from error
+            raise DataError(f"{gone}: {error}; or {mend}", code="recorded-data-missing") from error
         if self.fingerprint and task.fingerprint != self.fingerprint:
             raise MismatchError(
                 f"'{self.given}' ({task.source}) holds other rows than {where} was trained on "
-                f"({self.fingerprint[:12]} -> {task.fingerprint[:12]}); restore them, or {mend}"
+                f"({self.fingerprint[:12]} -> {task.fingerprint[:12]}); restore them, or {mend}",
+                code="recorded-data-changed",
             )
         return task
 
@@ -155,7 +158,10 @@ def recorded_columns(name: str, members: Iterable[_Member]) -> Mapping[str, str]
             if Path(origin.given).expanduser().absolute() == place and origin.columns not in found:
                 found.append(origin.columns)
     if len(found) > 1:
-        raise OptionError(f"adapters were trained on {name} by different columns; say which with --columns")
+        raise OptionError(
+            f"adapters were trained on {name} by different columns; say which with --columns",
+            code="recorded-columns-differ",
+        )
     return found[0] if found else {}
 
 

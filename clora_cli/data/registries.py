@@ -60,7 +60,9 @@ def entry_of(path: Path) -> Entry | None:
             return None
         if len(entries) > 1:
             names = few(str(path / name) for name in sorted(entries))
-            raise DataError(f"{path}: its {REGISTRY} names {len(entries)} data sets; give one of {names}")
+            raise DataError(
+                f"{path}: its {REGISTRY} names {len(entries)} data sets; give one of {names}", code="several-data-sets"
+            )
         return next(iter(entries.values()))
     entries = _entries(path.parent)
     if not path.is_file():
@@ -85,7 +87,8 @@ def read_entry(entry: Entry, columns: Mapping[str, str] | None = None) -> Draft:
         places = (f"{key} {entry.described[key]}" for key in ("file_name", *_ELSEWHERE) if key in entry.described)
         place = next(places, "no file_name")
         raise DataError(
-            f"{where}: its rows are not in this folder ({place}); give a Hub id or the file itself as --data"
+            f"{where}: its rows are not in this folder ({place}); give a Hub id or the file itself as --data",
+            code="registry-rows-missing",
         )
     notes = [f"columns are read as {REGISTRY} names them"]
     paths = sorted(path for each in split_files(path).values() for path in each) if path.is_dir() else [path]
@@ -130,12 +133,16 @@ def _columns(entry: Entry, rows: list[Record], sharegpt: bool) -> dict[str, str]
     there = {column for row in rows for column in row.values}
     given = entry.described.get("columns") or {}
     if not isinstance(given, dict) or not all(isinstance(column, str) for column in given.values()):
-        raise DataError(f"{entry.registry}, '{entry.name}': columns is no object of names; mend it")
+        raise DataError(
+            f"{entry.registry}, '{entry.name}': columns is no object of names; mend it",
+            code="registry-columns-malformed",
+        )
     roles = {"messages": "conversations", **_SHARED} if sharegpt else _ALPACA | _SHARED
     needed = ("messages",) if sharegpt else ("prompt", "response")
     if gone := next((given[key] for key in needed if key in given and given[key] not in there), None):
         raise DataError(
-            f"{entry.registry}, '{entry.name}': no column '{gone}' in its rows, which have {few(sorted(there))}; mend it"
+            f"{entry.registry}, '{entry.name}': no column '{gone}' in its rows, which have {few(sorted(there))}; mend it",
+            code="column-missing",
         )
     named = {roles[key]: column for key, column in given.items() if key in roles and column in there}
     if sharegpt:

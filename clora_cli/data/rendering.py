@@ -50,7 +50,7 @@ def shorter_chats(example: Example, tokenizer: Any) -> Iterator[Rendered]:
         DataError: The tokenizer has no chat template, or its template refuses the conversation.
     """
     if not renders(example, tokenizer):
-        raise DataError(NO_TOOLS)
+        raise DataError(NO_TOOLS, code="chat-template-without-tools")
     messages = example.messages
     opening = 1 if messages[0]["role"] == "system" else 0
     later = [i for i in range(opening + 1, len(messages)) if messages[i]["role"] == "user"]

@@ -65,7 +65,9 @@ def finish(draft: Draft, *, keep_bad_labels: bool = False) -> Task:
     splits = {name: rows for name, rows in splits.items() if rows}
     if not splits:
         told = f" ({'; '.join(draft.notes)})" if draft.notes else ""
-        raise DataError(f"{draft.source}: no row has both a prompt and an answer{told}; check the columns")
+        raise DataError(
+            f"{draft.source}: no row has both a prompt and an answer{told}; check the columns", code="no-row-complete"
+        )
     labels = _labels(draft, splits)
     if labels:
         _note_alike(labels, draft)
@@ -128,7 +130,8 @@ def _labelled(
         other, known = (", ".join(f"'{label}'" for label in sorted(some)[:_MOST_NAMED]) for some in (bad, labels))
         raise DataError(
             f"{draft.source}: no label of the test rows ({other}) is one of {draft.labels_from} ({known}); "
-            "write both in one way"
+            "write both in one way",
+            code="labels-disagree",
         )
     named = ", ".join(f"'{label}'" for label, _ in bad.most_common(_MOST_NAMED))
     more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
@@ -182,7 +185,8 @@ def _three(draft: Draft, splits: dict[str, list[Example]]) -> tuple[list[Example
     if not test:
         if len(train) < 3:
             raise DataError(
-                f"{draft.source}: {len(train)} rows are too few to carve a test and a dev split from; give more"
+                f"{draft.source}: {len(train)} rows are too few to carve a test and a dev split from; give more",
+                code="too-few-rows",
             )
         train, test = _carve(train, set())
         draft.notes.append(_carved_test(len(test), len(train)))

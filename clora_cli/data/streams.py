@@ -48,7 +48,9 @@ def stream_records(path: Path) -> Iterator[Record]:
         with path.open("rb") as file:
             yield from read_lines(file, str(path))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}; check the path and its permissions", code="path-unreadable"
+        ) from error
 
 
 def read_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
@@ -75,10 +77,12 @@ def _fields(line: bytes, where: str) -> Mapping[str, object]:
     try:
         value = parse_json(line.decode("utf-8"), nan=False)
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text; convert it to UTF-8") from error
+        raise DataError(f"{where}: not UTF-8 text; convert it to UTF-8", code="text-wrong-encoding") from error
     except (ValueError, RecursionError) as error:
         why = getattr(error, "msg", str(error))
-        raise DataError(f"{where}: not valid JSON ({why}); mend or remove the line") from error
+        raise DataError(f"{where}: not valid JSON ({why}); mend or remove the line", code="json-malformed") from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: expected an object with named fields, not {type(value).__name__}")
+        raise DataError(
+            f"{where}: expected an object with named fields, not {type(value).__name__}", code="row-not-an-object"
+        )
     return value

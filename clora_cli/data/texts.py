@@ -64,12 +64,16 @@ def read_text(path: Path) -> str:
         text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         if kind := next((kind for start, kind in _FORMATS.items() if data.startswith(start)), ""):
-            raise DataError(f"{path}: it is no text but {kind}; give its name the ending that says so") from error
+            raise DataError(
+                f"{path}: it is no text but {kind}; give its name the ending that says so", code="file-not-text"
+            ) from error
         line = data.count(b"\n", 0, error.start) + 1
         name = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
-        raise DataError(f"{path}, line {line}: not {name} text; convert the file to UTF-8") from error
+        raise DataError(
+            f"{path}, line {line}: not {name} text; convert the file to UTF-8", code="text-wrong-encoding"
+        ) from error
     if not text.strip():
-        raise DataError(f"{path}: the file is empty; give a file with at least three rows")
+        raise DataError(f"{path}: the file is empty; give a file with at least three rows", code="file-empty")
     return text
 
 
@@ -106,7 +110,7 @@ def library(place: str, what: str, mend: str) -> Iterator[None]:
     except DataError:
         raise
     except (*told, RuntimeError, ImportError, EOFError, ArithmeticError, MemoryError) as error:
-        raise DataError(f"{place}: not {what} ({in_brief(error)}); {mend}") from error
+        raise DataError(f"{place}: not {what} ({in_brief(error)}); {mend}", code="data-not-readable") from error
 
 
 _LONGEST_REASON = 200  # characters of a library's own message
@@ -124,11 +128,17 @@ def _opening(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path}: cannot be unpacked ({in_brief(error)}); pack it again") from error
+        raise DataError(
+            f"{path}: cannot be unpacked ({in_brief(error)}); pack it again", code="archive-damaged"
+        ) from error
     except OSError as error:
         if error.strerror is None:  # a decompressor's own complaint
-            raise DataError(f"{path}: cannot be unpacked ({in_brief(error)}); pack it again") from error
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+            raise DataError(
+                f"{path}: cannot be unpacked ({in_brief(error)}); pack it again", code="archive-damaged"
+            ) from error
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}; check the path and its permissions", code="path-unreadable"
+        ) from error
 
 
 def _zstandard(packed: bytes) -> bytes:

@@ -81,7 +81,7 @@ class Tokens:
         known = [token for token in candidates if _below(token, self.rows) and _below(token, self.answer_rows)]
         start = self._named("bos")
         if not known:
-            raise DataError("the tokenizer has no token to pad with; set its pad_token")
+            raise DataError("the tokenizer has no token to pad with; set its pad_token", code="no-padding-token")
         return next((token for token in known if token not in start), known[0])
 
     @cached_property
@@ -95,7 +95,8 @@ class Tokens:
             if _below(token, self.answer_rows):
                 return token
         raise ArtifactError(
-            f"{self.model} does not say with which token its decoder starts; set decoder_start_token_id"
+            f"{self.model} does not say with which token its decoder starts; set decoder_start_token_id",
+            code="decoder-start-unknown",
         )
 
     @property
@@ -117,7 +118,8 @@ class Tokens:
         choices = [*(token for token in self._own if not self._stops or token in self._stops), *self._stops, *self._own]
         if not choices:
             raise DataError(
-                "the tokenizer has neither an end-of-sequence nor a separator token that the model knows; set its eos_token"
+                "the tokenizer has neither an end-of-sequence nor a separator token that the model knows; set its eos_token",
+                code="no-end-token",
             )
         return choices[0]
 
@@ -185,7 +187,7 @@ class Tokens:
         Raises:
             DataError: The tokenizer fails on it.
         """
-        with translated(f"the tokenizer fails on '{_excerpt(text)}'", DataError):
+        with translated(f"the tokenizer fails on '{_excerpt(text)}'", DataError, code="tokenizer-fails"):
             return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     def checked(self, ids: list[int], *, answer: bool = False) -> list[int]:
@@ -196,11 +198,14 @@ class Tokens:
         """
         rows = self.answer_rows if answer else self.rows
         if rows is not None and (odd := [token for token in ids if token is None or token >= rows]):
-            with translated(f"{self.model} has no embedding for token {odd[0]}", MismatchError):
+            with translated(
+                f"{self.model} has no embedding for token {odd[0]}", MismatchError, code="tokenizer-other-model"
+            ):
                 text = self.tokenizer.convert_ids_to_tokens(odd[0])
             raise MismatchError(
                 f"the tokenizer has token {odd[0]} ('{text}'), and {self.model} has embeddings for {rows}; "
-                "give the tokenizer that belongs to the model"
+                "give the tokenizer that belongs to the model",
+                code="tokenizer-other-model",
             )
         return ids
 
@@ -223,7 +228,7 @@ class Tokens:
             return None
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _ANSWER}]
         try:
-            with translated("the chat template fails", DataError):
+            with translated("the chat template fails", DataError, code="chat-template-fails"):
                 text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
         except (TemplateError, DataError):  # it takes no such conversation: nothing is known of its ends
             return None
@@ -239,7 +244,7 @@ class Tokens:
         }
         if token in special:
             return True
-        with translated(f"the tokenizer does not know token {token}", MismatchError):
+        with translated(f"the tokenizer does not know token {token}", MismatchError, code="tokenizer-token-unknown"):
             return _MARKER.fullmatch(str(self.tokenizer.convert_ids_to_tokens(token))) is not None
 
     def _named(self, *roles: str) -> list[int]:

@@ -41,14 +41,19 @@ def write_chat(messages: Sequence[dict[str, Any]], tools: list[Any] | None, toke
         DataError: There is no template, or it refuses the conversation.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise DataError("the tokenizer has no chat template; leave out --chat or choose a chat model")
+        raise DataError(
+            "the tokenizer has no chat template; leave out --chat or choose a chat model", code="no-chat-template"
+        )
     from jinja2.exceptions import TemplateError
 
     try:
         return str(tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False))
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise DataError(f"the tokenizer's chat template refuses turns of {roles}: {in_brief(error)}") from error
+        raise DataError(
+            f"the tokenizer's chat template refuses turns of {roles}: {in_brief(error)}",
+            code="chat-template-refuses-roles",
+        ) from error
 
 
 def renderable(examples: Sequence[Example], tokenizer: Any) -> tuple[list[Example], str]:

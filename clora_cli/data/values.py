@@ -41,7 +41,9 @@ def as_text(value: object, where: str, column: str) -> str:
     if missing(value):
         return ""
     if not isinstance(value, str | int | float | Decimal | date | time):
-        raise DataError(f"{where}: '{column}' is a {type(value).__name__}; expected text: write it as one")
+        raise DataError(
+            f"{where}: '{column}' is a {type(value).__name__}; expected text: write it as one", code="value-not-text"
+        )
     text = str(value)
     try:
         text.encode("utf-8")

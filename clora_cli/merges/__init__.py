@@ -85,7 +85,10 @@ class Deltas:
         """
         for number, state in enumerate(self.states):
             if name not in state:
-                raise ArtifactError(f"adapter {number + 1} of the merge keeps no '{name}' in its state.clora")
+                raise ArtifactError(
+                    f"adapter {number + 1} of the merge keeps no '{name}' in its state.clora",
+                    code="merge-state-missing",
+                )
             yield state[name][self.rows].to(torch.float32, copy=True)
 
     def generator(self, adapter: int) -> torch.Generator:
@@ -223,7 +226,10 @@ class Merger:
         found = merge_sites(self.merge, deltas, self._weights, seed=self.seed, base=self._base, states=states)
         for site, delta in found:
             if not (most := bound(delta)) <= HUGE:
-                raise OptionError(f"the merge would change a weight of '{site}' by {most:.2g}; give smaller weights")
+                raise OptionError(
+                    f"the merge would change a weight of '{site}' by {most:.2g}; give smaller weights",
+                    code="merged-change-too-large",
+                )
             yield self._cut(site, delta)
 
     def _cut(self, site: str, delta: Factor | Tensor) -> Merged:

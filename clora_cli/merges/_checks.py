@@ -36,11 +36,13 @@ def check_member(
         if tuple(delta.shape) != shapes[site]:
             raise MismatchError(
                 f"layer '{site}' is {tuple(delta.shape)} in {member.path} and {shapes[site]} in another adapter; "
-                "give adapters of one base model"
+                "give adapters of one base model",
+                code="layer-shapes-differ",
             )
         if not (most := bound(delta)) <= HUGE:  # what is no number fails
             raise ArtifactError(
-                f"adapter {member.path} is damaged: it would change a weight of '{site}' by {most:.2g}; make it again"
+                f"adapter {member.path} is damaged: it would change a weight of '{site}' by {most:.2g}; make it again",
+                code="adapter-change-too-large",
             )
         for name in needed:
             _check_state(member, name, site, states.get(site, {}).get(name), shapes[site])
@@ -59,9 +61,11 @@ def states_of(member: AdapterFolder) -> dict[str, dict[str, Tensor]]:
 def _check_state(member: AdapterFolder, name: str, site: str, state: Tensor | None, shape: tuple[int, int]) -> None:
     if state is None:
         raise ArtifactError(
-            f"adapter {member.path} keeps no '{name}' of '{site}' in its state file, which this merge needs"
+            f"adapter {member.path} keeps no '{name}' of '{site}' in its state file, which this merge needs",
+            code="merge-state-missing",
         )
     if tuple(state.shape) != shape or not bool(state.isfinite().all()):
         raise ArtifactError(
-            f"adapter {member.path} is damaged: '{name}/{site}' in its state file is no finite matrix of {shape}"
+            f"adapter {member.path} is damaged: '{name}/{site}' in its state file is no finite matrix of {shape}",
+            code="merge-state-damaged",
         )

@@ -34,5 +34,8 @@ class Average(Merge):
         """
         total = weights.double().sum()
         if total == 0:
-            raise OptionError("the --weights of --strategy average add up to 0; give others or use --strategy linear")
+            raise OptionError(
+                "the --weights of --strategy average add up to 0; give others or use --strategy linear",
+                code="merge-weights-sum-to-zero",
+            )
         return weights.double() / total

@@ -44,7 +44,8 @@ class Breadcrumbs(Merge):
         room = round(1 - self.density, 9)  # 1 - 0.9 is less than 0.1
         if not 0 <= self.outliers <= room:
             raise OptionError(
-                f"option outliers={self.outliers} of breadcrumbs: give a number from 0 to {room:g}, which density={self.density} leaves"
+                f"option outliers={self.outliers} of breadcrumbs: give a number from 0 to {room:g}, which density={self.density} leaves",
+                code="option-out-of-range",
             )
 
     def merge(self, deltas: Deltas) -> Tensor:

@@ -47,7 +47,8 @@ class Della(Merge):
         room = round(2 * min(self.density, 1 - self.density), 9)  # 2 * (1 - 0.9) is less than 0.2
         if not 0 <= self.epsilon <= room:
             raise OptionError(
-                f"option epsilon={self.epsilon} of della: give a number from 0 to {room:g}, which density={self.density} leaves"
+                f"option epsilon={self.epsilon} of della: give a number from 0 to {room:g}, which density={self.density} leaves",
+                code="option-out-of-range",
             )
 
     def merge(self, deltas: Deltas) -> Tensor:

@@ -59,7 +59,7 @@ class Neuro(Merge):
             OptionError: If the base model's weights are not given.
         """
         if deltas.base is None:
-            raise OptionError("--strategy neuro needs the base model's weights: name the model")
+            raise OptionError("--strategy neuro needs the base model's weights: name the model", code="option-missing")
         unit = functional.normalize(deltas.base.to(torch.promote_types(deltas.base.dtype, torch.float32)), dim=1)
         along, across = Election(), Election()
         for weight, delta in zip(deltas.weights.tolist(), deltas, strict=True):

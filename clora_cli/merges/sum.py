@@ -32,5 +32,5 @@ class Sum(Merge):
             OptionError: If any weight is not 1.
         """
         if not bool((weights == 1).all()):
-            raise OptionError("--strategy sum takes no --weights; use --strategy linear")
+            raise OptionError("--strategy sum takes no --weights; use --strategy linear", code="option-has-no-effect")
         return torch.ones_like(weights)

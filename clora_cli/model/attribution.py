@@ -50,7 +50,8 @@ def down_projections(model: nn.Module) -> dict[str, int]:
     if not found:
         raise OptionError(
             f"attribution finds no feed-forward output layer in {type(model).__name__}: "
-            f"none of its linear layers ends with {', '.join(_ENDINGS)}"
+            f"none of its linear layers ends with {', '.join(_ENDINGS)}",
+            code="no-feed-forward-layer",
         )
     return found
 
@@ -179,7 +180,8 @@ def _observe(model: nn.Module, inputs: Mapping[str, Tensor], layers: Collection[
         model(**inputs, use_cache=False)
     if odd := next((layer for layer in layers if calls[layer] != 1), None):
         raise MismatchError(
-            f"attribution needs layers that run once in a forward pass; '{odd}' of this model runs {calls[odd]} times"
+            f"attribution needs layers that run once in a forward pass; '{odd}' of this model runs {calls[odd]} times",
+            code="layer-runs-several-times",
         )
     return seen
 

@@ -97,7 +97,9 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise OptionError(
+            f"--device {name} cannot be used here: {str(error).splitlines()[0]}", code="device-unavailable"
+        ) from error
     several = device.type != "cpu" and "LOCAL_RANK" in os.environ
     return torch.device(device.type, int(os.environ["LOCAL_RANK"])) if several else device
 
@@ -183,7 +185,10 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
     for target in targets:
         if not any(_ends(name, target) for name in linear):
             endings = sorted({name.rpartition(".")[2] for name in linear})
-            raise OptionError(f"--target-modules {target} matches no linear layer; this model has {', '.join(endings)}")
+            raise OptionError(
+                f"--target-modules {target} matches no linear layer; this model has {', '.join(endings)}",
+                code="target-modules-match-nothing",
+            )
     return {name: shape for name, shape in linear.items() if any(_ends(name, target) for target in targets)}
 
 
@@ -237,7 +242,8 @@ def _quantization(quantize: str, dtype: torch.dtype, device: torch.device) -> An
 
     if importlib.util.find_spec("bitsandbytes") is None or device.type == "cpu":
         raise OptionError(
-            f"--quantize {quantize} needs an accelerator and the bitsandbytes library (pip install 'clora-cli[quantize]')"
+            f"--quantize {quantize} needs an accelerator and the bitsandbytes library (pip install 'clora-cli[quantize]')",
+            code="quantisation-unavailable",
         )
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -268,7 +274,10 @@ def _query_value(linear: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
         if all(any(_ends(name, target) for name in linear) for target in group):
             return group
     endings = sorted({name.rpartition(".")[2] for name in linear})
-    raise OptionError(f"no query and value projections found; name --target-modules among {', '.join(endings)}")
+    raise OptionError(
+        f"no query and value projections found; name --target-modules among {', '.join(endings)}",
+        code="no-default-target-modules",
+    )
 
 
 def _ends(name: str, target: str) -> bool:

@@ -105,7 +105,9 @@ def find_model(name: str, revision: str | None = None) -> ModelReference:
     else:
         path, commit = _download(name, revision)
     if not (path / CONFIG).exists() and (path / "adapter_config.json").exists():
-        raise ArtifactError(f"base model {path} is an adapter, no model: name the model that it stands on")
+        raise ArtifactError(
+            f"base model {path} is an adapter, no model: name the model that it stands on", code="base-model-is-adapter"
+        )
     config = read_json(path / CONFIG, "model configuration")
     fingerprint, weights = _fingerprints(path, config)
     return ModelReference(name, path, _kind(config), fingerprint, commit, weights, dict(sorted(_settings(config))))
@@ -140,10 +142,12 @@ def check_base(recorded: Mapping[str, Any], reference: ModelReference, where: Pa
     what = _difference(_known(recorded), reference.described())
     if name == other:
         raise MismatchError(
-            f"{where} was trained on base model '{name}' as it was then, with other {what}; restore it, or train again"
+            f"{where} was trained on base model '{name}' as it was then, with other {what}; restore it, or train again",
+            code="base-model-changed",
         )
     raise MismatchError(
-        f"{where} was trained on base model '{name}', not on '{other}', which has other {what}; pass --model {name}"
+        f"{where} was trained on base model '{name}', not on '{other}', which has other {what}; pass --model {name}",
+        code="trained-on-other-base-model",
     )
 
 
@@ -194,7 +198,8 @@ def check_answers(reference: ModelReference) -> None:
     if reference.kind == "encoder":
         raise MismatchError(
             f"base model '{reference.id}' is an encoder, which gives no answers; it can be used for "
-            "`clora stat-features`, `clora route` and `clora expand`"
+            "`clora stat-features`, `clora route` and `clora expand`",
+            code="encoder-cannot-answer",
         )
 
 
@@ -218,11 +223,15 @@ def _download(name: str, revision: str | None) -> tuple[Path, str | None]:
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
     except HFValidationError:
-        raise ArtifactError(f"{nowhere}, and no name that the Hub could have") from None
+        raise ArtifactError(f"{nowhere}, and no name that the Hub could have", code="base-model-not-found") from None
     except LocalEntryNotFoundError:
-        raise ArtifactError(f"{nowhere}, and the Hub cannot be reached nor is it in the Hub's cache") from None
+        raise ArtifactError(
+            f"{nowhere}, and the Hub cannot be reached nor is it in the Hub's cache", code="hub-unreachable"
+        ) from None
     except (RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ArtifactError(f"{nowhere}, and the Hub refuses it: {str(error).strip().splitlines()[0]}") from error
+        raise ArtifactError(
+            f"{nowhere}, and the Hub refuses it: {str(error).strip().splitlines()[0]}", code="hub-refused"
+        ) from error
     return path, path.name
 
 
@@ -250,7 +259,9 @@ def _samples(part: Part) -> Iterator[tuple[str, bytes]]:
                 sample = file.read(min(_SAMPLE, end - start))
                 yield name, f"{entry['dtype']} {entry['shape']} ".encode() + sample.hex().encode()
     except OSError as error:
-        raise ArtifactError(f"base model file {part.path} cannot be read: {error.strerror or error}") from error
+        raise ArtifactError(
+            f"base model file {part.path} cannot be read: {error.strerror or error}", code="path-unreadable"
+        ) from error
 
 
 def _in_order(samples: Mapping[str, bytes]) -> list[bytes]:

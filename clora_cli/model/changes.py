@@ -247,7 +247,9 @@ def _plus(output: Tensor, inner: Tensor, b: Tensor) -> Tensor:
 def _copies(inputs: int, batch: Tensor) -> int:
     copies, left = divmod(len(batch), inputs)
     if left or batch.ndim != 3:
-        raise MismatchError(f"a layer got {tuple(batch.shape)} where {inputs} gated inputs were expected")
+        raise MismatchError(
+            f"a layer got {tuple(batch.shape)} where {inputs} gated inputs were expected", code="gated-inputs-differ"
+        )
     return copies
 
 

@@ -53,7 +53,9 @@ def read_part(path: Path) -> Part:
     try:
         return Part(path, *read_header(path))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"base model file {path} {damage(path, error, 'fetch it again')}") from error
+        raise ArtifactError(
+            f"base model file {path} {damage(path, error, 'fetch it again')}", code="base-model-file-damaged"
+        ) from error
 
 
 def entry_of(folder: Path) -> str | None:
@@ -73,9 +75,12 @@ def read_parts(folder: Path) -> list[Part]:
         return _indexed(folder, name) if name.endswith(".json") else [read_part(folder / name)]
     found = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(_OTHER))
     if not found:
-        raise ArtifactError(f"base model {folder} {_without(folder)}")
+        raise ArtifactError(f"base model {folder} {_without(folder)}", code="base-model-weights-missing")
     if shard := next((file for file in found if _SHARD.search(file.name)), None):
-        raise ArtifactError(f"base model {folder} has {shard.name} and no {INDEX}, which names all shards; fetch it")
+        raise ArtifactError(
+            f"base model {folder} has {shard.name} and no {INDEX}, which names all shards; fetch it",
+            code="weight-index-missing",
+        )
     return [read_part(file) for file in found]
 
 
@@ -84,17 +89,22 @@ def _indexed(folder: Path, name: str) -> list[Part]:
     if not isinstance(places, dict) or not all(
         isinstance(file, str) and Path(file).name == file for file in places.values()
     ):
-        raise ArtifactError(f"{folder / name} is damaged: it has no weight_map of tensors to files; fetch it again")
+        raise ArtifactError(
+            f"{folder / name} is damaged: it has no weight_map of tensors to files; fetch it again",
+            code="weight-index-damaged",
+        )
     files = sorted(set(places.values()))
     if missing := [file for file in files if not (folder / file).exists()]:
         raise ArtifactError(
-            f"base model {folder} lacks {len(missing)} of {len(files)} files that {name} names ({missing[0]}); fetch what is missing"
+            f"base model {folder} lacks {len(missing)} of {len(files)} files that {name} names ({missing[0]}); fetch what is missing",
+            code="weight-shards-missing",
         )
     parts = {file: read_part(folder / file) for file in files}
     if odd := next((key for key, file in places.items() if key not in parts[file].tensors), None):
         raise ArtifactError(
             f"{folder / name} says that '{odd}' is in {places[odd]}, which has no such tensor: they are of different "
-            "downloads; fetch both again"
+            "downloads; fetch both again",
+            code="weight-index-contradicts-shard",
         )
     return list(parts.values())
 
@@ -147,7 +157,9 @@ class Checkpoint:
             with safe_open(path, framework="pt") as tensors:
                 return cast("Tensor", tensors.get_tensor(key))
         except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"base model file {path} {damage(path, error, 'fetch it again')}") from error
+            raise ArtifactError(
+                f"base model file {path} {damage(path, error, 'fetch it again')}", code="base-model-file-damaged"
+            ) from error
 
     def check_whole(self, sites: Iterable[str]) -> None:
         """Check that no layer's weight is kept as codes of a quantised one.
@@ -158,7 +170,9 @@ class Checkpoint:
         codes = {key.removesuffix(f".{code}") for key in self.keys for code in _CODES if key.endswith(f".{code}")}
         for site in sites:
             if site in codes:
-                raise MismatchError(f"base model {self.folder} keeps '{site}' quantised; {_WHOLE}")
+                raise MismatchError(
+                    f"base model {self.folder} keeps '{site}' quantised; {_WHOLE}", code="base-weight-quantised"
+                )
 
     def check_number(self, key: str) -> None:
         """Check that a tensor holds plain numbers.
@@ -167,4 +181,6 @@ class Checkpoint:
             MismatchError: If it does not.
         """
         if self._part_of[key].tensors[key]["dtype"] not in _FLOATS:
-            raise MismatchError(f"weight '{key}' of base model {self.folder} is quantised; {_WHOLE}")
+            raise MismatchError(
+                f"weight '{key}' of base model {self.folder} is quantised; {_WHOLE}", code="base-weight-quantised"
+            )

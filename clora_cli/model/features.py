@@ -96,14 +96,20 @@ def select_sites(sites: Sequence[str], layer: str = "all", module: str = "") -> 
     chosen = [site for site in sites if not module or site == module or site.endswith(f".{module}")]
     if not chosen:
         endings = sorted({site.rpartition(".")[2] for site in sites})
-        raise OptionError(f"no site ends with '{module}'; the feature distributions have {', '.join(endings)}")
+        raise OptionError(
+            f"no site ends with '{module}'; the feature distributions have {', '.join(endings)}",
+            code="module-matches-no-site",
+        )
     layers = sorted({number for site in chosen if (number := layer_of(site)) is not None})
     if layer == "all" or not layers:
         return chosen
     named = {"middle": layers[len(layers) // 2], "last": layers[-1]}
     number = named.get(layer, int(layer) if layer.isdecimal() else -1)
     if number not in layers:
-        raise OptionError(f"layer {layer}: choose all, middle, last or one of {', '.join(map(str, layers))}")
+        raise OptionError(
+            f"layer {layer}: choose all, middle, last or one of {', '.join(map(str, layers))}",
+            code="option-choice-unknown",
+        )
     return [site for site in chosen if layer_of(site) == number]
 
 
@@ -248,12 +254,16 @@ class _Capture:
         model = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
         extra = {"use_cache": False} if backbone.kind == "causal" else {}
         try:
-            with translated(f"{backbone.tokens.model} cannot read the prompts", MismatchError):
+            with translated(
+                f"{backbone.tokens.model} cannot read the prompts", MismatchError, code="prompts-unreadable"
+            ):
                 model(**batch, **extra)
         except _ReachedError:
             return self._found
         missing = next(site for site in self._sites if site not in self._found)
-        raise MismatchError(f"layer '{missing}' does not see the prompt, so it has no feature")
+        raise MismatchError(
+            f"layer '{missing}' does not see the prompt, so it has no feature", code="layer-not-reached-by-prompt"
+        )
 
     def _reader(self, site: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def read(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -268,7 +278,8 @@ class _Capture:
             module = self._model.get_submodule(site)
         except AttributeError:
             raise MismatchError(
-                f"the base model has no layer '{site}'; was the adapter trained on another model?"
+                f"the base model has no layer '{site}'; was the adapter trained on another model?",
+                code="base-model-lacks-layer",
             ) from None
         return getattr(module, "base_layer", module)
 
@@ -277,7 +288,10 @@ def _nothing(model: nn.Module, site: str, second: SecondMoment) -> Moments:
     module = model.get_submodule(site)
     shape = linear_shape(getattr(module, "base_layer", module))  # a layer that is being trained is wrapped
     if shape is None:
-        raise MismatchError(f"'{site}' is no linear layer of the base model; was the adapter trained on another model?")
+        raise MismatchError(
+            f"'{site}' is no linear layer of the base model; was the adapter trained on another model?",
+            code="layer-kind-unsupported",
+        )
     mean = torch.zeros(shape[0], dtype=torch.float64)
     scatter = {"none": None, "diag": mean.clone(), "full": torch.zeros(shape[0], shape[0], dtype=torch.float64)}[second]
     return Moments(0, mean, scatter)

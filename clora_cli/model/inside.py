@@ -124,7 +124,10 @@ class Inside:
         rows = next(given.shape[0] for given in (*inputs, *named.values()) if isinstance(given, Tensor))
         each, left = divmod(rows, len(self._weights))
         if left:
-            raise MismatchError(f"a layer got {rows} tokens where {len(self._weights)} gated inputs were expected")
+            raise MismatchError(
+                f"a layer got {rows} tokens where {len(self._weights)} gated inputs were expected",
+                code="gated-inputs-differ",
+            )
         groups, member = torch.unique(self._weights, dim=0, return_inverse=True)
         member = member.repeat_interleave(each)
         for number, weights in enumerate(groups.tolist()):
@@ -154,7 +157,10 @@ def _name(place: Place) -> str:
 
 def _on(weight: Tensor, place: Place, delta: Factor | Tensor) -> Factor | Tensor:
     if not weight.is_floating_point() or weight.element_size() < 2:
-        raise MismatchError(f"layer '{place.site}' of the base model is quantised; adapters of it cannot act")
+        raise MismatchError(
+            f"layer '{place.site}' of the base model is quantised; adapters of it cannot act",
+            code="base-weight-quantised",
+        )
     if isinstance(delta, Factor):
         return Factor(delta.a.to(weight.device), delta.b.to(weight.device), delta.scaling)
     return delta.to(weight)

@@ -62,7 +62,8 @@ def model_with_weights(reference: ModelReference, config: Any, **settings: Any) 
     if (reference.path / "adapter_config.json").exists():
         raise ArtifactError(
             f"base model {reference.path} has an adapter in its folder, which Transformers would put into it; "
-            "move adapter_config.json and the adapter's weights away"
+            "move adapter_config.json and the adapter's weights away",
+            code="base-model-holds-adapter",
         )
     with _boundary(reference):
         return _loader(reference, config).from_pretrained(
@@ -106,17 +107,20 @@ def _boundary(reference: ModelReference, part: str = "") -> Iterator[None]:
 
     what = f"{part}base model {reference.path}"
     try:
-        with translated(f"{what} cannot be loaded", ArtifactError):
+        with translated(f"{what} cannot be loaded", ArtifactError, code="base-model-not-loadable"):
             yield
     except SafetensorError as error:
-        raise ArtifactError(f"{what} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(
+            f"{what} cannot be loaded: {str(error).splitlines()[0]}", code="base-model-not-loadable"
+        ) from error
     except ArtifactError as error:
         if "trust_remote_code" in str(error.__cause__):
             raise ArtifactError(
                 f"{what} needs code that lies in its folder or on the Hub, and clora runs none; "
-                "give a model of an architecture that Transformers has itself"
+                "give a model of an architecture that Transformers has itself",
+                code="base-model-needs-own-code",
             ) from error
         for file in sorted(reference.path.iterdir()):
             if file.is_file() and (told := stand_in(file)):
-                raise ArtifactError(f"{what} cannot be loaded: {file} {told}") from error
+                raise ArtifactError(f"{what} cannot be loaded: {file} {told}", code="file-is-stand-in") from error
         raise

@@ -62,7 +62,8 @@ def parse_name(key: str) -> TensorName:
     if "lora_" not in name and "modules_to_save" not in name and (match := _BASE.match(name)):
         return TensorName(match["site"], "base", tensor=match["tensor"])
     raise MismatchError(
-        f"tensor '{key}' is not a plain LoRA factor; only LoRA on linear layers and embeddings is supported"
+        f"tensor '{key}' is not a plain LoRA factor; only LoRA on linear layers and embeddings is supported",
+        code="tensor-not-lora-factor",
     )
 
 

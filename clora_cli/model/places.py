@@ -130,12 +130,14 @@ class Places:
         if len(fitting) != 1:
             raise MismatchError(
                 f"the base model has no one tensor of {shape} matrices in '{path}', which {_adapter(where)} changes; "
-                "was it trained on another model?"
+                "was it trained on another model?",
+                code="expert-tensor-missing",
             )
         parameter, count = f"{path}.{fitting[0]}", len(getattr(holder, fitting[0]))
         if not (leaves := self._spelling.leaves(parameter)):
             raise MismatchError(
-                f"{_adapter(where)} changes '{parameter}', whose experts have no names by which they could be told apart"
+                f"{_adapter(where)} changes '{parameter}', whose experts have no names by which they could be told apart",
+                code="experts-without-names",
             )
         return [self.place(f"{path}.{number}.{leaf}", where) for number in range(count) for leaf in leaves]
 
@@ -156,11 +158,13 @@ class Places:
             if tuple(delta.shape) != place.shape:
                 raise MismatchError(
                     f"layer '{place.site}' is {place.shape} in the base model and {tuple(delta.shape)} in {_adapter(where)}; "
-                    "was it trained on another model?"
+                    "was it trained on another model?",
+                    code="layer-shapes-differ",
                 )
             if place.site in found:
                 raise MismatchError(
-                    f"'{spelled[place.site]}' and '{written}' in {_adapter(where)} are one layer of the base model"
+                    f"'{spelled[place.site]}' and '{written}' in {_adapter(where)} are one layer of the base model",
+                    code="layer-named-twice",
                 )
             found[place.site], spelled[place.site] = delta, written
         return found
@@ -205,7 +209,10 @@ class Places:
                 mend = "load the model and save it again with Transformers' save_pretrained"
                 if other:
                     mend = f"the model takes '{other}' for it, which would change too: keep the change in an adapter"
-                raise MismatchError(f"the base model's files have no weight of '{place.site}' by itself; {mend}")
+                raise MismatchError(
+                    f"the base model's files have no weight of '{place.site}' by itself; {mend}",
+                    code="weight-not-stored-alone",
+                )
         return found
 
     def key_of(self, parameter: str, keys: Iterable[str]) -> str | None:
@@ -246,11 +253,13 @@ class Places:
         if site in self._layers:
             kind = type(self._layers[site]).__name__
             raise MismatchError(
-                f"layer '{site}' is {kind} in the base model, which takes no low-rank change, and {_adapter(where)} has one"
+                f"layer '{site}' is {kind} in the base model, which takes no low-rank change, and {_adapter(where)} has one",
+                code="layer-kind-unsupported",
             )
         raise MismatchError(
             f"the base model has no layer '{written}', which {_adapter(where)} changes{self._nearest(site)}; "
-            "was it trained on another model?"
+            "was it trained on another model?",
+            code="base-model-lacks-layer",
         )
 
     def _expert(self, site: str, found: Spelled) -> Place | None:

@@ -84,7 +84,7 @@ def _probe(model: nn.Module, targets: str | Sequence[str]) -> set[str] | None:
     if not targets:
         return set()
     try:
-        with translated("PEFT", MismatchError), torch.device("meta"), warnings.catch_warnings():
+        with translated("PEFT", MismatchError, code="peft-refused"), torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = LoraConfig(r=1, target_modules=targets if isinstance(targets, str) else list(targets))
             probed = get_peft_model(type(model)(copy.deepcopy(model.config)), config)

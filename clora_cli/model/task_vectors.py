@@ -144,5 +144,8 @@ def read_task_vector(member: AdapterFolder) -> Tensor | None:
         or not bool(found.isfinite().all())
         or not bool(found.any())
     ):
-        raise ArtifactError(f"adapter {member.path} is damaged: its task vector is no direction; train it again")
+        raise ArtifactError(
+            f"adapter {member.path} is damaged: its task vector is no direction; train it again",
+            code="task-vector-damaged",
+        )
     return None if found is None else found.float()

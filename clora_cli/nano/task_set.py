@@ -117,7 +117,9 @@ def rows(name: str, split: str) -> list[tuple[str, str]]:
         DataError: If the split is none of train, dev and test.
     """
     if split not in SPLITS:
-        raise DataError(f"bundled task '{name}' has no split '{split}'; it has {', '.join(SPLITS)}")
+        raise DataError(
+            f"bundled task '{name}' has no split '{split}'; it has {', '.join(SPLITS)}", code="split-missing"
+        )
     start = 0
     for other, size in SPLITS.items():
         if other == split:

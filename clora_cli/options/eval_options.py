@@ -82,12 +82,16 @@ class EvalOptions(RouteChoices):
         """
         super().check()
         if self.combine not in ways():
-            raise OptionError(f"--combine {self.combine}: choose one of {', '.join(ways())}")
+            raise OptionError(
+                f"--combine {self.combine}: choose one of {', '.join(ways())}", code="option-choice-unknown"
+            )
         if self.route and self.combine not in {"auto", "route"}:
             flags = [declared(RouteOptions)[name].flag for name in self.route]
-            raise OptionError(f"--combine {self.combine} does not route: leave out {', '.join(flags)}")
+            raise OptionError(
+                f"--combine {self.combine} does not route: leave out {', '.join(flags)}", code="option-has-no-effect"
+            )
         if self.seen and not self.matrix:
-            raise OptionError("--seen leaves cells out of a matrix: pass --matrix too")
+            raise OptionError("--seen leaves cells out of a matrix: pass --matrix too", code="option-missing")
 
     def recorded(self) -> dict[str, Any]:
         """Return what a scores file keeps of these options beside ``combine`` and ``score``: all that changes a score."""

@@ -18,9 +18,9 @@ def _renames(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         old, equals, new = pair.rpartition("=")
         if not equals or not old:
-            raise OptionError(f"--rename {pair}: give OLD=NEW")
+            raise OptionError(f"--rename {pair}: give OLD=NEW", code="option-malformed")
         if renames.setdefault(old, new) != new:
-            raise OptionError(f"--rename gives '{old}' two names, {renames[old]} and {new}")
+            raise OptionError(f"--rename gives '{old}' two names, {renames[old]} and {new}", code="option-given-twice")
     return renames
 
 
@@ -51,4 +51,6 @@ class ExpandOptions(Options):
         """
         for old, new in self.rename.items():
             if problem := folder_problem(new):
-                raise OptionError(f"--rename {old}={new}: the new name is also a folder's; {problem}")
+                raise OptionError(
+                    f"--rename {old}={new}: the new name is also a folder's; {problem}", code="name-unfit-for-folder"
+                )

@@ -76,12 +76,15 @@ class FeatureOptions(ModelOptions):
             OptionError: If there is no such layer, or a guarantee is incomplete, out of range or asked of adapted features.
         """
         if self.layer not in ("all", "middle", "last") and not self.layer.isdecimal():
-            raise OptionError(f"--layer {self.layer}: choose all, middle, last or a block's number")
+            raise OptionError(
+                f"--layer {self.layer}: choose all, middle, last or a block's number", code="option-choice-unknown"
+            )
         if (self.dp_epsilon is None) != (self.dp_delta is None):
-            raise OptionError("--dp-epsilon and --dp-delta go together: pass both")
+            raise OptionError("--dp-epsilon and --dp-delta go together: pass both", code="option-missing")
         if self.privacy is not None and self.source == "adapted":
             raise OptionError(
-                "--dp-epsilon needs --source base: adapted features depend on the data through the adapter as well"
+                "--dp-epsilon needs --source base: adapted features depend on the data through the adapter as well",
+                code="options-exclude-each-other",
             )
 
     @property

@@ -19,7 +19,7 @@ def _numbers(weights: str) -> tuple[float, ...]:
     try:
         return tuple(float(text) for text in weights.split(","))
     except ValueError:
-        raise OptionError(f"--weights {weights}: give numbers separated by commas") from None
+        raise OptionError(f"--weights {weights}: give numbers separated by commas", code="option-malformed") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,6 @@ class MergeOptions(Options):
             OptionError: If two options exclude each other, or a weight is not finite.
         """
         if sum((bool(self.rank), self.dense, self.into_model is not None)) > 1:
-            raise OptionError("--rank, --dense and --into-model exclude each other")
+            raise OptionError("--rank, --dense and --into-model exclude each other", code="options-exclude-each-other")
         if odd := next((weight for weight in self.weights if not math.isfinite(weight)), None):
-            raise OptionError(f"--weights {odd}: give finite numbers")
+            raise OptionError(f"--weights {odd}: give finite numbers", code="merge-weights-not-finite")

@@ -47,7 +47,8 @@ class RouteOptions(Options):
         if self.reads != "features" and (self.layer, self.module) != ("all", ""):
             given = "--route-layer" if self.layer != "all" else "--route-module"
             raise OptionError(
-                f"--similarity {self.similarity} goes by input embeddings, which no layer changes; leave out {given}"
+                f"--similarity {self.similarity} goes by input embeddings, which no layer changes; leave out {given}",
+                code="option-has-no-effect",
             )
 
     @property

@@ -128,9 +128,10 @@ class TrainOptions(ModelOptions):
             OptionError: If a run would have no length, or take a device that is not the first.
         """
         if not self.max_steps and not 0 < self.epochs < float("inf"):
-            raise OptionError(f"--epochs {self.epochs}: give a number above 0")
+            raise OptionError(f"--epochs {self.epochs}: give a number above 0", code="option-out-of-range")
         if self.device.partition(":")[2] not in {"", "0"}:
             raise OptionError(
                 f"--device {self.device}: a training takes the first device that it sees; "
-                "let it see another one alone, as CUDA_VISIBLE_DEVICES does, or take several with --nproc"
+                "let it see another one alone, as CUDA_VISIBLE_DEVICES does, or take several with --nproc",
+                code="training-device-not-first",
             )

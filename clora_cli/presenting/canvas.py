@@ -51,7 +51,9 @@ def check_ending(path: Path) -> str:
     """
     ending = path.suffix.lower().removeprefix(".")
     if ending not in _ENDINGS:
-        raise OptionError(f"cannot draw {path}: the ending must be one of .{', .'.join(_ENDINGS)}")
+        raise OptionError(
+            f"cannot draw {path}: the ending must be one of .{', .'.join(_ENDINGS)}", code="output-ending-unknown"
+        )
     return ending
 
 

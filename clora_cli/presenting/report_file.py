@@ -26,9 +26,14 @@ def check_out(path: Path, report: Report | None = None) -> None:
     """
     ending = path.suffix.lower()
     if ending not in ENDINGS:
-        raise OptionError(f"--out {path}: the ending must be {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+        raise OptionError(
+            f"--out {path}: the ending must be {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}", code="output-ending-unknown"
+        )
     if report is not None and not report.results.runs and ending in {*_FIGURES, ".csv", ".tex"}:
-        raise OptionError(f"--out {path}: there are no scores to write; name a scores file, or write .html or .md")
+        raise OptionError(
+            f"--out {path}: there are no scores to write; name a scores file, or write .html or .md",
+            code="no-scores-to-write",
+        )
 
 
 def write_report(report: Report, path: Path) -> None:

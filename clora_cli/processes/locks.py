@@ -113,7 +113,8 @@ def confirm() -> None:
         if holder is not None and holder.token != held.token:
             raise BusyError(
                 f"{_shown(held.spot.what)} was taken over by {holder.process} ({holder.told}); "
-                "nothing more is written there"
+                "nothing more is written there",
+                code="lock-taken-over",
             )
 
 
@@ -174,7 +175,7 @@ def _taken(spot: Spot, manner: _Manner, made: list[Path]) -> str:
     while (other := _try(spot, token, manner, made)) is not None:
         left = manner.patience.seconds - (time.monotonic() - began)
         if left <= 0:
-            raise BusyError(_refusal(spot, other, manner.advice))
+            raise BusyError(_refusal(spot, other, manner.advice), code="another-process-writes")
         if not turn:
             manner.progress.note(f"waiting for {_shown(spot.what)}: {other[1].process} ({other[1].told})")
         time.sleep(min(_PAUSES[min(turn, len(_PAUSES) - 1)], left))
@@ -258,7 +259,8 @@ def _failing(spot: Spot) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise CloraError(
-            f"cannot write {_shown(spot.what)}: {reason}; nothing was changed, free space or choose another place"
+            f"cannot write {_shown(spot.what)}: {reason}; nothing was changed, free space or choose another place",
+            code="cannot-write",
         ) from error
 
 

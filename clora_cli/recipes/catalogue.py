@@ -93,7 +93,8 @@ def shipped_recipe(name: str) -> Recipe:
     if name not in known:
         raise OptionError(
             f"no recipe '{name}': neither a file nor one that comes with clora{did_you_mean(name, known)}; "
-            "`clora run --list` lists those"
+            "`clora run --list` lists those",
+            code="unknown-recipe",
         )
     return read_recipe(json.dumps(_content(known[name])), f"recipe {name}")  # JSON is YAML, and faster to write
 

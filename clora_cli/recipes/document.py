@@ -35,49 +35,50 @@ class Item:
     line: int
     value: Any
 
-    def fail(self, problem: str) -> NoReturn:
+    def fail(self, problem: str, *, code: str) -> NoReturn:
         """Refuse the value.
 
         Raises:
             OptionError: Always; it begins with ``file:line``.
         """
-        raise OptionError(f"{self.source}:{self.line}: {problem}")
+        raise OptionError(f"{self.source}:{self.line}: {problem}", code=code)
 
     def mapping(self, what: str, known: Iterable[str] | None = None) -> dict[str, Item]:
         """Return the value as a mapping, whose keys must be among those known."""
         if not isinstance(self.value, Mapping):
-            self.fail(f"{what} must be a mapping of names to values, not {self.told}")
+            self.fail(f"{what} must be a mapping of names to values, not {self.told}", code="recipe-value-malformed")
         if known is not None:
             names = sorted(known)
             for key, item in self.value.items():
                 if key not in names:
                     item.fail(
-                        f"unknown key '{shortened(key)}' in {what}{did_you_mean(key, names)}; known: {', '.join(names)}"
+                        f"unknown key '{shortened(key)}' in {what}{did_you_mean(key, names)}; known: {', '.join(names)}",
+                        code="unknown-name",
                     )
         return dict(self.value)
 
     def items(self, what: str) -> list[Item]:
         """Return the value as a list; one value alone is a list of one."""
         if isinstance(self.value, Mapping) or self.value is None:
-            self.fail(f"{what} must be a list, not {self.told}")
+            self.fail(f"{what} must be a list, not {self.told}", code="recipe-value-malformed")
         return list(self.value) if self.is_list else [self]
 
     def text(self, what: str) -> str:
         """Return the value as a text, which is not empty and has one line."""
         if not isinstance(self.value, str) or not self.value.strip() or "\n" in self.value.strip():
-            self.fail(f"{what} must be a text in one line, not {self.told}")
+            self.fail(f"{what} must be a text in one line, not {self.told}", code="recipe-value-malformed")
         return self.value.strip()
 
     def whole(self, what: str) -> int:
         """Return the value as a whole number of at least 0."""
         if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < 0:
-            self.fail(f"{what} must be a whole number of at least 0, not {self.told}")
+            self.fail(f"{what} must be a whole number of at least 0, not {self.told}", code="recipe-value-malformed")
         return self.value
 
     def flag(self, what: str) -> bool:
         """Return the value as true or false."""
         if not isinstance(self.value, bool):
-            self.fail(f"{what} must be true or false, not {self.told}")
+            self.fail(f"{what} must be true or false, not {self.told}", code="recipe-value-malformed")
         return self.value
 
     @property
@@ -117,15 +118,17 @@ def read_document(text: str, source: str, what: str = "recipe") -> Item:
         loader = _LOADER(text)
         node = loader.get_single_node()
     except RecursionError:
-        raise OptionError(f"{source}:1: nested too deeply for a {what}") from None
+        raise OptionError(f"{source}:1: nested too deeply for a {what}", code="document-too-large") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise OptionError(f"{source}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from error
+        raise OptionError(
+            f"{source}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}", code="yaml-malformed"
+        ) from error
     except yaml.YAMLError as error:
-        raise OptionError(f"{source}:1: not YAML: {' '.join(str(error).split())}") from error
+        raise OptionError(f"{source}:1: not YAML: {' '.join(str(error).split())}", code="yaml-malformed") from error
     if node is None:
         told = "is empty; `clora run NAME --show` prints one to begin with" if what == "recipe" else "is not a mapping"
-        raise OptionError(f"{source}:1: the {what} {told}")
+        raise OptionError(f"{source}:1: the {what} {told}", code="document-empty")
     return _Reader(loader, source, what).item(node, 0)
 
 
@@ -140,7 +143,8 @@ class _Reader:
         self._left -= 1
         if depth > _DEPTH or self._left < 0:
             Item(self._source, line, None).fail(
-                f"{'nested too deeply' if depth > _DEPTH else 'too large'} for a recipe"
+                f"{'nested too deeply' if depth > _DEPTH else 'too large'} for a recipe",
+                code="document-too-large",
             )
         if isinstance(node, yaml.SequenceNode):
             return Item(self._source, line, [self.item(each, depth + 1) for each in node.value])
@@ -153,9 +157,9 @@ class _Reader:
         for key, value in node.value:
             name = self.item(key, depth + 1)
             if not isinstance(name.value, str):
-                name.fail(f"a key must be a text, not {name.told}")
+                name.fail(f"a key must be a text, not {name.told}", code="yaml-key-not-text")
             if name.value in seen:
-                name.fail(f"key '{shortened(name.value)}' stands here twice")
+                name.fail(f"key '{shortened(name.value)}' stands here twice", code="yaml-key-given-twice")
             seen.add(name.value)
             item = self.item(value, depth + 1)
             # A mapping or list below its key is named by the key's line, where one looks for it.
@@ -166,12 +170,15 @@ class _Reader:
         is_text = node.tag == "tag:yaml.org,2002:str"
         if node.tag not in _PLAIN or (not is_text and len(node.value) > _DIGITS):
             place.fail(
-                f"'{shortened(node.value)}' is no text, number, true or false; put it in quotes to have it as a text"
+                f"'{shortened(node.value)}' is no text, number, true or false; put it in quotes to have it as a text",
+                code="yaml-value-not-plain",
             )
         try:
             value = self._loader.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
-            place.fail(f"cannot be read: {' '.join(str(error).split())}")
+            place.fail(f"cannot be read: {' '.join(str(error).split())}", code="yaml-value-not-plain")
         if isinstance(value, (int, float)) and not -_LARGEST < value < _LARGEST:  # what is no number fails too
-            place.fail(f"{shortened(node.value)} is beyond all numbers that are of use here")
+            place.fail(
+                f"{shortened(node.value)} is beyond all numbers that are of use here", code="option-out-of-range"
+            )
         return value

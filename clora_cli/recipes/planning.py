@@ -79,7 +79,8 @@ def check_inputs(units: Sequence[Unit]) -> ModelReference:
     first = units[0]
     if variable := unset_variable(first.model):
         raise OptionError(
-            f"recipe {first.recipe.name} runs on the base model that {variable} names: set it, or pass --model"
+            f"recipe {first.recipe.name} runs on the base model that {variable} names: set it, or pass --model",
+            code="base-model-unset",
         )
     reference = find_model(first.model, first.recipe.revision)
     check_answers(reference)
@@ -196,12 +197,16 @@ def _missing_task(name: str) -> str:
 def _check_task(task: Task, name: str, unit: Unit) -> None:
     settings = build("eval", _without_columns(unit.entry.eval))
     if task.name != folder_name(name):
-        raise OptionError(f"task '{name}' calls itself '{task.name}'; name it so in the recipe")
+        raise OptionError(
+            f"task '{name}' calls itself '{task.name}'; name it so in the recipe", code="task-names-disagree"
+        )
     for split in ("train", settings.split):
         if not getattr(task, split):
-            raise DataError(f"task '{task.name}' ({task.source}) has no {split} rows")
+            raise DataError(f"task '{task.name}' ({task.source}) has no {split} rows", code="task-has-no-rows")
     if settings.score == "labels" and not task.labels:
-        raise OptionError(f"task '{task.name}' has no label set to rank; use score: generate")
+        raise OptionError(
+            f"task '{task.name}' has no label set to rank; use score: generate", code="task-has-no-labels"
+        )
 
 
 def _check_merges(unit: Unit, reference: ModelReference) -> None:
@@ -216,7 +221,8 @@ def _check_merges(unit: Unit, reference: ModelReference) -> None:
         if missing := sorted(needs - {"base"} - kept):
             raise OptionError(
                 f"recipe {unit.recipe.name}: {unit.entry.label} merges its adapters by {name}, which needs '{missing[0]}' of "
-                f"each, and --method {options.method} keeps none; choose another combine"
+                f"each, and --method {options.method} keeps none; choose another combine",
+                code="merge-state-missing",
             )
         if "base" in needs:
             BaseLayers(reference).stored(find_sites(load_skeleton(reference), options.target_modules))
@@ -231,7 +237,8 @@ def _there(unit: Unit, members: Mapping[str, AdapterFolder]) -> int:
             place = f"stage {wanted[name]}" if name in wanted else "no place"
             raise MismatchError(
                 f"{member.path} is stage {member.stage} of {count} in its package, and has {place} in recipe "
-                f"{unit.recipe.name}; remove {unit.folder}, or pass another --out"
+                f"{unit.recipe.name}; remove {unit.folder}, or pass another --out",
+                code="stage-differs",
             )
     return count
 
@@ -240,7 +247,8 @@ def _check_made(unit: Unit, step: Step, member: AdapterFolder) -> None:
     plan = make_plan(train_options(unit, step.stage))
     if changed := member.changes(plan.recipe()):
         raise OptionError(
-            f"{member.path} was made by another recipe ({changed}); remove {unit.folder}, or pass another --out"
+            f"{member.path} was made by another recipe ({changed}); remove {unit.folder}, or pass another --out",
+            code="output-made-differently",
         )
 
 

@@ -43,7 +43,7 @@ def read_recipe_file(path: Path) -> Recipe:
     try:
         text = read_text(path, _LONGEST)
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"recipe {path} cannot be read: {reason(error)}") from error
+        raise ArtifactError(f"recipe {path} cannot be read: {reason(error)}", code="path-unreadable") from error
     return read_recipe(text, str(path), name=path.stem)
 
 
@@ -63,7 +63,10 @@ def read_recipe(text: str, source: str, *, name: str = "recipe") -> Recipe:
     keys = top.mapping("the recipe", _KEYS)
     for needed in ("tasks", "methods"):
         if needed not in keys:
-            top.fail(f"the recipe has no '{needed}'; see `clora run --list` and `clora run NAME --show`")
+            top.fail(
+                f"the recipe has no '{needed}'; see `clora run --list` and `clora run NAME --show`",
+                code="recipe-lacks-key",
+            )
     named = _folder_text(keys["name"], "name") if "name" in keys else name
     tasks = _tasks(keys["tasks"])
     return Recipe(
@@ -84,16 +87,17 @@ def _tasks(item: Item) -> tuple[str, ...]:
         order = item.text("tasks")
         if order not in known:
             item.fail(
-                f"no order '{shortened(order)}'{did_you_mean(order, known)}; give one of {', '.join(orders())} or a list"
+                f"no order '{shortened(order)}'{did_you_mean(order, known)}; give one of {', '.join(orders())} or a list",
+                code="unknown-name",
             )
         return known[order]
     entries = item.items("tasks")
     if not entries:
-        item.fail("tasks is empty")
+        item.fail("tasks is empty", code="recipe-list-empty")
     names = [_task(entry) for entry in entries]
     for number, (entry, name) in enumerate(zip(entries, names, strict=True)):
         if _place(name) in map(_place, names[:number]):
-            entry.fail(f"task '{name}' stands in the order twice")
+            entry.fail(f"task '{name}' stands in the order twice", code="task-given-twice")
     return tuple(names)
 
 
@@ -112,23 +116,31 @@ def _task(item: Item) -> str:
     from clora_cli.data import list_tasks
 
     names = [info.name for info in list_tasks()]
-    item.fail(f"unknown task '{shortened(name)}'{did_you_mean(name, names)}; `clora tasks` lists the known ones")
+    item.fail(
+        f"unknown task '{shortened(name)}'{did_you_mean(name, names)}; `clora tasks` lists the known ones",
+        code="unknown-name",
+    )
 
 
 def _seeds(item: Item) -> tuple[int, ...]:
     entries = item.items("seeds")
     seeds = tuple(entry.whole("a seed") for entry in entries)
-    if not seeds or len(set(seeds)) < len(seeds):
-        item.fail("seeds must be whole numbers, each of them once" if seeds else "seeds is empty")
+    if not seeds:
+        item.fail("seeds is empty", code="recipe-list-empty")
+    if len(set(seeds)) < len(seeds):
+        item.fail("seeds must be whole numbers, each of them once", code="option-given-twice")
     return seeds
 
 
 def _folder_text(item: Item, what: str) -> str:
     text = item.text(what)
     if not _FOLDER.fullmatch(text):
-        item.fail(f"{what} '{shortened(text)}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'")
+        item.fail(
+            f"{what} '{shortened(text)}' must do as a folder's name: letters, digits, '.', '_', '+' and '-'",
+            code="name-unfit-for-folder",
+        )
     if problem := folder_problem(text):
-        item.fail(f"{what} '{shortened(text)}' must do as a folder's name: {problem}")
+        item.fail(f"{what} '{shortened(text)}' must do as a folder's name: {problem}", code="name-unfit-for-folder")
     return text
 
 
@@ -141,10 +153,12 @@ def _methods(item: Item, common: Mapping[str, Item], tasks: int) -> tuple[Method
     for entry in item.items("methods"):
         method = _method(entry, shared, tasks)
         if same_on_some_disk(method.label) in [same_on_some_disk(other.label) for other in found]:
-            entry.fail(f"two methods are called '{method.label}'; give one of them a label")
+            entry.fail(
+                f"two methods are called '{method.label}'; give one of them a label", code="method-label-given-twice"
+            )
         found.append(method)
     if not found:
-        item.fail("methods is empty")
+        item.fail("methods is empty", code="recipe-list-empty")
     return tuple(found)
 
 
@@ -159,7 +173,7 @@ def _section(item: Item, name: str, tasks: int) -> dict[str, Any]:
 def _method(item: Item, shared: Mapping[str, Item], tasks: int) -> MethodEntry:
     keys = {"method": item} if isinstance(item.value, str) else item.mapping("a method", _METHOD_KEYS)
     if "method" not in keys:
-        item.fail("a method needs 'method', its name")
+        item.fail("a method needs 'method', its name", code="recipe-lacks-key")
     name = _known_method(keys["method"])
     train = _merged(keys, shared, "train", tasks)
     features = _features(keys, shared, train, tasks)
@@ -186,7 +200,10 @@ def _known_method(item: Item) -> str:
     known = registry.names("methods")
     for part in name.split("+"):
         if part not in known:
-            item.fail(f"unknown method '{shortened(part)}'{did_you_mean(part, known)}; known: {', '.join(known)}")
+            item.fail(
+                f"unknown method '{shortened(part)}'{did_you_mean(part, known)}; known: {', '.join(known)}",
+                code="unknown-name",
+            )
     return name
 
 
@@ -237,7 +254,7 @@ def _options(item: Item, method: str, tasks: int) -> dict[str, Any]:
 
 def _scalar(item: Item) -> Any:
     if isinstance(item.value, Mapping) or item.is_list:
-        item.fail(f"an option must be one value, not {item.told}")
+        item.fail(f"an option must be one value, not {item.told}", code="recipe-value-malformed")
     return item.value
 
 
@@ -249,7 +266,7 @@ def _check_method(item: Item, entry: MethodEntry, tasks: int) -> None:
         try:
             compose(entry.method, text)
         except OptionError as error:
-            item.fail(str(error))
+            item.fail(str(error), code=error.code)
 
 
 def _varied(values: Iterable[Any]) -> bool:

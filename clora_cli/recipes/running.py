@@ -212,7 +212,9 @@ def _size(adapter: Path, method: str) -> tuple[int, int]:
         manifest = read_adapter(adapter).manifest if (adapter / MANIFEST).is_file() else None
         scores = (manifest and manifest.scores) or {}
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"adapter {adapter} is damaged ({error}); remove it and run again") from error
+        raise ArtifactError(
+            f"adapter {adapter} is damaged ({error}); remove it and run again", code="adapter-damaged"
+        ) from error
     trained = [entry["shape"] for name, entry in header.items() if lead.trains and not (fixed and fixed in name)]
     return sum(map(prod, trained)) + scores.get("beside_the_lora", {}).get("trained", 0), size
 

@@ -89,9 +89,12 @@ def read_each(item: Item, name: str, tasks: int, *, lists: bool, read: typing.Ca
     if not item.is_list or (lists and not any(each.is_list for each in values)):
         return read(item)
     if not tasks:
-        item.fail(f"{name} must be one value: it is the same for all tasks")
+        item.fail(f"{name} must be one value: it is the same for all tasks", code="recipe-value-malformed")
     if len(values) != tasks:
-        item.fail(f"{name} has {len(values)} values for {tasks} tasks; give one for each task, or one for all")
+        item.fail(
+            f"{name} has {len(values)} values for {tasks} tasks; give one for each task, or one for all",
+            code="recipe-value-count-differs",
+        )
     return EachTask(tuple(map(read, values)))
 
 
@@ -106,7 +109,7 @@ def check_together(item: Item, section: Section, settings: Mapping[str, Any], ta
         try:
             build(section, at_stage(settings, stage), **({"data": "a-task"} if section == "train" else {}))
         except OptionError as error:
-            item.fail(str(error))
+            item.fail(str(error), code=error.code)
 
 
 def build(section: Section, settings: Mapping[str, Any], **fixed: Any) -> Any:
@@ -184,4 +187,4 @@ def _number(item: Item, name: str) -> float:
             return float(value)
         except ValueError:
             pass
-    item.fail(f"{name} must be a number, not {item.told}")
+    item.fail(f"{name} must be a number, not {item.told}", code="recipe-value-malformed")

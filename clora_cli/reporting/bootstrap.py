@@ -112,7 +112,10 @@ def compare(first: Group, second: Group, *, resamples: int = RESAMPLES, seed: in
     """
     orders = [order for order in first.series if order in second.series]
     if not orders:
-        raise MismatchError(f"{first.label} and {second.label} learned no order of tasks in common; nothing to compare")
+        raise MismatchError(
+            f"{first.label} and {second.label} learned no order of tasks in common; nothing to compare",
+            code="no-common-task-order",
+        )
     differences = _differences(first, second, orders)
     return Significance(
         first.label,
@@ -144,12 +147,14 @@ def _rows(series: Series) -> dict[str, _Rows]:
         by_run = [run.final_rows.get(task, ()) for run in series.runs]
         if not all(by_run):
             raise MismatchError(
-                f"the scores of {series.label} on {task} do not hold each row's own; run `clora eval … -o FILE` again"
+                f"the scores of {series.label} on {task} do not hold each row's own; run `clora eval … -o FILE` again",
+                code="row-scores-missing",
             )
         if len(set(map(len, by_run))) > 1:
             raise MismatchError(
                 f"the runs of {series.label} scored {' and '.join(sorted({str(len(rows)) for rows in by_run}))} rows of {task}; "
-                "evaluate all of them with one --test-rows"
+                "evaluate all of them with one --test-rows",
+                code="scored-rows-differ",
             )
         means[task] = np.mean(by_run, axis=0)
     return means
@@ -160,7 +165,8 @@ def _check_same(firsts: Mapping[str, _Rows], seconds: Mapping[str, _Rows], *labe
         if len(firsts[task]) != len(seconds[task]):
             raise MismatchError(
                 f"{labels[0]} was scored on {len(firsts[task])} rows of {task}, {labels[1]} on {len(seconds[task])}; "
-                "evaluate both with one --test-rows"
+                "evaluate both with one --test-rows",
+                code="scored-rows-differ",
             )
 
 

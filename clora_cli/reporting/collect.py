@@ -110,12 +110,16 @@ def collect(paths: Iterable[Path]) -> Material:
     for path in paths:
         if not path.exists():
             raise ArtifactError(
-                f"{path} does not exist; name scores, routes or cost files, adapters, or folders of them"
+                f"{path} does not exist; name scores, routes or cost files, adapters, or folders of them",
+                code="path-missing",
             )
         candidates = list(_walk(path) if path.is_dir() else [path])
         taken = [_take(candidate, material, seen, named=candidate == path) for candidate in candidates]
         if not any(taken):
-            raise ArtifactError(f"{path} holds no scores, routes or cost file and no adapter; name the folder of a run")
+            raise ArtifactError(
+                f"{path} holds no scores, routes or cost file and no adapter; name the folder of a run",
+                code="folder-without-results",
+            )
     return material
 
 
@@ -156,7 +160,8 @@ def _take(path: Path, material: Material, seen: set[Path], *, named: bool) -> bo
             material.costs[path] = read_costs(path)
         elif named:
             raise ArtifactError(
-                f"{path} is neither a scores, a routes nor a cost file; give what eval, route or run wrote"
+                f"{path} is neither a scores, a routes nor a cost file; give what eval, route or run wrote",
+                code="file-of-other-kind",
             )
         else:
             return False
@@ -177,5 +182,7 @@ def _schema(path: Path, *, named: bool) -> str:
     except (OSError, ValueError, RecursionError) as error:
         if text and "clora." not in text and not named:
             return ""
-        raise ArtifactError(f"{path} {damage(path, reason(error), 'restore it or make it again')}") from error
+        raise ArtifactError(
+            f"{path} {damage(path, reason(error), 'restore it or make it again')}", code="file-damaged"
+        ) from error
     return str(content.get("schema", "")) if isinstance(content, dict) else ""

@@ -80,7 +80,10 @@ def read_adapters(paths: Iterable[Path]) -> list[AdapterFolder]:
     given = read_package(paths, distinct=False)
     members = list({member.path.resolve(): member for member in given}.values())
     if len(members) < 2:
-        raise OptionError(f"a difference needs two adapters, and {members[0].path} is one; name another, or a package")
+        raise OptionError(
+            f"a difference needs two adapters, and {members[0].path} is one; name another, or a package",
+            code="difference-needs-two-adapters",
+        )
     return members
 
 
@@ -94,7 +97,10 @@ def read_deltas(members: Sequence[AdapterFolder]) -> dict[str, Deltas]:
     deltas = {str(member.path): member.deltas() for member in members}
     for path, adapter in deltas.items():
         if broken := next((site for site, delta in adapter.items() if not _is_finite(delta)), None):
-            raise ArtifactError(f"adapter {path} holds numbers at '{broken}' that are not finite; make it again")
+            raise ArtifactError(
+                f"adapter {path} holds numbers at '{broken}' that are not finite; make it again",
+                code="numbers-not-finite",
+            )
     return deltas
 
 
@@ -123,7 +129,9 @@ def difference(
     deltas = read_deltas(members)
     sites = Counter(site for adapter in deltas.values() for site in adapter)
     if max(sites.values()) < 2:
-        raise MismatchError(f"{', '.join(deltas)} share no site; give adapters of the same layers")
+        raise MismatchError(
+            f"{', '.join(deltas)} share no site; give adapters of the same layers", code="no-shared-site"
+        )
     with (progress or Silent()).track("compare", len(sites)) as advance:
         measured = survey(deltas, epsilon=epsilon, scope=scope, rows=rows, advance=advance)
     return Difference(tuple(members), tuple(distinct_labels(members)), measured)

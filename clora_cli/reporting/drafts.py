@@ -61,7 +61,8 @@ class Draft:
             stage = f"after learning {after}" if after else "of the base model"
             raise MismatchError(
                 f"two scores of {task} {stage}: {earlier.value:g} in {earlier_source}, {cell.value:g} in {source}; "
-                "leave one file out, or give each run a package folder of its own"
+                "leave one file out, or give each run a package folder of its own",
+                code="scores-contradict",
             )
 
     def check_yardstick(self, task: str, cell: TaskScore, source: str) -> None:
@@ -74,7 +75,8 @@ class Draft:
         if yardstick != cell.yardstick:
             raise MismatchError(
                 f"{task} is scored by {yardstick} in {yardstick_source} but by {cell.yardstick} in {source}; "
-                "evaluate both in one way, or leave one file out"
+                "evaluate both in one way, or leave one file out",
+                code="scored-differently",
             )
 
 
@@ -135,7 +137,8 @@ def _check_adapters(files: Iterable[Scores]) -> None:
             if digest != adapter.sha256:
                 raise MismatchError(
                     f"{source} and {_name(file)} scored different adapters of {adapter.task} in one package "
-                    f"'{file.package}'; evaluate again, or give each run a package folder of its own"
+                    f"'{file.package}'; evaluate again, or give each run a package folder of its own",
+                    code="package-holds-two-runs",
                 )
 
 

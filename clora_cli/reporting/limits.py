@@ -42,11 +42,15 @@ def check_baselines(baselines: Sequence[Scores], tasks: Sequence[str]) -> None:
     for baseline in baselines:
         learned = list(dict.fromkeys(task for row in baseline.rows for task in _learned(baseline, row)))
         if not learned:
-            raise OptionError(f"--baseline {baseline.source} holds no score of a learned task; give that of a package")
+            raise OptionError(
+                f"--baseline {baseline.source} holds no score of a learned task; give that of a package",
+                code="baseline-without-scores",
+            )
         if missing := [task for task in learned if task not in tasks]:
             raise OptionError(
                 f"--baseline {baseline.source} has {', '.join(missing)}, which this evaluation does not score; "
-                f"add --data {missing[0]}"
+                f"add --data {missing[0]}",
+                code="baseline-task-not-scored",
             )
 
 
@@ -123,7 +127,8 @@ def _check_yardstick(task: str, before: TaskScore, now: TaskScore, where: str) -
     if before.yardstick != now.yardstick:
         raise MismatchError(
             f"{task} was scored by {before.metric} on {before.total} rows in {where}, now by {now.metric} on {now.total}"
-            f"{_normalisers(before, now)}; evaluate in the same way, or drop --max-forgetting"
+            f"{_normalisers(before, now)}; evaluate in the same way, or drop --max-forgetting",
+            code="scored-differently",
         )
 
 

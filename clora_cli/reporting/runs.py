@@ -84,7 +84,7 @@ def _value(name: str, learned: Floats, given: Mapping[str, Floats]) -> float:
         metric = registry.load("metrics", name)
     except OptionError:
         return math.nan
-    with translated(f"metric '{name}' of {registry.find('metrics', name).origin} failed"):
+    with translated(f"metric '{name}' of {registry.find('metrics', name).origin} failed", code="metric-failed"):
         return float(metric(learned, **given))
 
 

@@ -37,7 +37,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     config = read_json(path, "adapter configuration")
     if not config:
-        raise ArtifactError(f"adapter configuration {path} is empty; restore it or make the adapter again")
+        raise ArtifactError(
+            f"adapter configuration {path} is empty; restore it or make the adapter again",
+            code="adapter-config-damaged",
+        )
     if odd := wrong(config, _WANTED):
-        raise ArtifactError(f"adapter configuration {path} is damaged: {odd} is not what it should be; restore it")
+        raise ArtifactError(
+            f"adapter configuration {path} is damaged: {odd} is not what it should be; restore it",
+            code="adapter-config-damaged",
+        )
     return config

@@ -169,10 +169,11 @@ class AdapterFolder:
 
         if self.is_dense:
             raise MismatchError(
-                f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors"
+                f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors",
+                code="dense-deltas-no-factors",
             )
         if problem := config_problem(self.config):
-            raise MismatchError(f"adapter {self.path} cannot be used: {problem}")
+            raise MismatchError(f"adapter {self.path} cannot be used: {problem}", code="adapter-not-plain-lora")
         with unchanged(self.path, self.seen):
             factors = read_factors(self.weights, self.config, self.places, compare=compare)
         check_numbers(_numbers(factors), self.path)
@@ -256,18 +257,23 @@ def read_once(path: Path) -> AdapterFolder:
         ArtifactError: As ``read_adapter``.
     """
     if not path.is_dir():
-        raise ArtifactError(f"adapter folder {path} does not exist")
+        raise ArtifactError(f"adapter folder {path} does not exist", code="adapter-missing")
     if not is_legible(path.name):
-        raise ArtifactError(f"the name of adapter folder {path} has letters that cannot be shown; rename it")
+        raise ArtifactError(
+            f"the name of adapter folder {path} has letters that cannot be shown; rename it", code="name-not-legible"
+        )
     if not is_adapter(path):
-        raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}")
+        raise ArtifactError(f"{path} is not an adapter folder: it has no {CONFIG}", code="not-an-adapter-folder")
     seen, dense = identity(path), not (path / CONFIG).is_file()
     config = {} if dense else read_config(path / CONFIG)
     if not dense and not (path / WEIGHTS).is_file():
-        raise ArtifactError(f"adapter {path} has no {WEIGHTS}{conversion(path)}")
+        raise ArtifactError(f"adapter {path} has no {WEIGHTS}{conversion(path)}", code="adapter-weights-missing")
     recorded = os.path.lexists(path / MANIFEST)  # also a link that leads nowhere: it is damage, no bare folder
     if dense and not recorded:
-        raise ArtifactError(f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again")
+        raise ArtifactError(
+            f"adapter {path} has dense deltas and no {MANIFEST}; restore it or make the merge again",
+            code="dense-deltas-without-manifest",
+        )
     manifest = Manifest.read(path) if recorded else None
     return AdapterFolder(path, config, manifest, seen=seen)
 
@@ -279,7 +285,9 @@ def check_place(target: Path) -> None:
         OptionError: If there is something that is no adapter folder, such as a package: no option replaces that.
     """
     if target.exists() and not is_adapter(target):
-        raise OptionError(f"{target} exists and is no adapter folder; choose another --out")
+        raise OptionError(
+            f"{target} exists and is no adapter folder; choose another --out", code="output-not-an-adapter"
+        )
 
 
 def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
@@ -299,7 +307,8 @@ def finished(target: Path, recipe: Mapping[str, Any]) -> AdapterFolder | None:
     folder = read_adapter(target)
     if changed := folder.changes(recipe):
         raise OptionError(
-            f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it"
+            f"{target} exists and was made differently ({changed}); pass --force to replace it or --out to keep it",
+            code="output-made-differently",
         )
     return folder
 

@@ -45,7 +45,8 @@ def read_factors(
         if name.part in sides.setdefault(name.site, {}):
             raise MismatchError(
                 f"adapter {path.parent} holds several adapters: '{key}' is a second lora_{name.part} of '{name.site}'; "
-                "save each in a folder of its own"
+                "save each in a folder of its own",
+                code="several-adapters-in-file",
             )
         eighth = tensor.is_floating_point() and tensor.element_size() == 1  # 8-bit numbers are for storing alone
         sides[name.site][name.part] = tensor.float() if eighth else tensor
@@ -65,7 +66,10 @@ def read_dense(path: Path) -> dict[str, Tensor]:
     """
     found = read_tensors(path)
     if odd := next((site for site, delta in found.items() if delta.ndim != 2 or not delta.is_floating_point()), None):
-        raise ArtifactError(f"adapter {path.parent} is damaged: the delta at '{odd}' is no matrix; make it again")
+        raise ArtifactError(
+            f"adapter {path.parent} is damaged: the delta at '{odd}' is no matrix; make it again",
+            code="delta-not-a-matrix",
+        )
     return dict(sorted(found.items()))
 
 
@@ -80,21 +84,22 @@ def names_in(path: Path) -> list[TensorName]:
         return [_name(path, key) for key in read_header(path)[0]]
     except (OSError, ValueError) as error:
         told = damage(path, error, "restore it or make the adapter again")
-        raise ArtifactError(f"tensor file {path} {told}") from error
+        raise ArtifactError(f"tensor file {path} {told}", code="tensor-file-damaged") from error
 
 
 def _name(path: Path, key: str) -> TensorName:
     try:
         return parse_name(key)
     except MismatchError as error:
-        raise MismatchError(f"adapter {path.parent} cannot be used: {error}") from error
+        raise MismatchError(f"adapter {path.parent} cannot be used: {error}", code="adapter-not-plain-lora") from error
 
 
 def _paired(path: Path, sides: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]) -> dict[str, Factor]:
     broken = next((site for site, pair in sides.items() if not _fits(pair)), None)
     if broken is not None or not sides:
         raise ArtifactError(
-            f"adapter {path.parent} is damaged: no matching lora_A and lora_B at '{broken}'; make it again"
+            f"adapter {path.parent} is damaged: no matching lora_A and lora_B at '{broken}'; make it again",
+            code="lora-factors-unmatched",
         )
     return {
         site: Factor(pair["A"], pair["B"], _scaling(path, config, site, len(pair["A"])))
@@ -114,7 +119,8 @@ def _of_experts(
         raise MismatchError(
             f"adapter {path.parent} has one pair of factors for all experts of a layer (target_parameters), which the base "
             f"model must tell apart; pass --model, or let `clora merge {path.parent} --model … -o …` make an adapter that has each "
-            "by itself"
+            "by itself",
+            code="experts-need-base-model",
         )
     found: dict[str, Factor] = {}
     plain: dict[str, Mapping[str, Tensor]] = {}
@@ -126,7 +132,8 @@ def _of_experts(
         count = 1 + max(place.expert or 0 for place in layers)
         if len(pair["A"]) % count:
             raise ArtifactError(
-                f"adapter {path.parent} is damaged: '{site}' has no {count} experts' factors; make it again"
+                f"adapter {path.parent} is damaged: '{site}' has no {count} experts' factors; make it again",
+                code="experts-factors-incomplete",
             )
         a = pair["A"].reshape(count, -1, pair["A"].shape[1])
         b = pair["B"].reshape(len(pair["B"]), -1, count)
@@ -142,7 +149,8 @@ def _scaling(path: Path, config: Mapping[str, Any], site: str, rank: int) -> flo
         return scaling_at(config, site, rank)
     except ValueError as error:
         raise ArtifactError(
-            f"adapter {path.parent} is damaged: adapter_config.json has {error}; restore it or make the adapter again"
+            f"adapter {path.parent} is damaged: adapter_config.json has {error}; restore it or make the adapter again",
+            code="adapter-config-damaged",
         ) from error
 
 
@@ -152,10 +160,13 @@ def _compare(path: Path, name: TensorName, copy: Tensor, places: Places | None) 
         f"adapter {path.parent} holds the {name.tensor} of the base model's '{name.site}' beside its low-rank factors"
     )
     if places is None:
-        raise MismatchError(f"{what}, which the base model must be compared with; pass --model")
+        raise MismatchError(
+            f"{what}, which the base model must be compared with; pass --model", code="base-weights-need-comparison"
+        )
     if not places.has(name.site, name.tensor, copy):
         raise MismatchError(
-            f"{what}, and not as the base model has it: it was trained or resized, and is no low-rank change"
+            f"{what}, and not as the base model has it: it was trained or resized, and is no low-rank change",
+            code="base-weights-changed",
         )
 
 

@@ -99,7 +99,9 @@ def read_costs(path: Path) -> list[Cost]:
     try:
         lines = read_text(path).split("\n")[:-1]
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cost file {path} cannot be read ({reason(error)}); leave it out") from error
+        raise ArtifactError(
+            f"cost file {path} cannot be read ({reason(error)}); leave it out", code="path-unreadable"
+        ) from error
     costs = [_cost(f"{path}, line {place}", line) for place, line in enumerate(lines, start=1) if line.strip()]
     return list({(cost.method, cost.seed, cost.stage, cost.task, cost.step): cost for cost in costs}.values())
 
@@ -108,9 +110,11 @@ def _cost(where: str, line: str) -> Cost:
     try:
         entry = parse_json(line)
     except ValueError as error:
-        raise ArtifactError(f"{where}: not JSON ({reason(error)}); remove the line or leave the file out") from error
+        raise ArtifactError(
+            f"{where}: not JSON ({reason(error)}); remove the line or leave the file out", code="cost-record-damaged"
+        ) from error
     if not isinstance(entry, dict) or entry.get("schema") != SCHEMA:
-        raise ArtifactError(f"{where}: no schema '{SCHEMA}'; give the {COSTS} of a run")
+        raise ArtifactError(f"{where}: no schema '{SCHEMA}'; give the {COSTS} of a run", code="not-a-cost-record")
     if odd := wrong(entry, _WANTED):
-        raise ArtifactError(f"{where}: {odd} is not what it should be; remove the line")
+        raise ArtifactError(f"{where}: {odd} is not what it should be; remove the line", code="cost-record-damaged")
     return Cost(**{field.name: entry[field.name] for field in fields(Cost) if field.name in entry})

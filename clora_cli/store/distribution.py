@@ -187,13 +187,15 @@ def agree(records: Sequence[tuple[Path, FeatureRecord]]) -> None:
         if not same_base(record.base_model.raw, first.base_model.raw):
             raise MismatchError(
                 f"the distributions of {first_path} and {path} come from different base models "
-                f"({first.base_model.id} and {record.base_model.id}); make one of them again"
+                f"({first.base_model.id} and {record.base_model.id}); make one of them again",
+                code="base-models-differ",
             )
         for key in COMPARABLE:
             if record.raw[key] != first.raw[key]:
                 raise MismatchError(
                     f"the distributions of {first_path} and {path} do not compare: {key} {first.raw[key]} and {record.raw[key]}; "
-                    f"run `clora stat-features --force --{key} …` on one of them"
+                    f"run `clora stat-features --force --{key} …` on one of them",
+                    code="feature-distributions-incomparable",
                 )
 
 
@@ -202,9 +204,14 @@ def _record(path: Path, metadata: Mapping[str, str]) -> FeatureRecord:
         found = parse_json(metadata[_KEY])
         schema = found["schema"]
     except (KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path} is no feature distribution: it lacks clora's record; {_MEND}") from error
+        raise ArtifactError(
+            f"{path} is no feature distribution: it lacks clora's record; {_MEND}", code="not-a-feature-distribution"
+        ) from error
     if schema != SCHEMA:
-        raise ArtifactError(f"{path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or {_MEND}")
+        raise ArtifactError(
+            f"{path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or {_MEND}",
+            code="format-not-supported",
+        )
     missing = [entry.key for entry in FeatureRecord.entries() if not entry.optional and entry.key not in found]
     if missing or not isinstance(found["base_model"], dict) or "fingerprint" not in found["base_model"]:
         raise _damaged(path, f"no {', '.join(missing) or 'fingerprint of the base model'}")
@@ -253,7 +260,7 @@ def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def _damaged(path: Path, why: str) -> ArtifactError:
-    return ArtifactError(f"feature distribution {path} is damaged: {why}; {_MEND}")
+    return ArtifactError(f"feature distribution {path} is damaged: {why}; {_MEND}", code="feature-distribution-damaged")
 
 
 @contextlib.contextmanager
@@ -264,5 +271,6 @@ def _opened(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise ArtifactError(
             f"adapter {path.parent} has no feature distribution; "
-            f"give it one with `clora stat-features {path.parent} --data <its task>`"
+            f"give it one with `clora stat-features {path.parent} --data <its task>`",
+            code="feature-distribution-missing",
         ) from None

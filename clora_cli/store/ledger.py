@@ -71,10 +71,13 @@ def _masks(
         try:
             masks[site] = unpack(packed, values.shape)
         except ValueError as error:
-            raise ArtifactError(f"adapter {member.path} is damaged: the mask at '{site}': {error}") from error
+            raise ArtifactError(
+                f"adapter {member.path} is damaged: the mask at '{site}': {error}", code="mask-damaged"
+            ) from error
         if bool(values.masked_fill(masks[site], 0).any()):
             raise ArtifactError(
-                f"adapter {member.path} is damaged: lora_{side} at '{site}' is not zero outside its mask; make it again"
+                f"adapter {member.path} is damaged: lora_{side} at '{site}' is not zero outside its mask; make it again",
+                code="entries-outside-mask",
             )
     return masks
 
@@ -146,7 +149,8 @@ def read_ledger(members: Sequence[AdapterFolder]) -> Ledger:
         if set(masks) != set(factors):
             raise MismatchError(
                 f"{member.path} owns no part of a shared LoRA: it has no masks in state.clora; "
-                "train into another --package"
+                "train into another --package",
+                code="no-shared-lora-masks",
             )
         if number == 1:
             first = factors
@@ -155,10 +159,14 @@ def read_ledger(members: Sequence[AdapterFolder]) -> Ledger:
             same = site in owners and factor.scaling == first[site].scaling and torch.equal(factor.a, first[site].a)
             if not same or len(factors) != len(owners):
                 raise MismatchError(
-                    f"{member.path} and {members[0].path} are no parts of one LoRA: their lora_A, scaling or layers differ"
+                    f"{member.path} and {members[0].path} are no parts of one LoRA: their lora_A, scaling or layers differ",
+                    code="shared-lora-parts-differ",
                 )
             if bool((owners[site][masks[site]] != 0).any()):
                 other = members[int(owners[site][masks[site]].max()) - 1]
-                raise MismatchError(f"{member.path} and {other.path} both own entries of lora_B at '{site}'")
+                raise MismatchError(
+                    f"{member.path} and {other.path} both own entries of lora_B at '{site}'",
+                    code="shared-lora-masks-overlap",
+                )
             owners[site][masks[site]] = number
     return Ledger(tuple(member.task for member in members), owners)

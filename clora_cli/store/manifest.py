@@ -96,27 +96,32 @@ class Manifest(Record):
         schema = manifest.get("schema")
         if schema != SCHEMA:
             raise ArtifactError(
-                f"adapter {path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again"
+                f"adapter {path} has format {schema!r}, this version reads {SCHEMA!r}; upgrade clora or make it again",
+                code="format-not-supported",
             )
         missing = [entry.key for entry in cls.entries() if not entry.optional and entry.key not in manifest]
         if missing:
             raise ArtifactError(
-                f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again"
+                f"manifest {path / MANIFEST} is damaged: no {', '.join(missing)}; restore it or make it again",
+                code="manifest-damaged",
             )
         if odd := _odd(manifest):
             raise ArtifactError(
-                f"manifest {path / MANIFEST} is damaged: {odd} is not what it should be; restore it or make it again"
+                f"manifest {path / MANIFEST} is damaged: {odd} is not what it should be; restore it or make it again",
+                code="manifest-damaged",
             )
         for file, digest in manifest["files"].items():
             if not (path / file).is_file():
                 raise ArtifactError(
-                    f"adapter {path} is damaged: {file} is missing; restore it or train the adapter again"
+                    f"adapter {path} is damaged: {file} is missing; restore it or train the adapter again",
+                    code="adapter-file-missing",
                 )
             if _digest(path / file) != digest:
                 if told := stand_in(path / file):
-                    raise ArtifactError(f"{path / file} {told}")
+                    raise ArtifactError(f"{path / file} {told}", code="file-is-stand-in")
                 raise ArtifactError(
-                    f"adapter {path} is damaged: {file} is not the file that was written; restore it or train again"
+                    f"adapter {path} is damaged: {file} is not the file that was written; restore it or train again",
+                    code="adapter-file-changed",
                 )
         return cls(manifest)
 
@@ -160,7 +165,9 @@ def _digest(path: Path) -> str:
     try:
         return sha256(path)
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {reason(error)}; make it readable") from error
+        raise ArtifactError(
+            f"{path} cannot be read: {reason(error)}; make it readable", code="path-unreadable"
+        ) from error
 
 
 def _odd(manifest: Mapping[str, Any]) -> str | None:

@@ -66,12 +66,13 @@ def _named(members: Iterable[AdapterFolder]) -> tuple[str, AdapterFolder]:
     """Return the first base model that an adapter names, and that adapter."""
     member = next((member for member in members if member.base.get("id")), None)
     if member is None:
-        raise OptionError("no adapter says which base model it stands on; pass --model")
+        raise OptionError("no adapter says which base model it stands on; pass --model", code="base-model-unknown")
     name = str(member.base["id"])
     if is_local(name) and Path(name).resolve().is_relative_to(member.path.resolve()):
         raise OptionError(
             f"adapter {member.path} names a base model within its own folder ('{name}'), which anybody may have put "
-            f"there; pass --model {name} if that is meant"
+            f"there; pass --model {name} if that is meant",
+            code="base-model-inside-adapter",
         )
     return name, member
 
@@ -134,13 +135,14 @@ def _folders(path: Path, missing_ok: bool) -> Sequence[Path]:
         if missing_ok:
             return []
         raise ArtifactError(
-            f"package {path} does not exist; train a first task with `clora train-task --package {path} …`"
+            f"package {path} does not exist; train a first task with `clora train-task --package {path} …`",
+            code="package-missing",
         )
     if not path.is_dir():
-        raise ArtifactError(f"{path} is neither an adapter folder nor a package of them")
+        raise ArtifactError(f"{path} is neither an adapter folder nor a package of them", code="not-a-package")
     found = sorted(folder for folder in path.iterdir() if not folder.name.startswith(".") and is_adapter(folder))
     if not found and not missing_ok:
-        raise ArtifactError(f"package {path} holds no adapter folder")
+        raise ArtifactError(f"package {path} holds no adapter folder", code="package-empty")
     return found
 
 
@@ -150,7 +152,8 @@ def _check_same_base(members: Sequence[AdapterFolder]) -> None:
         if not same_base(member.base, known[0].base):
             raise MismatchError(
                 f"{known[0].path} and {member.path} stand on different base models "
-                f"({known[0].base['id']} and {member.base['id']}); give adapters of one base model"
+                f"({known[0].base['id']} and {member.base['id']}); give adapters of one base model",
+                code="base-models-differ",
             )
 
 
@@ -159,6 +162,7 @@ def _check_distinct(members: Sequence[AdapterFolder]) -> None:
     for member in members:
         if member.task in seen:
             raise MismatchError(
-                f"{seen[member.task]} and {member.path} both hold task '{member.task}'; give one of them"
+                f"{seen[member.task]} and {member.path} both hold task '{member.task}'; give one of them",
+                code="task-twice",
             )
         seen[member.task] = member.path

@@ -91,4 +91,6 @@ def _routes(content: Mapping[str, Any]) -> Routes:
 
 
 def _damage(path: Path, reason: str) -> ArtifactError:
-    return ArtifactError(f"routes file {path} is damaged ({reason}); write it again with `clora route`")
+    return ArtifactError(
+        f"routes file {path} is damaged ({reason}); write it again with `clora route`", code="routes-file-damaged"
+    )

@@ -200,7 +200,10 @@ class _Node:
 
     def fault(self, key: str, problem: str) -> NoReturn:
         place = f"{self.place}.{key}".strip(".")
-        raise ArtifactError(f"{self.path}: {place} {problem}; write it again with `clora eval … -o {self.path}`")
+        raise ArtifactError(
+            f"{self.path}: {place} {problem}; write it again with `clora eval … -o {self.path}`",
+            code="scores-file-damaged",
+        )
 
     def text(self, key: str) -> str:
         value = self.data.get(key)
@@ -236,9 +239,15 @@ class _Node:
 def _scores(path: Path, content: dict[str, Any]) -> Scores:
     schema = content.get("schema")
     if not isinstance(schema, str) or not schema.startswith("clora.scores/"):
-        raise ArtifactError(f"{path}: not a scores file (no schema '{SCHEMA}'); give the file that `clora eval` wrote")
+        raise ArtifactError(
+            f"{path}: not a scores file (no schema '{SCHEMA}'); give the file that `clora eval` wrote",
+            code="not-a-scores-file",
+        )
     if schema != SCHEMA:
-        raise ArtifactError(f"{path}: schema '{schema}' is not '{SCHEMA}'; upgrade clora or run `clora eval` again")
+        raise ArtifactError(
+            f"{path}: schema '{schema}' is not '{SCHEMA}'; upgrade clora or run `clora eval` again",
+            code="format-not-supported",
+        )
     top = _Node(path, "", content)
     base = top.node("base", content.get("base"))
     order = _order(top)

@@ -54,7 +54,9 @@ def unchanged(path: Path, seen: Identity | None) -> Iterator[None]:
         raise
     finally:
         if seen is not None and identity(path) != seen:
-            raise ReplacedError(f"adapter {path} was replaced or removed while it was read; try again") from cause
+            raise ReplacedError(
+                f"adapter {path} was replaced or removed while it was read; try again", code="replaced-while-read"
+            ) from cause
 
 
 def steady(
@@ -80,13 +82,17 @@ def steady(
             if look() == before and not _under_way(places):
                 if isinstance(error, OSError):
                     where = error.filename or places[0]
-                    raise ArtifactError(f"{where} cannot be read: {error.strerror}; make it readable") from error
+                    raise ArtifactError(
+                        f"{where} cannot be read: {error.strerror}; make it readable", code="path-unreadable"
+                    ) from error
                 raise
         else:
             if look() == before and not (listed and _under_way(places)):
                 return found
         time.sleep(random.uniform(0, _PAUSE))
-    raise ReplacedError(f"{places[0]} changes all the time; try again when its writer is done")
+    raise ReplacedError(
+        f"{places[0]} changes all the time; try again when its writer is done", code="replaced-while-read"
+    )
 
 
 def _under_way(places: Sequence[Path]) -> bool:

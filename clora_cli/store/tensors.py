@@ -89,7 +89,9 @@ def opened(path: Path, what: str, mend: str) -> Iterator[Any]:
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError) as error:
-        raise ArtifactError(f"{what} {path} is damaged ({reason(error)}); {mend}") from error
+        raise ArtifactError(
+            f"{what} {path} is damaged ({reason(error)}); {mend}", code="tensor-file-damaged"
+        ) from error
 
 
 def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -104,7 +106,7 @@ def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
             for key in file.keys():
                 yield key, file.get_tensor(key)
     except FileNotFoundError:
-        raise ArtifactError(f"tensor file {path} does not exist; {mend}") from None
+        raise ArtifactError(f"tensor file {path} does not exist; {mend}", code="tensor-file-missing") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -144,7 +146,8 @@ def check_numbers(tensors: Iterable[tuple[str, Tensor]], where: Path, most: floa
     if (odd := _odd_numbers(tensors, most)) is not None:
         raise ArtifactError(
             f"adapter {where} is damaged: '{odd}' has numbers that are not finite or beyond {most:g}; "
-            "restore it or make it again"
+            "restore it or make it again",
+            code="numbers-not-finite",
         )
 
 
@@ -157,7 +160,8 @@ def check_written(target: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     if (odd := _odd_numbers(tensors)) is not None:
         raise CloraError(
             f"{target} would get numbers at '{odd}' that are not finite or beyond {_LARGEST:g}, as from too large a --lr, "
-            "--alpha or weight; nothing was written"
+            "--alpha or weight; nothing was written",
+            code="result-not-finite",
         )
 
 

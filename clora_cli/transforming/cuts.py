@@ -82,7 +82,8 @@ def pulls(
             if tuple(delta.shape) != factor.shape:
                 raise MismatchError(
                     f"layer '{site}' is {tuple(delta.shape)} in {member.path} and {factor.shape} in the adapter; "
-                    "give adapters of one base model"
+                    "give adapters of one base model",
+                    code="layer-shapes-differ",
                 )
             for side in sides:
                 total[side, site] += pull(factor, delta, side)

@@ -109,7 +109,8 @@ def expand_packages(
         if out.exists() and (others := [path.name for path in _entries(out) if not is_adapter(path)]):
             # Replacing a package must not take with it what is no adapter: scores, a checkpoint, a repository.
             raise OptionError(
-                f"{out} also holds {min(others)}, which is no adapter; move it away or choose another --out"
+                f"{out} also holds {min(others)}, which is no adapter; move it away or choose another --out",
+                code="output-holds-other-files",
             )
         with progress.track("expand", len(plan.members)) as advance, new_folder(out) as folder:
             for member in plan.members:
@@ -125,7 +126,8 @@ def _is_there(plan: ExpandPlan) -> bool:
         return False
     if difference := plan.difference():
         raise OptionError(
-            f"{out} exists and is not this union ({difference}); pass --force to replace it or --out to keep it"
+            f"{out} exists and is not this union ({difference}); pass --force to replace it or --out to keep it",
+            code="output-differs",
         )
     return True
 
@@ -145,13 +147,16 @@ def _read(paths: Sequence[Path]) -> list[Member]:
 def _check_out(out: Path, inputs: Iterable[Path]) -> None:
     check_apart(out, inputs)
     if out.exists() and (not out.is_dir() or is_adapter(out) or (_entries(out) and not _adapters(out))):
-        raise OptionError(f"{out} exists and is no package; choose another --out")
+        raise OptionError(f"{out} exists and is no package; choose another --out", code="output-not-a-package")
 
 
 def _renamed(members: Sequence[Member], rename: Mapping[str, str]) -> list[Member]:
     known = {name for member in members for name in member.names}
     if odd := next((old for old in rename if old not in known), None):
-        raise OptionError(f"--rename {odd}={rename[odd]}: there is no adapter '{odd}'{did_you_mean(odd, known)}")
+        raise OptionError(
+            f"--rename {odd}={rename[odd]}: there is no adapter '{odd}'{did_you_mean(odd, known)}",
+            code="rename-matches-nothing",
+        )
     chosen = (next((rename[name] for name in member.names if name in rename), member.task) for member in members)
     return [dataclasses.replace(member, task=task) for member, task in zip(members, chosen, strict=True)]
 
@@ -164,7 +169,8 @@ def _without_conflicts(members: Sequence[Member], policy: str, progress: Progres
         task, path = member.task, member.path
         if problem := folder_problem(task):
             raise MismatchError(
-                f"task '{task}' of {path} cannot be a folder's name; pass --rename {path}=NEW, and {problem}"
+                f"task '{task}' of {path} cannot be a folder's name; pass --rename {path}=NEW, and {problem}",
+                code="name-unfit-for-folder",
             )
         if (first := union.get(same_on_some_disk(task))) is None:
             union[same_on_some_disk(task)] = member
@@ -183,7 +189,8 @@ def _without_conflicts(members: Sequence[Member], policy: str, progress: Progres
             alike = "" if first.task == task else f", which some disks take for '{first.task}'"
             raise MismatchError(
                 f"{first.path} and {path} are different adapters of task '{task}'{alike}; "
-                f"pass --rename {path}=NEW, or --on-conflict keep or rename"
+                f"pass --rename {path}=NEW, or --on-conflict keep or rename",
+                code="task-name-conflict",
             )
     return list(union.values())
 

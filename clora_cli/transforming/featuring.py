@@ -105,7 +105,9 @@ def plan_features(
         CloraError: Whatever is missing, damaged, wrong or does not fit together.
     """
     if force and add:
-        raise OptionError("--force replaces a distribution and --add keeps it: give one of them")
+        raise OptionError(
+            "--force replaces a distribution and --add keeps it: give one of them", code="options-exclude-each-other"
+        )
     members = list({member.path.resolve(): member for member in members}.values())
     reference = find_base(members, options.model, options.revision, progress)
     for member in members:
@@ -138,7 +140,10 @@ def _found(member: AdapterFolder, name: str, options: FeatureOptions, loaded: di
 
 def _drawn(task: Task, member: AdapterFolder, options: FeatureOptions, reference: ModelReference) -> Rows:
     if not getattr(task, options.split):
-        raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows; pass another --split")
+        raise DataError(
+            f"task '{task.name}' ({task.source}) has no {options.split} rows; pass another --split",
+            code="task-has-no-rows",
+        )
     # Inputs of the adapter's own task are what it learned from: with every answer of a conversation learned, one for each.
     made = member.manifest
     own = made is not None and made.data.fingerprint == task.fingerprint
@@ -150,12 +155,13 @@ def _drawn(task: Task, member: AdapterFolder, options: FeatureOptions, reference
 def _check_rows(member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions) -> None:
     marks = [one.task.fingerprint for one in rows]
     if twice := next((one.task.name for one in rows if marks.count(one.task.fingerprint) > 1), None):
-        raise OptionError(f"--data gives {member.path} the rows of '{twice}' twice")
+        raise OptionError(f"--data gives {member.path} the rows of '{twice}' twice", code="rows-given-twice")
     # Rows that are added count alone: who has seen the file before and after can tell them from the others.
     if (count := sum(len(one.examples) for one in rows)) < options.min_count:
         raise DataError(
             f"{member.path} would get a distribution of {count} inputs, which may give single ones away; "
-            f"give at least {options.min_count}, or pass --min-count {count}"
+            f"give at least {options.min_count}, or pass --min-count {count}",
+            code="too-few-inputs",
         )
 
 
@@ -193,7 +199,7 @@ def _state(path: Path, recipe: FeatureRecord, force: bool, add: bool) -> tuple[S
     if changed := differences(new, there):
         addable = not differences({**new, "data": there["data"]}, there) and before.record.privacy is None
         mend = "pass --force to replace it" + (" or --add to add these rows" if addable else "")
-        raise OptionError(f"{path} was made differently ({changed}); {mend}")
+        raise OptionError(f"{path} was made differently ({changed}); {mend}", code="output-made-differently")
     return "up to date", before
 
 
@@ -201,10 +207,14 @@ def _added(path: Path, before: Distribution, recipe: FeatureRecord) -> tuple[Sta
     there, new = _comparable(before.record, recipe), _comparable(recipe, before.record)
     old = before.record.raw["data"]
     if changed := differences({**new, "data": there["data"]}, there):
-        raise OptionError(f"rows cannot be added to {path}: it was made differently ({changed}); pass --force instead")
+        raise OptionError(
+            f"rows cannot be added to {path}: it was made differently ({changed}); pass --force instead",
+            code="rows-not-addable",
+        )
     if recipe.privacy is not None:
         raise OptionError(
-            f"rows cannot be added to {path}: its noise is for the rows in it; pass --force and all --data"
+            f"rows cannot be added to {path}: its noise is for the rows in it; pass --force and all --data",
+            code="rows-not-addable",
         )
     if all(entry in old for entry in recipe.raw["data"]):
         return "up to date", before
@@ -212,7 +222,8 @@ def _added(path: Path, before: Distribution, recipe: FeatureRecord) -> tuple[Sta
     if twice := next((entry for entry in recipe.raw["data"] if (entry["fingerprint"], entry["split"]) in known), None):
         raise OptionError(
             f"{path} has rows of '{twice['name']}' ({twice['split']}) already, which would count twice; "
-            "pass --force and all --data instead"
+            "pass --force and all --data instead",
+            code="rows-given-twice",
         )
     return "added", before
 

@@ -132,7 +132,10 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
         source = real_path(path)
         if place.is_relative_to(source) or source.is_relative_to(place):
             where = "is" if place == source else "lies in" if place.is_relative_to(source) else "holds"
-            raise OptionError(f"--out {out} {where} {path}, which is read and never changed; choose another --out")
+            raise OptionError(
+                f"--out {out} {where} {path}, which is read and never changed; choose another --out",
+                code="output-would-change-input",
+            )
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -155,4 +158,6 @@ def copy_file(source: Path, target: Path) -> None:
     except (PermissionError, FileNotFoundError) as error:
         if error.filename != str(source):
             raise
-        raise ArtifactError(f"cannot read {source}: {error.strerror}; nothing was changed") from error
+        raise ArtifactError(
+            f"cannot read {source}: {error.strerror}; nothing was changed", code="path-unreadable"
+        ) from error

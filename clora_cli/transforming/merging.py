@@ -41,7 +41,10 @@ def plan_merge(
     plugin = registry.load("merges", options.strategy)
     merge = plugin(**registry.bind(plugin, options.strategy, options.texts))
     if options.weights and len(options.weights) != len(members):
-        raise OptionError(f"--weights gives {len(options.weights)} weights for {len(members)} adapters")
+        raise OptionError(
+            f"--weights gives {len(options.weights)} weights for {len(members)} adapters",
+            code="merge-weight-count-differs",
+        )
     needs_model = options.into_model or "base" in merge.needs
     reference = find_base(members, options.model, progress=progress) if needs_model or options.model else None
     _check_names(members, reference)
@@ -138,5 +141,6 @@ def _check_names(members: Sequence[AdapterFolder], reference: ModelReference | N
         if reference is None and not same and member.base["id"] != named[0].base["id"]:
             raise MismatchError(
                 f"{named[0].path} stands on '{named[0].base['id']}' and {member.path} on '{member.base['id']}'; "
-                "if these are one model, name it with --model"
+                "if these are one model, name it with --model",
+                code="base-models-differ",
             )

@@ -42,7 +42,8 @@ def assign_data(members: Sequence[AdapterFolder], given: Sequence[str]) -> list[
             names = sorted({member.task for member in members})
             raise OptionError(
                 f"--data {text} fits none of these adapters{did_you_mean(owner, names)}; "
-                f"give TASK=DATA with a TASK of {', '.join(names)}"
+                f"give TASK=DATA with a TASK of {', '.join(names)}",
+                code="data-fits-no-adapter",
             )
         for member in owners:
             found[members.index(member)].append(data)
@@ -50,7 +51,9 @@ def assign_data(members: Sequence[AdapterFolder], given: Sequence[str]) -> list[
         names[:] = dict.fromkeys(names or member.data_names)
         if not names:
             mend = "--data" if len(members) == 1 else f"--data {member.task}=DATA"
-            raise OptionError(f"adapter {member.path} does not say what it was trained on; pass {mend}")
+            raise OptionError(
+                f"adapter {member.path} does not say what it was trained on; pass {mend}", code="adapter-names-no-data"
+            )
     return found
 
 

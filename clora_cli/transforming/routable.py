@@ -77,7 +77,8 @@ def check_bases(members: Sequence[AdapterFolder]) -> None:
         if key == "id":
             mend = f"if they are one model, let `{stat_command([member], {'model': str(known.get('id'))})}` record it"
         raise MismatchError(
-            f"{first.path} and {member.path} stand on different base models ({_called(known)} and {_called(base)}); {mend}"
+            f"{first.path} and {member.path} stand on different base models ({_called(known)} and {_called(base)}); {mend}",
+            code="base-models-differ",
         )
 
 
@@ -115,14 +116,16 @@ def _check_distributions(members: Sequence[AdapterFolder], found: Mapping[Adapte
     if lacking := [member for member in members if member not in found]:
         raise ArtifactError(
             f"{_named(lacking)} cannot be routed to for want of a feature distribution; "
-            f"run `{stat_command(lacking, usual)}`"
+            f"run `{stat_command(lacking, usual)}`",
+            code="feature-distribution-missing",
         )
     if odd := [member for member, one in found.items() if one.settings.items() - usual.items()]:
         told = ", ".join(f"{key} {value}" for key, value in found[odd[0]].settings.items() if value != usual[key])
         common = next(member for member in members if member not in odd)
         raise MismatchError(
             f"the distribution of {odd[0].path} ({told}) does not compare with that of {common.path}; "
-            f"run `{stat_command(odd, usual, found)}`"
+            f"run `{stat_command(odd, usual, found)}`",
+            code="feature-distributions-incomparable",
         )
     _check_same_model(found, usual)
     _check_common_sites(found, usual)
@@ -208,7 +211,7 @@ def _check_plain(member: AdapterFolder) -> None:
     if member.is_dense:
         return
     if problem := config_problem(member.config):
-        raise MismatchError(f"adapter {member.path} cannot be used: {problem}")
+        raise MismatchError(f"adapter {member.path} cannot be used: {problem}", code="adapter-not-plain-lora")
     if member.manifest is None:  # a manifest's checksums have told already
         names_in(member.weights)
 
@@ -222,7 +225,8 @@ def _check_same_model(found: Mapping[AdapterFolder, Routable], usual: Mapping[st
             model = str(member.base.get("id"))
             raise MismatchError(
                 f"the distribution of {member.path} comes from base model {_called(taken)}, its adapter stands on "
-                f"{_called(member.base)}; run `{stat_command([member], {'model': model, **usual}, found)}`"
+                f"{_called(member.base)}; run `{stat_command([member], {'model': model, **usual}, found)}`",
+                code="feature-distribution-other-base",
             )
 
 
@@ -234,7 +238,8 @@ def _check_common_sites(found: Mapping[AdapterFolder, Routable], usual: Mapping[
             where = {key: str(found[first].record.raw.get(key, _DEFAULTS[key])) for key in ("layer", "module")}
             raise MismatchError(
                 f"{first.path} and {member.path} have feature distributions at different layers; "
-                f"run `{stat_command([member], {**usual, **where}, found)}`"
+                f"run `{stat_command([member], {**usual, **where}, found)}`",
+                code="feature-layers-differ",
             )
         shared &= one.sites
 

@@ -99,7 +99,8 @@ def take_features(
                     written += 1
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again"
+            f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again",
+            code="interrupted",
         ) from None
     return [results[job] for job in plan.jobs]
 
@@ -116,7 +117,7 @@ def _alone(plan: FeaturePlan, packages: Sequence[Path], patience: Patience, prog
         odd = [path for path, read in inner.items() if changed(path, read)]
         odd += [job.member.path for job in plan.jobs if job.outdated]
         if odd:
-            raise ReplacedError(f"{odd[0]} changed after it was read; try again")
+            raise ReplacedError(f"{odd[0]} changed after it was read; try again", code="replaced-while-read")
         yield
 
 
@@ -183,7 +184,8 @@ def _taken(
     for job in todo:
         if job.state == "added" and job.before is not None and set(sites[job]) != set(job.before.sites):
             raise MismatchError(
-                f"rows cannot be added to {job.member.features}: it has other sites; pass --force instead"
+                f"rows cannot be added to {job.member.features}: it has other sites; pass --force instead",
+                code="rows-not-addable",
             )
     everywhere = sorted({site for job in todo for site in sites[job]})
     balls = _public_balls(backbone, everywhere, options) if options.privacy is not None else {}
@@ -214,7 +216,9 @@ def _moments(
         found = collect_moments(backbone, ids, sites, second=options.second_moment, **change, **reading)
     bank.clear()
     if odd := next((site for site, one in found.items() if not one.mean.isfinite().all()), None):
-        raise CloraError(f"features at '{odd}' are not finite in {options.dtype}; pass --dtype float32")
+        raise CloraError(
+            f"features at '{odd}' are not finite in {options.dtype}; pass --dtype float32", code="features-not-finite"
+        )
     if options.privacy is not None:
         sigma = noise_multiplier(options.privacy.epsilon, options.privacy.delta)
         return {site: release(one, balls[site], len(found), sigma) for site, one in found.items()}
@@ -260,7 +264,9 @@ def _sites(backbone: Backbone, member: AdapterFolder, options: FeatureOptions) -
     with contextlib.suppress(OptionError):  # an architecture of its own: the adapter's sites will do
         usual = find_sites(backbone.model)
     if not (found := prompt_sites(backbone, {*own, *usual})):
-        raise MismatchError(f"adapter {member.path} changes no layer that sees the prompt")
+        raise MismatchError(
+            f"adapter {member.path} changes no layer that sees the prompt", code="no-layer-reached-by-prompt"
+        )
     return select_sites(found, options.layer, options.module)
 
 

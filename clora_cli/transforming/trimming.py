@@ -80,7 +80,8 @@ class TrimPlan:
                 most = max(cut.values.abs().max().item() for cut in cuts if cut.side == side)
                 raise OptionError(
                     f"{self.options.by} leaves nothing of lora_{side} of {self.member.path}, whose largest magnitude is "
-                    f"{most:.3g}; choose another --by or --option"
+                    f"{most:.3g}; choose another --by or --option",
+                    code="trim-leaves-nothing",
                 )
         return cuts
 
@@ -190,13 +191,17 @@ def plan_trim(
     progress = progress or Silent()
     plugin = registry.load("trims", options.by)
     trim: Trim = plugin(**registry.bind(plugin, options.by, options.texts))
-    if trim.needs_reference != bool(reference):
-        how = "compares with other adapters; pass --reference" if trim.needs_reference else "takes no --reference"
-        raise OptionError(f"trim {options.by} {how}")
+    if trim.needs_reference and not reference:
+        raise OptionError(f"trim {options.by} compares with other adapters; pass --reference", code="option-missing")
+    if reference and not trim.needs_reference:
+        raise OptionError(f"trim {options.by} takes no --reference", code="option-has-no-effect")
     check_apart(options.out, [member.path, *(other.path for other in reference)])
     others = [other for other in reference if not _lineage(member) & _lineage(other)] if reference else []
     if reference and not others:
-        raise OptionError("--reference holds nothing but the adapter itself; give adapters to compare it with")
+        raise OptionError(
+            "--reference holds nothing but the adapter itself; give adapters to compare it with",
+            code="reference-is-the-adapter",
+        )
     if len(others) < len(reference):
         progress.note(f"{member.path} itself is no part of its reference")
     check_bases([member, *others])
@@ -234,7 +239,7 @@ def trim_adapter(
         return out, False
     with locked([inside(around[0]) if around else place(out)], patience=patience, progress=progress):
         if around and changed(*around):
-            raise ReplacedError(f"package {around[0]} changed after it was read; try again")
+            raise ReplacedError(f"package {around[0]} changed after it was read; try again", code="replaced-while-read")
         if not force and _is_there(plan, progress):  # another process has made it meanwhile
             return out, False
         with new_folder(out) as folder:
@@ -250,7 +255,8 @@ def _is_there(plan: TrimPlan, progress: Progress) -> bool:
         return False
     if plan.member.manifest is None and (name := _difference(plan)):
         raise OptionError(
-            f"{out} exists and is not this trim ({name} differs); pass --force to replace it or --out to keep it"
+            f"{out} exists and is not this trim ({name} differs); pass --force to replace it or --out to keep it",
+            code="output-differs",
         )
     _compare_features(plan.member, there, progress)
     return True

@@ -43,7 +43,7 @@ def check_model(merger: Merger) -> BaseLayers:
     """
     layers = merger.layers
     if layers is None:
-        raise OptionError("--into-model needs the base model; pass --model")
+        raise OptionError("--into-model needs the base model; pass --model", code="option-missing")
     seen: dict[tuple[object, ...], str] = {}
     for site, place in layers.stored(merger.shapes).items():
         other = layers.tied(site)
@@ -51,12 +51,15 @@ def check_model(merger: Merger) -> BaseLayers:
             continue
         key = (place.parameter, place.expert, place.first)
         if key in seen:
-            raise MismatchError(f"'{seen[key]}' and '{site}' of the adapters are one weight of the base model")
+            raise MismatchError(
+                f"'{seen[key]}' and '{site}' of the adapters are one weight of the base model", code="layer-named-twice"
+            )
         seen[key] = site
         if other:
             raise MismatchError(
                 f"layer '{site}' has one weight with '{other}' in the base model, which would change too; "
-                "write the merge as an adapter: leave out --into-model"
+                "write the merge as an adapter: leave out --into-model",
+                code="weight-tied",
             )
     return layers
 
@@ -77,10 +80,13 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mappi
     """
     out, layers = plan.options.place, check_model(plan.merger)
     if out.exists():
-        raise OptionError(f"{out} exists; choose another --into-model")
+        raise OptionError(f"{out} exists; choose another --into-model", code="output-exists")
     base = layers.reference.path
     if out.resolve().is_relative_to(base.resolve()):
-        raise OptionError(f"--into-model {out} lies in the base model's folder, which is never changed; choose another")
+        raise OptionError(
+            f"--into-model {out} lies in the base model's folder, which is never changed; choose another",
+            code="output-would-change-input",
+        )
     places = layers.stored(plan.shapes)
     head = layers.head if any(map(layers.tied, places)) else None
     with new_folder(out) as folder:
@@ -129,12 +135,16 @@ def _add(tensors: Mapping[str, Tensor], place: Place, delta: Factor | Tensor) ->
     weight = place.view(tensors[place.parameter])
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if not bool(wide.isfinite().all()):
-        raise ArtifactError(f"weight '{place.parameter}' of the base model has numbers that are not finite")
+        raise ArtifactError(
+            f"weight '{place.parameter}' of the base model has numbers that are not finite",
+            code="base-weight-not-finite",
+        )
     weight.copy_(wide + (delta.delta() if isinstance(delta, Factor) else delta))
     if not bool(weight.isfinite().all()):
         raise MismatchError(
             f"the merged weight '{place.parameter}' is beyond {str(weight.dtype).removeprefix('torch.')}, in which the base "
-            "model is stored; give the model in float32 or bfloat16"
+            "model is stored; give the model in float32 or bfloat16",
+            code="merged-weight-overflows",
         )
 
 

@@ -58,7 +58,10 @@ class Knee(Trim):
             check_option("knee", option, getattr(self, option), "(0, 1]")
         check_option("knee", "flat", self.flat, "(0, 1)")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise OptionError(f"option minimum={self.minimum} of knee: give a number up to maximum={self.maximum}")
+            raise OptionError(
+                f"option minimum={self.minimum} of knee: give a number up to maximum={self.maximum}",
+                code="option-out-of-range",
+            )
 
     def keep(self, entries: Entries) -> Kept:
         """Find the knee and keep what lies before it."""

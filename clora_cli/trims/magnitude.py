@@ -32,5 +32,8 @@ class Magnitude(Trim):
     def keep(self, entries: Entries) -> Kept:
         """Keep what reaches the threshold, which may be nothing."""
         if self.threshold is None:
-            raise OptionError("magnitude has no threshold: give the least magnitude that stays, as threshold=0.001")
+            raise OptionError(
+                "magnitude has no threshold: give the least magnitude that stays, as threshold=0.001",
+                code="option-missing",
+            )
         return Kept(entries.values.detach().cpu().abs() >= self.threshold)

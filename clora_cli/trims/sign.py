@@ -40,7 +40,9 @@ class Sign(Trim):
             OptionError: If there is no reference.
         """
         if entries.reference is None:
-            raise OptionError("sign compares with a reference, and there is none: pass --reference")
+            raise OptionError(
+                "sign compares with a reference, and there is none: pass --reference", code="option-missing"
+            )
         own, other = entries.values.detach().cpu().sign(), entries.reference.detach().cpu().sign()
         agrees = own * other > 0
         return Kept(agrees | ((other == 0) & (own != 0)) if self.undecided == "keep" else agrees)

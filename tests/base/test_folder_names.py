@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
-from clora_cli.base.errors import OptionError
+from clora_cli.base.errors import CloraError
 from clora_cli.base.folder_names import check_path, folder_problem, same_on_some_disk, twin
 
 
@@ -50,6 +51,9 @@ def test_names_that_some_disk_takes_for_one(one, other):
 
 def test_places_that_cannot_be_written_are_refused():
     check_path(Path("runs/a/b"), "--out")
-    for odd in (Path("a" * 300), Path("a" * 300, "b"), Path(*["a" * 100] * 50), Path("a\nb")):
-        with pytest.raises(OptionError, match=r"^--out a"):
-            check_path(odd, "--out")
+    for long in (Path("a" * 300), Path("a" * 300, "b"), Path(*["a" * 100] * 50)):
+        with refused("path-too-long", "--out", "a" * 40):
+            check_path(long, "--out")
+    with pytest.raises(CloraError) as info:
+        check_path(Path("a\nb"), "--out")
+    assert info.value.code == "name-not-legible" and str(info.value).startswith("--out a")

@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 
 import pytest
+from refusals import refused
 
-from clora_cli.base.errors import ArtifactError
 from clora_cli.base.files import read_json, sha256
 from clora_cli.base.intake import open_regular, parse_json, read_bytes, real_path
 
@@ -41,7 +41,7 @@ def test_json_that_they_take_alike_is_read():
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, make):
     make(tmp_path / "x.json")
-    with pytest.raises(ArtifactError, match=r"x\.json is damaged \(no regular file\)"):
+    with refused("file-damaged", "manifest", tmp_path / "x.json"):
         read_json(tmp_path / "x.json", "manifest")
     with pytest.raises(OSError, match="no regular file"):
         sha256(tmp_path / "x.json")

@@ -39,7 +39,7 @@ def draw(results: Results, path: str | Path) -> None:
     path = Path(path)
     check_ending(path)
     if not results.runs:
-        raise OptionError(f"cannot draw {path}: there is no run; name at least one scores file")
+        raise OptionError(f"cannot draw {path}: there is no run; name at least one scores file", code="nothing-to-draw")
     compose = compose_curves if len(results.series) > _MOST else compose_report
     save(path, lambda figure: compose(figure, results))
 

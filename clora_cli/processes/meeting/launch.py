@@ -172,7 +172,8 @@ def _met() -> Meeting:
     if not address:
         raise OptionError(
             "RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT are not; start with torchrun, accelerate launch or "
-            "--nproc, or unset the two"
+            "--nproc, or unset the two",
+            code="launch-variables-incomplete",
         )
     kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     patience = timedelta(seconds=PATIENCE)
@@ -181,7 +182,8 @@ def _met() -> Meeting:
         store = TCPStore(address, port, None, kept and rank == 0, patience, wait_for_workers=False, multi_tenant=True)
     except (DistError, RuntimeError) as error:
         raise CloraError(
-            f"rank {rank} cannot meet the others at {address}:{port}: {str(error).splitlines()[0]}"
+            f"rank {rank} cannot meet the others at {address}:{port}: {str(error).splitlines()[0]}",
+            code="ranks-cannot-meet",
         ) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Meeting(PrefixStore(f"clora/{attempt}", store), rank, size, kept=kept)

@@ -32,11 +32,11 @@ _MORE, _LAST, _ERROR, _GONE = b"+", b".", b"?", b"!"
 
 
 class ElsewhereError(CloraError):
-    """What went wrong in another process of this launch, with the exit status that it has there."""
+    """What went wrong in another process of this launch, with the exit status and the code that it has there."""
 
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.exit_code = code
+    def __init__(self, message: str, status: int, code: str) -> None:
+        super().__init__(message, code=code)
+        self.exit_code = status
 
 
 class Meeting:
@@ -62,7 +62,7 @@ class Meeting:
 
     def send_error(self, to: int, error: CloraError) -> None:
         """Send an error in place of a message: who waits for that has it raised."""
-        self._put(to, _ERROR + json.dumps([str(error), error.exit_code]).encode())
+        self._put(to, _ERROR + json.dumps([str(error), error.exit_code, error.code]).encode())
 
     def receive(self, sender: int, patience: float = PATIENCE) -> bytes:
         """Wait for the next message of a process.
@@ -81,7 +81,7 @@ class Meeting:
             if piece[:1] == _ERROR:
                 raise ElsewhereError(*json.loads(piece[1:]))
             if piece[:1] == _GONE:
-                raise ElsewhereError(f"rank {sender} of this launch has failed", int(piece[1:]))
+                raise ElsewhereError(f"rank {sender} of this launch has failed", int(piece[1:]), code="rank-failed")
             parts.append(piece[1:])
             if piece[:1] == _LAST:
                 return b"".join(parts)
@@ -106,7 +106,7 @@ class Meeting:
         told = self.collect(json.dumps([socket.gethostname(), facts], sort_keys=True, default=str).encode())
         odd = _odd([json.loads(one) for one in told]) if told else ""
         if odd := self.hand_out(odd.encode()).decode():
-            raise MismatchError(odd)
+            raise MismatchError(odd, code="ranks-disagree")
 
     def fail(self, code: int, message: str, say: Callable[[str], None]) -> int:
         """End all processes; see ``end_all``."""
@@ -179,11 +179,14 @@ class Meeting:
             try:
                 self._store.wait([key], timedelta(seconds=_SLICE))
             except DistNetworkError as error:
-                raise CloraError("rank 0 of this launch, or its launcher, has ended; see its log") from error
+                raise CloraError(
+                    "rank 0 of this launch, or its launcher, has ended; see its log", code="launcher-ended"
+                ) from error
             except DistStoreError as error:
                 if time.monotonic() > deadline:
                     raise CloraError(
-                        f"rank {sender} of this launch was not heard of for {patience:.0f} s; see its log"
+                        f"rank {sender} of this launch was not heard of for {patience:.0f} s; see its log",
+                        code="rank-not-heard",
                     ) from error
             else:
                 return
