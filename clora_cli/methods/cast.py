@@ -185,6 +185,6 @@ def _vector_of(adapter: AdapterFolder, number: int) -> Tensor:
     if stored is None:
         raise MismatchError(
             f"earlier adapter {number} of the package has no task vector; train it with --method cast as well",
-            code="task-vector-missing",
+            code="method-state-missing",
         )
     return stored

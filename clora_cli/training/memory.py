@@ -52,7 +52,7 @@ def _manifest(member: AdapterFolder, method: str) -> Manifest:
         raise MismatchError(
             f"--method {method} trains on the rows of earlier tasks again, and adapter {member.path} does not say which it "
             "was trained on; train that task with clora train-task, or choose a method without a memory",
-            code="adapter-names-no-data",
+            code="earlier-rows-unknown",
         )
     return member.manifest
 
