@@ -55,9 +55,9 @@ def generate(
         with translated(f"{tokens.model} cannot generate", CloraError, code="generation-failed"):
             output = backbone.model.generate(**batch, generation_config=config)
         given = 1 if backbone.kind == "seq2seq" else batch["input_ids"].shape[1]
-        said = output[:, given:].tolist()
-        cut(sum(not ends & set(ids) for ids in said))
-        texts = backbone.tokenizer.batch_decode([_until(ids, ends) for ids in said], skip_special_tokens=True)
+        generated = output[:, given:].tolist()
+        cut(sum(not ends & set(ids) for ids in generated))
+        texts = backbone.tokenizer.batch_decode([_until(ids, ends) for ids in generated], skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text.strip()
         done(len(rows))
@@ -90,7 +90,7 @@ def rank_labels(
         )
     likelihoods = Likelihoods(backbone, prompts.labels)
     chosen = [""] * len(prompts.ids)
-    # Every row goes through the model once for each label, with a cache of its own.
+    # Every row goes through the model once for each label, with its own cache.
     fewer = dataclasses.replace(prompts, batch_size=max(1, prompts.batch_size // len(labels)))
     for rows, batch in fewer.batches():
         if before is not None:

@@ -35,14 +35,14 @@ def fixed_weights(adapters: Sequence[AdapterFolder]) -> dict[str, Tensor]:
     known = [parent.sha256 for parent in last.manifest.parents] + [last.digest]
     if odd := next((adapter for adapter in adapters if adapter.digest not in known), None):
         raise MismatchError(
-            f"adapter {last.path} has no weight for {odd.path}, which was not there, or was another, when it was trained; "
+            f"adapter {last.path} has no weight for {odd.path}, which was absent or different when it was trained; "
             "train it again, or pass another --combine",
             code="mixing-weights-missing",
         )
     places = [known.index(adapter.digest) for adapter in adapters]
     if odd_site := next((site for site, tensor in kept.items() if tensor.shape != (len(known),)), None):
         raise MismatchError(
-            f"adapter {last.path} has other weights for '{odd_site}' than one an adapter; train it again",
+            f"adapter {last.path} does not have one weight for each adapter at '{odd_site}'; train it again",
             code="mixing-weights-miscounted",
         )
     return {site: tensor.float()[None, places] for site, tensor in kept.items()}

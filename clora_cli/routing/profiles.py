@@ -1,4 +1,4 @@
-"""What adapters are known by when inputs choose among them: feature distributions, or task vectors (layer L1)."""
+"""Profiles by which inputs choose among adapters: feature distributions or task vectors (layer L1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Distributions", "Known", "Learned", "TaskVectors", "known_by"]
 
 
 class Known(Protocol):
-    """What adapters are known by, read and checked.
+    """Profiles of adapters, read and checked.
 
     Attributes:
         record: How an input is looked at to be compared with it: ``source``, ``pool``, ``text`` and ``max_length``.
@@ -136,7 +136,7 @@ class Learned:
 def known_by(
     reference: ModelReference, members: Sequence[AdapterFolder], options: RouteOptions, model: Any = None
 ) -> Known:
-    """Read what the adapters are to be known by.
+    """Read the profiles by which inputs choose among the adapters.
 
     Args:
         reference: The base model.
@@ -161,7 +161,7 @@ def known_by(
 
 
 def _without_distribution(members: Sequence[AdapterFolder]) -> AdapterFolder | None:
-    """Return the first adapter without a distribution, where task vectors could do."""
+    """Return the first adapter without a distribution, if task vectors could replace them."""
     lacking = next((member for member in members if not member.features.is_file()), None)
     return lacking if lacking and all(read_task_vector(member) is not None for member in members) else None
 
@@ -170,8 +170,8 @@ def _max_length(member: AdapterFolder) -> int:
     found = member.manifest.training.max_length if member.manifest else None
     if not isinstance(found, int):
         raise ArtifactError(
-            f"adapter {member.path} does not tell how long its training's prompts were (training.max_length in clora.json), "
-            "as inputs must be; restore it or train it again",
+            f"adapter {member.path} does not record the prompt length of its training (training.max_length in clora.json), "
+            "to which inputs are cut; restore it or train it again",
             code="prompt-length-not-recorded",
         )
     return found

@@ -156,5 +156,5 @@ def routed_site(site: str, deciding: Sequence[str], order: Sequence[str]) -> str
 
 
 def _natural(site: str) -> list[tuple[int, int, str]]:
-    # "layers.10" after "layers.9"; what a model's own order would say, without the model.
+    # "layers.10" after "layers.9": the model's own order, without loading it.
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"\.", site)]

@@ -1,4 +1,4 @@
-"""A plan in the words of Transformers' Trainer (layer L3)."""
+"""Turn a plan into arguments of Transformers' Trainer (layer L3)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
             code="batch-size-not-divisible",
         )
     on_cpu = backbone.device.type == "cpu"
-    # --dtype decides, not the configuration of whatever launched this.
+    # --dtype decides, not the launcher's configuration.
     half = {torch.bfloat16: "bf16", torch.float16: "fp16"}
     os.environ["ACCELERATE_MIXED_PRECISION"] = half.get(backbone.dtype, "no")
     wait_for_all()  # the Trainer's own group would wait for a process that has failed
@@ -80,7 +80,7 @@ def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
-    # The option has another name from Transformers 5.21 on, which Python 3.10 does not get.
+    # Transformers renamed the option in 5.21, which does not support Python 3.10.
     name = (
         "activation_checkpointing"
         if hasattr(TrainingArguments, "activation_checkpointing")

@@ -74,7 +74,7 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
 
     Args:
         plan: The run.
-        progress: Who to tell what ``all-linear`` leaves out.
+        progress: Reports which layers ``all-linear`` leaves out.
 
     Raises:
         CloraError: If the model cannot be loaded, a target matches nothing, or an adapter does not fit.
@@ -108,7 +108,7 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
 
 
 def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: Progress) -> PeftModel:
-    """Put PEFT's new LoRA around the base model, and check that it is at the sites that are meant, and nowhere else."""
+    """Put PEFT's new LoRA around the base model, and check that it adapts exactly the intended sites."""
     if plan.options.target_modules == (ALL_LINEAR,) and (
         missing := left_out(backbone.model, sites, all_linear(backbone.model))
     ):
@@ -121,10 +121,10 @@ def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: P
             "--target-modules: PEFT cannot adapt these layers", OptionError, code="target-modules-not-adaptable"
         ),
     ):
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
-        warnings.simplefilter("ignore", UserWarning)  # and tells that it notes the model's local path
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT uses a name that Transformers will change
+        warnings.simplefilter("ignore", UserWarning)  # and warns that it records the model's local path
         model = get_peft_model(backbone.model, config)
-    # What will be written, by the reader of it.
+    # Read back what will be written.
     written = {parse_name(key).site for key in get_peft_model_state_dict(model, save_embedding_layers=False)}
     if odd := {*adapted_layers(model, ADAPTER), *written} ^ set(sites):
         raise OptionError(
@@ -189,7 +189,7 @@ def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraCon
 
 
 def target_modules(targets: Sequence[str], model: nn.Module, sites: Sequence[str]) -> str | list[str]:
-    """Return what PEFT is to call the layers: as asked for, or whole paths where that names others to it too.
+    """Return the target modules for PEFT: as given, or whole paths where those names would match other layers too.
 
     Args:
         targets: As asked for; empty for query and value projections.

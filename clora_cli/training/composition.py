@@ -49,12 +49,12 @@ class Composition:
 
     @property
     def recalling(self) -> dict[str, tuple[str, ...]]:
-        """By part, what it needs of the last earlier adapter, of parts that need anything."""
+        """What each part needs of the last earlier adapter; parts that need nothing are left out."""
         return {name: part.recalls for name, part in self.parts.items() if part.recalls}
 
     @property
     def memory(self) -> Memory | None:
-        """Which rows of earlier tasks the run has at hand; at most one part says so."""
+        """Which rows of earlier tasks the run may read; at most one part has a memory."""
         return next((memory for part in self.parts.values() if (memory := part.memory())), None)
 
     def recorded(self) -> dict[str, Any]:
@@ -131,9 +131,9 @@ def _check_agree(name: str, parts: Mapping[str, Method]) -> None:
     leading = {part: method for part, method in parts.items() if not method.joins}
     choices = {part: (method.past, method.start, method.combine) for part, method in leading.items()}
     if len(set(choices.values())) > 1:
-        told = "; ".join(f"{part}: past {c[0]}, start {c[1]}, combine {c[2]}" for part, c in choices.items())
+        ways = "; ".join(f"{part}: past {c[0]}, start {c[1]}, combine {c[2]}" for part, c in choices.items())
         raise OptionError(
-            f"--method {name}: these methods treat past adapters differently ({told})", code="methods-disagree"
+            f"--method {name}: these methods treat past adapters differently ({ways})", code="methods-disagree"
         )
     if len(several := [part for part, method in parts.items() if method.memory()]) > 1:
         raise OptionError(
@@ -143,7 +143,7 @@ def _check_agree(name: str, parts: Mapping[str, Method]) -> None:
 
 
 def _check_joined(method: Composition) -> None:
-    """Refuse a method that joins one beside which it could do nothing, or harm."""
+    """Refuse a method that would have no effect beside the one it joins, or do harm."""
     lead = next(name for name, part in method.parts.items() if part is method.lead)
     for name, part in method.parts.items():
         if part is not method.lead and (reason := _idle_beside(name, lead, method.lead)):

@@ -38,7 +38,7 @@ def _drawn(memory: Memory, member: AdapterFolder, method: str, model: ModelRefer
     manifest = _manifest(member, method)
     task, seed, training = _task(member, manifest, method), manifest.seed, manifest.training
     drawn = Rows.draw(task, "train", training.train_rows or 0, seed, training.learn or "last")
-    learned = with_model(drawn, model)[0].examples  # what was left out was told when the task was trained
+    learned = with_model(drawn, model)[0].examples  # training has already warned about rows left out
     limit = math.ceil(memory.share * len(learned)) if memory.share else memory.rows
     if not 0 < limit < len(learned):
         return Rows(task, "train", learned)

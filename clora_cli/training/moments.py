@@ -1,4 +1,4 @@
-"""A run's methods, moment by moment (layer L3)."""
+"""Call a run's methods at each of its moments (layer L3)."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class Moments:
         return found
 
     def save(self, folder: Path) -> None:
-        """Write what methods keep from step to step into a checkpoint's folder, if there is anything.
+        """Write what methods keep from step to step, if anything, into a checkpoint's folder.
 
         Raises:
             CloraError: If it cannot be written.

@@ -1,4 +1,4 @@
-"""From options to a plan: everything is found and checked before anything is trained (layer L3)."""
+"""Make a plan from options: find and check everything before training (layer L3)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Plan:
         dependents: Later adapters that were trained on top of the one that ``out`` holds now.
         members: All other adapters of the package, later ones included.
         ledger: Who owns what of the LoRA that they share; None if there is none yet, or the method shares none.
-        memory: Rows of earlier tasks that the run has at hand, by task.
+        memory: Rows of earlier tasks that the run may read, by task.
         read: All adapters of the package, as they were when this was planned.
     """
 
@@ -158,7 +158,7 @@ class Plan:
         return found
 
     def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the manifest: the recipe with what it came from and what came of it."""
+        """Return the manifest: the recipe, its inputs and its results."""
         versions = {name: version(name) for name in _LIBRARIES}
         versions |= {"clora": __version__, "python": platform.python_version()}
         # --resume is left out: a resumed run writes the bytes that an undisturbed one writes.
@@ -169,7 +169,7 @@ class Plan:
         return {**recipe, "argv": command, "versions": versions, "scores": dict(scores)}
 
     def finished(self) -> AdapterFolder | None:
-        """Return the adapter that this very plan made earlier, if it is there.
+        """Return the adapter that an earlier run of this plan made, if there is one.
 
         Raises:
             OptionError: If the folder holds something that another plan made.
@@ -234,7 +234,7 @@ def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str
 
 
 def _check_name(members: Sequence[AdapterFolder], out: Path, task: str) -> None:
-    """Refuse a folder that some disk cannot hold beside the others."""
+    """Refuse a folder name that clashes with another one on some file systems."""
     if problem := folder_problem(out.name):
         raise OptionError(
             f"'{out.name}' cannot be the adapter's folder: {problem}; pass another --out", code="name-unfit-for-folder"
@@ -269,7 +269,7 @@ def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> No
 
 
 def _ledger(others: Sequence[AdapterFolder], method: Composition) -> Ledger | None:
-    """Read who owns what of the shared LoRA, if the method shares one."""
+    """Read which entries of the shared LoRA each task owns, if the method shares one."""
     if method.lead.start != "shared" or not others:
         return None
     from clora_cli.store.ledger import read_ledger

@@ -1,4 +1,4 @@
-"""One training as one of its methods sees it (layer L3)."""
+"""A training run as one of its methods sees it (layer L3)."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class TrainingRun(Services):
         self.logged.update(values)
 
     def activities(self) -> Sequence[Activity]:
-        """Return how strongly the layers answered to this step's rows; nothing where the method does not watch."""
+        """Return how strongly the layers answered to this step's rows; empty if no method asked to measure it."""
         return self._magnitudes.take() if self._magnitudes else []
 
     @torch.no_grad()
