@@ -52,12 +52,12 @@ def generate(
             before(rows, batch["attention_mask"])
         if first:  # Transformers itself counts from 0
             batch["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0) + first
-        with translated(f"{tokens.model} cannot generate", CloraError):
+        with translated(f"{tokens.model} cannot generate", CloraError, code="generation-failed"):
             output = backbone.model.generate(**batch, generation_config=config)
         given = 1 if backbone.kind == "seq2seq" else batch["input_ids"].shape[1]
-        said = output[:, given:].tolist()
-        cut(sum(not ends & set(ids) for ids in said))
-        texts = backbone.tokenizer.batch_decode([_until(ids, ends) for ids in said], skip_special_tokens=True)
+        generated = output[:, given:].tolist()
+        cut(sum(not ends & set(ids) for ids in generated))
+        texts = backbone.tokenizer.batch_decode([_until(ids, ends) for ids in generated], skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text.strip()
         done(len(rows))
@@ -85,16 +85,17 @@ def rank_labels(
     if len(prompts.labels[longest]) > prompts.room:
         raise MismatchError(
             f"label '{labels[longest]}' has {len(prompts.labels[longest])} tokens, and {backbone.tokens.model} has room "
-            f"for {prompts.room} after a prompt; pass a smaller --max-length or a model of more positions"
+            f"for {prompts.room} after a prompt; pass a smaller --max-length or a model of more positions",
+            code="label-too-long",
         )
     likelihoods = Likelihoods(backbone, prompts.labels)
     chosen = [""] * len(prompts.ids)
-    # Every row goes through the model once for each label, with a cache of its own.
+    # Every row goes through the model once for each label, with its own cache.
     fewer = dataclasses.replace(prompts, batch_size=max(1, prompts.batch_size // len(labels)))
     for rows, batch in fewer.batches():
         if before is not None:
             before(rows, batch["attention_mask"])
-        with translated(f"{backbone.tokens.model} cannot rank labels", CloraError):
+        with translated(f"{backbone.tokens.model} cannot rank labels", CloraError, code="label-ranking-failed"):
             best = likelihoods.of(batch, decides=before is not None).argmax(dim=1).tolist()
         for row, index in zip(rows, best, strict=True):
             chosen[row] = labels[index]

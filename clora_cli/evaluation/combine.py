@@ -51,12 +51,12 @@ class Combination(Protocol):
             prompts: What will be answered.
 
         Returns:
-            What is to be called before each batch, if anything.
+            A function to call before each batch, or None.
         """
 
 
 class Fixed:
-    """Adds adapters up, weighted or not, or merges them, for all inputs alike; they stay while the same ones are asked for.
+    """Adds adapters up, weighted or not, or merges them, for all inputs alike; they stay loaded while the same ones are asked for.
 
     Args:
         bank: The base model's bank.
@@ -89,7 +89,10 @@ class Fixed:
     def _weights(self, adapters: Sequence[AdapterFolder]) -> dict[str, Tensor]:
         weights = fixed_weights(adapters)
         if missing := sorted(set(self._bank.sites) - set(weights)):
-            raise MismatchError(f"adapter {adapters[-1].path} has no weights for layer '{missing[0]}'; train it again")
+            raise MismatchError(
+                f"adapter {adapters[-1].path} has no weights for layer '{missing[0]}'; train it again",
+                code="mixing-weights-missing",
+            )
         return weights
 
 
@@ -117,7 +120,7 @@ class Routed:
         self._bank, self._adapters = bank, RoutedAdapters(bank, guide, members)
 
     def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> Before | None:
-        """Make these adapters, the first ones of the package, stand for choice."""
+        """Let inputs choose among these adapters, the first ones of the package."""
         if not adapters:
             self._bank.clear()
             return None

@@ -82,7 +82,7 @@ def _facts(
     reference: ModelReference,
     device: Any,
 ) -> dict[str, Any]:
-    """Return what all processes must find alike; names of models and tasks may be paths, which differ from disk to disk."""
+    """Return facts on which all processes must agree; names of models and tasks may be paths, which differ between machines."""
     chosen = {name: value for name, value in vars(options).items() if name not in {"model", "calibrate", "device"}}
     known = {task.name: task.fingerprint for task in tasks}
     return {
@@ -111,7 +111,7 @@ def _rows(
 
 
 def check_combination(members: Sequence[AdapterFolder], options: EvalOptions) -> None:
-    """Check that adapters can be combined as they are asked to, as far as that shows without fetching the base model.
+    """Check that adapters can be combined as asked, as far as possible without fetching the base model.
 
     Raises:
         CloraError: If they do not agree on how, or a merge of them is not possible.
@@ -121,7 +121,7 @@ def check_combination(members: Sequence[AdapterFolder], options: EvalOptions) ->
 
 
 def _mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelReference | None) -> BaseLayers | None:
-    """Check that adapters can be merged, where they are to be; return the base model's layers, which that may take."""
+    """Check that adapters can be merged, if ``combine`` is a merge; return the base model's layers if it needs them."""
     if combine not in merges() or not members:
         return None
     from clora_cli.evaluation.combine import merger_of
@@ -161,11 +161,11 @@ class _Bench:
                 return _score(task, "label-rank", answers, prompts)
             cut: list[int] = []
             answers = joined(generate(prompts, prompts.room, done, before, cut.append))
-            unended = 0 if task.labels else self._told(title, _of_all_processes(sum(cut), prompts), prompts)
+            unended = 0 if task.labels else self._report_cut(title, _of_all_processes(sum(cut), prompts), prompts)
             return _score(task, task.metric, answers, prompts, unended)
 
-    def _told(self, title: str, cut: int, prompts: Prompts) -> int:
-        """Tell how many answers were graded although they had not ended."""
+    def _report_cut(self, title: str, cut: int, prompts: Prompts) -> int:
+        """Report and return how many answers were graded although they were cut off."""
         if cut:
             short = prompts.room < self._options.max_new_tokens
             reason = "the model has no more positions" if short else "--max-new-tokens allows no more"
@@ -182,13 +182,13 @@ def _of_all_processes(count: int, prompts: Prompts) -> int:
 
 
 def _of_all(advance: Advance, total: int) -> Callable[[int], None]:
-    """Return what takes this process's rows and advances by all processes', which get on alike, up to their number."""
-    told = 0
+    """Return a function that takes this process's rows and advances by as many for every process, up to the total."""
+    reported = 0
 
     def done(rows: int) -> None:
-        nonlocal told
-        step = min(rows * processes(), total - told)
-        told += step
+        nonlocal reported
+        step = min(rows * processes(), total - reported)
+        reported += step
         advance(step, "")
 
     return done
@@ -208,7 +208,10 @@ def _combination(
     bank = AdapterBank(backbone.model)
     members = [member.on(bank.places) for member in members]
     if combine != "route" and (options.route or options.calibrate):
-        raise OptionError(f"these adapters are combined by {combine}; pass --combine route with options of routing")
+        raise OptionError(
+            f"these adapters are combined by {combine}; pass --combine route to use routing options",
+            code="adapters-not-routed",
+        )
     if combine not in {"route", "learned"} or not members:
         return Fixed(bank, members, combine, layers)
     how = RouteOptions(similarity="learned") if combine == "learned" else route_options(members, options.route)
@@ -241,7 +244,10 @@ def _prompts(backbone: Backbone, tasks: Sequence[Task], options: EvalOptions, pr
         rows = getattr(task, options.split)[: options.test_rows or None]
         examples, note = renderable(rows, backbone.tokenizer)
         if not examples:
-            raise DataError(f"task '{task.name}' ({task.source}) has no {options.split} rows{note and f': {note}'}")
+            raise DataError(
+                f"task '{task.name}' ({task.source}) has no {options.split} rows{note and f': {note}'}",
+                code="task-has-no-rows",
+            )
         if note:
             progress.note(f"note: {task.name}: {note}")
         limits = (options.max_length, options.batch_size, options.max_new_tokens)
@@ -260,15 +266,19 @@ def _way(members: Sequence[AdapterFolder], combine: str) -> str:
     if not members:
         return "none"
     if wanted == {None} and len(members) == 1:
-        return "sum"  # one adapter of another tool: there is nothing to choose
+        return "sum"  # a single adapter of another tool
     if len(wanted) > 1 or None in wanted:
-        raise OptionError(f"these adapters do not agree on how to be combined; pass --combine {'|'.join(ways()[1:])}")
+        raise OptionError(
+            f"these adapters record different ways to be combined; pass --combine {'|'.join(ways()[1:])}",
+            code="ways-to-combine-differ",
+        )
     found = str(wanted.pop())
     needed = registry.missing("merges", found, members[0].manifest and members[0].manifest.method.raw)
     if needed or found not in ways()[1:]:
         raise ArtifactError(
             f"adapter {members[0].path} is to be combined by '{shortened(found)}', which is not here; "
-            f"{needed or 'upgrade clora'}, or pass --combine"
+            f"{needed or 'upgrade clora'}, or pass --combine",
+            code="way-to-combine-unknown",
         )
     return found
 
@@ -287,8 +297,10 @@ def check_scorable(tasks: Sequence[Task], options: EvalOptions) -> None:
     """
     names = [task.name for task in tasks]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise OptionError(f"--data names task '{twice}' twice")
+        raise OptionError(f"--data names task '{twice}' twice", code="task-given-twice")
     if options.score == "labels" and (open_ended := next((t.name for t in tasks if not t.labels), None)):
-        raise OptionError(f"task '{open_ended}' has no label set to rank; use --score generate")
+        raise OptionError(
+            f"task '{open_ended}' has no label set to rank; use --score generate", code="task-has-no-labels"
+        )
     if not tasks:
-        raise OptionError("no task to evaluate: pass --data")
+        raise OptionError("no task to evaluate: pass --data", code="option-missing")

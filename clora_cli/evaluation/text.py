@@ -102,20 +102,20 @@ class Grading:
         else:
             name, forms = "unicode/1", (_meaning, _trimmed, _folded, *((_exact, str.strip) if labels else ()))
         known = _Known(labels or references, forms, str if labels else _trimmed)
-        return cls(name, FORMULAS[name], lambda said, accepted: float(known.is_match(said, accepted)))
+        return cls(name, FORMULAS[name], lambda answer, accepted: float(known.is_match(answer, accepted)))
 
     @classmethod
     def words(cls, references: Iterable[str]) -> Grading:
         """Return Rouge-L; ``references`` are all that the task has."""
         english = _is_english(references)
         name = "english-words/1" if english else "unicode-words/1"
-        return cls(name, FORMULAS[name], lambda said, accepted: max(_rouge(said, one, english) for one in accepted))
+        return cls(name, FORMULAS[name], lambda answer, accepted: max(_rouge(answer, one, english) for one in accepted))
 
 
 def is_match(prediction: str, references: Sequence[str], labels: Collection[str] = ()) -> bool:
     """Tell whether a prediction's first line equals a reference.
 
-    An empty prediction matches nothing: a reference that is punctuation alone must not be won by silence.
+    An empty prediction matches nothing, not even a reference of punctuation alone.
     """
     return bool(Grading.matching(labels, references).grade(prediction, references))
 
@@ -126,7 +126,7 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
 
 
 class _Known:
-    """Compares texts in the first of several ever stricter forms that tells a reference from what else is known."""
+    """Compares texts in the first of several ever stricter forms that distinguishes a reference from the other known texts."""
 
     def __init__(self, texts: Iterable[str], forms: Sequence[_Form], identity: _Form) -> None:
         self._forms, self._identity = forms, identity
@@ -136,7 +136,7 @@ class _Known:
                 meant[form(text)].add(identity(text))
 
     def is_match(self, prediction: str, references: Sequence[str]) -> bool:
-        """Tell whether a prediction's first lines equal a reference; no prediction does that says nothing."""
+        """Tell whether a prediction's first lines equal a reference; an empty one never does."""
         own, lines = {self._identity(reference) for reference in references}, prediction.strip().split("\n")
         for reference in references:
             form = self._form(reference, own)
@@ -149,7 +149,7 @@ class _Known:
         for form, meant in zip(self._forms, self._meant, strict=True):
             shape = form(reference)
             known = meant.get(shape, set())
-            # A reference that is spelled otherwise than all that is known stands for what it has the form of.
+            # A reference whose exact spelling is unknown counts as the known text that has its form.
             if shape and len(known - own) <= (0 if known & own else 1):
                 return form
         return self._forms[-1]
@@ -202,7 +202,7 @@ def _is_english(references: Iterable[str]) -> bool:
 def _rouge(prediction: str, reference: str, english: bool) -> float:
     said = _folded(prediction)
     if said and said == _folded(reference):
-        return 1.0  # also where neither has a word, as signs and emoji have none
+        return 1.0  # also where neither has a word: signs, emoji
     return float(_scorer(english).score(reference, prediction)["rougeL"].fmeasure)
 
 

@@ -4,7 +4,7 @@ A method is a frozen dataclass: its fields are its options. It declares how it d
 of the earlier ones, and acts at any of a run's moments, all of them optional:
 
 - ``check``: when the run is planned, before anything is loaded,
-- ``begin``: before training, with the model and the data at hand,
+- ``begin``: before training, when the model and the data are loaded,
 - ``loss``: a term of the loss, once a micro-batch,
 - ``gradients``: the whole step's gradients, after the backward pass and before clipping,
 - ``penalty``: a term of the loss that depends on adapter tensors alone, with its gradient in closed form, added after
@@ -13,7 +13,7 @@ of the earlier ones, and acts at any of a run's moments, all of them optional:
 - ``finish``: at the end; what it returns is kept with the adapter.
 
 Every moment but ``penalty`` gets the :class:`Run`: facts, the method's own tensors, and services such as the previous model,
-Fisher information or second moments of the layers' inputs. Nothing is computed that no method asks for.
+Fisher information or second moments of the layers' inputs. A service computes only what a method asks for.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Penalty:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Which training rows of every earlier task a run has at hand.
+    """Which training rows of every earlier task a run may read.
 
     They are drawn by the seed that the earlier task was trained with from the rows that it was trained on: the same ones
     at each later task.
@@ -145,11 +145,11 @@ class Method:
         keeps: Names of what ``finish`` returns for each site, ``<name>/<site>`` there: what merges may need of an adapter.
         reuses_data: Whether it reads rows of earlier tasks again.
         joins: Whether, beside other methods, it takes over how they treat earlier adapters, as a filter of gradients can;
-            alone it has a way of its own. It acts after the others at every moment.
+            alone it uses its own settings. It acts after the others at every moment.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
     """
 
-    # Without annotations they are no dataclass fields, hence no options; a method may make one an option of its own.
+    # Unannotated, so not dataclass fields and not options; a method may annotate one to make it an option.
     past = "sum"
     start = "fresh"
     combine = "sum"
@@ -164,7 +164,7 @@ class Method:
     # Declarations.
 
     def memory(self) -> Memory | None:
-        """Return which rows of earlier tasks the run has at hand; such a method sets ``reuses_data``."""
+        """Return which rows of earlier tasks the run may read; such a method sets ``reuses_data``."""
         return None
 
     def routing(self) -> RouteOptions | None:
@@ -189,7 +189,7 @@ class Method:
         """Check that the package has what the method needs, when a run is planned.
 
         Raises:
-            CloraError: If it has not.
+            CloraError: If something is missing.
         """
 
     def begin(self, run: Run) -> None:

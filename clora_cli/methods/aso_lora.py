@@ -138,7 +138,8 @@ class AsoLora(Method):
         vector = run.past[adapter].state().get(_KEPT)
         if vector is None or vector.shape != new.shape:
             raise MismatchError(
-                f"earlier adapter {adapter + 1} keeps no attribution that fits; pass -o vectors=current, or train it with aso-lora"
+                f"earlier adapter {adapter + 1} keeps no attribution that fits; pass -o vectors=current, or train it with aso-lora",
+                code="method-state-missing",
             )
         return vector.to(new)
 

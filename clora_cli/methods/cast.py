@@ -104,7 +104,10 @@ class Cast(Method):
         check_option("cast", "least", self.least, "[0, 1)")
         check_option("cast", "top_k", self.top_k, "[0, inf)")
         if registry.bound("trims", self._limited_trim()).needs_reference:
-            raise OptionError(f"option trim={self.trim} of cast: it compares with a reference, of which there is none")
+            raise OptionError(
+                f"option trim={self.trim} of cast: it compares with a reference, of which there is none",
+                code="trim-needs-reference",
+            )
         self.routing()  # knows whether there is such a similarity
 
     def routing(self) -> RouteOptions:
@@ -125,7 +128,8 @@ class Cast(Method):
         raise MismatchError(
             f"package {plan.package} is full: its tasks own {owned:.1%} of the {ledger.size} entries at rank {rank}, {each:.1%} "
             f"each; one more takes --rank {math.ceil(rank * (1 + each + self.least))} in a new package, "
-            "a smaller share for each (-o most=…), or the removal of a task"
+            "a smaller share for each (-o most=…), or the removal of a task",
+            code="package-full",
         )
 
     def begin(self, run: Run) -> None:
@@ -165,9 +169,13 @@ class Cast(Method):
             if value == default:
                 continue
             if limit not in known:
-                raise OptionError(f"option {limit} of cast: trim {name} has no such limit; knee has")
+                raise OptionError(
+                    f"option {limit} of cast: trim {name} has no such limit; knee has", code="trim-without-limit"
+                )
             if limit in registry.split_options(own):
-                raise OptionError(f"option {limit} of cast: trim={self.trim} says it too; say it once")
+                raise OptionError(
+                    f"option {limit} of cast: trim={self.trim} says it too; say it once", code="option-given-twice"
+                )
             own.append(f"{limit}={'none' if value is None else value}")
         return ",".join([name, *own])
 
@@ -176,6 +184,7 @@ def _vector_of(adapter: AdapterFolder, number: int) -> Tensor:
     stored = adapter.state().get(KEY)
     if stored is None:
         raise MismatchError(
-            f"earlier adapter {number} of the package has no task vector; train it with --method cast as well"
+            f"earlier adapter {number} of the package has no task vector; train it with --method cast as well",
+            code="method-state-missing",
         )
     return stored

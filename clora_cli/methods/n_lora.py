@@ -48,9 +48,14 @@ class NLora(Method):
     def __post_init__(self) -> None:
         """Check the options and fill in the default strength."""
         if self.strength is not None and self.raw_strength is not None:
-            raise OptionError("options strength and raw_strength of n-lora exclude each other")
+            raise OptionError(
+                "options strength and raw_strength of n-lora exclude each other", code="options-exclude-each-other"
+            )
         if self.target == "ab" and self.strength is not None:
-            raise OptionError("option target=ab of n-lora takes raw_strength, as the published code does, not strength")
+            raise OptionError(
+                "option target=ab of n-lora takes raw_strength, as the published code does, not strength",
+                code="options-exclude-each-other",
+            )
         for name in ("strength", "raw_strength"):
             check_option("n-lora", name, getattr(self, name), "[0, inf)")
         if self.strength is None and self.raw_strength is None:
@@ -63,7 +68,8 @@ class NLora(Method):
         if self.target == "ab":
             if a.shape[2] != b.shape[1]:
                 raise OptionError(
-                    f"option target=ab of n-lora needs square layers; one here is {b.shape[1]} x {a.shape[2]}"
+                    f"option target=ab of n-lora needs square layers; one here is {b.shape[1]} x {a.shape[2]}",
+                    code="layer-not-square",
                 )
             grad_b, grad_a = _l1_gradients(a, b)  # ||A B||_1: the left factor is A
             weight = float(self.raw_strength or 0)

@@ -66,7 +66,10 @@ class PsLora(Method):
         """Check the options."""
         check_option("ps-lora", "strength", self.strength, "[0, inf)")
         if self.temperature is not None and self.raw_temperature is not None:
-            raise OptionError("options temperature and raw_temperature of ps-lora exclude each other")
+            raise OptionError(
+                "options temperature and raw_temperature of ps-lora exclude each other",
+                code="options-exclude-each-other",
+            )
         for name in ("temperature", "raw_temperature"):
             check_option("ps-lora", name, getattr(self, name), "(0, inf)")
         if self.temperature is None and self.raw_temperature is None:

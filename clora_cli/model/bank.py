@@ -5,8 +5,8 @@ many adapters there are, a site costs one pair of small matrix products, and no 
 one shape are stacked in one tensor, which penalties over past adapters read without another copy. A dense delta, such
 as a merge that no low rank holds, is added as it is.
 
-Adapters that are parts of one LoRA at a site, with one A and disjoint entries of B, are held as that LoRA and a map of who
-owns what: they take the memory and the time of one.
+Adapters that are parts of one LoRA at a site, with one A and disjoint entries of B, are held as that LoRA and a map of each entry's
+owner: they take the memory and the time of one.
 
 A gate weighs the adapters input by input: it multiplies the concatenated ``A``'s output, or the entries of a LoRA's B by
 their owners' weights, so that a mixture costs no more than the sum, and adapters that no input of a batch asks for are left
@@ -121,7 +121,7 @@ class AdapterBank:
         self._count, self._weights = 0, None
 
     def gate(self, weights: Mapping[str, Tensor] | None) -> None:
-        """Weigh the adapters input by input in all forward passes from now on, until told otherwise.
+        """Weigh the adapters input by input in all forward passes until the next call of ``gate`` or ``gate_by``.
 
         Args:
             weights: Site to weights, shape (input, adapter), in the order of ``activate``; None adds all adapters up
@@ -138,7 +138,7 @@ class AdapterBank:
         self._gate_all()
 
     def gate_by(self, choose: Choose) -> None:
-        """Weigh the adapters by what a forward pass itself shows: the next one's features decide, until told otherwise.
+        """Weigh the adapters by the next forward pass's own features, until the next call of ``gate`` or ``gate_by``.
 
         Args:
             choose: Called in that pass, once for each adapted site, with the site and the base layer's output, shape
@@ -180,7 +180,7 @@ class AdapterBank:
     def past(self, site: str) -> tuple[Tensor, Tensor] | None:
         """Return a site's concatenated factors, (total rank, in) and (out, total rank), or None if it has none.
 
-        Parts of one LoRA are told apart for it, each with a copy of A and its own entries of B.
+        Parts of one LoRA are separated for it, each with a copy of A and its own entries of B.
         """
         if site not in self._shared:
             return self._factors.get(site)
@@ -292,7 +292,7 @@ class AdapterBank:
         self._changes.setdefault(site, []).append(change)
 
     def _decide(self, site: str, output: Tensor | None = None) -> None:
-        """Let the features of this very pass weigh a site's adapters, where they are to."""
+        """Let this pass's features weigh a site's adapters, if ``gate_by`` asked for it."""
         if self._choose is not None and site not in self._chosen:
             self._chosen.add(site)
             self._gate(site, self._choose(site, output))

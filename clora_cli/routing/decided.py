@@ -1,4 +1,4 @@
-"""Where a batch of inputs goes (layer L1)."""
+"""The adapters and weights chosen for a batch of inputs (layer L1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Decided", "mean_over"]
 
 @dataclass(frozen=True, eq=False)
 class Decided:
-    """Where a batch of inputs goes.
+    """The adapters and weights chosen for a batch of inputs.
 
     Attributes:
         inputs: The inputs, in order.

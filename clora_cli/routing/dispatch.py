@@ -1,4 +1,4 @@
-"""Inputs to adapters, batch by batch, in the order in which they come (layer L1): the engine of ``clora route``."""
+"""Send inputs to adapters, batch by batch, in order (layer L1): the engine of ``clora route``."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Dispatcher:
             The number of dev rows that the threshold comes from.
 
         Raises:
-            MismatchError: If one of several processes would do something else than the first one.
+            MismatchError: If one of several processes would not do the same as the first one.
         """
         agree(lambda: self._facts(calibration))
         self.guide.backbone = load_backbone(self.reference, device=self._device, dtype=self._settings.dtype)
@@ -134,13 +134,16 @@ class Dispatcher:
         while text := others.receive(0, WORK):
             try:
                 others.send(0, save(self._weights(read_spelled(text))))
-            except CloraError as error:  # the first process tells it when its turn comes
+            except CloraError as error:  # the first process raises it in its turn
                 others.send_error(0, error)
 
     def _weights(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
         weights = self.routing.weights(self.routing.similarities(self._features(inputs)))
         if not all(one.isfinite().all() for one in weights.values()):
-            raise CloraError(f"{inputs[0].where}: the base model's features are not finite; try --dtype float32")
+            raise CloraError(
+                f"{inputs[0].where}: the base model's features are not finite; try --dtype float32",
+                code="features-not-finite",
+            )
         return weights
 
     def _facts(self, calibration: Sequence[Task]) -> dict[str, Any]:
@@ -178,5 +181,6 @@ class Dispatcher:
             prompt_ids(self.guide.backbone, [one.example], text=record.text, max_length=record.max_length, chat=chat)
         except DataError as error:
             raise DataError(
-                f"{one.where}: {error} (inputs are cut as those of {self.guide.cut} were, by its --max-length)"
+                f"{one.where}: {error} (inputs are cut as those of {self.guide.cut} were, by its --max-length)",
+                code=error.code,
             ) from error

@@ -28,16 +28,21 @@ def fixed_weights(adapters: Sequence[AdapterFolder]) -> dict[str, Tensor]:
     last = adapters[-1]
     kept = {key.partition("/")[2]: tensor for key, tensor in last.state().items() if key.startswith(f"{KEY}/")}
     if not kept or last.manifest is None:
-        raise MismatchError(f"adapter {last.path} keeps no weights for a weighted sum; pass another --combine")
+        raise MismatchError(
+            f"adapter {last.path} keeps no weights for a weighted sum; pass another --combine",
+            code="mixing-weights-missing",
+        )
     known = [parent.sha256 for parent in last.manifest.parents] + [last.digest]
     if odd := next((adapter for adapter in adapters if adapter.digest not in known), None):
         raise MismatchError(
-            f"adapter {last.path} has no weight for {odd.path}, which was not there, or was another, when it was trained; "
-            "train it again, or pass another --combine"
+            f"adapter {last.path} has no weight for {odd.path}, which was absent or different when it was trained; "
+            "train it again, or pass another --combine",
+            code="mixing-weights-missing",
         )
     places = [known.index(adapter.digest) for adapter in adapters]
     if odd_site := next((site for site, tensor in kept.items() if tensor.shape != (len(known),)), None):
         raise MismatchError(
-            f"adapter {last.path} has other weights for '{odd_site}' than one an adapter; train it again"
+            f"adapter {last.path} does not have one weight for each adapter at '{odd_site}'; train it again",
+            code="mixing-weights-miscounted",
         )
     return {site: tensor.float()[None, places] for site, tensor in kept.items()}

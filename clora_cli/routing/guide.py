@@ -1,4 +1,4 @@
-"""Which adapters an input goes to, from what the base model makes of it (layer L1)."""
+"""Decide which adapters an input goes to, from its features in the base model (layer L1)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOTHING: Callable[[int], None] = lambda rows: None  # noqa: E731
 
 
 class Guide:
-    """Reads what adapters are known by and inputs' features, and brings the two together.
+    """Compares inputs' features with adapters' profiles.
 
     Adapters are known by feature distributions or by task vectors, as the similarity asks. Features are taken exactly as
     the distributions were: same pooling, same part of the prompt, same longest length; for task vectors as in training.

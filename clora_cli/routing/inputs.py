@@ -24,7 +24,7 @@ class Input:
 
     Attributes:
         example: Its prompt.
-        fields: What is told of it beside where it goes.
+        fields: What the output says of it beside where it goes.
         where: The place that it came from, for messages.
         task: Its task, if it is known, else "".
         chat: Whether it is a conversation, for tokenizers with a chat template.
@@ -50,7 +50,7 @@ def inputs_of_task(task: Task, split: str, limit: int = 0) -> list[Input]:
     """
     examples = getattr(task, split)[: limit or None]
     if not examples:
-        raise DataError(f"task '{task.name}' ({task.source}) has no {split} rows")
+        raise DataError(f"task '{task.name}' ({task.source}) has no {split} rows", code="task-has-no-rows")
     chat = task.template == "chat"
     return [
         Input(example, {"task": task.name, "row": row}, f"{task.name}, {split} row {row}", task.name, chat)
@@ -94,7 +94,7 @@ def in_batches(inputs: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def spelled(inputs: Iterable[Input]) -> bytes:
-    """Return what another process needs of inputs to look at them."""
+    """Return what another process needs to read inputs' features."""
     rows = [
         [one.example.head, one.example.body, one.example.cue, one.example.turns, one.where, one.chat] for one in inputs
     ]
@@ -102,9 +102,9 @@ def spelled(inputs: Iterable[Input]) -> bytes:
 
 
 def read_spelled(text: bytes) -> list[Input]:
-    """Return the inputs that ``spelled`` was given, as far as it tells of them."""
+    """Return the inputs that ``spelled`` was given, with the fields that it keeps."""
     found = []
     for head, body, cue, turns, where, chat in json.loads(text):
-        example = Example(head, body, cue, (), tuple((role, said) for role, said in turns))
+        example = Example(head, body, cue, (), tuple((role, text) for role, text in turns))
         found.append(Input(example, {}, where, chat=chat))
     return found

@@ -60,10 +60,13 @@ def weighing_method(member: AdapterFolder) -> Any:
     recorded = member.manifest.method.options if member.manifest else {}
     for name, options in recorded.items():
         plugin = registry.load("methods", name)
-        with translated(f"adapter {member.path}: method {name} has other options now", ArtifactError):
+        with translated(
+            f"adapter {member.path}: method {name} has other options now", ArtifactError, code="method-options-changed"
+        ):
             method = plugin(**options)
         if method.combine == "learned":
             return method
     raise MismatchError(
-        f"adapter {member.path} was trained with a method that learns no weights; choose another way to combine"
+        f"adapter {member.path} was trained with a method that learns no weights; choose another way to combine",
+        code="method-learns-no-weights",
     )

@@ -1,4 +1,4 @@
-"""What adapters are known by when inputs choose among them: feature distributions, or task vectors (layer L1)."""
+"""Profiles by which inputs choose among adapters: feature distributions or task vectors (layer L1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Distributions", "Known", "Learned", "TaskVectors", "known_by"]
 
 
 class Known(Protocol):
-    """What adapters are known by, read and checked.
+    """Profiles of adapters, read and checked.
 
     Attributes:
         record: How an input is looked at to be compared with it: ``source``, ``pool``, ``text`` and ``max_length``.
@@ -61,7 +61,8 @@ class Distributions:
         if not same_base(first.base_model.raw, reference.described()):
             raise MismatchError(
                 f"distribution {path} comes from base model '{first.base_model.id}', "
-                f"not from '{reference.id}'; pass --model {first.base_model.id}"
+                f"not from '{reference.id}'; pass --model {first.base_model.id}",
+                code="feature-distribution-other-base",
             )
         longest = max(record.max_length for _, record in records)
         self.record = FeatureRecord({**first.raw, "max_length": longest})
@@ -135,7 +136,7 @@ class Learned:
 def known_by(
     reference: ModelReference, members: Sequence[AdapterFolder], options: RouteOptions, model: Any = None
 ) -> Known:
-    """Read what the adapters are to be known by.
+    """Read the profiles by which inputs choose among the adapters.
 
     Args:
         reference: The base model.
@@ -153,13 +154,14 @@ def known_by(
     if options.similarity == "auto" and (lacking := _without_distribution(members)):
         raise ArtifactError(
             f"adapter {lacking.path} has no feature distribution, but all have task vectors: pass --similarity task-vector, "
-            "or run `clora stat-features` on them"
+            "or run `clora stat-features` on them",
+            code="feature-distribution-missing",
         )
     return Distributions(reference, members, options)
 
 
 def _without_distribution(members: Sequence[AdapterFolder]) -> AdapterFolder | None:
-    """Return the first adapter without a distribution, where task vectors could do."""
+    """Return the first adapter without a distribution, if task vectors could replace them."""
     lacking = next((member for member in members if not member.features.is_file()), None)
     return lacking if lacking and all(read_task_vector(member) is not None for member in members) else None
 
@@ -168,8 +170,9 @@ def _max_length(member: AdapterFolder) -> int:
     found = member.manifest.training.max_length if member.manifest else None
     if not isinstance(found, int):
         raise ArtifactError(
-            f"adapter {member.path} does not tell how long its training's prompts were (training.max_length in clora.json), "
-            "as inputs must be; restore it or train it again"
+            f"adapter {member.path} does not record the prompt length of its training (training.max_length in clora.json), "
+            "to which inputs are cut; restore it or train it again",
+            code="prompt-length-not-recorded",
         )
     return found
 
@@ -182,12 +185,14 @@ def _vectors(members: Sequence[AdapterFolder]) -> list[torch.Tensor]:
             data = "" if member.data_names else " --data <its task>"
             raise ArtifactError(
                 f"adapter {member.path} has no task vector, which only `clora train-task --method cast` gives; "
-                f"or run `clora stat-features {member.path}{data}` on each adapter and pass --similarity l2 or mahalanobis"
+                f"or run `clora stat-features {member.path}{data}` on each adapter and pass --similarity l2 or mahalanobis",
+                code="task-vector-missing",
             )
         if found and vector.shape != found[0].shape:
             raise MismatchError(
                 f"the task vectors of {members[0].path} and {member.path} differ in length ({len(found[0])} and "
-                f"{len(vector)}); give adapters of one base model"
+                f"{len(vector)}); give adapters of one base model",
+                code="task-vectors-differ",
             )
         found.append(vector)
     return found

@@ -1,4 +1,4 @@
-"""What routing goes by: how inputs choose, which tasks adapters know, what is read (layer L1)."""
+"""Settings of routing: how inputs choose, which tasks adapters know, which rows are read (layer L1)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _name(similarity: str) -> str:
 
 
 def _recorded(member: AdapterFolder, replaced: bool) -> dict[str, Any]:
-    """Return how a member's method routes; nothing where its router is not here and another replaces it."""
+    """Return how a member's method routes; empty if its router is not installed and another replaces it."""
     route = (member.manifest and member.manifest.method.route) or {}
     known = {option.name: type(option.default) for option in fields(RouteOptions)}
     right = isinstance(route, Mapping) and all(
@@ -67,8 +67,9 @@ def _recorded(member: AdapterFolder, replaced: bool) -> dict[str, Any]:
         fits = False
     if not fits:
         raise ArtifactError(
-            f"adapter {member.path} records a way to route that this version does not know; "
-            f"{f'{needed}, or pass --similarity' if needed else 'upgrade clora or train it again'}"
+            f"adapter {member.path} records a way to route that this version does not support; "
+            f"{f'{needed}, or pass --similarity' if needed else 'upgrade clora or train it again'}",
+            code="routing-not-supported",
         )
     return dict(route)
 
@@ -100,17 +101,18 @@ def calibration_tasks(
     """
     if not options.abstain:
         if names:
-            raise OptionError("--calibrate has nothing to calibrate; pass --abstain too")
+            raise OptionError("--calibrate has nothing to calibrate; pass --abstain too", code="option-has-no-effect")
         return []
     try:
         found = _named(members, names, columns) if names else _own(members)
     except DataError as error:
-        told = str(error).removesuffix(f"; or {_MEND}")
-        raise DataError(f"--abstain is calibrated on dev rows, and {told}; or {_MEND}") from error
+        reason = str(error).removesuffix(f"; or {_MEND}")
+        raise DataError(f"--abstain is calibrated on dev rows, and {reason}; or {_MEND}", code=error.code) from error
     tasks = [task for task in found if task.dev]
     if not tasks:
         raise DataError(
-            "--abstain is calibrated on dev rows, and there are none; name tasks that have some with --calibrate"
+            "--abstain is calibrated on dev rows, and there are none; name tasks that have some with --calibrate",
+            code="no-rows-to-calibrate",
         )
     return tasks
 

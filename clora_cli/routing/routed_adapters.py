@@ -1,4 +1,4 @@
-"""Adapters that take part input by input, as the inputs' features decide (layer L1)."""
+"""Apply adapters input by input, weighed by the inputs' features (layer L1)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RoutedAdapters:
     def gates(
         self, name: str, examples: Sequence[Example], count: int, *, chat: bool = False, threshold: float | None = None
     ) -> Callable[[list[int], Tensor], None]:
-        """Return what is to be called before each batch of inputs.
+        """Return the function to call before each batch of inputs.
 
         Args:
             name: The inputs' name, under which their features are remembered.
@@ -63,7 +63,9 @@ class RoutedAdapters:
         if self._guide.record.source == "adapted":
             if threshold is not None:
                 raise OptionError(
-                    "--abstain: distributions taken with --source adapted cannot tell far inputs beforehand"
+                    "--abstain: distributions made with --source adapted cannot recognise far inputs before a forward pass; "
+                    "make them with --source base",
+                    code="abstain-needs-base-features",
                 )
             return lambda rows, mask: self._decide_within(routing, count, mask)
         weights = routing.weights(routing.similarities(self._known(name, examples, chat)))
@@ -124,7 +126,8 @@ class RoutedAdapters:
             if place not in found:
                 raise OptionError(
                     f"--route-layer: the distributions were taken with --source adapted, where '{place}' cannot decide for "
-                    f"'{site}', which comes before it; pass --route-layer all"
+                    f"'{site}', which comes before it; pass --route-layer all",
+                    code="route-layer-too-late",
                 )
             return found[place]
 

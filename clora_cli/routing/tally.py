@@ -1,4 +1,4 @@
-"""What routing adds up while inputs pass by: counts and mean weights by task, no input of them (layer L1)."""
+"""Count inputs and average their weights by task while they are routed, keeping no input (layer L1)."""
 
 from __future__ import annotations
 

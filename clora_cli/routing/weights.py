@@ -50,7 +50,8 @@ class Routing:
         if router.needs_second and not alike:
             raise MismatchError(
                 f"--similarity {name} needs the same second moments of every adapter, these have {', '.join(sorted(kinds))}; "
-                "run `clora stat-features --second-moment diag|full --force` on all of them"
+                "run `clora stat-features --second-moment diag|full --force` on all of them",
+                code="second-moments-differ",
             )
         self.similarity = name
         self._similarities = {site: router.fit(gathered) for site, gathered in prototypes.items()}
@@ -128,7 +129,8 @@ def common_sites(members: Sequence[Iterable[str]], options: RouteOptions) -> lis
     shared = set(members[0]).intersection(*members[1:])
     if not shared:
         raise MismatchError(
-            "these adapters have feature distributions at different layers; run `clora stat-features --force` on all of them"
+            "these adapters have feature distributions at different layers; run `clora stat-features --force` on all of them",
+            code="feature-layers-differ",
         )
     return select_sites(sorted(shared, key=_natural), options.layer, options.module)
 
@@ -154,5 +156,5 @@ def routed_site(site: str, deciding: Sequence[str], order: Sequence[str]) -> str
 
 
 def _natural(site: str) -> list[tuple[int, int, str]]:
-    # "layers.10" after "layers.9"; what a model's own order would say, without the model.
+    # "layers.10" after "layers.9": the model's own order, without loading it.
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"\.", site)]

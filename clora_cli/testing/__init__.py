@@ -1,4 +1,4 @@
-"""The tests that every plug-in must pass, for whoever writes one (layer L3); they need pytest, ``pip install clora-cli[test]``.
+"""Tests that every plug-in must pass, for its author to run (layer L3); they need pytest, ``pip install clora-cli[test]``.
 
 One line in a file of tests is enough::
 

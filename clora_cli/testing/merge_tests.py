@@ -166,14 +166,14 @@ class MergeTests(ClassTests):
 
     def test_what_it_needs_and_does_not_get_is_named(self, plugin: Merge) -> None:
         if "base" in plugin.needs:
-            with refuses(OptionError, "needs the base model's weights", "the merge is to ask for the base model"):
+            with refuses(OptionError, "base model", "the merge is to ask for the base model"):
                 _run(plugin, _factors(), base=None)
         for name in _kept(plugin):
             states = _states(plugin, 3)
             lacking = {
                 site: {key: value for key, value in kept.items() if key != name} for site, kept in states[1].items()
             }
-            with refuses(ArtifactError, f"adapter 2 of the merge keeps no '{name}'", "read states by Deltas.state"):
+            with refuses(ArtifactError, f"adapter 2 .*'{name}'", "read states by Deltas.state"):
                 _run(plugin, _factors(), states=[states[0], lacking, states[2]])
 
 

@@ -1,4 +1,4 @@
-"""What the tests of all kinds of plug-ins share (layer L3)."""
+"""Shared parts of the tests of all kinds of plug-ins (layer L3)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _needed(kind: str, plugin: Any, name: str) -> dict[str, Any]:
 
 
 class PlugInTests:
-    """What is asked of every plug-in; a subclass for each kind.
+    """Requirements of every plug-in; a subclass for each kind.
 
     A test whose parameter is ``name`` runs for each plug-in, one whose parameter is ``plugin`` for each variant of it.
 
@@ -119,13 +119,13 @@ class PlugInTests:
         text = inspect.getdoc(registry.load(self.kind, name)) or ""
         require(
             text.partition("\n")[0].endswith("."),
-            "the docstring's first line is to be a sentence that ends in a full stop",
+            "the docstring's first line must be a sentence that ends in a full stop",
         )
-        require(registry.summary(self.kind, name) != "", "there is no summary to be had without importing the plug-in")
+        require(registry.summary(self.kind, name) != "", "its summary cannot be read without importing the plug-in")
 
 
 class ClassTests(PlugInTests):
-    """What is asked of every plug-in that is a frozen dataclass."""
+    """Requirements of every plug-in that is a frozen dataclass."""
 
     def test_two_with_the_same_options_are_equal(self, name: str) -> None:
         plugin = registry.load(self.kind, name)

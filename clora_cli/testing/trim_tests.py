@@ -60,7 +60,7 @@ class TrimTests(ClassTests):
         given = _entries()
         without = dataclasses.replace(given, reference=None)
         if plugin.needs_reference:
-            with refuses(OptionError, "pass --reference", "without a reference it is to ask for one"):
+            with refuses(OptionError, "--reference", "without a reference it is to ask for one"):
                 plugin.keep(without)
         else:
             require(

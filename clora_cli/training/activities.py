@@ -48,7 +48,7 @@ class Magnitudes:
         try:
             yield given
         finally:
-            self._masks = []  # no pass of any other kind counts, nor one that checkpointing repeats
+            self._masks = []  # skip other passes, and those that checkpointing repeats
 
     def take(self) -> list[Activity]:
         """Return the step's mean magnitudes, over all processes, and start afresh: once per optimizer step."""

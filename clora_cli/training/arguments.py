@@ -1,4 +1,4 @@
-"""A plan in the words of Transformers' Trainer (layer L3)."""
+"""Turn a plan into arguments of Transformers' Trainer (layer L3)."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
     trackers = {"none", *get_available_reporting_integrations()}
     if options.report_to not in trackers:
         raise OptionError(
-            f"--report-to {options.report_to} is not installed here; choose one of {', '.join(sorted(trackers))}"
+            f"--report-to {options.report_to} is not installed here; choose one of {', '.join(sorted(trackers))}",
+            code="tracker-not-installed",
         )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if options.batch_size % processes:
         raise OptionError(
-            f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple"
+            f"--batch-size {options.batch_size} does not divide among {processes} processes; give a multiple",
+            code="batch-size-not-divisible",
         )
     on_cpu = backbone.device.type == "cpu"
-    # --dtype decides, not the configuration of whatever launched this.
+    # --dtype decides, not the launcher's configuration.
     half = {torch.bfloat16: "bf16", torch.float16: "fp16"}
     os.environ["ACCELERATE_MIXED_PRECISION"] = half.get(backbone.dtype, "no")
     wait_for_all()  # the Trainer's own group would wait for a process that has failed
@@ -78,7 +80,7 @@ def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
-    # The option has another name from Transformers 5.21 on, which Python 3.10 does not get.
+    # Transformers renamed the option in 5.21, which does not support Python 3.10.
     name = (
         "activation_checkpointing"
         if hasattr(TrainingArguments, "activation_checkpointing")

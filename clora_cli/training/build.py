@@ -74,7 +74,7 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
 
     Args:
         plan: The run.
-        progress: Who to tell what ``all-linear`` leaves out.
+        progress: Reports which layers ``all-linear`` leaves out.
 
     Raises:
         CloraError: If the model cannot be loaded, a target matches nothing, or an adapter does not fit.
@@ -108,22 +108,28 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
 
 
 def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: Progress) -> PeftModel:
-    """Put PEFT's new LoRA around the base model, and check that it is at the sites that are meant, and nowhere else."""
+    """Put PEFT's new LoRA around the base model, and check that it adapts exactly the intended sites."""
     if plan.options.target_modules == (ALL_LINEAR,) and (
         missing := left_out(backbone.model, sites, all_linear(backbone.model))
     ):
         progress.note(f"all-linear leaves out what no plain LoRA can adapt in this model: {', '.join(missing)}")
     config = lora_config(plan, backbone.model, sites)
     set_seed(plan.seed)
-    with warnings.catch_warnings(), translated("--target-modules: PEFT cannot adapt these layers", OptionError):
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers for a name that is about to change
-        warnings.simplefilter("ignore", UserWarning)  # and tells that it notes the model's local path
+    with (
+        warnings.catch_warnings(),
+        translated(
+            "--target-modules: PEFT cannot adapt these layers", OptionError, code="target-modules-not-adaptable"
+        ),
+    ):
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT uses a name that Transformers will change
+        warnings.simplefilter("ignore", UserWarning)  # and warns that it records the model's local path
         model = get_peft_model(backbone.model, config)
-    # What will be written, by the reader of it.
+    # Read back what will be written.
     written = {parse_name(key).site for key in get_peft_model_state_dict(model, save_embedding_layers=False)}
     if odd := {*adapted_layers(model, ADAPTER), *written} ^ set(sites):
         raise OptionError(
-            f"--target-modules: PEFT adapts other layers than these endings name, such as '{min(odd)}'; name whole paths"
+            f"--target-modules: PEFT adapts other layers than these endings name, such as '{min(odd)}'; name whole paths",
+            code="target-modules-ambiguous",
         )
     # Checkpoints are to hold factors alone, as the adapter's folder will: no copies of base weights.
     model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
@@ -136,7 +142,8 @@ def _share_a(plan: Plan, bank: AdapterBank, trainable: Mapping[str, Factor]) -> 
     first = plan.members[0].on(bank.places).factors() if plan.members else {}
     if first and set(first) != set(trainable):
         raise MismatchError(
-            f"{plan.members[0].path} adapts other layers than this run; pass the --target-modules that it was trained with"
+            f"{plan.members[0].path} adapts other layers than this run; pass the --target-modules that it was trained with",
+            code="target-modules-differ",
         )
     for site, factor in trainable.items():
         factor.a.copy_(first[site].a if first else _random_a(factor.a, f"{plan.options.seed}/{site}"))
@@ -182,7 +189,7 @@ def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraCon
 
 
 def target_modules(targets: Sequence[str], model: nn.Module, sites: Sequence[str]) -> str | list[str]:
-    """Return what PEFT is to call the layers: as asked for, or whole paths where that names others to it too.
+    """Return the target modules for PEFT: as given, or whole paths where those names would match other layers too.
 
     Args:
         targets: As asked for; empty for query and value projections.
@@ -209,10 +216,12 @@ def _continue_from(model: PeftModel, last: AdapterFolder) -> None:
         state |= {key_a: factor.a, key_b: factor.b}
     if len(state) != 2 * len(_trainable(model)):
         raise MismatchError(
-            f"{last.path} adapts other layers than this run; pass the --target-modules that it was trained with"
+            f"{last.path} adapts other layers than this run; pass the --target-modules that it was trained with",
+            code="target-modules-differ",
         )
     problems = set_peft_model_state_dict(model, state)
     if problems.unexpected_keys:
         raise MismatchError(
-            f"{last.path} adapts layer '{problems.unexpected_keys[0]}', which this run does not; pass its --target-modules"
+            f"{last.path} adapts layer '{problems.unexpected_keys[0]}', which this run does not; pass its --target-modules",
+            code="target-modules-differ",
         )

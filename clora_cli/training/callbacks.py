@@ -1,4 +1,4 @@
-"""What goes on beside the steps of a run: progress, clean interruption, a processor in its fast mode (layer L3)."""
+"""Show progress, stop a run cleanly, and flush tiny numbers to zero (layer L3)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["AfterSteps", "Interruption", "Watch", "flushed_denormals"]
 
 @contextlib.contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Let the processor take numbers below 1e-38 for 0 for a while.
+    """Let the processor treat numbers below 1e-38 as 0 for a while.
 
     Gradients of a model that has learned its task are full of them, and arithmetic on them is many times slower.
     """
@@ -33,7 +33,7 @@ def flushed_denormals() -> Iterator[None]:
 
 
 class Interruption:
-    """Turns the signals that end a process into a wish to stop after the current step, with a checkpoint."""
+    """Turns the signals that end a process into a request to stop after the current step, with a checkpoint."""
 
     def __init__(self) -> None:
         self.wanted, self._first = False, math.inf
@@ -58,7 +58,7 @@ class Interruption:
 
 
 class Watch(TrainerCallback):
-    """Shows progress, stops on a wish or on a loss that is no number."""
+    """Shows progress; stops on request or when the loss is not finite."""
 
     def __init__(self, advance: Advance, interruption: Interruption) -> None:
         self._advance, self._interruption = advance, interruption
@@ -79,14 +79,15 @@ class Watch(TrainerCallback):
         if odd := next((key for key, value in shown.items() if not math.isfinite(value)), None):
             what = "the loss" if odd == "loss" else f"the penalty of {odd}"
             raise CloraError(
-                f"{what} is {shown[odd]} at step {state.global_step}: lower --lr, or check the data and --dtype"
+                f"{what} is {shown[odd]} at step {state.global_step}: lower --lr, or check the data and --dtype",
+                code="training-diverged",
             )
         self._advance(1, "  ".join(f"{key} {value:.4g}" for key, value in shown.items()))
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Ask for a checkpoint and the end, on all processes together, once any of them was asked to stop."""
+        """Save a checkpoint and stop, on all processes together, once any of them was asked to stop."""
         if _any_process(self._interruption.wanted, args) and state.global_step < state.max_steps:
             self._interruption.wanted = True
             control.should_save = control.should_training_stop = True
@@ -94,7 +95,7 @@ class Watch(TrainerCallback):
 
 
 class AfterSteps(TrainerCallback):
-    """Does something after every optimizer step, before a checkpoint is written."""
+    """Calls a function after every optimizer step, before a checkpoint is written."""
 
     def __init__(self, act: Callable[[int], None]) -> None:
         self._act = act
@@ -102,7 +103,7 @@ class AfterSteps(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Do it."""
+        """Call the function."""
         self._act(state.global_step)
         return control
 

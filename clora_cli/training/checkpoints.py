@@ -1,7 +1,7 @@
-"""Checkpoints of an unfinished run: which there are, which are whole (layer L3; docs/package-format.md).
+"""Find, check and write the checkpoints of an unfinished run (layer L3; docs/package-format.md).
 
 A checkpoint is a folder of safetensors and JSON with a checksum of each file, written whole like any other. Nothing in it is
-pickled, and nothing is used that is not what was written.
+pickled, and a file whose checksum differs is never used.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _NAME = re.compile(r"checkpoint-(\d{1,18})")
 
 
 def has_checkpoints(work: Path) -> bool:
-    """Tell whether an unfinished run's folder has any, whole or not."""
+    """Tell whether an unfinished run's folder has checkpoints, damaged ones included."""
     return bool(_checkpoints(work))
 
 
 def start_anew(work: Path) -> str:
-    """Return what to do where nothing can be continued, as a part of a message."""
+    """Return the part of a message that says how to start anew."""
     return f"start anew with --force, or remove {work}"
 
 
@@ -72,13 +72,16 @@ def last_checkpoint(work: Path, progress: Progress) -> Path | None:
         damaged[path] = reason
     if damaged:
         path, reason = next(iter(damaged.items()))
-        raise ArtifactError(f"no checkpoint in {work} can be used ({path.name}: {reason}); {start_anew(work)}")
+        raise ArtifactError(
+            f"no checkpoint in {work} can be used ({path.name}: {reason}); {start_anew(work)}",
+            code="no-usable-checkpoint",
+        )
     return None
 
 
 @contextlib.contextmanager
 def new_checkpoint(folder: Path) -> Iterator[Path]:
-    """Give a folder to fill, then make it a checkpoint; older ones but the last go.
+    """Give a folder to fill, then make it a checkpoint; keep only the last older one.
 
     Raises:
         CloraError: If it cannot be written.
@@ -92,7 +95,7 @@ def new_checkpoint(folder: Path) -> Iterator[Path]:
         raise
     except CloraError as error:
         reason = str(error).partition("; nothing was changed")[0]
-        raise CloraError(f"{reason}; free space, then continue with --resume") from error
+        raise CloraError(f"{reason}; free space, then continue with --resume", code=error.code) from error
     for old in _checkpoints(folder.parent)[_KEPT:]:
         discard(old)
 

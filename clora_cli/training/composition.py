@@ -49,12 +49,12 @@ class Composition:
 
     @property
     def recalling(self) -> dict[str, tuple[str, ...]]:
-        """By part, what it needs of the last earlier adapter, of parts that need anything."""
+        """What each part needs of the last earlier adapter; parts that need nothing are left out."""
         return {name: part.recalls for name, part in self.parts.items() if part.recalls}
 
     @property
     def memory(self) -> Memory | None:
-        """Which rows of earlier tasks the run has at hand; at most one part says so."""
+        """Which rows of earlier tasks the run may read; at most one part has a memory."""
         return next((memory for part in self.parts.values() if (memory := part.memory())), None)
 
     def recorded(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def compose(name: str, options: Mapping[str, str]) -> Composition:
     """
     names = name.split("+")
     if len(set(names)) < len(names):
-        raise OptionError(f"--method {name} names a method twice")
+        raise OptionError(f"--method {name} names a method twice", code="option-given-twice")
     classes = {part: registry.load("methods", part) for part in names}
     texts = _distribute(classes, options)
     parts = {part: plugin(**registry.bind(plugin, part, texts[part])) for part, plugin in classes.items()}
@@ -114,10 +114,15 @@ def _distribute(classes: Mapping[str, type[Method]], options: Mapping[str, str])
             [qualifier.replace("_", "-")] if dot else [n for n, c in classes.items() if plain in registry.options(c)]
         )
         if len(owners) > 1:
-            raise OptionError(f"option {key} belongs to {' and '.join(owners)}; write -o {owners[0]}.{key}={value}")
+            raise OptionError(
+                f"option {key} belongs to {' and '.join(owners)}; write -o {owners[0]}.{key}={value}",
+                code="option-ambiguous",
+            )
         owner = owners[0] if owners else next(iter(classes))  # bind() then names the options that exist
         if owner not in texts:
-            raise OptionError(f"option {key} is for method {owner}, which --method does not name")
+            raise OptionError(
+                f"option {key} is for method {owner}, which --method does not name", code="option-of-unnamed-method"
+            )
         texts[owner][plain] = value
     return texts
 
@@ -126,18 +131,23 @@ def _check_agree(name: str, parts: Mapping[str, Method]) -> None:
     leading = {part: method for part, method in parts.items() if not method.joins}
     choices = {part: (method.past, method.start, method.combine) for part, method in leading.items()}
     if len(set(choices.values())) > 1:
-        told = "; ".join(f"{part}: past {c[0]}, start {c[1]}, combine {c[2]}" for part, c in choices.items())
-        raise OptionError(f"--method {name}: these methods treat past adapters differently ({told})")
+        ways = "; ".join(f"{part}: past {c[0]}, start {c[1]}, combine {c[2]}" for part, c in choices.items())
+        raise OptionError(
+            f"--method {name}: these methods treat past adapters differently ({ways})", code="methods-disagree"
+        )
     if len(several := [part for part, method in parts.items() if method.memory()]) > 1:
-        raise OptionError(f"--method {name}: {' and '.join(several)} each have a memory of their own; name one of them")
+        raise OptionError(
+            f"--method {name}: {' and '.join(several)} each have a memory of their own; name one of them",
+            code="several-memories",
+        )
 
 
 def _check_joined(method: Composition) -> None:
-    """Refuse a method that joins one beside which it could do nothing, or harm."""
+    """Refuse a method that would have no effect beside the one it joins, or do harm."""
     lead = next(name for name, part in method.parts.items() if part is method.lead)
     for name, part in method.parts.items():
         if part is not method.lead and (reason := _idle_beside(name, lead, method.lead)):
-            raise OptionError(f"--method {method.name}: {reason}")
+            raise OptionError(f"--method {method.name}: {reason}", code="method-has-no-effect")
 
 
 def _idle_beside(name: str, lead: str, method: Method) -> str:

@@ -79,7 +79,7 @@ class Confinement:
             self._masks = self._chosen()
             self._kept.update(self.state())
             self._block(self._masks)
-            self._progress.note(f"subspace: {self._told()}")
+            self._progress.note(f"subspace: {self._summary()}")
         for site, b in self._b.items():
             b.masked_fill_(self._blocked[site], 0)
 
@@ -129,7 +129,7 @@ class Confinement:
     def _block(self, masks: Mapping[str, Tensor]) -> None:
         self._blocked = {site: ~masks[site].to(b.device) for site, b in self._b.items()}
 
-    def _told(self) -> str:
+    def _summary(self) -> str:
         found = self.recorded()
         return f"{found['owned']:.1%} of {found['entries']} entries for this task, {found['idle']:.1%} stay idle"
 

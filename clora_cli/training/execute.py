@@ -81,7 +81,7 @@ def _carry_out(
         progress.warn(f"{names} stand on the {plan.out} that is being replaced; train them again too")
     if is_main_process():
         _prepare(plan, resume, force)
-    wait_for_all()  # what is not continued from is gone
+    wait_for_all()  # until unused checkpoints are removed
     from clora_cli.training.fit import fit
     from clora_cli.training.untrained import zeros
 
@@ -89,7 +89,7 @@ def _carry_out(
         result = fit(plan, checkpoint, progress) if plan.method.lead.trains else zeros(plan)
     except BaseException:
         if is_main_process() and not has_checkpoints(plan.work):
-            discard(plan.work)  # nothing to continue from: it must not block the next try
+            discard(plan.work)  # without a checkpoint it must not block the next run
         raise
     return _finish(plan, result, argv)
 
@@ -100,7 +100,7 @@ def _finish(plan: Plan, result: Result, argv: Sequence[str]) -> AdapterFolder:
         discard(plan.work)
     else:  # as that is, which this process may have no disk to read it from
         folder = AdapterFolder(plan.out, _plain(result.config), Manifest(plan.manifest(argv, {})))
-    wait_for_all()  # what is returned is whole
+    wait_for_all()  # until the adapter is complete
     if not is_main_process():
         discard(plan.work)  # on a disk of its own
     return folder
@@ -108,7 +108,7 @@ def _finish(plan: Plan, result: Result, argv: Sequence[str]) -> AdapterFolder:
 
 @contextlib.contextmanager
 def _alone(plan: Plan, patience: Patience, progress: Progress) -> Iterator[Plan]:
-    """Keep other writers off the package, and give the plan for what is in it now; the first process does that for all."""
+    """Lock the package, and give the plan for its present contents; the first process does so for all."""
     if not is_main_process():
         yield plan
         return
@@ -118,30 +118,37 @@ def _alone(plan: Plan, patience: Patience, progress: Progress) -> Iterator[Plan]
         if not changed(plan.options.package, plan.read):
             yield plan
         elif launched():
-            raise ReplacedError(f"package {plan.options.package} changed after the processes had read it; start again")
+            raise ReplacedError(
+                f"package {plan.options.package} changed after the processes had read it; start again",
+                code="replaced-while-read",
+            )
         else:
             yield make_plan(plan.options)
 
 
 def _forget(plan: Plan) -> None:
-    """Remove the checkpoints of a run whose adapter is there: it was killed before it could."""
+    """Remove the checkpoints of a finished run that was killed before it removed them."""
     recorded = plan.work / _PLAN
     if not (is_main_process() and recorded.is_file()):
         return
-    with contextlib.suppress(CloraError), locked([inside(plan.out.parent)]):  # another time, if not now
+    with contextlib.suppress(CloraError), locked([inside(plan.out.parent)]):  # if locked, a later run does it
         if not differences(plan.recipe(), read_json(recorded, "plan of the finished run")):
             discard(plan.work)
 
 
 def _prepare(plan: Plan, resume: bool, force: bool) -> None:
-    """Check what an earlier run left, and make room for this one; others are kept off meanwhile."""
+    """Check what an earlier run left, and make room for this one; the caller holds the lock."""
     work, recorded = plan.work, plan.work / _PLAN
     if has_checkpoints(work) and not force:
         if not resume:
-            raise OptionError(f"{work} holds an unfinished run; continue it with --resume or discard it with --force")
+            raise OptionError(
+                f"{work} holds an unfinished run; continue it with --resume or discard it with --force",
+                code="unfinished-run-exists",
+            )
         if changes := differences(plan.recipe(), _recorded(recorded)):
             raise OptionError(
-                f"{work} holds a run with other options ({changes}); give those, or discard it with --force"
+                f"{work} holds a run with other options ({changes}); give those, or discard it with --force",
+                code="unfinished-run-differs",
             )
         return
     discard(work)
@@ -152,7 +159,9 @@ def _recorded(path: Path) -> dict[str, Any]:
     try:
         return read_json(path, "plan of the unfinished run")
     except ArtifactError as error:
-        raise ArtifactError(f"{path} is missing or damaged; {start_anew(path.parent)}") from error
+        raise ArtifactError(
+            f"{path} is missing or damaged; {start_anew(path.parent)}", code="run-plan-damaged"
+        ) from error
 
 
 def _write(plan: Plan, result: Result, argv: Sequence[str]) -> AdapterFolder:

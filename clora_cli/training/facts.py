@@ -1,4 +1,4 @@
-"""What the processes of one training must find alike before they begin (layer L3)."""
+"""Facts on which all processes of a training must agree before it begins (layer L3)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHORT = 12  # digits of a checksum that a message shows
 
 
 def facts(plan: Plan) -> dict[str, Any]:
-    """Return what is to be done, on top of what, and whether it is done already."""
+    """Return the plan's recipe and inputs, and whether its adapter is there already."""
     weights = plan.out / WEIGHTS
     return {
         **plan.recipe(),
@@ -32,7 +32,7 @@ def facts(plan: Plan) -> dict[str, Any]:
 
 
 def begun(plan: Plan, checkpoint: Path | None) -> dict[str, Any]:
-    """Return what there is of the run, and the checkpoint that it would continue from."""
+    """Return the state of the run on disk, and the checkpoint that it would continue from."""
     return {
         "unfinished run": "there" if plan.work.exists() else "none",
         "checkpoint": f"{checkpoint.name}/{sha256(checkpoint / RECORD)[:_SHORT]}" if checkpoint else "none",

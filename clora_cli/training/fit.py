@@ -53,7 +53,8 @@ def fit(plan: Plan, checkpoint: Path | None, progress: Progress) -> Result:
     tensors = get_peft_model_state_dict(built.model, save_embedding_layers=False)  # factors alone, no base weights
     if sharded := next((key for key, tensor in tensors.items() if tensor.ndim != 2 or not tensor.numel()), None):
         raise OptionError(
-            f"'{sharded}' is not whole on this process: weights are sharded (ZeRO-3, FSDP); train under DDP or ZeRO-2"
+            f"'{sharded}' is not whole on this process: weights are sharded (ZeRO-3, FSDP); train under DDP or ZeRO-2",
+            code="weights-sharded",
         )
     if seconds := moments.seconds:
         share = seconds / max(time.monotonic() - began - seconds, 1e-9)
@@ -114,18 +115,20 @@ def _run(plan: Plan, trainer: MethodTrainer, checkpoint: Path | None, progress: 
         progress.track(f"train {plan.task.name}", plan.steps) as advance,
     ):
         trainer.add_callback(Watch(advance, interruption))
-        with translated(f"training base model '{plan.reference.id}' failed"):
+        with translated(f"training base model '{plan.reference.id}' failed", code="training-failed"):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if interruption.wanted and trainer.state.global_step < plan.steps:
             raise InterruptedRunError(
-                f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume"
+                f"interrupted at step {trainer.state.global_step} of {plan.steps}; continue with --resume",
+                code="interrupted",
             )
 
 
 def _tell_of_no_checkpoints(checkpoint: Path | None, progress: Progress) -> None:
     if checkpoint is not None:
         raise OptionError(
-            f"{checkpoint} is not sharded: continue without DeepSpeed and FSDP, or start anew with --force"
+            f"{checkpoint} is not sharded: continue without DeepSpeed and FSDP, or start anew with --force",
+            code="checkpoint-not-sharded",
         )
     progress.warn("no checkpoints are kept under DeepSpeed and FSDP: an interrupted run starts anew")
 

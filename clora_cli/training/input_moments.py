@@ -66,7 +66,7 @@ def _totals(
             count = torch.zeros_like(vectors[:1])
             count[0, 0] = weights.sum()
             own = torch.cat([(vectors * weights[:, None]).mT @ vectors, count])
-            own = own if own.device.type == "mps" else own.double()  # which has no float64
+            own = own if own.device.type == "mps" else own.double()  # MPS has no float64
             totals[site] = totals.get(site, 0) + own
 
         return add

@@ -78,7 +78,8 @@ class MethodTrainer(ResumableTrainer):
         self.kept = (moments,)
         if moments.needs_whole and self.sharded:
             raise OptionError(
-                "this method needs whole adapter tensors on every process: launch without DeepSpeed and FSDP"
+                "this method needs whole adapter tensors on every process: launch without DeepSpeed and FSDP",
+                code="weights-sharded",
             )
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -38,7 +38,7 @@ def _drawn(memory: Memory, member: AdapterFolder, method: str, model: ModelRefer
     manifest = _manifest(member, method)
     task, seed, training = _task(member, manifest, method), manifest.seed, manifest.training
     drawn = Rows.draw(task, "train", training.train_rows or 0, seed, training.learn or "last")
-    learned = with_model(drawn, model)[0].examples  # what was left out was told when the task was trained
+    learned = with_model(drawn, model)[0].examples  # training has already warned about rows left out
     limit = math.ceil(memory.share * len(learned)) if memory.share else memory.rows
     if not 0 < limit < len(learned):
         return Rows(task, "train", learned)
@@ -51,7 +51,8 @@ def _manifest(member: AdapterFolder, method: str) -> Manifest:
     if member.manifest is None or member.manifest.data.fingerprint is None:
         raise MismatchError(
             f"--method {method} trains on the rows of earlier tasks again, and adapter {member.path} does not say which it "
-            "was trained on; train that task with clora train-task, or choose a method without a memory"
+            "was trained on; train that task with clora train-task, or choose a method without a memory",
+            code="earlier-rows-unknown",
         )
     return member.manifest
 
@@ -60,4 +61,6 @@ def _task(member: AdapterFolder, manifest: Manifest, method: str) -> Task:
     try:
         return origins_of(manifest)[0].load(member.path, "train that task again")
     except (DataError, MismatchError) as error:
-        raise type(error)(f"--method {method} trains on the rows of '{member.task}' again, and {error}") from error
+        raise type(error)(
+            f"--method {method} trains on the rows of '{member.task}' again, and {error}", code=error.code
+        ) from error

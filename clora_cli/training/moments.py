@@ -1,4 +1,4 @@
-"""A run's methods, moment by moment (layer L3)."""
+"""Call a run's methods at each of its moments (layer L3)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ class Moments:
         lead = self._method.lead
         if lead.past in MIXED and next(iter(self._runs.values())).past and not self._mixtures:
             raise OptionError(
-                f"--method {self._method.name} says past='{lead.past}' and mixes nothing: begin() is to call run.mix()"
+                f"--method {self._method.name} says past='{lead.past}' and mixes nothing: begin() is to call run.mix()",
+                code="method-mixes-nothing",
             )
         for name in self.penalties.inactive():
             known = self._runs[name].past
@@ -152,7 +153,8 @@ class Moments:
             own = {key: tensor.detach().clone() for key, tensor in self._runs[name].own.items()}
             if twice := state.keys() & (own.keys() | kept.keys()):
                 raise MismatchError(
-                    f"--method {self._method.name}: two of these methods keep '{min(twice)}'; name one of them"
+                    f"--method {self._method.name}: two of these methods keep '{min(twice)}'; name one of them",
+                    code="methods-keep-same-state",
                 )
             state |= own | dict(kept)
         return state
@@ -178,7 +180,7 @@ class Moments:
         return found
 
     def save(self, folder: Path) -> None:
-        """Write what methods keep from step to step into a checkpoint's folder, if there is anything.
+        """Write what methods keep from step to step, if anything, into a checkpoint's folder.
 
         Raises:
             CloraError: If it cannot be written.

@@ -31,7 +31,7 @@ class _Stack:
     dense: Tensor | None
     owner: Tensor
     recalled: Mapping[str, Tensor]
-    now: list[Tensor] = field(default_factory=list)  # what several methods' penalties of one step have in common
+    now: list[Tensor] = field(default_factory=list)  # shared by all methods' penalties in one step
 
     def factors(self, kept: Mapping[str, Tensor]) -> Factors:
         past_a, past_b = self.past or (None, None)
@@ -95,7 +95,7 @@ class Penalties:
                 _accumulate(stack, penalty, scale)
 
     def end_step(self) -> None:
-        """Forget what was stacked for this optimizer step."""
+        """Drop this optimizer step's stacks."""
         self._steps += 1
         self._forget()
 
@@ -111,7 +111,7 @@ class Penalties:
 
 
 def recall(names: Collection[str], adapter: AdapterFolder | None) -> Recalled:
-    """Read what methods recall of an adapter: by name, site to tensor; nothing of none.
+    """Read what methods recall of an adapter: by name, site to tensor; empty without an adapter.
 
     Args:
         names: ``lora_A``, ``lora_B``, or names of what its method kept; all of them are there.

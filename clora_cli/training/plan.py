@@ -1,4 +1,4 @@
-"""From options to a plan: everything is found and checked before anything is trained (layer L3)."""
+"""Make a plan from options: find and check everything before training (layer L3)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Plan:
         dependents: Later adapters that were trained on top of the one that ``out`` holds now.
         members: All other adapters of the package, later ones included.
         ledger: Who owns what of the LoRA that they share; None if there is none yet, or the method shares none.
-        memory: Rows of earlier tasks that the run has at hand, by task.
+        memory: Rows of earlier tasks that the run may read, by task.
         read: All adapters of the package, as they were when this was planned.
     """
 
@@ -158,7 +158,7 @@ class Plan:
         return found
 
     def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the manifest: the recipe with what it came from and what came of it."""
+        """Return the manifest: the recipe, its inputs and its results."""
         versions = {name: version(name) for name in _LIBRARIES}
         versions |= {"clora": __version__, "python": platform.python_version()}
         # --resume is left out: a resumed run writes the bytes that an undisturbed one writes.
@@ -169,7 +169,7 @@ class Plan:
         return {**recipe, "argv": command, "versions": versions, "scores": dict(scores)}
 
     def finished(self) -> AdapterFolder | None:
-        """Return the adapter that this very plan made earlier, if it is there.
+        """Return the adapter that an earlier run of this plan made, if there is one.
 
         Raises:
             OptionError: If the folder holds something that another plan made.
@@ -186,7 +186,7 @@ def make_plan(options: TrainOptions) -> Plan:
     method = compose(options.method, options.method_options)
     task = load_task(options.data, columns=options.columns)
     if not task.train:
-        raise DataError(f"task '{task.name}' ({task.source}) has no training rows")
+        raise DataError(f"task '{task.name}' ({task.source}) has no training rows", code="task-has-no-rows")
     reference = find_model(options.model, options.revision)
     check_answers(reference)
     if options.lr is None:
@@ -210,7 +210,9 @@ def make_plan(options: TrainOptions) -> Plan:
     if note:
         task = dataclasses.replace(task, notes=(*task.notes, note))
     if not drawn.examples:
-        raise DataError(f"task '{task.name}' ({task.source}) has no training rows for this model: {note}")
+        raise DataError(
+            f"task '{task.name}' ({task.source}) has no training rows for this model: {note}", code="task-has-no-rows"
+        )
     dependents = _dependents(members, out)
     plan = Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
     for part in method.acting.values():
@@ -225,20 +227,24 @@ def _place(members: Sequence[AdapterFolder], package: Path, out: Path, task: str
     others = [m for m in members if m is not same]
     if twin := next((m for m in others if m.task == task), None):
         raise MismatchError(
-            f"package {package} already holds task '{task}' at {twin.path}; remove it or train into another --package"
+            f"package {package} already holds task '{task}' at {twin.path}; remove it or train into another --package",
+            code="task-already-learned",
         )
     return others, 1 + max((m.stage or 0 for m in others), default=0)
 
 
 def _check_name(members: Sequence[AdapterFolder], out: Path, task: str) -> None:
-    """Refuse a folder that some disk cannot hold beside the others."""
+    """Refuse a folder name that clashes with another one on some file systems."""
     if problem := folder_problem(out.name):
-        raise OptionError(f"'{out.name}' cannot be the adapter's folder: {problem}; pass another --out")
+        raise OptionError(
+            f"'{out.name}' cannot be the adapter's folder: {problem}; pass another --out", code="name-unfit-for-folder"
+        )
     folders = [member.path.name for member in members if real_path(member.path.parent) == real_path(out.parent)]
     if other := twin(out.name, folders) or twin(task, [member.task for member in members]):
         raise MismatchError(
             f"'{out.name if other in folders else task}' and '{other}', which the package holds, are one name on disks that "
-            "do not tell case or accents apart; rename the data, or train into another --package"
+            "do not tell case or accents apart; rename the data, or train into another --package",
+            code="names-alike-on-disk",
         )
 
 
@@ -257,12 +263,13 @@ def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> No
     rank, alpha = past[-1].config.get("r"), past[-1].config.get("lora_alpha")
     if (rank, alpha) != (options.rank, options.alpha):
         raise MismatchError(
-            f"--method {options.method} builds on {past[-1].path}, of rank {rank} and alpha {alpha}; pass --rank {rank} --alpha {alpha}"
+            f"--method {options.method} builds on {past[-1].path}, of rank {rank} and alpha {alpha}; pass --rank {rank} --alpha {alpha}",
+            code="rank-or-alpha-differs",
         )
 
 
 def _ledger(others: Sequence[AdapterFolder], method: Composition) -> Ledger | None:
-    """Read who owns what of the shared LoRA, if the method shares one."""
+    """Read which entries of the shared LoRA each task owns, if the method shares one."""
     if method.lead.start != "shared" or not others:
         return None
     from clora_cli.store.ledger import read_ledger
@@ -277,5 +284,6 @@ def _check_recalled(last: AdapterFolder, method: Composition) -> None:
         if missing := [name for name in names if name not in kept]:
             raise MismatchError(
                 f"--method {part} needs what the last adapter kept, and {last.path} has no {' and no '.join(missing)}; "
-                f"train that one with --method {part} too"
+                f"train that one with --method {part} too",
+                code="method-state-missing",
             )

@@ -24,7 +24,7 @@ class Result:
         config: PEFT's configuration.
         history: The Trainer's log.
         state: What the methods keep for later.
-        report: What they tell of the result, for the manifest.
+        report: What they report of the result, for the manifest.
         distribution: The new adapter's feature distribution, if a method gave one.
     """
 
@@ -37,5 +37,5 @@ class Result:
 
 
 def portable(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
-    """Return PEFT's configuration as it is to be written: with the base model's id, which other machines know, not its path."""
+    """Return PEFT's configuration as it is written: with the base model's id, which other machines know, not its path."""
     return {**config, "inference_mode": True, "base_model_name_or_path": plan.reference.id}

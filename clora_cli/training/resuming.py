@@ -24,7 +24,7 @@ __all__ = ["Kept", "ResumableTrainer"]
 
 
 class Kept(Protocol):
-    """Something of a run that goes into its checkpoints."""
+    """A part of a run that goes into its checkpoints."""
 
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint's folder."""
@@ -106,22 +106,24 @@ class ResumableTrainer(Trainer):
         drawn = read_tensors(Path(checkpoint) / RANDOM)
         own = {name: tensor for key, tensor in drawn.items() for name in [key.partition("/")] if name[0] == str(rank())}
         with _fitting(checkpoint):
-            if own:  # a process that was not there has none
+            if own:  # a run with fewer processes saved none for this one
                 _set_random_states({name[2]: tensor for name, tensor in own.items()}, self.args.device)
 
 
 @contextlib.contextmanager
 def _fitting(checkpoint: str) -> Iterator[None]:
-    """Turn what does not fit, though it is what was written, into one line: another version wrote it, perhaps."""
+    """Turn errors about an intact checkpoint that does not fit this run, perhaps of another version, into one line."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         path, reason = Path(checkpoint), " ".join(str(error).split())
-        raise ArtifactError(f"{path} does not fit this run ({reason}); {start_anew(path.parent)}") from error
+        raise ArtifactError(
+            f"{path} does not fit this run ({reason}); {start_anew(path.parent)}", code="checkpoint-does-not-fit"
+        ) from error
 
 
 def _changed(model: nn.Module) -> dict[str, Tensor]:
-    """Return all that is not the base model's: trained tensors, and factors that stay as they started."""
+    """Return all tensors that are not the base model's: trained ones, and factors that keep their initial values."""
     parameters = model.named_parameters()
     return {name: own for name, own in parameters if own.requires_grad or ".lora_A." in name or ".lora_B." in name}
 
@@ -140,7 +142,7 @@ def _nested(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:
-    """Return where every process is in its random numbers, as bytes named ``process/generator``."""
+    """Return the states of all processes' random generators, as tensors named ``process/generator``."""
     _, drawn, gauss = random.getstate()
     numpy: dict[str, Any] = np.random.get_state(legacy=False)
     states = {

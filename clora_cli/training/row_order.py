@@ -1,4 +1,4 @@
-"""In which order a run reads its rows, by which seed, and how fast it learns by default (layer L3)."""
+"""Choose the order of a run's rows, its seed and its default learning rate (layer L3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_ROWS = 10**8  # rows read in a run: their order alone takes a gigabyte
 
 
 def default_lr(model: str, kind: Kind) -> float:
-    """Return the learning rate that suits a base model: larger models want smaller steps.
+    """Return the learning rate that suits a base model: larger models need smaller steps.
 
     6e-3 was measured for clora-nano (on dev rows); 1e-3 and 3e-4 are what the papers use for T5 and for LLaMA.
     """

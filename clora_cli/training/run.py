@@ -1,4 +1,4 @@
-"""One training as one of its methods sees it (layer L3)."""
+"""A training run as one of its methods sees it (layer L3)."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ class TrainingRun(Services):
         """
         if self._built.mixtures:
             raise OptionError(
-                f"--method {self._plan.method.name}: two of these methods mix the adapters; name one of them"
+                f"--method {self._plan.method.name}: two of these methods mix the adapters; name one of them",
+                code="several-methods-mix",
             )
         self._built.acting[:] = range(len(self.past)) if among is None else among
         self._built.bank.activate([self.past[number].deltas() for number in self._built.acting])
@@ -144,7 +145,8 @@ class TrainingRun(Services):
             plan = self._plan
             if plan.method.lead.start != "shared":
                 raise OptionError(
-                    f"--method {plan.method.name} shares no LoRA, so {self.name} cannot be confined to a part of it"
+                    f"--method {plan.method.name} shares no LoRA, so {self.name} cannot be confined to a part of it",
+                    code="method-shares-no-lora",
                 )
             shapes = {site: factor.b.shape for site, factor in self.trainable.items()}
             ledger = plan.ledger
@@ -181,7 +183,7 @@ class TrainingRun(Services):
         self.logged.update(values)
 
     def activities(self) -> Sequence[Activity]:
-        """Return how strongly the layers answered to this step's rows; nothing where the method does not watch."""
+        """Return how strongly the layers answered to this step's rows; empty if no method asked to measure it."""
         return self._magnitudes.take() if self._magnitudes else []
 
     @torch.no_grad()

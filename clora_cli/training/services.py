@@ -1,4 +1,4 @@
-"""What a run's model has to say about its training rows, for methods that ask (layer L3)."""
+"""What methods can ask of a run's model about its training rows (layer L3)."""
 
 from __future__ import annotations
 
@@ -215,7 +215,10 @@ class Services:
         if adapter is None or not self._built.mixtures:
             return adapter
         if adapter not in self._built.acting:
-            raise MismatchError(f"earlier adapter {adapter + 1} takes no part in this run, so nothing is known of it")
+            raise MismatchError(
+                f"earlier adapter {adapter + 1} is not part of this run; ask about one of run.past",
+                code="earlier-adapter-not-used",
+            )
         return self._built.acting.index(adapter)
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A model asked something in the middle of its training (layer L3)."""
+"""Evaluate a model in the middle of its training, without leaving a trace (layer L3)."""
 
 from __future__ import annotations
 

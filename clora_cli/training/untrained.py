@@ -1,4 +1,4 @@
-"""An adapter of zeros, of methods that train nothing (layer L3)."""
+"""Make an adapter of zeros for methods that train nothing (layer L3)."""
 
 from __future__ import annotations
 

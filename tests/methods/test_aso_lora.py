@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from refusals import refused
 
-from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.methods import Factors
 from clora_cli.methods.aso_lora import AsoLora
 from clora_cli.methods.o_lora import OLora
@@ -116,7 +116,7 @@ def test_stored_vectors_cost_nothing():
 
 @pytest.mark.parametrize("state", [{}, {"attribution": torch.ones(3)}])
 def test_stored_vectors_that_are_not_there_are_told(state):
-    with pytest.raises(MismatchError, match="earlier adapter 1 keeps no attribution that fits; pass -o vectors=cur"):
+    with refused("method-state-missing", "earlier adapter 1", "vectors=current"):
         AsoLora(vectors="stored").relate(Recorded(VECTORS, [state] * 3))
 
 
@@ -127,5 +127,5 @@ def test_the_own_vector_is_kept():
 
 @pytest.mark.parametrize("name", ["steps", "rows", "refresh"])
 def test_counts_start_at_one(name):
-    with pytest.raises(OptionError, match=rf"option {name}=0 of aso-lora: give a number in \[1, inf\)"):
+    with refused("option-out-of-range", f"{name}=0", "aso-lora", "[1, inf)"):
         AsoLora(**{name: 0})

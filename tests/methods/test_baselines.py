@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusals import refused
 
 from clora_cli.base import registry
-from clora_cli.base.errors import OptionError
 from clora_cli.methods import Factors, Memory
 
 
@@ -48,5 +48,5 @@ def test_memories():
     assert replay().memory() == Memory(rows=50)
     assert replay(rows=3, share=0.02).memory() == Memory(rows=3, share=0.02)
     assert mtl().memory() == Memory(rows=0)  # all
-    with pytest.raises(OptionError, match="option rows=-1 of replay"):
+    with refused("option-out-of-range", "rows=-1", "replay"):
         replay(rows=-1)

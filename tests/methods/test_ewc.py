@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from refusals import refused
 
-from clora_cli.base.errors import OptionError
 from clora_cli.methods import Factors
 from clora_cli.methods.ewc import Ewc
 
@@ -55,5 +55,5 @@ def test_fisher_information_is_added_up_task_by_task():
 
 @pytest.mark.parametrize("option", [{"decay": 1.1}, {"rows": 0}])
 def test_options_that_make_no_sense_are_refused(option):
-    with pytest.raises(OptionError, match=f"option {next(iter(option))}="):
+    with refused("option-out-of-range", f"{next(iter(option))}=", "ewc"):
         Ewc(**option)

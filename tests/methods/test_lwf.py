@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from refusals import refused
 
-from clora_cli.base.errors import OptionError
 from clora_cli.methods.lwf import Lwf
 
 
@@ -27,7 +27,7 @@ def test_the_gradient_is_the_difference_of_the_softened_answers(temperature):
 
 
 def test_a_temperature_of_0_is_refused():
-    with pytest.raises(OptionError, match="option temperature=0 of lwf"):
+    with refused("option-out-of-range", "temperature=0", "lwf"):
         Lwf(temperature=0)
 
 

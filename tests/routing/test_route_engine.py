@@ -7,10 +7,11 @@ import json
 
 import pytest
 import torch
+from refusals import refused
 from routed import give_distribution, write_routable
 from support import config_of, random_factors, write_random_adapter
 
-from clora_cli.base.errors import ArtifactError, CloraError, DataError, MismatchError, OptionError
+from clora_cli.base.errors import DataError, OptionError
 from clora_cli.data import Example, load_task
 from clora_cli.data.readers import Record
 from clora_cli.options import RouteOptions, RouteSettings
@@ -129,11 +130,11 @@ def test_one_layer_may_decide_and_the_pass_ends_there(package):
 def test_what_came_before_a_bad_row_is_decided():
     def bad():
         yield from rows("a", "b", "c")
-        raise DataError("x, line 4: bad")
+        raise DataError("x, line 4: bad", code="row-malformed")
 
     batches = in_batches(bad(), 2)
     assert [len(next(batches)), len(next(batches))] == [2, 1]
-    with pytest.raises(DataError, match="line 4"):
+    with refused("row-malformed", "line 4"):
         next(batches)
     assert [len(batch) for batch in in_batches(rows("a", "b", "c", "d"), 2)] == [2, 2]
     assert list(in_batches([], 3)) == []
@@ -173,7 +174,7 @@ def test_conversations_go_through_the_chat_template_others_do_not(package):
 
 def test_an_instruction_that_does_not_fit_is_named_by_its_row(package):
     long = Input(Example("so " * 600, "body", "", ()), {}, "x, line 9")
-    with pytest.raises(DataError, match=r"^x, line 9: the prompt .* by its --max-length"):
+    with refused("prompt-too-long", "x, line 9", "--max-length"):
         list(dispatcher(package).decide([*rows("fine"), long]))
 
 
@@ -181,7 +182,7 @@ def test_numbers_that_are_not_finite_are_refused(package):
     made = dispatcher(package)
     with torch.no_grad():
         made.guide.backbone.model.get_input_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(CloraError, match="not finite"):
+    with refused("features-not-finite", "--dtype float32"):
         list(made.decide(rows("a")))
 
 
@@ -213,7 +214,7 @@ def test_calibration_takes_dev_rows_of_the_adapters_own_tasks_or_of_those_named(
     members = read_package([package])
     assert [task.name for task in calibration_tasks(members, ABSTAINING, [])] == list(tasks)
     assert [task.name for task in calibration_tasks(members, ABSTAINING, [str(tasks["third"])])] == ["third"]
-    with pytest.raises(DataError, match=r"'absent' is not among the bundled tasks.*--calibrate"):
+    with refused("data-not-found", "'absent'", "--calibrate"):
         calibration_tasks(members, ABSTAINING, ["absent"])
 
 
@@ -221,7 +222,7 @@ def test_tasks_without_dev_rows_cannot_calibrate(tmp_path):
     (tmp_path / "few").mkdir()
     for split in ("train", "test"):
         (tmp_path / "few" / f"{split}.jsonl").write_text('{"text": "same", "label": "x"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="there are none"):
+    with refused("no-rows-to-calibrate", "--abstain", "--calibrate"):
         calibration_tasks([], ABSTAINING, [str(tmp_path / "few")])
 
 
@@ -255,16 +256,21 @@ def test_options_come_from_the_call_then_from_the_adapters_then_by_default(packa
 @pytest.mark.parametrize("route", [{"topk": 1}, {"top_k": "one"}, {"top_k": True}, {"similarity": None}])
 def test_a_recorded_way_that_is_none_is_refused(package, route):
     first, *_ = read_package([package])
-    with pytest.raises(ArtifactError, match="does not know"):
+    with refused("routing-not-supported", first.path):
         route_options([bare(first, **route)], {})
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
-    [({"batch_size": 0}, "--batch-size"), ({"dtype": "int8"}, "--dtype"), ({"split": "valid"}, "--split"), ({"limit": -1}, "--limit")],
-)  # fmt: skip
-def test_settings_out_of_range_are_refused(values, message):
-    with pytest.raises(OptionError, match=message):
+    ("values", "code", "flag"),
+    [
+        ({"batch_size": 0}, "option-out-of-range", "--batch-size 0"),
+        ({"limit": -1}, "option-out-of-range", "--limit -1"),
+        ({"dtype": "int8"}, "option-choice-unknown", "--dtype int8"),
+        ({"split": "valid"}, "option-choice-unknown", "--split valid"),
+    ],
+)
+def test_settings_out_of_range_are_refused(values, code, flag):
+    with refused(code, flag, error=OptionError):
         RouteSettings(**values)
 
 
@@ -282,15 +288,13 @@ def test_sources_are_tasks_files_and_the_standard_input(tmp_path, tasks):
 
 def test_a_task_without_rows_of_the_split_is_refused(tasks):
     task = load_task(str(tasks["first"]))
-    with pytest.raises(DataError, match=r"task 'first' .* has no dev rows"):
+    with refused("task-has-no-rows", "'first'", "dev"):
         inputs_of_task(dataclasses.replace(task, dev=()), "dev")
 
 
 def test_an_adapter_without_a_distribution_is_refused_with_the_command_that_makes_one(package, tmp_path, backbone):
     write_random_adapter(tmp_path / "fourth", backbone("llama"), stage=4)
-    with pytest.raises(
-        ArtifactError, match="fourth has no feature distribution; give it one with `clora stat-features"
-    ):
+    with refused("feature-distribution-missing", tmp_path / "fourth", "clora stat-features"):
         Dispatcher(read_package([package, tmp_path / "fourth"]), RouteOptions(), RouteSettings(**CPU))
 
 
@@ -298,13 +302,13 @@ def test_distributions_taken_in_two_ways_are_refused(package, tmp_path, backbone
     base = backbone("llama")
     fourth = write_random_adapter(tmp_path / "fourth", base, stage=4)
     give_distribution(fourth.path, base, load_task(str(tasks["first"])).train, data="x", pool="last")
-    with pytest.raises(MismatchError, match="pool prompt-mean and last"):
+    with refused("feature-distributions-incomparable", "prompt-mean", "last"):
         Dispatcher(read_package([package, fourth.path]), RouteOptions(), RouteSettings(**CPU))
 
 
 def test_another_base_model_is_refused(package, model_folder):
     other = RouteSettings(model=str(model_folder("llama", 1)), **CPU)
-    with pytest.raises(MismatchError, match="trained on base model"):
+    with refused("trained-on-other-base-model", model_folder("llama", 1)):
         Dispatcher(read_package([package]), RouteOptions(), other)
 
 

@@ -8,10 +8,10 @@ import shutil
 import pytest
 import torch
 from parts import RECORDED, mean_vector, members_of, write_parts
+from refusals import refused
 from routed import give_distribution, write_routable
 from torch.nn import functional
 
-from clora_cli.base.errors import ArtifactError, DataError, MismatchError, OptionError
 from clora_cli.data import load_task
 from clora_cli.data.readers import Record
 from clora_cli.evaluation import evaluate
@@ -213,7 +213,7 @@ def test_inputs_are_cut_as_the_longest_trainings_were(package):
     (path / "second" / "clora.json").write_text(json.dumps(manifest))
     guide = Guide(base.reference, members_of(path), VECTOR, backbone=base)
     assert guide.record.raw["max_length"] == 128
-    with pytest.raises(DataError, match="as those of training were, by its --max-length"):
+    with refused("prompt-too-long", "--max-length"):
         list(dispatcher(members_of(path)[1:]).decide(_long()))
 
 
@@ -228,8 +228,8 @@ def test_an_adapter_without_a_vector_is_named_with_ways_out(package, tmp_path, t
     base, path = package()
     write_routable(tmp_path / "others", base, [str(tasks["third"])], rows=8)
     members = read_package([path, tmp_path / "others"])
-    with pytest.raises(
-        ArtifactError, match=r"others/third has no task vector.*--method cast.*stat-features .*--similarity"
+    with refused(
+        "task-vector-missing", tmp_path / "others" / "third", "--method cast", "clora stat-features", "--similarity"
     ):
         Guide(base.reference, members, VECTOR)
 
@@ -240,13 +240,13 @@ def test_a_vector_without_a_manifest_tells_not_how_inputs_are_cut(package):
     config = json.loads((path / "first" / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = base.reference.id
     (path / "first" / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ArtifactError, match=r"first does not tell how long its training's prompts were"):
+    with refused("prompt-length-not-recorded", path / "first", "training.max_length"):
         Guide(base.reference, [read_adapter(path / "first")], VECTOR)
 
 
 def test_another_base_model_is_refused(package, backbone):
     _, path = package()
-    with pytest.raises(MismatchError, match="trained on base model"):
+    with refused("trained-on-other-base-model", backbone("llama", 1).reference.id):
         Guide(backbone("llama", 1).reference, members_of(path), VECTOR)
 
 
@@ -258,7 +258,7 @@ def test_vectors_of_two_lengths_are_refused(package, tmp_path):
     shutil.copytree(path / "second", tmp_path / "odd")
     save_file({**state, "task_vector": torch.ones(5)}, tmp_path / "odd" / "state.clora")
     odd = AdapterFolder(tmp_path / "odd", *_settings(read_adapter(path / "second")))
-    with pytest.raises(MismatchError, match=r"differ in length \(32 and 5\)"):
+    with refused("task-vectors-differ", 32, 5, path / "first", tmp_path / "odd"):
         Guide(base.reference, [members_of(path)[0], odd], VECTOR)
 
 
@@ -268,7 +268,7 @@ def _settings(member):
 
 def test_auto_names_the_way_that_is_open(package):
     base, path = package()
-    with pytest.raises(ArtifactError, match="all have task vectors: pass --similarity task-vector"):
+    with refused("feature-distribution-missing", path / "first", "--similarity task-vector"):
         Guide(base.reference, members_of(path), RouteOptions())
 
 
@@ -276,7 +276,7 @@ def test_auto_names_the_way_that_is_open(package):
     ("chosen", "flag"), [({"layer": "last"}, "--route-layer"), ({"module": "q"}, "--route-module")]
 )
 def test_layers_do_not_decide_by_task_vectors(chosen, flag):
-    with pytest.raises(OptionError, match=f"leave out {flag}"):
+    with refused("option-has-no-effect", flag, "task-vector"):
         RouteOptions(similarity="task-vector", **chosen)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusals import refused
 from routed import write_routable
 from torch.nn import functional
 
-from clora_cli.base.errors import ArtifactError, MismatchError, OptionError
 from clora_cli.data import load_task
 from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.answers import Prompts, generate
@@ -137,7 +137,7 @@ def test_adapted_features_of_one_layer_cannot_decide_for_those_before_it(package
     base, members = package(source="adapted")
     task = load_task(str(tasks["third"]))
     prompts = Prompts.encode(base, task, task.test, 64, 4)
-    with pytest.raises(OptionError, match="comes before it; pass --route-layer all"):
+    with refused("route-layer-too-late", "--route-layer all"):
         answers_under(base, members, RouteOptions(similarity="l2", layer="last"), prompts)
 
 
@@ -175,28 +175,28 @@ def test_a_package_of_many_loads_what_its_inputs_ask_for(package, tasks, monkeyp
 def test_an_adapter_without_a_distribution_cannot_be_routed(package, tasks):
     _, members = package()
     members[0].features.unlink()
-    with pytest.raises(ArtifactError, match=r"no feature distribution; give it one with `clora stat-features"):
+    with refused("feature-distribution-missing", members[0].path, "clora stat-features"):
         evaluate(members, [load_task(str(tasks["first"]))], EvalOptions(combine="route", device="cpu"))
 
 
 def test_mahalanobis_needs_second_moments(package, tasks):
     _, members = package(second="none")
     options = EvalOptions(combine="route", similarity="mahalanobis", device="cpu")
-    with pytest.raises(MismatchError, match="--second-moment"):
+    with refused("second-moments-differ", "mahalanobis", "--second-moment"):
         evaluate(members, [load_task(str(tasks["first"]))], options)
 
 
 def test_routing_options_without_routing_are_refused():
-    with pytest.raises(OptionError, match="--combine sum does not route: leave out --top-k, --route-layer"):
+    with refused("option-has-no-effect", "--combine sum", "--top-k", "--route-layer"):
         EvalOptions(combine="sum", top_k=1, route_layer="last")
 
 
 def test_routing_options_for_adapters_that_are_summed_are_refused(package, tasks):
     _, members = package()
     loaded = [load_task(str(tasks["first"]))]
-    with pytest.raises(OptionError, match="combined by sum; pass --combine route"):
+    with refused("adapters-not-routed", "sum", "--combine route"):
         evaluate(members, loaded, EvalOptions(top_k=1, device="cpu"))
-    with pytest.raises(OptionError, match="nothing to calibrate"):
+    with refused("option-has-no-effect", "--calibrate", "--abstain"):
         evaluate(members, loaded, EvalOptions(combine="route", calibrate=("x",), device="cpu"))
 
 

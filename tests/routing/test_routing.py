@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusals import refused
 
 from clora_cli.algebra.statistics import Moments
 from clora_cli.base import registry
-from clora_cli.base.errors import MismatchError, OptionError, UnknownNameError
+from clora_cli.base.errors import OptionError, UnknownNameError
 from clora_cli.options import RouteOptions
 from clora_cli.routing.weights import Routing, common_sites, nearness, routed_site, softmax_over_best
 
@@ -65,24 +66,24 @@ def test_rows_sum_to_one(count):
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("options", "code", "values"),
     [
-        ({"top_k": -1}, "--top-k -1"),
-        ({"temperature": 0.0}, "--temperature 0"),
-        ({"temperature": float("nan")}, "--temperature nan"),
-        ({"temperature": float("inf")}, "--temperature inf"),
-        ({"abstain": 1.0}, "--abstain 1"),
-        ({"abstain": -0.1}, "--abstain -0.1"),
-        ({"similarity": "l3"}, "did you mean 'l2'"),
-        ({"similarity": "mahalanobis,shrink=1"}, "did you mean 'shrinkage'"),
-        ({"similarity": "mahalanobis,shrinkage=2"}, "shrinkage=2"),
-        ({"similarity": "l2,shrinkage=2"}, "unknown option of l2 'shrinkage'"),
-        ({"similarity": "mahalanobis,shrinkage"}, "key=value"),
+        ({"top_k": -1}, "option-out-of-range", ["--top-k -1"]),
+        ({"temperature": 0.0}, "option-out-of-range", ["--temperature 0"]),
+        ({"temperature": float("nan")}, "option-out-of-range", ["--temperature nan"]),
+        ({"temperature": float("inf")}, "option-out-of-range", ["--temperature inf"]),
+        ({"abstain": 1.0}, "option-out-of-range", ["--abstain 1"]),
+        ({"abstain": -0.1}, "option-out-of-range", ["--abstain -0.1"]),
+        ({"similarity": "l3"}, "unknown-name", ["'l3'", "'l2'"]),
+        ({"similarity": "mahalanobis,shrink=1"}, "unknown-name", ["'shrink'", "'shrinkage'"]),
+        ({"similarity": "mahalanobis,shrinkage=2"}, "option-out-of-range", ["shrinkage=2"]),
+        ({"similarity": "l2,shrinkage=2"}, "unknown-name", ["l2", "'shrinkage'"]),
+        ({"similarity": "mahalanobis,shrinkage"}, "option-malformed", ["'shrinkage'", "key=value"]),
     ],
 )
-def test_options_out_of_range_are_refused(values, message):
-    with pytest.raises(OptionError, match=message):
-        RouteOptions(**values)
+def test_options_out_of_range_are_refused(options, code, values):
+    with refused(code, *values, error=OptionError):
+        RouteOptions(**options)
 
 
 def test_a_similarity_carries_its_options():
@@ -109,7 +110,7 @@ def test_auto_uses_second_moments_where_all_have_them(seconds, similarity):
 @pytest.mark.parametrize("seconds", [("none", "none"), ("diag", "none"), ("diag", "full")])
 def test_mahalanobis_needs_second_moments_of_one_kind(seconds):
     given = [{"q": cloud([0.0, 0.0], second)} for second in seconds]
-    with pytest.raises(MismatchError, match="--second-moment"):
+    with refused("second-moments-differ", "mahalanobis", "--second-moment"):
         Routing(given, ["q"], RouteOptions(similarity="mahalanobis"))
 
 
@@ -189,22 +190,22 @@ def test_one_layer_or_one_projection_may_decide(layer, module, expected):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "code", "values"),
     [
-        ({"layer": "3"}, "all, middle, last or one of 2, 10"),
-        ({"layer": "-1"}, "all, middle, last or one of 2, 10"),
-        ({"layer": "first"}, "all, middle, last or one of 2, 10"),
-        ({"module": "k_proj"}, "q_proj, v_proj"),
-        ({"module": "proj"}, "no site ends with 'proj'"),
+        ({"layer": "3"}, "option-choice-unknown", ["layer 3", "all, middle, last", "2, 10"]),
+        ({"layer": "-1"}, "option-choice-unknown", ["layer -1", "all, middle, last", "2, 10"]),
+        ({"layer": "first"}, "option-choice-unknown", ["layer first", "all, middle, last", "2, 10"]),
+        ({"module": "k_proj"}, "module-matches-no-site", ["'k_proj'", "q_proj, v_proj"]),
+        ({"module": "proj"}, "module-matches-no-site", ["'proj'", "q_proj, v_proj"]),
     ],
 )
-def test_a_layer_or_projection_that_is_not_there_is_refused_with_those_that_are(options, message):
-    with pytest.raises(OptionError, match=message):
+def test_a_layer_or_projection_that_is_not_there_is_refused_with_those_that_are(options, code, values):
+    with refused(code, *values, error=OptionError):
         common_sites([ALL, ALL], RouteOptions(**options))
 
 
 def test_adapters_without_a_common_site_are_refused():
-    with pytest.raises(MismatchError, match="different layers"):
+    with refused("feature-layers-differ"):
         common_sites([ALL[:2], ALL[2:]], RouteOptions())
 
 

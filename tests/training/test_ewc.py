@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusals import refused
 from support import write_random_adapter
 
-from clora_cli.base.errors import MismatchError
 from clora_cli.model.bank import AdapterBank
 from clora_cli.training import train_task
 from clora_cli.training.build import build
@@ -79,7 +79,7 @@ def test_what_the_second_task_keeps_holds_the_first_one_s(learn):
 
 def test_an_adapter_that_kept_nothing_is_refused_before_training(plan_for, backbone, tmp_path):
     write_random_adapter(tmp_path / "adapters" / "second", backbone("llama"), stage=1)
-    with pytest.raises(MismatchError, match="has no fisher_a and no fisher_b; train that one with --method ewc too"):
+    with refused("method-state-missing", tmp_path / "adapters" / "second", "fisher_a", "fisher_b", "--method ewc"):
         plan_for(method="ewc")
 
 

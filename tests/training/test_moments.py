@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from refusals import refused
 from support import Signals, contents, run_of, trainer_for, write_random_adapter
 
 from clora_cli.base import registry
-from clora_cli.base.errors import InterruptedRunError, MismatchError, OptionError
+from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import Collator, load_task
 from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.combine import Routed
@@ -266,15 +267,15 @@ def test_parts_that_join_act_last(plan_for):
 def test_only_one_part_may_mix_and_no_two_keep_one_name(plan_for):
     plan = plan_for(method="mixing+mixing2")
     built = build(plan)
-    with pytest.raises(OptionError, match="two of these methods mix the adapters; name one of them"):
+    with refused("several-methods-mix", "mixing+mixing2"):
         methods_of(plan, built, encoded_rows(plan, built)).begin(None, Signals())
-    with pytest.raises(MismatchError, match="two of these methods keep 'share'"):
+    with refused("methods-keep-same-state", "mixing+keeps", "'share'"):
         train_task(plan_for(method="mixing+keeps"))
 
 
 def test_a_method_that_says_that_it_mixes_is_to_mix(plan_for, backbone, tmp_path):
     write_random_adapter(tmp_path / "adapters" / "second", backbone(), stage=1)
-    with pytest.raises(OptionError, match=r"says past='weighted' and mixes nothing: begin\(\) is to call run.mix"):
+    with refused("method-mixes-nothing", "keeps", "past='weighted'", "run.mix()"):
         train_task(plan_for(method="keeps"))
 
 
@@ -310,8 +311,9 @@ def test_a_learned_gate_weighs_at_evaluation_as_in_training(plan_for, backbone, 
     assert torch.allclose(decided.weights[[2, 0]].to(expected), expected, atol=1e-6)
     scores = evaluate(folders, [task], EvalOptions(score="labels", device="cpu", matrix=True))
     assert scores.combine == "learned" and len(scores.rows) == 3
-    with pytest.raises(MismatchError, match="a method that learns no weights"):
-        evaluate([train_task(plan_for(method="inc-lora", package="other"))[0]], [task], EvalOptions(combine="learned"))
+    plain, _ = train_task(plan_for(method="inc-lora", package="other"))
+    with refused("method-learns-no-weights", plain.path):
+        evaluate([plain], [task], EvalOptions(combine="learned"))
 
 
 def test_services_read_rows_under_their_own_weights(plan_for):

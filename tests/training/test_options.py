@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from refusals import refused
 
 from clora_cli.base.errors import OptionError
 from clora_cli.options import TrainOptions
@@ -82,12 +83,19 @@ def test_each_task_has_a_seed_of_its_own():
         ("max_answer_length", 0),
         ("train_rows", -1),
         ("save_steps", -1),
-        ("schedule", "cosin"),
-        ("dtype", "float64"),
-        ("quantize", "2bit"),
-        ("device", "cuda:1"),
     ],
 )
-def test_values_out_of_range_are_told_by_the_flag(name, value):
-    with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} "):
+def test_numbers_out_of_range_are_refused_by_the_flag(name, value):
+    with refused("option-out-of-range", f"--{name.replace('_', '-')} {value}", error=OptionError):
         TrainOptions(data="x", **{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("schedule", "cosin"), ("dtype", "float64"), ("quantize", "2bit")])
+def test_choices_that_do_not_exist_are_refused_by_the_flag(name, value):
+    with refused("option-choice-unknown", f"--{name} {value}", error=OptionError):
+        TrainOptions(data="x", **{name: value})
+
+
+def test_a_training_takes_the_first_device():
+    with refused("training-device-not-first", "--device cuda:1", error=OptionError):
+        TrainOptions(data="x", device="cuda:1")

@@ -6,10 +6,11 @@ import pytest
 import torch
 from clora_example.inf_lora import InfLora, grown, leading, residual
 from clora_example.sd_lora import SdLora, _weights
+from refusals import refused
 from support import contents, options_for, save_model, write_task
 
 from clora_cli.base import registry
-from clora_cli.base.errors import InterruptedRunError, MismatchError
+from clora_cli.base.errors import InterruptedRunError
 from clora_cli.model.bank import AdapterBank
 from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.training import make_plan, train_task
@@ -70,7 +71,7 @@ def test_inf_lora_does_nothing_to_inputs_of_earlier_tasks(learn):
 
 def test_inf_lora_without_room_is_refused(learn):
     learn("inf-lora", "first", method_options={"energy": "1"})
-    with pytest.raises(MismatchError, match="no room for rank 30; pass a smaller --rank"):
+    with refused("no-room-for-rank", 30, "--rank"):
         learn("inf-lora", "second", rank=30)
 
 
@@ -115,7 +116,7 @@ def test_sd_lora_is_evaluated_with_its_magnitudes(learn, inputs):
     scores = evaluate(members, [task], EvalOptions(score="labels", device="cpu", matrix=True))
     assert scores.combine == "weighted" and len(scores.rows) == 3
     first = learn("sd-lora", "first", package="other")
-    with pytest.raises(MismatchError, match="has no weight for"):
+    with refused("mixing-weights-missing", members[1].path, first.path):
         fixed_weights([first, members[1]])
 
 

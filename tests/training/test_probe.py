@@ -8,10 +8,11 @@ import random
 import pytest
 import torch
 from peft import PeftModel
+from refusals import refused
 from safetensors.torch import load_file
 from support import Signals, contents, run_of, write_random_adapter
 
-from clora_cli.base.errors import CloraError, InterruptedRunError
+from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import Collator
 from clora_cli.model.attribution import attributions, down_projections
 from clora_cli.model.bank import AdapterBank
@@ -203,7 +204,7 @@ def test_a_damaged_checkpoint_of_relations_is_told(plan_for, past):
         train_task(plan, progress=Signals(after=3))
     for path in plan.work.rglob("methods.safetensors"):
         path.write_bytes(b"nothing")
-    with pytest.raises(CloraError, match=r"methods\.safetensors is not the file that was written"):
+    with refused("no-usable-checkpoint", "methods.safetensors"):
         train_task(plan, resume=True)
 
 

@@ -12,11 +12,12 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import PeftModel
+from refusals import refused
 from routed import give_distribution
 from support import FAMILIES, Signals, contents, options_for, train, write_random_adapter
 
 from clora_cli.base import registry
-from clora_cli.base.errors import CloraError, InterruptedRunError, MismatchError, OptionError
+from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import load_task
 from clora_cli.model.bank import AdapterBank
 from clora_cli.store.adapter_folder import write_adapter
@@ -87,9 +88,9 @@ def test_seq_lora_starts_where_the_last_adapter_ended(tmp_path, plan_for, backbo
 
 def test_seq_lora_on_other_layers_does_not_fit(tmp_path, plan_for, backbone):
     write_random_adapter(tmp_path / "adapters" / "second", backbone("llama"), stage=1, targets=["q_proj"])
-    with pytest.raises(MismatchError, match="--target-modules"):
+    with refused("target-modules-differ", tmp_path / "adapters" / "second", "--target-modules"):
         train_task(plan_for(method="seq-lora"))
-    with pytest.raises(MismatchError, match="--target-modules"):
+    with refused("target-modules-differ", tmp_path / "adapters" / "second", "--target-modules"):
         train_task(plan_for(method="seq-lora", target_modules=("v_proj",)))
 
 
@@ -128,7 +129,7 @@ def test_a_second_call_finds_the_adapter_up_to_date(plan_for):
 def test_other_options_are_told_and_force_replaces(plan_for):
     folder, _ = train_task(plan_for())
     before, digest = contents(folder.path), folder.digest
-    with pytest.raises(OptionError, match=r"made differently \(training.lr 0.01 -> 0.02\); pass --force"):
+    with refused("output-made-differently", "training.lr 0.01 -> 0.02", "--force"):
         train_task(plan_for(lr=0.02))
     assert contents(folder.path) == before
     forced, trained = train_task(plan_for(lr=0.02), force=True)
@@ -142,13 +143,13 @@ def test_an_interrupted_run_continues_to_the_same_bytes(plan_for, number):
     chosen = {"method": "o-lora+n-lora", "dropout": 0.1, "max_steps": 6, "grad_accum": 2}
     expected = contents(train_task(plan_for(package="undisturbed", **chosen))[0].path)
     plan = plan_for(**chosen)
-    with pytest.raises(InterruptedRunError, match="interrupted at step 3 of 6; continue with --resume") as info:
+    with refused("interrupted", "step 3 of 6", "--resume", error=InterruptedRunError) as info:
         train_task(plan, progress=Signals(after=2, number=number))
     assert info.value.exit_code == 130
     assert not plan.out.exists()
-    with pytest.raises(OptionError, match="holds an unfinished run; continue it with --resume or discard it"):
+    with refused("unfinished-run-exists", plan.work, "--resume", "--force"):
         train_task(plan)
-    with pytest.raises(OptionError, match=r"other options \(training.lr 0.01 -> 0.5\)"):
+    with refused("unfinished-run-differs", plan.work, "training.lr 0.01 -> 0.5"):
         train_task(plan_for(**chosen, lr=0.5), resume=True)
     folder, _ = train_task(plan, resume=True)
     assert contents(folder.path) == expected
@@ -219,7 +220,7 @@ def test_an_adapter_that_its_base_model_could_not_take_never_gets_its_name(plan_
 
     monkeypatch.setattr("clora_cli.training.execute.write_adapter", misspelled)
     plan = plan_for(max_steps=1)
-    with pytest.raises(MismatchError, match=r"the base model has no layer 'model\.layers\.7\."):
+    with refused("base-model-lacks-layer", "model.layers.7."):
         train_task(plan)
     assert not plan.out.exists()
 
@@ -230,7 +231,7 @@ def test_a_loss_that_is_no_number_ends_the_run(plan_for, monkeypatch):
     monkeypatch.setattr(
         loop, "answer_loss", lambda *_: lambda outputs, labels, **_: outputs["logits"].sum() * float("nan")
     )
-    with pytest.raises(CloraError, match="the loss is nan at step 1: lower --lr"):
+    with refused("training-diverged", "the loss is nan", "step 1", "--lr"):
         train_task(plan_for())
 
 
@@ -239,12 +240,12 @@ def test_a_penalty_that_overflows_ends_the_run(tmp_path, plan_for, backbone, mon
     o_lora = registry.load("methods", "o-lora")
     real = o_lora.penalty
     monkeypatch.setattr(o_lora, "penalty", lambda *given: replace(real(*given), value=torch.tensor(torch.inf)))
-    with pytest.raises(CloraError, match="the penalty of o-lora is inf at step 1"):
+    with refused("training-diverged", "the penalty of o-lora is inf", "step 1"):
         train_task(plan_for(method="o-lora"))
 
 
 def test_a_run_that_fails_before_its_first_checkpoint_does_not_block_the_next(plan_for, tmp_path):
-    with pytest.raises(OptionError, match="--target-modules nope matches no linear layer"):
+    with refused("target-modules-match-nothing", "--target-modules nope"):
         train_task(plan_for(target_modules=("nope",)))
     assert list((tmp_path / "adapters").iterdir()) == []
     assert train_task(plan_for())[1]

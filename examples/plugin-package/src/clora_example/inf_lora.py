@@ -62,7 +62,8 @@ class InfLora(Method):
             if len(a) > len(moment) - basis.shape[1]:
                 raise MismatchError(
                     f"layer '{site}' has {len(moment)} inputs, of which earlier tasks use {basis.shape[1]}: no room for rank "
-                    f"{len(a)}; pass a smaller --rank or -o energy="
+                    f"{len(a)}; pass a smaller --rank or -o energy=",
+                    code="no-room-for-rank",
                 )
             directions = leading(residual(moment, basis), basis, len(a), run.seed)
             with torch.no_grad():
