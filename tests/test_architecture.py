@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import clora_cli
-from clora_cli.base import registry
+from clora_cli.base import errors, registry
 
 ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
@@ -202,6 +202,24 @@ def test_public_names_exist(name):
             listed = ast.literal_eval(node.value)
             assert set(listed) <= bound
             assert len(set(listed)) == len(listed)
+
+
+ERRORS = {name for name in errors.__all__ if name.endswith("Error")} - {
+    "UnknownNameError"
+}  # which has a code of its own
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_error_has_a_code(name):
+    """By it tests and callers know what is wrong, whatever the text says."""
+    for node in ast.walk(parsed(MODULES[name])):
+        if not (isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)):
+            continue
+        if getattr(node.exc.func, "id", None) in ERRORS:
+            codes = [keyword.value for keyword in node.exc.keywords if keyword.arg == "code"]
+            assert codes, f"{name}:{node.lineno} raises an error without a code"
+            if isinstance(codes[0], ast.Constant):
+                assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", codes[0].value), codes[0].value
 
 
 PROBE = f"""
