@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from clora_cli.base.entry_points import Source
-from clora_cli.base.errors import OptionError
+from clora_cli.base.errors import OptionError, mark
 from clora_cli.base.legible import legible, shortened
 
 __all__ = ["NOTHING", "loaded", "options", "unfit"]
@@ -74,6 +74,7 @@ def _examined(source: Source) -> tuple[Any, str]:
         if problem:
             return None, problem
         plugin = _object(module, source)
+        mark(sys.modules.get(getattr(plugin, "__module__", ""), module), source.origin)
     except _UnfitError as error:
         return None, str(error)
     return plugin, unfit(source.kind, plugin)
