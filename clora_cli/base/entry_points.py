@@ -27,8 +27,8 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # Words that options, recipes and manifests take beside names.
 _RESERVED = {
     "methods": {"compare"},
-    "merges": {"auto", "last", "none", "route", "task-id"},
-    "routers": {"auto"},
+    "merges": {"auto", "last", "learned", "none", "route", "task-id", "weighted"},
+    "routers": {"auto", "learned"},
 }
 _GROUP = "clora."
 _VALUE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*)\s*(:\s*(?P<attribute>[^\W\d]\w*))?")

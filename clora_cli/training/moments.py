@@ -26,7 +26,6 @@ from clora_cli.training.run import TrainingRun
 
 __all__ = ["Moments"]
 
-_WRONG = "hook-returns-wrong"
 _TENSORS, _REPORTS = "methods.safetensors", "methods.json"
 
 
@@ -118,7 +117,9 @@ class Moments:
         terms = {name: term for name, term in found.items() if term is not None}
         for name, term in terms.items():
             if not isinstance(term, Tensor) or term.shape:
-                raise CloraError(f"method {name}: loss() is to return a scalar tensor or None", code=_WRONG)
+                raise CloraError(
+                    f"method {name}: loss() is to return a scalar tensor or None", code="hook-returns-wrong"
+                )
             self._terms[name] = self._terms.get(name, torch.zeros_like(term)) + term.detach()
         total = torch.stack(list(terms.values())).sum() if terms else None
         self.last = 0.0 if total is None else total.detach()
@@ -153,7 +154,9 @@ class Moments:
             with torch.enable_grad():
                 kept = part.finish(self._runs[name])
             if not isinstance(kept, Mapping) or not all(isinstance(value, Tensor) for value in kept.values()):
-                raise CloraError(f"method {name}: finish() is to return a mapping of names to tensors", code=_WRONG)
+                raise CloraError(
+                    f"method {name}: finish() is to return a mapping of names to tensors", code="hook-returns-wrong"
+                )
             own = {key: tensor.detach().clone() for key, tensor in self._runs[name].own.items()}
             if twice := state.keys() & (own.keys() | kept.keys()):
                 raise MismatchError(

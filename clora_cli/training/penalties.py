@@ -17,7 +17,6 @@ from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["Penalties", "recall"]
 
-_WRONG = "hook-returns-wrong"
 
 Recalled = Mapping[str, Mapping[str, Tensor]]
 
@@ -131,7 +130,9 @@ def recall(names: Collection[str], adapter: AdapterFolder | None) -> Recalled:
 def _check(name: str, penalty: Penalty, given: Factors) -> None:
     """Refuse what would be added to other entries than it is meant for: tensors of other shapes broadcast."""
     if not isinstance(penalty, Penalty):
-        raise CloraError(f"method {name}: penalty() returns {type(penalty).__name__}, not a Penalty", code=_WRONG)
+        raise CloraError(
+            f"method {name}: penalty() returns {type(penalty).__name__}, not a Penalty", code="hook-returns-wrong"
+        )
     wanted = {"value": given.a.new_zeros(()), "grad_a": given.a, "grad_b": given.b}
     for field_name, like in wanted.items():
         value = getattr(penalty, field_name)
@@ -141,7 +142,7 @@ def _check(name: str, penalty: Penalty, given: Factors) -> None:
         if shape != tuple(like.shape):
             raise CloraError(
                 f"method {name}: penalty() returns {field_name} of {shape}; it is to be a tensor of {tuple(like.shape)}",
-                code=_WRONG,
+                code="hook-returns-wrong",
             )
 
 
