@@ -10,6 +10,7 @@ import sys
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -175,12 +176,13 @@ def test_an_example_passes_the_tests_of_every_plug_in(examples, kind, file):
 
 
 def test_there_is_an_example_of_each_kind_and_a_package_that_names_it():
-    assert [kind for kind, _ in CONTRACTS] == list(registry.KINDS)
+    assert list(dict.fromkeys(kind for kind, _ in CONTRACTS)) == list(registry.KINDS)
     assert {file for _, file in CONTRACTS} | {"test_contracts.py", "test_small_lora.py"} == EXAMPLES.keys()
     (toml,) = blocks(ROOT / "docs" / "plug-ins.md", "toml")
     for kind, file in CONTRACTS:
         stem = file.removesuffix(".py")
-        assert f'[project.entry-points."clora.{kind}"]\n{stem.replace("_", "-")} = "my_package.{stem}:' in toml
+        (group,) = [part for part in toml.split("\n\n") if part.startswith(f'[project.entry-points."clora.{kind}"]')]
+        assert f'\n{stem.replace("_", "-")} = "my_package.{stem}:' in group
 
 
 def test_the_example_by_hand_is_right(examples):
@@ -198,6 +200,26 @@ def test_the_example_method_trains_alone_and_with_another(examples, model_folder
         model_folder("llama"), tasks["second"], examples / "adapters", method=f"{name}+o-lora", max_steps=2
     )
     assert composed.stage == 2
+
+
+def test_the_example_with_a_gate_learns_a_key_for_each_task(examples, model_folder, tasks):
+    run = {"method": registry.admit("methods", "keyed.py"), "max_steps": 2}
+    first, second = (
+        train(model_folder("llama"), tasks[task], examples / "adapters", **run) for task in ("first", "second")
+    )
+    keys = [folder.state()["key"] for folder in (first, second)]
+    assert keys[0].shape == keys[1].shape and not keys[0].equal(keys[1])
+
+
+def test_the_example_that_projects_leaves_no_gradient_along_earlier_rows(examples):
+    import torch
+
+    earlier, fresh = torch.tensor([[3.0, 4.0, 0.0]]), torch.nn.Parameter(torch.zeros(1, 3))
+    fresh.grad = torch.tensor([[1.0, 0.0, 2.0]])  # along (0.6, 0.8, 0) it is 0.6
+    past = [SimpleNamespace(factors=lambda: {"q": SimpleNamespace(a=earlier)})]
+    run = SimpleNamespace(past=past, trainable={"q": SimpleNamespace(a=fresh)})
+    registry.load("methods", registry.admit("methods", "apart.py"))().gradients(run)
+    assert torch.allclose(fresh.grad, torch.tensor([[0.64, -0.48, 2.0]]))
 
 
 def test_the_python_of_the_readme_computes_the_sum_that_clora_evaluates(backbone, tmp_path, monkeypatch):

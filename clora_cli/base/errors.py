@@ -20,7 +20,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType, TracebackType
 
 __all__ = [
     "ArtifactError",
@@ -33,9 +36,13 @@ __all__ = [
     "OptionError",
     "ReplacedError",
     "UnknownNameError",
+    "blaming",
     "did_you_mean",
+    "mark",
     "translated",
 ]
+
+_MARK = "__clora_plugin__"  # what a plug-in's module holds its origin under
 
 # What libraries raise about models, adapters and data that they reject.
 _OTHERS = (
@@ -125,6 +132,44 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def mark(module: ModuleType, origin: str) -> None:
+    """Let errors that come out of a module's code name where it comes from: a plug-in's distribution or file."""
+    vars(module)[_MARK] = origin
+
+
+@contextlib.contextmanager
+def blaming() -> Iterator[None]:
+    """Turn what code of a marked module raises, or makes other code raise, into one line that names it.
+
+    What runs out of memory is left as it is, and so is a broken pipe: neither is a fault of that code.
+
+    Raises:
+        CloraError: With the plug-in's origin, the function that was called, the line and the error.
+    """
+    try:
+        yield
+    except BaseException as error:
+        kinds = (CloraError, MemoryError, BrokenPipeError)
+        own = isinstance(error, (Exception, SystemExit)) and not isinstance(error, kinds)
+        where = _blamed(error.__traceback__) if own and "out of memory" not in str(error) else ""
+        if not where:
+            raise
+        said = " ".join(str(error).split())
+        told = f"{type(error).__name__}{f': {said}' if said else ''}"
+        raise CloraError(f"plug-in {where}: {told}; mend the plug-in", code="plugin-fails") from error
+
+
+def _blamed(trace: TracebackType | None) -> str:
+    """Return the plug-in, its function that was called first, and the line reached in its file; else nothing."""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(trace) if _MARK in frame.f_globals]
+    if not frames:
+        return ""
+    (hook, _), (last, line) = frames[0], frames[-1]
+    return (
+        f"{hook.f_globals[_MARK]} fails in {hook.f_code.co_name}(), line {line} of {Path(last.f_code.co_filename).name}"
+    )
+
+
 @contextlib.contextmanager
 def translated(what: str, error: type[CloraError] = CloraError, mend: str = "", *, code: str = "") -> Iterator[None]:
     """Turn a library's error about a user's model, adapter or data into an error of one line.
@@ -139,7 +184,8 @@ def translated(what: str, error: type[CloraError] = CloraError, mend: str = "", 
         CloraError: Of that class, with the first line of the library's message.
     """
     try:
-        yield
+        with blaming():
+            yield
     except BaseException as other:
         # Tokenizers written in Rust raise Exception itself, or panic: their class says nothing else.
         bare = type(other) is Exception or type(other).__name__ == "PanicException"

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from clora_cli.base.entry_points import Source
-from clora_cli.base.errors import OptionError
+from clora_cli.base.errors import OptionError, mark
 from clora_cli.base.legible import legible, shortened
 
 __all__ = ["NONE_IN_FILE", "loaded", "options", "unfit"]
@@ -78,6 +78,7 @@ def _examined(source: Source) -> tuple[Any, _UnfitError | None]:
             return None, problem
         plugin = _object(module, source)
         _check(source.kind, plugin)
+        mark(sys.modules.get(getattr(plugin, "__module__", ""), module), source.origin)
     except _UnfitError as error:
         return None, error
     return plugin, None

@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from clora_cli import __version__
-from clora_cli.base.errors import CloraError, OptionError, ReplacedError
+from clora_cli.base.errors import CloraError, OptionError, ReplacedError, blaming
 from clora_cli.base.legible import legible, shortened
 from clora_cli.cli._output import give_up, tell
 from clora_cli.cli._waiting import filled
@@ -140,7 +140,8 @@ def _carried_out() -> int:
     turns = 1 if launched() else _TURNS  # else the others would not know
     for turn in range(turns):
         try:
-            return int(app(filled(sys.argv[1:]), standalone_mode=False) or 0)
+            with blaming():
+                return int(app(filled(sys.argv[1:]), standalone_mode=False) or 0)
         except ReplacedError:
             if turn == turns - 1:
                 raise

@@ -100,6 +100,8 @@ def compose(name: str, options: Mapping[str, str]) -> Composition:
     classes = {part: registry.load("methods", part) for part in names}
     texts = _distribute(classes, options)
     parts = {part: plugin(**registry.bind(plugin, part, texts[part])) for part, plugin in classes.items()}
+    for part, method in parts.items():
+        _check_declared(part, method)
     _check_agree(name, parts)
     found = Composition(parts)
     _check_joined(found)
@@ -125,6 +127,23 @@ def _distribute(classes: Mapping[str, type[Method]], options: Mapping[str, str])
             )
         texts[owner][plain] = value
     return texts
+
+
+def _check_declared(name: str, method: Method) -> None:
+    """Refuse declarations that mean nothing, or that only make sense together."""
+    ways = {"none", "sum", "last", "route", "task-id", "weighted", "learned", *registry.names("merges")}
+    for what, value, allowed in (
+        ("start", method.start, {"fresh", "previous", "shared"}),
+        ("combine", method.combine, ways),
+    ):
+        if value not in allowed:
+            raise OptionError(f"method {name} says {what}='{value}'; choose one of {', '.join(sorted(allowed))}")
+    if method.combine == "learned" and type(method).weigh is Method.weigh:
+        raise OptionError(f"method {name} says combine='learned' and does not define weigh()")
+    if (method.combine == "route") != (method.routing() is not None):
+        raise OptionError(f"method {name}: combine='route' goes with routing(); declare both or neither")
+    if method.memory() is not None and not isinstance(method.memory(), Memory):
+        raise OptionError(f"method {name}: memory() is to return a Memory or None")
 
 
 def _check_agree(name: str, parts: Mapping[str, Method]) -> None:

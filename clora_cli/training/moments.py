@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clora_cli.base.errors import MismatchError, OptionError
+from clora_cli.base.errors import CloraError, MismatchError, OptionError
 from clora_cli.base.files import read_json, to_json, write_text
 from clora_cli.base.progress import Progress
 from clora_cli.methods import Batch
@@ -117,6 +117,10 @@ class Moments:
         found = {name: part.loss(self._runs[name], batch) for name, part in self._method.at("loss").items()}
         terms = {name: term for name, term in found.items() if term is not None}
         for name, term in terms.items():
+            if not isinstance(term, Tensor) or term.shape:
+                raise CloraError(
+                    f"method {name}: loss() is to return a scalar tensor or None", code="hook-returns-wrong"
+                )
             self._terms[name] = self._terms.get(name, torch.zeros_like(term)) + term.detach()
         total = torch.stack(list(terms.values())).sum() if terms else None
         self.last = 0.0 if total is None else total.detach()
@@ -150,6 +154,10 @@ class Moments:
         for name, part in self._method.acting.items():
             with torch.enable_grad():
                 kept = part.finish(self._runs[name])
+            if not isinstance(kept, Mapping) or not all(isinstance(value, Tensor) for value in kept.values()):
+                raise CloraError(
+                    f"method {name}: finish() is to return a mapping of names to tensors", code="hook-returns-wrong"
+                )
             own = {key: tensor.detach().clone() for key, tensor in self._runs[name].own.items()}
             if twice := state.keys() & (own.keys() | kept.keys()):
                 raise MismatchError(

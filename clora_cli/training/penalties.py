@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from clora_cli.algebra.lora import Factor
+from clora_cli.base.errors import CloraError
 from clora_cli.methods import Factors, Method, Penalty
 from clora_cli.model.bank import AdapterBank
 from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["Penalties", "recall"]
+
 
 Recalled = Mapping[str, Mapping[str, Tensor]]
 
@@ -91,6 +93,7 @@ class Penalties:
         for stack in self._stacks:
             penalty = self._methods[name].penalty(stack.factors(kept))
             if penalty is not None:
+                _check(name, penalty, stack.factors(kept))
                 self._sums[name] = penalty.value + self._sums[name] if name in self._sums else penalty.value
                 _accumulate(stack, penalty, scale)
 
@@ -122,6 +125,25 @@ def recall(names: Collection[str], adapter: AdapterFolder | None) -> Recalled:
     factors, state = adapter.factors(), adapter.state()
     own = {"lora_A": {s: f.a for s, f in factors.items()}, "lora_B": {s: f.b for s, f in factors.items()}}
     return {name: own[name] if name in own else {s: state[f"{name}/{s}"] for s in factors} for name in names}
+
+
+def _check(name: str, penalty: Penalty, given: Factors) -> None:
+    """Refuse what would be added to other entries than it is meant for: tensors of other shapes broadcast."""
+    if not isinstance(penalty, Penalty):
+        raise CloraError(
+            f"method {name}: penalty() returns {type(penalty).__name__}, not a Penalty", code="hook-returns-wrong"
+        )
+    wanted = {"value": given.a.new_zeros(()), "grad_a": given.a, "grad_b": given.b}
+    for field_name, like in wanted.items():
+        value = getattr(penalty, field_name)
+        if value is None and field_name != "value":
+            continue
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if shape != tuple(like.shape):
+            raise CloraError(
+                f"method {name}: penalty() returns {field_name} of {shape}; it is to be a tensor of {tuple(like.shape)}",
+                code="hook-returns-wrong",
+            )
 
 
 def _accumulate(stack: _Stack, penalty: Penalty, scale: float) -> None:

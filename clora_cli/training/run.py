@@ -129,7 +129,7 @@ class TrainingRun(Services):
         inner = {
             site: self._built.model.base_model.model.get_submodule(site).lora_A[ADAPTER] for site in self.trainable
         }
-        self._built.mixtures.append(Mixture(weigh, self._built.bank, inner, self._built.order))
+        self._built.mixtures.append(Mixture(weigh, self._built.bank, inner, self._built.order, len(self._built.acting)))
 
     def schedule(self, factor: Callable[[int], float]) -> None:
         """Multiply the learning rate of each optimizer step, counted from 0."""
