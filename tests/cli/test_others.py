@@ -89,8 +89,8 @@ def test_eval_of_the_base_model_alone(clora, here, tasks, model_folder):
         (["adapters", "--out", "adapters"], 2, "target-not-regular-file", "--out adapters"),
         (["adapters", "--data", ""], 3, "data-name-empty", "--data"),
         (["adapters", "--data", "x" * 300], 3, "path-unreadable", "File name too long"),
-        ([], 2, "", "--data"),
-        (["--dry-run"], 2, "", "--data"),
+        ([], 2, "option-missing", "--data"),
+        (["--dry-run"], 2, "option-missing", "--data"),
     ],
 )
 def test_eval_refuses_in_one_line(clora, package, here, arguments, code, reason, told):
