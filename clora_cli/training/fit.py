@@ -98,7 +98,7 @@ def trainer_of(plan: Plan, built: Built, items: Items, moments: Moments) -> Meth
     backbone = built.backbone
     trainer = MethodTrainer(
         moments=moments,
-        sparing=Sparing(built, lambda: moments.row_by_row),
+        sparing=Sparing(built, plan.options, lambda: moments.row_by_row),
         model=built.model,
         args=training_arguments(plan, backbone),
         train_dataset=Rows(items, plan.order),

@@ -83,6 +83,7 @@ class MethodTrainer(ResumableTrainer):
         self._now: tuple[dict[str, Any], Tensor] | None = None  # the micro-batch under way and its rows
         self.add_callback(AfterSteps(moments.after_step))
         self.kept = (moments,)
+        sparing.shares &= not self.sharded  # whose wrapper is told of every pass
         if moments.needs_whole and self.sharded:
             raise OptionError(
                 "this method needs whole adapter tensors on every process: launch without DeepSpeed and FSDP"

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from clora_cli.model import output_layer
+from clora_cli.model.prefix import SharedPrefix
 from clora_cli.options import TrainOptions
 from clora_cli.store.side_files import FEATURES, STATE
 from clora_cli.training import make_plan, train_task
@@ -26,9 +27,13 @@ CHOSEN = {"rank": 2, "alpha": 4.0, "max_steps": 2, "batch_size": 4, "train_rows"
 CHOSEN |= {"max_length": 48, "max_answer_length": 8}
 # On another processor the sign of a gradient that is nearly 0 may turn, and Adam moves that entry by the learning rate.
 CLOSE, TURNED = 0.03, 8 * 2 * 0.006
-# On one processor, with sums rounded otherwise; an entry or two of a tensor may turn.
-ROUNDED, ROUNDED_TURNED = 1e-3, 2 * 2 * 0.006
-SPARED = ("aso-lora", "ewc", "lwf", "o-lora+n-lora")
+# On one processor, with sums rounded otherwise: four entries may turn.
+ROUNDED, ROUNDED_TURNED = 0.02, 4 * 2 * 0.006
+SPARED = (
+    "aso-lora",
+    "lwf",
+    "o-lora+n-lora",
+)  # not ewc: a gradient that is off by 2e-5 moves its Fisher information by 30%
 CHOOSING = {"cast"}  # after two steps of Adam entries have moved equally far: rounding decides which of them stay
 
 
@@ -80,6 +85,7 @@ def trained(method, package):
 @pytest.mark.parametrize("method", sorted(RECORD["methods"]))
 def test_two_tasks_train_to_the_bytes_of_0_1_0(method, tmp_path, monkeypatch):
     monkeypatch.setattr(output_layer, "output_layer", lambda model: None)  # logits of all positions
+    monkeypatch.setattr(SharedPrefix, "length", lambda *_: 0)  # and all of every row
     for path, expected in trained(method, tmp_path):
         if setup() == RECORD["setup"]:
             assert digest(load_file(path)) == expected["sha256"], f"{path} has other bytes"
