@@ -63,15 +63,15 @@ class SharedPrefix:
             self._fits = self._tried({name: tensor[:2] for name, tensor in inputs.items()}, length)
         return length if self._fits else 0
 
-    def after(self, inputs: Mapping[str, Tensor], length: int) -> dict[str, Any]:
+    def after(self, inputs: Mapping[str, Tensor], length: int) -> dict[str, Any] | None:
         """Run the first tokens of a batch once; give the arguments with which the model goes on, for the positions after them.
 
         Args:
             inputs: As for ``length``.
             length: From ``length``.
 
-        Raises:
-            ValueError: If the model keeps anything but keys and values of these tokens.
+        Returns:
+            The arguments; None, from now on, if the model keeps anything but keys and values of all these tokens.
         """
         ids = inputs["input_ids"]
         first = ids[:1, :length]
@@ -79,7 +79,8 @@ class SharedPrefix:
         with output_only_at(self._model, last):
             cache = self._model(input_ids=first, attention_mask=torch.ones_like(first), use_cache=True).past_key_values
         if not is_shareable(cache) or any(layer.keys.shape[-2] != length for layer in cache.layers):
-            raise ValueError("the keys and values of a beginning cannot be shared in this model")
+            self._fits = False
+            return None
         for layer in cache.layers:
             layer.keys, layer.values = (kept.expand(len(ids), -1, -1, -1) for kept in (layer.keys, layer.values))
         return {**inputs, "input_ids": ids[:, length:], "past_key_values": cache, "use_cache": True}
@@ -89,7 +90,9 @@ class SharedPrefix:
         """Tell whether the model answers to a batch as if it were run whole."""
         rest = inputs["attention_mask"][:, length:].bool()
         try:
-            found = logits_at(self._model(**self.after(inputs, length)).logits, rest)
+            if (given := self.after(inputs, length)) is None:
+                return False
+            found = logits_at(self._model(**given).logits, rest)
         except _UNFIT:
             return False
         expected = logits_at(self._model(**inputs, use_cache=False).logits[:, length:], rest)

@@ -32,7 +32,7 @@ __all__ = ["Services", "affordable_rows"]
 
 _SHARE = 0.1  # of the training's own cost
 _MOST_ROWS = 32
-_PASS = 0.8  # of a row's pass in training: no padding, no logits but the answer's, no gradients of parameters
+_PASS = 0.8  # of a row's pass in training: no padding, no gradients of parameters
 
 
 class Services:

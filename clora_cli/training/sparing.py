@@ -60,7 +60,8 @@ class Sparing:
         # The token before the first answer predicts it, so that it is a row's own.
         question = int((labels == IGNORED).all(dim=0).long().cumprod(dim=0).sum()) - 1
         length = self._prefix.length(given, question)
-        return {**self._prefix.after(given, length), "labels": labels[:, length:]} if length else dict(inputs)
+        after = self._prefix.after(given, length) if length else None
+        return dict(inputs) if after is None else {**after, "labels": labels[:, length:]}
 
     @cached_property
     def _prefix(self) -> SharedPrefix:

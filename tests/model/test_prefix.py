@@ -94,6 +94,14 @@ def test_a_window_bounds_what_is_shared():
     assert prefix.length(INPUTS, 99) == 3
 
 
+def test_a_window_that_no_configuration_names_ends_the_sharing():
+    config = transformers.MistralConfig(**SIZE, num_key_value_heads=1, sliding_window=9)
+    prefix = SharedPrefix(model_of(config))
+    assert prefix.length(INPUTS, 99) == 5
+    assert prefix.after(INPUTS, 10) is None  # the window has let go of some
+    assert prefix.length(INPUTS, 99) == 0
+
+
 @pytest.mark.parametrize(
     ("ids", "mask", "length"),
     [
