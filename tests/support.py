@@ -64,10 +64,10 @@ def sentences(seed: int, count: int) -> list[tuple[str, str]]:
     return list(rows.items())
 
 
-def write_task(folder: Path, seed: int = 0, train: int = 24, test: int = 9) -> Path:
-    """Write a labelled task as train, dev and test files of JSON lines."""
+def write_task(folder: Path, seed: int = 0, train: int = 24, test: int = 9, start: str = "") -> Path:
+    """Write a labelled task as train, dev and test files of JSON lines; all its texts may have a common start."""
     folder.mkdir(parents=True)
-    rows = [{"text": text, "label": label} for text, label in sentences(seed, train + test + 4)]
+    rows = [{"text": start + text, "label": label} for text, label in sentences(seed, train + test + 4)]
     parts = {"train": rows[:train], "test": rows[train : train + test], "dev": rows[train + test :]}
     for split, part in parts.items():
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")

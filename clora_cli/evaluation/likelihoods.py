@@ -8,17 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from clora_cli.data import IGNORED, Collator
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.conventions import first_position, pads_left, takes_positions
+from clora_cli.model.prefix import is_shareable
 
 __all__ = ["Likelihoods"]
-
-# What a cache of attention alone is made of. Others keep a running state, which is not made to be shared: some models
-# cannot repeat it, and some go on from it as if there had been none (Jamba).
-_SHAREABLE = {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 class Likelihoods:
@@ -66,7 +62,7 @@ class Likelihoods:
         told = takes_positions(model)
         prompt = model(**batch, **({"position_ids": positions} if told else {}), use_cache=True)
         cache: Any = getattr(prompt, "past_key_values", None)
-        self.shares = self.shares and _is_shareable(cache)
+        self.shares = self.shares and is_shareable(cache)
         if not self.shares:
             return None
         first = prompt.logits[:, -1:].repeat_interleave(count, dim=0)
@@ -104,10 +100,6 @@ class Likelihoods:
             decoder_input_ids=self._backbone.tokens.decoder_inputs(labels).repeat(len(mask), 1),
         )
         return _summed(outputs.logits, labels, len(mask))
-
-
-def _is_shareable(cache: Any) -> bool:
-    return type(cache) is DynamicCache and all(type(layer) in _SHAREABLE for layer in cache.layers)
 
 
 def _summed(logits: Tensor, labels: Tensor, rows: int) -> Tensor:

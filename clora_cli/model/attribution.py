@@ -11,7 +11,6 @@ is scaled all copies are the same: the blocks there run once, on the rows themse
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.model.backbone import linear_shape
+from clora_cli.model.output_layer import logits_at, output_only_at
 
 __all__ = ["Answer", "attributions", "down_projections", "spearman"]
 
@@ -262,19 +262,14 @@ class _Task:
     def log_probabilities(self, copies: int) -> Tensor:
         """Return the answers' log-probabilities with every row repeated, shape (copy * row,)."""
         inputs = {name: _repeat(tensor, len(self.labels), copies) for name, tensor in self.inputs.items()}
-        spared = self.shift and _spares_logits(self.model)
-        extra = {"logits_to_keep": self.keep} if spared else {}
-        logits = self.model(**inputs, use_cache=False, **extra)["logits"]
-        if not spared:
-            logits = logits[:, self.keep]
+        wanted = torch.zeros_like(self.labels, dtype=torch.bool).index_fill_(1, self.keep, True)
+        wanted = wanted.repeat(copies, 1)
+        with output_only_at(self.model, wanted):
+            logits = self.model(**inputs, use_cache=False)["logits"]
+        logits = logits_at(logits, wanted).reshape(len(wanted), len(self.keep), -1)
         targets = _repeat(self.labels[:, self.keep + int(self.shift)], len(self.labels), copies)
         tokens = _wide(logits).log_softmax(dim=-1).gather(-1, targets.clamp_min(0)[..., None])[..., 0]
         return tokens.masked_fill(targets == _IGNORED, 0).sum(dim=-1)
-
-
-def _spares_logits(model: Any) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
 def _add_slopes(sums: dict[str, Tensor], leaves: Mapping[str, Tensor], task: _Task, copies: int) -> None:

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import contextlib
+from collections.abc import Iterator
 
-__all__ = ["answer_logits"]
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clora_cli.data.tokens import IGNORED
+from clora_cli.model.output_layer import logits_at, output_only_at
+
+__all__ = ["answer_logits", "only_answers"]
 
 
-def answer_logits(logits: Tensor, labels: Tensor, shift: bool) -> tuple[Tensor, Tensor]:
-    """Return the logits that predict answer tokens, shape (token, vocabulary), float32, and those tokens, shape (token,).
+@contextlib.contextmanager
+def only_answers(model: nn.Module, labels: Tensor, shift: bool) -> Iterator[None]:
+    """For one forward pass, compute no logits but those that ``answer_logits`` returns.
 
     Args:
-        logits: Shape (row, position, vocabulary).
+        model: The model.
         labels: Shape (row, position), -100 where there is no answer.
         shift: Whether logits at a position predict the next one (causal) or their own (encoder-decoder).
     """
-    if shift:
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    chosen = labels != -100
-    return logits[chosen].float(), labels[chosen]
+    with output_only_at(model, _predicting(labels, shift)):
+        yield
+
+
+def answer_logits(logits: Tensor, labels: Tensor, shift: bool) -> tuple[Tensor, Tensor]:
+    """Return the logits that predict answer tokens, shape (token, vocabulary), float32 or wider, and those tokens.
+
+    Args:
+        logits: Shape (row, position, vocabulary), or (1, token, vocabulary) where ``only_answers`` were computed.
+        labels: Shape (row, position), -100 where there is no answer.
+        shift: Whether logits at a position predict the next one (causal) or their own (encoder-decoder).
+    """
+    tokens = labels[:, int(shift) :]
+    tokens = tokens[tokens != IGNORED]
+    found = logits_at(logits, _predicting(labels, shift))
+    return found.to(torch.promote_types(found.dtype, torch.float32)), tokens
+
+
+def _predicting(labels: Tensor, shift: bool) -> Tensor:
+    """Return at which positions logits predict an answer token, shape (row, position), bool."""
+    answers = labels != IGNORED
+    return functional.pad(answers[:, 1:], (0, 1)) if shift else answers

@@ -20,6 +20,7 @@ from clora_cli.training.penalties import Penalties, recall
 from clora_cli.training.plan import Plan
 from clora_cli.training.result import Result, portable
 from clora_cli.training.run import TrainingRun
+from clora_cli.training.sparing import Sparing
 
 __all__ = ["encoded_rows", "fit", "methods_of", "trainer_of"]
 
@@ -98,6 +99,7 @@ def trainer_of(plan: Plan, built: Built, items: Items, moments: Moments) -> Meth
     backbone = built.backbone
     trainer = MethodTrainer(
         moments=moments,
+        sparing=Sparing(built, plan.options, lambda: moments.row_by_row),
         model=built.model,
         args=training_arguments(plan, backbone),
         train_dataset=Rows(items, plan.order),

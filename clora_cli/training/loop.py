@@ -16,6 +16,7 @@ from clora_cli.training.answer_logits import answer_logits
 from clora_cli.training.callbacks import AfterSteps
 from clora_cli.training.moments import Moments
 from clora_cli.training.resuming import ResumableTrainer
+from clora_cli.training.sparing import Sparing
 
 __all__ = ["MethodTrainer", "Rows", "answer_loss"]
 
@@ -64,18 +65,25 @@ class MethodTrainer(ResumableTrainer):
 
     Args:
         moments: The methods.
+        sparing: What forward passes leave out.
         decoder_inputs: Makes decoder inputs from labels, for encoder-decoder models; None for causal ones.
         arguments: The Trainer's own.
     """
 
     def __init__(
-        self, *, moments: Moments, decoder_inputs: Callable[[Tensor], Tensor] | None, **arguments: Any
+        self,
+        *,
+        moments: Moments,
+        sparing: Sparing,
+        decoder_inputs: Callable[[Tensor], Tensor] | None,
+        **arguments: Any,
     ) -> None:
         super().__init__(compute_loss_func=answer_loss(decoder_inputs is None, self._terms), **arguments)
-        self._moments, self._decoder_inputs = moments, decoder_inputs
+        self._moments, self._sparing, self._decoder_inputs = moments, sparing, decoder_inputs
         self._now: tuple[dict[str, Any], Tensor] | None = None  # the micro-batch under way and its rows
         self.add_callback(AfterSteps(moments.after_step))
         self.kept = (moments,)
+        sparing.shares &= not self.sharded  # whose wrapper is told of every pass
         if moments.needs_whole and self.sharded:
             raise OptionError(
                 "this method needs whole adapter tensors on every process: launch without DeepSpeed and FSDP",
@@ -98,7 +106,8 @@ class MethodTrainer(ResumableTrainer):
             inputs["decoder_input_ids"] = self._decoder_inputs(inputs["labels"])
         with self._moments.forward(rows, inputs) as given:
             self._now = dict(given), rows  # the Trainer takes the labels out
-            loss = super().compute_loss(model, given, *rest, **options)
+            with self._sparing.forward(given) as needed:
+                loss = super().compute_loss(model, needed, *rest, **options)
         self._now = None
         return loss
 

@@ -76,6 +76,11 @@ class Moments:
         """The new adapter's feature distribution, if a method gave one."""
         return next((run.distribution_given for run in self._runs.values() if run.distribution_given), None)
 
+    @property
+    def row_by_row(self) -> bool:
+        """Whether a forward pass must show the layers every token of every row: adapters are weighed, or layers watched."""
+        return bool(self._mixtures) or any(run.watches for run in self._runs.values())
+
     def begin(self, checkpoint: Path | None, progress: Progress) -> None:
         """Let all prepare; continue from a checkpoint where there is one.
 

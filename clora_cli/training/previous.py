@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.model.bank import AdapterBank
-from clora_cli.training.answer_logits import answer_logits
+from clora_cli.training.answer_logits import answer_logits, only_answers
 from clora_cli.training.build import Built
 from clora_cli.training.undisturbed import bare
 
@@ -40,13 +40,14 @@ class Previous:
             inputs: The model's arguments and the labels.
         """
         arguments = {name: value for name, value in inputs.items() if name != "labels"}
-        with bare(self._built.model, self._built.bank), torch.no_grad():
+        answers = inputs["labels"], self._built.backbone.kind == "causal"
+        with bare(self._built.model, self._built.bank), torch.no_grad(), only_answers(self._built.model, *answers):
             self._bank.gate(None)
             try:
                 logits = self._built.model(**arguments, use_cache=False)["logits"]
             finally:
                 self._switch_off()
-        return answer_logits(logits, inputs["labels"], self._built.backbone.kind == "causal")[0]
+        return answer_logits(logits, *answers)[0]
 
     def _switch_off(self) -> None:
         self._bank.gate({site: torch.zeros(1, 1) for site in self._bank.sites})

@@ -170,6 +170,11 @@ class TrainingRun(Services):
             self.schedule(self._confined.rate)
         return self._confined
 
+    @property
+    def watches(self) -> bool:
+        """Whether the method measures how strongly the layers answer."""
+        return self._magnitudes is not None
+
     def watch(self) -> None:
         """Measure from now on how strongly the layers answer."""
         self._magnitudes = self._magnitudes or Magnitudes(self._built)

@@ -22,7 +22,7 @@ from clora_cli.model.task_vectors import embeddings
 from clora_cli.processes.ranks import own_share, processes, summed
 from clora_cli.store.distribution import Distribution, Taking
 from clora_cli.store.feature_record import Pool, Text
-from clora_cli.training.answer_logits import answer_logits
+from clora_cli.training.answer_logits import answer_logits, only_answers
 from clora_cli.training.build import Built
 from clora_cli.training.input_moments import input_moments
 from clora_cli.training.plan import Plan
@@ -32,7 +32,7 @@ __all__ = ["Services", "affordable_rows"]
 
 _SHARE = 0.1  # of the training's own cost
 _MOST_ROWS = 32
-_PASS = 0.8  # of a row's pass in training: no padding, no logits but the answer's, no gradients of parameters
+_PASS = 0.8  # of a row's pass in training: no padding, no gradients of parameters
 
 
 class Services:
@@ -190,8 +190,10 @@ class Services:
     def _log_likelihood(self, row: int) -> tuple[Tensor, int]:
         """Return the logarithm of the right answer's probability, and its number of tokens."""
         inputs, labels = self._batch(row)
-        logits = self._built.model(**inputs, use_cache=False)["logits"]
-        new, tokens = answer_logits(logits, labels, self._built.backbone.kind == "causal")
+        shift = self._built.backbone.kind == "causal"
+        with only_answers(self._built.model, labels, shift):
+            logits = self._built.model(**inputs, use_cache=False)["logits"]
+        new, tokens = answer_logits(logits, labels, shift)
         return -functional.cross_entropy(new, tokens, reduction="sum"), len(tokens)
 
     def _attribute(self, row: int, steps: int, together: bool, answer: Answer) -> Tensor:

@@ -52,6 +52,8 @@ def largest_difference(one, other):
 
 
 def test_two_processes_train_the_adapter_that_one_trains(process, clora, arguments, here):
+    # Its rows begin alike, which every process runs once, beside what DDP wraps.
+    arguments = [*arguments, "--data", write_task(here / "data" / "first", start="say how it was, in a few words: ")]
     assert clora(*arguments, "--package", "one", "-q").code == 0
     two = process("-m", "clora_cli", *arguments, "--package", "two", "--nproc", 2)
     assert (two.code, two.out) == (0, "two/first  (trained, stage 1)\n")

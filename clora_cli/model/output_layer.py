@@ -1,0 +1,56 @@
+"""The output layer where it is asked for, and nowhere else (layer L1)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["logits_at", "output_layer", "output_only_at"]
+
+
+def output_layer(model: Any) -> nn.Module | None:
+    """Return the layer that makes logits of a model's last states; None where there is none."""
+    return getattr(model, "get_output_embeddings", lambda: None)()
+
+
+@contextlib.contextmanager
+def output_only_at(model: nn.Module, chosen: Tensor) -> Iterator[None]:
+    """For one forward pass, compute logits only at some positions.
+
+    It is the output layer's input that is cut, so that adapters in the layer, and a bias, a scale or a cap after it, act as
+    ever. Logits come out as (1, chosen position, vocabulary), row after row, for ``logits_at``. A model whose output layer
+    takes anything but (row, position, width) gives those of all positions.
+
+    Args:
+        model: The model, under PEFT or not.
+        chosen: Where, shape (row, position), bool; nowhere means everywhere.
+    """
+
+    def cut(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        states = given[0] if given else None
+        if not isinstance(states, Tensor) or states.shape[:-1] != chosen.shape:
+            return None
+        return states[chosen][None], *given[1:]
+
+    layer = output_layer(model)
+    handle = layer.register_forward_pre_hook(cut) if layer is not None and bool(chosen.any()) else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def logits_at(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Return the logits at some positions, shape (chosen position, vocabulary), whether or not others were computed.
+
+    Args:
+        logits: Of all positions, shape (row, position, vocabulary), or as they come out of ``output_only_at``.
+        chosen: Where, shape (row, position), bool.
+    """
+    if logits.shape[:2] == chosen.shape:  # of one row and all its positions both ways are the same
+        return logits[chosen]
+    return logits[0]
