@@ -137,13 +137,20 @@ def _check_declared(name: str, method: Method) -> None:
         ("combine", method.combine, ways),
     ):
         if value not in allowed:
-            raise OptionError(f"method {name} says {what}='{value}'; choose one of {', '.join(sorted(allowed))}")
+            raise OptionError(
+                f"method {name} says {what}='{value}'; choose one of {', '.join(sorted(allowed))}",
+                code="hook-returns-wrong",
+            )
     if method.combine == "learned" and type(method).weigh is Method.weigh:
-        raise OptionError(f"method {name} says combine='learned' and does not define weigh()")
+        raise OptionError(
+            f"method {name} says combine='learned' and does not define weigh()", code="hook-returns-wrong"
+        )
     if (method.combine == "route") != (method.routing() is not None):
-        raise OptionError(f"method {name}: combine='route' goes with routing(); declare both or neither")
+        raise OptionError(
+            f"method {name}: combine='route' goes with routing(); declare both or neither", code="hook-returns-wrong"
+        )
     if method.memory() is not None and not isinstance(method.memory(), Memory):
-        raise OptionError(f"method {name}: memory() is to return a Memory or None")
+        raise OptionError(f"method {name}: memory() is to return a Memory or None", code="hook-returns-wrong")
 
 
 def _check_agree(name: str, parts: Mapping[str, Method]) -> None:
