@@ -31,6 +31,7 @@ __all__ = [
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
+_ENTRIES: dict[Any, tuple[Entry[Any], ...]] = {}
 
 
 class Entry(Generic[T]):
@@ -94,10 +95,12 @@ class Record:
     raw: Mapping[str, Any]
 
     @classmethod
-    def entries(cls) -> Iterator[Entry[Any]]:
-        """Yield the declared keys, in order."""
-        for owner in reversed(cls.__mro__):
-            yield from (value for value in vars(owner).values() if isinstance(value, Entry))
+    def entries(cls) -> tuple[Entry[Any], ...]:
+        """Return the declared keys, in order."""
+        if cls not in _ENTRIES:  # a package of a thousand members asks for them a hundred thousand times
+            values = (value for owner in reversed(cls.__mro__) for value in vars(owner).values())
+            _ENTRIES[cls] = tuple(value for value in values if isinstance(value, Entry))
+        return _ENTRIES[cls]
 
     @classmethod
     def wrong(cls, raw: Mapping[str, Any]) -> str | None:
