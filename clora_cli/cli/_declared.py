@@ -85,7 +85,7 @@ def completion(name: str) -> Callable[[str], list[str]] | None:
         "task": complete_task,
         "methods": complete_method,
         "combine": complete_combine,
-        "similarity": lambda incomplete: complete_plugin("routers", incomplete, "auto"),
+        "similarity": lambda incomplete: complete_plugin("routers", incomplete, "auto", "learned"),
     }[name]
 
 

@@ -11,6 +11,7 @@ from clora_cli.base import registry
 from clora_cli.base.folder_names import check_path
 from clora_cli.cli._config import use_config
 from clora_cli.cli._output import Form
+from clora_cli.options import ways
 
 __all__ = [
     "ColumnsOption",
@@ -58,7 +59,7 @@ def complete_method(incomplete: str) -> list[str]:
 
 def complete_combine(incomplete: str) -> list[str]:
     """Complete a way to combine adapters: a fixed one or a merge's name."""
-    return complete_plugin("merges", incomplete, "auto", "last", "none", "route", "sum", "task-id")
+    return complete_plugin("merges", incomplete, *ways())
 
 
 def complete_strategy(incomplete: str) -> list[str]:

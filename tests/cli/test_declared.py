@@ -10,11 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from clora_cli.base import registry
 from clora_cli.base.files import differences
 from clora_cli.base.options import option
-from clora_cli.cli._declared import takes_declared
+from clora_cli.cli._declared import completion, takes_declared
 from clora_cli.cli._options import ConfigOption
-from clora_cli.options import TrainOptions
+from clora_cli.options import TrainOptions, ways
 from clora_cli.recipes import settings
 from clora_cli.recipes.document import read_document
 from clora_cli.training import make_plan
@@ -88,3 +89,8 @@ def test_manifests_keep_it_where_it_is_not_what_its_absence_means(model_folder, 
     assert make_plan(More(**where)).recipe() == before
     changed = make_plan(More(**where, adam_beta2=0.95)).recipe()
     assert differences(changed, before) == "training.adam_beta2"
+
+
+def test_every_way_to_combine_and_to_route_is_completed():
+    assert set(completion("combine")("")) == set(ways())
+    assert {"auto", "learned", *registry.names("routers")} == set(completion("similarity")(""))
