@@ -277,7 +277,7 @@ def main() -> None:
     chosen, rows = random.Random(options.seed), []
     if not options.json:
         print(
-            "| command | writing calls | attempts | told | harmless | faults | CPU, s |\n|---|---:|---:|---:|---:|---:|---:|"
+            "| command | writing calls | attempts | told | harmless | faults | seconds |\n|---|---:|---:|---:|---:|---:|---:|"
         )
     for name in options.only or COMMANDS:
         began = time.monotonic()
