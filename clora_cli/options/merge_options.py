@@ -10,7 +10,7 @@ from pathlib import Path
 from clora_cli.base import registry
 from clora_cli.base.errors import OptionError
 from clora_cli.base.options import Options, option
-from clora_cli.options.shared_options import DTYPES, seed_option
+from clora_cli.options.shared_options import DTYPES, seed_option, with_density
 
 __all__ = ["MergeOptions"]
 
@@ -63,7 +63,7 @@ class MergeOptions(Options):
     @property
     def texts(self) -> dict[str, str]:
         """The strategy's options as texts."""
-        return {**self.strategy_options, **({} if self.density is None else {"density": str(self.density)})}
+        return with_density(self.strategy_options, self.density)
 
     def check(self) -> None:
         """Check what goes beyond the range of a single option.

@@ -8,7 +8,7 @@ from typing import Any
 
 from clora_cli.base.options import Options, option
 
-__all__ = ["DTYPES", "LENGTHS", "ROWS", "ModelOptions", "dtype_option", "seed_option"]
+__all__ = ["DTYPES", "LENGTHS", "ROWS", "ModelOptions", "dtype_option", "seed_option", "with_density"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ROWS = 1 << 20  # the most rows of a batch
@@ -30,6 +30,11 @@ def dtype_option(table: str | None = None) -> Any:
 def seed_option(help: str) -> Any:
     """Return an option for a seed, which a recipe has for all of its steps."""
     return option(42, help, most=_SEEDS, recipe=False)
+
+
+def with_density(texts: Mapping[str, str], density: float | None) -> dict[str, str]:
+    """Return a plug-in's options as texts, with the one that has a short form of its own."""
+    return {**texts, **({} if density is None else {"density": str(density)})}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clora_cli.base import registry
 from clora_cli.base.options import Options, option
-from clora_cli.options.shared_options import seed_option
+from clora_cli.options.shared_options import seed_option, with_density
 
 __all__ = ["SIDES", "TrimOptions"]
 
@@ -41,4 +41,4 @@ class TrimOptions(Options):
     @property
     def texts(self) -> dict[str, str]:
         """The trim's options as texts."""
-        return {**self.by_options, **({} if self.density is None else {"density": str(self.density)})}
+        return with_density(self.by_options, self.density)

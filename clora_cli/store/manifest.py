@@ -23,6 +23,7 @@ from clora_cli.base.files import differences, read_json, sha256, stand_in, to_js
 from clora_cli.base.intake import reason
 from clora_cli.model.base_model import same_base
 from clora_cli.store.manifest_parts import (
+    MANIFEST,
     BaseRecord,
     DataRecord,
     LoraRecord,
@@ -42,7 +43,6 @@ __all__ = [
 ]
 
 SCHEMA = "clora.adapter/1"
-MANIFEST = "clora.json"
 
 
 @dataclass(frozen=True)

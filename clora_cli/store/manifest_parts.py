@@ -9,6 +9,7 @@ from clora_cli.base import records
 from clora_cli.base.entries import Record, a_flag, a_line, a_number, a_table, a_text, a_whole, some, texts, whatever
 
 __all__ = [
+    "MANIFEST",
     "BaseRecord",
     "DataRecord",
     "LoraRecord",
@@ -18,6 +19,9 @@ __all__ = [
     "TrainingRecord",
     "TrimRecord",
 ]
+
+
+MANIFEST = "clora.json"
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.base.files import read_json, to_json, write_text
+from clora_cli.store.manifest_parts import MANIFEST
 
 __all__ = ["WITHHELD", "as_withheld", "withhold"]
 
 WITHHELD = ""  # replaces a withheld checksum
-_MANIFEST = "clora.json"
 
 
 def withhold(folder: Path, fingerprints: Collection[str]) -> bool:
@@ -29,15 +29,15 @@ def withhold(folder: Path, fingerprints: Collection[str]) -> bool:
         ArtifactError: If the manifest is damaged.
         CloraError: If it cannot be written; it then stays as it was.
     """
-    if not (folder / _MANIFEST).exists():
+    if not (folder / MANIFEST).exists():
         return False
-    manifest = read_json(folder / _MANIFEST, "manifest")
+    manifest = read_json(folder / MANIFEST, "manifest")
     entries = _of_rows(manifest)
     exposed = [entry for entry in entries if entry.get("fingerprint") in fingerprints]
     for entry in exposed:
         entry["fingerprint"] = WITHHELD
     if exposed:
-        write_text(folder / _MANIFEST, to_json(manifest))
+        write_text(folder / MANIFEST, to_json(manifest))
     return bool(exposed)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from clora_cli.base import registry
 from clora_cli.base.errors import OptionError
 from clora_cli.methods import Memory, Method
+from clora_cli.options import ways
 
 __all__ = ["Composition", "compose"]
 
@@ -131,10 +132,9 @@ def _distribute(classes: Mapping[str, type[Method]], options: Mapping[str, str])
 
 def _check_declared(name: str, method: Method) -> None:
     """Refuse declarations that mean nothing, or that only make sense together."""
-    ways = {"none", "sum", "last", "route", "task-id", "weighted", "learned", *registry.names("merges")}
     for what, value, allowed in (
         ("start", method.start, {"fresh", "previous", "shared"}),
-        ("combine", method.combine, ways),
+        ("combine", method.combine, set(ways()) - {"auto"}),
     ):
         if value not in allowed:
             raise OptionError(

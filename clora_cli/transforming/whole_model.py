@@ -18,6 +18,7 @@ from clora_cli.merges import Merger
 from clora_cli.model.base_layers import BaseLayers, Head
 from clora_cli.model.checkpoint import CONFIG, entry_of
 from clora_cli.model.places import Place
+from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.tensors import read_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ __all__ = ["check_model", "write_model"]
 _CARRIED = {".json", ".model", ".txt", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab", ".tsv"}
 _LICENCES = ("license", "licence", "notice", "copying", "use_policy")
 # What leads a loader to weights that are not merged: records of other tools' weights, and of adapters.
-_LEADING = ("adapter_", "clora.json", "params.json", "consolidated")
+_LEADING = ("adapter_", MANIFEST, "params.json", "consolidated")
 
 
 def check_model(merger: Merger) -> BaseLayers:
@@ -103,7 +104,7 @@ def write_model(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mappi
         if head:
             _record_untied(folder, entry_of(base), head)
         record = {**plan.manifest(argv, {}), "schema": "clora.model/1"}
-        (folder / "clora.json").write_text(to_json(record), encoding="utf-8")
+        (folder / MANIFEST).write_text(to_json(record), encoding="utf-8")
     return {"left_out": left, **({"untied": head.parameter} if head else {})}
 
 
