@@ -8,6 +8,11 @@ from pathlib import Path
 
 from support import write_random_adapter
 
+from clora_cli.model.backbone import Backbone
+from clora_cli.reporting import assemble
+from clora_cli.reporting.collect import collect
+from clora_cli.reporting.grouping import bring_together
+from clora_cli.reporting.method_results import Results
 from clora_cli.store.routes import Routes
 from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, write_scores
 
@@ -142,3 +147,16 @@ def write_packages(root: Path, base) -> Path:
         for stage, task in enumerate((*ORDER, "third"), start=1):
             write_random_adapter(root / name / f"seed-{seed}" / "adapters" / task, base, stage=stage)
     return root
+
+
+def bring(*paths: Path) -> Results:
+    """Return the results of what lies at some paths."""
+    material = collect(paths)
+    return bring_together(assemble(material.scores, material.manifests))
+
+
+def write_three(folder: Path, base: Backbone) -> Path:
+    """Write adapters of the tasks first, second and third, with random numbers; their names do not sort by stage."""
+    for stage, task in enumerate(("first", "second", "third"), start=1):
+        write_random_adapter(folder / f"{4 - stage}-{task}", base, stage=stage, manifest={"task": task})
+    return folder

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from clora_cli.base.legible import legible
 
-__all__ = ["open_regular", "parse_json", "read_bytes", "read_text", "real_path", "reason"]
+__all__ = ["each_key_once", "open_regular", "parse_json", "read_bytes", "read_text", "real_path", "reason"]
 
 _MOST = 1 << 28  # bytes of a text file: scores of a million rows take a tenth
 _DEEPEST = 64  # levels of JSON: the deepest record has six
@@ -79,7 +79,7 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         value = json.loads(
-            text, parse_constant=_refuse, parse_int=_whole, parse_float=_real, object_pairs_hook=_each_key_once
+            text, parse_constant=_refuse, parse_int=_whole, parse_float=_real, object_pairs_hook=each_key_once
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -105,7 +105,12 @@ def _real(digits: str) -> float:
     return number
 
 
-def _each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object from its pairs, for ``object_pairs_hook``.
+
+    Raises:
+        ValueError: If a key occurs twice.
+    """
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]

@@ -7,13 +7,14 @@ knows what a column means.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clora_cli.base.errors import DataError
 from clora_cli.base.files import stand_in
+from clora_cli.base.intake import each_key_once
 from clora_cli.data.delimited import read_table
 from clora_cli.data.texts import COMPRESSED, ending, library, read_bytes, read_text
 
@@ -102,20 +103,12 @@ def parse_json(text: str, *, nan: bool = True) -> object:
         ValueError: It is not JSON, or a key occurs twice, so that one of its values would be lost.
         RecursionError: It is nested too deeply.
     """
-    value: object = json.loads(text, object_pairs_hook=_object_of, parse_constant=float if nan else _refuse)
+    value: object = json.loads(text, object_pairs_hook=each_key_once, parse_constant=float if nan else _refuse)
     return value
 
 
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no number of JSON")
-
-
-def _object_of(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"'{next(key for key in keys if keys.count(key) > 1)}' occurs twice in one object")
-    return values
 
 
 def _not_json(path: Path, line: int, why: str) -> DataError:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from support import write_random_adapter
+from reported import write_three
 
 from clora_cli.algebra.comparison import compare, measure
 from clora_cli.presenting.difference_forms import difference_json, difference_table
@@ -24,11 +24,7 @@ TASKS = ("first", "second", "third")
 
 @pytest.fixture
 def package(tmp_path, backbone):
-    """Three adapters with random numbers; their names do not sort by stage."""
-    base = backbone("llama")
-    for stage, task in enumerate(TASKS, start=1):
-        write_random_adapter(tmp_path / "adapters" / f"{4 - stage}-{task}", base, stage=stage, manifest={"task": task})
-    return tmp_path / "adapters"
+    return write_three(tmp_path / "adapters", backbone("llama"))
 
 
 @pytest.fixture

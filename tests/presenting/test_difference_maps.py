@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from refusals import refused
-from support import write_random_adapter
+from reported import write_three
 
 from clora_cli.presenting.figures.difference_maps import _cell_text, compose_difference, draw_difference
 from clora_cli.reporting.differences import (
@@ -15,16 +15,10 @@ from clora_cli.reporting.differences import (
     read_adapters,
 )
 
-TASKS = ("first", "second", "third")
-
 
 @pytest.fixture
 def package(tmp_path, backbone):
-    """Three adapters with random numbers; their names do not sort by stage."""
-    base = backbone("llama")
-    for stage, task in enumerate(TASKS, start=1):
-        write_random_adapter(tmp_path / "adapters" / f"{4 - stage}-{task}", base, stage=stage, manifest={"task": task})
-    return tmp_path / "adapters"
+    return write_three(tmp_path / "adapters", backbone("llama"))
 
 
 @pytest.fixture

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from reported import write_runs
+from reported import bring, write_runs
 
 from clora_cli.presenting.latex import escape, latex_table
-from clora_cli.reporting import assemble, bring_together
-from clora_cli.reporting.collect import collect
 from clora_cli.reporting.standings import standings
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return bring(write_runs(tmp_path_factory.mktemp("runs")))
-
-
-def bring(*paths):
-    material = collect(paths)
-    return bring_together(assemble(material.scores, material.manifests))
 
 
 def test_latex_has_as_many_cells_as_columns_and_balanced_braces(results):

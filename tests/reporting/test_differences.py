@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from refusals import refused
+from reported import write_three
 from support import write_random_adapter
 
 from clora_cli.algebra.comparison import Comparison
@@ -19,11 +20,7 @@ TASKS = ("first", "second", "third")
 
 @pytest.fixture
 def package(tmp_path, backbone):
-    """Three adapters with random numbers; their names do not sort by stage."""
-    base = backbone("llama")
-    for stage, task in enumerate(TASKS, start=1):
-        write_random_adapter(tmp_path / "adapters" / f"{4 - stage}-{task}", base, stage=stage, manifest={"task": task})
-    return tmp_path / "adapters"
+    return write_three(tmp_path / "adapters", backbone("llama"))
 
 
 def test_a_package_is_ordered_by_stage_and_labelled_by_task(package):

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 import pytest
 from refusals import refused
-from reported import ORDER, bits, cell, stage_scores, write_run, write_runs
+from reported import ORDER, bits, bring, cell, stage_scores, write_run, write_runs
 
 from clora_cli.presenting.markdown_tables import matrix_table
 from clora_cli.reporting import assemble, bring_together
@@ -24,11 +24,6 @@ AP, FORGETTING = "average-performance", "forgetting-rate"
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return bring(write_runs(tmp_path_factory.mktemp("runs")))
-
-
-def bring(*paths):
-    material = collect(paths)
-    return bring_together(assemble(material.scores, material.manifests))
 
 
 def test_stages_of_a_run_folder_are_one_run_and_seeds_repetitions(results):

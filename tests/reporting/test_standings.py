@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from reported import stage_scores, write_runs
+from reported import bring, stage_scores, write_runs
 
 from clora_cli.presenting.markdown_tables import standings_table
 from clora_cli.reporting import assemble, bring_together
-from clora_cli.reporting.collect import collect
 from clora_cli.reporting.standings import standings
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return bring(write_runs(tmp_path_factory.mktemp("runs")))
-
-
-def bring(*paths):
-    material = collect(paths)
-    return bring_together(assemble(material.scores, material.manifests))
 
 
 def test_what_methods_do_without_comes_from_the_plug_ins(results):
