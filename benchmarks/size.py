@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from clora_cli.algebra.statistics import Moments
-from clora_cli.store.adapter_folder import AdapterFolder, read_adapter, write_adapter
+from clora_cli.store.adapter_folder import AdapterFolder, read_adapter
+from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.distribution import Distribution, read_distribution
 from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.store.tensors import read_tensors

@@ -14,7 +14,8 @@ from clora_cli.algebra.lora import Factor, factor_keys
 from clora_cli.model.backbone import Backbone, find_sites
 from clora_cli.model.features import prompt_ids
 from clora_cli.model.task_vectors import KEY, embeddings
-from clora_cli.store.adapter_folder import AdapterFolder, write_adapter
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.ledger import mask_key, pack
 
 RECORDED = {"similarity": "task-vector", "top_k": 1, "temperature": 0.05, "layer": "all", "module": "", "abstain": 0.0}

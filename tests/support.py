@@ -36,7 +36,8 @@ from clora_cli.base.progress import Silent
 from clora_cli.model.backbone import Backbone, find_sites
 from clora_cli.model.base_model import ModelReference
 from clora_cli.options import TrainOptions
-from clora_cli.store.adapter_folder import AdapterFolder, write_adapter
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.training import make_plan, train_task
 
 FAMILIES = ("llama", "gpt2", "t5", "encoder-decoder")

@@ -18,7 +18,8 @@ from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.meeting import agree, launched, wait_for_all
 from clora_cli.processes.ranks import is_main_process
 from clora_cli.processes.spots import inside
-from clora_cli.store.adapter_folder import AdapterFolder, write_adapter
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.card import model_card
 from clora_cli.store.manifest import Manifest
 from clora_cli.store.package import changed

@@ -19,7 +19,8 @@ from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.data.tools import with_model
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, find_model
 from clora_cli.options import TrainOptions
-from clora_cli.store.adapter_folder import AdapterFolder, check_place, finished
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.adapter_writing import check_place, finished
 from clora_cli.store.package import read_package
 from clora_cli.store.withholding import WITHHELD
 from clora_cli.training.composition import Composition, compose

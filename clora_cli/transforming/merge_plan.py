@@ -16,7 +16,8 @@ from clora_cli.data import origins_of
 from clora_cli.merges import Merged, Merger
 from clora_cli.model.base_model import ModelReference
 from clora_cli.options import MergeOptions
-from clora_cli.store.adapter_folder import AdapterFolder, finished
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.adapter_writing import finished
 
 __all__ = ["MergePlan", "transposed"]
 

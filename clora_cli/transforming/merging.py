@@ -14,7 +14,8 @@ from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.base_model import ModelReference, check_base, same_base
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.spots import place
-from clora_cli.store.adapter_folder import AdapterFolder, check_place
+from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.adapter_writing import check_place
 from clora_cli.store.package import base_at_hand, find_base
 
 __all__ = ["merge_adapters", "plan_merge"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.algebra.lora import Factor, factor_keys, scaling_at
-from clora_cli.store.adapter_folder import write_adapter, write_dense
+from clora_cli.store.adapter_writing import write_adapter, write_dense
 from clora_cli.store.card import merge_card
 from clora_cli.store.manifest import Manifest
 

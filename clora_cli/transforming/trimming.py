@@ -21,8 +21,9 @@ from clora_cli.base.progress import Progress, Silent
 from clora_cli.options import SIDES, TrimOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.spots import inside, place
-from clora_cli.store.adapter_folder import WEIGHTS, AdapterFolder, check_place, finished
+from clora_cli.store.adapter_folder import WEIGHTS, AdapterFolder
 from clora_cli.store.adapter_tensors import read_copies
+from clora_cli.store.adapter_writing import check_place, finished
 from clora_cli.store.ledger import mask_key, pack, read_masks
 from clora_cli.store.manifest import MANIFEST, manifest_text
 from clora_cli.store.manifest_parts import TrimRecord

@@ -19,7 +19,8 @@ from clora_cli.model.backbone import load_backbone
 from clora_cli.model.base_model import find_model
 from clora_cli.options import ExpandOptions, MergeOptions, RouteOptions, TrimOptions
 from clora_cli.routing.profiles import known_by
-from clora_cli.store.adapter_folder import DENSE, WEIGHTS, read_adapter, write_dense
+from clora_cli.store.adapter_folder import DENSE, WEIGHTS, read_adapter
+from clora_cli.store.adapter_writing import write_dense
 from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.package import read_package
 from clora_cli.store.side_files import FEATURES, STATE

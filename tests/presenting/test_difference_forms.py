@@ -17,7 +17,7 @@ from clora_cli.reporting.differences import (
     mean_over_pairs,
     read_adapters,
 )
-from clora_cli.store.adapter_folder import write_dense
+from clora_cli.store.adapter_writing import write_dense
 
 TASKS = ("first", "second", "third")
 

@@ -23,7 +23,8 @@ from clora_cli.presenting.report_file import write_report
 from clora_cli.presenting.svg import inline_svg
 from clora_cli.reporting.assembly import make_report
 from clora_cli.reporting.collect import Material, collect
-from clora_cli.store.adapter_folder import read_adapter, write_adapter
+from clora_cli.store.adapter_folder import read_adapter
+from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.ledger import mask_key, pack
 from clora_cli.store.scores import BaseRef
 from clora_cli.store.tensors import read_tensors

@@ -12,7 +12,8 @@ from support import Signals, config_of, contents, manifest_of, random_factors, w
 from clora_cli.algebra.lora import factor_keys
 from clora_cli.base.files import sha256, to_json
 from clora_cli.model.base_model import find_model
-from clora_cli.store.adapter_folder import WEIGHTS, read_adapter, write_adapter
+from clora_cli.store.adapter_folder import WEIGHTS, read_adapter
+from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.manifest import MANIFEST, SCHEMA
 from clora_cli.store.package import base_at_hand, find_base, read_package
 

@@ -341,7 +341,7 @@ def test_must_17_keep_what_stood_there_when_writing_fails(adapter, base, monkeyp
     before = contents(adapter)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "clora_cli.store.adapter_folder.to_json", lambda _: (_ for _ in ()).throw(OSError(28, "No space left"))
+            "clora_cli.store.adapter_writing.to_json", lambda _: (_ for _ in ()).throw(OSError(28, "No space left"))
         )
         with refused("cannot-write", adapter, "No space left"):
             rewrite(adapter, base)

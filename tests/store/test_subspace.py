@@ -7,7 +7,8 @@ from refusals import refused
 from support import config_of, manifest_of, random_factors
 
 from clora_cli.algebra.lora import Factor, factor_keys
-from clora_cli.store.adapter_folder import read_adapter, write_adapter
+from clora_cli.store.adapter_folder import read_adapter
+from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.ledger import mask_key, pack, read_ledger, read_masks, unpack
 
 SITE = "model.layers.0.self_attn.q_proj"

@@ -20,7 +20,7 @@ from clora_cli.base import registry
 from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import load_task
 from clora_cli.model.bank import AdapterBank
-from clora_cli.store.adapter_folder import write_adapter
+from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.package import read_package
 from clora_cli.training import make_plan, train_task
 

@@ -11,7 +11,7 @@ from support import Signals, options_for, train
 from torch.testing import assert_close
 
 from clora_cli.model.backbone import find_sites
-from clora_cli.store.adapter_folder import write_adapter
+from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.training import make_plan, train_task
 from clora_cli.training.build import target_modules
 from clora_cli.training.loop import MethodTrainer

@@ -18,7 +18,8 @@ from clora_cli.base.errors import OptionError
 from clora_cli.merges import merge_sites
 from clora_cli.model.bank import AdapterBank
 from clora_cli.options import MergeOptions
-from clora_cli.store.adapter_folder import read_adapter, write_adapter
+from clora_cli.store.adapter_folder import read_adapter
+from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.package import read_package
 from clora_cli.transforming import merge_adapters, plan_merge
 
