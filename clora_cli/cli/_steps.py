@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 from clora_cli.base.errors import CloraError
+from clora_cli.processes import signals
 from clora_cli.processes.holders import take_over
 from clora_cli.processes.locks import locked
 from clora_cli.processes.spots import Spot, place
@@ -120,14 +121,20 @@ def _become(words: list[str], busy: Spot) -> None:
 
     sys.argv = ["clora", *words]
     try:
-        with contextlib.ExitStack() as stack:  # a new run waits until this has ended
+        with signals.interruptible(), contextlib.ExitStack() as stack:  # a new run waits until this has ended
             with contextlib.suppress(CloraError):  # where nothing can be written, the command will tell
                 stack.enter_context(locked([busy]))
+            stack.callback(_ignore)  # what comes when the command has ended must not leave the lock
             main()
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(signals.exit_code())
     finally:
         _report_device()
+
+
+def _ignore() -> None:
+    for number in signals.ending():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _waited(commands: int) -> Mapping[str, Any]:

@@ -75,9 +75,10 @@ def test_a_command_that_nobody_hears_any_more_ends_by_itself(worker, tmp_path):
     def full(line):
         raise OSError(errno.ENOSPC, "no space left")
 
-    with pytest.raises(OSError, match="no space left"):
-        worker.run(["tasks"], tmp_path, full)
-    assert list(tmp_path.glob(".clora-*")) == []
+    for words in (["tasks"], ["tasks", "mnil"]):  # the second ends as its line is heard
+        with pytest.raises(OSError, match="no space left"):
+            worker.run(words, tmp_path, full)
+        assert list(tmp_path.glob(".clora-*")) == []
     said = []
     assert worker.run(["tasks", "-q"], tmp_path, said.append).code == 0
     assert "yes-no" in said
