@@ -14,6 +14,7 @@ import gc
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -70,16 +71,32 @@ def trained_here(options: TrainOptions) -> tuple[float, float]:
     return time.process_time() - began, resident()
 
 
+# A program of its own, as a process begins with the most memory that the one which started it has held.
+_APART = """
+import os, sys
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(child, 0)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+sys.exit(status != 0)
+"""
+
+
 def trained_by_command(options: TrainOptions) -> tuple[float, float]:
     """Train by a command; return its CPU seconds and the most megabytes that it held."""
     words = ["--data", options.data, "--package", options.package, "--method", options.method, "--max-steps", 1]
     words += [word for key, value in options.method_options.items() for word in ("-o", f"{key}={value}")]
     command = [sys.executable, "-m", "clora_cli", "train-task", *map(str, words), "--device", "cpu", "--quiet"]
-    child = os.posix_spawn(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
-    _, status, usage = os.wait4(child, 0)
-    if status:
+    result = subprocess.run(
+        [sys.executable, "-c", _APART, *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    seconds, megabytes = result.stdout.splitlines()[-1].split()
+    return float(seconds), float(megabytes)
 
 
 def main() -> None:

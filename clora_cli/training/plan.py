@@ -254,7 +254,7 @@ def _dependents(members: Sequence[AdapterFolder], out: Path) -> list[AdapterFold
     return [
         member
         for member in members
-        if member.manifest and any(parent.sha256 in replaced for parent in member.manifest.parents)
+        if replaced and member.manifest and any(parent.sha256 in replaced for parent in member.manifest.parents)
     ]
 
 
