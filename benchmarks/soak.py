@@ -2,7 +2,8 @@
 
 Prints the CPU seconds of a training (means over the first and the last ``--window`` tasks, the very first left out), and the
 memory that the process holds after them. Data are made up; the model is the bundled one. With ``--copied`` the adapters
-between the first and the last ones are copies of one, which is done in a minute; not for ``cast``, whose adapters share one LoRA.
+between the first and the last ones are copies of one, which is done in a minute; of ``cast``, whose adapters share one LoRA, each
+has as many entries of its own, drawn from those that are idle.
 With ``--commands`` the first and the last ones are commands of their own, as a user calls them: CPU seconds and the most memory of
 each, the start of the program included.
 """
@@ -24,7 +25,11 @@ from statistics import mean
 import torch
 from transformers.utils import logging
 
+from clora_cli.base.files import sha256
 from clora_cli.options import TrainOptions
+from clora_cli.store.ledger import Ledger, mask_key, pack, read_ledger, unpack
+from clora_cli.store.package import read_package
+from clora_cli.store.tensors import read_tensors, save_tensors
 from clora_cli.training import make_plan, train_task
 
 OPTIONS = {"cast": {"most": "0.004", "least": "0.0001"}}  # two hundred tasks have to fit into one LoRA
@@ -47,14 +52,33 @@ def write_tasks(folder: Path, count: int) -> list[Path]:
 def copy_adapter(package: Path, source: Path, name: str) -> None:
     """Put a copy of an adapter into a package, as one that was trained on top of all that are there."""
     stage = len(list(package.iterdir()))
-    shutil.copytree(source, package / name)
     manifest = json.loads((source / "clora.json").read_text(encoding="utf-8"))
+    ledger = read_ledger(read_package([package])) if manifest["method"]["start"] == "shared" else None
+    shutil.copytree(source, package / name)
     if parents := manifest["parents"]:
         manifest["parents"] = [
             parents[n] if n < len(parents) else {**parents[-1], "task": f"t{n}"} for n in range(stage)
         ]
+    if ledger is not None:
+        manifest["files"] |= give_part(package / name, ledger)
     text = json.dumps({**manifest, "task": name, "stage": stage + 1}, indent=2, sort_keys=True)
     (package / name / "clora.json").write_text(text, encoding="utf-8")
+
+
+def give_part(folder: Path, ledger: Ledger) -> dict[str, str]:
+    """Move the entries that an adapter owns of a shared LoRA to ones that nobody owns; return its files' checksums."""
+    tensors, state = read_tensors(folder / "adapter_model.safetensors"), read_tensors(folder / "state.clora")
+    for site in ledger.owners:
+        key = f"base_model.model.{site}.lora_B.weight"
+        values, mask = tensors[key], unpack(state[mask_key(site)], tensors[key].shape)
+        idle = ledger.idle_at(site).flatten().nonzero().flatten()
+        places = idle[torch.randperm(len(idle))[: int(mask.sum())]]
+        moved, owned = torch.zeros(values.numel()), torch.zeros(values.numel(), dtype=torch.bool)
+        moved[places], owned[places] = values[mask], True
+        tensors[key], state[mask_key(site)] = moved.view(values.shape), pack(owned)
+    save_tensors(folder / "adapter_model.safetensors", tensors)
+    save_tensors(folder / "state.clora", state)
+    return {name: sha256(folder / name) for name in ("adapter_model.safetensors", "state.clora")}
 
 
 def resident() -> float:
