@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from clora_cli.base.files import sha256
 from clora_cli.options import TrainOptions
-from clora_cli.store.ledger import Ledger, mask_key, pack, read_ledger, unpack
+from clora_cli.store.ledger import Ledger, mask_key, pack, read_ledger
 from clora_cli.store.package import read_package
 from clora_cli.store.tensors import read_tensors, save_tensors
 from clora_cli.training import make_plan, train_task
@@ -68,14 +68,14 @@ def copy_adapter(package: Path, source: Path, name: str) -> None:
 def give_part(folder: Path, ledger: Ledger) -> dict[str, str]:
     """Move the entries that an adapter owns of a shared LoRA to ones that nobody owns; return its files' checksums."""
     tensors, state = read_tensors(folder / "adapter_model.safetensors"), read_tensors(folder / "state.clora")
-    for site in ledger.owners:
-        key = f"base_model.model.{site}.lora_B.weight"
-        values, mask = tensors[key], unpack(state[mask_key(site)], tensors[key].shape)
-        idle = ledger.idle_at(site).flatten().nonzero().flatten()
-        places = idle[torch.randperm(len(idle))[: int(mask.sum())]]
-        moved, owned = torch.zeros(values.numel()), torch.zeros(values.numel(), dtype=torch.bool)
-        moved[places], owned[places] = values[mask], True
-        tensors[key], state[mask_key(site)] = moved.view(values.shape), pack(owned)
+    idle = torch.cat([owner.flatten() == 0 for owner in ledger.owners.values()]).nonzero().flatten()
+    own = torch.zeros(ledger.size, dtype=torch.bool)
+    own[idle[torch.randperm(len(idle))[: ledger.owned[-1]]]] = True
+    for (site, owner), part in zip(
+        ledger.owners.items(), own.split([owner.numel() for owner in ledger.owners.values()]), strict=True
+    ):
+        state[mask_key(site)] = pack(part)
+        tensors[f"base_model.model.{site}.lora_B.weight"] = 0.01 * part.view(owner.shape)
     save_tensors(folder / "adapter_model.safetensors", tensors)
     save_tensors(folder / "state.clora", state)
     return {name: sha256(folder / name) for name in ("adapter_model.safetensors", "state.clora")}

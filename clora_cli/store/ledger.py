@@ -169,8 +169,8 @@ def read_ledger(members: Sequence[AdapterFolder]) -> Ledger:
 
 
 def _parts(member: AdapterFolder) -> tuple[dict[str, Factor], dict[str, Tensor]]:
-    factors = member.factors()
-    masks = _masks(member, member.state(), factors, "B")
+    factors = member.factors(at_once=True)
+    masks = _masks(member, member.state(at_once=True), factors, "B")
     if set(masks) != set(factors):
         raise MismatchError(
             f"{member.path} owns no part of a shared LoRA: it has no masks in state.clora; "

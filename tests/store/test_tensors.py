@@ -57,17 +57,20 @@ def test_a_file_cut_short_names_the_tensor(path):
 
 
 def test_a_header_that_another_file_has_too_does_not_vouch_for_the_file(tmp_path, path):
-    read_tensors(path)
+    read_tensors(path, at_once=True)
     (tmp_path / "short.safetensors").write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match="is damaged"):
-        read_tensors(tmp_path / "short.safetensors")
+        read_tensors(tmp_path / "short.safetensors", at_once=True)
 
 
-def test_a_small_file_is_read_as_tensor_by_tensor(tmp_path):
+def test_a_file_is_read_at_once_as_tensor_by_tensor(tmp_path):
     kinds = (torch.float64, torch.float16, torch.float8_e4m3fn, torch.int16, torch.bool, torch.complex64)
     kept = {str(kind): torch.arange(6).reshape(3, 2).to(kind) for kind in kinds} | TENSORS
     save_tensors(tmp_path / "kinds.safetensors", kept)
-    found, slowly = read_tensors(tmp_path / "kinds.safetensors"), dict(each_tensor(tmp_path / "kinds.safetensors"))
+    found, slowly = (
+        read_tensors(tmp_path / "kinds.safetensors", at_once=True),
+        dict(each_tensor(tmp_path / "kinds.safetensors")),
+    )
     assert list(found) == list(slowly)
     for name, tensor in slowly.items():
         assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
