@@ -7,7 +7,7 @@ read it there.
 
 from __future__ import annotations
 
-from clora_cli.options.eval_options import SCORE, EvalOptions, merges, ways
+from clora_cli.options.eval_options import GENERAL, SCORE, EvalOptions, merges, ways
 from clora_cli.options.expand_options import ExpandOptions
 from clora_cli.options.feature_options import SPLITS, FeatureOptions
 from clora_cli.options.merge_options import MergeOptions
@@ -18,6 +18,7 @@ from clora_cli.options.trim_options import SIDES, TrimOptions
 
 __all__ = [
     "DTYPES",
+    "GENERAL",
     "QUANTIZE",
     "SCORE",
     "SIDES",

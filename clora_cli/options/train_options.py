@@ -49,7 +49,7 @@ class TrainOptions(ModelOptions):
     )
     model: str = option(
         MODEL_NAME,
-        "Base model: clora-nano (bundled), a folder or a Hub id.",
+        "Base model: clora-nano (bundled), a folder, a GGUF file or a Hub id.",
         flags=("-m", "--model"),
         environment=("CLORA_TRAIN_TASK_MODEL", "CLORA_MODEL"),
         recipe=False,
