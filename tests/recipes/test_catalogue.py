@@ -115,6 +115,7 @@ BY_HAND = {
         "lwf": ([], SIX),
         "migu": (SIX, []),
         "zero-shot": ([], SIX),
+        "sd-lora": ([], SIX),
         "inc-lora+migu": ([], SIX),
         "o-lora+migu": ([], SIX),
         "replay+migu": ([], SIX),
@@ -131,6 +132,7 @@ BY_HAND = {
         "pfd": (PFD, []),
         "replay": ([], PFD),
         "per-task": ([], PFD),
+        "sd-lora": ([], SIX),
         "inc-lora+migu": ([], SIX),
     },
     "llama2-13b": {

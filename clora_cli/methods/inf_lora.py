@@ -88,7 +88,7 @@ def leading(matrix: Tensor, basis: Tensor, count: int, seed: int) -> Tensor:
     real = int((sizes[:count] > 1e-10 * sizes[0].clamp(min=1e-30)).sum())
     noise = torch.randn(len(matrix), count - real, generator=torch.Generator().manual_seed(seed), dtype=matrix.dtype)
     whole, _ = torch.linalg.qr(torch.cat([basis, left[:, :real], noise], dim=1))
-    found = whole[:, basis.shape[1] :]
+    found: Tensor = whole[:, basis.shape[1] :]
     # The decomposition leaves signs open: the largest entry of each is made positive.
     return found * found.gather(0, found.abs().argmax(dim=0, keepdim=True)).sign()
 
@@ -99,7 +99,8 @@ def grown(moment: Tensor, basis: Tensor, share: float) -> Tensor:
     whole = moment.square().sum()
     held = (basis.mT @ moment).square().sum() + torch.cat([sizes.new_zeros(1), sizes.square().cumsum(dim=0)])
     count = min(int((held < share * whole * (1 - 1e-12)).sum()), len(moment) - basis.shape[1])
-    return torch.linalg.qr(torch.cat([basis, left[:, :count]], dim=1))[0]
+    larger: Tensor = torch.linalg.qr(torch.cat([basis, left[:, :count]], dim=1))[0]
+    return larger
 
 
 def _bases(run: Run) -> dict[str, Tensor]:
