@@ -17,6 +17,7 @@ from clora_cli.base.errors import MismatchError
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Collator, uses_chat
 from clora_cli.model.attribution import Answer, attributions, down_projections
+from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features
 from clora_cli.model.task_vectors import embeddings
 from clora_cli.processes.ranks import own_share, processes, summed
@@ -118,6 +119,17 @@ class Services:
     def input_moments(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each adapted site with the mean of ``x xT`` over its inputs; see ``methods.Run``."""
         yield from input_moments(self._built, self._own, self._plan.options.batch_size)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each adapted site with the weight that the new adapter is added to; see ``methods.Run``."""
+        layers, bank = BaseLayers(self._plan.reference), self._built.bank
+        for site, factor in self._built.trainable.items():
+            weight = layers.weight(site, factor.shape).float()
+            if (dense := bank.dense_of([site])) is not None:
+                weight = weight + dense[0].cpu()
+            elif (past := bank.past_of([site])) is not None:
+                weight = weight + past[1][0].cpu().float() @ past[0][0].cpu().float()
+            yield site, weight
 
     def distribution(self, *, pool: Pool, text: Text, second_moment: SecondMoment) -> Distribution:
         """Return the feature distribution of the task's training rows under the bare base model."""

@@ -115,7 +115,32 @@ def test_sd_lora_is_evaluated_with_its_magnitudes(learn, inputs):
         fixed_weights([first, members[1]])
 
 
-@pytest.mark.parametrize("method", ["inf-lora", "sd-lora"])
+def test_osf_lora_leaves_what_the_model_does_in_its_largest_directions(learn, inputs):
+    from clora_cli.model.base_layers import BaseLayers
+    from clora_cli.model.base_model import find_model
+
+    first, second = (
+        learn("osf-lora", task, lr=0.05, method_options={"directions": "8"}) for task in ("first", "second")
+    )
+    layers = BaseLayers(find_model(str(inputs[0])))
+    for site, factor in second.factors().items():
+        weight = layers.weight(site, factor.shape).float() + first.factors()[site].delta()
+        left, _, right = torch.linalg.svd(weight)
+        delta = factor.delta()
+        assert float(delta.norm()) > 1e-2
+        assert float((left[:, :8].mT @ delta).norm()) < 1e-4 * float(delta.norm())
+        assert float((delta @ right[:8].mT).norm()) < 1e-4 * float(delta.norm())
+
+
+@pytest.mark.parametrize("method", ["gem", "inc-lora+gem", "a-gem"])
+def test_remembered_rows_are_read_and_not_trained_on(learn, method):
+    learn(method, "first")
+    learn(method, "second", method_options={"gem.rows" if "+" in method else "rows": "3"})
+    third = learn(method, "third", method_options={"gem.rows" if "+" in method else "rows": "3"})
+    assert [entry["rows"] for entry in third.manifest.raw["data"]["memory"]] == [3, 3]
+
+
+@pytest.mark.parametrize("method", ["inf-lora", "sd-lora", "slao", "osf-lora", "a-gem", "gem"])
 def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, tmp_path):
     from support import Signals
 
