@@ -71,10 +71,13 @@ class InfLora(Method):
 
     def finish(self, run: Run) -> Mapping[str, Tensor]:
         """Return M, which the finished model's inputs have made grow."""
-        old, stage = _bases(run), len(run.past) + 1
-        share = self.energy + (1 - self.energy) * min(1.0, stage / self.tasks) if self.tasks else self.energy
+        old, share = _bases(run), self.share(len(run.past) + 1)
         found = ((site, grown(moment, old.get(site, moment[:, :0]), share)) for site, moment in run.input_moments())
         return {f"{_BASIS}/{site}": basis.float() for site, basis in found}
+
+    def share(self, stage: int) -> float:
+        """Return the share of the energy that is held after so many tasks."""
+        return self.energy + (1 - self.energy) * min(1.0, stage / self.tasks) if self.tasks else self.energy
 
 
 def residual(moment: Tensor, basis: Tensor) -> Tensor:

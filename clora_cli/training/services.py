@@ -156,6 +156,10 @@ class Services:
 
     def embeddings(self) -> Tensor:
         """Return E(x) of the training rows, shape (row, hidden), each of norm 1."""
+        return self._embedded
+
+    @cached_property
+    def _embedded(self) -> Tensor:
         with undisturbed(self._built.model):
             return embeddings(self._built.backbone, self._ids("prompt")).cpu()
 

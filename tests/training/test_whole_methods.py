@@ -132,6 +132,21 @@ def test_osf_lora_leaves_what_the_model_does_in_its_largest_directions(learn, in
         assert float((delta @ right[:8].mT).norm()) < 1e-4 * float(delta.norm())
 
 
+@pytest.mark.parametrize("method", ["mocl", "sapt", "gain-lora"])
+def test_gates_choose_at_evaluation_as_they_did_in_training(learn, inputs, method):
+    from clora_cli.data import load_task
+    from clora_cli.evaluation import evaluate
+    from clora_cli.options import EvalOptions
+
+    members = [learn(method, task, lr=0.05) for task in ("first", "second")]
+    tasks = [load_task(str(inputs[1][name])) for name in ("first", "second")]
+    scores = evaluate(members, tasks, EvalOptions(score="labels", device="cpu", matrix=True))
+    assert scores.combine == "learned" and len(scores.rows) == 3
+    assert all(float(f.b.abs().max()) > 0 for member in members for f in member.factors().values())
+    first, second = (member.state() for member in members)
+    assert not torch.equal(first["key"], second["key"])
+
+
 @pytest.mark.parametrize("method", ["gem", "inc-lora+gem", "a-gem"])
 def test_remembered_rows_are_read_and_not_trained_on(learn, method):
     learn(method, "first")
@@ -140,7 +155,9 @@ def test_remembered_rows_are_read_and_not_trained_on(learn, method):
     assert [entry["rows"] for entry in third.manifest.raw["data"]["memory"]] == [3, 3]
 
 
-@pytest.mark.parametrize("method", ["inf-lora", "sd-lora", "slao", "osf-lora", "a-gem", "gem"])
+@pytest.mark.parametrize(
+    "method", ["inf-lora", "sd-lora", "slao", "osf-lora", "a-gem", "gem", "mocl", "sapt", "gain-lora"]
+)
 def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, tmp_path):
     from support import Signals
 
