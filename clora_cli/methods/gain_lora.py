@@ -13,7 +13,7 @@ from clora_cli.base.errors import MismatchError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Run
 from clora_cli.methods._gates import Gated, drawn
-from clora_cli.methods.inf_lora import InfLora, grown, leading, residual
+from clora_cli.methods._input_bases import InputBases, grown, leading, residual
 
 __all__ = ["GainLora"]
 
@@ -21,7 +21,7 @@ _PARTS = ("first", "second", "key")  # of a gate: two maps and the key
 
 
 @dataclass(frozen=True, kw_only=True)
-class GainLora(Gated, InfLora):
+class GainLora(Gated, InputBases):
     """Give each LoRA of inf-lora a gate that stays shut for inputs of earlier tasks.
 
     ``W x + sum_{i<=t} a_i(q) delta_i x`` with ``a_i = |2 sigmoid(4 c_i) - 1|``, ``c_i = cos(g_i(q), k_i)`` and
@@ -49,17 +49,19 @@ class GainLora(Gated, InfLora):
     fixed_a = True
 
     energy: float = 0.995
+    tasks: int = 0
     width: int = 100
 
     def __post_init__(self) -> None:
         """Check the options."""
-        InfLora.__post_init__(self)
+        check_option("gain-lora", "energy", self.energy, "(0, 1]")
+        check_option("gain-lora", "tasks", self.tasks, "[0, inf)")
         check_option("gain-lora", "width", self.width, "[1, inf)")
 
     def begin(self, run: Run) -> None:
         """Open the gates, then set lora_A from the inputs that the gated model has."""
         Gated.begin(self, run)
-        InfLora.begin(self, run)
+        InputBases.begin(self, run)
 
     def gate(self, run: Run, queries: Tensor) -> Mapping[str, Tensor]:
         """Return the last gate with a key that earlier inputs are orthogonal to; random at the first task."""
@@ -101,7 +103,7 @@ class GainLora(Gated, InfLora):
 
     def finish(self, run: Run) -> Mapping[str, Tensor]:
         """Return inf-lora's bases, and those of the gate's inputs, which this task's have made grow."""
-        kept = dict(InfLora.finish(self, run))
+        kept = dict(InputBases.finish(self, run))
         gate = {name: tensor.detach().cpu() for name, tensor in run.own.items()}
         for name, inputs in zip(_PARTS, _inputs(gate, run.embeddings()), strict=True):
             moment = _moment(inputs.double())

@@ -8,7 +8,7 @@ from refusals import refused
 from support import contents, options_for, save_model, write_task
 
 from clora_cli.base.errors import InterruptedRunError
-from clora_cli.methods.inf_lora import grown, leading, residual
+from clora_cli.methods._input_bases import grown, leading, residual
 from clora_cli.methods.sd_lora import _weights
 from clora_cli.model.bank import AdapterBank
 from clora_cli.routing.fixed_weights import fixed_weights
