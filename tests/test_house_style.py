@@ -19,9 +19,9 @@ from clora_cli.testing.requirements import draw
 
 CLASSES = [(kind, name) for kind in registry.KINDS if kind != "metrics" for name in registry.built_in(kind)]
 MERGES, METRICS = registry.built_in("merges"), registry.built_in("metrics")
-SHARES = {"density", "epsilon", "outliers", "minimum", "maximum"}
+SHARES = {"alpha", "isotropy", "density", "epsilon", "outliers", "minimum", "maximum"}
 # Options of merges under which nothing is dropped and nothing is scaled.
-PLAIN = {"density": 1.0, "epsilon": 0.0, "outliers": 0.0, "parallel": 1.0, "orthogonal": 1.0}
+PLAIN = {"density": 1.0, "epsilon": 0.0, "outliers": 0.0, "parallel": 1.0, "orthogonal": 1.0, "isotropy": 0.0}
 
 
 @pytest.mark.parametrize(("kind", "name"), CLASSES)
