@@ -156,7 +156,7 @@ def test_remembered_rows_are_read_and_not_trained_on(learn, method):
 
 
 @pytest.mark.parametrize(
-    "method", ["inf-lora", "sd-lora", "slao", "osf-lora", "a-gem", "gem", "mocl", "sapt", "gain-lora"]
+    "method", ["inf-lora", "sd-lora", "slao", "osf-lora", "a-gem", "gem", "mocl", "sapt", "gain-lora", "tasl"]
 )
 def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, tmp_path):
     from support import Signals
