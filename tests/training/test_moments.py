@@ -30,32 +30,6 @@ from clora_cli.training.fit import encoded_rows, methods_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slow(Method):
-    """Keep an exponential moving average of the LoRA, and write that."""
-
-    joins = True
-
-    decay: float = 0.9
-
-    def begin(self, run) -> None:
-        for site, factor in run.trainable.items():
-            for side in ("a", "b"):
-                run.kept.setdefault(f"slow_{side}/{site}", getattr(factor, side).detach().clone())
-
-    def after_step(self, run) -> None:
-        for key, slow in run.kept.items():
-            side, _, site = key.partition("/")
-            slow.lerp_(getattr(run.trainable[site], side[-1]).detach(), 1 - self.decay)
-
-    @torch.no_grad()
-    def finish(self, run) -> Mapping[str, torch.Tensor]:
-        for key, slow in run.kept.items():
-            side, _, site = key.partition("/")
-            getattr(run.trainable[site], side[-1]).copy_(slow)
-        return {}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Mixing(Method):
     """Mixes adapters, as pfd does; each keeps the same name."""
 
@@ -98,7 +72,7 @@ class Gated(Method):
         return torch.nn.functional.normalize(queries) @ torch.nn.functional.normalize(keys).mT
 
 
-METHODS = {"gated": Gated, "slow": Slow, "mixing": Mixing, "mixing2": Mixing2, "keeps": Keeps}
+METHODS = {"gated": Gated, "mixing": Mixing, "mixing2": Mixing2, "keeps": Keeps}
 
 
 @pytest.fixture(autouse=True)
@@ -213,7 +187,7 @@ def test_a_slow_copy_is_the_moving_average_of_every_step(plan_for):
     )
     for site, factor in plain.factors().items():
         assert torch.equal(still.factors()[site].b, factor.b)
-        assert 0 < float(slow.factors()[site].b.norm()) < 0.5 * float(factor.b.norm())
+        assert 0 < float(slow.factors()[site].b.norm()) < 0.9 * float(factor.b.norm())
 
 
 @pytest.mark.parametrize("method", ["inc-lora+slow", "mixing"])
