@@ -233,6 +233,9 @@ class Run(Protocol):
         Dropout is off; ``.grad`` stays as it is. Several processes share the rows out.
         """
 
+    def losses(self) -> Tensor:
+        """Return the mean loss per answer token of each of the task's training rows, shape (row,), without dropout."""
+
     def attribution(
         self,
         adapter: int | None,

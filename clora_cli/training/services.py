@@ -116,6 +116,16 @@ class Services:
         number = summed(tokens, device).item()
         return [(own, summed(total, device) / number) for own, total in zip(trained, totals, strict=True)]
 
+    @torch.no_grad()
+    def losses(self) -> Tensor:
+        """Return the mean loss per answer token of each of the task's training rows; see ``methods.Run``."""
+        found = torch.zeros(len(self._own))
+        with undisturbed(self._built.model):
+            for row in own_share(range(len(self._own))):
+                likelihood, count = self._log_likelihood(row)
+                found[row] = -likelihood.item() / count
+        return summed(found, self._built.backbone.device).cpu()
+
     def input_moments(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each adapted site with the mean of ``x xT`` over its inputs; see ``methods.Run``."""
         yield from input_moments(self._built, self._own, self._plan.options.batch_size)
