@@ -1,4 +1,4 @@
-"""Merges in singular directions: by hand, on factors, and where public code goes wrong."""
+"""Merges in singular directions, and those in which order matters: by hand, on factors, and where public code goes wrong."""
 
 from __future__ import annotations
 
@@ -103,3 +103,15 @@ def test_a_merge_of_folders_is_a_lora_folder(name, backbone, tmp_path):
     for site, factor in folder.factors().items():
         expected = merged(name, [member.factors()[site] for member in members])
         assert torch.allclose(factor.delta(), dense(expected), atol=1e-6)
+
+
+def test_sign_part_by_hand():
+    # P = (2, -1, 0, 3); of the last delta's entries the first and the third agree, the second and the fourth do not
+    first, second = torch.tensor([[1.0, 1.0, 0.0, 3.0]]), torch.tensor([[1.0, -2.0, 0.0, 0.0]])
+    last = torch.tensor([[4.0, 1.0, 2.0, -3.0]])
+    by = {keep: merged("sign-part", [first, second, last], keep=keep) for keep in ("same", "opposite", "both")}
+    assert by["same"].tolist() == [[6.0, -1.0, 2.0, 3.0]]
+    assert by["opposite"].tolist() == [[2.0, 0.0, 0.0, 0.0]]
+    assert by["both"].tolist() == [[6.0, 0.0, 2.0, 0.0]]
+    # of the smallest half, 1 and 2
+    assert merged("sign-part", [first, second, last], keep="both", share=0.5).tolist() == [[2.0, 0.0, 2.0, 3.0]]
