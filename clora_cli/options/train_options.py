@@ -112,6 +112,14 @@ class TrainOptions(ModelOptions):
         table="training",
         since="0.2.0",
     )
+    length_window: int = option(
+        1,
+        "Micro-batches among whose rows those of like length come together, which pads less; 1 takes rows as the seed has them.",
+        interval="[1, inf)",
+        most=ROWS,
+        table="training",
+        since="0.2.0",
+    )
     dtype: str = dtype_option("training")
     quantize: str = option("none", "none, 4bit or 8bit base weights.", choices=QUANTIZE, table="training")
     gradient_checkpointing: bool = option(False, "Recompute activations to save memory.")
