@@ -101,10 +101,9 @@ def kinship(evidence: Evidence, here: Mapping[str, str], tasks: int) -> Measured
     for package in evidence.packages(here["of"], tasks):
         sides: dict[bool, list[float]] = {True: [], False: []}
         for member in package.members:
-            relations = (member.manifest.raw.get("scores") or {}).get("relations", {}) if member.manifest else {}
-            for task, others in relations.items():
-                for other, similarity in others.items():
-                    sides[_family(task) == _family(other)].append(similarity)
+            kept = (member.manifest.raw.get("scores") or {}).get("relations", {}) if member.manifest else {}
+            for other, similarity in (pair for relations in kept.values() for pair in relations.items()):
+                sides[_family(member.task) == _family(other)].append(similarity)
         if all(sides.values()):
             differences.append(float(np.mean(sides[True]) - np.mean(sides[False])))
     return _range(differences, "")

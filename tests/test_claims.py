@@ -133,6 +133,17 @@ def test_adapters_are_compared_by_the_ratio_of_their_measures(runs, backbone):
     assert taken(runs, {"kinship": "relations", "of": "n-lora"}) is None
 
 
+def test_kinship_is_similarity_within_families_less_that_across_them(tmp_path, backbone):
+    # dbpedia, yahoo and agnews ask for topics, amazon for a sentiment.
+    write_run(tmp_path, "aso-lora", 1, KEPT, ORDER1)
+    relations = {"amazon": {"dbpedia": 0.2}, "yahoo": {"dbpedia": 0.7, "amazon": 0.1}}
+    for stage, task in enumerate(ORDER1, start=1):
+        scores = {"scores": {"relations": {"aso-lora": relations[task]}}} if task in relations else {}
+        folder = tmp_path / "aso-lora" / "seed-1" / "adapters" / task
+        write_random_adapter(folder, backbone("llama"), stage=stage, manifest=scores)
+    assert taken(tmp_path, {"kinship": "relations", "of": "aso-lora"}).value == pytest.approx(0.7 - 0.15)
+
+
 def test_a_correlation_is_over_methods(runs):
     write_run(runs, "ps-lora", 1, [[9], [7, 9], [6, 7, 9], [5, 5, 5, 9]], ORDER1)
     here = {"correlation": ["forgetting-rate", "average-performance"], "over": ["n-lora", "o-lora", "ps-lora", "cast"]}
