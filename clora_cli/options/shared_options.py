@@ -59,3 +59,6 @@ class ModelOptions(Options):
         interval="[1, inf)",
         most=PROCESSES,
     )
+    shard: bool = option(
+        False, "Divide the base model's weights among the processes; adapters stay whole on each.", since="0.2.0"
+    )

@@ -1,0 +1,92 @@
+"""A base model that is divided among the processes of a launch as it is loaded (layer L1).
+
+Every process reads and keeps its part of each weight, Transformers' ``DistributedConfig`` (FSDP2). A block's weights are put
+together on every process for the length of its own pass, so each pass takes all processes: they must make equally many. Adapters,
+and all else that is put around the base model, stay whole on every process.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from clora_cli.base.errors import OptionError
+from clora_cli.model.loading import load_skeleton
+from clora_cli.processes.ranks import processes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from clora_cli.model.base_model import ModelReference
+
+__all__ = ["divided", "local_bytes", "ready"]
+
+_FREED = "free_full_weight"  # Transformers' name: put together for a pass and given up after it
+
+
+def divided(reference: ModelReference, device: torch.device) -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` with which each process keeps its part of a base model.
+
+    Args:
+        reference: The base model.
+        device: Where it will run; the processes have met.
+
+    Raises:
+        OptionError: If there is one process only, or the libraries cannot divide a model here.
+    """
+    import torch
+    import transformers
+
+    if processes() == 1:
+        raise OptionError(
+            "--shard divides the base model among several processes and there is one: pass --nproc, or use a launcher",
+            code="shard-needs-processes",
+        )
+    if not hasattr(transformers, "DistributedConfig") or "fsdp_size" not in vars(transformers.DistributedConfig):
+        raise OptionError(
+            f"--shard needs Transformers 5.20 or later; this is {transformers.__version__}", code="sharding-unavailable"
+        )
+    built = torch.accelerator.current_accelerator()
+    if device.type != (built.type if built else "cpu"):
+        raise OptionError(
+            f"--shard runs on what this PyTorch was built for, {built.type if built else 'the CPU'}, not on {device.type}; "
+            "leave --device out, or use another build of PyTorch",
+            code="sharding-unavailable",
+        )
+    plan = dict.fromkeys(_blocks(load_skeleton(reference)), _FREED)
+    return {"distributed_config": transformers.DistributedConfig(fsdp_size=processes(), fsdp_plan=plan)}
+
+
+def ready(model: Any) -> None:
+    """Prepare a divided model for passes that do not begin at its outermost module, such as an encoder's alone.
+
+    FSDP2 takes the first module that runs for the whole model, and puts what no block holds together in that one's pass only.
+    """
+    import torch
+
+    seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    with torch.no_grad():
+        model(input_ids=token, **({"decoder_input_ids": token} if seq2seq else {}))
+    if seq2seq:
+        model.get_encoder().register_forward_pre_hook(lambda module, inputs: model.unshard() and None)
+
+
+def local_bytes(model: nn.Module) -> int:
+    """Return the bytes of a model's weights that this process keeps."""
+    from torch.distributed.tensor import DTensor
+
+    held = {id(one): one.to_local() if isinstance(one, DTensor) else one for one in model.parameters()}
+    return sum(one.numel() * one.element_size() for one in held.values())
+
+
+def _blocks(model: nn.Module) -> list[str]:
+    """Return the paths of a model's blocks, the members of its outermost lists of modules, ``*`` in place of their numbers."""
+    from torch import nn
+
+    lists = [
+        n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and next(m.parameters(), None) is not None
+    ]
+    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    return [f"{re.sub(r'[.][0-9]+(?=[.]|$)', '.*', name)}.*" for name in outer]
