@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from clora_cli.evaluation.text import FORMULAS, Grading
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, is_local
 from clora_cli.options import EvalOptions, RouteOptions, merges, ways
 from clora_cli.processes.meeting import agree, joined, together
-from clora_cli.processes.ranks import processes, summed
+from clora_cli.processes.ranks import processes
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.package import base_at_hand, find_base, marks
 from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
@@ -65,7 +65,7 @@ def evaluate(
     device = pick_device(options.device)
     agree(lambda: _facts(members, tasks, options, reference, device))
     with together(device):
-        backbone = load_backbone(reference, device=device, dtype=options.dtype)
+        backbone = load_backbone(reference, device=device, dtype=options.dtype, shard=options.shard)
         combination = _combination(backbone, members, combine, options, layers)
         bench = _Bench(combination, _prompts(backbone, tasks, options, progress), options, progress)
         rows = _rows(members, tasks, combine, options, bench)
@@ -159,9 +159,9 @@ class _Bench:
             if self._options.score == "labels":
                 answers = joined(rank_labels(prompts, task.labels, done, before))
                 return _score(task, "label-rank", answers, prompts)
-            cut: list[int] = []
-            answers = joined(generate(prompts, prompts.room, done, before, cut.append))
-            unended = 0 if task.labels else self._report_cut(title, _of_all_processes(sum(cut), prompts), prompts)
+            cut: set[int] = set()
+            answers = joined(generate(prompts, prompts.room, done, before, cut.update))
+            unended = 0 if task.labels else self._report_cut(title, _of_all_processes(cut, prompts), prompts)
             return _score(task, task.metric, answers, prompts, unended)
 
     def _report_cut(self, title: str, cut: int, prompts: Prompts) -> int:
@@ -175,10 +175,9 @@ class _Bench:
         return cut
 
 
-def _of_all_processes(count: int, prompts: Prompts) -> int:
-    import torch
-
-    return int(summed(torch.tensor(count), prompts.backbone.device).item())
+def _of_all_processes(rows: Collection[int], prompts: Prompts) -> int:
+    """Return the number of rows that some process has found."""
+    return sum(map(bool, joined(["x" * (row in rows) for row in range(len(prompts.ids))])))
 
 
 def _of_all(advance: Advance, total: int) -> Callable[[int], None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from clora_cli.data import Collator, Example, Task, encode_answers, encode_prompt, uses_chat
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.conventions import pads_left
-from clora_cli.processes.ranks import own_share
+from clora_cli.processes.ranks import rounds
 
 __all__ = ["Before", "Prompts"]
 
@@ -76,10 +76,11 @@ class Prompts:
         """Yield row numbers and padded tensors, (batch, length), causal prompts padded on the left.
 
         Prompts of models that read what stands before a text come in batches of one length, without padding. Processes that
-        have met get a share of the batches each.
+        have met get a share of the batches each; where none can run the model without the others, one that has no batch left gets
+        another's too.
         """
         collate = Collator(self.backbone.tokens, side="left" if self.backbone.kind == "causal" else "right")
-        for rows in own_share(list(self._numbers())):
+        for rows, _ in rounds(list(self._numbers()), equal=self.backbone.sharded):
             batch = collate([{"input_ids": self.ids[row]} for row in rows])
             yield rows, {key: value.to(self.backbone.device) for key, value in batch.items()}
 

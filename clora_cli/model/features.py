@@ -19,6 +19,7 @@ from clora_cli.algebra.statistics import Moments, SecondMoment
 from clora_cli.base.errors import MismatchError, OptionError, translated
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.model.backbone import Backbone, linear_shape, text_modules
+from clora_cli.model.sharding import give_up_whole
 from clora_cli.processes.ranks import gathered, own_share, processes, rank, spread
 from clora_cli.store.feature_record import Pool
 
@@ -259,6 +260,8 @@ class _Capture:
             ):
                 model(**batch, **extra)
         except _ReachedError:
+            if backbone.sharded:
+                give_up_whole(backbone.model)
             return self._found
         missing = next(site for site in self._sites if site not in self._found)
         raise MismatchError(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from clora_cli.model.base_model import ModelReference
 
-__all__ = ["divided", "local_bytes", "ready"]
+__all__ = ["divided", "give_up_whole", "local_bytes", "ready"]
 
 _FREED = "free_full_weight"  # Transformers' name: put together for a pass and given up after it
 
@@ -71,6 +71,15 @@ def ready(model: Any) -> None:
         model(input_ids=token, **({"decoder_input_ids": token} if seq2seq else {}))
     if seq2seq:
         model.get_encoder().register_forward_pre_hook(lambda module, inputs: model.unshard() and None)
+
+
+def give_up_whole(model: nn.Module) -> None:
+    """Give up the weights that are put together at the moment, as after a pass that ended halfway."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def local_bytes(model: nn.Module) -> int:

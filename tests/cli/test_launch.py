@@ -213,10 +213,22 @@ def test_several_processes_route_as_one_does(ranks, clora, routable, here, monke
     command = ("route", "adapters", *CPU, *(tasks.get(word, word) for word in words))
     alone = clora(*command, "--data", "rows.jsonl")
     written = contents(here)
-    found = ranks(*command, folders=[here] * size, stdin=(here / "rows.jsonl").read_text())
-    assert (found.codes, found.out) == ([0] * size, [alone.out, *[""] * (size - 1)])
-    assert "".join(found.err) == alone.err
-    assert contents(here) == written
+    for shard in ((), ("--shard",)):
+        found = ranks(*command, *shard, folders=[here] * size, stdin=(here / "rows.jsonl").read_text())
+        assert (found.codes, found.out) == ([0] * size, [alone.out, *[""] * (size - 1)])
+        assert "".join(found.err) == alone.err
+        assert contents(here) == written
+
+
+def test_a_divided_model_routes_conversations_among_plain_inputs(ranks, clora, routable, here):
+    """Only one process has a conversation at first; the others make its pass all the same."""
+    turns = [{"role": "user", "content": "how was it?"}]
+    rows = [{"messages": turns} if number in {0, 5} else {"text": f"the boat was {number}"} for number in range(7)]
+    (here / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ("route", "adapters", *CPU, "-b", 2, "--data", "rows.jsonl", "-q")
+    alone = clora(*command)
+    found = ranks(*command, "--shard", folders=[here] * 2)
+    assert (found.codes, found.out) == ([0, 0], [alone.out, ""])
 
 
 def test_a_bad_row_ends_all_after_the_rows_before_it(ranks, routable, here):
@@ -240,10 +252,51 @@ def test_several_processes_score_as_one_does(ranks, clora, routable, tasks, here
     alone = clora(*command)
     scores = (here / "scores.json").read_bytes()
     (here / "scores.json").unlink()
-    found = ranks(*command, folders=[here] * 2, agent=agent)
-    assert (found.codes, found.out) == ([alone.code] * 2, [alone.out, ""])
-    assert "".join(found.err) == alone.err
-    assert (here / "scores.json").read_bytes() == scores
+    for shard in ((), ("--shard",)):
+        found = ranks(*command, *shard, folders=[here] * 2, agent=agent)
+        assert (found.codes, found.out) == ([alone.code] * 2, [alone.out, ""])
+        assert "".join(found.err) == alone.err
+        assert (here / "scores.json").read_bytes() == scores
+
+
+@pytest.mark.parametrize("source", ["base", "adapted"])
+def test_a_divided_model_gives_the_features_of_a_whole_one(ranks, clora, package, tasks, here, source):
+    command = (
+        "stat-features",
+        "adapters",
+        *CPU,
+        "-b",
+        10,
+        "--second-moment",
+        "diag",
+        "--source",
+        source,
+        "--force",
+        "-q",
+    )
+    alone = clora(*command)
+    written = contents(here)
+    for shard in ((), ("--shard",)):
+        found = ranks(*command, *shard, folders=[here] * 2)
+        assert (found.codes, found.out) == ([0, 0], [alone.out, ""])
+        assert contents(here) == written
+
+
+def test_what_a_divided_model_needs_is_told_before_anything_is_loaded(clora, package, arguments, monkeypatch):
+    refused = clora("eval", "adapters", "--shard")
+    assert (refused.code, refused.error) == (2, "shard-needs-processes")
+    for name, value, told in (
+        ("ACCELERATE_USE_FSDP", "true", "FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "ZeRO-3"),
+        ("PARALLELISM_CONFIG_TP_SIZE", "2", "tensor parallelism"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, value)
+            patched.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+            for command in (("eval", "adapters"), (*arguments, "--package", "another")):
+                refused = clora(*command)
+                assert (refused.code, refused.error) == (2, "engine-shards-by-itself")
+                assert told in refused.err and "--shard" in refused.err
 
 
 def test_the_number_of_processes_is_an_option(process, clora, routable, here):
