@@ -65,12 +65,13 @@ def ready(model: Any) -> None:
     """
     import torch
 
-    seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
+    if not getattr(model.config, "is_encoder_decoder", False):
+        return
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     with torch.no_grad():
-        model(input_ids=token, **({"decoder_input_ids": token} if seq2seq else {}))
-    if seq2seq:
-        model.get_encoder().register_forward_pre_hook(lambda module, inputs: model.unshard() and None)
+        model(input_ids=token, decoder_input_ids=token)
+    give_up_whole(model)
+    model.get_encoder().register_forward_pre_hook(lambda module, inputs: model.unshard() and None)
 
 
 def give_up_whole(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from routed import write_routable
 from safetensors.torch import load_file
 from support import contents, one_line, write_task
 
+from clora_cli.base.options import declared
 from clora_cli.training.checkpoints import ADAPTER, OPTIMIZER, RANDOM, STATE, new_checkpoint
 
 SHORT = ("--max-steps", 3, "--batch-size", 4, "--rank", 2, "--alpha", 4, "--device", "cpu", "--method", "n-lora")
@@ -67,6 +69,27 @@ def test_two_processes_train_the_adapter_that_one_trains(process, clora, argumen
     three = process(*launcher, *plain, "-m", "clora_cli", *arguments, "--package", "three")
     assert (three.code, three.out) == (0, "three/first  (trained, stage 1)\n")
     assert largest_difference(here / "two", here / "three") == 0
+
+
+def test_launchers_on_two_machines_without_a_common_disk_train_one_adapter(clora, arguments, here):
+    """As on two nodes, each with a folder of its own; the base model is divided among them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = ("--master-addr", "127.0.0.1", "--master-port", port)
+    nodes = []
+    for number in range(2):
+        (here / f"node-{number}").mkdir()
+        launcher = ("-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1, "--node-rank", number, *place)
+        command = [sys.executable, *launcher, "-m", "clora_cli", *arguments, "--shard", "-q"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        nodes.append(subprocess.Popen([str(word) for word in command], cwd=here / f"node-{number}", **pipes))
+    told = [node.communicate(timeout=300) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], told
+    assert [out for out, _ in told] == ["adapters/first\n", ""]
+    assert clora(*arguments, "-q").code == 0
+    assert largest_difference(here / "adapters", here / "node-0" / "adapters") < 1e-5
+    assert not list((here / "node-1").glob("adapters/*"))
 
 
 def test_an_error_in_the_processes_is_told_once_and_its_exit_code_comes_back(process, arguments, here):
@@ -306,6 +329,18 @@ def test_the_number_of_processes_is_an_option(process, clora, routable, here):
     alone = clora(*command)
     assert (found.code, found.out, found.err) == (alone.code, alone.out, alone.err)
     assert clora("eval", "adapters", "--nproc", 0).code == clora(*command, "--nproc", 0).code == 2
+    assert "give a whole number or auto" in clora(*command, "--nproc", "all").err
+
+
+def test_auto_is_one_process_for_each_accelerator(monkeypatch):
+    import torch
+
+    from clora_cli.options import EvalOptions
+
+    parse = declared(EvalOptions)["nproc"].parse
+    for there, count in ((0, 1), (3, 3)):
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda there=there: there)
+        assert parse("auto") == count
 
 
 def test_a_process_that_is_killed_ends_all_with_one_line(ranks, arguments, here):
