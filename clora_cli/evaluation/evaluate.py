@@ -65,7 +65,9 @@ def evaluate(
     device = pick_device(options.device)
     agree(lambda: _facts(members, tasks, options, reference, device))
     with together(device):
-        backbone = load_backbone(reference, device=device, dtype=options.dtype, shard=options.shard)
+        backbone = load_backbone(
+            reference, device=device, dtype=options.dtype, quantize=options.quantize, shard=options.shard
+        )
         combination = _combination(backbone, members, combine, options, layers)
         bench = _Bench(combination, _prompts(backbone, tasks, options, progress), options, progress)
         rows = _rows(members, tasks, combine, options, bench)

@@ -146,11 +146,9 @@ def load_backbone(
     refuse_other_sharding()
 
     torch_dtype = getattr(torch, dtype_name(dtype, device))
-    extra: dict[str, Any] = {}
+    extra = divided(reference, device, quantize) if shard else {}  # each part is read to where it will be
     if quantize != "none":  # such weights are placed while they are read, on the first device unless told
         extra = {"quantization_config": _quantization(quantize, torch_dtype, device), "device_map": {"": device}}
-    if shard:  # each part is read to where it will be
-        extra |= divided(reference, device)
     tokenizer, config = read_tokenizer(reference), read_config(reference)
     if not dropout:
         _switch_off_dropout(config)

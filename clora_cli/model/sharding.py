@@ -25,19 +25,26 @@ __all__ = ["divided", "give_up_whole", "local_bytes", "ready"]
 _FREED = "free_full_weight"  # Transformers' name: put together for a pass and given up after it
 
 
-def divided(reference: ModelReference, device: torch.device) -> dict[str, Any]:
+def divided(reference: ModelReference, device: torch.device, quantize: str = "none") -> dict[str, Any]:
     """Return the arguments of ``from_pretrained`` with which each process keeps its part of a base model.
 
     Args:
         reference: The base model.
         device: Where it will run; the processes have met.
+        quantize: How its weights are to be quantised.
 
     Raises:
-        OptionError: If there is one process only, or the libraries cannot divide a model here.
+        OptionError: If there is one process only, or the libraries cannot divide the model here, or not if it is quantised.
     """
     import torch
     import transformers
 
+    if quantize != "none":
+        raise OptionError(
+            f"--shard and --quantize {quantize} do not go together: Transformers divides a weight as it is read, and "
+            "bitsandbytes packs whole ones; give one of them (4 bit on one GPU takes what 16 bit takes on four)",
+            code="quantized-not-divided",
+        )
     if processes() == 1:
         raise OptionError(
             "--shard divides the base model among several processes and there is one: pass --nproc, or use a launcher",

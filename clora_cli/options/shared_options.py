@@ -7,10 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from clora_cli.base.errors import OptionError
-from clora_cli.base.options import Options, option
+from clora_cli.base.options import FIRST, Options, option
 
-__all__ = ["DTYPES", "LENGTHS", "ROWS", "ModelOptions", "dtype_option", "nproc_option", "seed_option", "with_density"]
+__all__ = [
+    "DTYPES",
+    "LENGTHS",
+    "QUANTIZE",
+    "ROWS",
+    "ModelOptions",
+    "dtype_option",
+    "nproc_option",
+    "quantize_option",
+    "seed_option",
+    "with_density",
+]
 
+QUANTIZE = ("none", "4bit", "8bit")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ROWS = 1 << 20  # the most rows of a batch
 LENGTHS = 1 << 24  # the most tokens of a text
@@ -26,6 +38,11 @@ def dtype_option(table: str | None = None) -> Any:
         choices=DTYPES,
         table=table,
     )
+
+
+def quantize_option(table: str | None = None, since: str = FIRST) -> Any:
+    """Return the option for quantised weights of the base model."""
+    return option("none", "none, 4bit or 8bit base weights.", choices=QUANTIZE, table=table, since=since)
 
 
 def seed_option(help: str) -> Any:

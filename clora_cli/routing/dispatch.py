@@ -94,9 +94,8 @@ class Dispatcher:
         agree(lambda: self._facts(calibration))
         if self._settings.shard:  # until the last input is decided
             self._joined.enter_context(together(self._device))
-        self.guide.backbone = load_backbone(
-            self.reference, device=self._device, dtype=self._settings.dtype, shard=self._settings.shard
-        )
+        how: dict[str, Any] = {name: getattr(self._settings, name) for name in ("dtype", "quantize", "shard")}
+        self.guide.backbone = load_backbone(self.reference, device=self._device, **how)
         if not calibration:
             return 0
         with together(self._device):
@@ -174,6 +173,8 @@ class Dispatcher:
             "base_model": self.reference.fingerprint,
             "device": self._device.type,
             "dtype": self._settings.dtype,
+            "quantize": self._settings.quantize,
+            "shard": self._settings.shard,
             "batch_size": self._settings.batch_size,
             "package": marks(self.members),
             "calibration": [task.fingerprint for task in calibration],

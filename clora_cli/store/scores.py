@@ -37,6 +37,7 @@ _SETTINGS: Mapping[str, Check] = {
     "max_length?": whole(),
     "max_new_tokens?": whole(),
     "dtype?": name,
+    "quantize?": name,
     "route?": each(scalar),
     "calibrate?": listed(name),
 }

@@ -306,8 +306,10 @@ def test_a_divided_model_gives_the_features_of_a_whole_one(ranks, clora, package
 
 
 def test_what_a_divided_model_needs_is_told_before_anything_is_loaded(clora, package, arguments, monkeypatch):
-    refused = clora("eval", "adapters", "--shard")
-    assert (refused.code, refused.error) == (2, "shard-needs-processes")
+    for words, code in (((), "shard-needs-processes"), (("--quantize", "4bit"), "quantized-not-divided")):
+        refused = clora("eval", "adapters", "--shard", *words)
+        assert (refused.code, refused.error) == (2, code)
+    assert clora("eval", "adapters", "--quantize", "8bit", *CPU).error == "quantisation-unavailable"
     for name, value, told in (
         ("ACCELERATE_USE_FSDP", "true", "FSDP"),
         ("ACCELERATE_USE_DEEPSPEED", "true", "ZeRO-3"),
