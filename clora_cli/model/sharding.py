@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from clora_cli.model.base_model import ModelReference
 
-__all__ = ["divided", "give_up_whole", "local_bytes", "ready"]
+__all__ = ["block_modules", "divided", "give_up_whole", "local_bytes", "ready"]
 
 _FREED = "free_full_weight"  # Transformers' name: put together for a pass and given up after it
 
@@ -98,12 +98,23 @@ def local_bytes(model: nn.Module) -> int:
     return sum(one.numel() * one.element_size() for one in held.values())
 
 
+def block_modules(model: nn.Module) -> list[nn.Module]:
+    """Return a model's blocks, in its order: the members of its outermost lists of modules."""
+    return [block for name in _lists(model) for block in model.get_submodule(name).children()]
+
+
 def _blocks(model: nn.Module) -> list[str]:
-    """Return the paths of a model's blocks, the members of its outermost lists of modules, ``*`` in place of their numbers."""
+    """Return the paths of a model's blocks, with ``*`` in place of their numbers."""
+    return [f"{re.sub(r'[.][0-9]+(?=[.]|$)', '.*', name)}.*" for name in _lists(model)]
+
+
+def _lists(model: nn.Module) -> list[str]:
+    """Return the paths of the outermost lists of modules that have weights."""
     from torch import nn
 
     lists = [
-        n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and next(m.parameters(), None) is not None
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and next(module.parameters(), None) is not None
     ]
-    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    return [f"{re.sub(r'[.][0-9]+(?=[.]|$)', '.*', name)}.*" for name in outer]
+    return [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
