@@ -17,6 +17,7 @@ from clora_cli.base import registry
 
 ENGINES = ("ddp", "sharded")
 SHARED = "inc-lora"  # the method of the first adapter, where another's second task can stand on it
+WHOLE = ("penalty", "loss", "gradients", "after_step")  # moments that need whole gradients: ``Moments.needs_whole``
 ADAPTER = "second/adapter_model.safetensors"
 
 
@@ -134,6 +135,28 @@ def _interrupted(root: Path, case: Case) -> dict[str, str]:
         train_task(plan_of(case, root, "resumed", "second", case.method, **given), resume=True)
         return {"interrupted": str(error)}
     return {}
+
+
+def table(root: Path) -> dict[str, dict[str, str]]:
+    """Return each case on each engine, in words: what was measured, what is refused and why, what was not tried."""
+    return {case.name: _row(root, case) for case in CASES}
+
+
+def _row(root: Path, case: Case) -> dict[str, str]:
+    from clora_cli.training.composition import compose
+
+    found = {"one": "measured"}
+    for engine in ENGINES:
+        missed = (
+            distance(root / "one" / case.name / ADAPTER, root / engine / case.name / ADAPTER)
+            if engine in case.engines
+            else None
+        )
+        found[engine] = "not tried" if missed is None else f"measured: {missed:.0e}"
+    method = compose(case.method, case.chosen.get("method_options", {}))
+    divided = any(method.at(moment) for moment in WHOLE)
+    found["zero-2"] = "refused: gradients-divided" if divided else "not tried: no DeepSpeed at hand"
+    return found | {"4bit": "not tried: no GPU at hand", "4bit-sharded": "refused: quantized-not-divided"}
 
 
 def prepare(root: Path, cases: list[Case], train: Any) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import engines
 import pytest
-from engines import ADAPTER, CASES, distance, prepare
+from engines import ADAPTER, CASES, distance, prepare, table
 
 from clora_cli.training import train_task
 
@@ -48,3 +49,15 @@ def test_a_divided_run_continues_to_the_bytes_of_an_undisturbed_one(trained):
     assert kept[0]["interrupted"] == kept[1]["interrupted"] == "interrupted at step 3 of 4; continue with --resume"
     one, other = ((root / name / ADAPTER).read_bytes() for name in ("undisturbed", "resumed"))
     assert one == other
+
+
+def test_the_published_table_is_what_these_trainings_show(trained):
+    """``PUBLISH_ENGINES=1`` writes it anew; what differs from machine to machine, the distances, may differ."""
+    found, path = table(trained[0]), Path(__file__).parents[2] / "docs" / "engines.json"
+    if os.environ.get("PUBLISH_ENGINES"):
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    published = json.loads(path.read_text())
+    assert [[cell.split(" ")[0] for cell in row.values()] for row in found.values()] == [
+        [cell.split(" ")[0] for cell in row.values()] for row in published.values()
+    ]
+    assert list(found) == list(published)
