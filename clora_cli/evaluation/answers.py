@@ -15,7 +15,7 @@ from clora_cli.routing.routed_adapters import Gates
 
 __all__ = ["generate", "rank_labels"]
 
-_NOBODY: Callable[[int], None] = lambda rows: None  # noqa: E731
+_NOBODY: Callable[[list[int]], None] = lambda rows: None  # noqa: E731
 
 
 @torch.inference_mode()
@@ -24,7 +24,7 @@ def generate(
     max_new_tokens: int,
     done: Callable[[int], None],
     before: Before | None = None,
-    cut: Callable[[int], None] = _NOBODY,
+    cut: Callable[[list[int]], None] = _NOBODY,
 ) -> list[str]:
     """Answer every prompt greedily.
 
@@ -33,7 +33,7 @@ def generate(
         max_new_tokens: Tokens of an answer at most.
         done: Told the number of rows after each batch.
         before: Called before each batch.
-        cut: Told, after each batch, how many of its answers had not ended when they were cut off.
+        cut: Told, after each batch, the rows whose answers had not ended when they were cut off.
 
     Returns:
         The answers, in the order of the rows, without special tokens.
@@ -59,7 +59,7 @@ def generate(
             output = backbone.model.generate(**inputs, generation_config=config)
         given = 1 if backbone.kind == "seq2seq" else batch["input_ids"].shape[1]
         generated = output[:, given:].tolist()
-        cut(sum(not ends & set(ids) for ids in generated))
+        cut([row for row, ids in zip(rows, generated, strict=True) if not ends & set(ids)])
         texts = backbone.tokenizer.batch_decode([_until(ids, ends) for ids in generated], skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text.strip()
