@@ -23,7 +23,10 @@ LAYERS = (
     {"algebra", "store", "model", "options", "routing", "data", "nano"},
     {"methods", "merges", "trims", "routers", "metrics"},
     {"training", "evaluation", "transforming", "reporting", "presenting", "testing"},
-    {"recipes"},  # L3 too, but on top of the other rooms: a recipe is all of them in a row
+    {
+        "recipes",
+        "serving",
+    },  # L3 too, but on top of the other rooms: a recipe is all of them in a row, a server most of them
     {"cli"},
 )
 NEIGHBOURS = {"presenting": {"reporting"}}  # presenting shows what reporting computes

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from clora_cli.base.errors import CloraError, DataError
+from clora_cli.base.errors import CloraError
 from clora_cli.base.progress import Progress
 from clora_cli.data import Task
 from clora_cli.model.backbone import load_backbone, pick_device
 from clora_cli.model.base_model import check_base
-from clora_cli.model.features import prompt_ids
 from clora_cli.options import RouteOptions, RouteSettings
 from clora_cli.processes.meeting import WORK, Meeting, agree, meet, together
-from clora_cli.routing.decided import Decided
+from clora_cli.routing.decided import Decided, check_finite
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.inputs import Input, in_batches, read_spelled, spelled
 from clora_cli.routing.route_settings import tasks_known
@@ -138,12 +136,8 @@ class Dispatcher:
                 others.send_error(0, error)
 
     def _weights(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
-        weights = self.routing.weights(self.routing.similarities(self._features(inputs)))
-        if not all(one.isfinite().all() for one in weights.values()):
-            raise CloraError(
-                f"{inputs[0].where}: the base model's features are not finite; try --dtype float32",
-                code="features-not-finite",
-            )
+        weights = self.routing.weights(self.routing.similarities(self.guide.of_inputs(inputs)))
+        check_finite(weights, inputs[0].where)
         return weights
 
     def _facts(self, calibration: Sequence[Task]) -> dict[str, Any]:
@@ -156,31 +150,3 @@ class Dispatcher:
             "package": marks(self.members),
             "calibration": [task.fingerprint for task in calibration],
         }
-
-    def _features(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
-        has_template = self.guide.backbone.tokens.chat
-        found: dict[str, Tensor] = {}
-        for chat in (False, True):
-            rows = [row for row, one in enumerate(inputs) if (one.chat and has_template) is chat]
-            if rows:
-                for site, vectors in self._read([inputs[row] for row in rows], chat).items():
-                    found.setdefault(site, torch.empty(len(inputs), vectors.shape[1]))[rows] = vectors
-        return found
-
-    def _read(self, inputs: Sequence[Input], chat: bool) -> dict[str, Tensor]:
-        try:
-            return self.guide.features([one.example for one in inputs], chat=chat)
-        except DataError:
-            for one in inputs:
-                self._check_length(one, chat)
-            raise
-
-    def _check_length(self, one: Input, chat: bool) -> None:
-        record = self.guide.record
-        try:
-            prompt_ids(self.guide.backbone, [one.example], text=record.text, max_length=record.max_length, chat=chat)
-        except DataError as error:
-            raise DataError(
-                f"{one.where}: {error} (inputs are cut as those of {self.guide.cut} were, by its --max-length)",
-                code=error.code,
-            ) from error
