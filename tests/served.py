@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from clora_cli.base.errors import CloraError
 from clora_cli.data import Example
 from clora_cli.options import ServeOptions
 from clora_cli.routing.inputs import Input
+from clora_cli.serving import server
 from clora_cli.serving.asked import Asked, Decoding
 from clora_cli.serving.service import Service
 from clora_cli.serving.verdict import Verdict
@@ -74,3 +77,28 @@ def answered(service: Service, batch: Sequence[Asked]) -> list[Any]:
 def service_of(package: Path, **options: Any) -> Service:
     """Return a service on the CPU."""
     return Service([package], ServeOptions(device="cpu", **options))
+
+
+@contextlib.contextmanager
+def running(package: Path, log: list[Any], **options: Any) -> Iterator[tuple[str, Service]]:
+    """Serve a package in threads of this process."""
+    chosen = ServeOptions(device="cpu", port=0, **options)
+    listening = server.bound(chosen)
+    service = Service([package], chosen)
+    begun, stops = threading.Event(), []
+
+    def ready(stop: Callable[[], None]) -> None:
+        stops.append(stop)
+        begun.set()
+
+    thread = threading.Thread(target=server.serve, args=(service, chosen, listening, log.append, ready))
+    thread.start()
+    try:
+        assert begun.wait(30)
+        yield server.url_of(listening), service
+    finally:
+        for stop in stops:
+            stop()
+        thread.join(30)
+        listening.close()
+    assert not thread.is_alive()

@@ -32,6 +32,7 @@ class Service:
 
     Attributes:
         trouble: Why what is on disk now is not served; empty if it is.
+        lost: Whether what was served before is gone, too, so that nothing is.
 
     Raises:
         CloraError: If the package is damaged or does not fit the base model.
@@ -48,7 +49,7 @@ class Service:
         self.held = Held(members, self._backbone, self._bank, options)
         self.held.activate()
         self._watch.took(state)
-        self.trouble, self._lost = "", False
+        self.trouble, self.lost = "", False
 
     @property
     def base(self) -> str:
@@ -75,9 +76,9 @@ class Service:
                 raise ArtifactError(held.unrouted, code="served-package-unrouted")
             held.activate()
         except CloraError as error:
-            self.trouble, self._lost = str(error), not self.held.is_there()
+            self.trouble, self.lost = str(error), not self.held.is_there()
         else:
-            self.held, self.trouble, self._lost = held, "", False
+            self.held, self.trouble, self.lost = held, "", False
         self._watch.took(state)
 
     def answer(self, batch: Sequence[Asked]) -> None:
@@ -97,7 +98,7 @@ class Service:
     def _attempt(self, batch: Sequence[Asked]) -> list[Asked]:
         """Answer what can be answered; return those whose adapters were replaced before they were read."""
         self.refresh()
-        if self._lost:
+        if self.lost:
             for asked in batch:
                 asked.listener.failed(_gone(self.trouble))
             return []

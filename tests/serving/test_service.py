@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from parts import write_parts
-from routed import give_distribution, write_routable
+from routed import give_distribution
 from served import Heard, answered, asked, service_of
 from support import FAMILIES, write_random_adapter
 
@@ -20,18 +20,6 @@ from clora_cli.routing.route_settings import route_options
 from clora_cli.store.package import read_package
 
 PROMPTS = ("the boat was great today", "a quiet film", "our lunch seemed so so in the end", "this long book")
-
-
-@pytest.fixture
-def made(tmp_path, backbone, tasks):
-    """Make a package of two adapters that can be routed among, and return it with its base model."""
-
-    def make(family="llama", **how):
-        base = backbone(family)
-        names = [str(tasks[name]) for name in ("first", "second")]
-        return write_routable(tmp_path / "adapters", base, names, second="full", **how), base
-
-    return make
 
 
 def of_eval(base, package, examples, combine="route", **options):
