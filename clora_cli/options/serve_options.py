@@ -63,6 +63,11 @@ class ServeOptions(RouteChoices):
                 f"--combine {self.combine} does not route: leave the options of routing out",
                 code="option-has-no-effect",
             )
+        if self.upstream and self.combine == "sum":
+            raise OptionError(
+                "--combine sum adds adapters up, and --upstream answers with one at a time; leave one of them out",
+                code="option-has-no-effect",
+            )
         if self.upstream is None and (self.upstream_key_file or self.upstream_base):
             flag = "--upstream-key-file" if self.upstream_key_file else "--upstream-base"
             raise OptionError(f"{flag} is about another server: pass --upstream too", code="option-missing")

@@ -65,15 +65,15 @@ class Upstream:
         Raises:
             Refusal: If the server cannot be reached, or has no such adapter.
         """
-        if len(verdict.used) > 1 or any(scale != 1 for scale in verdict.used.values()):
+        named = {} if verdict.weights else verdict.used
+        if len(named) > 1 or any(scale != 1 for scale in named.values()):
             raise Refusal(400, "this server answers with one adapter at a time, as it is; name one", param="model")
-        (chosen,) = verdict.used or (verdict.adapter,)
         await self._unload(held)
-        answer = await self._sent(request, values, chosen, held)
+        answer = await self._sent(request, values, verdict.adapter, held)
         if answer.status_code == 404 and self._names:  # it was started again, and has forgotten
             await answer.aclose()
             self._names, self._loaded = {}, {}
-            answer = await self._sent(request, values, chosen, held)
+            answer = await self._sent(request, values, verdict.adapter, held)
         headers = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
         return StreamingResponse(_raw(answer), answer.status_code, headers | verdict.headers)
 

@@ -74,6 +74,7 @@ def test_mistakes_are_one_line(clora, package, tmp_path):
             (("--api-key-file", tmp_path / "empty"), "key-file-malformed", 2),
             (("--upstream", "localhost"), "option-malformed", 2),
             (("--upstream-base", "m"), "option-missing", 2),
+            (("--combine", "sum", "--upstream", "http://127.0.0.1:9"), "option-has-no-effect", 2),
             (("--combine", "sum", "--top-k", 2), "option-has-no-effect", 2),
         ]
         for options, error, code in cases:
