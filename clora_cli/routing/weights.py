@@ -109,9 +109,15 @@ def softmax_over_best(similarities: Tensor, top_k: int, temperature: float, alwa
         ranked = scaled.clone()
         if always is not None:
             ranked[:, always] = float("inf")
-        order = ranked.argsort(dim=1, descending=True, stable=True)
-        scaled = scaled.scatter(1, order[:, top_k:], float("-inf"))
+        scaled = scaled.masked_fill(~_best(ranked, top_k), float("-inf"))
     return scaled.softmax(dim=1)
+
+
+def _best(values: Tensor, count: int) -> Tensor:
+    """Tell which are the ``count`` largest of each row, the earlier of equals; sorts nothing, as there may be thousands."""
+    least = values.topk(count, dim=1).values[:, -1:]
+    above, level = values > least, values == least
+    return above | (level & (level.cumsum(dim=1) <= count - above.sum(dim=1, keepdim=True)))
 
 
 def nearness(similarities: Mapping[str, Tensor]) -> Tensor:

@@ -16,7 +16,8 @@ from clora_cli.evaluation.answers import continued, greedy
 from clora_cli.evaluation.prompts import Prompts
 from clora_cli.model.backbone import Backbone
 from clora_cli.serving.asked import Asked, Choice, Decoding
-from clora_cli.serving.held import Held, Placed
+from clora_cli.serving.chooser import Placed
+from clora_cli.serving.held import Held
 from clora_cli.serving.unfolding import Drawing, Row, Unfolding
 from clora_cli.serving.verdict import Verdict
 

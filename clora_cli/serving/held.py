@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,44 +14,20 @@ from clora_cli.model.backbone import Backbone
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import check_base
 from clora_cli.options import ServeOptions
-from clora_cli.routing.decided import Decided, check_finite, mean_over, named_weights
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.inputs import Input
 from clora_cli.routing.mixed_adapters import MixedAdapters
 from clora_cli.routing.route_settings import calibration_tasks, route_options
-from clora_cli.routing.weights import Routing, nearness
 from clora_cli.serving.asked import Choice
+from clora_cli.serving.chooser import Chooser, Placed
 from clora_cli.serving.verdict import Verdict
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.package import marks
 from clora_cli.store.steady import identity
 
-__all__ = ["Held", "Placed"]
+__all__ = ["Held"]
 
-_MOST_TOLD = 8  # adapters whose weights an answer tells
 _EVERYWHERE = ""  # stands for all sites where none decides
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """Where a batch of prompts goes.
-
-    Attributes:
-        verdicts: One for each.
-        weights: Deciding site to what the adapters are multiplied by, shape (prompt, adapter).
-    """
-
-    verdicts: Sequence[Verdict]
-    weights: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class _Chooser:
-    """What prompts are compared with: how ``clora eval`` applies adapters, and what ``clora route`` shows of it."""
-
-    guide: Guide
-    routing: Routing
-    shown: int
 
 
 class Held:
@@ -82,7 +57,8 @@ class Held:
         self.names = [member.task for member in members]
         self.version = _version(members, backbone.reference.fingerprint)
         self._backbone, self._bank, self._options = backbone, bank, options
-        self.unrouted, self._chooser = "", None
+        self.unrouted = ""
+        self._chooser: tuple[Chooser, Guide] | None = None
         try:
             self._chooser = self._choosing() if options.combine == "route" else None
         except CloraError as error:
@@ -92,7 +68,7 @@ class Held:
     @property
     def decides_within(self) -> bool:
         """Whether the forward pass that answers decides, as for distributions made with ``--source adapted``."""
-        return self._chooser is not None and self._chooser.guide.record.source == "adapted"
+        return self._chooser is not None and self._chooser[1].record.source == "adapted"
 
     def activate(self) -> None:
         """Replace what the model holds by these adapters; by none if they are too many to be there at once.
@@ -152,23 +128,16 @@ class Held:
         Args:
             mask: Their attention mask, shape (prompt, token).
         """
-        chooser = self._asserted()
-        found = self.mixed.decide_within(chooser.routing, chooser.guide.record.pool, len(self.members), mask)
+        chooser, guide = self._choosers()
+        found = self.mixed.decide_within(chooser.routing, guide.record.pool, len(self.members), mask)
+        return lambda: chooser.after(found)
 
-        def told() -> Placed:
-            mean = torch.stack(list(found.values())).mean(dim=0)
-            reason = f"the answer's own forward pass: {chooser.routing.similarity}"
-            verdicts = [self._verdict(row, row, reason) for row in mean]
-            return Placed(verdicts, found)
-
-        return told
-
-    def _asserted(self) -> _Chooser:
+    def _choosers(self) -> tuple[Chooser, Guide]:
         if self._chooser is None:
             raise RuntimeError("prompts choose among adapters that have no profiles")
         return self._chooser
 
-    def _choosing(self) -> _Chooser:
+    def _choosing(self) -> tuple[Chooser, Guide]:
         how = route_options(self.members, self._options.route)
         guide = Guide(
             self._backbone.reference, self.members, how, backbone=self._backbone, batch_size=self._options.batch_size
@@ -177,7 +146,7 @@ class Held:
         with self._bank.only(None):
             threshold = guide.threshold(guide.routing(), tasks)[0] if tasks else None
         shown = route_options(self.members, self._options.route, top_k=0).top_k
-        return _Chooser(guide, guide.routing(threshold=threshold), shown)
+        return Chooser(guide.routing(threshold=threshold), shown, self.names, self.version), guide
 
     def _fixed(self, choices: Sequence[Choice]) -> tuple[dict[str, Tensor], list[Verdict]]:
         scales = [self._scales(choice) for choice in choices]
@@ -199,37 +168,10 @@ class Held:
         return Verdict(best, 1.0, reason, self.version, used=scales)
 
     def _chosen(self, inputs: Sequence[Input], full: bool) -> Placed:
-        chooser = self._asserted()
+        chooser, guide = self._choosers()
         with self._bank.only(None):
-            similarities = chooser.routing.similarities(chooser.guide.of_inputs(inputs))
-        applied = chooser.routing.weights(similarities)
-        check_finite(applied, inputs[0].where)
-        shown = Decided(inputs, chooser.routing.weights(similarities, top_k=chooser.shown))
-        used, reasons = mean_over(applied, list(applied)), self._reasons(shown, nearness(similarities))
-        verdicts = []
-        for row, reason in enumerate(reasons):
-            sites = {site: one[row] for site, one in shown.sites.items()} if full else {}
-            verdicts.append(self._verdict(shown.weights[row], used[row], reason, sites))
-        return Placed(verdicts, applied)
-
-    def _verdict(self, shown: Tensor, used: Tensor, reason: str, sites: Mapping[str, Tensor] | None = None) -> Verdict:
-        most = 0 if sites else _MOST_TOLD
-        best = int(shown.argmax())
-        return Verdict(
-            self.names[best] if shown[best] > 0 else None,
-            round(float(shown[best]), 6),
-            reason,
-            self.version,
-            named_weights(shown, self.names, most),
-            named_weights(used, self.names, most),
-            {site: named_weights(one, self.names) for site, one in (sites or {}).items()},
-        )
-
-    def _reasons(self, shown: Decided, near: Tensor) -> list[str]:
-        routing = self._asserted().routing
-        among = f"nearest of {len(self.names)} by {routing.similarity}"
-        far = f"too far from every adapter: nearness %.6g is below {routing.threshold or 0:.6g}"
-        return [far % value if one is None else among for one, value in zip(shown.chosen, near.tolist(), strict=True)]
+            features = guide.of_inputs(inputs)
+        return chooser.among(features, inputs, full=full)
 
 
 def _version(members: Sequence[AdapterFolder], base: str) -> str:
