@@ -224,6 +224,16 @@ def test_what_is_damaged_and_gone_is_not_answered_by_what_was_there(made):
     assert (heard.text, heard.verdict.version) == (before.text, before.verdict.version)
 
 
+def test_what_was_removed_is_gone_even_if_the_rest_can_no_longer_be_chosen_among(made):
+    package, _ = made()
+    service = service_of(package)
+    answered(service, [asked(PROMPTS[0])])
+    shutil.rmtree(package / "first")
+    (package / "second" / "features.clora").unlink()
+    heard = answered(service, [asked(PROMPTS[0], model) for model in ("first", "second", "auto")])
+    assert [one.error and one.error.code for one in heard] == ["unknown-name", None, "served-package-unrouted"]
+
+
 def test_a_package_of_many_answers_as_one_of_few(made, monkeypatch):
     from clora_cli.routing import mixed_adapters
 
