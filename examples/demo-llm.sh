@@ -20,7 +20,7 @@ methods=(seq-lora pfd)
 for method in "${methods[@]}"; do
   for task in "${tasks[@]}"; do
     run clora train-task --model "$model" --method "$method" --data "$task" --package "demo-llm/$method" \
-      --train-rows 200 --epochs 1 --batch-size 8 --lr 1e-3 --max-length 128 --resume
+      --train-rows 200 --epochs 1 --batch-size 8 --lr 4e-3 --max-length 128 --resume
   done
 done
 

@@ -23,7 +23,10 @@ LAYERS = (
     {"algebra", "store", "model", "options", "routing", "data", "nano"},
     {"methods", "merges", "trims", "routers", "metrics"},
     {"training", "evaluation", "transforming", "reporting", "presenting", "testing"},
-    {"recipes"},  # L3 too, but on top of the other rooms: a recipe is all of them in a row
+    {
+        "recipes",
+        "serving",
+    },  # L3 too, but on top of the other rooms: a recipe is all of them in a row, a server most of them
     {"cli"},
 )
 NEIGHBOURS = {"presenting": {"reporting"}}  # presenting shows what reporting computes
@@ -38,7 +41,12 @@ HEAVY = {
     "matplotlib",
     "numpy",
     "jinja2",
+    "fastapi",
+    "uvicorn",
+    "httpx",
+    "prometheus_client",
 }
+SERVING = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -150,6 +158,14 @@ def test_a_file_name_occurs_once():
     repeated = [name for name, count in Counter(path.name for path in rooms).items() if count > 1]
     assert not repeated
     assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "__main__"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if top(name) != "serving"])
+def test_only_the_server_imports_what_serves(name):
+    for node in ast.walk(parsed(MODULES[name])):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+            assert not {module.partition(".")[0] for module in modules} & SERVING
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if top(name) != "cli"])

@@ -14,7 +14,7 @@ from reported import bits, cell, write_run
 from support import write_random_adapter
 
 from clora_cli.base import registry
-from clora_cli.recipes import read_recipe_file
+from clora_cli.recipes import read_recipe_file, shipped_recipe
 from clora_cli.reporting.collect import collect
 from clora_cli.store.scores import read_scores, write_scores
 
@@ -234,6 +234,16 @@ def test_a_claim_names_what_there_is(claim):
         label, _, evaluation = name.partition(":")
         assert label in variants or set(label.split("+")) <= set(registry.names("methods"))
         assert not evaluation or evaluation in CONTENT["evaluations"]
+
+
+def test_variants_are_trained_and_scored_as_what_they_are_compared_with():
+    compared = {entry.method: entry for entry in shipped_recipe("compare-smollm2-order1").methods}
+    for entry in read_recipe_file(RECIPE).methods:
+        other = compared[entry.method]
+        assert entry.eval == other.eval
+        ours, theirs = (dict(settings.train) for settings in (entry, other))
+        own = {"rank", "alpha"} if entry.label == "cast-rank-32" else set()
+        assert {name for name in ours | theirs if ours.get(name) != theirs.get(name)} == own
 
 
 def test_every_claim_stands_on_the_page():

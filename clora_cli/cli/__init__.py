@@ -26,6 +26,7 @@ from clora_cli.cli.merge import merge
 from clora_cli.cli.report import report
 from clora_cli.cli.route import route
 from clora_cli.cli.run import run
+from clora_cli.cli.serve import serve
 from clora_cli.cli.show import show
 from clora_cli.cli.stat_features import stat_features
 from clora_cli.cli.tasks import tasks
@@ -59,6 +60,7 @@ app.command("merge")(merge)
 app.command("route")(route)
 app.command("expand")(expand)
 app.command("eval")(evaluate_command)
+app.command("serve")(serve)
 app.command("run")(run)
 app.command("report")(report)
 app.command("show")(show)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-
-import torch
 
 from clora_cli.base.errors import DataError
 from clora_cli.base.progress import Advance, Progress
@@ -18,7 +16,7 @@ from clora_cli.evaluation.text import FORMULAS, Grading
 from clora_cli.model.backbone import Backbone
 from clora_cli.options import EvalOptions
 from clora_cli.processes.meeting import joined
-from clora_cli.processes.ranks import processes, summed
+from clora_cli.processes.ranks import processes
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.scores import TaskScore
 
@@ -60,9 +58,9 @@ class Bench:
             if self._options.score == "labels":
                 answers = joined(rank_labels(prompts, task.labels, done, before))
                 return _score(task, "label-rank", answers, prompts)
-            cut: list[int] = []
-            answers = joined(generate(prompts, prompts.room, done, before, cut.append))
-            unended = 0 if task.labels else self._report_cut(title, _of_all_processes(sum(cut), prompts), prompts)
+            cut: set[int] = set()
+            answers = joined(generate(prompts, prompts.room, done, before, cut.update))
+            unended = 0 if task.labels else self._report_cut(title, _of_all_processes(cut, prompts), prompts)
             return _score(task, task.metric, answers, prompts, unended)
 
     def _report_cut(self, title: str, cut: int, prompts: Prompts) -> int:
@@ -76,8 +74,9 @@ class Bench:
         return cut
 
 
-def _of_all_processes(count: int, prompts: Prompts) -> int:
-    return int(summed(torch.tensor(count), prompts.backbone.device).item())
+def _of_all_processes(rows: Collection[int], prompts: Prompts) -> int:
+    """Return the number of rows that some process has found."""
+    return sum(map(bool, joined(["x" * (row in rows) for row in range(len(prompts.ids))])))
 
 
 def _of_all(advance: Advance, total: int) -> Callable[[int], None]:

@@ -64,7 +64,9 @@ def evaluate(
     device = pick_device(options.device)
     agree(lambda: _facts(members, tasks, options, reference, device))
     with together(device):
-        backbone = load_backbone(reference, device=device, dtype=options.dtype)
+        backbone = load_backbone(
+            reference, device=device, dtype=options.dtype, quantize=options.quantize, shard=options.shard
+        )
         combination = _combination(backbone, members, combine, options, layers)
         bench = Bench(combination, encoded(backbone, tasks, options, progress), options, progress)
         retainer = Retainer(backbone, combination, probes, options, progress)

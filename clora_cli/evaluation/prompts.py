@@ -12,7 +12,7 @@ from clora_cli.data import Collator, Example, Task, encode_answers, encode_promp
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.conventions import pads_left
 from clora_cli.model.prefix import Beginning
-from clora_cli.processes.ranks import own_share
+from clora_cli.processes.ranks import rounds
 
 __all__ = ["Before", "Prompts"]
 
@@ -83,7 +83,9 @@ class Prompts:
             more: How many tokens come after a prompt at most.
         """
         with translated(f"{self.backbone.tokens.model} cannot read the prompts", CloraError, code="prompts-unreadable"):
-            return self.backbone.sharing.begin(self.ids, more) if self.backbone.kind == "causal" else None
+            # Processes that divide the model must make the same passes, whatever their batches are.
+            shared = self.backbone.kind == "causal" and not self.backbone.sharded
+            return self.backbone.sharing.begin(self.ids, more) if shared else None
 
     def batches(self, begun: Beginning | None = None, passes: int = 1) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Yield row numbers and padded tensors, (batch, length), causal prompts padded on the left.
@@ -91,7 +93,8 @@ class Prompts:
         Batches are as large as they may be, but for a row so much shorter that padding it would cost more than passes of its own.
 
         Prompts of models that read what stands before a text come in batches of one length, without padding. Processes that
-        have met get a share of the batches each.
+        have met get a share of the batches each; where none can run the model without the others, one that has no batch left gets
+        another's too.
 
         Args:
             begun: What all prompts begin with and has been read, which is left out.
@@ -99,7 +102,8 @@ class Prompts:
         """
         start = len(begun.ids) if begun else 0
         collate = Collator(self.backbone.tokens, side="left" if self.backbone.kind == "causal" else "right")
-        for rows in own_share(self._numbers(_PASS[self.backbone.device.type == "cpu"] * passes)):
+        numbers = self._numbers(_PASS[self.backbone.device.type == "cpu"] * passes)
+        for rows, _ in rounds(numbers, equal=self.backbone.sharded):
             batch = collate([{"input_ids": self.ids[row][start:]} for row in rows])
             yield rows, {key: value.to(self.backbone.device) for key, value in batch.items()}
 

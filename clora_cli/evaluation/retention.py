@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -19,7 +20,8 @@ from clora_cli.evaluation.prompts import Prompts
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.conventions import first_position, takes_positions
 from clora_cli.options import GENERAL, EvalOptions
-from clora_cli.processes.ranks import processes, summed
+from clora_cli.processes.meeting import joined
+from clora_cli.processes.ranks import processes
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.score_cells import Retention, TaskScore
 
@@ -141,8 +143,7 @@ class Retainer:
     @torch.inference_mode()
     def _divergence(self, prompts: Prompts, name: str, adapters: Sequence[AdapterFolder]) -> tuple[float, int]:
         """Return the sum of KL(base || adapted) over a task's positions, in nats, and their number."""
-        nats = torch.zeros(len(prompts.ids), dtype=torch.float64)
-        tokens = torch.zeros(len(prompts.ids), dtype=torch.int64)
+        found_of = [""] * len(prompts.ids)  # nats and positions of each row that this process has
         for start, part in _parts(prompts):
             self._combination.use([], name, part)
             base = [_log_probabilities(part, rows, batch) for rows, batch in part.batches()]
@@ -153,10 +154,11 @@ class Retainer:
                 found, mask = _log_probabilities(part, rows, batch)
                 # At least 0 in exact arithmetic: what is below is rounding.
                 apart = (expected.exp() * (expected - found)).sum(dim=-1).clamp(min=0).double()
-                nats[[start + row for row in rows]] = (apart * mask).sum(dim=1).cpu()
-                tokens[[start + row for row in rows]] = mask.sum(dim=1).cpu()
-        device = prompts.backbone.device
-        return float(summed(nats, device).sum()), int(summed(tokens, device).sum())
+                sums = zip((apart * mask).sum(dim=1).tolist(), mask.sum(dim=1).tolist(), strict=True)
+                for row, (nats, tokens) in zip(rows, sums, strict=True):
+                    found_of[start + row] = f"{nats!r} {tokens}"
+        pairs = [text.split() for text in joined(found_of)]
+        return math.fsum(float(nats) for nats, _ in pairs), sum(int(tokens) for _, tokens in pairs)
 
 
 def _parts(prompts: Prompts) -> Iterator[tuple[int, Prompts]]:

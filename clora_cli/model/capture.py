@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from clora_cli.base.errors import MismatchError, translated
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.prefix import Beginning
+from clora_cli.model.sharding import give_up_whole
 from clora_cli.store.feature_record import Pool
 
 __all__ = ["Capture", "pooled"]
@@ -97,6 +98,8 @@ class Capture:
             ):
                 model(**given)
         except _ReachedError:
+            if backbone.sharded:
+                give_up_whole(backbone.model)
             return self._found
         missing = next(site for site in self._sites if site not in self._found)
         raise MismatchError(

@@ -12,8 +12,9 @@ from clora_cli.options.expand_options import ExpandOptions
 from clora_cli.options.feature_options import SPLITS, FeatureOptions
 from clora_cli.options.merge_options import MergeOptions
 from clora_cli.options.route_options import RouteChoices, RouteOptions, RouteSettings
-from clora_cli.options.shared_options import DTYPES
-from clora_cli.options.train_options import QUANTIZE, TrainOptions
+from clora_cli.options.serve_options import ServeOptions
+from clora_cli.options.shared_options import DTYPES, QUANTIZE
+from clora_cli.options.train_options import TrainOptions
 from clora_cli.options.trim_options import SIDES, TrimOptions
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "RouteChoices",
     "RouteOptions",
     "RouteSettings",
+    "ServeOptions",
     "TrainOptions",
     "TrimOptions",
     "merges",

@@ -9,7 +9,7 @@ from clora_cli.base import registry
 from clora_cli.base.errors import OptionError
 from clora_cli.base.options import declared, option, recorded
 from clora_cli.options.route_options import RouteChoices, RouteOptions
-from clora_cli.options.shared_options import LENGTHS, ROWS, dtype_option
+from clora_cli.options.shared_options import LENGTHS, ROWS, dtype_option, quantize_option
 
 __all__ = ["GENERAL", "SCORE", "EvalOptions", "merges", "ways"]
 
@@ -82,6 +82,7 @@ class EvalOptions(RouteChoices):
         completes="task",
         since="0.2.0",
     )
+    quantize: str = quantize_option("settings", since="0.2.0")
 
     def check(self) -> None:
         """Refuse options that exclude each other.

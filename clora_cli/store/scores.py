@@ -38,6 +38,7 @@ _SETTINGS: Mapping[str, Check] = {
     "max_new_tokens?": whole(),
     "dtype?": name,
     "retention?": listed(name),
+    "quantize?": name,
     "route?": each(scalar),
     "calibrate?": listed(name),
 }

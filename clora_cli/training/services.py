@@ -20,7 +20,7 @@ from clora_cli.model.attribution import Answer, attributions, down_projections
 from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features
 from clora_cli.model.task_vectors import embeddings
-from clora_cli.processes.ranks import own_share, processes, summed
+from clora_cli.processes.ranks import processes, rounds, summed
 from clora_cli.store.distribution import Distribution, Taking
 from clora_cli.store.feature_record import Pool, Text
 from clora_cli.training.answer_logits import answer_logits, only_answers
@@ -73,8 +73,8 @@ class Services:
             rows = self._affordable(steps * calls, together)
         total = torch.zeros(sum(self._layers.values()))
         with undisturbed(self._built.model), self._alone(adapter):
-            for row in own_share(self._chosen[:rows]):
-                total = total + self._attribute(row, steps, together, answer)
+            for row, counts in rounds(self._chosen[:rows], equal=self._sharded):
+                total = total + self._attribute(row, steps, together, answer) * counts
         total = summed(total, self._built.backbone.device)
         self.seconds += time.monotonic() - began
         return total / min(rows, len(self._own))
@@ -91,9 +91,9 @@ class Services:
         with undisturbed(self._built.model):
             for parameter in flat:
                 parameter.requires_grad_(True)
-            for row in own_share(chosen):
+            for row, counts in rounds(chosen, equal=self._sharded):
                 slopes = torch.autograd.grad(self._log_likelihood(row)[0], flat)
-                totals = [total + slope.square() for total, slope in zip(totals, slopes, strict=True)]
+                totals = [total + slope.square() * counts for total, slope in zip(totals, slopes, strict=True)]
         means = iter([summed(total, self._built.backbone.device).cpu() / len(chosen) for total in totals])
         return {name: {site: next(means) for site in found} for name, found in sides.items()}
 
@@ -105,13 +105,13 @@ class Services:
         with undisturbed(self._built.model):
             for parameter in trained:
                 parameter.requires_grad_(True)
-            for row in own_share(rows):
+            for row, counts in rounds(rows, equal=self._sharded):
                 likelihood, count = self._log_likelihood(row)
-                slopes = torch.autograd.grad(-likelihood, trained, allow_unused=True)
+                slopes = torch.autograd.grad(-likelihood * counts, trained, allow_unused=True)
                 totals = [
                     total if slope is None else total + slope for total, slope in zip(totals, slopes, strict=True)
                 ]
-                tokens = tokens + count
+                tokens = tokens + count * counts
         device = self._built.backbone.device
         number = summed(tokens, device).item()
         return [(own, summed(total, device) / number) for own, total in zip(trained, totals, strict=True)]
@@ -121,9 +121,9 @@ class Services:
         """Return the mean loss per answer token of each of the task's training rows; see ``methods.Run``."""
         found = torch.zeros(len(self._own))
         with undisturbed(self._built.model):
-            for row in own_share(range(len(self._own))):
+            for row, counts in rounds(range(len(self._own)), equal=self._sharded):
                 likelihood, count = self._log_likelihood(row)
-                found[row] = -likelihood.item() / count
+                found[row] += -likelihood.item() / count * counts
         return summed(found, self._built.backbone.device).cpu()
 
     def input_moments(self) -> Iterator[tuple[str, Tensor]]:
@@ -172,6 +172,10 @@ class Services:
     def _embedded(self) -> Tensor:
         with undisturbed(self._built.model):
             return embeddings(self._built.backbone, self._ids("prompt")).cpu()
+
+    @property
+    def _sharded(self) -> bool:
+        return self._built.backbone.sharded
 
     @cached_property
     def _layers(self) -> Mapping[str, int]:
