@@ -6,7 +6,8 @@ are no evidence and refused.
 
 The verdict of a number that the paper prints: it *shows* where the interval lies wholly on the paper's side of no effect and the
 estimate is at least half as large as the paper's (ratios: their logarithms), *shows, but smaller* where it is less, and *does not
-show* otherwise. A bound shows where the interval lies wholly within it.
+show* otherwise. A bound shows where the interval lies wholly within it. What does not show is *open* where the interval holds
+what the paper says as well: more rows could show it.
 """
 
 from __future__ import annotations
@@ -36,12 +37,15 @@ SHOWS, SMALLER, NOT, UNMEASURED, UNTESTABLE = VERDICTS = (
     "not measured",
     "cannot be tested here",
 )
+OPEN = "open"
 _SHORT = {
     "average-performance": "AP",
     "forgetting-rate": "F.Ra",
     "forward-transfer": "FWT",
     "order-spread": "AP's spread",
 }
+# What a further evaluation keeps of a run's own: the entry of its scores, and the option.
+_KEPT = {"max_length": "--max-length", "max_new_tokens": "--max-new-tokens", "dtype": "--dtype", "test_rows": "-L"}
 
 
 def measure(claim: Mapping[str, Any], evidence: Evidence | None) -> Measured | None:
@@ -69,6 +73,14 @@ def verdict(claim: Mapping[str, Any], measured: Measured | None) -> str:
     if not (low > 0 if paper > 0 else high < 0):
         return NOT
     return SHOWS if abs(value) >= abs(paper) / 2 else SMALLER
+
+
+def is_open(claim: Mapping[str, Any], measured: Measured | None) -> bool:
+    """Tell whether what does not show is not contradicted either: the interval holds the paper's number, or reaches into its bound."""
+    if measured is None or verdict(claim, measured) != NOT:
+        return False
+    claimed = claim["claimed"]
+    return measured.low < float(claimed.split()[1] if isinstance(claimed, str) else claimed) < measured.high
 
 
 def tell(claim: Mapping[str, Any], measured: Measured | None) -> str:
@@ -104,21 +116,19 @@ def taken(claim: Mapping[str, Any]) -> str:
 
 def tables(papers: Sequence[Mapping[str, Any]], evidence: Evidence | None) -> Iterator[str]:
     """Yield the lines of a count of verdicts, and a table of each paper."""
-    judged = {
-        paper["name"]: [
-            (claim, found, verdict(claim, found)) for claim in paper["claims"] for found in [measure(claim, evidence)]
-        ]
-        for paper in papers
-    }
-    yield from ("", f"| paper | claims | {' | '.join(VERDICTS)} |", f"|---|---:|{'---:|' * len(VERDICTS)}")
+    judged = {paper["name"]: [(claim, measure(claim, evidence)) for claim in paper["claims"]] for paper in papers}
+    words = (*VERDICTS[:3], f"of these {OPEN}", *VERDICTS[3:])
+    yield from ("", f"| paper | claims | {' | '.join(words)} |", f"|---|---:|{'---:|' * len(words)}")
     for name, rows in judged.items():
-        counts = Counter(judgement for _, _, judgement in rows)
-        yield f"| [{name}](#{name.lower()}) | {len(rows)} | {' | '.join(str(counts[word]) for word in VERDICTS)} |"
+        counts = Counter(verdict(claim, found) for claim, found in rows)
+        counts[f"of these {OPEN}"] = sum(is_open(claim, found) for claim, found in rows)
+        yield f"| [{name}](#{name.lower()}) | {len(rows)} | {' | '.join(str(counts[word]) for word in words)} |"
     for paper in papers:
         yield from ("", f"### {paper['name']}", "", f"*{paper['title']}*", "")
         yield from ("| claim | where | the paper | here | verdict | measure |", "|---|---|---|---|---|---|")
-        for claim, found, judgement in judged[paper["name"]]:
-            cells = (claim["claim"], claim["place"], claim["figure"], tell(claim, found), judgement, taken(claim))
+        for claim, found in judged[paper["name"]]:
+            word = verdict(claim, found) + (f"; {OPEN}" if is_open(claim, found) else "")
+            cells = (claim["claim"], claim["place"], claim["figure"], tell(claim, found), word, taken(claim))
             yield f"| {' | '.join(cells)} |"
 
 
@@ -148,32 +158,25 @@ def _seconds(material: Material, folder: RunFolder) -> float:
 
 
 def missing(papers: Sequence[Mapping[str, Any]], evaluations: Mapping[str, str], evidence: Evidence) -> Iterator[str]:
-    """Yield the commands that evaluate finished runs in the ways that claims ask for and the runs do not hold."""
-    sides = [
-        claim["here"].get(side, "")
-        for paper in papers
-        for claim in paper["claims"]
-        if "here" in claim
-        for side in ("of", "against")
-    ]
-    unseen = [
-        claim["here"] for paper in papers for claim in paper["claims"] if claim.get("here", {}).get("gap") == "unseen"
-    ]
-    wanted = [name for name in dict.fromkeys(sides) if ":" in name]
-    wanted += dict.fromkeys(f"{here[side]}:unseen" for here in unseen for side in ("of", "against"))
-    for name in wanted:
-        label, _, evaluation = name.partition(":")
-        for _, run in evidence.runs(label, 0):
+    """Yield the commands that evaluate finished runs as claims ask for and the runs do not hold; what has no run, in comments."""
+    for label, evaluation, tasks in dict.fromkeys(_wanted(papers)):
+        found = [run for _, run in evidence.runs(label, tasks)]
+        if not found:
+            yield f"# no finished run: {label}{f', {tasks} tasks' if tasks else ''}"
+        for run in found if evaluation else ():
             folder = Path(run.folder.root, run.folder.name, f"seed-{run.seed}")
             if not (folder / f"{evaluation}.json").exists():
-                kept = {
-                    "max_length": "--max-length",
-                    "max_new_tokens": "--max-new-tokens",
-                    "dtype": "--dtype",
-                    "test_rows": "-L",
-                }
-                same = " ".join(f"{flag} {run.settings[key]}" for key, flag in kept.items() if key in run.settings)
+                same = " ".join(f"{flag} {run.settings[key]}" for key, flag in _KEPT.items() if key in run.settings)
                 yield f"clora eval {folder}/adapters {evaluations[evaluation]} {same} -o {folder}/{evaluation}.json"
+
+
+def _wanted(papers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, int]]:
+    """Yield the label, the evaluation and the number of tasks of each side of each claim."""
+    for claim in (claim for paper in papers for claim in paper["claims"] if "here" in claim):
+        here = claim["here"]
+        for name in (*(here[side] for side in ("of", "against") if side in here), *here.get("over", ())):
+            label, _, evaluation = name.partition(":")
+            yield label, "unseen" if here.get("gap") == "unseen" else evaluation, claim.get("tasks", 0)
 
 
 def fill(page: str, parts: Mapping[str, Iterator[str]]) -> str:

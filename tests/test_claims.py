@@ -173,6 +173,21 @@ def test_a_verdict_follows_from_the_interval_and_the_size(claimed, measured, ver
     assert claims.verdict({"claimed": claimed}, measured) == verdict
 
 
+@pytest.mark.parametrize(
+    ("claimed", "measured", "is_open"),
+    [
+        (3.0, found(1.0, -1.0, 4.0), True),
+        (3.0, found(0.0, -1.0, 2.0), False),
+        (3.0, found(2.0, 1.0, 4.0), False),
+        ("> -1", found(0.0, -2.0, 2.0), True),
+        ("> -1", found(-4.0, -5.0, -2.0), False),
+        ("> -1", None, False),
+    ],
+)
+def test_what_does_not_show_is_open_where_the_interval_holds_the_claim(claimed, measured, is_open):
+    assert claims.is_open({"claimed": claimed}, measured) == is_open
+
+
 def test_what_cannot_be_tested_says_why_and_what_another_script_measured_is_told():
     assert claims.verdict({"reason": "one model"}, None) == "cannot be tested here"
     assert claims.tell({"reason": "one model"}, None) == "one model"
@@ -214,6 +229,8 @@ def test_missing_evaluations_are_printed_as_commands(runs, capsys):
     folder = runs / "ps-lora" / "seed-1"
     assert any(line.startswith(f"clora eval {folder}/adapters --combine magmax --matrix --seen") for line in lines)
     assert any(line.endswith(f"-o {folder}/neuro.json") for line in lines)
+    assert {"# no finished run: cast, 4 tasks", "# no finished run: n-lora, 15 tasks"} <= set(lines)
+    assert "# no finished run: n-lora, 4 tasks" not in lines
     (folder / "neuro.json").write_text("{}")
     claims.main([str(runs), "--missing"])
     assert "neuro.json" not in capsys.readouterr().out
