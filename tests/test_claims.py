@@ -15,6 +15,7 @@ from support import write_random_adapter
 
 from clora_cli.base import registry
 from clora_cli.recipes import read_recipe_file, shipped_recipe
+from clora_cli.reporting.bootstrap import compare
 from clora_cli.reporting.collect import collect
 from clora_cli.store.scores import read_scores, write_scores
 
@@ -59,6 +60,15 @@ def test_a_gap_is_the_difference_of_metrics_by_hand(runs):
     assert (gap.deviation, gap.seeds) == (0, 2)
     forgetting = taken(runs, {"gap": "forgetting-rate", "of": "n-lora", "against": "o-lora"})
     assert forgetting.value == pytest.approx((10 + 10 + 20) / 3 - (70 + 60 + 50) / 3)
+
+
+def test_a_gap_of_averages_is_what_report_compare_tells(runs):
+    write_run(runs, "ps-lora", 1, [[9], [7, 9], [6, 7, 9], [5, 6, 8, 9]], ORDER1)
+    gap = taken(runs, {"gap": "average-performance", "of": "ps-lora", "against": "o-lora"})
+    results = of(runs).results
+    told = compare(results.group("ps-lora"), results.group("o-lora")).estimate
+    assert gap.value == pytest.approx(told.difference)
+    assert (gap.low, gap.high) == pytest.approx((told.low, told.high), abs=2.6)
 
 
 def test_rows_are_drawn_alike_for_all_methods(runs):
