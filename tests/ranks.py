@@ -13,7 +13,7 @@ from typing import Any
 
 # It reads a launch as a line of JSON and answers with the exit codes: a signal's number below 0, "hung" after the time-out.
 _SERVER = r"""
-import gc, importlib, json, os, pathlib, signal, socket, sys, time, traceback
+import gc, importlib, json, os, pathlib, runpy, signal, socket, sys, time, traceback
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
 from clora_cli.cli import _quieten_libraries, main
 from clora_cli.cli._steps import _READY
@@ -35,7 +35,12 @@ def become(rank):
     time.sleep(rank["late"])
     code = 1
     try:
-        main()
+        if rank["script"]:
+            sys.path[:0] = rank["path"]
+            runpy.run_path(rank["script"], run_name="__main__")
+            code = 0
+        else:
+            main()
     except SystemExit as error:
         code = int(error.code or 0)
     except BaseException:
@@ -116,6 +121,7 @@ class Ranks:
         stdin: str = "",
         agent: bool = False,
         kill: tuple[int, str] = (0, ""),
+        script: Path | None = None,
         timeout: float = 120,
     ) -> Ended:
         """Run a command in one process for each folder that is given.
@@ -129,6 +135,7 @@ class Ranks:
             stdin: What all of them have as standard input.
             agent: Whether the launcher keeps the store, as PyTorch's own does.
             kill: A process that is to be killed, and the file in its folder at whose sight; a pattern.
+            script: A Python file to run in place of the command; ``words`` are its arguments.
             timeout: Seconds after which a process counts as hanging.
         """
         with tempfile.TemporaryDirectory() as name:
@@ -140,6 +147,8 @@ class Ranks:
                     "words": [str(word) for word in (*words, *(also[rank] if also else ()))],
                     "folder": str(folders[rank]),
                     "late": late[rank] if late else 0,
+                    "script": str(script or ""),
+                    "path": sys.path,
                     "in": str(place / "in"),
                     "out": str(place / f"out-{rank}"),
                     "err": str(place / f"err-{rank}"),

@@ -63,6 +63,8 @@ def _parameter(option: Declared) -> inspect.Parameter:
         annotation, default = list[str] | None, None
     elif option.kind == "numbers" or option.optional:
         annotation, default = annotation | None, default or None
+    elif option.parse is not None and option.kind == "whole":  # typed as a text: a number may have a name
+        annotation, default = str, str(default)
     given = typer.Option(
         ... if default is dataclasses.MISSING else default,
         *(option.flags or (option.flag,)),  # spelled out, a switch has no --no-… beside it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,7 @@ from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
     from clora_cli.data import Task
+    from clora_cli.reporting.scored_run import Run
     from clora_cli.store.scores import Scores
 
 __all__ = ["evaluate_command"]
@@ -55,6 +56,10 @@ def evaluate_command(
         list[Path] | None,
         typer.Option(help="Scores of an earlier evaluation, for --max-forgetting; repeatable.", show_default=False),
     ] = None,
+    max_general_loss: Annotated[
+        float | None,
+        typer.Option(help="Exit with 5 if a probe of --retention lost more than so many points since the base model."),
+    ] = None,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -71,7 +76,6 @@ def evaluate_command(
     from clora_cli.data import named_task, own_tasks
     from clora_cli.evaluation import evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
-    from clora_cli.presenting.markdown_tables import matrix_table
     from clora_cli.reporting import assemble
     from clora_cli.reporting.limits import broken_limits
     from clora_cli.store.package import read_package
@@ -79,9 +83,8 @@ def evaluate_command(
 
     if not options.model and not adapters:
         options = dataclasses.replace(options, model=os.environ.get("CLORA_MODEL", MODEL_NAME))
-    for flag, limit in (("--fail-under", fail_under), ("--max-forgetting", max_forgetting)):
-        if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the limit would never be broken
-            raise OptionError(f"{flag} {limit}: give a number of percent points", code="option-out-of-range")
+    limits = {"fail_under": fail_under, "max_forgetting": max_forgetting, "max_general_loss": max_general_loss}
+    _check_limits(limits, options)
     if out is not None and out.exists() and not out.is_file():
         raise OptionError(
             f"--out {out} exists and is no regular file; choose another name", code="target-not-regular-file"
@@ -112,9 +115,28 @@ def evaluate_command(
         write_scores(scores, out)
     last = scores.rows[-1].scores.values()
     mean = sum(entry.value for entry in last) / len(last)
-    emit(output, text=matrix_table(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
-    if broken := broken_limits(scores, earlier, fail_under=fail_under, max_forgetting=max_forgetting):
+    emit(output, text=_text(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
+    if broken := broken_limits(scores, earlier, **limits):
         raise LimitError("; ".join(broken), code="limit-broken")
+
+
+def _check_limits(limits: Mapping[str, float | None], options: EvalOptions) -> None:
+    for name, limit in limits.items():
+        if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the limit would never be broken
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{flag} {limit}: give a number of percent points", code="option-out-of-range")
+    if limits["max_general_loss"] is not None and not options.retention:
+        raise OptionError(
+            "--max-general-loss needs a probe of general ability: pass --retention general", code="option-missing"
+        )
+
+
+def _text(run: Run) -> str:
+    from clora_cli.presenting.markdown_tables import general_table, matrix_table
+    from clora_cli.reporting.general_ability import general_abilities
+
+    kept = tuple(general_abilities([run]))
+    return matrix_table(run) + (f"\n{general_table(kept)}" if kept else "")
 
 
 def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, tasks: Sequence[Task]) -> list[Scores]:

@@ -45,6 +45,12 @@ class Example:
     tooling: str = ""
 
     @property
+    def size(self) -> int:
+        """Characters of prompt and first answer, by which rows are known to be long or short before any tokenizer is."""
+        texts = (self.head, self.body, self.cue, self.tooling, *self.references[:1], *(text for _, text in self.turns))
+        return sum(map(len, texts))
+
+    @property
     def messages(self) -> list[dict[str, Any]]:
         """The conversation as a chat template takes it; a plain prompt is one turn of the user's."""
         turns = self.turns or (("user", self.prompt),)

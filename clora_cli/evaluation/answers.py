@@ -13,10 +13,12 @@ from clora_cli.base.errors import CloraError, MismatchError, translated
 from clora_cli.evaluation.likelihoods import Likelihoods
 from clora_cli.evaluation.prompts import Before, Prompts
 from clora_cli.model.conventions import first_position, keeps_rows_apart, neutral_generation
+from clora_cli.model.prefix import Beginning
+from clora_cli.routing.routed_adapters import Gates
 
 __all__ = ["continued", "generate", "greedy", "rank_labels"]
 
-_NOBODY: Callable[[int], None] = lambda rows: None  # noqa: E731
+_NOBODY: Callable[[list[int]], None] = lambda rows: None  # noqa: E731
 
 
 @torch.inference_mode()
@@ -25,7 +27,7 @@ def generate(
     max_new_tokens: int,
     done: Callable[[int], None],
     before: Before | None = None,
-    cut: Callable[[int], None] = _NOBODY,
+    cut: Callable[[list[int]], None] = _NOBODY,
 ) -> list[str]:
     """Answer every prompt greedily.
 
@@ -34,7 +36,7 @@ def generate(
         max_new_tokens: Tokens of an answer at most.
         done: Told the number of rows after each batch.
         before: Called before each batch.
-        cut: Told, after each batch, how many of its answers had not ended when they were cut off.
+        cut: Told, after each batch, the rows whose answers had not ended when they were cut off.
 
     Returns:
         The answers, in the order of the rows, without special tokens.
@@ -44,12 +46,13 @@ def generate(
     """
     backbone = prompts.backbone
     ends, config = set(backbone.tokens.ends(chat=prompts.chat)), greedy(prompts, max_new_tokens)
+    begun = prompts.begin(max_new_tokens) if before is None else None
     answers = [""] * len(prompts.ids)
-    for rows, batch in prompts.batches():
+    for rows, batch in prompts.batches(begun, max_new_tokens):
         if before is not None:
             before(rows, batch["attention_mask"])
-        generated = continued(prompts, batch, config)
-        cut(sum(not ends & set(ids) for ids in generated))
+        generated = continued(prompts, batch, config, begun)
+        cut([row for row, ids in zip(rows, generated, strict=True) if not ends & set(ids)])
         texts = backbone.tokenizer.batch_decode([_until(ids, ends) for ids in generated], skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text.strip()
@@ -67,13 +70,16 @@ def greedy(prompts: Prompts, max_new_tokens: int) -> Any:
     return neutral_generation(tokens, **search, **ends, **start, use_cache=keeps_rows_apart(backbone.model))
 
 
-def continued(prompts: Prompts, batch: dict[str, Tensor], config: Any, **watching: Any) -> list[list[int]]:
+def continued(
+    prompts: Prompts, batch: dict[str, Tensor], config: Any, begun: Beginning | None = None, **watching: Any
+) -> list[list[int]]:
     """Return the tokens that a model gives one batch of prompts, padding included.
 
     Args:
         prompts: The prompts.
         batch: One of their batches.
         config: From ``greedy``.
+        begun: What all prompts begin with, where the model has read it and the batch lacks it.
         watching: ``stopping_criteria`` and ``logits_processor`` of Transformers' ``generate``.
 
     Raises:
@@ -81,10 +87,11 @@ def continued(prompts: Prompts, batch: dict[str, Tensor], config: Any, **watchin
     """
     backbone = prompts.backbone
     first = first_position(backbone.model) if backbone.kind == "causal" else 0
-    if first:  # Transformers itself counts from 0
-        batch["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0) + first
+    inputs = dict(batch) if begun is None else begun.before(batch, backbone.sharing.positions)
+    if first and begun is None:  # Transformers itself counts from 0
+        inputs["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0) + first
     with translated(f"{backbone.tokens.model} cannot generate", CloraError, code="generation-failed"):
-        output = backbone.model.generate(**batch, generation_config=config, **watching)
+        output = backbone.model.generate(**inputs, generation_config=config, **watching)
     given = 1 if backbone.kind == "seq2seq" else batch["input_ids"].shape[1]
     return output[:, given:].tolist()  # type: ignore[no-any-return]
 
@@ -113,15 +120,18 @@ def rank_labels(
             f"for {prompts.room} after a prompt; pass a smaller --max-length or a model of more positions",
             code="label-too-long",
         )
-    likelihoods = Likelihoods(backbone, prompts.labels)
+    # Adapters that a pass over the prompts alone weighs, or that may be: the labels come after it.
+    decides = before is not None and not (isinstance(before, Gates) and not before.within)
     chosen = [""] * len(prompts.ids)
-    # Every row goes through the model once for each label, with its own cache.
-    fewer = dataclasses.replace(prompts, batch_size=max(1, prompts.batch_size // len(labels)))
-    for rows, batch in fewer.batches():
+    with translated(f"{backbone.tokens.model} cannot rank labels", CloraError, code="label-ranking-failed"):
+        likelihoods = Likelihoods(backbone, prompts.labels, () if decides else prompts.ids)
+        begun = prompts.begin(likelihoods.behind) if before is None and likelihoods.behind else None
+    fewer = dataclasses.replace(prompts, batch_size=likelihoods.rows(prompts.batch_size))
+    for rows, batch in fewer.batches(begun):
         if before is not None:
             before(rows, batch["attention_mask"])
         with translated(f"{backbone.tokens.model} cannot rank labels", CloraError, code="label-ranking-failed"):
-            best = likelihoods.of(batch, decides=before is not None).argmax(dim=1).tolist()
+            best = likelihoods.of(batch, begun, decides=decides).argmax(dim=1).tolist()
         for row, index in zip(rows, best, strict=True):
             chosen[row] = labels[index]
         done(len(rows))

@@ -174,6 +174,10 @@ class Run(Protocol):
     def memory(self) -> Sequence[int]:
         """The numbers of the memory's rows."""
 
+    @property
+    def memories(self) -> Sequence[range]:
+        """The numbers of the memory's rows of each earlier task."""
+
     # What a method may ask of the engine in ``begin``.
 
     def parameter(self, name: str, start: Tensor) -> nn.Parameter:
@@ -229,6 +233,9 @@ class Run(Protocol):
         Dropout is off; ``.grad`` stays as it is. Several processes share the rows out.
         """
 
+    def losses(self) -> Tensor:
+        """Return the mean loss per answer token of each of the task's training rows, shape (row,), without dropout."""
+
     def attribution(
         self,
         adapter: int | None,
@@ -272,6 +279,12 @@ class Run(Protocol):
 
         The mean is over all tokens of the task's training rows but padding, the model as it is at this moment. One group of
         sites is held at a time; more groups take more passes.
+        """
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each adapted site with the weight that the new adapter's delta is added to, shape (out, in), float32.
+
+        It is the base model's as it is stored, with the earlier adapters that take part, on the CPU; one is held at a time.
         """
 
     def distribution(self, *, pool: Pool, text: Text, second_moment: SecondMoment) -> Distribution:

@@ -13,13 +13,16 @@ from clora_cli.base.errors import OptionError
 from clora_cli.model.base_model import Kind, ModelReference
 from clora_cli.model.conventions import neutral_generation, read_tokens
 from clora_cli.model.loading import load_skeleton, model_with_weights, read_config, read_tokenizer
+from clora_cli.model.sharding import divided, ready
 from clora_cli.model.targets import ALL_LINEAR, adaptable
+from clora_cli.processes.engines import refuse_other_sharding
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from clora_cli.data.tokens import Tokens
+    from clora_cli.model.sharing import Sharing
 
 __all__ = [
     "Backbone",
@@ -57,13 +60,18 @@ _NO_DROPOUT = {"moe_token_dropout"}
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A loaded base model with its tokenizer."""
+    """A loaded base model with its tokenizer.
+
+    Attributes:
+        sharded: Whether each process keeps a part of it: then all must make equally many passes.
+    """
 
     model: Any
     tokenizer: Any
     reference: ModelReference
     device: torch.device
     dtype: torch.dtype
+    sharded: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -74,6 +82,13 @@ class Backbone:
     def tokens(self) -> Tokens:
         """What tokenizer and model say about tokens: where answers end, what pads, how long a prompt may be."""
         return read_tokens(self.tokenizer, self.model, self.reference)
+
+    @cached_property
+    def sharing(self) -> Sharing:
+        """What texts share while a causal model reads them."""
+        from clora_cli.model.sharing import Sharing
+
+        return Sharing(self.model)
 
     @property
     def prompt_kind(self) -> Literal["causal", "seq2seq"]:
@@ -118,6 +133,7 @@ def load_backbone(
     dtype: str = "auto",
     quantize: str = "none",
     dropout: bool = False,
+    shard: bool = False,
 ) -> Backbone:
     """Load a base model, frozen and in evaluation mode, with its tokenizer.
 
@@ -127,25 +143,30 @@ def load_backbone(
         dtype: ``auto`` is float32 on a CPU, bfloat16 on an accelerator.
         quantize: ``none``, ``4bit`` (NF4) or ``8bit``; needs the ``quantize`` extra and an accelerator.
         dropout: Whether the base model keeps its own dropout in training mode.
+        shard: Whether each of the processes, which have met, keeps a part of it.
 
     Raises:
         ArtifactError: If the files cannot be loaded.
-        OptionError: If the quantisation cannot be had here.
+        OptionError: If it cannot be quantised or divided here, or Accelerate is to divide it.
     """
     import torch
 
+    refuse_other_sharding()
+
     torch_dtype = getattr(torch, dtype_name(dtype, device))
-    extra: dict[str, Any] = {}
+    extra = divided(reference, device, quantize) if shard else {}  # each part is read to where it will be
     if quantize != "none":  # such weights are placed while they are read, on the first device unless told
         extra = {"quantization_config": _quantization(quantize, torch_dtype, device), "device_map": {"": device}}
     tokenizer, config = read_tokenizer(reference), read_config(reference)
     if not dropout:
         _switch_off_dropout(config)
     model = model_with_weights(reference, config, dtype=torch_dtype, **extra)
-    if quantize == "none":
+    if not extra:
         model = model.to(device)
     model.requires_grad_(False).eval()
-    backbone = Backbone(model, tokenizer, reference, device, torch_dtype)
+    if shard:
+        ready(model)
+    backbone = Backbone(model, tokenizer, reference, device, torch_dtype, shard)
     _settle(backbone)
     return backbone
 

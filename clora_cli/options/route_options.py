@@ -8,7 +8,7 @@ from typing import Any
 from clora_cli.base import registry
 from clora_cli.base.errors import OptionError
 from clora_cli.base.options import Options, option
-from clora_cli.options.shared_options import ROWS, ModelOptions
+from clora_cli.options.shared_options import ROWS, ModelOptions, quantize_option
 
 __all__ = ["RouteChoices", "RouteOptions", "RouteSettings"]
 
@@ -122,3 +122,4 @@ class RouteSettings(RouteChoices):
     batch_size: int = option(
         32, "Inputs read and decided at once.", flags=("-b", "--batch-size"), interval="[1, inf)", most=ROWS
     )
+    quantize: str = quantize_option(since="0.2.0")

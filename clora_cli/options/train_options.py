@@ -10,11 +10,18 @@ from clora_cli.base import registry
 from clora_cli.base.errors import OptionError
 from clora_cli.base.options import option
 from clora_cli.nano import MODEL_NAME
-from clora_cli.options.shared_options import LENGTHS, PROCESSES, ROWS, ModelOptions, dtype_option, seed_option
+from clora_cli.options.shared_options import (
+    LENGTHS,
+    ROWS,
+    ModelOptions,
+    dtype_option,
+    nproc_option,
+    quantize_option,
+    seed_option,
+)
 
-__all__ = ["QUANTIZE", "TrainOptions"]
+__all__ = ["TrainOptions"]
 
-QUANTIZE = ("none", "4bit", "8bit")
 SCHEDULES = ("linear", "constant", "cosine")
 LEARN = ("last", "all")
 
@@ -49,7 +56,7 @@ class TrainOptions(ModelOptions):
     )
     model: str = option(
         MODEL_NAME,
-        "Base model: clora-nano (bundled), a folder or a Hub id.",
+        "Base model: clora-nano (bundled), a folder, a GGUF file or a Hub id.",
         flags=("-m", "--model"),
         environment=("CLORA_TRAIN_TASK_MODEL", "CLORA_MODEL"),
         recipe=False,
@@ -112,11 +119,19 @@ class TrainOptions(ModelOptions):
         table="training",
         since="0.2.0",
     )
+    length_window: int = option(
+        1,
+        "Micro-batches among whose rows those of like length come together, which pads less; 1 takes rows as the seed has them.",
+        interval="[1, inf)",
+        most=ROWS,
+        table="training",
+        since="0.2.0",
+    )
     dtype: str = dtype_option("training")
-    quantize: str = option("none", "none, 4bit or 8bit base weights.", choices=QUANTIZE, table="training")
+    quantize: str = quantize_option("training")
     gradient_checkpointing: bool = option(False, "Recompute activations to save memory.")
     base_dropout: bool = option(False, "Keep the base model's own dropout, as T5 and BERT have it.", table="training")
-    nproc: int = option(1, "Processes; each takes its part of every batch.", interval="[1, inf)", most=PROCESSES)
+    nproc: int = nproc_option("Processes; each takes its part of every batch.")
     seed: int = seed_option("Seed of initial values, data order and dropout.")
     save_steps: int = option(0, "Steps between checkpoints; 0 makes ten in a run.", interval="[0, inf)")
     report_to: str = option("none", "A tracker of Transformers: wandb, mlflow, tensorboard …")

@@ -8,13 +8,17 @@ from collections.abc import Callable, Sequence
 from clora_cli.base import registry
 from clora_cli.reporting.bootstrap import RESAMPLES, Significance
 from clora_cli.reporting.cost_rows import CostRow
+from clora_cli.reporting.general_ability import GeneralAbility
 from clora_cli.reporting.method_results import Order, Results, Series, Spread
 from clora_cli.reporting.standings import AVERAGE, TRAITS, Standings
 
 __all__ = [
+    "GENERAL_HEADER",
+    "GENERAL_NOTE",
     "MISSING",
     "SIGNIFICANCE_HEADER",
     "cost_lines",
+    "general_cells",
     "mean_and_deviation",
     "metric_notes",
     "metric_rows",
@@ -29,6 +33,14 @@ __all__ = [
 
 MISSING = "-"
 SIGNIFICANCE_HEADER = ("first", "second", "AP difference", "95 % interval", "p", "tasks", "test rows")
+GENERAL_HEADER = (
+    *("run", "after stage", "probe", "before", "after", "change", "95 % interval"),
+    *("right, now wrong", "wrong, now right", "KL, nats a token", "tokens"),
+)
+GENERAL_NOTE = (
+    "Before: the base model's score, percent; after: with the adapters of the stage. The interval is a paired bootstrap over the "
+    f"probe's rows, {RESAMPLES} resamples. KL: divergence of the next token's distribution from the base model's, 0 for the same model."
+)
 _TICKS = {True: "✔", False: "✘", None: "?"}
 _COST_HEADER = (
     "method",
@@ -90,6 +102,16 @@ def significance_cells(pair: Significance) -> list[str]:
     interval = f"{estimate.low:.2f} to {estimate.high:.2f}"
     difference = f"{estimate.difference + 0.0:.2f}"
     return [pair.first, pair.second, difference, interval, p_value, str(pair.tasks), str(pair.rows)]
+
+
+def general_cells(row: GeneralAbility) -> list[str]:
+    """Return the cells of what was left of general ability, in the order of ``GENERAL_HEADER``."""
+    kept, change = row.kept, row.change
+    scores = [percent(math.nan if score is None else score.value) for score in (kept.before, kept.after)]
+    moved = [f"{change.difference + 0.0:.1f}", f"{change.low:.1f} to {change.high:.1f}"] if change else [MISSING] * 2
+    rows = [str(kept.lost), str(kept.gained)] if change else [MISSING] * 2
+    stage = f"{row.stage} {row.after}"
+    return [row.label, stage, row.probe, *scores, *moved, *rows, f"{kept.divergence:.4f}", str(kept.tokens)]
 
 
 def significance_note(pairs: Sequence[Significance]) -> str:

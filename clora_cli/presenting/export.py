@@ -53,6 +53,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "runs": [_run(run) for run in results.runs],
         "orders": {order.label: list(order.tasks) for order in results.orders},
         "methods": [_method(group, results.orders) for group in (*results.zero_shot, *results.groups)],
+        "general_ability": [asdict(row) for row in report.general_abilities],
         "footing": list(report.footing),
         "significance": [_significance(pair) for pair in report.pairs],
         "costs": [_cost(row) for row in report.costs],

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 
 from clora_cli.presenting.cells import (
+    GENERAL_HEADER,
+    GENERAL_NOTE,
     SIGNIFICANCE_HEADER,
     cost_lines,
+    general_cells,
     mean_and_deviation,
     metric_notes,
     metric_rows,
@@ -47,6 +50,7 @@ def report_html(report: Report) -> str:
         Section("significance", "Significance", list(_significance(report))),
         Section("curves", "Scores over stages", list(_curves(report, drawings))),
         Section("matrices", "Every stage on every task", list(_matrices(report, drawings))),
+        Section("general-ability", "General ability", list(_general(report))),
         Section("routing", "Routing", list(_routing(report, drawings))),
         Section("interference", "Interference between adapters", list(_interference(report, drawings))),
         Section("shifts", "Parameter shift", list(_shifts(report, drawings))),
@@ -133,6 +137,12 @@ def _matrices(report: Report, drawings: Drawings) -> Iterator[Part]:
                 "Means over seeds if there are several."
             )
             yield drawings.draw(partial(compose_matrices, results=results, order=order), caption)
+
+
+def _general(report: Report) -> Iterator[Part]:
+    if report.general_abilities:
+        yield Table(GENERAL_HEADER, list(map(general_cells, report.general_abilities)), texts=[1, 2])
+        yield Notes([GENERAL_NOTE])
 
 
 def _routing(report: Report, drawings: Drawings) -> Iterator[Part]:

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from clora_cli.base.legible import markdown
 from clora_cli.presenting.cells import (
+    GENERAL_HEADER,
+    GENERAL_NOTE,
     MISSING,
     SIGNIFICANCE_HEADER,
     cost_lines,
+    general_cells,
     mean_and_deviation,
     metric_notes,
     metric_rows,
@@ -21,11 +24,12 @@ from clora_cli.presenting.cells import (
 from clora_cli.presenting.markdown import table
 from clora_cli.reporting.bootstrap import Significance
 from clora_cli.reporting.cost_rows import CostRow
+from clora_cli.reporting.general_ability import GeneralAbility
 from clora_cli.reporting.method_results import Results
 from clora_cli.reporting.scored_run import Run
 from clora_cli.reporting.standings import TRAITS, Cell, Standings
 
-__all__ = ["cost_table", "matrix_table", "metrics_tables", "significance_table", "standings_table"]
+__all__ = ["cost_table", "general_table", "matrix_table", "metrics_tables", "significance_table", "standings_table"]
 
 
 def matrix_table(run: Run) -> str:
@@ -83,6 +87,12 @@ def cost_table(rows: Sequence[CostRow]) -> str:
     """Return what methods cost as a Markdown table."""
     header, *lines = cost_lines(rows)
     return table(header, [[markdown(name), *numbers] for name, *numbers in lines])
+
+
+def general_table(rows: Sequence[GeneralAbility]) -> str:
+    """Return what was left of general ability as a Markdown table, with the meaning of its columns below it."""
+    lines = [[*map(markdown, cells[:3]), *cells[3:]] for cells in map(general_cells, rows)]
+    return table(GENERAL_HEADER, lines, texts=3) + f"\n{GENERAL_NOTE}\n"
 
 
 def _stages(run: Run) -> Iterator[list[str]]:

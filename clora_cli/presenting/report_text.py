@@ -8,6 +8,7 @@ from clora_cli.base.legible import markdown
 from clora_cli.presenting.cells import series_title, significance_note
 from clora_cli.presenting.markdown_tables import (
     cost_table,
+    general_table,
     matrix_table,
     metrics_tables,
     significance_table,
@@ -48,6 +49,8 @@ def _sections(report: Report, short: bool) -> Iterator[tuple[str, str]]:
             yield markdown(title), matrix_table(series.mean)
     if results.groups:
         yield "Metrics", metrics_tables(results)
+    if report.general_abilities:
+        yield "General ability", general_table(report.general_abilities)
     for path, routes in report.material.routes.items():
         yield f"Routing: {markdown(str(path))}", f"```\n{confusion_table(routes)}\n```\n"
     if report.costs:

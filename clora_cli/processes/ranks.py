@@ -6,7 +6,7 @@ PyTorch is imported only where the processes meet: which one prints must be know
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["gathered", "is_main_process", "own_share", "processes", "rank", "spread", "summed"]
+__all__ = ["gathered", "is_main_process", "own_share", "processes", "rank", "rounds", "spread", "summed"]
 
 
 def is_main_process() -> bool:
@@ -40,6 +40,23 @@ def rank() -> int:
 def own_share(rows: Sequence[T]) -> Sequence[T]:
     """Return this process's share of some rows, or of any other items."""
     return rows[rank() :: processes()]
+
+
+def rounds(items: Sequence[T], *, equal: bool) -> Iterator[tuple[T, bool]]:
+    """Yield this process's share of some items, each with True.
+
+    Args:
+        items: The same in all processes.
+        equal: Whether all are to get equally many, because none can run the model without the others. One that has none
+            left then gets another's, with False: it is to be run, and the result given up.
+    """
+    if not equal:
+        yield from ((item, True) for item in own_share(items))
+        return
+    own, size = rank(), processes()
+    for start in range(0, len(items), size):
+        at_once = items[start : start + size]
+        yield at_once[min(own, len(at_once) - 1)], own < len(at_once)
 
 
 def summed(tensor: Tensor, device: torch.device) -> Tensor:

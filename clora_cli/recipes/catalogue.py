@@ -21,7 +21,7 @@ __all__ = ["Shipped", "shipped", "shipped_recipe"]
 
 _ALL = "compare"
 _OWN = "nano"  # the backbone whose tasks are its own
-_OURS = (_OWN, "small")
+_OURS = (_OWN, "small", "smollm2")
 _ALONE = "per-task"
 
 

@@ -14,6 +14,7 @@ from clora_cli.reporting.bootstrap import Significance, compare
 from clora_cli.reporting.collect import Material
 from clora_cli.reporting.cost_rows import CostRow, cost_rows
 from clora_cli.reporting.footing import footing_notes
+from clora_cli.reporting.general_ability import GeneralAbility, general_abilities
 from clora_cli.reporting.grouping import bring_together
 from clora_cli.reporting.method_results import Results
 from clora_cli.reporting.provenance import Provenance, provenance_of
@@ -60,6 +61,11 @@ class Report:
     def costs(self) -> tuple[CostRow, ...]:
         """The cost of each method."""
         return tuple(cost_rows(self.material.costs))
+
+    @cached_property
+    def general_abilities(self) -> tuple[GeneralAbility, ...]:
+        """What was left of general ability at each stage."""
+        return tuple(general_abilities(self.results.runs))
 
     @cached_property
     def anatomy(self) -> Anatomy:

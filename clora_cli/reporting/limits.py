@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from clora_cli.base.errors import MismatchError, OptionError
@@ -86,6 +86,7 @@ def broken_limits(
     *,
     fail_under: float | None = None,
     max_forgetting: float | None = None,
+    max_general_loss: float | None = None,
 ) -> list[str]:
     """Return which limits are not met, as sentences.
 
@@ -94,6 +95,7 @@ def broken_limits(
         baselines: Earlier scores.
         fail_under: The least mean score over tasks, percent.
         max_forgetting: The most that any task may have lost since its best earlier score, percent points.
+        max_general_loss: The most that any probe of general ability may have lost since the base model, percent points.
 
     Raises:
         MismatchError: If a task was scored in another way.
@@ -111,7 +113,18 @@ def broken_limits(
                 f"{worst.task} lost {worst.points:.2f} points, from {worst.best:.2f} ({worst.where}) to {worst.now:.2f}: "
                 f"more than --max-forgetting {max_forgetting:g}"
             )
+    if max_general_loss is not None:
+        broken += _general_losses(scores.rows[-1], max_general_loss)
     return broken
+
+
+def _general_losses(row: ScoreRow, limit: float) -> Iterator[str]:
+    for probe, kept in row.retention.items():
+        if kept.before and kept.after and kept.before.value - kept.after.value > limit + 1e-9:
+            yield (
+                f"general ability by '{probe}' went from {kept.before.value:.2f} to {kept.after.value:.2f} "
+                f"({kept.lost} rows lost, {kept.gained} gained): more than --max-general-loss {limit:g}"
+            )
 
 
 def _learned(file: Scores, row: ScoreRow) -> list[str]:

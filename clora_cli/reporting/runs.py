@@ -143,6 +143,7 @@ def _run(draft: Draft, manifests: _Manifests) -> Run:
         final_rows={
             task: cell.per_row for (after, task), (cell, _) in draft.cells.items() if after == last and cell.per_row
         },
+        retention={row.after: row.retention for file in draft.files for row in file.rows if row.retention},
         sources=tuple(file.source for file in draft.files if file.source is not None),
     )
 

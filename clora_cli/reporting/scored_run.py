@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clora_cli.reporting.run_folders import NO_RUN_FOLDER, RunFolder
 from clora_cli.reporting.training_protocol import Protocol
-from clora_cli.store.scores import BaseRef
+from clora_cli.store.scores import BaseRef, Retention
 
 __all__ = ["Floats", "Run"]
 
@@ -47,6 +47,7 @@ class Run:
         single_protocol: The same of the runs that ``single`` comes from.
         settings: How it was evaluated.
         final_rows: Each test row's score after the last stage, in [0, 1], by task; without tasks whose files lack them.
+        retention: What was left of general ability, by the task learned last and by probe.
         sources: Its scores files.
     """
 
@@ -70,6 +71,7 @@ class Run:
     single_protocol: Protocol = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     final_rows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    retention: Mapping[str, Mapping[str, Retention]] = field(default_factory=dict)
     sources: tuple[Path, ...] = ()
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from safetensors.torch import load, save
@@ -58,6 +59,7 @@ class Dispatcher:
         self._device = pick_device(settings.device)
         self.guide = Guide(self.reference, members, options, batch_size=settings.batch_size)
         self.routing = self.guide.routing()
+        self._joined = contextlib.ExitStack()
 
     @property
     def names(self) -> list[str]:
@@ -88,7 +90,10 @@ class Dispatcher:
             MismatchError: If one of several processes would not do the same as the first one.
         """
         agree(lambda: self._facts(calibration))
-        self.guide.backbone = load_backbone(self.reference, device=self._device, dtype=self._settings.dtype)
+        if self._settings.shard:  # until the last input is decided
+            self._joined.enter_context(together(self._device))
+        how: dict[str, Any] = {name: getattr(self._settings, name) for name in ("dtype", "quantize", "shard")}
+        self.guide.backbone = load_backbone(self.reference, device=self._device, **how)
         if not calibration:
             return 0
         with together(self._device):
@@ -115,28 +120,40 @@ class Dispatcher:
         others = meet()
         if others.rank:
             self._help(others)
-            return
-        for batches in in_batches(in_batches(inputs, self._settings.batch_size), others.size):
-            for rank, batch in enumerate(batches[1:], start=1):
-                others.send(rank, spelled(batch))
-            weights = self._weights(batches[0])
-            yield Decided(batches[0], weights)
-            for rank, batch in enumerate(batches[1:], start=1):
-                found = load(others.receive(rank, WORK))
-                yield Decided(
-                    batch, {site: found[site] for site in weights}
-                )  # in the order in which one process has them
-        others.hand_out(b"")
+        else:
+            for batches in in_batches(in_batches(inputs, self._settings.batch_size), others.size):
+                yield from self._round(others, batches)
+            others.hand_out(b"")
+        self._joined.close()
+
+    def _round(self, others: Meeting, batches: Sequence[Sequence[Input]]) -> Iterator[Decided]:
+        sharded = self.guide.backbone.sharded
+        at_once = {rank: batches[rank] for rank in range(1, len(batches))}
+        # None can run a divided model without the others: all get something to do, and make the same passes.
+        given = {rank: at_once.get(rank, batches[0]) for rank in range(1, others.size)} if sharded else at_once
+        every = self.guide.ways(one for batch in batches for one in batch)
+        for rank, batch in given.items():
+            others.send(rank, spelled(batch))
+            others.send(rank, bytes(every if sharded else self.guide.ways(batch)))
+        weights = self._weights(batches[0], every if sharded else self.guide.ways(batches[0]))
+        yield Decided(batches[0], weights)
+        for rank in given:
+            found = load(others.receive(rank, WORK))
+            if rank in at_once:  # in the order in which one process has them
+                yield Decided(at_once[rank], {site: found[site] for site in weights})
 
     def _help(self, others: Meeting) -> None:
         while text := others.receive(0, WORK):
+            ways = [bool(way) for way in others.receive(0, WORK)]
             try:
-                others.send(0, save(self._weights(read_spelled(text))))
+                others.send(0, save(self._weights(read_spelled(text), ways)))
             except CloraError as error:  # the first process raises it in its turn
+                if self.guide.backbone.sharded:  # where it waits for this one in the middle of a pass
+                    raise
                 others.send_error(0, error)
 
-    def _weights(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
-        weights = self.routing.weights(self.routing.similarities(self.guide.of_inputs(inputs)))
+    def _weights(self, inputs: Sequence[Input], ways: Collection[bool]) -> dict[str, Tensor]:
+        weights = self.routing.weights(self.routing.similarities(self.guide.of_inputs(inputs, ways)))
         check_finite(weights, inputs[0].where)
         return weights
 
@@ -146,6 +163,8 @@ class Dispatcher:
             "base_model": self.reference.fingerprint,
             "device": self._device.type,
             "dtype": self._settings.dtype,
+            "quantize": self._settings.quantize,
+            "shard": self._settings.shard,
             "batch_size": self._settings.batch_size,
             "package": marks(self.members),
             "calibration": [task.fingerprint for task in calibration],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -115,18 +115,26 @@ class Guide:
                 kept[rows] = vectors.cpu()
         return found
 
-    def of_inputs(self, inputs: Sequence[Input]) -> dict[str, Tensor]:
+    def ways(self, inputs: Iterable[Input]) -> list[bool]:
+        """Return the ways in which inputs are written: without the chat template, with it."""
+        return sorted({one.chat and bool(self.backbone.tokens.chat) for one in inputs})
+
+    def of_inputs(self, inputs: Sequence[Input], ways: Collection[bool] | None = None) -> dict[str, Tensor]:
         """Return the features of inputs, conversations and plain prompts in any mixture, as ``features`` does.
+
+        Args:
+            inputs: The inputs.
+            ways: The ways to make a pass for, whether or not an input is written so; the inputs' own by default.
 
         Raises:
             DataError: If an instruction is longer than what the adapters' own inputs were cut to.
         """
         found: dict[str, Tensor] = {}
-        for chat in (False, True):
-            rows = [row for row, one in enumerate(inputs) if (one.chat and self.backbone.tokens.chat) is chat]
-            if rows:
-                for site, vectors in self._read([inputs[row] for row in rows], chat).items():
-                    found.setdefault(site, torch.empty(len(inputs), vectors.shape[1]))[rows] = vectors
+        for chat in self.ways(inputs) if ways is None else ways:
+            rows = [row for row, one in enumerate(inputs) if self.ways([one]) == [chat]]
+            # Of none a pass is made all the same, which other processes need; what it gives is given up.
+            for site, vectors in self._read([inputs[row] for row in rows or [0]], chat).items():
+                found.setdefault(site, torch.empty(len(inputs), vectors.shape[1]))[rows] = vectors[: len(rows)]
         return found
 
     def threshold(self, routing: Routing, tasks: Sequence[Task]) -> tuple[float, int]:

@@ -12,9 +12,10 @@ from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import OptionError
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.bank import AdapterBank
-from clora_cli.model.features import Pool, pooled
+from clora_cli.model.capture import pooled
 from clora_cli.routing.weights import Routing, routed_site
 from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.feature_record import Pool
 
 __all__ = ["MixedAdapters"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -13,9 +14,26 @@ from clora_cli.routing.mixed_adapters import MixedAdapters
 from clora_cli.routing.weights import Routing
 from clora_cli.store.adapter_folder import AdapterFolder
 
-__all__ = ["RoutedAdapters"]
+__all__ = ["Gates", "RoutedAdapters"]
 
 _CACHE = 1 << 30  # bytes of features kept from one stage of a sequence to the next
+
+
+@dataclass(frozen=True, eq=False)
+class Gates:
+    """Weighs adapters for one batch of inputs after another; called before each.
+
+    Attributes:
+        weigh: A function of the batch's rows among the inputs and their attention mask, shape (row, token).
+        within: Whether the pass that follows decides, which must be over prompts alone.
+    """
+
+    weigh: Callable[[list[int], Tensor], None]
+    within: bool
+
+    def __call__(self, rows: list[int], mask: Tensor) -> None:
+        """Weigh the adapters for the rows of a batch."""
+        self.weigh(rows, mask)
 
 
 class RoutedAdapters:
@@ -38,8 +56,8 @@ class RoutedAdapters:
 
     def gates(
         self, name: str, examples: Sequence[Example], count: int, *, chat: bool = False, threshold: float | None = None
-    ) -> Callable[[list[int], Tensor], None]:
-        """Return the function to call before each batch of inputs.
+    ) -> Gates:
+        """Return what to call before each batch of inputs.
 
         Args:
             name: The inputs' name, under which their features are remembered.
@@ -47,9 +65,6 @@ class RoutedAdapters:
             count: The first so many adapters take part.
             chat: Use the tokenizer's chat template.
             threshold: See ``Routing``.
-
-        Returns:
-            A function of the batch's rows among ``examples`` and their attention mask, shape (row, token).
         """
         routing = self._routing(count, threshold)
         if self._guide.record.source == "adapted":
@@ -58,9 +73,11 @@ class RoutedAdapters:
             def decide(rows: list[int], mask: Tensor) -> None:
                 self._mixed.decide_within(routing, pool, count, mask)
 
-            return decide
+            return Gates(decide, within=True)
         weights = routing.weights(routing.similarities(self._known(name, examples, chat)))
-        return lambda rows, mask: self._mixed.use({site: one[rows] for site, one in weights.items()})
+        return Gates(
+            lambda rows, mask: self._mixed.use({site: one[rows] for site, one in weights.items()}), within=False
+        )
 
     def _routing(self, count: int, threshold: float | None) -> Routing:
         if (count, threshold) not in self._fitted:

@@ -62,6 +62,8 @@ def training_arguments(plan: Plan, backbone: Backbone) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_steps=options.save_steps or max(1, plan.steps // _CHECKPOINTS_A_RUN),
         save_total_limit=2,
+        # The Trainer refuses its own checkpoints of a divided model; those of ResumableTrainer hold what is trained, which is whole.
+        save_only_model=backbone.sharded,
         seed=plan.seed,
         data_seed=plan.seed,
         use_cpu=on_cpu,

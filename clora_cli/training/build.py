@@ -82,7 +82,12 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
     options = plan.options
     device = pick_device(options.device)
     backbone = load_backbone(
-        plan.reference, device=device, dtype=options.dtype, quantize=options.quantize, dropout=options.base_dropout
+        plan.reference,
+        device=device,
+        dtype=options.dtype,
+        quantize=options.quantize,
+        dropout=options.base_dropout,
+        shard=options.shard,
     )
     if device.type == "cpu" and backbone.dtype != torch.float32:
         # On a CPU the fused attention's backward pass is several times slower in half precision than the plain one.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clora_cli.training.forecast import Forecast, forecast, in_units
 from clora_cli.training.plan import Plan
 
 __all__ = ["Description", "describe"]
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_ADAM_STATES = 4  # weight, gradient and two moments of each trainable number, all float32
 
 
 @dataclass(frozen=True)
@@ -22,28 +23,25 @@ class Description:
         sites: Module path to (out, in).
         parameters: Numbers in the base model.
         bytes_per_parameter: Of the base model's weights, as they will be held.
+        forecast: What each process will need.
     """
 
     plan: Plan
     sites: dict[str, tuple[int, int]]
     parameters: int
     bytes_per_parameter: float
+    forecast: Forecast
 
     @property
     def trainable(self) -> int:
         """Numbers in the new adapter."""
-        if not self.plan.method.lead.trains:
-            return 0
-        lead = self.plan.method.lead
-        whole = not lead.fixed_a and lead.start != "shared"  # else lora_A is not trained
-        return self.plan.options.rank * sum(rows + columns * whole for rows, columns in self.sites.values())
+        return _trainable(self.plan, self.sites)
 
     @property
     def memory(self) -> int:
-        """Bytes of base weights, past adapters and optimizer states; activations come on top."""
-        acting = self.plan.parents if self.plan.method.lead.past != "none" else ()
-        past = sum(member.weights.stat().st_size for member in acting)
-        return int(self.parameters * self.bytes_per_parameter) + past + 4 * _ADAM_STATES * self.trainable
+        """Bytes of whole base weights, past adapters and optimizer states; activations come on top."""
+        known = self.forecast
+        return int(self.parameters * self.bytes_per_parameter) + known.past + known.adapter
 
     def data(self) -> dict[str, Any]:
         """Return the description as JSON data."""
@@ -61,6 +59,7 @@ class Description:
             "trainable_parameters": self.trainable,
             "base_parameters": self.parameters,
             "memory_bytes": self.memory,
+            "each_process": self.forecast.data(),
             "idle_share": None if plan.ledger is None else plan.ledger.idle / plan.ledger.size,
         }
 
@@ -75,7 +74,8 @@ class Description:
             f"adapter rank {plan.options.rank} at {len(self.sites)} sites ({', '.join(data['shapes'])}), "
             f"{self.trainable / 1e6:.3f} M parameters\n"
             f"steps   {plan.steps} of {plan.options.batch_size * plan.options.grad_accum} rows\n"
-            f"memory  {self.memory / 2**20:.0f} MiB before activations"
+            f"memory  {self.forecast.text()}"
+            + (f"\nsends   {in_units(self.forecast.sent)} from each process in a step" if self.forecast.sent else "")
             + (f"\nshared  {data['idle_share']:.1%} of lora_B is idle" if plan.ledger else "")
             + (
                 f"\nreplay  {', '.join(f'{len(m.examples)} rows of {m.task.name}' for m in plan.memory)}"
@@ -97,4 +97,14 @@ def describe(plan: Plan) -> Description:
     dtype = dtype_name(options.dtype, pick_device(options.device))
     size = {"none": float(_BYTES[dtype]), "8bit": 1.0, "4bit": 0.5}[options.quantize]
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Description(plan, find_sites(model, options.target_modules), parameters, size)
+    sites = find_sites(model, options.target_modules)
+    needed = forecast(plan, model, list(sites), size, float(_BYTES[dtype]), _trainable(plan, sites))
+    return Description(plan, sites, parameters, size, needed)
+
+
+def _trainable(plan: Plan, sites: Mapping[str, tuple[int, int]]) -> int:
+    lead = plan.method.lead
+    if not lead.trains:
+        return 0
+    whole = not lead.fixed_a and lead.start != "shared"  # else lora_A is not trained
+    return plan.options.rank * sum(rows + columns * whole for rows, columns in sites.values())

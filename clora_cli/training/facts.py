@@ -25,6 +25,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         "base_model": plan.reference.fingerprint,  # its name is a path, which may differ from machine to machine
         "package": marks(plan.members),
         "device": pick_device(plan.options.device).type,
+        "shard": plan.options.shard,
         "save_steps": plan.options.save_steps,
         "gradient_checkpointing": plan.options.gradient_checkpointing,
         "finished adapter": sha256(weights)[:_SHORT] if weights.is_file() else "none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from transformers import PrinterCallback
 from clora_cli.base.errors import InterruptedRunError, OptionError, translated
 from clora_cli.base.progress import Progress
 from clora_cli.data import Collator, encode, uses_chat
+from clora_cli.model.backbone import pick_device
+from clora_cli.processes.meeting import together
 from clora_cli.training.arguments import training_arguments
 from clora_cli.training.build import ADAPTER, Built, build
 from clora_cli.training.callbacks import Interruption, Watch, flushed_denormals
@@ -39,6 +42,11 @@ def fit(plan: Plan, checkpoint: Path | None, progress: Progress) -> Result:
         CloraError: If it fails.
         InterruptedRunError: After SIGINT, SIGTERM or SIGHUP.
     """
+    with together(pick_device(plan.options.device)) if plan.options.shard else contextlib.nullcontext():
+        return _fitted(plan, checkpoint, progress)
+
+
+def _fitted(plan: Plan, checkpoint: Path | None, progress: Progress) -> Result:
     built = build(plan, progress)
     items = encoded_rows(plan, built)
     for remark in _remarks(plan, built, items):
@@ -46,17 +54,12 @@ def fit(plan: Plan, checkpoint: Path | None, progress: Progress) -> Result:
     moments = methods_of(plan, built, items, progress)
     moments.begin(checkpoint, progress)
     trainer = trainer_of(plan, built, items, moments)
-    if trainer.sharded:
+    if trainer.divides_state:
         _tell_of_no_checkpoints(checkpoint, progress)
     began = time.monotonic()
     _run(plan, trainer, checkpoint, progress)
     state = moments.finish()
     tensors = get_peft_model_state_dict(built.model, save_embedding_layers=False)  # factors alone, no base weights
-    if sharded := next((key for key, tensor in tensors.items() if tensor.ndim != 2 or not tensor.numel()), None):
-        raise OptionError(
-            f"'{sharded}' is not whole on this process: weights are sharded (ZeRO-3, FSDP); train under DDP or ZeRO-2",
-            code="weights-sharded",
-        )
     if seconds := moments.seconds:
         share = seconds / max(time.monotonic() - began - seconds, 1e-9)
         progress.note(f"attribution took {seconds:.1f} s, {share:.1%} of the training's own time")
@@ -129,10 +132,10 @@ def _run(plan: Plan, trainer: MethodTrainer, checkpoint: Path | None, progress: 
 def _tell_of_no_checkpoints(checkpoint: Path | None, progress: Progress) -> None:
     if checkpoint is not None:
         raise OptionError(
-            f"{checkpoint} is not sharded: continue without DeepSpeed and FSDP, or start anew with --force",
-            code="checkpoint-not-sharded",
+            f"{checkpoint} is whole, and DeepSpeed divides what it holds: continue without it, or start anew with --force",
+            code="checkpoint-not-divided",
         )
-    progress.warn("no checkpoints are kept under DeepSpeed and FSDP: an interrupted run starts anew")
+    progress.warn("no checkpoints are kept under DeepSpeed: an interrupted run starts anew")
 
 
 def _remarks(plan: Plan, built: Built, items: Items) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clora_cli.data import Collator
-from clora_cli.processes.ranks import own_share, summed
+from clora_cli.processes.ranks import rounds, summed
 from clora_cli.training.build import Built
 from clora_cli.training.token_masks import apart, masks_of, weights_for
 from clora_cli.training.undisturbed import undisturbed
@@ -56,27 +56,29 @@ def _totals(
     """Return, by site, this process's sum of ``x xT`` with a last row that begins with the number of tokens."""
     backbone, seq2seq = built.backbone, built.backbone.kind == "seq2seq"
     collate = Collator(backbone.tokens)
-    totals: dict[str, Tensor] = {}
+    wide = torch.float32 if backbone.device.type == "mps" else torch.float64  # which MPS has not
+    widths = {site: built.trainable[site].shape[1] for site in sites}
+    totals = {site: torch.zeros(w + 1, w, dtype=wide, device=backbone.device) for site, w in widths.items()}
     masks: list[Tensor] = []
 
     def hook(site: str) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if not masks:
+                return
             vectors = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
             weights = weights_for(vectors, masks)
             count = torch.zeros_like(vectors[:1])
             count[0, 0] = weights.sum()
-            own = torch.cat([(vectors * weights[:, None]).mT @ vectors, count])
-            own = own if own.device.type == "mps" else own.double()  # MPS has no float64
-            totals[site] = totals.get(site, 0) + own
+            totals[site] += torch.cat([(vectors * weights[:, None]).mT @ vectors, count])
 
         return add
 
     handles = [backbone.model.get_submodule(site).register_forward_pre_hook(hook(site)) for site in sites]
     try:
         with undisturbed(built.model), torch.no_grad():
-            for start in own_share(range(0, len(items), batch_size)):
+            for start, counts in rounds(range(0, len(items), batch_size), equal=backbone.sharded):
                 batch = apart(collate(list(items[start : start + batch_size])), seq2seq)
-                masks[:] = [mask.to(backbone.device) for mask in masks_of(batch, seq2seq)]
+                masks[:] = [mask.to(backbone.device) for mask in masks_of(batch, seq2seq)] if counts else []
                 inputs = {name: tensor.to(backbone.device) for name, tensor in batch.items()}
                 labels = inputs.pop("labels")
                 if seq2seq:

@@ -83,11 +83,12 @@ class MethodTrainer(ResumableTrainer):
         self._now: tuple[dict[str, Any], Tensor] | None = None  # the micro-batch under way and its rows
         self.add_callback(AfterSteps(moments.after_step))
         self.kept = (moments,)
-        sparing.shares &= not self.sharded  # whose wrapper is told of every pass
-        if moments.needs_whole and self.sharded:
+        sparing.shares &= not self.divides_state  # whose wrapper is told of every pass
+        if moments.needs_whole and self.divides_state:
             raise OptionError(
-                "this method needs whole adapter tensors on every process: launch without DeepSpeed and FSDP",
-                code="weights-sharded",
+                "this method needs whole gradients on every process, which DeepSpeed divides: launch without it; "
+                "--shard divides the base model",
+                code="gradients-divided",
             )
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -40,9 +40,9 @@ class ResumableTrainer(Trainer):
     kept: tuple[Kept, ...] = ()
 
     @property
-    def sharded(self) -> bool:
-        """Whether no process has the whole of the optimizer's state: then there are no checkpoints."""
-        return str(self.accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "FSDP"}
+    def divides_state(self) -> bool:
+        """Whether no process has the whole of the gradients and of the optimizer's state: then there are no checkpoints."""
+        return str(self.accelerator.distributed_type).rpartition(".")[2] == "DEEPSPEED"
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save a checkpoint; one that could not be written whole is not there.
@@ -51,7 +51,7 @@ class ResumableTrainer(Trainer):
             CloraError: If the disk is full or not writable.
         """
         self.store_flos()
-        if self.sharded:
+        if self.divides_state:
             return
         drawn = _random_states(self.args.device)
         if not self.args.should_save:

@@ -36,8 +36,9 @@ class Sparing:
 
     def __init__(self, built: Built, options: TrainOptions, row_by_row: Callable[[], bool]) -> None:
         self._built, self._row_by_row = built, row_by_row
-        draws = options.dropout > 0 or options.base_dropout
-        self.shares = built.backbone.kind == "causal" and not draws and not options.gradient_checkpointing
+        # A divided model cannot run one pass more on one process than on the others, whose rows begin in another way.
+        never = options.dropout > 0 or options.base_dropout or options.gradient_checkpointing or built.backbone.sharded
+        self.shares = built.backbone.kind == "causal" and not never
 
     @contextlib.contextmanager
     def forward(self, inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

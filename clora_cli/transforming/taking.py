@@ -178,7 +178,8 @@ def _taken(
     plan: FeaturePlan, todo: Sequence[FeatureJob], progress: Progress
 ) -> Iterator[tuple[FeatureJob, Distribution]]:
     options = plan.options
-    backbone = load_backbone(plan.reference, device=pick_device(options.device), dtype=options.dtype)
+    device = pick_device(options.device)
+    backbone = load_backbone(plan.reference, device=device, dtype=options.dtype, shard=options.shard)
     places = Places(backbone.model)
     sites = {job: _sites(backbone, job.member.on(places), options) for job in todo}
     for job in todo:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from routed import write_routable
 from safetensors.torch import load_file
 from support import contents, one_line, write_task
 
+from clora_cli.base.options import declared
 from clora_cli.training.checkpoints import ADAPTER, OPTIMIZER, RANDOM, STATE, new_checkpoint
 
 SHORT = ("--max-steps", 3, "--batch-size", 4, "--rank", 2, "--alpha", 4, "--device", "cpu", "--method", "n-lora")
@@ -67,6 +69,27 @@ def test_two_processes_train_the_adapter_that_one_trains(process, clora, argumen
     three = process(*launcher, *plain, "-m", "clora_cli", *arguments, "--package", "three")
     assert (three.code, three.out) == (0, "three/first  (trained, stage 1)\n")
     assert largest_difference(here / "two", here / "three") == 0
+
+
+def test_launchers_on_two_machines_without_a_common_disk_train_one_adapter(clora, arguments, here):
+    """As on two nodes, each with a folder of its own; the base model is divided among them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = ("--master-addr", "127.0.0.1", "--master-port", port)
+    nodes = []
+    for number in range(2):
+        (here / f"node-{number}").mkdir()
+        launcher = ("-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1, "--node-rank", number, *place)
+        command = [sys.executable, *launcher, "-m", "clora_cli", *arguments, "--shard", "-q"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        nodes.append(subprocess.Popen([str(word) for word in command], cwd=here / f"node-{number}", **pipes))
+    told = [node.communicate(timeout=300) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], told
+    assert [out for out, _ in told] == ["adapters/first\n", ""]
+    assert clora(*arguments, "-q").code == 0
+    assert largest_difference(here / "adapters", here / "node-0" / "adapters") < 1e-5
+    assert not list((here / "node-1").glob("adapters/*"))
 
 
 def test_an_error_in_the_processes_is_told_once_and_its_exit_code_comes_back(process, arguments, here):
@@ -213,10 +236,22 @@ def test_several_processes_route_as_one_does(ranks, clora, routable, here, monke
     command = ("route", "adapters", *CPU, *(tasks.get(word, word) for word in words))
     alone = clora(*command, "--data", "rows.jsonl")
     written = contents(here)
-    found = ranks(*command, folders=[here] * size, stdin=(here / "rows.jsonl").read_text())
-    assert (found.codes, found.out) == ([0] * size, [alone.out, *[""] * (size - 1)])
-    assert "".join(found.err) == alone.err
-    assert contents(here) == written
+    for shard in ((), ("--shard",)):
+        found = ranks(*command, *shard, folders=[here] * size, stdin=(here / "rows.jsonl").read_text())
+        assert (found.codes, found.out) == ([0] * size, [alone.out, *[""] * (size - 1)])
+        assert "".join(found.err) == alone.err
+        assert contents(here) == written
+
+
+def test_a_divided_model_routes_conversations_among_plain_inputs(ranks, clora, routable, here):
+    """Only one process has a conversation at first; the others make its pass all the same."""
+    turns = [{"role": "user", "content": "how was it?"}]
+    rows = [{"messages": turns} if number in {0, 5} else {"text": f"the boat was {number}"} for number in range(7)]
+    (here / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ("route", "adapters", *CPU, "-b", 2, "--data", "rows.jsonl", "-q")
+    alone = clora(*command)
+    found = ranks(*command, "--shard", folders=[here] * 2)
+    assert (found.codes, found.out) == ([0, 0], [alone.out, ""])
 
 
 def test_a_bad_row_ends_all_after_the_rows_before_it(ranks, routable, here):
@@ -240,10 +275,53 @@ def test_several_processes_score_as_one_does(ranks, clora, routable, tasks, here
     alone = clora(*command)
     scores = (here / "scores.json").read_bytes()
     (here / "scores.json").unlink()
-    found = ranks(*command, folders=[here] * 2, agent=agent)
-    assert (found.codes, found.out) == ([alone.code] * 2, [alone.out, ""])
-    assert "".join(found.err) == alone.err
-    assert (here / "scores.json").read_bytes() == scores
+    for shard in ((), ("--shard",)):
+        found = ranks(*command, *shard, folders=[here] * 2, agent=agent)
+        assert (found.codes, found.out) == ([alone.code] * 2, [alone.out, ""])
+        assert "".join(found.err) == alone.err
+        assert (here / "scores.json").read_bytes() == scores
+
+
+@pytest.mark.parametrize("source", ["base", "adapted"])
+def test_a_divided_model_gives_the_features_of_a_whole_one(ranks, clora, package, tasks, here, source):
+    command = (
+        "stat-features",
+        "adapters",
+        *CPU,
+        "-b",
+        10,
+        "--second-moment",
+        "diag",
+        "--source",
+        source,
+        "--force",
+        "-q",
+    )
+    alone = clora(*command)
+    written = contents(here)
+    for shard in ((), ("--shard",)):
+        found = ranks(*command, *shard, folders=[here] * 2)
+        assert (found.codes, found.out) == ([0, 0], [alone.out, ""])
+        assert contents(here) == written
+
+
+def test_what_a_divided_model_needs_is_told_before_anything_is_loaded(clora, package, arguments, monkeypatch):
+    for words, code in (((), "shard-needs-processes"), (("--quantize", "4bit"), "quantized-not-divided")):
+        refused = clora("eval", "adapters", "--shard", *words)
+        assert (refused.code, refused.error) == (2, code)
+    assert clora("eval", "adapters", "--quantize", "8bit", *CPU).error == "quantisation-unavailable"
+    for name, value, told in (
+        ("ACCELERATE_USE_FSDP", "true", "FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "ZeRO-3"),
+        ("PARALLELISM_CONFIG_TP_SIZE", "2", "tensor parallelism"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, value)
+            patched.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+            for command in (("eval", "adapters"), (*arguments, "--package", "another")):
+                refused = clora(*command)
+                assert (refused.code, refused.error) == (2, "engine-shards-by-itself")
+                assert told in refused.err and "--shard" in refused.err
 
 
 def test_the_number_of_processes_is_an_option(process, clora, routable, here):
@@ -253,6 +331,18 @@ def test_the_number_of_processes_is_an_option(process, clora, routable, here):
     alone = clora(*command)
     assert (found.code, found.out, found.err) == (alone.code, alone.out, alone.err)
     assert clora("eval", "adapters", "--nproc", 0).code == clora(*command, "--nproc", 0).code == 2
+    assert "give a whole number or auto" in clora(*command, "--nproc", "all").err
+
+
+def test_auto_is_one_process_for_each_accelerator(monkeypatch):
+    import torch
+
+    from clora_cli.options import EvalOptions
+
+    parse = declared(EvalOptions)["nproc"].parse
+    for there, count in ((0, 1), (3, 3)):
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda there=there: there)
+        assert parse("auto") == count
 
 
 def test_a_process_that_is_killed_ends_all_with_one_line(ranks, arguments, here):

@@ -11,10 +11,10 @@ from clora_cli.algebra.statistics import SECOND_MOMENTS, Moments
 from clora_cli.data import Example
 from clora_cli.model.backbone import find_sites
 from clora_cli.model.bank import AdapterBank
+from clora_cli.model.capture import pooled
 from clora_cli.model.features import (
     collect_moments,
     layer_of,
-    pooled,
     prompt_ids,
     prompt_sites,
     read_features,
@@ -83,13 +83,13 @@ def test_no_layer_behind_the_last_one_needed_is_run(backbone, family):
     sites = prompt_sites(base, find_sites(base.model))
     first = [site for site in sites if layer_of(site) == 0]
     later = next(site for site in sites if layer_of(site) == 1)
-    run = []
+    ids, run = prompt_ids(base, EXAMPLES), []
+    gathered(base, ids, sites)  # once, what the model can share is tried out
     base.model.get_submodule(later).register_forward_pre_hook(lambda *_: run.append("later"))
     base.model.get_submodule(first[0]).register_forward_pre_hook(lambda *_: run.append("first"))
     head = base.model.get_output_embeddings() if base.kind != "encoder" else None
     if head is not None:
         head.register_forward_pre_hook(lambda *_: run.append("head"))
-    ids = prompt_ids(base, EXAMPLES)
     gathered(base, ids, first[:1])
     assert run == ["first"]
     gathered(base, ids, sites)  # also of the last, nothing behind it

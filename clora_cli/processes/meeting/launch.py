@@ -101,11 +101,11 @@ def together(device: torch.device) -> Iterator[None]:
 
 
 def joined(texts: Sequence[str]) -> list[str]:
-    """Return the full list of texts, of which each process has some and empty strings for the others'."""
+    """Return the full list of texts, of which each process has some and empty strings for the others'; some may have the same."""
     if meet().size == 1:
         return list(texts)
     shares = meet().collect(json.dumps(list(texts)).encode(), WORK)
-    whole = ["".join(parts) for parts in zip(*map(json.loads, shares), strict=True)]
+    whole = [max(parts, key=len) for parts in zip(*map(json.loads, shares), strict=True)]
     agreed: list[str] = json.loads(meet().hand_out(json.dumps(whole).encode(), WORK))
     return agreed
 

@@ -1,0 +1,176 @@
+"""Trainings that tests carry out in one process, in several, and with the base model divided among those."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from clora_cli.base import registry
+
+ENGINES = ("ddp", "sharded")
+SHARED = "inc-lora"  # the method of the first adapter, where another's second task can stand on it
+WHOLE = ("penalty", "loss", "gradients", "after_step")  # moments that need whole gradients: ``Moments.needs_whole``
+ADAPTER = "second/adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A second task, trained on top of a first one.
+
+    Attributes:
+        name: Its own.
+        method: The method, of the first task too where it needs what that kept.
+        first: The first task's method.
+        family: The model's.
+        chosen: Other options, of both tasks.
+        engines: Where it is trained.
+        limit: How far the result may be from one process's, relative to its norm.
+    """
+
+    name: str
+    method: str
+    first: str = SHARED
+    family: str = "llama"
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    engines: tuple[str, ...] = ENGINES
+    limit: float = 1e-3
+
+    @property
+    def start(self) -> str:
+        """The folder of the first adapter."""
+        odd = "" if self.first == SHARED and not self.chosen else f"-{self.name}"
+        return f"first-{self.family}{odd}"
+
+
+# Masks are drawn by the seed here: those that a threshold chooses differ where an entry lies on it.
+CAST = {"method_options": {"trim": "random"}}
+OWN = {"cast": {"first": "cast", "chosen": CAST}, "ewc": {"first": "ewc"}, "pfd": {"first": "pfd"}}
+METHODS = [
+    Case(name, name, **OWN.get(name, {})) for name in registry.names("methods") if registry.load("methods", name).trains
+]
+ALONE = ("sharded",)
+CASES = [
+    *METHODS,
+    Case("accumulated", "o-lora", chosen={"grad_accum": 2}, engines=ALONE),
+    Case("checkpointed", "n-lora", chosen={"gradient_checkpointing": True}, engines=ALONE),
+    Case("bfloat16", "o-lora", chosen={"dtype": "bfloat16"}, engines=ALONE, limit=0.05),
+    Case("all-linear", "o-lora+n-lora", chosen={"target_modules": ("all-linear",)}, engines=ALONE),
+    Case("conv1d", "lwf", family="gpt2", engines=ALONE),
+    Case("seq2seq", "o-lora", family="t5", engines=ALONE),
+    Case("seq2seq-watched", "migu", family="t5", engines=ALONE),
+]
+
+
+def plan_of(case: Case, root: Path, package: str, task: str, method: str, **more: Any) -> Any:
+    """Return the plan of one training, in ``root`` with the models and tasks that are there."""
+    from support import options_for
+
+    from clora_cli.training import make_plan
+
+    given = {"max_steps": 2, **case.chosen, **more}
+    return make_plan(options_for(root / "models" / case.family, root / task, root / package, method=method, **given))
+
+
+def distance(one: Path, other: Path) -> float:
+    """Return the norm of two adapters' difference as a share of the first one's."""
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    missed = sum((first[key] - second[key]).square().sum().item() for key in first)
+    return (missed / sum(first[key].square().sum().item() for key in first)) ** 0.5
+
+
+def carry_out(root: Path, cases: list[Case]) -> None:
+    """Train all cases on all their engines in this process, one of several; write what each kept of the base model."""
+    import torch
+    from torch import distributed
+
+    from clora_cli.model.sharding import local_bytes
+    from clora_cli.processes.meeting import wait_for_all
+    from clora_cli.training import fit, train_task
+
+    wait_for_all()
+    distributed.init_process_group("gloo")
+    kept: dict[str, tuple[int, int]] = {}
+    build = fit.build
+
+    def weighed(*arguments: Any) -> Any:
+        built = build(*arguments)
+        whole = {id(one): one.numel() * one.element_size() for one in built.backbone.model.parameters()}
+        kept["now"] = local_bytes(built.backbone.model), sum(whole.values())
+        return built
+
+    fit.build = weighed
+    found: dict[str, Any] = {}
+    for case in cases:
+        for engine in case.engines:
+            train_task(plan_of(case, root, f"{engine}/{case.name}", "second", case.method, shard=engine == "sharded"))
+            found[f"{engine}/{case.name}"] = kept["now"]
+    found |= _interrupted(root, cases[0])
+    (root / f"kept-{os.environ['RANK']}.json").write_text(json.dumps(found))
+    distributed.barrier()
+    assert torch.get_num_threads() == 1
+    distributed.destroy_process_group()
+
+
+def _interrupted(root: Path, case: Case) -> dict[str, str]:
+    """Train a case in two goes."""
+    from support import Signals
+
+    from clora_cli.base.errors import InterruptedRunError
+    from clora_cli.training import train_task
+
+    given = {"shard": True, "max_steps": 4, "save_steps": 1}
+    train_task(plan_of(case, root, "undisturbed", "second", case.method, **given))
+    try:
+        train_task(plan_of(case, root, "resumed", "second", case.method, **given), progress=Signals(after=2))
+    except InterruptedRunError as error:
+        train_task(plan_of(case, root, "resumed", "second", case.method, **given), resume=True)
+        return {"interrupted": str(error)}
+    return {}
+
+
+def table(root: Path) -> dict[str, dict[str, str]]:
+    """Return each case on each engine, in words: what was measured, what is refused and why, what was not tried."""
+    return {case.name: _row(root, case) for case in CASES}
+
+
+def _row(root: Path, case: Case) -> dict[str, str]:
+    from clora_cli.training.composition import compose
+
+    found = {"one": "measured"}
+    for engine in ENGINES:
+        missed = (
+            distance(root / "one" / case.name / ADAPTER, root / engine / case.name / ADAPTER)
+            if engine in case.engines
+            else None
+        )
+        found[engine] = "not tried" if missed is None else f"measured: {missed:.0e}"
+    method = compose(case.method, case.chosen.get("method_options", {}))
+    divided = any(method.at(moment) for moment in WHOLE)
+    found["zero-2"] = "refused: gradients-divided" if divided else "not tried: no DeepSpeed at hand"
+    return found | {"4bit": "not tried: no GPU at hand", "4bit-sharded": "refused: quantized-not-divided"}
+
+
+def prepare(root: Path, cases: list[Case], train: Any) -> None:
+    """Train the first tasks, copy them to where each engine's second task joins them, and train those of one process."""
+    for case in cases:
+        start = root / case.start
+        if not start.exists():
+            train(plan_of(case, root, case.start, "first", case.first))
+        for package in ("one", *case.engines):
+            shutil.copytree(start, root / package / case.name)
+        train(plan_of(case, root, f"one/{case.name}", "second", case.method))
+    for package in ("undisturbed", "resumed"):
+        shutil.copytree(root / cases[0].start, root / package)
+
+
+if __name__ == "__main__":
+    carry_out(Path(sys.argv[1]), CASES)
