@@ -36,6 +36,7 @@ from clora_cli.presenting.figures.report_figure import compose_matrices
 from clora_cli.presenting.figures.route_maps import compose_routes
 from clora_cli.presenting.page import Drawings, Fold, Heading, Notes, Part, Section, Table, TableCell, page
 from clora_cli.presenting.provenance_tables import provenance_parts
+from clora_cli.presenting.sweep_forms import SWEEP_NOTE, compose_sweep, sweep_rows
 from clora_cli.reporting.anatomy import Anatomy
 from clora_cli.reporting.assembly import Report
 from clora_cli.reporting.differences import Difference
@@ -52,6 +53,7 @@ def report_html(report: Report) -> str:
     drawings = Drawings()
     sections = [
         Section("results", "Results", list(_results(report))),
+        Section("sweeps", "Sweeps", list(_sweeps(report, drawings))),
         Section("significance", "Significance", list(_significance(report))),
         Section("curves", "Scores over stages", list(_curves(report, drawings))),
         Section("matrices", "Every stage on every task", list(_matrices(report, drawings))),
@@ -115,6 +117,19 @@ def _standings_table(standings: Standings) -> Table:
 def _ranked(cell: Cell) -> TableCell:
     mean, _, deviation = mean_and_deviation(cell.spread).partition(" ± ")
     return TableCell(mean, rank=cell.rank, deviation=deviation)
+
+
+def _sweeps(report: Report, drawings: Drawings) -> Iterator[Part]:
+    orders = report.results.orders
+    for sweep in report.sweeps:
+        yield Heading(sweep.stem)
+        yield drawings.draw(
+            partial(compose_sweep, sweep=sweep, orders=orders),
+            f"{sweep.stem} by {', '.join(sweep.settings)}; bars: standard deviation over runs, where there are several.",
+        )
+        yield Table(*sweep_rows(sweep, orders), texts=range(len(sweep.settings)))
+    if report.sweeps:
+        yield Notes([SWEEP_NOTE])
 
 
 def _significance(report: Report) -> Iterator[Part]:

@@ -26,13 +26,15 @@ from clora_cli.presenting.cells import (
     tick,
 )
 from clora_cli.presenting.markdown import table
+from clora_cli.presenting.sweep_forms import SWEEP_NOTE, sweep_rows
 from clora_cli.reporting.bootstrap import Significance
 from clora_cli.reporting.cost_rows import CostRow
 from clora_cli.reporting.general_ability import GeneralAbility
-from clora_cli.reporting.method_results import Results
+from clora_cli.reporting.method_results import Order, Results
 from clora_cli.reporting.row_changes import TaskChange
 from clora_cli.reporting.scored_run import Run
 from clora_cli.reporting.standings import TRAITS, Cell, Standings
+from clora_cli.reporting.sweeps import Sweep
 
 __all__ = [
     "changes_table",
@@ -43,6 +45,7 @@ __all__ = [
     "significance_table",
     "stages_tables",
     "standings_table",
+    "sweep_table",
 ]
 
 
@@ -98,6 +101,13 @@ def stages_tables(results: Results) -> str:
             title = f"### {markdown(order.label)}\n\n" * (len(results.orders) > 1)
             parts.append(title + table(header, [list(map(markdown, row)) for row in rows], texts=2))
     return "\n".join(parts)
+
+
+def sweep_table(sweep: Sweep, orders: Sequence[Order]) -> str:
+    """Return a sweep as a Markdown table."""
+    header, rows = sweep_rows(sweep, orders)
+    cells = [list(map(markdown, row)) for row in rows]
+    return table(list(map(markdown, header)), cells, texts=len(sweep.settings)) + f"\n{SWEEP_NOTE}\n"
 
 
 def significance_table(pairs: Sequence[Significance]) -> str:

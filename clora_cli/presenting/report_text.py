@@ -15,6 +15,7 @@ from clora_cli.presenting.markdown_tables import (
     significance_table,
     stages_tables,
     standings_table,
+    sweep_table,
 )
 from clora_cli.presenting.route_forms import confusion_table
 from clora_cli.reporting.assembly import Report
@@ -40,6 +41,8 @@ def _sections(report: Report, short: bool) -> Iterator[tuple[str, str]]:
     results = report.results
     if len(results.groups) > 1 or report.standings.repeated:
         yield "Results", standings_table(report.standings)
+    for sweep in report.sweeps:
+        yield f"Sweep of {markdown(sweep.stem)}", sweep_table(sweep, results.orders)
     if report.footing:
         yield "Unequal footing", "".join(f"- {markdown(note)}\n" for note in report.footing)
     if report.chosen_pairs:

@@ -21,6 +21,7 @@ from clora_cli.reporting.provenance import Provenance, provenance_of
 from clora_cli.reporting.row_changes import TaskChange, changes_since_learned, changes_to
 from clora_cli.reporting.runs import assemble
 from clora_cli.reporting.standings import Standings, standings
+from clora_cli.reporting.sweeps import Sweep, sweeps_of
 
 __all__ = ["Report", "make_report"]
 
@@ -67,6 +68,11 @@ class Report:
     def general_abilities(self) -> tuple[GeneralAbility, ...]:
         """What was left of general ability at each stage."""
         return tuple(general_abilities(self.results.runs))
+
+    @cached_property
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """The methods whose settings were crossed."""
+        return tuple(sweeps_of(self.results))
 
     @cached_property
     def row_changes(self) -> tuple[TaskChange, ...]:
