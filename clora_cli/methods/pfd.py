@@ -38,7 +38,8 @@ class Pfd(Method):
             ``current=included`` the new adapter learns alone; with more, earlier ones take part as prior knowledge.
         test_top_k: The same at test; 0 for all. An adapter that learned within a mixture is best used in one.
         temperature: T, above 0.
-        layer: Whose features decide: ``all`` has each site decide for itself, else ``middle``, ``last`` or a block's number.
+        layer: Whose features decide: ``all`` has each site decide for itself, else ``middle``, ``last`` or blocks' numbers,
+            joined by commas.
         module: Ending of the projections that decide, such as ``v_proj``; empty for all.
         current: ``included`` gives the new adapter a place among the top-k whatever its similarity, so that it learns from
             every row; ``compete`` may leave it without any, as the published code does.

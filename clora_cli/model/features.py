@@ -83,11 +83,11 @@ def layer_of(site: str) -> int | None:
 
 
 def select_sites(sites: Sequence[str], layer: str = "all", module: str = "") -> list[str]:
-    """Return the sites of one layer, or of one kind of projection.
+    """Return the sites of some layers, or of one kind of projection.
 
     Args:
         sites: In the model's order.
-        layer: ``all``, ``middle``, ``last``, or a block's number from 0.
+        layer: ``all``, or one or several of ``middle``, ``last`` and blocks' numbers from 0, joined by commas.
         module: Ending of a module path, such as ``v_proj``; empty for any.
 
     Raises:
@@ -104,13 +104,13 @@ def select_sites(sites: Sequence[str], layer: str = "all", module: str = "") -> 
     if layer == "all" or not layers:
         return chosen
     named = {"middle": layers[len(layers) // 2], "last": layers[-1]}
-    number = named.get(layer, int(layer) if layer.isdecimal() else -1)
-    if number not in layers:
+    numbers = [named.get(part, int(part) if part.isdecimal() else -1) for part in layer.split(",")]
+    if unknown := [part for part, number in zip(layer.split(","), numbers, strict=True) if number not in layers]:
         raise OptionError(
-            f"layer {layer}: choose all, middle, last or one of {', '.join(map(str, layers))}",
+            f"layer {unknown[0]}: choose all, middle, last or one of {', '.join(map(str, layers))}; several joined by commas",
             code="option-choice-unknown",
         )
-    return [site for site in chosen if layer_of(site) == number]
+    return [site for site in chosen if layer_of(site) in numbers]
 
 
 @torch.no_grad()

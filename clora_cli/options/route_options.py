@@ -24,7 +24,7 @@ class RouteOptions(Options):
         top_k: Adapters that take part in an input's mixture, at least 1; 0 for all.
         temperature: Similarities are divided by it before the softmax, above 0.
         layer: Whose features decide: ``all`` has each site decide for itself, ``middle``, ``last`` or a block's number has
-            one layer decide for all.
+            one layer decide for all. Of several, joined by commas, a site follows the nearest at or before it.
         module: Ending of the projections that decide, such as ``v_proj``; empty for all.
         abstain: The share of inputs of known tasks that may be left to the base model for being far from every
             distribution, in [0, 1); 0 never abstains.
@@ -78,7 +78,9 @@ class RouteChoices(ModelOptions):
     )
     top_k: int | None = option(None, "Adapters that share an input; 0 for all. route: 0 by default, eval: 1.")
     temperature: float | None = option(None, "Of the softmax over adapters; 1 by default.")
-    route_layer: str | None = option(None, "Layer that decides: all, middle, last or a number from 0; all by default.")
+    route_layer: str | None = option(
+        None, "Layers that decide: all, or middle, last or numbers from 0, joined by commas; all by default."
+    )
     route_module: str | None = option(None, "Ending of the projections that decide, such as v_proj; all by default.")
     abstain: float | None = option(
         None, "Share of known tasks' inputs that may go to the base model for being far; 0 by default."
