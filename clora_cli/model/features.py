@@ -31,6 +31,7 @@ __all__ = [
     "prompt_sites",
     "read_features",
     "select_sites",
+    "sites_of_prompts",
 ]
 
 _BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
@@ -71,9 +72,14 @@ def _body(example: Example) -> Example:
 
 def prompt_sites(backbone: Backbone, sites: Collection[str]) -> list[str]:
     """Return those sites that see the prompt, in the model's order: not those of an encoder-decoder's decoder or of vision."""
-    encoder = backbone.model.get_encoder() if backbone.kind == "seq2seq" else None
-    inside = {id(module) for module in encoder.modules()} if encoder else text_modules(backbone.model)
-    return [name for name, module in backbone.model.named_modules() if name in sites and id(module) in inside]
+    return sites_of_prompts(backbone.model, backbone.kind, sites)
+
+
+def sites_of_prompts(model: Any, kind: str, sites: Collection[str]) -> list[str]:
+    """Return ``prompt_sites`` of a model of a kind, which may be without weights."""
+    encoder = model.get_encoder() if kind == "seq2seq" else None
+    inside = {id(module) for module in encoder.modules()} if encoder else text_modules(model)
+    return [name for name, module in model.named_modules() if name in sites and id(module) in inside]
 
 
 def layer_of(site: str) -> int | None:
@@ -143,6 +149,7 @@ def read_features(
     batch_size: int = 32,
     shared: bool = False,
     done: Callable[[int], None] = lambda rows: None,
+    inputs: bool = False,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Read features of prompts, batch by batch, the longest first.
 
@@ -157,6 +164,7 @@ def read_features(
         batch_size: Prompts of one forward pass.
         shared: Let the processes that have met read one batch each at a time, and give it to all.
         done: Told the number of prompts after each batch, or after each such round of them.
+        inputs: Read what the sites take in instead of what they give.
 
     Yields:
         The prompts' numbers, and site to features, shape (prompt, feature), float32, on the model's device.
@@ -168,7 +176,7 @@ def read_features(
     order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own, size = (rank(), processes()) if shared else (0, 1)
-    with _Capture(backbone.model, sites, pool) as capture:
+    with _Capture(backbone.model, sites, pool, inputs) as capture:
         for first in range(0, len(batches), size):
             at_once = batches[first : first + size]
             # Who has none reads another's, so that all processes make equally many passes.
@@ -230,10 +238,10 @@ class _ReachedError(Exception):
 
 
 class _Capture:
-    """Hooks that pool the outputs of some sites."""
+    """Hooks that pool the outputs, or the inputs, of some sites."""
 
-    def __init__(self, model: nn.Module, sites: Sequence[str], pool: Pool) -> None:
-        self._model, self._sites, self._pool = model, sites, pool
+    def __init__(self, model: nn.Module, sites: Sequence[str], pool: Pool, inputs: bool = False) -> None:
+        self._model, self._sites, self._pool, self._inputs = model, sites, pool, inputs
         self._found: dict[str, Tensor] = {}
         self._mask: Tensor = torch.empty(0)
         self._handles: list[Any] = []
@@ -267,7 +275,7 @@ class _Capture:
 
     def _reader(self, site: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def read(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._found[site] = pooled(output, self._mask, self._pool)
+            self._found[site] = pooled(inputs[0] if self._inputs else output, self._mask, self._pool)
             if len(self._found) == len(self._sites):
                 raise _ReachedError
 
