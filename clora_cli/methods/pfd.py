@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clora_cli.algebra.statistics import Moments, SecondMoment
 from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method, Planned, Run
 from clora_cli.options import RouteOptions
@@ -86,6 +87,11 @@ class Pfd(Method):
         for name in ("train_top_k", "test_top_k"):
             check_option("pfd", name, getattr(self, name), "[0, inf)")
         self.routing()  # knows whether there is such a router
+        if self.similarity != "auto" and (reads := registry.bound("routers", self.similarity).reads) != "features":
+            raise OptionError(
+                f"option similarity={self.similarity} of pfd compares adapters' {reads}; choose one that compares features, such as l2",
+                code="similarity-reads-otherwise",
+            )
 
     def routing(self) -> RouteOptions:
         """Return how adapters are mixed at test."""

@@ -20,7 +20,8 @@ class RouteOptions(Options):
     Attributes:
         similarity: A router, with its options after commas: ``l2``, ``mahalanobis,shrinkage=0.1``; ``auto`` is
             ``mahalanobis`` where all adapters have the same second moments, else ``l2``. ``task-vector`` goes by the
-            adapters' task vectors, ``learned`` by what their method learned, all others by their feature distributions.
+            adapters' task vectors, ``learned`` by what their method learned, ``arrow`` by their factors, all others by their
+            feature distributions.
         top_k: Adapters that take part in an input's mixture, at least 1; 0 for all.
         temperature: Similarities are divided by it before the softmax, above 0.
         layer: Whose features decide: ``all`` has each site decide for itself, ``middle``, ``last`` or a block's number has
@@ -44,7 +45,7 @@ class RouteOptions(Options):
             OptionError: If a layer is chosen for a similarity that reads none.
             UnknownNameError: If there is no such router.
         """
-        if self.reads != "features" and (self.layer, self.module) != ("all", ""):
+        if self.reads in {"task-vector", "learned"} and (self.layer, self.module) != ("all", ""):
             given = "--route-layer" if self.layer != "all" else "--route-module"
             raise OptionError(
                 f"--similarity {self.similarity} compares input embeddings, which depend on no layer; leave out {given}",
@@ -53,7 +54,7 @@ class RouteOptions(Options):
 
     @property
     def reads(self) -> str:
-        """What adapters are known by: their ``features``, their ``task-vector``, or what their method ``learned``."""
+        """What adapters are known by: ``features``, their ``task-vector``, their ``factors``, or what their method ``learned``."""
         if self.similarity in {"auto", "learned"}:
             return {"auto": "features", "learned": "learned"}[self.similarity]
         return str(registry.bound("routers", self.similarity).reads)
@@ -71,7 +72,8 @@ class RouteChoices(ModelOptions):
         None,
         f"auto, a .py file, or one of {registry.listed('routers')}. auto, the default, is mahalanobis where all adapters have "
         "second moments, else l2; "
-        "task-vector is for adapters of --method cast, learned for those whose method learns weights.",
+        "task-vector is for adapters of --method cast, learned for those whose method learns weights; arrow needs nothing but the "
+        "adapters.",
         metavar="NAME[,KEY=VALUE]",
         parse=lambda text: registry.admit("routers", text),
         completes="similarity",
