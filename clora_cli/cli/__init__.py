@@ -22,6 +22,7 @@ from clora_cli.cli._output import give_up, tell
 from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
+from clora_cli.cli.export import export
 from clora_cli.cli.merge import merge
 from clora_cli.cli.report import report
 from clora_cli.cli.route import route
@@ -58,6 +59,7 @@ app.command("trim")(trim)
 app.command("merge")(merge)
 app.command("route")(route)
 app.command("expand")(expand)
+app.command("export")(export)
 app.command("eval")(evaluate_command)
 app.command("run")(run)
 app.command("report")(report)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from clora_cli.options.eval_options import GENERAL, SCORE, EvalOptions, merges, ways
 from clora_cli.options.expand_options import ExpandOptions
+from clora_cli.options.export_options import EXPORT_WAYS, LOADERS, ExportOptions
 from clora_cli.options.feature_options import SPLITS, FeatureOptions
 from clora_cli.options.merge_options import MergeOptions
 from clora_cli.options.route_options import RouteChoices, RouteOptions, RouteSettings
@@ -18,13 +19,16 @@ from clora_cli.options.trim_options import SIDES, TrimOptions
 
 __all__ = [
     "DTYPES",
+    "EXPORT_WAYS",
     "GENERAL",
+    "LOADERS",
     "QUANTIZE",
     "SCORE",
     "SIDES",
     "SPLITS",
     "EvalOptions",
     "ExpandOptions",
+    "ExportOptions",
     "FeatureOptions",
     "MergeOptions",
     "RouteChoices",
