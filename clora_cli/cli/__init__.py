@@ -27,6 +27,7 @@ from clora_cli.cli.merge import merge
 from clora_cli.cli.report import report
 from clora_cli.cli.route import route
 from clora_cli.cli.run import run
+from clora_cli.cli.scan import scan
 from clora_cli.cli.show import show
 from clora_cli.cli.stat_features import stat_features
 from clora_cli.cli.tasks import tasks
@@ -63,6 +64,7 @@ app.command("export")(export)
 app.command("eval")(evaluate_command)
 app.command("run")(run)
 app.command("report")(report)
+app.command("scan")(scan)
 app.command("show")(show)
 app.command("tasks")(tasks)
 

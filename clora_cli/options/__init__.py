@@ -13,6 +13,7 @@ from clora_cli.options.export_options import EXPORT_WAYS, LOADERS, ExportOptions
 from clora_cli.options.feature_options import SPLITS, FeatureOptions
 from clora_cli.options.merge_options import MergeOptions
 from clora_cli.options.route_options import RouteChoices, RouteOptions, RouteSettings
+from clora_cli.options.scan_options import ScanOptions
 from clora_cli.options.shared_options import DTYPES
 from clora_cli.options.train_options import QUANTIZE, TrainOptions
 from clora_cli.options.trim_options import SIDES, TrimOptions
@@ -34,6 +35,7 @@ __all__ = [
     "RouteChoices",
     "RouteOptions",
     "RouteSettings",
+    "ScanOptions",
     "TrainOptions",
     "TrimOptions",
     "merges",
