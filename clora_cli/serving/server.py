@@ -93,6 +93,7 @@ def serve(
         timeout_graceful_shutdown=_GRACE,
     )
     running = uvicorn.Server(config)
+    listening.listen(_BACKLOG)  # so that nobody is refused between the word that it listens and uvicorn's own call
 
     def stop() -> None:
         running.should_exit = True
