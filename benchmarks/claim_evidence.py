@@ -103,15 +103,19 @@ class Evidence:
         return np.vstack([np.ones((1, rows)), drawn])
 
     def _of_scores(self, metric: str, name: str, tasks: int) -> Table:
-        """Return a metric of each run in every draw, shape (1 + draws,), without runs that lack it."""
+        """Return a metric of each run in every draw, shape (1 + draws,), without runs that lack it.
+
+        Runs that were scored on other numbers of rows are kept apart as other tasks are: their gap would be one of rows, too.
+        """
         table: Table = {}
         for order, run in self.runs(name, tasks):
-            if metric == "unseen":
-                columns = tuple(sorted(run.unseen))
-                if columns and not run.at_once:
-                    table[order + columns, run.seed] = self.matrix(run, order, columns)[:, -1].mean(axis=1)
-            else:
-                table[order, run.seed] = self._metric(metric, self.matrix(run, order, order))
+            columns = order if metric != "unseen" else () if run.at_once else tuple(sorted(run.unseen))
+            if not columns:
+                continue
+            matrix = self.matrix(run, order, columns)
+            values = matrix[:, -1].mean(axis=1) if metric == "unseen" else self._metric(metric, matrix)
+            rows = dict(zip(run.columns, run.counts, strict=True))
+            table[columns + tuple(f"{rows[task]:g} rows" for task in columns), run.seed] = values
         return {key: values for key, values in table.items() if not np.isnan(values).any()}
 
     def _metric(self, metric: str, matrices: Floats) -> Floats:

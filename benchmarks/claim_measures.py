@@ -7,7 +7,7 @@ of each draw. Adapters and costs have no rows; their interval is the range over 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,14 +85,13 @@ def cost(evidence: Evidence, here: Mapping[str, str], tasks: int) -> Measured | 
 
 
 def correlation(evidence: Evidence, here: Mapping[str, Sequence[str]], tasks: int) -> Measured | None:
-    """Spearman's rank correlation of two things over methods."""
-    columns = [[_one_value(evidence, what, name, tasks) for name in here["over"]] for what in here["correlation"]]
-    known = [pair for pair in zip(*columns, strict=True) if all(value is not None for value in pair)]
-    if len(known) < 3:
+    """Spearman's rank correlation of two things over methods, on the orders that all of them have."""
+    things = [_over_methods(evidence, what, here["over"], tasks) for what in here["correlation"]]
+    if not all(things):
         return None
-    width = max(len(value) for pair in known for value in pair)
-    wide = torch.tensor(np.array([[np.broadcast_to(value, width) for value in pair] for pair in known]))
-    return _over_draws(np.array([spearman(wide[:, 0, draw], wide[:, 1, draw]) for draw in range(width)]), [], unit="")
+    width = max(len(value) for thing in things for value in thing)
+    one, other = (torch.tensor(np.array([np.broadcast_to(value, width) for value in thing])) for thing in things)
+    return _over_draws(np.array([spearman(one[:, draw], other[:, draw]) for draw in range(width)]), [], unit="")
 
 
 def kinship(evidence: Evidence, here: Mapping[str, str], tasks: int) -> Measured | None:
@@ -119,9 +118,12 @@ def _family(task: str) -> str:
     return known.family if known else task
 
 
-def _one_value(evidence: Evidence, what: str, name: str, tasks: int) -> Floats | None:
-    table = evidence.of_adapters(what, name, tasks) if " " in what else evidence.of_scores(what, name, tasks)
-    return np.mean(list(table.values()), axis=0) if table else None
+def _over_methods(evidence: Evidence, what: str, names: Sequence[str], tasks: int) -> list[Floats]:
+    """Return a metric or a measure of each method; nothing if they have no order in common."""
+    source = evidence.of_adapters if " " in what else evidence.of_scores
+    tables = [source(what, name, tasks) for name in names]
+    common = set.intersection(*({order for order, _ in table} for table in tables))
+    return [_average(_on(common, table)) for table in tables] if common else []
 
 
 def _of_costs(
@@ -133,9 +135,13 @@ def _of_costs(
     return _contrast(first, second, np.divide, "times")
 
 
+def _on(orders: Collection[tuple[str, ...]], table: Table) -> Table:
+    return {key: value for key, value in table.items() if key[0] in orders}
+
+
 def _on_common_orders(first: Table, second: Table) -> tuple[Table, Table]:
     common = {order for order, _ in first} & {order for order, _ in second}
-    return tuple({key: value for key, value in table.items() if key[0] in common} for table in (first, second))
+    return _on(common, first), _on(common, second)
 
 
 def _spread(table: Table) -> Floats | None:
@@ -156,28 +162,44 @@ def _average(table: Table) -> Floats:
 
 
 def _contrast(first: Table, second: Table, operation: Callable[..., Floats], unit: str) -> Measured | None:
-    """Contrast two methods on the orders that both have; the deviation is over the seeds that both have."""
+    """Contrast two methods on the orders that both have."""
     first, second = _on_common_orders(first, second)
     if not first:
         return None
-    seeds = sorted({seed for _, seed in first.keys() & second.keys() if seed is not None})
-    at_seed = [
-        operation(*(_average({k: v for k, v in table.items() if k[1] == seed})[0] for table in (first, second)))
-        for seed in seeds
+    drawn, at_seed = operation(_average(first), _average(second)), _at_seeds(first, second, operation)
+    return _over_draws(drawn, at_seed, unit) if len(drawn) > 1 else _range([*at_seed, drawn[0]], unit, at_seed)
+
+
+def _at_seeds(first: Table, second: Table, operation: Callable[..., Floats]) -> list[float]:
+    """Return the contrast at each seed, on the orders that both methods have learned with several; nothing without one."""
+    seeds: dict[tuple[str, ...], set[int]] = {}
+    for order, seed in first.keys() & second.keys():
+        seeds.setdefault(order, set()).add(seed or 0)
+    repeated = {order: found for order, found in seeds.items() if len(found) > 1}
+    common = sorted(set.intersection(*repeated.values())) if repeated else []
+    sides = [
+        [
+            _average({key: value for key, value in _on(repeated, table).items() if (key[1] or 0) == seed})[0]
+            for seed in common
+        ]
+        for table in (first, second)
     ]
-    drawn = operation(_average(first), _average(second))
-    return _over_draws(drawn, at_seed, unit) if len(drawn) > 1 else _range(at_seed or list(drawn), unit, drawn[0])
+    return [float(operation(*pair)) for pair in zip(*sides, strict=True)]
 
 
 def _over_draws(drawn: Floats, at_seed: Sequence[float], unit: str = "points") -> Measured:
     low, high = np.percentile(drawn[1:] if len(drawn) > 1 else drawn, [2.5, 97.5])
-    deviation = float(np.std(at_seed, ddof=1)) if len(at_seed) > 1 else math.nan
-    return Measured(float(drawn[0]), float(low), float(high), deviation, max(1, len(at_seed)), unit)
+    return Measured(float(drawn[0]), float(low), float(high), _deviation(at_seed), max(1, len(at_seed)), unit)
 
 
-def _range(values: Sequence[float], unit: str, value: float | None = None) -> Measured | None:
+def _range(values: Sequence[float], unit: str, at_seed: Sequence[float] | None = None) -> Measured | None:
+    """Return the last of some values, or without values at single seeds their mean, within their range."""
     if not values:
         return None
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    middle = float(np.mean(values)) if value is None else float(value)
-    return Measured(middle, float(min(values)), float(max(values)), deviation, len(values), unit)
+    value = float(np.mean(values)) if at_seed is None else float(values[-1])
+    repeated = values if at_seed is None else at_seed
+    return Measured(value, float(min(values)), float(max(values)), _deviation(repeated), max(1, len(repeated)), unit)
+
+
+def _deviation(at_seed: Sequence[float]) -> float:
+    return float(np.std(at_seed, ddof=1)) if len(at_seed) > 1 else math.nan
