@@ -159,15 +159,17 @@ def _seconds(material: Material, folder: RunFolder) -> float:
 
 def missing(papers: Sequence[Mapping[str, Any]], evaluations: Mapping[str, str], evidence: Evidence) -> Iterator[str]:
     """Yield the commands that evaluate finished runs as claims ask for and the runs do not hold; what has no run, in comments."""
+    absent: dict[str, None] = {}
     for label, evaluation, tasks in dict.fromkeys(_wanted(papers)):
         found = [run for _, run in evidence.runs(label, tasks)]
         if not found:
-            yield f"# no finished run: {label}{f', {tasks} tasks' if tasks else ''}"
+            absent[f"# no finished run: {label}{f', {tasks} tasks' if tasks else ''}"] = None
         for run in found if evaluation else ():
             folder = Path(run.folder.root, run.folder.name, f"seed-{run.seed}")
             if not (folder / f"{evaluation}.json").exists():
                 same = " ".join(f"{flag} {run.settings[key]}" for key, flag in _KEPT.items() if key in run.settings)
                 yield f"clora eval {folder}/adapters {evaluations[evaluation]} {same} -o {folder}/{evaluation}.json"
+    yield from absent
 
 
 def _wanted(papers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, int]]:
