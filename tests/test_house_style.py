@@ -103,6 +103,7 @@ def test_perfect_retention_is_zero(name):
 @pytest.mark.parametrize("name", METRICS)
 def test_one_task_gives_what_its_equation_says_and_else_nan(name):
     expected = {
+        "average-anytime-performance": 75.0,
         "average-performance": 75.0,
         "average-performance-micro": 75.0,
         "backward-transfer-over-t": 0.0,

@@ -22,10 +22,12 @@ from clora_cli.cli._output import give_up, tell
 from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
+from clora_cli.cli.export import export
 from clora_cli.cli.merge import merge
 from clora_cli.cli.report import report
 from clora_cli.cli.route import route
 from clora_cli.cli.run import run
+from clora_cli.cli.scan import scan
 from clora_cli.cli.serve import serve
 from clora_cli.cli.show import show
 from clora_cli.cli.stat_features import stat_features
@@ -59,10 +61,12 @@ app.command("trim")(trim)
 app.command("merge")(merge)
 app.command("route")(route)
 app.command("expand")(expand)
+app.command("export")(export)
 app.command("eval")(evaluate_command)
 app.command("serve")(serve)
 app.command("run")(run)
 app.command("report")(report)
+app.command("scan")(scan)
 app.command("show")(show)
 app.command("tasks")(tasks)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from clora_cli.base.errors import CloraError, translated
+from clora_cli.base.errors import MismatchError, translated
 from clora_cli.data import Collator, Example, Task, encode_answers, encode_prompt, uses_chat
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.conventions import pads_left
@@ -16,8 +16,8 @@ from clora_cli.processes.ranks import rounds
 
 __all__ = ["Before", "Prompts"]
 
-# What a forward pass costs beside its positions, in positions; on a CPU and elsewhere, where small passes leave most of it idle.
-_PASS = {True: 32, False: 1024}
+# What a forward pass costs beside its positions, in positions: on a CPU, and where small passes leave most of a device idle.
+_PASS_COST, _PASS_COST_ELSEWHERE = 32, 1024
 # Told the rows of a batch and their attention mask, (row, token), before the model sees them.
 Before = Callable[[list[int], Tensor], None]
 
@@ -82,7 +82,9 @@ class Prompts:
         Args:
             more: How many tokens come after a prompt at most.
         """
-        with translated(f"{self.backbone.tokens.model} cannot read the prompts", CloraError, code="prompts-unreadable"):
+        with translated(
+            f"{self.backbone.tokens.model} cannot read the prompts", MismatchError, code="prompts-unreadable"
+        ):
             # Processes that divide the model must make the same passes, whatever their batches are.
             shared = self.backbone.kind == "causal" and not self.backbone.sharded
             return self.backbone.sharing.begin(self.ids, more) if shared else None
@@ -102,8 +104,8 @@ class Prompts:
         """
         start = len(begun.ids) if begun else 0
         collate = Collator(self.backbone.tokens, side="left" if self.backbone.kind == "causal" else "right")
-        numbers = self._numbers(_PASS[self.backbone.device.type == "cpu"] * passes)
-        for rows, _ in rounds(numbers, equal=self.backbone.sharded):
+        pass_cost = _PASS_COST if self.backbone.device.type == "cpu" else _PASS_COST_ELSEWHERE
+        for rows, _ in rounds(self._numbers(passes * pass_cost), equal=self.backbone.sharded):
             batch = collate([{"input_ids": self.ids[row][start:]} for row in rows])
             yield rows, {key: value.to(self.backbone.device) for key, value in batch.items()}
 
@@ -112,9 +114,8 @@ class Prompts:
         alike = self.backbone.kind == "causal" and not pads_left(self.backbone.model)
         order = sorted(range(len(self.ids)), key=lambda row: (-len(self.ids[row]), row))
         lengths = [len(self.ids[row]) for row in order]
-        best: list[tuple[int, int]] = [
-            (0, 0)
-        ]  # of the first so many rows: what they cost, and where their last batch starts
+        # Of the first so many rows: what they cost, and where their last batch starts.
+        best: list[tuple[int, int]] = [(0, 0)]
         for stop in range(1, len(order) + 1):
             starts = range(max(0, stop - self.batch_size), stop)
             fitting = [start for start in starts if not alike or lengths[start] == lengths[stop - 1]]

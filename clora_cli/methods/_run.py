@@ -144,8 +144,6 @@ class Run(Protocol):
     own: dict[str, nn.Parameter]
     report: dict[str, Any]
 
-    # Facts.
-
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
@@ -169,6 +167,10 @@ class Run(Protocol):
     @property
     def batches(self) -> Sequence[Sequence[int]]:
         """The numbers of the task's own rows of each optimizer step."""
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """The right answer to each of the task's own rows."""
 
     @property
     def memory(self) -> Sequence[int]:
@@ -219,7 +221,7 @@ class Run(Protocol):
     # Services.
 
     def activities(self) -> Sequence[Activity]:
-        """Return how strongly the layers answered to this optimizer step's rows, by shape of site."""
+        """Return how strongly the layers answered to this step's rows, by shape of site."""
 
     def scale_rows(self, sites: Sequence[str], a: Tensor, b: Tensor) -> None:
         """Multiply the gradients' rows: those of ``lora_A`` by (site, rank), those of ``lora_B`` by (site, out)."""
@@ -282,10 +284,7 @@ class Run(Protocol):
         """
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield each adapted site with the weight that the new adapter's delta is added to, shape (out, in), float32.
-
-        It is the base model's as it is stored, with the earlier adapters that take part, on the CPU; one is held at a time.
-        """
+        """Yield each adapted site with the weight, (out, in), that the delta is added to: earlier adapters' included."""
 
     def distribution(self, *, pool: Pool, text: Text, second_moment: SecondMoment) -> Distribution:
         """Return the feature distribution of the task's training rows under the bare base model."""

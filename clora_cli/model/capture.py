@@ -42,16 +42,17 @@ class _ReachedError(Exception):
 
 
 class Capture:
-    """Hooks that pool the outputs of some sites.
+    """Hooks that pool the outputs, or the inputs, of some sites.
 
     Args:
         model: The base model.
         sites: The layers.
         pool: How to pool over tokens.
+        inputs: Pool what the sites take in instead of what they give.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[str], pool: Pool) -> None:
-        self._model, self._sites, self._pool = model, sites, pool
+    def __init__(self, model: nn.Module, sites: Sequence[str], pool: Pool, inputs: bool = False) -> None:
+        self._model, self._sites, self._pool, self._inputs = model, sites, pool, inputs
         self._found: dict[str, Tensor] = {}
         self._begun: dict[str, Tensor] = {}
         self._mask: Tensor = torch.empty(0)
@@ -108,7 +109,7 @@ class Capture:
 
     def _reader(self, site: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def read(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._found[site] = pooled(output, self._mask, self._pool)
+            self._found[site] = pooled(inputs[0] if self._inputs else output, self._mask, self._pool)
             if len(self._found) == len(self._sites):
                 raise _ReachedError
 

@@ -8,6 +8,7 @@ text is read, or kept, more than once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,15 +41,21 @@ class Continuations:
         paths = [path for path in numbers if path]
         self.nodes = [path[-1] for path in paths]
         self._depths = torch.tensor([len(path) for path in paths], dtype=torch.long, device=device)
-        self._ancestors = torch.zeros(len(paths), len(paths), dtype=torch.bool, device=device)
-        for row, path in enumerate(paths):
-            for stop in range(1, len(path) + 1):
-                self._ancestors[row, numbers[tuple(path[:stop])] - 1] = True
+        self._parents = [numbers[path[:-1]] - 1 for path in paths]  # -1 is the text
         width = max(map(len, continuations))
         places = [[numbers[tuple(one[:stop])] for stop in range(len(one))] for one in continuations]
         self.places = torch.tensor([row + [0] * (width - len(row)) for row in places], device=device)
         self._tokens = torch.tensor([[*one, *[0] * (width - len(one))] for one in continuations], device=device)
         self._lengths = torch.tensor([len(one) for one in continuations], device=device)
+
+    @cached_property
+    def _ancestors(self) -> Tensor:
+        """Which nodes each node sees, itself included, (node, node)."""
+        seen = torch.eye(len(self.nodes), dtype=torch.bool, device=self.places.device)
+        for node, parent in enumerate(self._parents):
+            if parent >= 0:
+                seen[node] |= seen[parent]
+        return seen
 
     def likelihoods(self, model: Any, texts: Sequence[list[int]], begun: Beginning | None = None) -> Tensor:
         """Return the log-likelihood of each continuation after each text, shape (text, continuation), float32 or wider.

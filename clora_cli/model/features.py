@@ -31,6 +31,7 @@ __all__ = [
     "prompt_sites",
     "read_features",
     "select_sites",
+    "sites_of_prompts",
 ]
 
 _BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
@@ -71,9 +72,14 @@ def _body(example: Example) -> Example:
 
 def prompt_sites(backbone: Backbone, sites: Collection[str]) -> list[str]:
     """Return those sites that see the prompt, in the model's order: not those of an encoder-decoder's decoder or of vision."""
-    encoder = backbone.model.get_encoder() if backbone.kind == "seq2seq" else None
-    inside = {id(module) for module in encoder.modules()} if encoder else text_modules(backbone.model)
-    return [name for name, module in backbone.model.named_modules() if name in sites and id(module) in inside]
+    return sites_of_prompts(backbone.model, backbone.kind, sites)
+
+
+def sites_of_prompts(model: Any, kind: str, sites: Collection[str]) -> list[str]:
+    """Return ``prompt_sites`` of a model of a kind, which may be without weights."""
+    encoder = model.get_encoder() if kind == "seq2seq" else None
+    inside = {id(module) for module in encoder.modules()} if encoder else text_modules(model)
+    return [name for name, module in model.named_modules() if name in sites and id(module) in inside]
 
 
 def layer_of(site: str) -> int | None:
@@ -83,11 +89,11 @@ def layer_of(site: str) -> int | None:
 
 
 def select_sites(sites: Sequence[str], layer: str = "all", module: str = "") -> list[str]:
-    """Return the sites of one layer, or of one kind of projection.
+    """Return the sites of some layers, or of one kind of projection.
 
     Args:
         sites: In the model's order.
-        layer: ``all``, ``middle``, ``last``, or a block's number from 0.
+        layer: ``all``, or one or several of ``middle``, ``last`` and blocks' numbers from 0, joined by commas.
         module: Ending of a module path, such as ``v_proj``; empty for any.
 
     Raises:
@@ -104,13 +110,13 @@ def select_sites(sites: Sequence[str], layer: str = "all", module: str = "") -> 
     if layer == "all" or not layers:
         return chosen
     named = {"middle": layers[len(layers) // 2], "last": layers[-1]}
-    number = named.get(layer, int(layer) if layer.isdecimal() else -1)
-    if number not in layers:
+    numbers = [named.get(part, int(part) if part.isdecimal() else -1) for part in layer.split(",")]
+    if unknown := [part for part, number in zip(layer.split(","), numbers, strict=True) if number not in layers]:
         raise OptionError(
-            f"layer {layer}: choose all, middle, last or one of {', '.join(map(str, layers))}",
+            f"layer {unknown[0]}: choose all, middle, last or one of {', '.join(map(str, layers))}; several joined by commas",
             code="option-choice-unknown",
         )
-    return [site for site in chosen if layer_of(site) == number]
+    return [site for site in chosen if layer_of(site) in numbers]
 
 
 @torch.no_grad()
@@ -123,6 +129,7 @@ def read_features(
     batch_size: int = 32,
     shared: bool = False,
     done: Callable[[int], None] = lambda rows: None,
+    inputs: bool = False,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Read features of prompts, batch by batch, the longest first; what all prompts begin with is read once, where that pays.
 
@@ -137,6 +144,7 @@ def read_features(
         batch_size: Prompts of one forward pass.
         shared: Let the processes that have met read one batch each at a time, and give it to all.
         done: Told the number of prompts after each batch, or after each such round of them.
+        inputs: Read what the sites take in instead of what they give.
 
     Yields:
         The prompts' numbers, and site to features, shape (prompt, feature), float32, on the model's device.
@@ -151,7 +159,7 @@ def read_features(
     # In the first block, or before it, there is nothing yet that a later token takes from an earlier one.
     shares = backbone.kind == "causal" and any(layer_of(site) for site in sites)
     first = backbone.sharing.begins(ids) if shares else []
-    with Capture(backbone.model, sites, pool) as capture:
+    with Capture(backbone.model, sites, pool, inputs) as capture:
         begun = capture.begin(backbone, first) if first else None
         start = len(begun.ids) if begun else 0
         for turn in range(0, len(batches), size):

@@ -14,7 +14,7 @@ from pathlib import Path
 from clora_cli.base.errors import ArtifactError, OptionError, translated
 from clora_cli.base.files import new_folder
 
-__all__ = ["gguf_folder", "is_gguf"]
+__all__ = ["check_gguf_installed", "gguf_folder", "is_gguf"]
 
 _SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
@@ -25,6 +25,22 @@ _SAMPLE = 4096  # bytes
 def is_gguf(name: str) -> bool:
     """Tell whether a base model's name is that of a GGUF file here."""
     return name.endswith(_SUFFIX) and Path(name).is_file()
+
+
+def check_gguf_installed(why: str) -> None:
+    """Refuse to go on without the package that reads and writes GGUF.
+
+    Args:
+        why: What needs it, as the begin of a message.
+
+    Raises:
+        OptionError: If it is not installed.
+    """
+    if find_spec("gguf") is None:
+        raise OptionError(
+            f"{why}, and the package that reads and writes them is not installed: pip install 'clora-cli[gguf]'",
+            code="extra-not-installed",
+        )
 
 
 def gguf_folder(file: Path) -> Path:
@@ -41,12 +57,7 @@ def gguf_folder(file: Path) -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(root) / "clora" / "gguf" / _content(file)[:32]
     if not folder.is_dir():
-        if find_spec("gguf") is None:
-            raise OptionError(
-                f"base model {file} is a GGUF file, and the package that reads them is not installed: "
-                "pip install 'clora-cli[gguf]'",
-                code="extra-not-installed",
-            )
+        check_gguf_installed(f"base model {file} is a GGUF file")
         with new_folder(folder) as unfinished:
             _convert(file, unfinished)
     return folder

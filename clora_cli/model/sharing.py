@@ -20,7 +20,7 @@ from clora_cli.model.prefix import UNFIT, WORTH, Beginning, alike_up_to, are_clo
 __all__ = ["Sharing"]
 
 _TRIED = 12  # tokens of a beginning, and of what follows it, that are tried out
-_MOST_NODES = 1024  # tokens of continuations behind a text: a mask has as many rows and columns
+_MOST_NODES = 512  # tokens of continuations behind a text: a mask has as many rows and columns
 _TRIALS_COST = 8 * _TRIED
 
 
@@ -99,7 +99,7 @@ class Sharing:
     def _tried(self, texts: Sequence[list[int]], length: int) -> bool:
         """Tell whether the model goes on from a beginning as if it had read all, also where padding stands in between."""
         first = texts[0][: min(length, _TRIED)]
-        longest = texts[0][length : length + _TRIED]
+        longest = max(texts, key=len)[length : length + _TRIED]
         rests = [longest, texts[-1][length : length + max(1, len(longest) - 5)]]
         widths = [len(longest) - len(rest) for rest in rests]
         batch = {
@@ -110,9 +110,9 @@ class Sharing:
             if (begun := Beginning.read(self._model, first)) is None:
                 return False
             found = self._model(**begun.before(batch, self.positions), use_cache=True).logits[:, -1]
-        except UNFIT:
+            return are_close(found, torch.stack([self._alone([*first, *rest])[-1] for rest in rests]))
+        except UNFIT:  # also of a model that fails on whole texts, which tells why when it reads them
             return False
-        return are_close(found, torch.stack([self._alone([*first, *rest])[-1] for rest in rests]))
 
     def _alone(self, ids: list[int]) -> Tensor:
         given = self._tensor([ids])

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from clora_cli.reporting.bootstrap import Estimate, paired_bootstrap
+from clora_cli.reporting.bootstrap import Estimate
+from clora_cli.reporting.row_changes import row_change
 from clora_cli.reporting.scored_run import Run
 from clora_cli.store.scores import Retention
 
@@ -45,6 +44,7 @@ def general_abilities(runs: Sequence[Run]) -> Iterator[GeneralAbility]:
 
 
 def _change(kept: Retention) -> Estimate | None:
-    if kept.before is None or kept.after is None or not kept.before.per_row:
+    if kept.before is None or kept.after is None:
         return None
-    return paired_bootstrap([100 * (np.array(kept.after.per_row) - np.array(kept.before.per_row))])
+    change = row_change(kept.before.per_row, kept.after.per_row)
+    return change.estimate if change else None

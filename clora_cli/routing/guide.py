@@ -108,7 +108,7 @@ class Guide:
         ids = prompt_ids(self.backbone, examples, text=text, max_length=longest, chat=chat)
         found: dict[str, Tensor] = {}
         reading: dict[str, Any] = {"pool": self.record.pool, "batch_size": self._batch_size}
-        reading |= {"shared": shared, "done": done}
+        reading |= {"shared": shared, "done": done, "inputs": self._known.inputs}
         for rows, features in read_features(self.backbone, ids, self.sites, **reading):
             for site, vectors in features.items():
                 kept = found.setdefault(site, torch.empty(len(ids), vectors.shape[1]))

@@ -100,6 +100,11 @@ class TrainingRun(Services):
         return [[row for row in step if row < own] for step in steps] if self._plan.remembered else steps
 
     @property
+    def answers(self) -> Sequence[str]:
+        """The right answer to each of the task's own rows."""
+        return [row.references[0] for row in self._plan.rows]
+
+    @property
     def memory(self) -> Sequence[int]:
         """The numbers of the memory's rows."""
         return range(len(self._own), len(self._items))

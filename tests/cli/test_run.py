@@ -279,3 +279,23 @@ def test_workers_share_the_gpus_out(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert _devices(units(lr=0.1)) == ["0", "1", "2"]
+
+
+def test_points_of_a_sweep_that_train_alike_are_trained_once(clora, here, filled):
+    recipe = filled().replace("  - method: o-lora\n    option: {strength: [0.5, 0.25]}\n", "")
+    recipe = recipe.replace(
+        "    eval: {combine: route}", "    eval: {combine: route}\n    sweep: {eval: {top-k: [1, 2]}}"
+    )
+    (here / "swept.yaml").write_text(recipe, encoding="utf-8")
+    result = clora("run", "swept.yaml", "--json")
+    assert result.code == 0, result.err
+    costs = [json.loads(line) for line in (here / "runs/tiny/cost.jsonl").read_text().splitlines()]
+    first, second = "per-task@top-k=1", "per-task@top-k=2"
+    assert [cost["step"] for cost in costs if cost["method"] == second] == ["eval", "eval"]
+    assert [cost["step"] for cost in costs if cost["method"] == first].count("train") == 2
+    assert not (here / "runs/tiny" / second / "seed-42/adapters").exists()
+    scores = json.loads((here / "runs/tiny" / second / "seed-42/scores/2-second.json").read_text())
+    assert scores["settings"]["route"]["top_k"] == 2
+    assert "everything is up to date" in clora("run", "swept.yaml").err
+    report = clora("report", "runs/tiny")
+    assert report.code == 0 and "## Sweep of per-task" in report.out

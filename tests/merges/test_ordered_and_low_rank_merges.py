@@ -16,7 +16,7 @@ from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.testing.requirements import draw
 from clora_cli.transforming import merge_adapters, plan_merge
 
-NAMES = ["iso-c", "knots", "opcm", "tsv"]
+NAMES = ["iso-c", "knots", "opcm", "slerp", "tsv"]
 
 
 def merged(name, adapters, weights=None, **options):
@@ -115,3 +115,23 @@ def test_sign_part_by_hand():
     assert by["both"].tolist() == [[6.0, 0.0, 2.0, 0.0]]
     # of the smallest half, 1 and 2
     assert merged("sign-part", [first, second, last], keep="both", share=0.5).tolist() == [[2.0, 0.0, 2.0, 3.0]]
+
+
+def test_slerp_by_hand():
+    # from 2 along x halfway to 4 along y: 45 degrees, norm 3; then a third of the way to 3 along x: 15 degrees back
+    adapters = [
+        torch.tensor([[2.0, 0.0]]).double(),
+        torch.tensor([[0.0, 4.0]]).double(),
+        torch.tensor([[3.0, 0.0]]).double(),
+    ]
+    for count, degrees in ((2, 45.0), (3, 30.0)):
+        angle = torch.tensor(degrees).double().deg2rad()
+        expected = 3 * torch.stack([angle.cos(), angle.sin()])[None]
+        assert torch.allclose(merged("slerp", adapters[:count]), expected)
+
+
+def test_slerp_of_what_is_in_line_is_the_line():
+    one = torch.tensor([[1.0, 2.0]]).double()
+    assert torch.allclose(merged("slerp", [one, 3 * one]), 2 * one)
+    assert torch.allclose(merged("slerp", [one, -one]), 0 * one)
+    assert torch.allclose(merged("slerp", [0 * one, one]), one / 2)

@@ -222,6 +222,7 @@ LLAMA = [f"model.layers.{layer}.self_attn.{kind}_proj" for layer in range(12) fo
         ({"layer": "last"}, LLAMA[-2:]),
         ({"layer": "middle"}, LLAMA[12:14]),
         ({"layer": "10"}, LLAMA[20:22]),
+        ({"layer": "last,0,middle"}, [*LLAMA[:2], *LLAMA[12:14], *LLAMA[-2:]]),
         ({"module": "v_proj"}, LLAMA[1::2]),
         ({"layer": "0", "module": "v_proj"}, LLAMA[1:2]),
         ({"module": "self_attn.v_proj"}, LLAMA[1::2]),
@@ -237,6 +238,8 @@ def test_sites_are_chosen_by_layer_and_ending(chosen, expected):
         ({"layer": "12"}, "option-choice-unknown", ["layer 12", "0, 1, 2"]),
         ({"layer": "-1"}, "option-choice-unknown", ["layer -1"]),
         ({"layer": "lst"}, "option-choice-unknown", ["layer lst"]),
+        ({"layer": "1,99"}, "option-choice-unknown", ["layer 99", "commas"]),
+        ({"layer": "1,all"}, "option-choice-unknown", ["layer all"]),
         ({"module": "proj"}, "module-matches-no-site", ["'proj'", "q_proj, v_proj"]),
     ],
 )
