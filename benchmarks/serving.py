@@ -85,7 +85,7 @@ def _median(run: Callable[[], object], turns: int = 15) -> float:
 def throughput(arguments: argparse.Namespace) -> None:
     """Print requests a second."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        package = _package(Path(folder), arguments.model, arguments.adapters)
+        package = arguments.package or _package(Path(folder), arguments.model, arguments.adapters)
         ours = stack.enter_context(_clora(package, _PORT, "--batch-size", arguments.clients))
         plain = stack.enter_context(_transformers(arguments.model, _PORT + 1))
         ways = {"clora serve, base": (ours, "base"), "clora serve, auto": (ours, "auto")}
@@ -127,7 +127,7 @@ def first(arguments: argparse.Namespace) -> None:
     """Print the seconds until the first token."""
     print("| what decides | named, ms | auto, ms | x |\n|---|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
-        package = _package(Path(folder), arguments.model, arguments.adapters)
+        package = arguments.package or _package(Path(folder), arguments.model, arguments.adapters)
         for told, options in (("all layers", ()), ("a middle layer", ("middle",)), ("layer 3", ("3",))):
             flags = ("--route-layer", *options) if options else ()
             with _clora(package, _PORT, *flags) as server:
@@ -141,14 +141,12 @@ def first(arguments: argparse.Namespace) -> None:
 
 def _first(server: _Server, model: str, turn: int) -> float:
     body = {"model": model, "prompt": _prompt(turn, 60), "max_tokens": 2, "stream": True}
-    start, before = time.perf_counter(), server.processor
+    start, before, seconds = time.perf_counter(), server.processor, 0.0
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=600) as answer:
         for line in answer.iter_lines():
-            if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["text"]:
-                break
-        seconds = time.perf_counter() - start
-        answer.read() if False else [None for _ in answer.iter_raw()]
-    return seconds if not _BY_PROCESSOR else server.processor - before
+            if not seconds and line.startswith("data: {") and json.loads(line[6:])["choices"][0]["text"]:
+                seconds = server.processor - before if _BY_PROCESSOR else time.perf_counter() - start
+    return seconds
 
 
 def memory(arguments: argparse.Namespace) -> None:
@@ -250,6 +248,9 @@ def main() -> None:
     parser.add_argument("what", choices=("choose", "throughput", "first", "memory"))
     parser.add_argument("--model", default=MODEL_NAME, help="a Transformers folder; the bundled one by default")
     parser.add_argument("--adapters", type=int, default=5)
+    parser.add_argument(
+        "--package", type=Path, help="a package of task0, task1 …, made by an earlier run; made anew by default"
+    )
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=16)

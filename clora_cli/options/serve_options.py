@@ -58,6 +58,11 @@ class ServeOptions(RouteChoices):
             OptionError: If routing is chosen although prompts are not routed, or something about no upstream server.
         """
         super().check()
+        if self.nproc != 1:
+            raise OptionError(
+                f"--nproc {self.nproc}: a server is one process; start several at ports of their own",
+                code="option-has-no-effect",
+            )
         if self.route and self.combine != "route":
             raise OptionError(
                 f"--combine {self.combine} does not route: leave the options of routing out",

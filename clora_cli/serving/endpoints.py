@@ -92,10 +92,12 @@ class Endpoints:
         return HTMLResponse(text, headers={"content-security-policy": _POLICY, "referrer-policy": "no-referrer"})
 
     async def health(self, request: Request) -> Response:
-        """Tell how the server is."""
+        """Tell how the server is; what it serves is told to those alone who may ask it."""
         held, down = self._service.held, self._line.died or self._service.lost
-        state = {
-            "status": "down" if down else "stale" if self._service.trouble else "ok",
+        state: dict[str, Any] = {"status": "down" if down else "stale" if self._service.trouble else "ok"}
+        if not self._gate.knows(request):
+            return JSONResponse(state, 503 if down else 200)
+        state |= {
             "version": held.version,
             "adapters": len(held.names),
             "base": self._service.base,

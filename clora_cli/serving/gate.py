@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
+import ipaddress
 from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,12 +14,12 @@ from clora_cli.serving.refusal import Refusal
 
 __all__ = ["Gate", "is_loopback", "read_keys"]
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 def is_loopback(host: str) -> bool:
     """Tell whether an address is reached from this machine alone."""
-    return host in _LOOPBACK or host.startswith("127.")
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def read_keys(path: Path | None, flag: str) -> tuple[str, ...]:
@@ -60,17 +62,19 @@ class Gate:
         """
         if self._local and not is_loopback(request.url.hostname or ""):
             raise Refusal(403, "this server answers requests to 127.0.0.1 and localhost alone; give it --api-key-file")
-        if not self._keys:
-            return
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        right = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
-        if kind.lower() != "bearer" or not any(right):
+        if not self.knows(request):
             raise Refusal(
                 401,
                 "wrong or missing API key; send 'Authorization: Bearer KEY'",
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
+
+    def knows(self, request: Request) -> bool:
+        """Tell whether a request has a key, or needs none."""
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        right = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
+        return not self._keys or (kind.lower() == "bearer" and any(right))
 
     async def body(self, request: Request) -> bytes:
         """Return a request's body.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clora_cli.base.errors import ArtifactError, CloraError, ReplacedError
+from clora_cli.base.errors import ArtifactError, CloraError, ReplacedError, translated
 from clora_cli.base.progress import Progress
 from clora_cli.model.backbone import load_backbone, pick_device
 from clora_cli.model.bank import AdapterBank
@@ -71,10 +71,11 @@ class Service:
             return
         state = self._watch.look()
         try:
-            held = Held(read_package(self._paths), self._backbone, self._bank, self._options)
-            if held.unrouted and not self.held.unrouted and self.held.is_there():
-                raise ArtifactError(held.unrouted, code="served-package-unrouted")
-            held.activate()
+            with translated("the package on disk cannot be read", ArtifactError, code="served-package-unreadable"):
+                held = Held(read_package(self._paths), self._backbone, self._bank, self._options)
+                if held.unrouted and not self.held.unrouted and self.held.is_there():
+                    raise ArtifactError(held.unrouted, code="served-package-unrouted")
+                held.activate()
         except CloraError as error:
             self.trouble, self.lost = str(error), not self.held.is_there()
         else:

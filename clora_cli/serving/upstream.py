@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.background import BackgroundTask
 
 from clora_cli.serving.held import Held
 from clora_cli.serving.refusal import Refusal
@@ -75,7 +76,8 @@ class Upstream:
             self._names, self._loaded = {}, {}
             answer = await self._sent(request, values, verdict.adapter, held)
         headers = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
-        return StreamingResponse(_raw(answer), answer.status_code, headers | verdict.headers)
+        closing = BackgroundTask(answer.aclose)
+        return StreamingResponse(answer.aiter_raw(), answer.status_code, headers | verdict.headers, background=closing)
 
     async def _sent(
         self, request: Request, values: Mapping[str, Any], chosen: str | None, held: Held
@@ -164,11 +166,3 @@ def _member(held: Held, name: str) -> AdapterFolder:
     if found is None:
         raise Refusal(503, f"adapter {name} has just been removed; ask again", code="served-package-gone")
     return found
-
-
-async def _raw(answer: httpx.Response) -> AsyncIterator[bytes]:
-    try:
-        async for part in answer.aiter_raw():
-            yield part
-    finally:
-        await answer.aclose()

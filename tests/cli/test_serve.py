@@ -69,6 +69,7 @@ def test_mistakes_are_one_line(clora, package, tmp_path):
         port = taken.getsockname()[1]
         cases = [
             (("--port", port), "address-unavailable", 2),
+            (("--nproc", 2), "option-has-no-effect", 2),
             (("--port", 70000), "option-out-of-range", 2),
             (("--api-key-file", tmp_path / "none"), "key-file-unreadable", 2),
             (("--api-key-file", tmp_path / "empty"), "key-file-malformed", 2),
