@@ -29,6 +29,7 @@ from torch.utils.hooks import RemovableHandle
 from clora_cli.algebra.lora import Factor, concatenate
 from clora_cli.model.changes import Change, Dense, LowRank, Shared, Subspaces, find_shared
 from clora_cli.model.inside import Inside
+from clora_cli.model.placement import check_placement
 from clora_cli.model.places import Place, Places
 
 __all__ = ["AdapterBank", "Choose"]
@@ -44,7 +45,7 @@ class AdapterBank:
     on experts that are kept in one tensor.
 
     Args:
-        model: The base model, before any PEFT wrapper is put around it. Its hooks survive the wrapping.
+        model: The base model, before any PEFT wrapper is put around it. Its hooks survive the wrapping. See ``check_placement``.
 
     Attributes:
         places: The model's layers.
@@ -57,6 +58,7 @@ class AdapterBank:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        check_placement(model)
         self._model = model
         self.places = Places(model)
         self._handles: list[RemovableHandle] = []

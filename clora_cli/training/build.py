@@ -25,7 +25,15 @@ from clora_cli.base import registry
 from clora_cli.base.errors import MismatchError, OptionError, translated
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.merges import Merger
-from clora_cli.model.backbone import Backbone, all_linear, find_sites, is_transposed, load_backbone, pick_device
+from clora_cli.model.backbone import (
+    Backbone,
+    all_linear,
+    find_sites,
+    is_transposed,
+    load_backbone,
+    load_skeleton,
+    pick_device,
+)
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.names import parse_name
@@ -92,15 +100,17 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
     if device.type == "cpu" and backbone.dtype != torch.float32:
         # On a CPU the fused attention's backward pass is several times slower in half precision than the plain one.
         backbone.model.set_attn_implementation("eager")
-    sites = find_sites(backbone.model, options.target_modules)
-    linear = (*find_sites(backbone.model), *sites)
+    # Some layers are run to see what they give, which takes whole weights, or none.
+    shapes = load_skeleton(plan.reference) if backbone.sharded else backbone.model
+    sites = find_sites(shapes, options.target_modules)
+    linear = (*find_sites(shapes), *sites)
     order = [name for name, _ in backbone.model.named_modules()]
     bank = AdapterBank(backbone.model)
     past = [member.on(bank.places) for member in plan.past]
     bank.activate(_past_deltas(plan, past))
     if options.quantize != "none":
         prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
-    model = _adapted(plan, backbone, tuple(sites), progress or Silent())
+    model = _adapted(plan, backbone, shapes, tuple(sites), progress or Silent())
     trainable = _trainable(model)
     if plan.method.lead.start == "previous" and past:
         _continue_from(model, past[-1])
@@ -112,11 +122,11 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
     return Built(model, backbone, bank, past, trainable, tuple(dict.fromkeys(linear)), order)
 
 
-def _adapted(plan: Plan, backbone: Backbone, sites: tuple[str, ...], progress: Progress) -> PeftModel:
+def _adapted(
+    plan: Plan, backbone: Backbone, shapes: nn.Module, sites: tuple[str, ...], progress: Progress
+) -> PeftModel:
     """Put PEFT's new LoRA around the base model, and check that it adapts exactly the intended sites."""
-    if plan.options.target_modules == (ALL_LINEAR,) and (
-        missing := left_out(backbone.model, sites, all_linear(backbone.model))
-    ):
+    if plan.options.target_modules == (ALL_LINEAR,) and (missing := left_out(shapes, sites, all_linear(shapes))):
         progress.note(f"all-linear leaves out what no plain LoRA can adapt in this model: {', '.join(missing)}")
     config = lora_config(plan, backbone.model, sites)
     set_seed(plan.seed)
