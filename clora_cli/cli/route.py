@@ -119,7 +119,11 @@ def _told(dispatcher: Dispatcher) -> str:
     options, sites = dispatcher.options, len(dispatcher.guide.sites)
     share = f"top {options.top_k}" if options.top_k else "all weighted"
     layer = "" if options.layer == "all" else f" of layer {options.layer}"
-    where = f"at {sites} site{'s' * (sites != 1)}{layer}" if options.reads == "features" else "by input embeddings"
+    where = (
+        f"at {sites} site{'s' * (sites != 1)}{layer}"
+        if options.reads in {"features", "factors"}
+        else "by input embeddings"
+    )
     return (
         f"among {len(dispatcher.members)} adapters of {dispatcher.reference.id}: {dispatcher.routing.similarity}, {share}, "
         f"temperature {options.temperature:g}, decided {where}"

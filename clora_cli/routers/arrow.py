@@ -19,7 +19,8 @@ class Arrow(Router):
 
     ``Phi(h, k) = |<h, v_k>|`` with the mean h of what a layer takes in over the prompt's tokens and the first right singular vector
     v_k of ``B A`` there. It needs no row of any task and no distribution: adapters from anywhere can be chosen among. An
-    adapter's size does not matter.
+    adapter's size does not matter. What all inputs have in common counts most, so check how often it is right
+    (``clora route``): on the bundled model it was below chance.
 
     References:
         Ostapenko et al., Towards Modular LLMs by Building and Reusing a Library of LoRAs, 2024, arXiv:2405.11157: Arrow.

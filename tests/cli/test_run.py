@@ -256,7 +256,7 @@ def test_parts_of_a_recipe_and_other_places(clora, here):
 
 def test_recipes_are_listed_and_shown(clora, here):
     listed = clora("run", "--list", "n-lora-t5").out.splitlines()
-    assert [name for line in listed if not (name := line.split()[0]).startswith("o-lora+")] == [
+    assert [name for line in listed if (name := line.split()[0]).startswith("n-lora")] == [
         *(f"n-lora-t5-order{number}" for number in range(1, 7)), "n-lora-t5-superni1", "n-lora-t5-superni2",
     ]  # fmt: skip
     data = json.loads(clora("run", "--list", "--json").out)
