@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clora_cli.base.errors import LimitError, OptionError
+from clora_cli.base.files import write_text
 from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
-from clora_cli.cli._output import Terminal, emit
+from clora_cli.cli._output import Terminal, emit, tell
 from clora_cli.nano import MODEL_NAME
 from clora_cli.options import EvalOptions
 from clora_cli.processes.ranks import is_main_process
@@ -60,6 +61,18 @@ def evaluate_command(
         float | None,
         typer.Option(help="Exit with 5 if a probe of --retention lost more than so many points since the base model."),
     ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(callback=writable, help="Also write limits and slices (task, label, length) as JUnit XML."),
+    ] = None,
+    annotations: Annotated[
+        bool,
+        typer.Option(
+            "--annotations",
+            envvar=["CLORA_EVAL_ANNOTATIONS", "GITHUB_ACTIONS"],
+            help="Tell on stderr, as GitHub's workflows read it, which limits and slices broke.",
+        ),
+    ] = False,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -76,8 +89,10 @@ def evaluate_command(
     from clora_cli.data import named_task, own_tasks
     from clora_cli.evaluation import evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
+    from clora_cli.presenting.junit import github_lines, junit_xml
     from clora_cli.reporting import assemble
-    from clora_cli.reporting.limits import broken_limits
+    from clora_cli.reporting.limits import broken_limits, losses
+    from clora_cli.reporting.slices import broken_slices, slices_of, slices_told
     from clora_cli.store.package import read_package
     from clora_cli.store.scores import write_scores
 
@@ -116,8 +131,16 @@ def evaluate_command(
     last = scores.rows[-1].scores.values()
     mean = sum(entry.value for entry in last) / len(last)
     emit(output, text=_text(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
-    if broken := broken_limits(scores, earlier, **limits):
-        raise LimitError("; ".join(broken), code="limit-broken")
+    broken = broken_limits(scores, earlier, **limits)
+    slices = slices_of(scores, tasks, options.split, losses(scores, earlier) if earlier or options.matrix else ())
+    failed = broken_slices(slices, fail_under, max_forgetting) if broken else []
+    if junit is not None and is_main_process():
+        write_text(junit, junit_xml(package, broken, slices, failed))
+    for line in github_lines(broken, failed) if annotations and is_main_process() else ():
+        tell(line)
+    if broken:
+        told = slices_told(failed)
+        raise LimitError("; ".join(broken) + (f"; worst: {told}" if told else ""), code="limit-broken")
 
 
 def _check_limits(limits: Mapping[str, float | None], options: EvalOptions) -> None:

@@ -20,12 +20,14 @@ class Loss:
         best: Its best earlier score, percent.
         where: The file or stage of that score.
         now: Its score now, percent.
+        rows: The score of each row at its best, in [0, 1]; empty in files without them.
     """
 
     task: str
     best: float
     where: str
     now: float
+    rows: tuple[float, ...] = ()
 
     @property
     def points(self) -> float:
@@ -75,7 +77,7 @@ def losses(scores: Scores, baselines: Sequence[Scores] = ()) -> list[Loss]:
         for task in _learned(file, row):
             if task in now:
                 _check_yardstick(task, row.scores[task], now[task], where)
-                loss = Loss(task, row.scores[task].value, where, now[task].value)
+                loss = Loss(task, row.scores[task].value, where, now[task].value, row.scores[task].per_row)
                 by_task[task] = max(loss, by_task.get(task, loss), key=lambda candidate: candidate.best)
     return list(by_task.values())
 
