@@ -94,9 +94,10 @@ def _of_all(advance: Advance, total: int) -> Callable[[int], None]:
 
 def _score(task: Task, metric: str, answers: Sequence[str], prompts: Prompts, cut: int = 0) -> TaskScore:
     references = (text for split in (task.train, task.dev, task.test) for row in split for text in row.references)
-    grading = Grading.words(references) if metric == "rouge-l" else Grading.matching(task.labels, references)
-    graded = [grading.grade(answer, row.references) for answer, row in zip(answers, prompts.examples, strict=True)]
-    hits = None if metric == "rouge-l" else round(sum(graded))
+    grading = Grading.of(metric, task.labels, references)
+    pairs = zip(answers, prompts.examples, strict=True)
+    graded = [grading.grade(answer, row.references, row.prompt) for answer, row in pairs]
+    hits = None if grading.graded else round(sum(graded))
     return TaskScore(
         metric,
         FORMULAS.get(metric, grading.formula),

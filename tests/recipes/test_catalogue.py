@@ -39,6 +39,10 @@ def test_what_a_researcher_would_type_is_there():
     assert parts - {"compare"} <= set(registry.names("methods"))
     assert {"inc-lora+migu-t5-order1", "inc-lora+migu-nano", "o-lora+ps-lora-t5-order5"} <= set(names)
     assert "inc-lora+migu-qwen3-8b-order1" not in names
+    for backbone in ("mistral-7b", "llama2-7b", "gemma-2b"):
+        assert {f"ps-lora-{backbone}-trace", f"compare-{backbone}-trace"} <= set(names)
+        assert names[f"ps-lora-{backbone}-trace"].status == "result"  # PS-LoRA, table 4
+    assert not {"ps-lora-t5-trace", "ps-lora-gemma-2b-order1"} & names.keys()
 
 
 @pytest.mark.parametrize("backbone", table("settings.yaml")["backbones"])
@@ -127,10 +131,11 @@ BY_HAND = {
     },
     "llama2-7b": {
         "n-lora": (SIX[:3], []),
-        "o-lora": (SIX, SUPERNI),
-        "ps-lora": (SIX, []),
+        "o-lora": (SIX, [*SUPERNI, "trace"]),
+        "ps-lora": (SIX, ["trace"]),
+        "ewc": ([], ["trace"]),
         "aso-lora": (SIX, []),
-        "seq-lora": (SIX, SUPERNI),
+        "seq-lora": (SIX, [*SUPERNI, "trace"]),
         "inc-lora": (SIX, []),
         "pfd": (PFD, []),
         "replay": ([], PFD),
@@ -140,6 +145,10 @@ BY_HAND = {
         "sapt": ([], PFD),
         "tasl": ([], PFD),
         "inc-lora+migu": ([], SIX),
+    },
+    **{  # PS-LoRA, table 4
+        backbone: {method: ([], ["trace"]) for method in ("seq-lora", "ewc", "o-lora", "ps-lora")}
+        for backbone in ("mistral-7b", "gemma-2b")
     },
     "llama2-13b": {
         "pfd": (PFD, []),
