@@ -80,7 +80,7 @@ def test_mistakes_are_one_line(clora, package, tmp_path):
         ]
         for options, error, code in cases:
             result = clora("serve", package, "--device", "cpu", *options)
-            assert (result.error or error, result.code) == (error, code), result.err
+            assert (result.error, result.code) == (error, code), result.err
             one_line(result)
     (package / "first" / "adapter_model.safetensors").write_bytes(b"damaged")
     result = clora("serve", package, "--port", 0, "--device", "cpu")
