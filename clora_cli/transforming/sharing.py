@@ -19,15 +19,13 @@ from clora_cli.processes.spots import place
 from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
 from clora_cli.store.package import read_package
 from clora_cli.store.package_card import package_card
-from clora_cli.store.scanning import scan_adapter
+from clora_cli.store.scanning import PICKLES, scan_adapter
 from clora_cli.store.scores import read_scores
 from clora_cli.store.steady import unchanged
 from clora_cli.transforming.member import copy_file, files_of
 from clora_cli.transforming.remotes import CHECKSUMS, SCHEMA, Digest, remote_at
 
 __all__ = ["pull_package", "push_package"]
-
-_NEVER = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}  # pickles, which nothing of clora's needs
 
 
 def push_package(
@@ -147,7 +145,7 @@ def _gather(members: Sequence[AdapterFolder], folder: Path) -> None:
         (folder / member.task).mkdir()
         with unchanged(member.path, member.seen):
             for name, file in files_of(member.path).items():
-                if file.suffix not in _NEVER:
+                if file.suffix not in PICKLES:
                     copy_file(file, folder / member.task / name)
 
 
@@ -180,7 +178,7 @@ def _wanted(listing: Mapping[str, Digest], source: str, progress: Progress) -> d
             continue  # .gitattributes and the like
         if any(folder_problem(part) for part in parts):
             raise ArtifactError(f"{source} lists '{name}', which is no name of a file", code="remote-damaged")
-        if Path(name).suffix in _NEVER:
+        if Path(name).suffix in PICKLES:
             progress.note(f"{name} is left out: a pickle, which clora never loads")
         else:
             wanted[name] = digest

@@ -228,6 +228,12 @@ def test_dora_is_refused_for_every_loader(base, tmp_path):
             export(source.path, tmp_path / "out", loader=loader, model=str(base.reference.path))
 
 
+def test_the_model_that_is_given_must_be_the_adapters_own(base, model_folder, tmp_path):
+    source = write_random_adapter(tmp_path / "in" / "one", base, stage=1)
+    with refused("trained-on-other-base-model", source.path):
+        export(source.path, tmp_path / "out", loader="llama.cpp", model=str(model_folder("llama", 1)))
+
+
 def test_a_layer_of_another_shape_than_in_the_models_file_is_refused():
     import dataclasses
 
