@@ -111,6 +111,8 @@ def pull_package(
         )
     work = out.parent / f".{out.name}.unfinished"
     with locked([place(out)], patience=patience, progress=progress), progress.track("pull", len(wanted)) as advance:
+        if _strange(work, wanted):
+            discard(work)  # what is left of another package
         for name, digest in wanted.items():
             file = work / name
             if not (file.is_file() and digest.of(file)):
@@ -165,6 +167,12 @@ def _is_there(out: Path, wanted: Mapping[str, Digest]) -> bool:
         return False
     adapters = {path.name for path in out.iterdir() if not path.name.startswith(".") and is_adapter(path)}
     return adapters <= {name.split("/")[0] for name in wanted}
+
+
+def _strange(work: Path, wanted: Mapping[str, Digest]) -> bool:
+    """Tell whether an unfinished folder holds files that are not wanted; the Hub's library has files of its own there."""
+    names = (path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file())
+    return any(name not in wanted and not name.startswith(".cache/") for name in names)
 
 
 def _wanted(listing: Mapping[str, Digest], source: str, progress: Progress) -> dict[str, Digest]:

@@ -124,6 +124,16 @@ def test_an_interrupted_pull_fetches_only_the_rest(package, hub, tmp_path):
     assert not [name for name in hub.fetched if name.startswith("first/")]
 
 
+def test_what_is_left_of_another_pull_does_not_get_into_a_package(package, tmp_path):
+    push(package, str(tmp_path / "out"))
+    left = tmp_path / ".pulled.unfinished" / "third" / "adapter_config.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+    members, _ = pull_package(str(tmp_path / "out"), tmp_path / "pulled")
+    assert [member.task for member in members] == ["first", "second"]
+    assert not (tmp_path / "pulled" / "third").exists()
+
+
 def test_a_repository_of_somebody_else_is_checked_by_the_hubs_own_digests_and_scanned(package, hub, tmp_path):
     folder = package / "first"
     hub.repos["you/lora"] = {
