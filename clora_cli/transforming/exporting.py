@@ -80,6 +80,8 @@ def plan_export(
     check_apart(options.out, [member.path for member in members])
     check_bases(members)
     base, config = _base(members, options, loader, progress)
+    if options.loader == "ollama" and base.file is None:
+        progress.note("note: Ollama refuses adapters since 0.34.1; --model BASE.gguf makes whole models for it")
     served = [_served(chosen, (options, loader), config, progress) for chosen in _chosen(members, options)]
     return ExportPlan(options, loader, served, base)
 
