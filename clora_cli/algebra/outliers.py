@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -13,9 +13,8 @@ __all__ = ["Outlier", "norm", "outliers"]
 
 _FEW = 5  # layers of a kind, below which all layers are compared with one another
 _TO_DEVIATION = 1.4826  # of a median absolute deviation to the standard deviation of a normal distribution
-_LEAST = (
-    0.25  # deviation of the logarithm: layers of one training differ by about so much even where half of them hardly do
-)
+_LARGEST = 700.0  # a logarithm whose number still is one
+_LEAST = 0.25  # robust deviation of the logarithm: layers of one training differ by about so much
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,20 @@ def outliers(factors: Mapping[str, Factor], limit: float) -> list[Outlier]:
         for site, factor in factors.items()
         if (size := norm(factor)) > 0
     }
-    found = []
+    everywhere = list(sizes.values())
+    by_word: dict[str, list[float]] = {}
     for site, size in sizes.items():
-        like = [other for name, other in sizes.items() if name.rpartition(".")[2] == site.rpartition(".")[2]]
-        like = like if len(like) >= _FEW else list(sizes.values())
-        middle = median(like)
-        spread = max(_LEAST, _TO_DEVIATION * median(abs(other - middle) for other in like))
-        if len(like) >= _FEW and (deviations := (size - middle) / spread) > limit:
-            found.append(Outlier(site, math.exp(size - middle), deviations))
+        by_word.setdefault(site.rpartition(".")[2], []).append(size)
+    usual = {word: _usual(like if len(like) >= _FEW else everywhere) for word, like in by_word.items()}
+    found = []
+    for site, size in sizes.items() if len(everywhere) >= _FEW else ():
+        middle, spread = usual[site.rpartition(".")[2]]
+        if (deviations := (size - middle) / spread) > limit:
+            found.append(Outlier(site, math.exp(min(size - middle, _LARGEST)), deviations))
     return sorted(found, key=lambda outlier: -outlier.deviations)
+
+
+def _usual(like: Sequence[float]) -> tuple[float, float]:
+    """Return the median and the robust standard deviation, at least the floor."""
+    middle = median(like)
+    return middle, max(_LEAST, _TO_DEVIATION * median(abs(other - middle) for other in like))

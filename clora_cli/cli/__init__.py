@@ -24,6 +24,8 @@ from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
 from clora_cli.cli.export import export
 from clora_cli.cli.merge import merge
+from clora_cli.cli.pull import pull
+from clora_cli.cli.push import push
 from clora_cli.cli.report import report
 from clora_cli.cli.route import route
 from clora_cli.cli.run import run
@@ -66,6 +68,8 @@ app.command("eval")(evaluate_command)
 app.command("serve")(serve)
 app.command("run")(run)
 app.command("report")(report)
+app.command("push")(push)
+app.command("pull")(pull)
 app.command("scan")(scan)
 app.command("show")(show)
 app.command("tasks")(tasks)

@@ -102,7 +102,7 @@ def train_behind(
     before = list(plan.members)
     if broken := _broken(gate, plan.options, before, folder, progress):
         raise LimitError(
-            f"{target} was not added: {'; '.join(broken)}; {package} is as it was, the adapter is {staged}",
+            f"{target} was not added: {broken}; {package} is as it was, the adapter is {staged}",
             code="gate-not-met",
         )
     with locked([inside(package)], patience=patience, progress=progress):
@@ -118,12 +118,11 @@ def train_behind(
 
 def _broken(
     gate: Gate, options: TrainOptions, before: Sequence[AdapterFolder], added: AdapterFolder, progress: Terminal
-) -> list[str]:
-    """Return the limits that the package would not meet."""
+) -> str:
+    """Say which limits the package would not meet; nothing if it meets all."""
     from clora_cli.data import own_tasks
     from clora_cli.evaluation import evaluate
-    from clora_cli.reporting.limits import broken_limits, losses
-    from clora_cli.reporting.slices import broken_slices, slices_of, slices_told
+    from clora_cli.reporting.slices import judge
 
     shared: dict[str, Any] = {key: getattr(options, key) for key in ("model", "revision", "device", "dtype")}
     how = EvalOptions(**shared, split="dev", test_rows=gate.rows, max_length=options.max_length)
@@ -133,12 +132,9 @@ def _broken(
         learned = own_tasks(before, "train again with --data")
         earlier = [evaluate(before, learned, how, package="the package", progress=progress)]
     scores = evaluate(members, tasks, how, package="the package", progress=progress)
-    broken = broken_limits(scores, earlier, fail_under=gate.fail_under, max_forgetting=gate.max_forgetting)
-    if not broken:
-        return []
-    slices = slices_of(scores, tasks, "dev", losses(scores, earlier) if earlier else ())
-    worst = slices_told(broken_slices(slices, gate.fail_under, gate.max_forgetting))
-    return [*broken, *([f"worst: {worst}"] if worst else [])]
+    limits = {"fail_under": gate.fail_under, "max_forgetting": gate.max_forgetting}
+    verdict = judge(scores, tasks, "dev", earlier, limits)
+    return verdict.told if verdict.broken else ""
 
 
 def _remove_if_empty(folder: Path) -> None:

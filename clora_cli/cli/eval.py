@@ -24,6 +24,7 @@ from clora_cli.processes.ranks import is_main_process
 if TYPE_CHECKING:
     from clora_cli.data import Task
     from clora_cli.reporting.scored_run import Run
+    from clora_cli.reporting.slices import Verdict
     from clora_cli.store.scores import Scores
 
 __all__ = ["evaluate_command"]
@@ -89,10 +90,8 @@ def evaluate_command(
     from clora_cli.data import named_task, own_tasks
     from clora_cli.evaluation import evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
-    from clora_cli.presenting.junit import github_lines, junit_xml
     from clora_cli.reporting import assemble
-    from clora_cli.reporting.limits import broken_limits, losses
-    from clora_cli.reporting.slices import broken_slices, slices_of, slices_told
+    from clora_cli.reporting.slices import judge
     from clora_cli.store.package import read_package
     from clora_cli.store.scores import write_scores
 
@@ -131,16 +130,20 @@ def evaluate_command(
     last = scores.rows[-1].scores.values()
     mean = sum(entry.value for entry in last) / len(last)
     emit(output, text=_text(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
-    broken = broken_limits(scores, earlier, **limits)
-    slices = slices_of(scores, tasks, options.split, losses(scores, earlier) if earlier or options.matrix else ())
-    failed = broken_slices(slices, fail_under, max_forgetting) if broken else []
-    if junit is not None and is_main_process():
-        write_text(junit, junit_xml(package, broken, slices, failed))
-    for line in github_lines(broken, failed) if annotations and is_main_process() else ():
+    verdict = judge(scores, tasks, options.split, earlier, limits)
+    if is_main_process():
+        _tell_machines(verdict, package, junit, annotations)
+    if verdict.broken:
+        raise LimitError(verdict.told, code="limit-broken")
+
+
+def _tell_machines(verdict: Verdict, package: str, junit: Path | None, annotations: bool) -> None:
+    from clora_cli.presenting.junit import github_lines, junit_xml
+
+    if junit is not None:
+        write_text(junit, junit_xml(package, verdict))
+    for line in github_lines(verdict) if annotations else ():
         tell(line)
-    if broken:
-        told = slices_told(failed)
-        raise LimitError("; ".join(broken) + (f"; worst: {told}" if told else ""), code="limit-broken")
 
 
 def _check_limits(limits: Mapping[str, float | None], options: EvalOptions) -> None:

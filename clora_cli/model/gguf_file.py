@@ -14,7 +14,7 @@ from pathlib import Path
 from clora_cli.base.errors import ArtifactError, OptionError, translated
 from clora_cli.base.files import new_folder
 
-__all__ = ["check_gguf_installed", "gguf_folder", "is_gguf"]
+__all__ = ["check_gguf_installed", "gguf_digest", "gguf_folder", "is_gguf"]
 
 _SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
@@ -55,7 +55,7 @@ def gguf_folder(file: Path) -> Path:
         CloraError: If the folder cannot be written.
     """
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(root) / "clora" / "gguf" / _content(file)[:32]
+    folder = Path(root) / "clora" / "gguf" / gguf_digest(file)[:32]
     if not folder.is_dir():
         check_gguf_installed(f"base model {file} is a GGUF file")
         with new_folder(folder) as unfinished:
@@ -63,7 +63,7 @@ def gguf_folder(file: Path) -> Path:
     return folder
 
 
-def _content(file: Path) -> str:
+def gguf_digest(file: Path) -> str:
     """Return a digest of a file's size and of samples from its first byte to its last: header and all tensors."""
     try:
         size = file.stat().st_size

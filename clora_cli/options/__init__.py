@@ -12,6 +12,7 @@ from clora_cli.options.expand_options import ExpandOptions
 from clora_cli.options.export_options import EXPORT_WAYS, LOADERS, ExportOptions
 from clora_cli.options.feature_options import SPLITS, FeatureOptions
 from clora_cli.options.merge_options import MergeOptions
+from clora_cli.options.push_options import PushOptions
 from clora_cli.options.route_options import RouteChoices, RouteOptions, RouteSettings
 from clora_cli.options.scan_options import ScanOptions
 from clora_cli.options.serve_options import ServeOptions
@@ -33,6 +34,7 @@ __all__ = [
     "ExportOptions",
     "FeatureOptions",
     "MergeOptions",
+    "PushOptions",
     "RouteChoices",
     "RouteOptions",
     "RouteSettings",

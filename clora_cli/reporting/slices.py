@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from clora_cli.data import Example, Task
-from clora_cli.reporting.limits import Loss
+from clora_cli.reporting.limits import Loss, broken_limits, losses
 from clora_cli.store.scores import Scores
 
-__all__ = ["Slice", "broken_slices", "slices_of", "slices_told"]
+__all__ = ["Slice", "Verdict", "broken_slices", "judge", "slices_of"]
 
 _PARTS = 4  # of a task's rows by length: quarters
 _FEW = 4  # rows of a slice, below which a share says little
@@ -62,6 +62,49 @@ class Slice:
         return 0.0 if self.before is None else self.before - self.score
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Whether scores meet limits, and what a broken limit is about.
+
+    Attributes:
+        broken: The limits that are not met, as sentences.
+        slices: All slices.
+        failed: Those of them that would break a limit alone, worst first; none where all limits are met.
+    """
+
+    broken: Sequence[str]
+    slices: Sequence[Slice]
+    failed: Sequence[Slice]
+
+    @property
+    def told(self) -> str:
+        """The broken limits and the worst slice of each kind, in one line."""
+        first: Mapping[str, Slice] = {one.by: one for one in reversed(self.failed)}
+        worst = "; ".join(first[by].told for by in ("task", "label", "length") if by in first)
+        return "; ".join([*self.broken, *([f"worst: {worst}"] if worst else [])])
+
+
+def judge(
+    scores: Scores, tasks: Sequence[Task], split: str, earlier: Sequence[Scores], limits: Mapping[str, float | None]
+) -> Verdict:
+    """Judge the last row of scores by limits.
+
+    Args:
+        scores: What was scored.
+        tasks: The tasks, with their rows.
+        split: The split that was scored.
+        earlier: Earlier scores.
+        limits: The limits of ``broken_limits``, by name.
+
+    Raises:
+        MismatchError: As ``broken_limits``.
+    """
+    broken = broken_limits(scores, earlier, **limits)
+    slices = slices_of(scores, tasks, split, losses(scores, earlier))
+    low, lost = limits.get("fail_under"), limits.get("max_forgetting")
+    return Verdict(broken, slices, broken_slices(slices, low, lost) if broken else [])
+
+
 def slices_of(scores: Scores, tasks: Sequence[Task], split: str, earlier: Sequence[Loss] = ()) -> list[Slice]:
     """Return the slices of every task that the last row of scores has, tasks first, with how they scored before.
 
@@ -96,18 +139,12 @@ def broken_slices(
     return sorted(broken, key=lambda one: ((one.score - one.before) if one.before is not None else 0.0, one.score))
 
 
-def slices_told(slices: Sequence[Slice]) -> str:
-    """Name the worst slice of each kind, in one line; empty if there are none."""
-    first: Mapping[str, Slice] = {one.by: one for one in reversed(slices)}
-    return "; ".join(first[by].told for by in ("task", "label", "length") if by in first)
-
-
 def _parts(task: Task, rows: Sequence[Example], count: int) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     yield "task", "", tuple(range(count))
     if task.labels:
         for label in task.labels:
             numbers = tuple(i for i, row in enumerate(rows) if row.references and row.references[0] == label)
-            if numbers:
+            if len(numbers) >= _FEW:
                 yield "label", label, numbers
     lengths = {i: len(row.prompt.split()) for i, row in enumerate(rows)}
     ordered = sorted(lengths, key=lambda i: (lengths[i], i))

@@ -20,9 +20,10 @@ from clora_cli.store.manifest import MANIFEST, Manifest
 from clora_cli.store.template_tricks import hidden_letters, template_tricks
 from clora_cli.store.tensors import read_header
 
-__all__ = ["Finding", "scan_adapter"]
+__all__ = ["PICKLES", "Finding", "scan_adapter"]
 
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz", ".msgpack", ".h5"}
+# Endings of files that hold, or may hold, pickles.
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz", ".msgpack", ".h5"}
 _CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1", ".js", ".ipynb", ".jar", ".whl"}
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".xz", ".7z", ".rar"}
 _TEXTS = {".md", ".txt", ".json", ".jinja", ".yaml", ".yml"}
@@ -80,7 +81,7 @@ def _of_file(path: Path, place: str) -> Iterator[Finding]:
     suffix, size = path.suffix.lower(), path.stat().st_size
     with open_regular(path) as file:
         begin = file.read(16)
-    if suffix in _PICKLES or _PICKLED.match(begin) or _is_torch(path, begin):
+    if suffix in PICKLES or _PICKLED.match(begin) or _is_torch(path, begin):
         yield Finding("pickle", place, "can run code when it is loaded; clora never loads it, other tools may")
     elif suffix in _CODE or begin.startswith(_PROGRAMS):
         yield Finding("code", place, "is a program")

@@ -12,8 +12,9 @@ from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.base.files import new_folder, read_json, sha256, to_json
 from clora_cli.base.folder_names import folder_problem
 from clora_cli.base.progress import Progress, Silent
+from clora_cli.model.base_model import check_base
 from clora_cli.model.checkpoint import CONFIG
-from clora_cli.model.gguf_file import is_gguf
+from clora_cli.model.gguf_file import gguf_digest, is_gguf
 from clora_cli.model.gguf_layout import layout_of_config, layout_of_file
 from clora_cli.options import ExportOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
@@ -54,6 +55,7 @@ class ExportPlan:
             "schema": "clora.export/1",
             "for": options.loader,
             "base_model": self.base.name,
+            "base_file": gguf_digest(self.base.file) if self.base.file else None,
             "rank": options.rank,
             "dtype": options.dtype,
             "adapters": [each.record() for each in self.served],
@@ -78,6 +80,8 @@ def plan_export(
     check_apart(options.out, [member.path for member in members])
     check_bases(members)
     base, config = _base(members, options, loader, progress)
+    if options.loader == "ollama" and base.file is None:
+        progress.note("note: Ollama refuses adapters since 0.34.1; --model BASE.gguf makes whole models for it")
     served = [_served(chosen, (options, loader), config, progress) for chosen in _chosen(members, options)]
     return ExportPlan(options, loader, served, base)
 
@@ -139,13 +143,16 @@ def _base(
     name, model = options.base_name or known, options.model or known or ""
     if loader.gguf and is_gguf(model):
         return ServedBase(name, layout_of_file(Path(model)), Path(model)), None
-    reference = None
     if loader.gguf or options.model:
         reference = find_base(members, options.model, progress=progress)
-    elif loader.without_gaps:
-        reference = base_at_hand(members)
-    config = read_json(reference.path / CONFIG, "model configuration") if reference else None
-    layout = layout_of_config(config, model) if loader.gguf and config is not None else None
+        for member in members:
+            check_base(member.base, reference, member.path)
+    elif (there := base_at_hand(members) if loader.without_gaps else None) is not None:
+        reference = there
+    else:
+        return ServedBase(name), None
+    config = read_json(reference.path / CONFIG, "model configuration")
+    layout = layout_of_config(config, model) if loader.gguf else None
     return ServedBase(name, layout), config
 
 

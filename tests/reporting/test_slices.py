@@ -11,7 +11,7 @@ from reported import stage_scores
 from clora_cli.data import Example, Task
 from clora_cli.presenting.junit import github_lines, junit_xml
 from clora_cli.reporting.limits import Loss
-from clora_cli.reporting.slices import broken_slices, slices_of, slices_told
+from clora_cli.reporting.slices import Verdict, broken_slices, slices_of
 from clora_cli.store.score_cells import TaskScore
 
 ROWS = 16
@@ -42,7 +42,10 @@ def test_rows_are_taken_by_task_label_and_quarter_of_length(task):
     assert found[2].worse == (1, 3, 5, 7, 9, 11, 13, 15)
     broken = broken_slices(found, fail_under=40)
     assert [one.title for one in broken] == ["a, label 'down'"]
-    assert slices_told(broken) == "a, label 'down': 0.00 on 8 rows; rows 1, 3, 5, 7, 9, 11, 13, 15"
+    assert (
+        Verdict(["low"], found, broken).told
+        == "low; worst: a, label 'down': 0.00 on 8 rows; rows 1, 3, 5, 7, 9, 11, 13, 15"
+    )
 
 
 def test_what_was_lost_is_told_by_the_rows_that_were_right_before(task):
@@ -67,7 +70,7 @@ def test_rows_that_are_not_known_one_by_one_are_told_as_a_task_alone(task):
 def test_junit_has_a_case_for_the_limits_and_one_for_each_slice(task):
     found = slices_of(scores_of([0.0] * 8 + [1.0] * 8), [task], "test")
     broken = broken_slices(found, fail_under=60)
-    root = ElementTree.fromstring(junit_xml("p <&>\x1b", ["the mean is below 60"], found, broken))
+    root = ElementTree.fromstring(junit_xml("p <&>\x1b", Verdict(["the mean is below 60"], found, broken)))
     assert root.attrib == {"tests": "8", "failures": str(1 + len(broken)), "errors": "0"}
     failures = {case.get("name"): case.find("failure") for case in root.iter("testcase")}
     assert failures["limits"].get("message") == "the mean is below 60"
@@ -77,6 +80,6 @@ def test_junit_has_a_case_for_the_limits_and_one_for_each_slice(task):
 
 def test_annotations_escape_what_github_reads_as_syntax(task):
     (one, *_) = slices_of(scores_of([0.0] * ROWS), [task], "test")
-    lines = github_lines(["100% lost\nhere"], [replace(one, task="a:b,c")])
+    lines = github_lines(Verdict(["100% lost\nhere"], [], [replace(one, task="a:b,c")]))
     assert lines[0] == "::error title=clora eval::100%25 lost\\nhere"
     assert lines[1].startswith("::warning title=clora eval%3A a%3Ab%2Cc::a:b,c: 0.00 on 16 rows; rows 0, 1, 2")

@@ -10,7 +10,7 @@ import torch
 from parts import write_parts
 from refusals import refused
 from safetensors.torch import load_file
-from support import config_of, contents, manifest_of, random_factors, write_random_adapter
+from support import Signals, config_of, contents, manifest_of, random_factors, write_random_adapter
 
 from clora_cli.algebra.lora import factor_keys
 from clora_cli.model.gguf_layout import layout_of_config
@@ -108,6 +108,13 @@ def test_lorax_gets_zeros_for_layers_that_an_adapter_leaves_out(base, tmp_path):
     found = deltas(out / "one")
     assert set(found) == {f"model.layers.{number}.self_attn.q_proj" for number in (0, 1)}
     assert not found["model.layers.0.self_attn.q_proj"].any()
+
+
+def test_that_new_versions_of_ollama_refuse_adapters_is_told(base, tmp_path):
+    source, told = write_random_adapter(tmp_path / "in" / "one", base, stage=1), Signals()
+    pytest.importorskip("gguf")
+    plan_export([source], ExportOptions(out=tmp_path / "out", loader="ollama", model=str(base.reference.path)), told)
+    assert any("--model BASE.gguf" in note for note in told.notes)
 
 
 def test_vllms_resolver_finds_an_adapter_by_the_name_of_folder_and_base_model(base, tmp_path):
@@ -226,6 +233,12 @@ def test_dora_is_refused_for_every_loader(base, tmp_path):
     for loader in LOADERS:
         with refused("adapter-not-plain-lora", "use_dora"):
             export(source.path, tmp_path / "out", loader=loader, model=str(base.reference.path))
+
+
+def test_the_model_that_is_given_must_be_the_adapters_own(base, model_folder, tmp_path):
+    source = write_random_adapter(tmp_path / "in" / "one", base, stage=1)
+    with refused("trained-on-other-base-model", source.path):
+        export(source.path, tmp_path / "out", loader="llama.cpp", model=str(model_folder("llama", 1)))
 
 
 def test_a_layer_of_another_shape_than_in_the_models_file_is_refused():

@@ -1,0 +1,193 @@
+"""Where packages are sent to and fetched from (layer L3): a folder, or a repository on the Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from clora_cli.base.errors import ArtifactError, CloraError, OptionError
+from clora_cli.base.files import new_folder, read_json, sha256
+
+__all__ = ["CHECKSUMS", "SCHEMA", "Digest", "HubRemote", "Remote", "remote_at"]
+
+CHECKSUMS = "clora-checksums.json"
+SCHEMA = "clora.checksums/1"
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a file's content must be.
+
+    Attributes:
+        kind: ``sha256``, or ``git``: the SHA-1 by which Git knows small files.
+        value: The digest, in hex.
+    """
+
+    kind: str
+    value: str
+
+    def of(self, path: Path) -> bool:
+        """Tell whether a file is this one."""
+        if self.kind == "sha256":
+            return sha256(path) == self.value
+        content = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == self.value
+
+
+class Remote(Protocol):
+    """A place for a package."""
+
+    def listing(self) -> Mapping[str, Digest]:
+        """Return the files there that have a digest, by name; empty if nothing is there."""
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Bring one file into a folder, under its name."""
+
+    def send(self, folder: Path, gone: list[str]) -> None:
+        """Put a folder's files there, all at once, and remove some."""
+
+
+@dataclass(frozen=True)
+class FolderRemote:
+    """A folder, on this machine or on a disk that is shared."""
+
+    path: Path
+
+    def listing(self) -> Mapping[str, Digest]:
+        """Return its files: those of its list of checksums, else all, by what they are now."""
+        if (self.path / CHECKSUMS).is_file():
+            return listed(read_json(self.path / CHECKSUMS, "list of checksums"), str(self.path))
+        files = [path for path in sorted(self.path.rglob("*")) if path.is_file()] if self.path.is_dir() else []
+        return {path.relative_to(self.path).as_posix(): Digest("sha256", sha256(path)) for path in files}
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Copy one file.
+
+        Raises:
+            ArtifactError: If it is missing.
+        """
+        if not (self.path / name).is_file():
+            raise ArtifactError(
+                f"{self.path} lacks {name}, which it lists; push the package again", code="remote-damaged"
+            )
+        shutil.copyfile(self.path / name, folder / name)
+
+    def send(self, folder: Path, gone: list[str]) -> None:
+        """Write the folder whole, in place of what is there."""
+        with new_folder(self.path) as target:
+            shutil.copytree(folder, target, dirs_exist_ok=True)
+
+
+@dataclass(frozen=True)
+class HubRemote:
+    """A model repository on the Hub.
+
+    Attributes:
+        repo: Its id.
+        revision: Branch, tag or commit; None for the main branch.
+        private: Whether one that is made anew is private.
+    """
+
+    repo: str
+    revision: str | None = None
+    private: bool = True
+
+    def listing(self) -> Mapping[str, Digest]:
+        """Return its files: those of its list of checksums, else all, as the Hub knows them."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RepositoryNotFoundError
+        from huggingface_hub.hf_api import RepoFile
+
+        with _hub(self.repo):
+            try:
+                tree = list(HfApi().list_repo_tree(self.repo, recursive=True, revision=self.revision))
+            except RepositoryNotFoundError:
+                return {}
+            files = {one.path: one for one in tree if isinstance(one, RepoFile)}
+            if CHECKSUMS in files:
+                path = HfApi().hf_hub_download(self.repo, CHECKSUMS, revision=self.revision)
+                return listed(read_json(Path(path), "list of checksums"), f"hf://{self.repo}")
+        return {
+            name: Digest("sha256", one.lfs.sha256) if one.lfs else Digest("git", one.blob_id)
+            for name, one in files.items()
+            if name != ".gitattributes"
+        }
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Fetch one file; a part of it that is there already is not fetched again."""
+        from huggingface_hub import HfApi
+
+        with _hub(self.repo):
+            HfApi().hf_hub_download(self.repo, name, revision=self.revision, local_dir=folder)
+
+    def send(self, folder: Path, gone: list[str]) -> None:
+        """Make one commit of all files; large ones that the Hub has already are not sent again."""
+        from huggingface_hub import HfApi
+
+        with _hub(self.repo):
+            HfApi().create_repo(self.repo, private=self.private, exist_ok=True)
+            HfApi().upload_folder(
+                repo_id=self.repo,
+                folder_path=folder,
+                revision=self.revision,
+                commit_message="Package of adapters, by clora push",
+                delete_patterns=gone or None,
+            )
+
+
+def remote_at(text: str, *, private: bool = True) -> Remote:
+    """Return the place that a text names: ``hf://owner/name[@revision]``, ``file://…`` or a path.
+
+    Raises:
+        OptionError: If it is another address.
+    """
+    if text.startswith("hf://"):
+        repo, _, revision = text.removeprefix("hf://").partition("@")
+        if repo.count("/") != 1 or not all(repo.split("/")):
+            raise OptionError(f"{text}: give hf://OWNER/NAME, or hf://OWNER/NAME@REVISION", code="remote-malformed")
+        return HubRemote(repo, revision or None, private)
+    parts = urlsplit(text)
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
+        return FolderRemote(Path(unquote(parts.path)))
+    if "://" in text:
+        raise OptionError(f"{text}: give a folder, file://…, or hf://OWNER/NAME", code="remote-malformed")
+    return FolderRemote(Path(text))
+
+
+def listed(content: Mapping[str, object], where: str) -> dict[str, Digest]:
+    """Return what a list of checksums says.
+
+    Raises:
+        ArtifactError: If it is damaged or of a newer format.
+    """
+    files = content.get("files")
+    sound = isinstance(files, dict) and all(isinstance(digest, str) and len(digest) == 64 for digest in files.values())
+    if content.get("schema") != SCHEMA or not isinstance(files, dict) or not sound:
+        raise ArtifactError(f"{where}: {CHECKSUMS} is damaged or of a newer format; push again", code="remote-damaged")
+    return {str(name): Digest("sha256", digest) for name, digest in files.items()}
+
+
+@contextlib.contextmanager
+def _hub(repo: str) -> Iterator[None]:
+    """Turn what the Hub's library raises into one line."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except HFValidationError as error:
+        raise OptionError(f"hf://{repo} is no valid name on the Hub", code="remote-malformed") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HfHubHTTPError) as error:
+        # The library takes a file that it may not have for one that it could not look for.
+        refusal = error if isinstance(error, HfHubHTTPError) else error.__cause__
+        if isinstance(refusal, HfHubHTTPError) and not isinstance(refusal, LocalEntryNotFoundError):
+            why = str(refusal).strip().splitlines()[0]
+            raise ArtifactError(f"hf://{repo}: the Hub refuses: {why}", code="hub-refused") from error
+        raise CloraError(
+            f"hf://{repo}: the Hub cannot be reached; try again, what is complete is kept", code="hub-unreachable"
+        ) from error

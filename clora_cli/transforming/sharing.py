@@ -1,0 +1,195 @@
+"""Packages to others and from others, every file by its checksum (layer L3)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from clora_cli.base.durable import persist, publish
+from clora_cli.base.errors import ArtifactError, CloraError, MismatchError, OptionError
+from clora_cli.base.files import discard, sha256, to_json, writing
+from clora_cli.base.folder_names import folder_problem
+from clora_cli.base.progress import Progress, Silent
+from clora_cli.model.base_model import is_local
+from clora_cli.nano import MODEL_NAME
+from clora_cli.options import PushOptions
+from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
+from clora_cli.processes.spots import place
+from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
+from clora_cli.store.package import read_package
+from clora_cli.store.package_card import package_card
+from clora_cli.store.scanning import PICKLES, scan_adapter
+from clora_cli.store.scores import read_scores
+from clora_cli.store.steady import unchanged
+from clora_cli.transforming.member import copy_file, files_of
+from clora_cli.transforming.remotes import CHECKSUMS, SCHEMA, Digest, remote_at
+
+__all__ = ["pull_package", "push_package"]
+
+
+def push_package(
+    members: Sequence[AdapterFolder],
+    target: str,
+    options: PushOptions,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Mapping[str, str], bool]:
+    """Send a package: a folder an adapter, a model card, and the list of checksums.
+
+    Args:
+        members: The adapters, by stage.
+        target: As for ``remote_at``.
+        options: How.
+        force: Replace another package in a folder; a repository on the Hub keeps what was there in its history.
+        progress: Who to tell.
+
+    Returns:
+        The checksum of each file, and whether anything was sent (False: all is there).
+
+    Raises:
+        OptionError: If licence or base model cannot be stated, or the target holds something else.
+        CloraError: If it cannot be sent; what was there stays.
+    """
+    progress, remote = progress or Silent(), remote_at(target, private=not options.public)
+    base = _public_base(members, options.base_name)
+    name = options.name or target.rstrip("/").rpartition("/")[2].partition("@")[0]
+    card = package_card(
+        name, members, [read_scores(path) for path in options.scores], license=options.license, base=base
+    )
+    with tempfile.TemporaryDirectory(prefix="clora-push-") as temporary:
+        folder = Path(temporary)
+        _gather(members, folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        files = {
+            path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
+        }
+        (folder / CHECKSUMS).write_text(to_json({"schema": SCHEMA, "files": files}), encoding="utf-8")
+        there = remote.listing()
+        if there == {name: Digest("sha256", digest) for name, digest in files.items()}:
+            return files, False
+        if there and not force and not target.startswith("hf://"):
+            raise OptionError(
+                f"{target} holds something else; pass --force to replace it, or another target", code="output-differs"
+            )
+        with progress.track("push", len(files)) as advance:
+            remote.send(folder, sorted(there.keys() - files.keys()))
+            advance(len(files), target)
+    return files, True
+
+
+def pull_package(
+    source: str, out: Path, *, force: bool = False, progress: Progress | None = None, patience: Patience = NO_PATIENCE
+) -> tuple[list[AdapterFolder], bool]:
+    """Fetch a package, or a repository of one adapter, and check every file; nothing appears before all are right.
+
+    What is complete of an interrupted call stays in a hidden folder beside ``out``, and is not fetched again.
+
+    Args:
+        source: As for ``remote_at``.
+        out: The folder to write.
+        force: Replace another folder that was pulled.
+        progress: Told of files that are left out and of findings.
+        patience: What to do if another process writes there.
+
+    Returns:
+        The adapters, and whether they were fetched now (False: all is there).
+
+    Raises:
+        ArtifactError: If nothing is there, or a file is not what its checksum says.
+        CloraError: If it cannot be fetched or written; what was there stays.
+    """
+    progress = progress or Silent()
+    remote = remote_at(source)
+    wanted = _wanted(remote.listing(), source, progress)
+    if _is_there(out, wanted):
+        return read_package([out]), False
+    if out.exists() and not force:
+        raise OptionError(
+            f"{out} exists and is not {source}; pass --force to replace it, or another --out", code="output-differs"
+        )
+    work = out.parent / f".{out.name}.unfinished"
+    with locked([place(out)], patience=patience, progress=progress), progress.track("pull", len(wanted)) as advance:
+        if _strange(work, wanted):
+            discard(work)  # what is left of another package
+        for name, digest in wanted.items():
+            file = work / name
+            if not (file.is_file() and digest.of(file)):
+                with writing(out):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    remote.fetch(name, work)
+                if not digest.of(file):
+                    file.unlink()
+                    raise ArtifactError(
+                        f"{source}: {name} is not the file that was pushed; pull again, or have it pushed again",
+                        code="remote-damaged",
+                    )
+            advance(1, name)
+        discard(work / ".cache")  # the Hub's library's own
+        members = read_package([work])
+        for member in members:
+            for finding in scan_adapter(member.path):
+                progress.warn(f"{member.path.name}/{finding.place}: {finding.what}")
+        with writing(out):
+            persist(work)
+            publish(work, out)
+        discard(work)  # what was there before
+    return read_package([out]), True
+
+
+def _gather(members: Sequence[AdapterFolder], folder: Path) -> None:
+    for member in members:
+        if problem := folder_problem(member.task):
+            raise MismatchError(
+                f"adapter '{member.task}' cannot be a folder's name; {problem}", code="name-unfit-for-folder"
+            )
+        (folder / member.task).mkdir()
+        with unchanged(member.path, member.seen):
+            for name, file in files_of(member.path).items():
+                if file.suffix not in PICKLES:
+                    copy_file(file, folder / member.task / name)
+
+
+def _public_base(members: Sequence[AdapterFolder], given: str | None) -> str:
+    base = given or next((str(member.base["id"]) for member in members if member.base.get("id")), "")
+    if not base or (base != MODEL_NAME and not given and (is_local(base) or Path(base).is_absolute())):
+        raise OptionError(
+            f"the adapters' base model is '{base}', which means nothing elsewhere; pass --base-name with its public name",
+            code="base-model-not-public",
+        )
+    return base
+
+
+def _is_there(out: Path, wanted: Mapping[str, Digest]) -> bool:
+    """Tell whether a folder holds these files, and no other adapter; what else a user keeps there does not count."""
+    if not out.is_dir() or not all((out / name).is_file() and digest.of(out / name) for name, digest in wanted.items()):
+        return False
+    adapters = {path.name for path in out.iterdir() if not path.name.startswith(".") and is_adapter(path)}
+    return adapters <= {name.split("/")[0] for name in wanted}
+
+
+def _strange(work: Path, wanted: Mapping[str, Digest]) -> bool:
+    """Tell whether an unfinished folder holds files that are not wanted; the Hub's library has files of its own there."""
+    names = (path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file())
+    return any(name not in wanted and not name.startswith(".cache/") for name in names)
+
+
+def _wanted(listing: Mapping[str, Digest], source: str, progress: Progress) -> dict[str, Digest]:
+    """Return what to fetch: names that stay within the folder, and no pickles."""
+    if not listing:
+        raise ArtifactError(f"{source} does not exist or is empty", code="remote-missing")
+    wanted = {}
+    for name, digest in sorted(listing.items()):
+        parts = name.split("/")
+        if parts[0].startswith(".") and not {"", ".", ".."} & set(parts):
+            continue  # .gitattributes and the like
+        if any(folder_problem(part) for part in parts):
+            raise ArtifactError(f"{source} lists '{name}', which is no name of a file", code="remote-damaged")
+        if Path(name).suffix in PICKLES:
+            progress.note(f"{name} is left out: a pickle, which clora never loads")
+        else:
+            wanted[name] = digest
+    if not any(name.endswith((".safetensors",)) for name in wanted):
+        raise CloraError(f"{source} holds no adapter; see clora scan for what it is", code="remote-without-adapter")
+    return wanted

@@ -1,0 +1,191 @@
+"""A package that was pushed is pulled as it was, or not at all."""
+
+from __future__ import annotations
+
+import json
+
+import huggingface_hub
+import pytest
+import yaml
+from hub_stub import running
+from refusals import refused
+from reported import stage_scores
+from support import Signals, contents, write_random_adapter
+
+from clora_cli.options import PushOptions
+from clora_cli.store.package import read_package
+from clora_cli.store.scores import write_scores
+from clora_cli.transforming.sharing import pull_package, push_package
+
+OPTIONS = PushOptions(license="mit", base_name="org/base")
+
+
+@pytest.fixture
+def package(backbone, tmp_path):
+    for stage, name in enumerate(("first", "second"), 1):
+        write_random_adapter(tmp_path / "adapters" / name, backbone("llama"), stage=stage)
+    return tmp_path / "adapters"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The Hub's stub, with a cache of its own."""
+    with running() as stub:
+        for name, value in {
+            "ENDPOINT": stub.url,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+        }.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        template = stub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield stub
+
+
+@pytest.fixture(params=["folder", "file", "hub"])
+def target(request, tmp_path):
+    if request.param == "hub":
+        request.getfixturevalue("hub")
+        return "hf://me/tasks"
+    folder = tmp_path / "shared disk" / "tasks"
+    return str(folder) if request.param == "folder" else folder.as_uri()
+
+
+def push(package, target, options=OPTIONS, **more):
+    return push_package(read_package([package]), target, options, **more)
+
+
+def test_what_was_pushed_is_pulled_byte_for_byte(package, target, tmp_path):
+    assert push(package, target)[1]
+    assert not push(package, target)[1]
+    members, fetched = pull_package(target, tmp_path / "pulled")
+    assert ([member.task for member in members], fetched) == (["first", "second"], True)
+    there = contents(tmp_path / "pulled")
+    assert contents(package).items() <= there.items()
+    assert there.keys() - contents(package).keys() == {"README.md"}
+    assert not pull_package(target, tmp_path / "pulled")[1]
+    assert not (tmp_path / ".pulled.unfinished").exists()
+
+
+def test_an_adapter_that_is_gone_is_gone_at_the_other_end(package, target, tmp_path):
+    push(package, target)
+    pull_package(target, tmp_path / "pulled")
+    for file in (package / "second").iterdir():
+        file.unlink()
+    (package / "second").rmdir()
+    push(package, target, force=True)
+    with refused("output-differs", tmp_path / "pulled"):
+        pull_package(target, tmp_path / "pulled")
+    members, _ = pull_package(target, tmp_path / "pulled", force=True)
+    assert [member.task for member in members] == ["first"]
+    assert not (tmp_path / "pulled" / "second").exists()
+
+
+def test_the_card_states_licence_base_model_and_results_as_the_hub_reads_them(package, tmp_path):
+    write_scores(stage_scores(2, {"first": 5, "second": 9}, "p", "m"), tmp_path / "scores.json")
+    options = PushOptions(license="apache-2.0", base_name="org/base", scores=(tmp_path / "scores.json",))
+    push(package, str(tmp_path / "out"), options)
+    text = (tmp_path / "out" / "README.md").read_text()
+    data = huggingface_hub.ModelCard(text).data
+    assert (data.license, data.base_model, data.library_name, data.model_name) == (
+        "apache-2.0",
+        "org/base",
+        "peft",
+        "out",
+    )
+    found = {one.dataset_name: (one.metric_type, one.metric_value) for one in data.eval_results}
+    assert found == {"first": ("accuracy", 50), "second": ("accuracy", 90)}
+    assert yaml.safe_load(text.split("---")[1])["tags"] == ["clora", "continual-learning", "lora"]
+
+
+def test_a_damaged_file_is_refused_and_nothing_appears(package, tmp_path):
+    push(package, str(tmp_path / "out"))
+    weights = tmp_path / "out" / "second" / "adapter_model.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1] + b"\x00" if sound[-1:] != b"\x00" else sound[:-1] + b"\x01")
+    with refused("remote-damaged", "second/adapter_model.safetensors"):
+        pull_package(str(tmp_path / "out"), tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
+    weights.write_bytes(sound)
+    pull_package(str(tmp_path / "out"), tmp_path / "pulled")
+
+
+def test_an_interrupted_pull_fetches_only_the_rest(package, hub, tmp_path):
+    push(package, "hf://me/tasks")
+    hub.failing.add("second/adapter_model.safetensors")
+    with refused("hub-refused", "hf://me/tasks"):
+        pull_package("hf://me/tasks", tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
+    hub.failing.clear()
+    hub.fetched.clear()
+    pull_package("hf://me/tasks", tmp_path / "pulled")
+    assert "second/adapter_model.safetensors" in hub.fetched
+    assert not [name for name in hub.fetched if name.startswith("first/")]
+
+
+def test_what_is_left_of_another_pull_does_not_get_into_a_package(package, tmp_path):
+    push(package, str(tmp_path / "out"))
+    left = tmp_path / ".pulled.unfinished" / "third" / "adapter_config.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+    members, _ = pull_package(str(tmp_path / "out"), tmp_path / "pulled")
+    assert [member.task for member in members] == ["first", "second"]
+    assert not (tmp_path / "pulled" / "third").exists()
+
+
+def test_a_repository_of_somebody_else_is_checked_by_the_hubs_own_digests_and_scanned(package, hub, tmp_path):
+    folder = package / "first"
+    hub.repos["you/lora"] = {
+        name: (folder / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")
+    }
+    hub.repos["you/lora"] |= {"training_args.bin": b"\x80\x04", "model.py": b"pass\n", ".gitattributes": b""}
+
+    told = Signals()
+    (member,), _ = pull_package("hf://you/lora", tmp_path / "lora", progress=told)
+    assert member.task == "lora"
+    assert {path.name for path in member.path.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "model.py",
+    }
+    assert any("training_args.bin is left out" in line for line in [*told.notes, *told.warnings])
+    assert any("model.py: is a program" in line for line in [*told.notes, *told.warnings])
+
+
+def test_a_new_repository_is_private_unless_it_is_asked_to_be_public(package, hub):
+    push(package, "hf://me/mine")
+    push(package, "hf://me/ours", PushOptions(license="mit", base_name="org/base", public=True))
+    assert (bool(hub.private["me/mine"]), bool(hub.private["me/ours"])) == (True, False)
+
+
+def test_names_that_leave_the_folder_are_refused(package, tmp_path):
+    push(package, str(tmp_path / "out"))
+    path = tmp_path / "out" / "clora-checksums.json"
+    content = json.loads(path.read_text())
+    for odd in ("../x.safetensors", "/etc/x.safetensors"):
+        path.write_text(json.dumps({**content, "files": content["files"] | {odd: "0" * 64}}))
+        with refused("remote-damaged"):
+            pull_package(str(tmp_path / "out"), tmp_path / "pulled")
+    path.write_text(json.dumps({**content, "schema": "clora.checksums/9"}))
+    with refused("remote-damaged"):
+        pull_package(str(tmp_path / "out"), tmp_path / "pulled")
+
+
+def test_what_cannot_be_stated_or_found_is_refused(package, hub, tmp_path):
+    with refused("base-model-not-public", "--base-name"):
+        push(package, str(tmp_path / "out"), PushOptions(license="mit"))
+    with refused("option-malformed", "--license"):
+        PushOptions(license="My Own!")
+    for odd in ("https://example.com/x", "hf://only-a-name"):
+        with refused("remote-malformed", odd):
+            push(package, odd)
+    for nothing in (str(tmp_path / "nothing"), "hf://me/nothing"):
+        with refused("remote-missing", nothing):
+            pull_package(nothing, tmp_path / "pulled")
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "notes.txt").write_text("mine\n")
+    with refused("output-differs", tmp_path / "else"):
+        push(package, str(tmp_path / "else"))
+    with refused("remote-without-adapter", tmp_path / "else"):
+        pull_package(str(tmp_path / "else"), tmp_path / "pulled")
