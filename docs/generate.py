@@ -131,6 +131,7 @@ def _scores() -> Iterator[Row]:
     yield from _attributes(scores.ScoreRow, "rows[].")
     yield from _attributes(scores.AdapterRef, "rows[].adapters[].")
     yield from _attributes(scores.TaskScore, "rows[].scores.TASK.")
+    yield from _attributes(scores.Retention, "rows[].retention.PROBE.")
 
 
 def _attributes(kind: type, prefix: str, without: Collection[str] = ()) -> Iterator[Row]:

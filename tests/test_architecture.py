@@ -23,7 +23,10 @@ LAYERS = (
     {"algebra", "store", "model", "options", "routing", "data", "nano"},
     {"methods", "merges", "trims", "routers", "metrics"},
     {"training", "evaluation", "transforming", "reporting", "presenting", "testing"},
-    {"recipes"},  # L3 too, but on top of the other rooms: a recipe is all of them in a row
+    {
+        "recipes",
+        "serving",
+    },  # L3 too, but on top of the other rooms: a recipe is all of them in a row, a server most of them
     {"cli"},
 )
 NEIGHBOURS = {"presenting": {"reporting"}}  # presenting shows what reporting computes
@@ -38,7 +41,12 @@ HEAVY = {
     "matplotlib",
     "numpy",
     "jinja2",
+    "fastapi",
+    "uvicorn",
+    "httpx",
+    "prometheus_client",
 }
+SERVING = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -152,6 +160,14 @@ def test_a_file_name_occurs_once():
     assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "__main__"}
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if top(name) != "serving"])
+def test_only_the_server_imports_what_serves(name):
+    for node in ast.walk(parsed(MODULES[name])):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+            assert not {module.partition(".")[0] for module in modules} & SERVING
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if top(name) != "cli"])
 def test_only_the_command_line_speaks(name):
     nodes = list(ast.walk(parsed(MODULES[name])))
@@ -250,13 +266,15 @@ def test_help_and_completion_load_no_heavy_library():
 
 
 LOADERS = {"from_pretrained", "from_config", "pipeline"}
+# Where models are loaded, and where one in a GGUF file is made into a folder first.
+LOADING = {"clora_cli.model.loading", "clora_cli.model.gguf_file"}
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_models_are_loaded_in_one_place_and_their_code_never_runs(name):
+def test_models_are_loaded_in_one_place_for_each_format_and_their_code_never_runs(name):
     for node in ast.walk(parsed(MODULES[name])):
         called = getattr(getattr(node, "func", None), "attr", getattr(getattr(node, "func", None), "id", None))
         if isinstance(node, ast.Call) and called in LOADERS:
-            assert name == "clora_cli.model.loading", f"{name}:{node.lineno} loads a model by itself"
+            assert name in LOADING, f"{name}:{node.lineno} loads a model by itself"
             (trusts,) = [keyword.value for keyword in node.keywords if keyword.arg == "trust_remote_code"]
             assert isinstance(trusts, ast.Constant) and trusts.value is False

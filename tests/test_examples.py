@@ -29,8 +29,9 @@ def test_a_script_is_valid_and_says_what_it_is(script):
     assert os.access(script, os.X_OK)
 
 
-def test_the_demo_runs_on_bundled_tasks():
-    text = (EXAMPLES / "demo.sh").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["demo.sh", "demo-llm.sh"])
+def test_the_demos_run_on_bundled_tasks(name):
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
     tasks = re.search(r"^tasks=\((.*)\)$", text, re.MULTILINE)[1].split()
     bundled = {info.name for info in list_tasks() if info.where == "bundled"}
     assert len(tasks) > 1

@@ -19,9 +19,9 @@ from clora_cli.testing.requirements import draw
 
 CLASSES = [(kind, name) for kind in registry.KINDS if kind != "metrics" for name in registry.built_in(kind)]
 MERGES, METRICS = registry.built_in("merges"), registry.built_in("metrics")
-SHARES = {"density", "epsilon", "outliers", "minimum", "maximum"}
+SHARES = {"alpha", "share", "isotropy", "density", "epsilon", "outliers", "minimum", "maximum"}
 # Options of merges under which nothing is dropped and nothing is scaled.
-PLAIN = {"density": 1.0, "epsilon": 0.0, "outliers": 0.0, "parallel": 1.0, "orthogonal": 1.0}
+PLAIN = {"density": 1.0, "epsilon": 0.0, "outliers": 0.0, "parallel": 1.0, "orthogonal": 1.0, "isotropy": 0.0}
 
 
 @pytest.mark.parametrize(("kind", "name"), CLASSES)
@@ -45,7 +45,8 @@ def test_numbers_out_of_range_are_refused(kind, name):
 @pytest.mark.parametrize("name", MERGES)
 def test_a_scale_of_a_merge_may_be_any_finite_number(name):
     plugin = registry.load("merges", name)
-    for option in set(registry.options(plugin)) - SHARES:
+    numbers = {option for option, parameter in registry.options(plugin).items() if parameter.annotation is float}
+    for option in numbers - SHARES:
         for text in ("-1", "0", "1e3"):
             merge = plugin(**registry.bind(plugin, name, {option: text}))
             assert getattr(merge, option) == float(text)
@@ -102,6 +103,7 @@ def test_perfect_retention_is_zero(name):
 @pytest.mark.parametrize("name", METRICS)
 def test_one_task_gives_what_its_equation_says_and_else_nan(name):
     expected = {
+        "average-anytime-performance": 75.0,
         "average-performance": 75.0,
         "average-performance-micro": 75.0,
         "backward-transfer-over-t": 0.0,

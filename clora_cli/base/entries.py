@@ -105,7 +105,10 @@ class Record:
     @classmethod
     def wrong(cls, raw: Mapping[str, Any]) -> str | None:
         """Return the first key of an object that is missing or has a wrong value, such as ``data.name``."""
-        return next((odd for entry in cls.entries() if (odd := entry.wrong(raw))), None)
+        for entry in cls.entries():
+            if odd := entry.wrong(raw):
+                return odd
+        return None
 
     @classmethod
     def documented(cls, prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -18,6 +18,7 @@ __all__ = ["each_key_once", "open_regular", "parse_json", "read_bytes", "read_te
 
 _MOST = 1 << 28  # bytes of a text file: scores of a million rows take a tenth
 _DEEPEST = 64  # levels of JSON: the deepest record has six
+_NESTED = (dict, list)
 _LONGEST = 1 << 63  # whole numbers below it fit everywhere
 
 
@@ -121,7 +122,8 @@ def each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(_DEEPEST):
-        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, (dict, list))]
+        inside = (outer.values() if type(outer) is dict else outer for outer in level if type(outer) in _NESTED)
+        level = [inner for values in inside for inner in values if type(inner) in _NESTED]
         if not level:
             return
     raise ValueError("nested too deeply")
@@ -140,5 +142,5 @@ def _check_letters(value: Any) -> None:
             waiting += [*(part if isinstance(part, dict) else ()), *_inside(part)]
 
 
-def _inside(value: Any) -> Sequence[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

@@ -23,7 +23,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 def is_legible(text: str) -> bool:
     """Tell whether a text is one line without hidden or controlling characters."""
-    return _ANY.search(text) is None
+    return (text.isascii() and text.isprintable()) or _ANY.search(text) is None
 
 
 def legible(text: str, *, lines: bool = False) -> str:

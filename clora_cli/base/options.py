@@ -8,6 +8,7 @@ of the manifest (``recorded``) and ``docs/commands.md``.
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -87,8 +88,12 @@ class Declared(Option):
 
     @property
     def key(self) -> str:
-        """Its long spelling as a name: the key of configuration files, in capitals the end of the environment variable."""
-        return self.flag.lstrip("-").replace("-", "_")
+        """Its long spelling as a name: the key of configuration files, in capitals the end of the environment variable.
+
+        Where that is a word of Python's, such as ``for``, it is the field's name.
+        """
+        spelled = self.flag.lstrip("-").replace("-", "_")
+        return self.name if keyword.iskeyword(spelled) else spelled
 
     def check(self, value: Any) -> None:
         """Check one value's range.

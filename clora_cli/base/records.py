@@ -38,6 +38,8 @@ def wrong(entry: Mapping[str, Any], wanted: Mapping[str, Check]) -> str | None:
             be missing ends in ``?``.
     """
     for path, check in wanted.items():
+        if path.isidentifier() and path in entry and check(entry[path]):  # as most do, of which a package has thousands
+            continue
         place, optional = path.removesuffix("?"), path.endswith("?")
         *outer, key = place.split(".")
         inside: Any = entry
@@ -113,4 +115,4 @@ def made_of(wanted: Mapping[str, Check]) -> Check:
 
 def is_table(value: Any) -> bool:
     """Tell whether a value is an object."""
-    return isinstance(value, Mapping)
+    return type(value) is dict or isinstance(value, Mapping)  # the first is much faster

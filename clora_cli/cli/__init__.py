@@ -22,10 +22,13 @@ from clora_cli.cli._output import give_up, tell
 from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
+from clora_cli.cli.export import export
 from clora_cli.cli.merge import merge
 from clora_cli.cli.report import report
 from clora_cli.cli.route import route
 from clora_cli.cli.run import run
+from clora_cli.cli.scan import scan
+from clora_cli.cli.serve import serve
 from clora_cli.cli.show import show
 from clora_cli.cli.stat_features import stat_features
 from clora_cli.cli.tasks import tasks
@@ -58,9 +61,12 @@ app.command("trim")(trim)
 app.command("merge")(merge)
 app.command("route")(route)
 app.command("expand")(expand)
+app.command("export")(export)
 app.command("eval")(evaluate_command)
+app.command("serve")(serve)
 app.command("run")(run)
 app.command("report")(report)
+app.command("scan")(scan)
 app.command("show")(show)
 app.command("tasks")(tasks)
 
@@ -212,6 +218,7 @@ def _quieten_libraries() -> None:
     for name, value in {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",

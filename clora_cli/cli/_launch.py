@@ -10,8 +10,11 @@ import sys
 import typer
 
 from clora_cli.processes import signals
+from clora_cli.processes.orphans import end_without
 
 __all__ = ["relaunch"]
+
+_LAUNCHER = "CLORA_LAUNCHER"  # the launching process: it may be gone before a process of the launch first looks
 
 
 def relaunch(processes: int, *, dry_run: bool = False) -> None:
@@ -26,8 +29,12 @@ def relaunch(processes: int, *, dry_run: bool = False) -> None:
     Raises:
         typer.Exit: With the exit code of the first process that failed, or 0.
     """
-    if processes == 1 or dry_run or "RANK" in os.environ:
+    if "RANK" in os.environ:
+        end_without(int(os.environ.get(_LAUNCHER, os.getppid())))
         return
+    if processes == 1 or dry_run:
+        return
+    os.environ[_LAUNCHER] = str(os.getpid())
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -24,8 +24,10 @@ from types import FrameType
 from typing import Any
 
 from clora_cli.base.errors import CloraError
+from clora_cli.processes import signals
+from clora_cli.processes.holders import take_over
 from clora_cli.processes.locks import locked
-from clora_cli.processes.spots import place
+from clora_cli.processes.spots import Spot, place
 from clora_cli.recipes.workers import MARK
 
 __all__ = ["serve"]
@@ -43,7 +45,7 @@ _READY = (
     "peft",
 )
 _PAUSE = 0.05  # seconds between two looks at the child
-_running: list[int] = []  # the child, while there is one
+_running: list[tuple[int, Spot]] = []  # the child and what it keeps busy, while there is one
 
 
 def serve(ready: bool) -> None:
@@ -66,22 +68,23 @@ def serve(ready: bool) -> None:
     while line := commands.readline():
         if _over(commands.fileno(), 0):  # while the libraries were imported, perhaps
             return
-        if not _fork():
+        request = json.loads(line)
+        busy = place(Path(request["folder"]) / request["words"][0])
+        if not _fork(busy):
             commands.close()
-            request = json.loads(line)
-            _become(request["words"], Path(request["folder"]))
-        _report(_waited(_running[-1], commands.fileno()))
+            _become(request["words"], busy)
+        _report(_waited(commands.fileno()))
         _running.clear()
 
 
-def _fork() -> int:
+def _fork(busy: Spot) -> int:
     # A signal between the fork and the note of it would leave an unknown child.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     child = os.fork()
     if child:
         with contextlib.suppress(OSError):  # both do it: whichever comes second finds it done
             os.setpgid(child, child)
-        _running.append(child)
+        _running.append((child, busy))
     else:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until `main` takes it
@@ -90,10 +93,18 @@ def _fork() -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    for child in _running:
+    _cut_off()
+    os._exit(128 + number)
+
+
+def _cut_off() -> None:
+    """End the child with all that it started, and remove the lock, which it no longer can."""
+    for child, busy in _running:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
-    os._exit(128 + number)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)
+        take_over(busy.lock)
 
 
 def _over(commands: int, seconds: float) -> bool:
@@ -101,7 +112,7 @@ def _over(commands: int, seconds: float) -> bool:
     return bool(select.select([commands], [], [], seconds)[0])
 
 
-def _become(words: list[str], folder: Path) -> None:
+def _become(words: list[str], busy: Spot) -> None:
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -110,18 +121,25 @@ def _become(words: list[str], folder: Path) -> None:
 
     sys.argv = ["clora", *words]
     try:
-        with contextlib.ExitStack() as busy:  # a new run waits until this has ended
+        with signals.interruptible(), contextlib.ExitStack() as stack:  # a new run waits until this has ended
             with contextlib.suppress(CloraError):  # where nothing can be written, the command will tell
-                busy.enter_context(locked([place(folder / words[0])]))
+                stack.enter_context(locked([busy]))
+            stack.callback(_ignore)  # what comes when the command has ended must not leave the lock
             main()
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(signals.exit_code())
     finally:
         _report_device()
 
 
-def _waited(child: int, commands: int) -> Mapping[str, Any]:
+def _ignore() -> None:
+    for number in signals.ending():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _waited(commands: int) -> Mapping[str, Any]:
     """Wait for the child; end it, and this process, when the parent has gone."""
+    child, _ = _running[-1]
     while True:
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done:
@@ -129,9 +147,7 @@ def _waited(child: int, commands: int) -> Mapping[str, Any]:
             unit = 1 if sys.platform == "darwin" else 1024
             return {"ended": True, "code": code if code >= 0 else 128 - code, "memory": usage.ru_maxrss * unit}
         if _over(commands, _PAUSE):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            _cut_off()
             sys.exit(1)
 
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clora_cli.base.errors import LimitError, OptionError
+from clora_cli.base.files import write_text
 from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form, writable
-from clora_cli.cli._output import Terminal, emit
+from clora_cli.cli._output import Terminal, emit, tell
 from clora_cli.nano import MODEL_NAME
 from clora_cli.options import EvalOptions
 from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
     from clora_cli.data import Task
+    from clora_cli.reporting.scored_run import Run
     from clora_cli.store.scores import Scores
 
 __all__ = ["evaluate_command"]
@@ -55,6 +57,22 @@ def evaluate_command(
         list[Path] | None,
         typer.Option(help="Scores of an earlier evaluation, for --max-forgetting; repeatable.", show_default=False),
     ] = None,
+    max_general_loss: Annotated[
+        float | None,
+        typer.Option(help="Exit with 5 if a probe of --retention lost more than so many points since the base model."),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(callback=writable, help="Also write limits and slices (task, label, length) as JUnit XML."),
+    ] = None,
+    annotations: Annotated[
+        bool,
+        typer.Option(
+            "--annotations",
+            envvar=["CLORA_EVAL_ANNOTATIONS", "GITHUB_ACTIONS"],
+            help="Tell on stderr, as GitHub's workflows read it, which limits and slices broke.",
+        ),
+    ] = False,
     config: ConfigOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -71,17 +89,17 @@ def evaluate_command(
     from clora_cli.data import named_task, own_tasks
     from clora_cli.evaluation import evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
-    from clora_cli.presenting.markdown_tables import matrix_table
+    from clora_cli.presenting.junit import github_lines, junit_xml
     from clora_cli.reporting import assemble
-    from clora_cli.reporting.limits import broken_limits
+    from clora_cli.reporting.limits import broken_limits, losses
+    from clora_cli.reporting.slices import broken_slices, slices_of, slices_told
     from clora_cli.store.package import read_package
     from clora_cli.store.scores import write_scores
 
     if not options.model and not adapters:
         options = dataclasses.replace(options, model=os.environ.get("CLORA_MODEL", MODEL_NAME))
-    for flag, limit in (("--fail-under", fail_under), ("--max-forgetting", max_forgetting)):
-        if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the limit would never be broken
-            raise OptionError(f"{flag} {limit}: give a number of percent points", code="option-out-of-range")
+    limits = {"fail_under": fail_under, "max_forgetting": max_forgetting, "max_general_loss": max_general_loss}
+    _check_limits(limits, options)
     if out is not None and out.exists() and not out.is_file():
         raise OptionError(
             f"--out {out} exists and is no regular file; choose another name", code="target-not-regular-file"
@@ -112,9 +130,36 @@ def evaluate_command(
         write_scores(scores, out)
     last = scores.rows[-1].scores.values()
     mean = sum(entry.value for entry in last) / len(last)
-    emit(output, text=matrix_table(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
-    if broken := broken_limits(scores, earlier, fail_under=fail_under, max_forgetting=max_forgetting):
-        raise LimitError("; ".join(broken), code="limit-broken")
+    emit(output, text=_text(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
+    broken = broken_limits(scores, earlier, **limits)
+    slices = slices_of(scores, tasks, options.split, losses(scores, earlier) if earlier or options.matrix else ())
+    failed = broken_slices(slices, fail_under, max_forgetting) if broken else []
+    if junit is not None and is_main_process():
+        write_text(junit, junit_xml(package, broken, slices, failed))
+    for line in github_lines(broken, failed) if annotations and is_main_process() else ():
+        tell(line)
+    if broken:
+        told = slices_told(failed)
+        raise LimitError("; ".join(broken) + (f"; worst: {told}" if told else ""), code="limit-broken")
+
+
+def _check_limits(limits: Mapping[str, float | None], options: EvalOptions) -> None:
+    for name, limit in limits.items():
+        if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the limit would never be broken
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{flag} {limit}: give a number of percent points", code="option-out-of-range")
+    if limits["max_general_loss"] is not None and not options.retention:
+        raise OptionError(
+            "--max-general-loss needs a probe of general ability: pass --retention general", code="option-missing"
+        )
+
+
+def _text(run: Run) -> str:
+    from clora_cli.presenting.markdown_tables import general_table, matrix_table
+    from clora_cli.reporting.general_ability import general_abilities
+
+    kept = tuple(general_abilities([run]))
+    return matrix_table(run) + (f"\n{general_table(kept)}" if kept else "")
 
 
 def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, tasks: Sequence[Task]) -> list[Scores]:

@@ -20,8 +20,6 @@ from clora_cli.options import RouteSettings
 from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from clora_cli.base.progress import Advance
     from clora_cli.data import Task
     from clora_cli.routing.decided import Decided
@@ -121,7 +119,11 @@ def _told(dispatcher: Dispatcher) -> str:
     options, sites = dispatcher.options, len(dispatcher.guide.sites)
     share = f"top {options.top_k}" if options.top_k else "all weighted"
     layer = "" if options.layer == "all" else f" of layer {options.layer}"
-    where = f"at {sites} site{'s' * (sites != 1)}{layer}" if options.reads == "features" else "by input embeddings"
+    where = (
+        f"at {sites} site{'s' * (sites != 1)}{layer}"
+        if options.reads in {"features", "factors"}
+        else "by input embeddings"
+    )
     return (
         f"among {len(dispatcher.members)} adapters of {dispatcher.reference.id}: {dispatcher.routing.similarity}, {share}, "
         f"temperature {options.temperature:g}, decided {where}"
@@ -146,24 +148,19 @@ def _tracked(terminal: Terminal, inputs: Sequence[Iterable[Input]]) -> contextli
 
 
 def _print(decided: Decided, names: Sequence[str], *, quiet: bool, per_site: bool) -> None:
+    from clora_cli.routing.decided import named_weights
+
     lines = []
     for row, (one, chosen) in enumerate(zip(decided.inputs, decided.chosen, strict=True)):
         name = None if chosen is None else names[chosen]
         if quiet:
             lines.append(name or "")
             continue
-        entry = {**one.fields, "adapter": name, "weights": _named(decided.weights[row], names)}
+        entry = {**one.fields, "adapter": name, "weights": named_weights(decided.weights[row], names)}
         if per_site:
-            entry["sites"] = {site: _named(weights[row], names) for site, weights in decided.sites.items()}
+            entry["sites"] = {site: named_weights(weights[row], names) for site, weights in decided.sites.items()}
         lines.append(json_line(entry))
     say("\n".join(lines))
-
-
-def _named(weights: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Return the weights by adapter, the largest first, those of the same size by stage; zeros are left out."""
-    values = weights.tolist()
-    order = sorted(range(len(names)), key=lambda number: -values[number])
-    return {names[number]: rounded for number in order if (rounded := round(values[number], 6))}
 
 
 def _report(routes: Routes, terminal: Terminal, heatmap: Path | None, confusion: Path | None) -> None:

@@ -205,7 +205,7 @@ def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int) -> None
     from clora_cli.recipes.planning import check_inputs, plan_unit
 
     reference = check_inputs(units)
-    spots = [inside(unit.folder) for unit in units]
+    spots = [inside(folder) for folder in dict.fromkeys(place for u in units for place in (u.folder, u.trained_in))]
     with locked(spots, progress=Terminal(output), advice=_ADVICE, grace=_PATIENCE, hand_on=True):
         plans = [plan_unit(unit, reference) for unit in units]
         _keep_recipe(recipe)

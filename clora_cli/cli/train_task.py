@@ -12,6 +12,7 @@ import typer
 
 from clora_cli.base import registry
 from clora_cli.cli._declared import takes_declared
+from clora_cli.cli._gate import parse_gate, train_behind
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
 from clora_cli.cli._output import Terminal, emit
@@ -28,6 +29,15 @@ def train_task(
     options: TrainOptions,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, if there is one.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the adapter, discard an unfinished run.")] = False,
+    keep_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-if",
+            metavar="LIMIT=NUMBER",
+            help="Put the adapter into the package only if the whole package then meets this limit on the dev rows of all its "
+            "tasks: fail-under, max-forgetting, as in clora eval; rows=N scores the first N. Else exit with 5; repeatable.",
+        ),
+    ] = None,
     wait: WaitOption = None,
     break_lock: BreakLockOption = False,
     config: ConfigOption = None,
@@ -45,6 +55,7 @@ def train_task(
     from clora_cli.training import make_plan
     from clora_cli.training import train_task as train
 
+    gate = parse_gate(keep_if or (), options)
     if any(".py" in text for text in options.method_options.values()):
         methods = {name: registry.load("methods", name) for name in options.method.split("+")}
         options = dataclasses.replace(options, method_options=registry.admit_options(methods, options.method_options))
@@ -62,7 +73,11 @@ def train_task(
         emit(output, text=description.text(), data=description.data(), brief=str(plan.out))
         return
     how: dict[str, Any] = {"argv": command_line(), "progress": terminal, "patience": patience(wait, break_lock)}
-    folder, trained = train(plan, resume=resume, force=force, **how)
+    folder, trained = (
+        train_behind(gate, plan, resume=resume, force=force, **how)
+        if gate
+        else train(plan, resume=resume, force=force, **how)
+    )
     if not is_main_process():
         return  # there may be no disk that it could read the folder from
     state = "trained" if trained else "up to date"

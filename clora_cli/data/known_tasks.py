@@ -1,4 +1,4 @@
-"""Tasks known by name: the 15 Long-Sequence tasks and the SuperNI tasks of the continual-learning papers (layer L1).
+"""Tasks known by name: the 15 Long-Sequence, the SuperNI and the 8 TRACE tasks of the continual-learning papers (layer L1).
 
 Instructions of the Long-Sequence tasks: N-LoRA, Table 6. Labels: the spelling of the public ``CL_Benchmark`` files.
 Names are matched without regard to case, hyphens, underscores or spaces, and with the layouts' own spellings:
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["FAMILY_INSTRUCTIONS", "KNOWN", "HubSource", "KnownTask", "canonical", "fold", "metric_of"]
+__all__ = ["FAMILY_INSTRUCTIONS", "KNOWN", "TRACE", "HubSource", "KnownTask", "canonical", "fold", "metric_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class KnownTask:
 
     Attributes:
         name: Canonical short name.
-        family: ``CL_Benchmark`` task type or ``SuperNI``.
+        family: ``CL_Benchmark`` task type, ``SuperNI`` or ``TRACE``.
         summary: What is asked, in a few words.
-        metric: ``exact-match`` or ``rouge-l``.
+        metric: One of ``clora_cli.data.METRICS``.
         labels: The closed set of answers; ``()`` when open-ended.
         instruction: First line of the prompt; empty where the data carry their own.
         aliases: Other spellings, folded.
@@ -61,6 +61,7 @@ class KnownTask:
     hub: HubSource | None = None
 
 
+TRACE = "TRACE"
 _CHOOSE = "Choose one from the option."
 FAMILY_INSTRUCTIONS = {
     "NLI": f'What is the logical relationship between the "sentence 1" and the "sentence 2"? {_CHOOSE}',
@@ -185,6 +186,18 @@ _NI_LABELS = {
     "task1687": ("negative", "positive"),
     "task875": ("anger", "fear", "joy", "love", "sadness", "surprise"),
 }
+# TRACE (arXiv:2310.06762): each row is a whole prompt and its answer, scored as the published evaluation scores it. Of what that reports
+# for a task, the metric is the one of PS-LoRA, appendix A.1.
+_TRACE = (
+    KnownTask("c-stance", TRACE, "stance of a Chinese post towards a target", "exact-match", ("A", "B", "C")),
+    KnownTask("fomc", TRACE, "hawkish or dovish stance of a central bank's sentence", "exact-match", ("A", "B", "C")),
+    KnownTask("meetingbank", TRACE, "summary of a city council's meeting", "rouge-l"),
+    KnownTask("py150", TRACE, "next line of Python code", "code-similarity"),
+    KnownTask("scienceqa", TRACE, "multiple choice on science, with reasons", "first-character"),
+    KnownTask("numglue-cm", TRACE, "number that common sense and arithmetic give", "exact-match"),
+    KnownTask("numglue-ds", TRACE, "number that domain knowledge and arithmetic give", "exact-match"),
+    KnownTask("20minuten", TRACE, "simplification of a German news text", "sari"),
+)
 
 
 def metric_of(full_name: str) -> str:
@@ -213,6 +226,7 @@ KNOWN: dict[str, KnownTask] = {
         *_LONG_SEQUENCE,
         *(_natural(name, "SuperNI", summary) for name, summary in _SEEN.items()),
         *(_natural(name, "SuperNI unseen", summary) for name, summary in _UNSEEN.items()),
+        *_TRACE,
     )
 }
 _BY_SPELLING = {spelling: task for task in KNOWN.values() for spelling in (fold(task.name), *task.aliases)}

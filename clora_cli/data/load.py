@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clora_cli.base.errors import DataError, UnknownNameError, did_you_mean
 from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled, stand_in_for
-from clora_cli.data.known_tasks import KNOWN, KnownTask, canonical
+from clora_cli.data.known_tasks import KNOWN, TRACE, KnownTask, canonical
 from clora_cli.data.naming import split_names, with_names
 from clora_cli.data.paths import read_path
 from clora_cli.data.readers import is_readable
@@ -25,6 +25,7 @@ from clora_cli.data.task import METRICS, Task, TaskInfo
 __all__ = ["list_tasks", "load_task"]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
+_HOLDS = {TRACE: "TRACE's task folders (github.com/BeyonderXX/TRACE names where they are)"}
 _SET_ROOT = "not found: set CLORA_DATA"
 
 
@@ -42,7 +43,7 @@ def load_task(
             ``owner/name:config``; ``mnli+names`` for prompts that begin with the task's names.
         columns: Role to column name, such as ``{"prompt": "question", "completion": "answer"}``; only for files,
             folders and Hub datasets.
-        metric: ``exact-match`` or ``rouge-l`` instead of the task's own.
+        metric: One of ``METRICS`` instead of the task's own.
         keep_bad_labels: Keep rows whose label is not in the label set.
 
     Raises:
@@ -144,7 +145,11 @@ def _nowhere(name: str, known: KnownTask | None, root: Path | None) -> str:
 def _next(known: KnownTask) -> str:
     """What to try for a known task whose data are not here."""
     natural = "SuperNI" in known.family
-    layout = "has Natural-Instructions task folders or files" if natural else "holds CL_Benchmark"
+    layout = (
+        "has Natural-Instructions task folders or files"
+        if natural
+        else f"holds {_HOLDS.get(known.family, 'CL_Benchmark')}"
+    )
     stand_in = stand_in_for(known.family, known.summary)
     online = f", or go online without HF_HUB_OFFLINE for the Hub's {known.hub.repo}" if known.hub else ""
     return (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from clora_cli.base.errors import DataError
 from clora_cli.data.columns import draft_of
 from clora_cli.data.findings import few
 from clora_cli.data.folders import read_folder
+from clora_cli.data.known_tasks import TRACE, canonical
 from clora_cli.data.layouts import is_benchmark_folder, is_task_file, read_benchmark_folder, read_task_file, task_name
 from clora_cli.data.readers import read_records
 from clora_cli.data.registries import entry_of, read_entry
@@ -50,7 +52,19 @@ def read_path(path: Path, columns: Mapping[str, str] | None = None) -> Draft:
         splits, notes = read_saved(path)
     else:
         splits, notes = read_folder(path)
-    return draft_of(task_name(name), f"folder {name}", splits, columns, notes)
+    draft = draft_of(task_name(name), f"folder {name}", splits, columns, notes)
+    return draft if columns else _as_known(draft, name)
+
+
+def _as_known(draft: Draft, name: str) -> Draft:
+    """Return the draft of a TRACE folder, whose rows do not say how they are scored, with the task's metric and labels."""
+    known = canonical(name)
+    if known is None or known.family != TRACE or draft.template != "plain":
+        return draft
+    labels, origin = known.labels, "the task's labels" if known.labels else draft.labels_from
+    return replace(
+        draft, metric=known.metric, source=f"TRACE {name}", labels=labels, labels_from=origin, closed=bool(labels)
+    )
 
 
 def _downloaded(folder: Path) -> tuple[Path, str]:

@@ -29,7 +29,7 @@ class Draft:
     Attributes:
         name: The task's short name.
         splits: Those of ``train``, ``dev`` and ``test`` that the source has.
-        metric: ``exact-match`` or ``rouge-l``.
+        metric: One of ``METRICS``.
         source: One line for people.
         template: Name of the prompt template.
         labels: The closed set of answers; ``()`` if open-ended or to be taken from the training rows.

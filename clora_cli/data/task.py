@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["METRICS", "Example", "Task", "TaskInfo"]
 
-METRICS = ("exact-match", "rouge-l")
+METRICS = ("exact-match", "rouge-l", "sari", "code-similarity", "first-character")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,12 @@ class Example:
     tooling: str = ""
 
     @property
+    def size(self) -> int:
+        """Characters of prompt and first answer, by which rows are known to be long or short before any tokenizer is."""
+        texts = (self.head, self.body, self.cue, self.tooling, *self.references[:1], *(text for _, text in self.turns))
+        return sum(map(len, texts))
+
+    @property
     def messages(self) -> list[dict[str, Any]]:
         """The conversation as a chat template takes it; a plain prompt is one turn of the user's."""
         turns = self.turns or (("user", self.prompt),)
@@ -72,7 +78,7 @@ class Task:
         dev: Examples for model selection, never any of the test's; empty when none could be carved.
         test: Examples to score; empty when none could be kept out of training.
         labels: The closed set of answers in prompt order; ``()`` when answers are open-ended.
-        metric: ``exact-match`` or ``rouge-l``.
+        metric: One of ``METRICS``.
         source: One line for people, such as ``CL_Benchmark NLI/MNLI``.
         template: Name of the prompt template, such as ``options``.
         notes: Faults that were found in the source, and what was done about each.
@@ -111,7 +117,7 @@ class TaskInfo:
     Attributes:
         name: The name that ``--data`` takes.
         family: Kind of task: ``NLI``, ``SC``, ``SuperNI``, or a bundled family.
-        metric: ``exact-match`` or ``rouge-l``.
+        metric: One of ``METRICS``.
         labels: The closed set of answers, ``()`` when open-ended or known only from the data.
         summary: What is asked, in a few words.
         where: ``bundled``, a path, ``Hub <id>``, or why it cannot be found.

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from clora_cli.base.errors import CloraError, MismatchError, translated
 from clora_cli.evaluation.likelihoods import Likelihoods
 from clora_cli.evaluation.prompts import Before, Prompts
 from clora_cli.model.conventions import first_position, keeps_rows_apart, neutral_generation
+from clora_cli.model.prefix import Beginning
+from clora_cli.routing.routed_adapters import Gates
 
-__all__ = ["generate", "rank_labels"]
+__all__ = ["continued", "generate", "greedy", "rank_labels"]
 
 _NOBODY: Callable[[list[int]], None] = lambda rows: None  # noqa: E731
 
@@ -41,27 +45,55 @@ def generate(
         CloraError: The model cannot generate.
     """
     backbone = prompts.backbone
-    tokens, ends = backbone.tokens, set(backbone.tokens.ends(chat=prompts.chat))
-    start = {"decoder_start_token_id": tokens.start} if backbone.kind == "seq2seq" else {}
-    search = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1, "eos_token_id": sorted(ends)}
-    config = neutral_generation(tokens, **search, **start, use_cache=keeps_rows_apart(backbone.model))
-    first = first_position(backbone.model) if backbone.kind == "causal" else 0
+    ends, config = set(backbone.tokens.ends(chat=prompts.chat)), greedy(prompts, max_new_tokens)
+    begun = prompts.begin(max_new_tokens) if before is None else None
     answers = [""] * len(prompts.ids)
-    for rows, batch in prompts.batches():
+    for rows, batch in prompts.batches(begun, max_new_tokens):
         if before is not None:
             before(rows, batch["attention_mask"])
-        if first:  # Transformers itself counts from 0
-            batch["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0) + first
-        with translated(f"{tokens.model} cannot generate", CloraError, code="generation-failed"):
-            output = backbone.model.generate(**batch, generation_config=config)
-        given = 1 if backbone.kind == "seq2seq" else batch["input_ids"].shape[1]
-        generated = output[:, given:].tolist()
+        generated = continued(prompts, batch, config, begun)
         cut([row for row, ids in zip(rows, generated, strict=True) if not ends & set(ids)])
         texts = backbone.tokenizer.batch_decode([_until(ids, ends) for ids in generated], skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text.strip()
         done(len(rows))
     return answers
+
+
+def greedy(prompts: Prompts, max_new_tokens: int) -> Any:
+    """Return the generation configuration of greedy answers to prompts."""
+    backbone = prompts.backbone
+    tokens = backbone.tokens
+    start = {"decoder_start_token_id": tokens.start} if backbone.kind == "seq2seq" else {}
+    search = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
+    ends = {"eos_token_id": sorted(tokens.ends(chat=prompts.chat))}
+    return neutral_generation(tokens, **search, **ends, **start, use_cache=keeps_rows_apart(backbone.model))
+
+
+def continued(
+    prompts: Prompts, batch: dict[str, Tensor], config: Any, begun: Beginning | None = None, **watching: Any
+) -> list[list[int]]:
+    """Return the tokens that a model gives one batch of prompts, padding included.
+
+    Args:
+        prompts: The prompts.
+        batch: One of their batches.
+        config: From ``greedy``.
+        begun: What all prompts begin with, where the model has read it and the batch lacks it.
+        watching: ``stopping_criteria`` and ``logits_processor`` of Transformers' ``generate``.
+
+    Raises:
+        CloraError: The model cannot generate.
+    """
+    backbone = prompts.backbone
+    first = first_position(backbone.model) if backbone.kind == "causal" else 0
+    inputs = dict(batch) if begun is None else begun.before(batch, backbone.sharing.positions)
+    if first and begun is None:  # Transformers itself counts from 0
+        inputs["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0) + first
+    with translated(f"{backbone.tokens.model} cannot generate", CloraError, code="generation-failed"):
+        output = backbone.model.generate(**inputs, generation_config=config, **watching)
+    given = 1 if backbone.kind == "seq2seq" else batch["input_ids"].shape[1]
+    return output[:, given:].tolist()  # type: ignore[no-any-return]
 
 
 @torch.inference_mode()
@@ -88,15 +120,18 @@ def rank_labels(
             f"for {prompts.room} after a prompt; pass a smaller --max-length or a model of more positions",
             code="label-too-long",
         )
-    likelihoods = Likelihoods(backbone, prompts.labels)
+    # Adapters that a pass over the prompts alone weighs, or that may be: the labels come after it.
+    decides = before is not None and not (isinstance(before, Gates) and not before.within)
     chosen = [""] * len(prompts.ids)
-    # Every row goes through the model once for each label, with its own cache.
-    fewer = dataclasses.replace(prompts, batch_size=max(1, prompts.batch_size // len(labels)))
-    for rows, batch in fewer.batches():
+    with translated(f"{backbone.tokens.model} cannot rank labels", CloraError, code="label-ranking-failed"):
+        likelihoods = Likelihoods(backbone, prompts.labels, () if decides else prompts.ids)
+        begun = prompts.begin(likelihoods.behind) if before is None and likelihoods.behind else None
+    fewer = dataclasses.replace(prompts, batch_size=likelihoods.rows(prompts.batch_size))
+    for rows, batch in fewer.batches(begun):
         if before is not None:
             before(rows, batch["attention_mask"])
         with translated(f"{backbone.tokens.model} cannot rank labels", CloraError, code="label-ranking-failed"):
-            best = likelihoods.of(batch, decides=before is not None).argmax(dim=1).tolist()
+            best = likelihoods.of(batch, begun, decides=decides).argmax(dim=1).tolist()
         for row, index in zip(rows, best, strict=True):
             chosen[row] = labels[index]
         done(len(rows))

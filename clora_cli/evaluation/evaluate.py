@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.base import registry
-from clora_cli.base.errors import ArtifactError, DataError, OptionError
+from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.base.legible import shortened
-from clora_cli.base.progress import Advance, Progress, Silent
+from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Task
-from clora_cli.data.tools import renderable
-from clora_cli.evaluation.text import FORMULAS, Grading
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, is_local
 from clora_cli.options import EvalOptions, RouteOptions, merges, ways
-from clora_cli.processes.meeting import agree, joined, together
-from clora_cli.processes.ranks import processes
+from clora_cli.processes.meeting import agree, together
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.package import base_at_hand, find_base, marks
-from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore
+from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores
 
 if TYPE_CHECKING:
+    from clora_cli.evaluation.bench import Bench
     from clora_cli.evaluation.combine import Combination
-    from clora_cli.evaluation.prompts import Prompts
+    from clora_cli.evaluation.retention import Retainer
     from clora_cli.model.backbone import Backbone
     from clora_cli.model.base_layers import BaseLayers
 
 __all__ = ["check_combination", "check_scorable", "evaluate"]
-
-_NAMED = 4  # adapters at most whose names fit into a line of progress
 
 
 def evaluate(
@@ -52,10 +48,13 @@ def evaluate(
     Raises:
         CloraError: If adapters, base model, tasks and options do not fit together.
     """
+    from clora_cli.evaluation.bench import Bench, encoded
+    from clora_cli.evaluation.retention import Retainer, probes_of
     from clora_cli.model.backbone import load_backbone, pick_device
 
     progress = progress or Silent()
     check_scorable(tasks, options)
+    probes = probes_of(options.retention)
     combine = _way(members, options.combine)
     reference = find_base(members, options.model, options.revision, progress)
     check_answers(reference)
@@ -69,8 +68,9 @@ def evaluate(
             reference, device=device, dtype=options.dtype, quantize=options.quantize, shard=options.shard
         )
         combination = _combination(backbone, members, combine, options, layers)
-        bench = _Bench(combination, _prompts(backbone, tasks, options, progress), options, progress)
-        rows = _rows(members, tasks, combine, options, bench)
+        bench = Bench(combination, encoded(backbone, tasks, options, progress), options, progress)
+        retainer = Retainer(backbone, combination, probes, options, progress)
+        rows = _rows(members, tasks, combine, options, bench, retainer)
     method = ", ".join(sorted({member.manifest.method.name for member in members if member.manifest})) or "none"
     base = BaseRef(reference.id, reference.fingerprint)
     order = tuple(member.task for member in members)
@@ -97,7 +97,12 @@ def _facts(
 
 
 def _rows(
-    members: Sequence[AdapterFolder], tasks: Sequence[Task], combine: str, options: EvalOptions, bench: _Bench
+    members: Sequence[AdapterFolder],
+    tasks: Sequence[Task],
+    combine: str,
+    options: EvalOptions,
+    bench: Bench,
+    retainer: Retainer,
 ) -> list[ScoreRow]:
     from clora_cli.evaluation.combine import active
 
@@ -108,7 +113,8 @@ def _rows(
         scores = {task.name: bench.score(task, active(members[:stage], combine, task.name)) for task in chosen}
         after = members[stage - 1].task if stage else ""
         references = tuple(AdapterRef(member.task, member.digest) for member in members[:stage])
-        rows.append(ScoreRow(stage, after, references, scores))
+        kept = retainer.retentions(partial(active, members[:stage], combine)) if stage else {}
+        rows.append(ScoreRow(stage, after, references, scores, kept))
     return rows
 
 
@@ -134,67 +140,6 @@ def _mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelR
     return layers
 
 
-class _Bench:
-    """Scores a task under a set of active adapters, each pair once."""
-
-    def __init__(
-        self, combination: Combination, prompts: Mapping[str, Prompts], options: EvalOptions, progress: Progress
-    ) -> None:
-        self._combination, self._prompts, self._options, self._progress = combination, prompts, options, progress
-        self._known: dict[tuple[str, tuple[Path, ...]], TaskScore] = {}
-
-    def score(self, task: Task, adapters: Sequence[AdapterFolder]) -> TaskScore:
-        key = (task.name, tuple(adapter.path for adapter in adapters))
-        if key not in self._known:
-            self._known[key] = self._measure(task, adapters)
-        return self._known[key]
-
-    def _measure(self, task: Task, adapters: Sequence[AdapterFolder]) -> TaskScore:
-        from clora_cli.evaluation.answers import generate, rank_labels
-
-        prompts = self._prompts[task.name]
-        several = f"{len(adapters)} adapters" if len(adapters) > _NAMED else "+".join(a.task for a in adapters)
-        title = f"eval {task.name} with {several or 'the base model'}"
-        before = self._combination.use(adapters, task.name, prompts)
-        with self._progress.track(title, len(prompts.ids)) as advance:
-            done = _of_all(advance, len(prompts.ids))
-            if self._options.score == "labels":
-                answers = joined(rank_labels(prompts, task.labels, done, before))
-                return _score(task, "label-rank", answers, prompts)
-            cut: set[int] = set()
-            answers = joined(generate(prompts, prompts.room, done, before, cut.update))
-            unended = 0 if task.labels else self._report_cut(title, _of_all_processes(cut, prompts), prompts)
-            return _score(task, task.metric, answers, prompts, unended)
-
-    def _report_cut(self, title: str, cut: int, prompts: Prompts) -> int:
-        """Report and return how many answers were graded although they were cut off."""
-        if cut:
-            short = prompts.room < self._options.max_new_tokens
-            reason = "the model has no more positions" if short else "--max-new-tokens allows no more"
-            self._progress.note(
-                f"note: {title}: {cut} of {len(prompts.ids)} answers were cut off after {prompts.room} tokens, as {reason}"
-            )
-        return cut
-
-
-def _of_all_processes(rows: Collection[int], prompts: Prompts) -> int:
-    """Return the number of rows that some process has found."""
-    return sum(map(bool, joined(["x" * (row in rows) for row in range(len(prompts.ids))])))
-
-
-def _of_all(advance: Advance, total: int) -> Callable[[int], None]:
-    """Return a function that takes this process's rows and advances by as many for every process, up to the total."""
-    reported = 0
-
-    def done(rows: int) -> None:
-        nonlocal reported
-        step = min(rows * processes(), total - reported)
-        reported += step
-        advance(step, "")
-
-    return done
-
-
 def _combination(
     backbone: Backbone,
     members: Sequence[AdapterFolder],
@@ -217,47 +162,6 @@ def _combination(
         return Fixed(bank, members, combine, layers)
     how = RouteOptions(similarity="learned") if combine == "learned" else route_options(members, options.route)
     return Routed(backbone, bank, members, how, calibration_tasks(members, how, options.calibrate))
-
-
-def _score(task: Task, metric: str, answers: Sequence[str], prompts: Prompts, cut: int = 0) -> TaskScore:
-    references = (text for split in (task.train, task.dev, task.test) for row in split for text in row.references)
-    grading = Grading.words(references) if metric == "rouge-l" else Grading.matching(task.labels, references)
-    graded = [grading.grade(answer, row.references) for answer, row in zip(answers, prompts.examples, strict=True)]
-    hits = None if metric == "rouge-l" else round(sum(graded))
-    return TaskScore(
-        metric,
-        FORMULAS.get(metric, grading.formula),
-        100 * sum(graded) / len(graded),
-        len(graded),
-        hits,
-        empty=sum(not answer for answer in answers),
-        per_row=tuple(round(one, 6) if hits is None else int(one) for one in graded),
-        normaliser=grading.normaliser,
-        cut=cut,
-    )
-
-
-def _prompts(backbone: Backbone, tasks: Sequence[Task], options: EvalOptions, progress: Progress) -> dict[str, Prompts]:
-    from clora_cli.evaluation.prompts import Prompts
-
-    chosen = {}
-    for task in tasks:
-        rows = getattr(task, options.split)[: options.test_rows or None]
-        examples, note = renderable(rows, backbone.tokenizer)
-        if not examples:
-            raise DataError(
-                f"task '{task.name}' ({task.source}) has no {options.split} rows{note and f': {note}'}",
-                code="task-has-no-rows",
-            )
-        if note:
-            progress.note(f"note: {task.name}: {note}")
-        limits = (options.max_length, options.batch_size, options.max_new_tokens)
-        prompts = chosen[task.name] = Prompts.encode(backbone, task, examples, *limits)
-        for remark in prompts.remarks(options.max_length):
-            progress.note(f"note: {task.name}: {remark}")
-    if remark := backbone.tokens.disagreement:
-        progress.note(f"note: {remark}")
-    return chosen
 
 
 def _way(members: Sequence[AdapterFolder], combine: str) -> str:

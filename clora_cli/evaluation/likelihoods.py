@@ -11,8 +11,10 @@ from torch import Tensor
 
 from clora_cli.data import IGNORED, Collator
 from clora_cli.model.backbone import Backbone
+from clora_cli.model.continuations import Continuations
 from clora_cli.model.conventions import first_position, pads_left, takes_positions
-from clora_cli.model.prefix import is_shareable
+from clora_cli.model.output_layer import output_only_at
+from clora_cli.model.prefix import Beginning, is_shareable
 
 __all__ = ["Likelihoods"]
 
@@ -20,33 +22,49 @@ __all__ = ["Likelihoods"]
 class Likelihoods:
     """Log-likelihoods of labels after prompts.
 
-    A causal model reads the prompt once and all labels from its cache; where that cannot be shared, it reads prompt and
-    label together, once for each label. An encoder-decoder's encoder always reads the prompt once.
+    A causal model reads the prompt once and in the same pass all labels, as a tree behind it. Where it cannot, it reads all labels
+    from the prompt's cache, and where that cannot be shared, prompt and label together, once for each label. An
+    encoder-decoder's encoder always reads the prompt once.
 
     Args:
         backbone: The model.
         labels: Each label's tokens, end of sequence included.
+        prompts: The prompts' tokens, if they may be read together with labels.
 
     Attributes:
+        behind: Tokens of labels that stand behind a prompt in one pass; 0 if labels are read by themselves.
         shares: Whether labels share what a causal model keeps of a prompt; certain once a batch has been read.
     """
 
-    def __init__(self, backbone: Backbone, labels: Sequence[list[int]]) -> None:
+    def __init__(self, backbone: Backbone, labels: Sequence[list[int]], prompts: Sequence[list[int]] = ()) -> None:
         self._backbone, self._labels = backbone, labels
+        self._tree = Continuations(labels, backbone.device)
+        self._longest, nodes = max(map(len, prompts), default=0), len(self._tree.nodes)
+        fits = bool(prompts) and backbone.kind == "causal" and backbone.sharing.packs(prompts, labels, nodes)
+        self.behind = nodes if fits else 0
         width = max(map(len, labels))
         padded = [ids + [IGNORED] * (width - len(ids)) for ids in labels]
         self._padded = torch.tensor(padded, device=backbone.device)
         self.shares = backbone.kind == "causal" and width > 1 and pads_left(backbone.model)
 
-    def of(self, batch: dict[str, Tensor], *, decides: bool = False) -> Tensor:
+    def rows(self, most: int) -> int:
+        """Return how many prompts to read in one pass, for it to take about what so many without labels take."""
+        if self.behind:
+            return max(1, most * self._longest // (self._longest + self.behind))
+        return max(1, most // len(self._labels))  # each label goes through the model in a row of its own
+
+    def of(self, batch: dict[str, Tensor], begun: Beginning | None = None, *, decides: bool = False) -> Tensor:
         """Return the labels' log-likelihoods, shape (row, label).
 
         Args:
             batch: Prompts as ``Prompts.batches`` yields them.
+            begun: What they begin with, and has been read.
             decides: Whether the first forward pass of a batch, over the prompts alone, decides how adapters take part.
         """
         if self._backbone.kind == "seq2seq":
             return self._after_encoder(batch)
+        if self.behind:
+            return self._tree.likelihoods(self._backbone.model, _texts(batch, begun), begun)
         if self.shares or decides:
             found = self._from_cache(batch)
             if found is not None:
@@ -60,7 +78,10 @@ class Likelihoods:
         mask = batch["attention_mask"]
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0) + first_position(model)
         told = takes_positions(model)
-        prompt = model(**batch, **({"position_ids": positions} if told else {}), use_cache=True)
+        last = torch.zeros_like(mask, dtype=torch.bool)
+        last[:, -1] = True
+        with output_only_at(model, last):
+            prompt = model(**batch, **({"position_ids": positions} if told else {}), use_cache=True)
         cache: Any = getattr(prompt, "past_key_values", None)
         self.shares = self.shares and is_shareable(cache)
         if not self.shares:
@@ -77,8 +98,7 @@ class Likelihoods:
     def _whole(self, batch: dict[str, Tensor]) -> Tensor:
         # Padded on the right, as in training: no model sees what comes after a text.
         model, labels, device = self._backbone.model, self._padded, self._backbone.device
-        pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
-        prompts = [ids[mask.bool()].tolist() for ids, mask in pairs]
+        prompts = _texts(batch)
         items = [{"input_ids": prompt + label} for prompt in prompts for label in self._labels]
         inputs = {name: tensor.to(device) for name, tensor in Collator(self._backbone.tokens)(items).items()}
         skipped = min(map(len, prompts)) - 1
@@ -102,9 +122,15 @@ class Likelihoods:
         return _summed(outputs.logits, labels, len(mask))
 
 
+def _texts(batch: dict[str, Tensor], begun: Beginning | None = None) -> list[list[int]]:
+    """Return a batch's rows without padding, with what they begin with."""
+    pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    return [[*(begun.ids if begun else ()), *ids[mask.bool()].tolist()] for ids, mask in pairs]
+
+
 def _summed(logits: Tensor, labels: Tensor, rows: int) -> Tensor:
     """Sum log-probabilities of label tokens: logits (row * label, width, vocabulary) to (row, label)."""
-    log_probabilities = logits.float().log_softmax(dim=-1)
+    log_probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
     wanted = labels.repeat(rows, 1)
     chosen = log_probabilities.gather(2, wanted.clamp(min=0).unsqueeze(2)).squeeze(2)
     return chosen.masked_fill(wanted < 0, 0.0).sum(dim=1).view(rows, len(labels))

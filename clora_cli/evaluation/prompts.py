@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from clora_cli.base.errors import MismatchError, translated
 from clora_cli.data import Collator, Example, Task, encode_answers, encode_prompt, uses_chat
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.conventions import pads_left
+from clora_cli.model.prefix import Beginning
 from clora_cli.processes.ranks import rounds
 
 __all__ = ["Before", "Prompts"]
 
+# What a forward pass costs beside its positions, in positions: on a CPU, and where small passes leave most of a device idle.
+_PASS_COST, _PASS_COST_ELSEWHERE = 32, 1024
 # Told the rows of a batch and their attention mask, (row, token), before the model sees them.
 Before = Callable[[list[int], Tensor], None]
 
@@ -72,25 +76,52 @@ class Prompts:
         room = self.room if self.backbone.kind == "causal" else 0
         return self.backbone.tokens.remarks(max_length, max(map(len, self.ids)), room)
 
-    def batches(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    def begin(self, more: int) -> Beginning | None:
+        """Let a causal model read once what all prompts begin with, under the adapters that act; None if it is to read them whole.
+
+        Args:
+            more: How many tokens come after a prompt at most.
+        """
+        with translated(
+            f"{self.backbone.tokens.model} cannot read the prompts", MismatchError, code="prompts-unreadable"
+        ):
+            # Processes that divide the model must make the same passes, whatever their batches are.
+            shared = self.backbone.kind == "causal" and not self.backbone.sharded
+            return self.backbone.sharing.begin(self.ids, more) if shared else None
+
+    def batches(self, begun: Beginning | None = None, passes: int = 1) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Yield row numbers and padded tensors, (batch, length), causal prompts padded on the left.
+
+        Batches are as large as they may be, but for a row so much shorter that padding it would cost more than passes of its own.
 
         Prompts of models that read what stands before a text come in batches of one length, without padding. Processes that
         have met get a share of the batches each; where none can run the model without the others, one that has no batch left gets
         another's too.
+
+        Args:
+            begun: What all prompts begin with and has been read, which is left out.
+            passes: Forward passes that a batch takes at most.
         """
+        start = len(begun.ids) if begun else 0
         collate = Collator(self.backbone.tokens, side="left" if self.backbone.kind == "causal" else "right")
-        for rows, _ in rounds(list(self._numbers()), equal=self.backbone.sharded):
-            batch = collate([{"input_ids": self.ids[row]} for row in rows])
+        pass_cost = _PASS_COST if self.backbone.device.type == "cpu" else _PASS_COST_ELSEWHERE
+        for rows, _ in rounds(self._numbers(passes * pass_cost), equal=self.backbone.sharded):
+            batch = collate([{"input_ids": self.ids[row][start:]} for row in rows])
             yield rows, {key: value.to(self.backbone.device) for key, value in batch.items()}
 
-    def _numbers(self) -> Iterator[list[int]]:
+    def _numbers(self, pass_cost: int) -> list[list[int]]:
+        """Return the batches' rows, the longest first, for the fewest positions with what each batch costs besides."""
         alike = self.backbone.kind == "causal" and not pads_left(self.backbone.model)
-        batch: list[int] = []
-        for row in sorted(range(len(self.ids)), key=lambda row: (-len(self.ids[row]), row)):
-            if len(batch) == self.batch_size or (alike and batch and len(self.ids[row]) != len(self.ids[batch[0]])):
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
+        order = sorted(range(len(self.ids)), key=lambda row: (-len(self.ids[row]), row))
+        lengths = [len(self.ids[row]) for row in order]
+        # Of the first so many rows: what they cost, and where their last batch starts.
+        best: list[tuple[int, int]] = [(0, 0)]
+        for stop in range(1, len(order) + 1):
+            starts = range(max(0, stop - self.batch_size), stop)
+            fitting = [start for start in starts if not alike or lengths[start] == lengths[stop - 1]]
+            best.append(min((best[one][0] + (stop - one) * lengths[one] + pass_cost, one) for one in fitting))
+        batches, stop = [], len(order)
+        while stop:
+            batches.append(order[best[stop][1] : stop])
+            stop = best[stop][1]
+        return batches[::-1]

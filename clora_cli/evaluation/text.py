@@ -29,6 +29,8 @@ from typing import Any
 
 import regex
 
+from clora_cli.evaluation.trace_scores import code_similarity, first_character, sari
+
 __all__ = ["FORMULAS", "Grading", "is_match", "normalise", "rouge_l"]
 
 FORMULAS = {
@@ -39,6 +41,10 @@ FORMULAS = {
     "english-words/1": "100 * mean over rows of the best ROUGE-L F1 over the row's references, Porter-stemmed",
     "unicode-words/1": "100 * mean over rows of the best ROUGE-L F1 over the row's references, on Unicode's words, and on "
     "characters in scripts without spaces; ASCII words Porter-stemmed",
+    "sari/1": "100 * mean over rows of SARI (kept, deleted and added n-grams of one to four words) of the answer, with the prompt as the "
+    "text to simplify",
+    "code/1": "100 * mean over rows of 2 * matching characters / all characters, placeholders of literals written out, rounded to per cent",
+    "first-character/1": "100 * correct / total; correct: the answer begins with the character that a reference begins with",
     "label-rank": "100 * correct / total; correct: of the task's labels, the reference has the highest "
     "log-likelihood summed over its tokens and the end of sequence",
 }
@@ -66,6 +72,7 @@ _WORD = regex.compile(
     rf"{_SPACELESS}\p{{M}}*|[[\p{{L}}\p{{Nl}}\p{{Nd}}]--{_SPACELESS}][[\p{{L}}\p{{M}}\p{{Nl}}\p{{Nd}}\u200c\u200d]--{_SPACELESS}]*",
     regex.V1,
 )
+_Grade = Callable[[str, Sequence[str], str], float]
 _LOAN_WORDS = 0.005  # of the letters of English references lie beyond ASCII, at most: names, and words such as café
 _Form = Callable[[str], str]
 
@@ -82,12 +89,25 @@ class Grading:
     Attributes:
         normaliser: Its name and version.
         formula: What a score is, in words.
-        grade: Prediction and references to a share in [0, 1].
+        score: Prediction, references and prompt to a share in [0, 1].
+        graded: Whether a row may score between 0 and 1.
     """
 
     normaliser: str
     formula: str
-    grade: Callable[[str, Sequence[str]], float]
+    score: _Grade
+    graded: bool = False
+
+    def grade(self, prediction: str, references: Sequence[str], prompt: str = "") -> float:
+        """Return the share that a prediction scores, in [0, 1]."""
+        return self.score(prediction, references, prompt)
+
+    @classmethod
+    def of(cls, metric: str, labels: Collection[str], references: Iterable[str]) -> Grading:
+        """Return the grading of a metric, given the task's labels and all of its references."""
+        if metric == "rouge-l":
+            return cls.words(references)
+        return _BY_METRIC.get(metric) or cls.matching(labels, references)
 
     @classmethod
     def matching(cls, labels: Collection[str] = (), references: Iterable[str] = ()) -> Grading:
@@ -102,14 +122,26 @@ class Grading:
         else:
             name, forms = "unicode/1", (_meaning, _trimmed, _folded, *((_exact, str.strip) if labels else ()))
         known = _Known(labels or references, forms, str if labels else _trimmed)
-        return cls(name, FORMULAS[name], lambda answer, accepted: float(known.is_match(answer, accepted)))
+        return cls(name, FORMULAS[name], lambda answer, accepted, _: float(known.is_match(answer, accepted)))
 
     @classmethod
     def words(cls, references: Iterable[str]) -> Grading:
         """Return Rouge-L; ``references`` are all that the task has."""
         english = _is_english(references)
         name = "english-words/1" if english else "unicode-words/1"
-        return cls(name, FORMULAS[name], lambda answer, accepted: max(_rouge(answer, one, english) for one in accepted))
+        score: _Grade = lambda answer, accepted, _: max(_rouge(answer, one, english) for one in accepted)  # noqa: E731
+        return cls(name, FORMULAS[name], score, graded=True)
+
+
+_BY_METRIC = {
+    "sari": Grading("sari/1", FORMULAS["sari/1"], sari, graded=True),
+    "code-similarity": Grading(
+        "code/1", FORMULAS["code/1"], lambda said, known, _: code_similarity(said, known), graded=True
+    ),
+    "first-character": Grading(
+        "first-character/1", FORMULAS["first-character/1"], lambda said, known, _: first_character(said, known)
+    ),
+}
 
 
 def is_match(prediction: str, references: Sequence[str], labels: Collection[str] = ()) -> bool:

@@ -104,6 +104,8 @@ class Merge:
         linear: Whether the result is the sum of the deltas times ``coefficients``.
         by_rows: Whether a row of the result depends on that row of the deltas alone; it is then computed in tiles of rows.
         needs: What it reads beside the deltas: ``base`` (the base model's weights), ``fisher`` (of each adapter's state).
+        low_rank: Whether a merge that is not linear gives factors where all adapters are factors.
+        ordered: Whether the adapters' order matters, as where one is merged after the other.
         refactors: Whether the result is cut to the largest rank among the adapters where the user names no rank.
     """
 
@@ -111,6 +113,8 @@ class Merge:
     linear = False
     by_rows = False
     needs = ()  # type: tuple[str, ...]
+    low_rank = False
+    ordered = False
     refactors = False
 
     def coefficients(self, weights: Tensor) -> Tensor:
@@ -121,8 +125,8 @@ class Merge:
         """
         raise NotImplementedError
 
-    def merge(self, deltas: Deltas) -> Tensor:
-        """Return the merged delta of a merge that is not linear, shape (rows, in), float32."""
+    def merge(self, deltas: Deltas) -> Factor | Tensor:
+        """Return the merged delta of a merge that is not linear, shape (rows, in), float32; factors where it is ``low_rank``."""
         raise NotImplementedError
 
 
@@ -261,7 +265,7 @@ def merge_sites(
         states: Each adapter's states, by site and name, for merges that need them.
 
     Yields:
-        Site, and factors where a linear merge has factors only, else the dense delta in float32.
+        Site, and factors where a linear or ``low_rank`` merge has factors only, else the dense delta in float32.
     """
     for site in sorted({site for adapter in adapters for site in adapter}):
         having = [number for number, adapter in enumerate(adapters) if site in adapter]
@@ -294,7 +298,8 @@ def _in_tiles(merge: Merge, deltas: Deltas) -> Tensor:
     buffer, merged = torch.empty(parts[0].stop, inner, dtype=dtype), torch.empty(out, inner, dtype=dtype)
     for part in parts:
         base = deltas.base[part] if deltas.base is not None else None
-        merged[part] = merge.merge(replace(deltas, rows=part, base=base, buffer=buffer))
+        given = replace(deltas, rows=part, base=base, buffer=buffer)
+        merged[part] = merge.merge(given)  # type: ignore[assignment]  # by rows it is no pair of factors
     return merged
 
 

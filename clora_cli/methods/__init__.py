@@ -112,18 +112,20 @@ class Penalty:
 class Memory:
     """Which training rows of every earlier task a run may read.
 
-    They are drawn by the seed that the earlier task was trained with from the rows that it was trained on: the same ones
-    at each later task.
+    They are of those that the earlier task was trained on, and the same at each later task.
 
     Attributes:
         rows: How many of each task at most; 0 for all.
         share: The share of each task's rows, rounded up, in [0, 1]; 0 goes by ``rows``.
+        by: Empty to draw them by the seed that the earlier task was trained with; else the name of what its method kept, one
+            number for each of its rows: those with the largest are taken.
         mixed: Whether they are trained on, mixed with the new task's as if they were its own; else the method alone reads
             them, by ``Run.memory``.
     """
 
     rows: int = 0
     share: float = 0.0
+    by: str = ""
     mixed: bool = True
 
 

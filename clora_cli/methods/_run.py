@@ -144,8 +144,6 @@ class Run(Protocol):
     own: dict[str, nn.Parameter]
     report: dict[str, Any]
 
-    # Facts.
-
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
@@ -171,8 +169,16 @@ class Run(Protocol):
         """The numbers of the task's own rows of each optimizer step."""
 
     @property
+    def answers(self) -> Sequence[str]:
+        """The right answer to each of the task's own rows."""
+
+    @property
     def memory(self) -> Sequence[int]:
         """The numbers of the memory's rows."""
+
+    @property
+    def memories(self) -> Sequence[range]:
+        """The numbers of the memory's rows of each earlier task."""
 
     # What a method may ask of the engine in ``begin``.
 
@@ -215,7 +221,7 @@ class Run(Protocol):
     # Services.
 
     def activities(self) -> Sequence[Activity]:
-        """Return how strongly the layers answered to this optimizer step's rows, by shape of site."""
+        """Return how strongly the layers answered to this step's rows, by shape of site."""
 
     def scale_rows(self, sites: Sequence[str], a: Tensor, b: Tensor) -> None:
         """Multiply the gradients' rows: those of ``lora_A`` by (site, rank), those of ``lora_B`` by (site, out)."""
@@ -228,6 +234,9 @@ class Run(Protocol):
 
         Dropout is off; ``.grad`` stays as it is. Several processes share the rows out.
         """
+
+    def losses(self) -> Tensor:
+        """Return the mean loss per answer token of each of the task's training rows, shape (row,), without dropout."""
 
     def attribution(
         self,
@@ -273,6 +282,9 @@ class Run(Protocol):
         The mean is over all tokens of the task's training rows but padding, the model as it is at this moment. One group of
         sites is held at a time; more groups take more passes.
         """
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each adapted site with the weight, (out, in), that the delta is added to: earlier adapters' included."""
 
     def distribution(self, *, pool: Pool, text: Text, second_moment: SecondMoment) -> Distribution:
         """Return the feature distribution of the task's training rows under the bare base model."""

@@ -14,7 +14,7 @@ from clora_cli.base import registry
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method, Planned, Run, Trimming
-from clora_cli.model.task_vectors import KEY, learn_task_vector
+from clora_cli.model.task_vectors import KEY, learn_task_vector, read_task_vector
 from clora_cli.options import RouteOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 
@@ -181,7 +181,7 @@ class Cast(Method):
 
 
 def _vector_of(adapter: AdapterFolder, number: int) -> Tensor:
-    stored = adapter.state().get(KEY)
+    stored = read_task_vector(adapter)
     if stored is None:
         raise MismatchError(
             f"earlier adapter {number} of the package has no task vector; train it with --method cast as well",

@@ -31,7 +31,9 @@ class NLora(Method):
         strength: The weight of the normalised term, at least 0; 0.4 where neither strength is given.
         raw_strength: The weight of the plain sum ``sum_sites ||delta||_1`` instead (the paper's lambda as printed).
         target: ``ba`` penalises the delta, as in the paper; ``ab`` the r x r product ``A B`` that the published code
-            penalises, which needs square layers, no scaling, and takes ``raw_strength`` (0.4 there).
+            penalises, which needs square layers, no scaling, and takes ``raw_strength`` (0.4 there). For the ablation of
+            figure 6, ``a``, ``b`` or ``a+b`` penalise the factors themselves: ``||A||_1``, ``||B||_1`` or their sum in the place of
+            the delta's norm, each over the root of its own number of entries.
 
     References:
         Yang et al., Is Parameter Collision Hindering Continual Learning in LLMs?, 2024, arXiv:2410.10179, eq. 3-4.
@@ -43,7 +45,7 @@ class NLora(Method):
 
     strength: float | None = None
     raw_strength: float | None = None
-    target: Literal["ba", "ab"] = "ba"
+    target: Literal["ba", "ab", "a", "b", "a+b"] = "ba"
 
     def __post_init__(self) -> None:
         """Check the options and fill in the default strength."""
@@ -63,8 +65,10 @@ class NLora(Method):
             object.__setattr__(self, default, 0.4)
 
     def penalty(self, factors: Factors) -> Penalty | None:
-        """Return the L1 norm of the new delta, or of the published code's product."""
+        """Return the L1 norm of the new delta, of the published code's product, or of factors."""
         a, b = factors.a, factors.b
+        if self.target not in {"ba", "ab"}:
+            return self._of_factors(factors)
         if self.target == "ab":
             if a.shape[2] != b.shape[1]:
                 raise OptionError(
@@ -79,6 +83,15 @@ class NLora(Method):
             weight = (self.strength or self.raw_strength or 0.0) * factors.scaling / size
         # d||B A||_1 is homogeneous of degree one in B, so its value is <B, dB>: no second pass over the product.
         return Penalty(weight * (b * grad_b).sum(), grad_a=weight * grad_a, grad_b=weight * grad_b)
+
+    def _of_factors(self, factors: Factors) -> Penalty:
+        value, grads = factors.a.new_zeros(()), {}
+        for side in self.target.split("+"):
+            own = getattr(factors, side)
+            size = 1.0 if self.strength is None else math.sqrt(own[0].numel()) * factors.total_sites
+            weight = (self.strength or self.raw_strength or 0.0) / size
+            value, grads[f"grad_{side}"] = value + weight * own.abs().sum(), weight * own.sign()
+        return Penalty(value, **grads)
 
 
 def _l1_gradients(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clora_cli.algebra.statistics import Moments, SecondMoment
 from clora_cli.base import registry
+from clora_cli.base.errors import OptionError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method, Planned, Run
 from clora_cli.options import RouteOptions
@@ -38,7 +39,8 @@ class Pfd(Method):
             ``current=included`` the new adapter learns alone; with more, earlier ones take part as prior knowledge.
         test_top_k: The same at test; 0 for all. An adapter that learned within a mixture is best used in one.
         temperature: T, above 0.
-        layer: Whose features decide: ``all`` has each site decide for itself, else ``middle``, ``last`` or a block's number.
+        layer: Whose features decide: ``all`` has each site decide for itself, else ``middle``, ``last`` or blocks' numbers,
+            joined by commas.
         module: Ending of the projections that decide, such as ``v_proj``; empty for all.
         current: ``included`` gives the new adapter a place among the top-k whatever its similarity, so that it learns from
             every row; ``compete`` may leave it without any, as the published code does.
@@ -85,6 +87,11 @@ class Pfd(Method):
         for name in ("train_top_k", "test_top_k"):
             check_option("pfd", name, getattr(self, name), "[0, inf)")
         self.routing()  # knows whether there is such a router
+        if self.similarity != "auto" and (reads := registry.bound("routers", self.similarity).reads) != "features":
+            raise OptionError(
+                f"option similarity={self.similarity} of pfd compares adapters' {reads}; choose one that compares features, such as l2",
+                code="similarity-reads-otherwise",
+            )
 
     def routing(self) -> RouteOptions:
         """Return how adapters are mixed at test."""

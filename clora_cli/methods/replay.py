@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+from torch import Tensor
+
+from clora_cli.base import registry
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Memory, Method
+from clora_cli.methods import Memory, Method, Run
 
 __all__ = ["Replay"]
+
+_LOSSES = "surprise"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +26,15 @@ class Replay(Method):
 
     Args:
         rows: Rows of each earlier task at most; 0 for all.
+        select: Which rows: ``random`` ones, or by ``surprise`` those that the model found least likely before it learned them, for
+            one forward pass more of each row.
         share: The share of each earlier task's rows instead, in [0, 1], such as 0.02; 0 goes by ``rows``.
 
     References:
         Rolnick et al., Experience Replay for Continual Learning, 2018, arXiv:1811.11682; de Masson d'Autume et al.,
         Episodic Memory in Lifelong Language Learning, 2019, arXiv:1906.01076; with LoRA as the baseline of MIGU
-        (arXiv:2406.17245), which replays 2 % of each past task.
+        (arXiv:2406.17245), which replays 2 % of each past task. ``select=surprise``: SuRe, 2025, arXiv:2511.22367, whose slow copy
+        is ``replay+slow``.
         Differs: the memory's rows are shuffled among the new ones, and each is read as often as a new one; the first two
         papers fill a memory while data stream by, and replay from it at a fixed rate.
     """
@@ -36,6 +46,7 @@ class Replay(Method):
 
     rows: int = 50
     share: float = 0.0
+    select: Literal["random", "surprise"] = registry.added("random")
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -44,4 +55,13 @@ class Replay(Method):
 
     def memory(self) -> Memory:
         """Return which rows are in the memory."""
-        return Memory(rows=self.rows, share=self.share)
+        return Memory(rows=self.rows, share=self.share, by="" if self.select == "random" else _LOSSES)
+
+    def begin(self, run: Run) -> None:
+        """Measure how surprising the task's rows are, before they are learned."""
+        if self.select == "surprise" and not run.step:
+            run.kept[_LOSSES] = run.losses()
+
+    def finish(self, run: Run) -> Mapping[str, Tensor]:
+        """Return how surprising each row was, for later tasks."""
+        return {_LOSSES: run.kept[_LOSSES]} if self.select == "surprise" else {}

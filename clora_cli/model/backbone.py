@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from clora_cli.data.tokens import Tokens
+    from clora_cli.model.sharing import Sharing
 
 __all__ = [
     "Backbone",
@@ -81,6 +82,13 @@ class Backbone:
     def tokens(self) -> Tokens:
         """What tokenizer and model say about tokens: where answers end, what pads, how long a prompt may be."""
         return read_tokens(self.tokenizer, self.model, self.reference)
+
+    @cached_property
+    def sharing(self) -> Sharing:
+        """What texts share while a causal model reads them."""
+        from clora_cli.model.sharing import Sharing
+
+        return Sharing(self.model)
 
     @property
     def prompt_kind(self) -> Literal["causal", "seq2seq"]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import read_json
 from clora_cli.model.checkpoint import CONFIG, Part, read_part, read_parts
+from clora_cli.model.gguf_file import gguf_folder, is_gguf
 from clora_cli.nano import MODEL_NAME, MODEL_PATH
 
 __all__ = [
@@ -65,7 +66,7 @@ class ModelReference:
 
     Attributes:
         id: Its name: ``clora-nano``, a Hub id, or the path that was given.
-        path: The local folder.
+        path: The local folder; of a GGUF file the one in the cache.
         kind: Decoder-only (``causal``), encoder and decoder (``seq2seq``), or an ``encoder`` alone, which has features
             and gives no answers.
         fingerprint: SHA-256 over configuration, tensor names, shapes, types and sampled bytes.
@@ -93,15 +94,18 @@ class ModelReference:
 
 
 def find_model(name: str, revision: str | None = None) -> ModelReference:
-    """Locate a base model: the bundled one, a folder, or the Hub (its cache only, when offline).
+    """Locate a base model: the bundled one, a folder, a GGUF file, or the Hub (its cache only, when offline).
 
     Raises:
         ArtifactError: If there is no such model, or its files are missing or damaged.
+        OptionError: If it is a GGUF file and what reads them is not installed.
     """
     if name == MODEL_NAME:
         path, commit = MODEL_PATH, None
     elif Path(name).is_dir():
         path, commit = Path(name), None
+    elif is_gguf(name):
+        path, commit = gguf_folder(Path(name)), None
     else:
         path, commit = _download(name, revision)
     if not (path / CONFIG).exists() and (path / "adapter_config.json").exists():
@@ -115,8 +119,8 @@ def find_model(name: str, revision: str | None = None) -> ModelReference:
 
 
 def is_local(name: str) -> bool:
-    """Tell whether a base model's name is the bundled one's or a folder here, so that nothing is fetched."""
-    return name == MODEL_NAME or Path(name).is_dir()
+    """Tell whether a base model's name is the bundled one's, or a folder or file here, so that nothing is fetched."""
+    return name == MODEL_NAME or Path(name).is_dir() or is_gguf(name)
 
 
 def same_base(recorded: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -220,7 +224,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str | None]:
         RepositoryNotFoundError,
     )
 
-    nowhere = f"base model '{name}' is neither '{MODEL_NAME}' nor a folder"
+    nowhere = f"base model '{name}' is neither '{MODEL_NAME}' nor a folder or a .gguf file"
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
     except HFValidationError:

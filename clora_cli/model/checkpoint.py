@@ -116,7 +116,7 @@ def _without(folder: Path) -> str:
             f"has no {WEIGHTS}, but consolidated ones under names that Transformers does not read; fetch {WEIGHTS} too"
         )
     if any(name.endswith(".gguf") for name in names):
-        return "has no .safetensors file, but GGUF ones, which are no base for training; give the model they were made from"
+        return "has no .safetensors file, but GGUF ones; name one of those instead of the folder"
     return "has no .safetensors file; convert its weights, pickled ones are never loaded"
 
 

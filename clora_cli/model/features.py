@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from clora_cli.algebra.statistics import Moments, SecondMoment
-from clora_cli.base.errors import MismatchError, OptionError, translated
+from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.model.backbone import Backbone, linear_shape, text_modules
-from clora_cli.model.sharding import give_up_whole
+from clora_cli.model.capture import Capture
 from clora_cli.processes.ranks import gathered, own_share, processes, rank, spread
 from clora_cli.store.feature_record import Pool
 
@@ -27,11 +27,11 @@ __all__ = [
     "Pool",
     "collect_moments",
     "layer_of",
-    "pooled",
     "prompt_ids",
     "prompt_sites",
     "read_features",
     "select_sites",
+    "sites_of_prompts",
 ]
 
 _BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
@@ -72,9 +72,14 @@ def _body(example: Example) -> Example:
 
 def prompt_sites(backbone: Backbone, sites: Collection[str]) -> list[str]:
     """Return those sites that see the prompt, in the model's order: not those of an encoder-decoder's decoder or of vision."""
-    encoder = backbone.model.get_encoder() if backbone.kind == "seq2seq" else None
-    inside = {id(module) for module in encoder.modules()} if encoder else text_modules(backbone.model)
-    return [name for name, module in backbone.model.named_modules() if name in sites and id(module) in inside]
+    return sites_of_prompts(backbone.model, backbone.kind, sites)
+
+
+def sites_of_prompts(model: Any, kind: str, sites: Collection[str]) -> list[str]:
+    """Return ``prompt_sites`` of a model of a kind, which may be without weights."""
+    encoder = model.get_encoder() if kind == "seq2seq" else None
+    inside = {id(module) for module in encoder.modules()} if encoder else text_modules(model)
+    return [name for name, module in model.named_modules() if name in sites and id(module) in inside]
 
 
 def layer_of(site: str) -> int | None:
@@ -84,11 +89,11 @@ def layer_of(site: str) -> int | None:
 
 
 def select_sites(sites: Sequence[str], layer: str = "all", module: str = "") -> list[str]:
-    """Return the sites of one layer, or of one kind of projection.
+    """Return the sites of some layers, or of one kind of projection.
 
     Args:
         sites: In the model's order.
-        layer: ``all``, ``middle``, ``last``, or a block's number from 0.
+        layer: ``all``, or one or several of ``middle``, ``last`` and blocks' numbers from 0, joined by commas.
         module: Ending of a module path, such as ``v_proj``; empty for any.
 
     Raises:
@@ -105,47 +110,28 @@ def select_sites(sites: Sequence[str], layer: str = "all", module: str = "") -> 
     if layer == "all" or not layers:
         return chosen
     named = {"middle": layers[len(layers) // 2], "last": layers[-1]}
-    number = named.get(layer, int(layer) if layer.isdecimal() else -1)
-    if number not in layers:
+    numbers = [named.get(part, int(part) if part.isdecimal() else -1) for part in layer.split(",")]
+    if unknown := [part for part, number in zip(layer.split(","), numbers, strict=True) if number not in layers]:
         raise OptionError(
-            f"layer {layer}: choose all, middle, last or one of {', '.join(map(str, layers))}",
+            f"layer {unknown[0]}: choose all, middle, last or one of {', '.join(map(str, layers))}; several joined by commas",
             code="option-choice-unknown",
         )
-    return [site for site in chosen if layer_of(site) == number]
-
-
-def pooled(output: Tensor, mask: Tensor, pool: Pool) -> Tensor:
-    """Pool a layer's output over the tokens of each input.
-
-    Args:
-        output: Shape (input, token, feature).
-        mask: Shape (input, token); 1 at the tokens that count, of which each input has at least one.
-        pool: ``prompt-mean`` is the mean over them, ``last`` the last of them.
-
-    Returns:
-        Shape (input, feature), float32.
-    """
-    output = output.flatten(1, -2)  # DeepSeek keeps an axis of one head between inputs and tokens
-    if pool == "last":
-        positions = torch.arange(mask.shape[1], device=mask.device)
-        last = (mask * positions).argmax(dim=1)
-        return output[torch.arange(len(output), device=output.device), last].float()
-    weights = mask.float() / mask.sum(dim=1, keepdim=True)
-    return torch.bmm(weights[:, None], output.float())[:, 0]
+    return [site for site in chosen if layer_of(site) in numbers]
 
 
 @torch.no_grad()
 def read_features(
     backbone: Backbone,
-    ids: Sequence[Sequence[int]],
+    ids: Sequence[list[int]],
     sites: Sequence[str],
     *,
     pool: Pool = "prompt-mean",
     batch_size: int = 32,
     shared: bool = False,
     done: Callable[[int], None] = lambda rows: None,
+    inputs: bool = False,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Read features of prompts, batch by batch, the longest first.
+    """Read features of prompts, batch by batch, the longest first; what all prompts begin with is read once, where that pays.
 
     The base model must be in evaluation mode. Adapters that act through hooks add nothing to the output that is read,
     but do change the inputs of later layers: switch them off for the base model's own features.
@@ -158,6 +144,7 @@ def read_features(
         batch_size: Prompts of one forward pass.
         shared: Let the processes that have met read one batch each at a time, and give it to all.
         done: Told the number of prompts after each batch, or after each such round of them.
+        inputs: Read what the sites take in instead of what they give.
 
     Yields:
         The prompts' numbers, and site to features, shape (prompt, feature), float32, on the model's device.
@@ -169,12 +156,17 @@ def read_features(
     order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own, size = (rank(), processes()) if shared else (0, 1)
-    with _Capture(backbone.model, sites, pool) as capture:
-        for first in range(0, len(batches), size):
-            at_once = batches[first : first + size]
+    # In the first block, or before it, there is nothing yet that a later token takes from an earlier one.
+    shares = backbone.kind == "causal" and any(layer_of(site) for site in sites)
+    first = backbone.sharing.begins(ids) if shares else []
+    with Capture(backbone.model, sites, pool, inputs) as capture:
+        begun = capture.begin(backbone, first) if first else None
+        start = len(begun.ids) if begun else 0
+        for turn in range(0, len(batches), size):
+            at_once = batches[turn : turn + size]
             # Who has none reads another's, so that all processes make equally many passes.
-            batch = collate([{"input_ids": ids[row]} for row in at_once[min(own, len(at_once) - 1)]])
-            found = capture.run(backbone, {name: tensor.to(backbone.device) for name, tensor in batch.items()})
+            batch = collate([{"input_ids": ids[row][start:]} for row in at_once[min(own, len(at_once) - 1)]])
+            found = capture.run(backbone, {name: tensor.to(backbone.device) for name, tensor in batch.items()}, begun)
             parts = [found] if size == 1 else _exchanged(found, batch_size, backbone.device)
             yield from zip(at_once, _cut(parts, at_once), strict=True)
             done(sum(map(len, at_once)))
@@ -196,7 +188,7 @@ def _cut(parts: Sequence[Mapping[str, Tensor]], batches: Sequence[Sequence[int]]
 
 def collect_moments(
     backbone: Backbone,
-    ids: Sequence[Sequence[int]],
+    ids: Sequence[list[int]],
     sites: Sequence[str],
     *,
     second: SecondMoment = "none",
@@ -224,67 +216,6 @@ def collect_moments(
         for site in own:
             moments[site] = moments[site] + Moments.of(change(site, features[site]).cpu(), second)
     return {site: _of_owner(moments[site], number, backbone.device) for number, site in enumerate(sites)}
-
-
-class _ReachedError(Exception):
-    """Ends a forward pass whose last needed layer has been read."""
-
-
-class _Capture:
-    """Hooks that pool the outputs of some sites."""
-
-    def __init__(self, model: nn.Module, sites: Sequence[str], pool: Pool) -> None:
-        self._model, self._sites, self._pool = model, sites, pool
-        self._found: dict[str, Tensor] = {}
-        self._mask: Tensor = torch.empty(0)
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> _Capture:
-        for site in self._sites:
-            # First of the layer's hooks: what adapters add to the output is no part of the feature.
-            hook = self._module(site).register_forward_hook(self._reader(site), prepend=True)
-            self._handles.append(hook)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def run(self, backbone: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        self._found, self._mask = {}, batch["attention_mask"]
-        model = backbone.model.get_encoder() if backbone.kind == "seq2seq" else backbone.model
-        extra = {"use_cache": False} if backbone.kind == "causal" else {}
-        try:
-            with translated(
-                f"{backbone.tokens.model} cannot read the prompts", MismatchError, code="prompts-unreadable"
-            ):
-                model(**batch, **extra)
-        except _ReachedError:
-            if backbone.sharded:
-                give_up_whole(backbone.model)
-            return self._found
-        missing = next(site for site in self._sites if site not in self._found)
-        raise MismatchError(
-            f"layer '{missing}' does not see the prompt, so it has no feature", code="layer-not-reached-by-prompt"
-        )
-
-    def _reader(self, site: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def read(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._found[site] = pooled(output, self._mask, self._pool)
-            if len(self._found) == len(self._sites):
-                raise _ReachedError
-
-        return read
-
-    def _module(self, site: str) -> nn.Module:
-        try:
-            module = self._model.get_submodule(site)
-        except AttributeError:
-            raise MismatchError(
-                f"the base model has no layer '{site}'; was the adapter trained on another model?",
-                code="base-model-lacks-layer",
-            ) from None
-        return getattr(module, "base_layer", module)
 
 
 def _nothing(model: nn.Module, site: str, second: SecondMoment) -> Moments:

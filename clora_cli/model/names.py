@@ -7,6 +7,7 @@ model that is.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -48,6 +49,7 @@ class TensorName:
     adapter: str = ""
 
 
+@functools.lru_cache(maxsize=4096)  # the adapters of a package have the same names
 def parse_name(key: str) -> TensorName:
     """Say what a tensor of an adapter file is, without the prefixes of the wrappers that the model was in.
 

@@ -21,8 +21,9 @@ def output_only_at(model: nn.Module, chosen: Tensor) -> Iterator[None]:
     """For one forward pass, compute logits only at some positions.
 
     It is the output layer's input that is cut, so that adapters in the layer, and a bias, a scale or a cap after it, act as
-    ever. Logits come out as (1, chosen position, vocabulary), row after row, for ``logits_at``. A model whose output layer
-    takes anything but (row, position, width) gives those of all positions.
+    ever. Logits come out row after row for ``logits_at``: as (row, chosen position, vocabulary) where all rows have as many, else
+    as (1, chosen position, vocabulary). A model whose output layer takes anything but (row, position, width) gives those of
+    all positions.
 
     Args:
         model: The model, under PEFT or not.
@@ -33,8 +34,10 @@ def output_only_at(model: nn.Module, chosen: Tensor) -> Iterator[None]:
         states = given[0] if given else None
         if not isinstance(states, Tensor) or states.shape[:-1] != chosen.shape:
             return None
-        return states[chosen][None], *given[1:]
+        return states[chosen].view(rows, -1, states.shape[-1]), *given[1:]
 
+    counts = chosen.sum(dim=1)
+    rows = len(chosen) if bool((counts == counts[:1]).all()) else 1
     layer = output_layer(model)
     handle = layer.register_forward_pre_hook(cut) if layer is not None and bool(chosen.any()) else None
     try:
@@ -53,4 +56,4 @@ def logits_at(logits: Tensor, chosen: Tensor) -> Tensor:
     """
     if logits.shape[:2] == chosen.shape:  # of one row and all its positions both ways are the same
         return logits[chosen]
-    return logits[0]
+    return logits.flatten(0, 1)

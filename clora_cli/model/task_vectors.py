@@ -42,7 +42,7 @@ def table_of(model: Any, kind: str) -> str:
     return next(str(name) for name, module in model.named_modules() if module is table)
 
 
-def embeddings(backbone: Backbone, ids: Sequence[Sequence[int]]) -> Tensor:
+def embeddings(backbone: Backbone, ids: Sequence[list[int]]) -> Tensor:
     """Return E(x) of prompts: the mean of their tokens' frozen embeddings, shape (prompt, hidden), each of norm 1.
 
     Args:

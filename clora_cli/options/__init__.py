@@ -7,28 +7,37 @@ read it there.
 
 from __future__ import annotations
 
-from clora_cli.options.eval_options import SCORE, EvalOptions, merges, ways
+from clora_cli.options.eval_options import GENERAL, SCORE, EvalOptions, merges, ways
 from clora_cli.options.expand_options import ExpandOptions
+from clora_cli.options.export_options import EXPORT_WAYS, LOADERS, ExportOptions
 from clora_cli.options.feature_options import SPLITS, FeatureOptions
 from clora_cli.options.merge_options import MergeOptions
 from clora_cli.options.route_options import RouteChoices, RouteOptions, RouteSettings
+from clora_cli.options.scan_options import ScanOptions
+from clora_cli.options.serve_options import ServeOptions
 from clora_cli.options.shared_options import DTYPES, QUANTIZE
 from clora_cli.options.train_options import TrainOptions
 from clora_cli.options.trim_options import SIDES, TrimOptions
 
 __all__ = [
     "DTYPES",
+    "EXPORT_WAYS",
+    "GENERAL",
+    "LOADERS",
     "QUANTIZE",
     "SCORE",
     "SIDES",
     "SPLITS",
     "EvalOptions",
     "ExpandOptions",
+    "ExportOptions",
     "FeatureOptions",
     "MergeOptions",
     "RouteChoices",
     "RouteOptions",
     "RouteSettings",
+    "ScanOptions",
+    "ServeOptions",
     "TrainOptions",
     "TrimOptions",
     "merges",

@@ -11,9 +11,10 @@ from clora_cli.base.options import declared, option, recorded
 from clora_cli.options.route_options import RouteChoices, RouteOptions
 from clora_cli.options.shared_options import LENGTHS, ROWS, dtype_option, quantize_option
 
-__all__ = ["SCORE", "EvalOptions", "merges", "ways"]
+__all__ = ["GENERAL", "SCORE", "EvalOptions", "merges", "ways"]
 
 SCORE = ("generate", "labels")
+GENERAL = "general"  # the bundled probe of general ability
 
 
 def merges() -> tuple[str, ...]:
@@ -73,6 +74,14 @@ class EvalOptions(RouteChoices):
     )
     split: str = option("test", "test or dev.", choices=("test", "dev"), table="settings")
     dtype: str = dtype_option("settings")
+    retention: tuple[str, ...] = option(
+        (),
+        "Tell what is left of general ability, by a task that the base model knows already, or by 'general', the bundled "
+        "questions and passages; repeatable.",
+        table="settings",
+        completes="task",
+        since="0.2.0",
+    )
     quantize: str = quantize_option("settings", since="0.2.0")
 
     def check(self) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["SPLITS", "FeatureOptions"]
 
 SPLITS = ("train", "dev", "test")
+_LAYERS = ("middle", "last")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,9 @@ class FeatureOptions(ModelOptions):
         "none, diag (variances) or full (covariances); mahalanobis routing needs them.",
         choices=("none", "diag", "full"),
     )
-    layer: str = option("all", "all, middle, last or a block's number; the pass ends at the last one needed.")
+    layer: str = option(
+        "all", "all, or middle, last or blocks' numbers, joined by commas; the pass ends at the last one needed."
+    )
     module: str = option("", "Ending of the sites to take, such as v_proj; all by default.")
     split: str = option("train", "train, dev or test.", choices=SPLITS)
     limit: int = option(
@@ -75,9 +78,10 @@ class FeatureOptions(ModelOptions):
         Raises:
             OptionError: If there is no such layer, or a guarantee is incomplete, out of range or given for adapted features.
         """
-        if self.layer not in ("all", "middle", "last") and not self.layer.isdecimal():
+        if self.layer != "all" and not all(part in _LAYERS or part.isdecimal() for part in self.layer.split(",")):
             raise OptionError(
-                f"--layer {self.layer}: choose all, middle, last or a block's number", code="option-choice-unknown"
+                f"--layer {self.layer}: choose all, or middle, last or blocks' numbers, joined by commas",
+                code="option-choice-unknown",
             )
         if (self.dp_epsilon is None) != (self.dp_delta is None):
             raise OptionError("--dp-epsilon and --dp-delta go together: pass both", code="option-missing")

@@ -20,11 +20,12 @@ class RouteOptions(Options):
     Attributes:
         similarity: A router, with its options after commas: ``l2``, ``mahalanobis,shrinkage=0.1``; ``auto`` is
             ``mahalanobis`` where all adapters have the same second moments, else ``l2``. ``task-vector`` goes by the
-            adapters' task vectors, ``learned`` by what their method learned, all others by their feature distributions.
+            adapters' task vectors, ``learned`` by what their method learned, ``arrow`` by their factors, all others by their
+            feature distributions.
         top_k: Adapters that take part in an input's mixture, at least 1; 0 for all.
         temperature: Similarities are divided by it before the softmax, above 0.
         layer: Whose features decide: ``all`` has each site decide for itself, ``middle``, ``last`` or a block's number has
-            one layer decide for all.
+            one layer decide for all. Of several, joined by commas, a site follows the nearest at or before it.
         module: Ending of the projections that decide, such as ``v_proj``; empty for all.
         abstain: The share of inputs of known tasks that may be left to the base model for being far from every
             distribution, in [0, 1); 0 never abstains.
@@ -44,7 +45,7 @@ class RouteOptions(Options):
             OptionError: If a layer is chosen for a similarity that reads none.
             UnknownNameError: If there is no such router.
         """
-        if self.reads != "features" and (self.layer, self.module) != ("all", ""):
+        if self.reads in {"task-vector", "learned"} and (self.layer, self.module) != ("all", ""):
             given = "--route-layer" if self.layer != "all" else "--route-module"
             raise OptionError(
                 f"--similarity {self.similarity} compares input embeddings, which depend on no layer; leave out {given}",
@@ -53,7 +54,7 @@ class RouteOptions(Options):
 
     @property
     def reads(self) -> str:
-        """What adapters are known by: their ``features``, their ``task-vector``, or what their method ``learned``."""
+        """What adapters are known by: ``features``, their ``task-vector``, their ``factors``, or what their method ``learned``."""
         if self.similarity in {"auto", "learned"}:
             return {"auto": "features", "learned": "learned"}[self.similarity]
         return str(registry.bound("routers", self.similarity).reads)
@@ -71,14 +72,17 @@ class RouteChoices(ModelOptions):
         None,
         f"auto, a .py file, or one of {registry.listed('routers')}. auto, the default, is mahalanobis where all adapters have "
         "second moments, else l2; "
-        "task-vector is for adapters of --method cast, learned for those whose method learns weights.",
+        "task-vector is for adapters of --method cast, learned for those whose method learns weights; arrow needs nothing but the "
+        "adapters.",
         metavar="NAME[,KEY=VALUE]",
         parse=lambda text: registry.admit("routers", text),
         completes="similarity",
     )
     top_k: int | None = option(None, "Adapters that share an input; 0 for all. route: 0 by default, eval: 1.")
     temperature: float | None = option(None, "Of the softmax over adapters; 1 by default.")
-    route_layer: str | None = option(None, "Layer that decides: all, middle, last or a number from 0; all by default.")
+    route_layer: str | None = option(
+        None, "Layers that decide: all, or middle, last or numbers from 0, joined by commas; all by default."
+    )
     route_module: str | None = option(None, "Ending of the projections that decide, such as v_proj; all by default.")
     abstain: float | None = option(
         None, "Share of known tasks' inputs that may go to the base model for being far; 0 by default."

@@ -56,7 +56,7 @@ class TrainOptions(ModelOptions):
     )
     model: str = option(
         MODEL_NAME,
-        "Base model: clora-nano (bundled), a folder or a Hub id.",
+        "Base model: clora-nano (bundled), a folder, a GGUF file or a Hub id.",
         flags=("-m", "--model"),
         environment=("CLORA_TRAIN_TASK_MODEL", "CLORA_MODEL"),
         recipe=False,
@@ -116,6 +116,14 @@ class TrainOptions(ModelOptions):
         "last",
         "Answers of a conversation to learn: last, or all, each after the turns before it.",
         choices=LEARN,
+        table="training",
+        since="0.2.0",
+    )
+    length_window: int = option(
+        1,
+        "Micro-batches among whose rows those of like length come together, which pads less; 1 takes rows as the seed has them.",
+        interval="[1, inf)",
+        most=ROWS,
         table="training",
         since="0.2.0",
     )

@@ -6,15 +6,23 @@ import math
 from collections.abc import Callable, Sequence
 
 from clora_cli.base import registry
-from clora_cli.reporting.bootstrap import RESAMPLES, Significance
+from clora_cli.reporting.bootstrap import RESAMPLES, Estimate, Significance
 from clora_cli.reporting.cost_rows import CostRow
+from clora_cli.reporting.general_ability import GeneralAbility
 from clora_cli.reporting.method_results import Order, Results, Series, Spread
-from clora_cli.reporting.standings import AVERAGE, TRAITS, Standings
+from clora_cli.reporting.row_changes import TaskChange
+from clora_cli.reporting.standings import AVERAGE, BY_STAGE, TRAITS, Standings
 
 __all__ = [
+    "CHANGE_HEADER",
+    "CHANGE_NOTE",
+    "GENERAL_HEADER",
+    "GENERAL_NOTE",
     "MISSING",
     "SIGNIFICANCE_HEADER",
+    "change_cells",
     "cost_lines",
+    "general_cells",
     "mean_and_deviation",
     "metric_notes",
     "metric_rows",
@@ -22,6 +30,7 @@ __all__ = [
     "series_title",
     "significance_cells",
     "significance_note",
+    "stage_rows",
     "standings_notes",
     "tick",
     "two_decimals",
@@ -29,6 +38,18 @@ __all__ = [
 
 MISSING = "-"
 SIGNIFICANCE_HEADER = ("first", "second", "AP difference", "95 % interval", "p", "tasks", "test rows")
+_CHANGE = ("change", "95 % interval", "right, now wrong", "wrong, now right")
+GENERAL_HEADER = ("run", "after stage", "probe", "before", "after", *_CHANGE, "KL, nats a token", "tokens")
+CHANGE_HEADER = ("run", "after stage", "rows of", *_CHANGE, "rows")
+CHANGE_NOTE = (
+    "All earlier tasks: their rows after the stage against those before it, every row counted alike. A task: its rows after the last "
+    f"stage against those right after it was learned. The interval is a paired bootstrap over rows, {RESAMPLES} resamples. Under a "
+    "graded metric, right, now wrong counts rows that score less."
+)
+GENERAL_NOTE = (
+    "Before: the base model's score, percent; after: with the adapters of the stage. The interval is a paired bootstrap over the "
+    f"probe's rows, {RESAMPLES} resamples. KL: divergence of the next token's distribution from the base model's, 0 for the same model."
+)
 _TICKS = {True: "✔", False: "✘", None: "?"}
 _COST_HEADER = (
     "method",
@@ -92,6 +113,48 @@ def significance_cells(pair: Significance) -> list[str]:
     return [pair.first, pair.second, difference, interval, p_value, str(pair.tasks), str(pair.rows)]
 
 
+def general_cells(row: GeneralAbility) -> list[str]:
+    """Return the cells of what was left of general ability, in the order of ``GENERAL_HEADER``."""
+    kept = row.kept
+    scores = [percent(math.nan if score is None else score.value) for score in (kept.before, kept.after)]
+    moved = _moved(row.change, kept.lost, kept.gained) if row.change else [MISSING] * 4
+    return [
+        row.label,
+        f"{row.stage} {row.after}",
+        row.probe,
+        *scores,
+        *moved,
+        f"{kept.divergence:.4f}",
+        str(kept.tokens),
+    ]
+
+
+def change_cells(row: TaskChange) -> list[str]:
+    """Return the cells of what became of rows of earlier tasks, in the order of ``CHANGE_HEADER``."""
+    change = row.change
+    moved = _moved(change.estimate, change.lost, change.gained)
+    return [row.label, f"{row.stage} {row.after}", row.task or "all earlier tasks", *moved, str(change.rows)]
+
+
+def stage_rows(results: Results, order: Order) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a table of metrics after each stage of an order, method by method.
+
+    Metrics that no method has at any stage are left out.
+    """
+    series_of_order = [series for series in results.series if series.order == order and series.stages]
+    shown = [
+        column
+        for column in BY_STAGE
+        if any(not math.isnan(stage[column.metric].mean) for series in series_of_order for stage in series.stages)
+    ]
+    rows = [
+        [series.label, f"{number} {task}", *(mean_and_deviation(stage[column.metric]) for column in shown)]
+        for series in series_of_order
+        for number, (task, stage) in enumerate(zip(series.mean.order, series.stages, strict=True), start=1)
+    ]
+    return ["method", "after stage", *(column.title for column in shown)], rows
+
+
 def significance_note(pairs: Sequence[Significance]) -> str:
     """Return how the numbers in a table of comparisons were computed."""
     orders = ", ".join(dict.fromkeys(order for pair in pairs for order in pair.orders))
@@ -134,6 +197,12 @@ def cost_lines(rows: Sequence[CostRow]) -> list[list[str]]:
     lines = [list(_COST_HEADER), *map(_cost_cells, rows)]
     measured = [any(cell != MISSING for cell in column[1:]) for column in zip(*lines, strict=True)]
     return [[cell for cell, is_measured in zip(line, measured, strict=True) if is_measured] for line in lines]
+
+
+def _moved(change: Estimate, lost: int, gained: int) -> list[str]:
+    """Return the cells of a change, in the order of ``_CHANGE``."""
+    interval = f"{change.low:.1f} to {change.high:.1f}"
+    return [f"{change.difference + 0.0:.1f}", interval, str(lost), str(gained)]
 
 
 def _shown(results: Results) -> list[str]:

@@ -11,11 +11,12 @@ from typing import Any
 
 from clora_cli.base import registry
 from clora_cli.base.legible import legible
+from clora_cli.presenting.sweep_forms import sweep_data
 from clora_cli.reporting.assembly import Report
 from clora_cli.reporting.bootstrap import RESAMPLES, Significance
 from clora_cli.reporting.cost_rows import CostRow
 from clora_cli.reporting.method_results import Group, Order, Results, Series, Spread
-from clora_cli.reporting.runs import summarise
+from clora_cli.reporting.runs import summarise, summarise_stages
 from clora_cli.reporting.scored_run import Run
 from clora_cli.reporting.standings import COLUMNS
 
@@ -29,7 +30,8 @@ CSV_HEADER = ("method", "order", "seed", "stage", "after", "task", "metric", "te
 def report_csv(results: Results) -> str:
     """Return every score of every run, one a line: percent, by method, order, seed, stage and task.
 
-    Stage 0 is the base model; ``seed`` is empty if it is not known. Scores that were not evaluated are left out.
+    Stage 0 is the base model; ``seed`` is empty if it is not known. Scores that were not evaluated are left out. Lines without a
+    task hold the metrics of all tasks learned until then, percent points.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -53,6 +55,9 @@ def report_json(report: Report) -> dict[str, Any]:
         "runs": [_run(run) for run in results.runs],
         "orders": {order.label: list(order.tasks) for order in results.orders},
         "methods": [_method(group, results.orders) for group in (*results.zero_shot, *results.groups)],
+        "sweeps": list(map(sweep_data, report.sweeps)),
+        "row_changes": [asdict(row) for row in report.row_changes],
+        "general_ability": [asdict(row) for row in report.general_abilities],
         "footing": list(report.footing),
         "significance": [_significance(pair) for pair in report.pairs],
         "costs": [_cost(row) for row in report.costs],
@@ -67,6 +72,14 @@ def _lines(series: Series, run: Run) -> Iterable[Sequence[object]]:
             if not math.isnan(value):
                 texts = map(_cell, (series.label, series.order.label, str(seed), str(stage), after, task, metric))
                 yield *texts, int(count), float(value)
+    for stage, (after, metrics) in enumerate(zip(run.order, summarise_stages(run), strict=False), start=1):
+        for metric, value in metrics.items():
+            if not math.isnan(value):
+                yield (
+                    *map(_cell, (series.label, series.order.label, str(seed), str(stage), after, "", metric)),
+                    "",
+                    value,
+                )
 
 
 def _cell(text: str) -> str:
@@ -92,8 +105,14 @@ def _run(run: Run) -> dict[str, Any]:
         "task_metrics": list(run.task_metrics),
         "test_rows": [None if math.isnan(count) else int(count) for count in run.counts],
         "metrics": {name: _null(value) for name, value in summarise(run).items()},
+        "metrics_by_stage": _columns(summarise_stages(run)),
         "settings": dict(run.settings),
     }
+
+
+def _columns(stages: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Return each metric's values, stage by stage."""
+    return {name: _nulls(stage[name] for stage in stages) for name in (stages[0] if stages else ())}
 
 
 def _method(group: Group, orders: Sequence[Order]) -> dict[str, Any]:
@@ -108,7 +127,8 @@ def _method(group: Group, orders: Sequence[Order]) -> dict[str, Any]:
 
 def _series(series: Series) -> dict[str, Any]:
     seeds = [run.seed for run in series.runs]
-    return {"runs": len(seeds), "seeds": seeds, "metrics": _spreads(series.metrics)}
+    stages = [_spreads(stage) for stage in series.stages]
+    return {"runs": len(seeds), "seeds": seeds, "metrics": _spreads(series.metrics), "metrics_by_stage": stages}
 
 
 def _significance(pair: Significance) -> dict[str, Any]:

@@ -7,13 +7,20 @@ from collections.abc import Iterator
 from functools import partial
 
 from clora_cli.presenting.cells import (
+    CHANGE_HEADER,
+    CHANGE_NOTE,
+    GENERAL_HEADER,
+    GENERAL_NOTE,
     SIGNIFICANCE_HEADER,
+    change_cells,
     cost_lines,
+    general_cells,
     mean_and_deviation,
     metric_notes,
     metric_rows,
     significance_cells,
     significance_note,
+    stage_rows,
     standings_notes,
     tick,
 )
@@ -24,10 +31,12 @@ from clora_cli.presenting.figures.curves import colour_numbers, compose_curves
 from clora_cli.presenting.figures.difference_maps import compose_difference
 from clora_cli.presenting.figures.interference import compose_interference
 from clora_cli.presenting.figures.magnitudes import compose_shifts
+from clora_cli.presenting.figures.metric_series import compose_metric_series
 from clora_cli.presenting.figures.report_figure import compose_matrices
 from clora_cli.presenting.figures.route_maps import compose_routes
 from clora_cli.presenting.page import Drawings, Fold, Heading, Notes, Part, Section, Table, TableCell, page
 from clora_cli.presenting.provenance_tables import provenance_parts
+from clora_cli.presenting.sweep_forms import SWEEP_NOTE, compose_sweep, sweep_rows
 from clora_cli.reporting.anatomy import Anatomy
 from clora_cli.reporting.assembly import Report
 from clora_cli.reporting.differences import Difference
@@ -44,9 +53,12 @@ def report_html(report: Report) -> str:
     drawings = Drawings()
     sections = [
         Section("results", "Results", list(_results(report))),
+        Section("sweeps", "Sweeps", list(_sweeps(report, drawings))),
         Section("significance", "Significance", list(_significance(report))),
         Section("curves", "Scores over stages", list(_curves(report, drawings))),
         Section("matrices", "Every stage on every task", list(_matrices(report, drawings))),
+        Section("rows", "Rows of earlier tasks", list(_rows(report))),
+        Section("general-ability", "General ability", list(_general(report))),
         Section("routing", "Routing", list(_routing(report, drawings))),
         Section("interference", "Interference between adapters", list(_interference(report, drawings))),
         Section("shifts", "Parameter shift", list(_shifts(report, drawings))),
@@ -107,6 +119,19 @@ def _ranked(cell: Cell) -> TableCell:
     return TableCell(mean, rank=cell.rank, deviation=deviation)
 
 
+def _sweeps(report: Report, drawings: Drawings) -> Iterator[Part]:
+    orders = report.results.orders
+    for sweep in report.sweeps:
+        yield Heading(sweep.stem)
+        yield drawings.draw(
+            partial(compose_sweep, sweep=sweep, orders=orders),
+            f"{sweep.stem} by {', '.join(sweep.settings)}; bars: standard deviation over runs, where there are several.",
+        )
+        yield Table(*sweep_rows(sweep, orders), texts=range(len(sweep.settings)))
+    if report.sweeps:
+        yield Notes([SWEEP_NOTE])
+
+
 def _significance(report: Report) -> Iterator[Part]:
     if report.pairs:
         table = Table(SIGNIFICANCE_HEADER, list(map(significance_cells, report.pairs)), texts=[1])
@@ -121,6 +146,13 @@ def _curves(report: Report, drawings: Drawings) -> Iterator[Part]:
         bands = " Bands: standard deviation over seeds." if report.standings.repeated else ""
         caption = f"Mean score over the tasks learned so far, after each task.{bands}"
         yield drawings.draw(partial(compose_curves, results=report.results), caption)
+    for order in report.results.orders:
+        header, rows = stage_rows(report.results, order)
+        if len(order.tasks) > 1 and rows:
+            name = f", {order.label}" if len(report.results.orders) > 1 else ""
+            caption = f"Metrics over the tasks learned so far, after each task{name}."
+            yield drawings.draw(partial(compose_metric_series, results=report.results, order=order), caption)
+            yield Fold(f"Metrics after each task{name}", [Table(header, rows, texts=[1])])
 
 
 def _matrices(report: Report, drawings: Drawings) -> Iterator[Part]:
@@ -133,6 +165,20 @@ def _matrices(report: Report, drawings: Drawings) -> Iterator[Part]:
                 "Means over seeds if there are several."
             )
             yield drawings.draw(partial(compose_matrices, results=results, order=order), caption)
+
+
+def _rows(report: Report) -> Iterator[Part]:
+    if report.row_changes:
+        table = Table(CHANGE_HEADER, list(map(change_cells, report.row_changes)), texts=[1, 2])
+        many = len(report.row_changes) > _MANY
+        yield Fold(f"{len(report.row_changes)} changes", [table]) if many else table
+        yield Notes([CHANGE_NOTE])
+
+
+def _general(report: Report) -> Iterator[Part]:
+    if report.general_abilities:
+        yield Table(GENERAL_HEADER, list(map(general_cells, report.general_abilities)), texts=[1, 2])
+        yield Notes([GENERAL_NOTE])
 
 
 def _routing(report: Report, drawings: Drawings) -> Iterator[Part]:

@@ -7,25 +7,46 @@ from collections.abc import Iterator, Sequence
 
 from clora_cli.base.legible import markdown
 from clora_cli.presenting.cells import (
+    CHANGE_HEADER,
+    CHANGE_NOTE,
+    GENERAL_HEADER,
+    GENERAL_NOTE,
     MISSING,
     SIGNIFICANCE_HEADER,
+    change_cells,
     cost_lines,
+    general_cells,
     mean_and_deviation,
     metric_notes,
     metric_rows,
     percent,
     significance_cells,
+    stage_rows,
     standings_notes,
     tick,
 )
 from clora_cli.presenting.markdown import table
+from clora_cli.presenting.sweep_forms import SWEEP_NOTE, sweep_rows
 from clora_cli.reporting.bootstrap import Significance
 from clora_cli.reporting.cost_rows import CostRow
-from clora_cli.reporting.method_results import Results
+from clora_cli.reporting.general_ability import GeneralAbility
+from clora_cli.reporting.method_results import Order, Results
+from clora_cli.reporting.row_changes import TaskChange
 from clora_cli.reporting.scored_run import Run
 from clora_cli.reporting.standings import TRAITS, Cell, Standings
+from clora_cli.reporting.sweeps import Sweep
 
-__all__ = ["cost_table", "matrix_table", "metrics_tables", "significance_table", "standings_table"]
+__all__ = [
+    "changes_table",
+    "cost_table",
+    "general_table",
+    "matrix_table",
+    "metrics_tables",
+    "significance_table",
+    "stages_tables",
+    "standings_table",
+    "sweep_table",
+]
 
 
 def matrix_table(run: Run) -> str:
@@ -71,6 +92,24 @@ def metrics_tables(results: Results) -> str:
     return "\n".join(parts) + "\n" + _bullets(metric_notes(results, lambda name: f"`{name}`"))
 
 
+def stages_tables(results: Results) -> str:
+    """Return the metrics after each stage as Markdown tables, one an order; empty without one of several tasks."""
+    parts = []
+    for order in results.orders:
+        header, rows = stage_rows(results, order)
+        if len(order.tasks) > 1 and rows:
+            title = f"### {markdown(order.label)}\n\n" * (len(results.orders) > 1)
+            parts.append(title + table(header, [list(map(markdown, row)) for row in rows], texts=2))
+    return "\n".join(parts)
+
+
+def sweep_table(sweep: Sweep, orders: Sequence[Order]) -> str:
+    """Return a sweep as a Markdown table."""
+    header, rows = sweep_rows(sweep, orders)
+    cells = [list(map(markdown, row)) for row in rows]
+    return table(list(map(markdown, header)), cells, texts=len(sweep.settings)) + f"\n{SWEEP_NOTE}\n"
+
+
 def significance_table(pairs: Sequence[Significance]) -> str:
     """Return how pairs of methods compare as a Markdown table."""
     cells = map(significance_cells, pairs)
@@ -83,6 +122,18 @@ def cost_table(rows: Sequence[CostRow]) -> str:
     """Return what methods cost as a Markdown table."""
     header, *lines = cost_lines(rows)
     return table(header, [[markdown(name), *numbers] for name, *numbers in lines])
+
+
+def changes_table(rows: Sequence[TaskChange]) -> str:
+    """Return what became of rows of earlier tasks as a Markdown table, with the meaning of its columns below it."""
+    lines = [[*map(markdown, cells[:3]), *cells[3:]] for cells in map(change_cells, rows)]
+    return table(CHANGE_HEADER, lines, texts=3) + f"\n{CHANGE_NOTE}\n"
+
+
+def general_table(rows: Sequence[GeneralAbility]) -> str:
+    """Return what was left of general ability as a Markdown table, with the meaning of its columns below it."""
+    lines = [[*map(markdown, cells[:3]), *cells[3:]] for cells in map(general_cells, rows)]
+    return table(GENERAL_HEADER, lines, texts=3) + f"\n{GENERAL_NOTE}\n"
 
 
 def _stages(run: Run) -> Iterator[list[str]]:

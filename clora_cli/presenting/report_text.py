@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from clora_cli.base.legible import markdown
 from clora_cli.presenting.cells import series_title, significance_note
 from clora_cli.presenting.markdown_tables import (
+    changes_table,
     cost_table,
+    general_table,
     matrix_table,
     metrics_tables,
     significance_table,
+    stages_tables,
     standings_table,
+    sweep_table,
 )
 from clora_cli.presenting.route_forms import confusion_table
 from clora_cli.reporting.assembly import Report
@@ -26,7 +30,7 @@ def report_text(report: Report, *, short: bool = False) -> str:
 
     Args:
         report: The report.
-        short: Leave the matrices out if there are more than four.
+        short: Leave out the matrices if there are more than four, and what there is for every stage beside them.
     """
     sections = [f"## {title}\n\n{body}" for title, body in _sections(report, short)]
     return "\n".join(sections) or "No scores, routes or costs. The HTML page shows adapters: add --out report.html.\n"
@@ -37,6 +41,8 @@ def _sections(report: Report, short: bool) -> Iterator[tuple[str, str]]:
     results = report.results
     if len(results.groups) > 1 or report.standings.repeated:
         yield "Results", standings_table(report.standings)
+    for sweep in report.sweeps:
+        yield f"Sweep of {markdown(sweep.stem)}", sweep_table(sweep, results.orders)
     if report.footing:
         yield "Unequal footing", "".join(f"- {markdown(note)}\n" for note in report.footing)
     if report.chosen_pairs:
@@ -48,7 +54,17 @@ def _sections(report: Report, short: bool) -> Iterator[tuple[str, str]]:
             yield markdown(title), matrix_table(series.mean)
     if results.groups:
         yield "Metrics", metrics_tables(results)
+    yield from _by_stage(report, short)
     for path, routes in report.material.routes.items():
         yield f"Routing: {markdown(str(path))}", f"```\n{confusion_table(routes)}\n```\n"
     if report.costs:
         yield "Cost", cost_table(report.costs)
+
+
+def _by_stage(report: Report, short: bool) -> Iterator[tuple[str, str]]:
+    if not short and (tables := stages_tables(report.results)):
+        yield "Metrics by stage", tables
+    if not short and report.row_changes:
+        yield "Rows of earlier tasks", changes_table(report.row_changes)
+    if report.general_abilities:
+        yield "General ability", general_table(report.general_abilities)

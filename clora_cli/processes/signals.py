@@ -67,6 +67,7 @@ def interruptible() -> Iterator[None]:
             yield
     finally:
         sys.unraisablehook = hook
+        _forget()
 
 
 @contextlib.contextmanager
@@ -87,6 +88,14 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if note(number):
         raise KeyboardInterrupt
+
+
+def _forget() -> None:
+    """Clear CPython's own note of an interrupt that ended a text given to ``exec``, such as a dataclass's methods.
+
+    A program started by ``python -m`` otherwise ends as if by SIGINT, whatever its exit status; the next text clears it.
+    """
+    eval("None")  # noqa: S307 (a constant)
 
 
 def _once_more(raised: Any) -> None:

@@ -21,7 +21,7 @@ __all__ = ["Shipped", "shipped", "shipped_recipe"]
 
 _ALL = "compare"
 _OWN = "nano"  # the backbone whose tasks are its own
-_OURS = (_OWN, "small")
+_OURS = (_OWN, "small", "smollm2")
 _ALONE = "per-task"
 
 
@@ -116,6 +116,11 @@ def _all() -> Iterator[Shipped]:
 
 def _ships(method: str, backbone: str, order: str) -> bool:
     """Tell whether there is a recipe: of methods together where a paper reports them, or the backbone is of one's own."""
+    tables = table("settings.yaml")
+    if backbone not in tables["confined-orders"].get(order, [backbone]):
+        return False
+    if order not in tables["confined-backbones"].get(backbone, [order]):
+        return False
     return "+" not in method or backbone in _OURS or bool(reports(method, backbone, order))
 
 

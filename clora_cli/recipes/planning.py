@@ -18,8 +18,7 @@ from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.model.backbone import find_sites, load_skeleton
 from clora_cli.model.base_layers import BaseLayers
-from clora_cli.model.base_model import ModelReference, check_answers, find_model
-from clora_cli.nano import MODEL_NAME
+from clora_cli.model.base_model import ModelReference, check_answers, find_model, is_local
 from clora_cli.options import TrainOptions
 from clora_cli.processes.leftovers import sweep
 from clora_cli.recipes.recipe import folder_name, unset_variable
@@ -177,7 +176,7 @@ def _without_columns(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _missing_model(name: str) -> str:
-    if name == MODEL_NAME or Path(name).is_dir():
+    if is_local(name):
         return ""
     if variable := unset_variable(name):
         return f"the base model is what {variable} names: set it, or pass --model"

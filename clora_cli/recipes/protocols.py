@@ -16,7 +16,11 @@ __all__ = ["Settings", "Status", "model_of", "protocol_of", "settings_of"]
 
 Status = Literal["settings", "result", "neither"]
 _SECTIONS = ("train", "eval", "option")
-_OURS = {"small": "clora's own settings for a CPU", "nano": "clora's own settings for the bundled model"}
+_OURS = {
+    "smollm2": "clora's own settings for a pretrained model on a CPU",
+    "small": "clora's own settings for a CPU",
+    "nano": "clora's own settings for the bundled model",
+}
 _OWN = "clora's own settings"
 
 

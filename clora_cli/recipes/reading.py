@@ -17,6 +17,7 @@ from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
+from clora_cli.recipes.crossing import check_adapters, points
 from clora_cli.recipes.document import Item, read_document
 from clora_cli.recipes.orders import named_orders, orders
 from clora_cli.recipes.recipe import MethodEntry, Recipe, folder_name
@@ -24,10 +25,10 @@ from clora_cli.recipes.settings import EachTask, check_together, read_each, read
 
 __all__ = ["SHARED", "read_recipe", "read_recipe_file"]
 
-_KEYS = ("name", "about", "model", "revision", "tasks", "methods", "train", "stat-features", "eval", "seeds", "out")
-_METHOD_KEYS = ("method", "label", "about", "sources", "option", "train", "stat-features", "eval")
+_METHOD_KEYS = "method label about sources option train stat-features eval sweep adapters-of".split()
+_KEYS = "name about model revision tasks methods train stat-features eval sweep seeds out".split()
 _LONGEST = 1 << 20  # bytes of a recipe
-_FOLDER = re.compile(r"[A-Za-z0-9][\w.+-]*")
+_FOLDER = re.compile(r"[A-Za-z0-9][\w.+@=-]*")
 _UNSEEN = "unseen"
 # What features and an evaluation take from the training before them, where they say nothing themselves.
 SHARED = ("max-length", "dtype", "device", "columns")
@@ -136,7 +137,7 @@ def _folder_text(item: Item, what: str) -> str:
     text = item.text(what)
     if not _FOLDER.fullmatch(text):
         item.fail(
-            f"{what} '{shortened(text)}' must be usable as a folder name: letters, digits, '.', '_', '+' and '-'",
+            f"{what} '{shortened(text)}' must be usable as a folder name: letters, digits, '.', '_', '+', '@', '=' and '-'",
             code="name-unfit-for-folder",
         )
     if problem := folder_problem(text):
@@ -152,8 +153,9 @@ def _methods(item: Item, common: Mapping[str, Item], tasks: int) -> tuple[Method
     shared = {name: common[name] for name in ("train", "stat-features", "eval") if name in common}
     for name, section in shared.items():
         _section(section, name, tasks)
-    for entry in item.items("methods"):
+    for entry in (point for each in item.items("methods") for point in points(each, common.get("sweep"))):
         method = _method(entry, shared, tasks)
+        check_adapters(entry, method, entries)
         if same_on_some_disk(method.label) in [same_on_some_disk(other.label) for other in entries]:
             entry.fail(
                 f"two methods are called '{method.label}'; give one of them a label", code="method-label-given-twice"
@@ -191,6 +193,7 @@ def _method(item: Item, shared: Mapping[str, Item], tasks: int) -> MethodEntry:
         features=features,
         eval=evaluation,
         unseen=_unseen(keys, shared),
+        adapters_of=keys["adapters-of"].text("adapters-of") if "adapters-of" in keys else "",
         sources=_sources(keys["sources"]) if "sources" in keys else {},
     )
     _check_method(keys.get("option", keys["method"]), entry, tasks)

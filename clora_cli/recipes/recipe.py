@@ -36,6 +36,7 @@ class MethodEntry:
         eval: Options of ``clora eval``.
         unseen: Whether tasks that are not learned yet are scored too.
         sources: Where settings come from, for people: what says so, to their names, such as ``train.lr``.
+        adapters_of: The label of an earlier method that trains alike, whose adapters are evaluated here; empty for its own.
     """
 
     label: str
@@ -47,6 +48,12 @@ class MethodEntry:
     eval: Mapping[str, Any] = field(default_factory=dict)
     unseen: bool = False
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    adapters_of: str = ""
+
+    @property
+    def trained(self) -> tuple[Any, ...]:
+        """What its adapters depend on."""
+        return self.method, self.option, self.train, self.features
 
     def option_texts(self, stage: int) -> dict[str, str]:
         """Return the method's options for one task, as typed."""
@@ -121,6 +128,7 @@ def _plain_method(entry: MethodEntry) -> dict[str, Any]:
     plain: dict[str, Any] = {"method": entry.method, "label": label, "about": entry.about}
     plain |= {"sources": {source: list(names) for source, names in entry.sources.items()}}
     plain |= {"option": _plain(entry.option), "train": _plain(entry.train)}
+    plain |= {"adapters-of": entry.adapters_of}
     plain |= {"stat-features": None if entry.features is None else _plain(entry.features), "eval": evaluation}
     kept = {key: value for key, value in plain.items() if value not in ("", None) and (value or key == "stat-features")}
     return kept

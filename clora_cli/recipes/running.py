@@ -7,6 +7,7 @@ import queue
 import shlex
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from clora_cli.base.errors import ArtifactError, CloraError
 from clora_cli.base.files import writing
 from clora_cli.model.base_model import ModelReference
 from clora_cli.processes import signals
-from clora_cli.recipes.planning import UnitPlan, clean, scores_current
+from clora_cli.recipes.planning import UnitPlan, clean, plan_unit, scores_current
 from clora_cli.recipes.steps import Step, Unit
 from clora_cli.recipes.workers import Outcome, Worker
 from clora_cli.store.adapter_folder import read_adapter
@@ -86,6 +87,12 @@ class _Crew:
         self._all: list[Worker] = []
         self._lock = threading.Lock()
         self.stopped = 0
+        self._turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+
+    def turn(self, package: Path) -> contextlib.AbstractContextManager[Any]:
+        """Have units that share a package take turns."""
+        with self._lock:
+            return self._turns[package]
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:
@@ -137,11 +144,22 @@ def carry_out(
     crew = _Crew(start)
     try:
         with _interruptible(crew), ThreadPoolExecutor(jobs) as pool:
-            futures = [pool.submit(_unit, plan, reference, crew, listener) for plan in plans]
+            futures = [pool.submit(_in_turn, plan, reference, crew, listener) for plan in plans]
             wait(futures)
     finally:
         crew.close()
     return [future.result() for future in futures], bool(crew.stopped)
+
+
+def _in_turn(plan: UnitPlan, reference: ModelReference, crew: _Crew, listener: Listener) -> UnitResult:
+    with crew.turn(plan.unit.package):
+        if not plan.unit.entry.adapters_of:
+            return _unit(plan, reference, crew, listener)
+        try:  # planned before the adapters were there
+            plan = plan_unit(plan.unit, reference)
+        except CloraError as error:
+            return UnitResult(plan.unit, 0, Failure(plan.unit.steps[0], error.exit_code, str(error)), complete=False)
+        return _unit(plan, reference, crew, listener)
 
 
 def _unit(plan: UnitPlan, reference: ModelReference, crew: _Crew, listener: Listener) -> UnitResult:
@@ -176,7 +194,7 @@ def _step(worker: Worker, unit: Unit, step: Step, listener: Listener) -> Outcome
             log(line)
             listener.says(unit, line)
 
-        return worker.run(step.words, unit.folder, told)
+        return worker.run(step.words, unit.folder if step.kind == "eval" else unit.trained_in, told)
 
 
 @contextlib.contextmanager

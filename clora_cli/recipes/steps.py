@@ -65,8 +65,13 @@ class Unit:
 
     @property
     def package(self) -> Path:
-        """The package that grows task by task."""
-        return self.folder / "adapters"
+        """The package that grows task by task, which is another method's where that trains alike."""
+        return self.trained_in / "adapters"
+
+    @property
+    def trained_in(self) -> Path:
+        """The folder of the unit that the package belongs to."""
+        return self.recipe.out / (self.entry.adapters_of or self.entry.label) / f"seed-{self.seed}"
 
     @property
     def log(self) -> Path:

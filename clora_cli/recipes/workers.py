@@ -71,30 +71,41 @@ class Worker:
             folder: The folder that it keeps busy.
             told: Takes each line that it says.
         """
-        began, message = time.monotonic(), ""
+        began = time.monotonic()
         facts: dict[str, Any] = {"code": 0}
         self._send({"words": list(words), "folder": str(folder)})
-        for line in self._lines():
-            text, mark, own = line.partition(MARK)
-            if text or not mark:
-                message = text if text.strip() and not message.startswith(_PREFIX) else message
-                told(text)
-            if not mark:
-                continue
-            facts |= json.loads(own)
-            if "pid" in facts:
-                with self._lock:
-                    self._pid = facts.pop("pid")
-            if "ended" in facts:
-                break
-        else:
-            self._gone, facts["code"] = True, 128 + signal.SIGKILL
-        with self._lock:
-            self._pid = 0
+        try:
+            message = self._heard(told, facts)
+        except (
+            BaseException
+        ):  # nobody listens any more, as where the log's disk is full; it is to end by itself, tidily
+            self.stop(signal.SIGTERM)
+            self._heard(lambda line: None, facts)
+            raise
+        finally:
+            with self._lock:
+                self._pid = 0
         code = int(facts["code"] or 0)
         message = _told(code, message) if code else ""
         device = facts.get("device")
         return Outcome(code, time.monotonic() - began, int(facts.get("memory") or 0), device, message)
+
+    def _heard(self, told: Callable[[str], None], facts: dict[str, Any]) -> str:
+        """Pass on what the command says until it has ended, and gather its facts; return what is its error if it failed."""
+        message, lines = "", self._lines()
+        while "ended" not in facts:
+            if (line := next(lines, None)) is None:
+                self._gone, facts["ended"], facts["code"] = True, True, 128 + signal.SIGKILL
+                break
+            text, mark, own = line.partition(MARK)
+            facts |= json.loads(own) if mark else {}
+            if "pid" in facts:
+                with self._lock:
+                    self._pid = facts.pop("pid")
+            if text or not mark:
+                message = text if text.strip() and not message.startswith(_PREFIX) else message
+                told(text)
+        return message
 
     @property
     def alive(self) -> bool:

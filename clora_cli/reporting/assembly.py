@@ -14,11 +14,14 @@ from clora_cli.reporting.bootstrap import Significance, compare
 from clora_cli.reporting.collect import Material
 from clora_cli.reporting.cost_rows import CostRow, cost_rows
 from clora_cli.reporting.footing import footing_notes
+from clora_cli.reporting.general_ability import GeneralAbility, general_abilities
 from clora_cli.reporting.grouping import bring_together
 from clora_cli.reporting.method_results import Results
 from clora_cli.reporting.provenance import Provenance, provenance_of
+from clora_cli.reporting.row_changes import TaskChange, changes_since_learned, changes_to
 from clora_cli.reporting.runs import assemble
 from clora_cli.reporting.standings import Standings, standings
+from clora_cli.reporting.sweeps import Sweep, sweeps_of
 
 __all__ = ["Report", "make_report"]
 
@@ -60,6 +63,21 @@ class Report:
     def costs(self) -> tuple[CostRow, ...]:
         """The cost of each method."""
         return tuple(cost_rows(self.material.costs))
+
+    @cached_property
+    def general_abilities(self) -> tuple[GeneralAbility, ...]:
+        """What was left of general ability at each stage."""
+        return tuple(general_abilities(self.results.runs))
+
+    @cached_property
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """The methods whose settings were crossed."""
+        return tuple(sweeps_of(self.results))
+
+    @cached_property
+    def row_changes(self) -> tuple[TaskChange, ...]:
+        """What each stage did to the rows of all earlier tasks, then what became of each task's since it was learned."""
+        return (*changes_to(self.results.runs), *changes_since_learned(self.results.runs))
 
     @cached_property
     def anatomy(self) -> Anatomy:

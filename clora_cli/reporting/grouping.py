@@ -147,6 +147,6 @@ def _bare(runs: Iterable[Run], order: Order) -> Run | None:
                 folder=RunFolder("", _ZERO_SHOT, None),
                 settings={},
                 single={},
-                final_rows={},
+                row_scores={},
             )
     return None

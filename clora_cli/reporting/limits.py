@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from clora_cli.base.errors import MismatchError, OptionError
@@ -20,12 +20,14 @@ class Loss:
         best: Its best earlier score, percent.
         where: The file or stage of that score.
         now: Its score now, percent.
+        rows: The score of each row at its best, in [0, 1]; empty in files without them.
     """
 
     task: str
     best: float
     where: str
     now: float
+    rows: tuple[float, ...] = ()
 
     @property
     def points(self) -> float:
@@ -75,7 +77,7 @@ def losses(scores: Scores, baselines: Sequence[Scores] = ()) -> list[Loss]:
         for task in _learned(file, row):
             if task in now:
                 _check_yardstick(task, row.scores[task], now[task], where)
-                loss = Loss(task, row.scores[task].value, where, now[task].value)
+                loss = Loss(task, row.scores[task].value, where, now[task].value, row.scores[task].per_row)
                 by_task[task] = max(loss, by_task.get(task, loss), key=lambda candidate: candidate.best)
     return list(by_task.values())
 
@@ -86,6 +88,7 @@ def broken_limits(
     *,
     fail_under: float | None = None,
     max_forgetting: float | None = None,
+    max_general_loss: float | None = None,
 ) -> list[str]:
     """Return which limits are not met, as sentences.
 
@@ -94,6 +97,7 @@ def broken_limits(
         baselines: Earlier scores.
         fail_under: The least mean score over tasks, percent.
         max_forgetting: The most that any task may have lost since its best earlier score, percent points.
+        max_general_loss: The most that any probe of general ability may have lost since the base model, percent points.
 
     Raises:
         MismatchError: If a task was scored in another way.
@@ -111,7 +115,18 @@ def broken_limits(
                 f"{worst.task} lost {worst.points:.2f} points, from {worst.best:.2f} ({worst.where}) to {worst.now:.2f}: "
                 f"more than --max-forgetting {max_forgetting:g}"
             )
+    if max_general_loss is not None:
+        broken += _general_losses(scores.rows[-1], max_general_loss)
     return broken
+
+
+def _general_losses(row: ScoreRow, limit: float) -> Iterator[str]:
+    for probe, kept in row.retention.items():
+        if kept.before and kept.after and kept.before.value - kept.after.value > limit + 1e-9:
+            yield (
+                f"general ability by '{probe}' went from {kept.before.value:.2f} to {kept.after.value:.2f} "
+                f"({kept.lost} rows lost, {kept.gained} gained): more than --max-general-loss {limit:g}"
+            )
 
 
 def _learned(file: Scores, row: ScoreRow) -> list[str]:

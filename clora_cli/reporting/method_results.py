@@ -15,7 +15,7 @@ import numpy as np
 
 from clora_cli.base import registry
 from clora_cli.base.errors import UnknownNameError
-from clora_cli.reporting.runs import plugins_of, summarise
+from clora_cli.reporting.runs import plugins_of, summarise, summarise_stages
 from clora_cli.reporting.scored_run import Floats, Run
 
 __all__ = ["Group", "Order", "Results", "Series", "Spread", "Traits"]
@@ -96,6 +96,15 @@ class Series:
         """Every metric over the runs; if all tasks were learned at once, the average performance alone."""
         by_run = [_metrics(run, self.order) for run in self.runs]
         return {name: Spread.of([metrics[name] for metrics in by_run]) for name in by_run[0]}
+
+    @cached_property
+    def stages(self) -> list[dict[str, Spread]]:
+        """Every metric after each stage, over the runs; nothing if all tasks were learned at once."""
+        by_run = [summarise_stages(run) for run in self.runs]
+        return [
+            {name: Spread.of([metrics[name] for metrics in of_stage]) for name in of_stage[0]}
+            for of_stage in zip(*by_run, strict=False)
+        ]
 
     @cached_property
     def mean(self) -> Run:

@@ -26,7 +26,7 @@ from clora_cli.reporting.training_protocol import differing, protocol_of
 from clora_cli.store.manifest import Manifest
 from clora_cli.store.scores import Scores
 
-__all__ = ["assemble", "plugins_of", "summarise"]
+__all__ = ["assemble", "plugins_of", "summarise", "summarise_stages"]
 
 _Manifests = Mapping[tuple[str, str], Manifest]  # method and sha256 of an adapter's weights -> its manifest
 _ALONE = ("task-id", "last")  # ways to combine under which the diagonal is one adapter alone
@@ -78,6 +78,29 @@ def summarise(run: Run, single: Mapping[str, float] | None = None) -> dict[str, 
     return {name: _value(name, learned, given) for name in registry.names("metrics")}
 
 
+def summarise_stages(run: Run) -> list[dict[str, float]]:
+    """Compute every metric plug-in after each stage, over the tasks learned until then.
+
+    Returns:
+        For each stage what ``summarise`` returns; nothing for tasks that were learned all at once.
+    """
+    stages = range(1, len(run.order) + 1) if not run.at_once else ()
+    return [summarise(_until(run, stage)) for stage in stages]
+
+
+def _until(run: Run, stage: int) -> Run:
+    """Return a run as it was after a stage, of the tasks learned until then."""
+    return replace(
+        run,
+        order=run.order[:stage],
+        unseen=(),
+        matrix=run.matrix[:stage, :stage],
+        zero_shot=run.zero_shot[:stage],
+        counts=run.counts[:stage],
+        task_metrics=run.task_metrics[:stage],
+    )
+
+
 def _value(name: str, learned: Floats, given: Mapping[str, Floats]) -> float:
     """Return a metric's value; NaN where it is refused, as ``registry.refusals`` explains: the others count."""
     try:
@@ -119,7 +142,7 @@ def _run(draft: Draft, manifests: _Manifests) -> Run:
     unseen = tuple(task for task in scored if task not in draft.order)
     columns = draft.order + unseen
     by_task = {task: cell for (_, task), (cell, _) in draft.cells.items()}
-    folder, last = folder_of(first), draft.order[-1] if draft.order else ""
+    folder = folder_of(first)
     trained = _manifests_of(draft, manifests)
     return Run(
         label="",
@@ -140,9 +163,8 @@ def _run(draft: Draft, manifests: _Manifests) -> Run:
         recipe=_recipe(trained),
         protocol=protocol_of(trained),
         settings=first.settings,
-        final_rows={
-            task: cell.per_row for (after, task), (cell, _) in draft.cells.items() if after == last and cell.per_row
-        },
+        row_scores={place: cell.per_row for place, (cell, _) in draft.cells.items() if cell.per_row},
+        retention={row.after: row.retention for file in draft.files for row in file.rows if row.retention},
         sources=tuple(file.source for file in draft.files if file.source is not None),
     )
 

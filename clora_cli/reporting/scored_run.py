@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clora_cli.reporting.run_folders import NO_RUN_FOLDER, RunFolder
 from clora_cli.reporting.training_protocol import Protocol
-from clora_cli.store.scores import BaseRef
+from clora_cli.store.scores import BaseRef, Retention
 
 __all__ = ["Floats", "Run"]
 
@@ -46,7 +46,9 @@ class Run:
         protocol: By task, what a comparison keeps equal of its training; empty without manifests.
         single_protocol: The same of the runs that ``single`` comes from.
         settings: How it was evaluated.
-        final_rows: Each test row's score after the last stage, in [0, 1], by task; without tasks whose files lack them.
+        row_scores: Each test row's score, in [0, 1], by the task learned last and the task scored; without those whose files lack
+            them.
+        retention: What was left of general ability, by the task learned last and by probe.
         sources: Its scores files.
     """
 
@@ -69,7 +71,8 @@ class Run:
     protocol: Protocol = field(default_factory=dict)
     single_protocol: Protocol = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    final_rows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    row_scores: Mapping[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
+    retention: Mapping[str, Mapping[str, Retention]] = field(default_factory=dict)
     sources: tuple[Path, ...] = ()
 
     @property
@@ -96,6 +99,12 @@ class Run:
     def trajectory(self) -> Floats:
         """(stage,), percent: the mean over the tasks learned so far; NaN if one of them was not evaluated."""
         return np.array([self.matrix[stage, : stage + 1].mean() for stage in range(len(self.order))])
+
+    @property
+    def final_rows(self) -> dict[str, tuple[float, ...]]:
+        """Each test row's score after the last stage, in [0, 1], by task."""
+        last = self.order[-1] if self.order else ""
+        return {task: rows for (after, task), rows in self.row_scores.items() if after == last}
 
     def final(self, tasks: Iterable[str]) -> Floats:
         """Return the scores of some tasks after the last stage, or of the base model if there is no stage, percent."""

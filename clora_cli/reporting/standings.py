@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clora_cli.reporting.method_results import Group, Order, Results, Spread, Traits
 
-__all__ = ["AVERAGE", "COLUMNS", "TRAITS", "Cell", "Column", "Row", "Standings", "standings"]
+__all__ = ["AVERAGE", "BY_STAGE", "COLUMNS", "TRAITS", "Cell", "Column", "Row", "Standings", "standings"]
 
 AVERAGE = "average"  # the label of the last block
 
@@ -28,6 +28,8 @@ COLUMNS = (
     Column("FWT", "forward-transfer", True),
     Column("BWT", "backward-transfer", True),
 )
+# The metrics whose values after every stage are shown.
+BY_STAGE = (COLUMNS[0], Column("AAA", "average-anytime-performance", True), *COLUMNS[1:])
 # What a method can do without, as a title and as a sentence, so that a tick is good in every column.
 TRAITS = {
     "no replay": "it trains on no rows of earlier tasks",

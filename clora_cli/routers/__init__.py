@@ -25,7 +25,8 @@ class Router:
 
     Attributes:
         needs_second: Whether it cannot do without second moments (``clora stat-features --second-moment``).
-        reads: What it knows adapters by: their ``features``, distributions at sites, or their ``task-vector``.
+        reads: What it knows adapters by: their ``features``, distributions at sites, their ``task-vector``, or their ``factors``,
+            the directions of a site's inputs that they amplify most; ``factors`` are compared with what the sites take in.
     """
 
     # Without annotations they are no dataclass fields, hence no options.

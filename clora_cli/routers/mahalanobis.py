@@ -47,10 +47,11 @@ class Mahalanobis(Router):
         whiten = self._whitening(prototypes.covariance)
         origin = prototypes.means.mean(dim=0)  # near the data: less is lost to rounding
         means = whiten(prototypes.means - origin)
+        lengths = means.square().sum(dim=1)
 
         def similarity(features: Tensor) -> Tensor:
             vectors = whiten(features.double() - origin.to(features.device))
-            squares = vectors.square().sum(dim=1, keepdim=True) + means.square().sum(dim=1).to(vectors.device)
+            squares = vectors.square().sum(dim=1, keepdim=True) + lengths.to(vectors.device)
             return vectors @ means.to(vectors.device).mT - squares / 2
 
         return similarity

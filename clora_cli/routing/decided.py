@@ -9,9 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from clora_cli.base.errors import CloraError
 from clora_cli.routing.inputs import Input
 
-__all__ = ["Decided", "mean_over"]
+__all__ = ["Decided", "check_finite", "mean_over", "named_weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,3 +43,31 @@ class Decided:
 def mean_over(weights: Mapping[str, Tensor], sites: Sequence[str]) -> Tensor:
     """Return the mean of some sites' weights, shape (input, adapter)."""
     return torch.stack([weights[site] for site in sites]).mean(dim=0)
+
+
+def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights that come from features that are not finite.
+
+    Raises:
+        CloraError: With the place that the first input came from.
+    """
+    if not all(one.isfinite().all() for one in weights.values()):
+        raise CloraError(
+            f"{where}: the base model's features are not finite; try --dtype float32", code="features-not-finite"
+        )
+
+
+def named_weights(weights: Tensor, names: Sequence[str], most: int = 0) -> dict[str, float]:
+    """Return one input's weights by adapter, the largest first, those of the same size by stage; zeros are left out.
+
+    Args:
+        weights: Shape (adapter,).
+        names: The adapters' names.
+        most: So many at most; 0 for all.
+    """
+    if 0 < most < len(names):
+        kept = weights.topk(most).indices.sort().values
+        return named_weights(weights[kept], [names[number] for number in kept.tolist()])
+    values = weights.tolist()
+    order = sorted(range(len(names)), key=lambda number: -values[number])
+    return {names[number]: rounded for number in order if (rounded := round(values[number], 6))}

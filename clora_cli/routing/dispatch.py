@@ -6,19 +6,17 @@ import contextlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from clora_cli.base.errors import CloraError, DataError
+from clora_cli.base.errors import CloraError
 from clora_cli.base.progress import Progress
 from clora_cli.data import Task
 from clora_cli.model.backbone import load_backbone, pick_device
 from clora_cli.model.base_model import check_base
-from clora_cli.model.features import prompt_ids
 from clora_cli.options import RouteOptions, RouteSettings
 from clora_cli.processes.meeting import WORK, Meeting, agree, meet, together
-from clora_cli.routing.decided import Decided
+from clora_cli.routing.decided import Decided, check_finite
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.inputs import Input, in_batches, read_spelled, spelled
 from clora_cli.routing.route_settings import tasks_known
@@ -133,11 +131,11 @@ class Dispatcher:
         at_once = {rank: batches[rank] for rank in range(1, len(batches))}
         # None can run a divided model without the others: all get something to do, and make the same passes.
         given = {rank: at_once.get(rank, batches[0]) for rank in range(1, others.size)} if sharded else at_once
-        every = self._ways(one for batch in batches for one in batch)
+        every = self.guide.ways(one for batch in batches for one in batch)
         for rank, batch in given.items():
             others.send(rank, spelled(batch))
-            others.send(rank, bytes(every if sharded else self._ways(batch)))
-        weights = self._weights(batches[0], every if sharded else self._ways(batches[0]))
+            others.send(rank, bytes(every if sharded else self.guide.ways(batch)))
+        weights = self._weights(batches[0], every if sharded else self.guide.ways(batches[0]))
         yield Decided(batches[0], weights)
         for rank in given:
             found = load(others.receive(rank, WORK))
@@ -154,17 +152,9 @@ class Dispatcher:
                     raise
                 others.send_error(0, error)
 
-    def _ways(self, inputs: Iterable[Input]) -> list[bool]:
-        """Return the ways in which inputs are written: without the chat template, with it."""
-        return sorted({one.chat and bool(self.guide.backbone.tokens.chat) for one in inputs})
-
     def _weights(self, inputs: Sequence[Input], ways: Collection[bool]) -> dict[str, Tensor]:
-        weights = self.routing.weights(self.routing.similarities(self._features(inputs, ways)))
-        if not all(one.isfinite().all() for one in weights.values()):
-            raise CloraError(
-                f"{inputs[0].where}: the base model's features are not finite; try --dtype float32",
-                code="features-not-finite",
-            )
+        weights = self.routing.weights(self.routing.similarities(self.guide.of_inputs(inputs, ways)))
+        check_finite(weights, inputs[0].where)
         return weights
 
     def _facts(self, calibration: Sequence[Task]) -> dict[str, Any]:
@@ -179,30 +169,3 @@ class Dispatcher:
             "package": marks(self.members),
             "calibration": [task.fingerprint for task in calibration],
         }
-
-    def _features(self, inputs: Sequence[Input], ways: Collection[bool]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for chat in ways:
-            rows = [row for row, one in enumerate(inputs) if self._ways([one]) == [chat]]
-            # Of none a pass is made all the same, which the other processes need; what it gives is given up.
-            for site, vectors in self._read([inputs[row] for row in rows or [0]], chat).items():
-                found.setdefault(site, torch.empty(len(inputs), vectors.shape[1]))[rows] = vectors[: len(rows)]
-        return found
-
-    def _read(self, inputs: Sequence[Input], chat: bool) -> dict[str, Tensor]:
-        try:
-            return self.guide.features([one.example for one in inputs], chat=chat)
-        except DataError:
-            for one in inputs:
-                self._check_length(one, chat)
-            raise
-
-    def _check_length(self, one: Input, chat: bool) -> None:
-        record = self.guide.record
-        try:
-            prompt_ids(self.guide.backbone, [one.example], text=record.text, max_length=record.max_length, chat=chat)
-        except DataError as error:
-            raise DataError(
-                f"{one.where}: {error} (inputs are cut as those of {self.guide.cut} were, by its --max-length)",
-                code=error.code,
-            ) from error

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from clora_cli.base.errors import DataError, OptionError
 from clora_cli.data import Example, Task, uses_chat
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.base_model import ModelReference
 from clora_cli.model.features import prompt_ids, read_features
 from clora_cli.options import RouteOptions
+from clora_cli.routing.inputs import Input
 from clora_cli.routing.profiles import known_by
 from clora_cli.routing.weights import Routing, nearness
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -73,7 +75,14 @@ class Guide:
 
         Raises:
             MismatchError: As ``Routing``.
+            OptionError: If there is a threshold, and features are those of the very pass that answers.
         """
+        if threshold is not None and self.record.source == "adapted":
+            raise OptionError(
+                "--abstain: distributions made with --source adapted cannot recognise far inputs before a forward pass; "
+                "make them with --source base",
+                code="abstain-needs-base-features",
+            )
         return self._known.routing(self.options, count, threshold)
 
     def features(
@@ -99,11 +108,33 @@ class Guide:
         ids = prompt_ids(self.backbone, examples, text=text, max_length=longest, chat=chat)
         found: dict[str, Tensor] = {}
         reading: dict[str, Any] = {"pool": self.record.pool, "batch_size": self._batch_size}
-        reading |= {"shared": shared, "done": done}
+        reading |= {"shared": shared, "done": done, "inputs": self._known.inputs}
         for rows, features in read_features(self.backbone, ids, self.sites, **reading):
             for site, vectors in features.items():
                 kept = found.setdefault(site, torch.empty(len(ids), vectors.shape[1]))
                 kept[rows] = vectors.cpu()
+        return found
+
+    def ways(self, inputs: Iterable[Input]) -> list[bool]:
+        """Return the ways in which inputs are written: without the chat template, with it."""
+        return sorted({one.chat and bool(self.backbone.tokens.chat) for one in inputs})
+
+    def of_inputs(self, inputs: Sequence[Input], ways: Collection[bool] | None = None) -> dict[str, Tensor]:
+        """Return the features of inputs, conversations and plain prompts in any mixture, as ``features`` does.
+
+        Args:
+            inputs: The inputs.
+            ways: The ways to make a pass for, whether or not an input is written so; the inputs' own by default.
+
+        Raises:
+            DataError: If an instruction is longer than what the adapters' own inputs were cut to.
+        """
+        found: dict[str, Tensor] = {}
+        for chat in self.ways(inputs) if ways is None else ways:
+            rows = [row for row, one in enumerate(inputs) if self.ways([one]) == [chat]]
+            # Of none a pass is made all the same, which other processes need; what it gives is given up.
+            for site, vectors in self._read([inputs[row] for row in rows or [0]], chat).items():
+                found.setdefault(site, torch.empty(len(inputs), vectors.shape[1]))[rows] = vectors[: len(rows)]
         return found
 
     def threshold(self, routing: Routing, tasks: Sequence[Task]) -> tuple[float, int]:
@@ -122,3 +153,21 @@ class Guide:
             features = self.features(task.dev[:_MOST_CALIBRATED], chat=chat, shared=True)
             near.append(nearness(routing.similarities(features)))
         return torch.cat(near).quantile(self.options.abstain).item(), sum(map(len, near))
+
+    def _read(self, inputs: Sequence[Input], chat: bool) -> dict[str, Tensor]:
+        try:
+            return self.features([one.example for one in inputs], chat=chat)
+        except DataError:
+            for one in inputs:
+                self._check_length(one, chat)
+            raise
+
+    def _check_length(self, one: Input, chat: bool) -> None:
+        record = self.record
+        try:
+            prompt_ids(self.backbone, [one.example], text=record.text, max_length=record.max_length, chat=chat)
+        except DataError as error:
+            raise DataError(
+                f"{one.where}: {error} (inputs are cut as those of {self.cut} were, by its --max-length)",
+                code=error.code,
+            ) from error

@@ -46,7 +46,7 @@ class LearnedWeights(Routing):
 
         self._similarities = {site: weigh}
 
-    def _weights(self, similarities: Tensor, always: int | None) -> Tensor:
+    def _weights(self, similarities: Tensor, top_k: int, always: int | None) -> Tensor:
         return similarities.float()
 
 

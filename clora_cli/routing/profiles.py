@@ -7,10 +7,13 @@ from typing import Any, Protocol
 
 import torch
 
+from clora_cli.algebra.directions import leading_input
 from clora_cli.algebra.statistics import Moments
 from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.model.backbone import load_skeleton
+from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.base_model import ModelReference, check_base, same_base
+from clora_cli.model.features import sites_of_prompts
 from clora_cli.model.task_vectors import read_task_vector, table_of
 from clora_cli.options import RouteOptions
 from clora_cli.routing.learned_weights import LearnedWeights, weighing_method
@@ -19,7 +22,9 @@ from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import agree, read_distribution, read_record, read_sites
 from clora_cli.store.feature_record import FeatureRecord
 
-__all__ = ["Distributions", "Known", "Learned", "TaskVectors", "known_by"]
+__all__ = ["Directions", "Distributions", "Known", "Learned", "TaskVectors", "known_by"]
+
+_PLAIN = 512  # tokens of an input of adapters that do not say
 
 
 class Known(Protocol):
@@ -29,11 +34,13 @@ class Known(Protocol):
         record: How an input is looked at to be compared with it: ``source``, ``pool``, ``text`` and ``max_length``.
         sites: The sites that decide.
         cut: Whose ``--max-length`` that is, for messages.
+        inputs: Whether an input is what the sites take in, instead of what they give.
     """
 
     record: FeatureRecord
     sites: list[str]
     cut: str
+    inputs: bool
 
     def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
         """Return the weights' source for the first ``count`` adapters; for all by default."""
@@ -53,6 +60,7 @@ class Distributions:
     """
 
     cut = "`clora stat-features`"
+    inputs = False
 
     def __init__(self, reference: ModelReference, members: Sequence[AdapterFolder], options: RouteOptions) -> None:
         records = [(member.features, read_record(member.features)) for member in members]
@@ -90,6 +98,7 @@ class TaskVectors:
     """
 
     cut = "training"
+    inputs = False
 
     def __init__(self, reference: ModelReference, members: Sequence[AdapterFolder], model: Any = None) -> None:
         for member in members:
@@ -119,6 +128,7 @@ class Learned:
     """
 
     cut = "training"
+    inputs = False
 
     def __init__(self, reference: ModelReference, members: Sequence[AdapterFolder], model: Any = None) -> None:
         for member in members:
@@ -133,6 +143,50 @@ class Learned:
         return LearnedWeights(self._method, self._members[:count], self.sites[0], options, threshold)
 
 
+class Directions:
+    """Adapters known by their factors: at each site, the direction of its inputs that an adapter amplifies most.
+
+    Args:
+        reference: The base model.
+        members: The adapters, at least one, from anywhere.
+        options: For the sites that decide.
+        model: The base model, with or without weights; None to have its structure read here.
+
+    Raises:
+        MismatchError: If an adapter stands on another base model, or they have no layer that sees prompts in common.
+    """
+
+    cut = "training"
+    inputs = True
+
+    def __init__(
+        self, reference: ModelReference, members: Sequence[AdapterFolder], options: RouteOptions, model: Any = None
+    ) -> None:
+        for member in members:
+            check_base(member.base, reference, member.path)
+        structure = model if model is not None else load_skeleton(reference)
+        self._deltas = [member.deltas() for member in BaseLayers(reference).fitted(members)]
+        seen = [sites_of_prompts(structure, reference.kind, deltas) for deltas in self._deltas]
+        if not set(seen[0]).intersection(*seen[1:]):
+            raise MismatchError(
+                "these adapters change no layer that sees prompts in common, where their directions could be compared; give others, "
+                "or compare distributions: --similarity l2",
+                code="no-layer-in-common",
+            )
+        self.sites = common_sites(seen, options)
+        longest = max(
+            member.manifest.training.max_length or _PLAIN if member.manifest else _PLAIN for member in members
+        )
+        self.record = FeatureRecord({"source": "base", "pool": "prompt-mean", "text": "prompt", "max_length": longest})
+
+    def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
+        """Return the weights' source: each adapter's direction is the mean of one input."""
+        moments = (
+            {site: Moments(1, leading_input(deltas[site])) for site in self.sites} for deltas in self._deltas[:count]
+        )
+        return Routing(moments, self.sites, options, threshold)
+
+
 def known_by(
     reference: ModelReference, members: Sequence[AdapterFolder], options: RouteOptions, model: Any = None
 ) -> Known:
@@ -145,10 +199,12 @@ def known_by(
         model: The base model where it is loaded.
 
     Raises:
-        CloraError: As ``Distributions``, ``TaskVectors`` and ``Learned``.
+        CloraError: As ``Distributions``, ``TaskVectors``, ``Directions`` and ``Learned``.
     """
     if options.reads == "learned":
         return Learned(reference, members, model)
+    if options.reads == "factors":
+        return Directions(reference, members, options, model)
     if options.reads == "task-vector":
         return TaskVectors(reference, members, model)
     if options.similarity == "auto" and (lacking := _without_distribution(members)):

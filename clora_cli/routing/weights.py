@@ -65,24 +65,28 @@ class Routing:
         """Return, for each deciding site given, the similarity of each input to each adapter, (input, adapter), float64."""
         return {site: self._similarities[site](vectors) for site, vectors in features.items()}
 
-    def weights(self, similarities: Mapping[str, Tensor], always: int | None = None) -> dict[str, Tensor]:
+    def weights(
+        self, similarities: Mapping[str, Tensor], always: int | None = None, top_k: int | None = None
+    ) -> dict[str, Tensor]:
         """Turn similarities into weights.
 
         Args:
             similarities: From ``similarities``.
             always: An adapter that takes part whatever its similarity, in the place of the last of the best.
+            top_k: Adapters that take part instead of ``options.top_k``; 0 for all.
 
         Returns:
             Site to weights, shape (input, adapter), float32. Each row sums to 1, or is 0 where the input abstains.
         """
-        found = {site: self._weights(values, always) for site, values in similarities.items()}
+        best = self.options.top_k if top_k is None else top_k
+        found = {site: self._weights(values, best, always) for site, values in similarities.items()}
         if self.threshold is None:
             return found
         known = (nearness(similarities) >= self.threshold).float()[:, None]
         return {site: weights * known for site, weights in found.items()}
 
-    def _weights(self, similarities: Tensor, always: int | None) -> Tensor:
-        return softmax_over_best(similarities, self.options.top_k, self.options.temperature, always).float()
+    def _weights(self, similarities: Tensor, top_k: int, always: int | None) -> Tensor:
+        return softmax_over_best(similarities, top_k, self.options.temperature, always).float()
 
 
 def softmax_over_best(similarities: Tensor, top_k: int, temperature: float, always: int | None = None) -> Tensor:
@@ -105,9 +109,15 @@ def softmax_over_best(similarities: Tensor, top_k: int, temperature: float, alwa
         ranked = scaled.clone()
         if always is not None:
             ranked[:, always] = float("inf")
-        order = ranked.argsort(dim=1, descending=True, stable=True)
-        scaled = scaled.scatter(1, order[:, top_k:], float("-inf"))
+        scaled = scaled.masked_fill(~_best(ranked, top_k), float("-inf"))
     return scaled.softmax(dim=1)
+
+
+def _best(values: Tensor, count: int) -> Tensor:
+    """Tell which are the ``count`` largest of each row, the earlier of equals; sorts nothing, as there may be thousands."""
+    least = values.topk(count, dim=1).values[:, -1:]
+    above, level = values > least, values == least
+    return above | (level & (level.cumsum(dim=1) <= count - above.sum(dim=1, keepdim=True)))
 
 
 def nearness(similarities: Mapping[str, Tensor]) -> Tensor:

@@ -144,12 +144,13 @@ class AdapterFolder:
         check_numbers(deltas.items(), self.path)
         return self._named(deltas)
 
-    def factors(self, *, compare: bool = True) -> dict[str, Factor]:
+    def factors(self, *, compare: bool = True, at_once: bool = False) -> dict[str, Factor]:
         """Read the adapter's factors, by site, as stored; 8-bit ones as float32.
 
         Args:
             compare: Whether to check that base-model weights stored in the file equal those of the base model, so that the
                 factors are the adapter's only change; otherwise they are ignored.
+            at_once: As for ``read_tensors``.
 
         Raises:
             ArtifactError: If the tensor file is missing, truncated or incomplete.
@@ -166,7 +167,7 @@ class AdapterFolder:
         if problem := config_problem(self.config):
             raise MismatchError(f"adapter {self.path} cannot be used: {problem}", code="adapter-not-plain-lora")
         with unchanged(self.path, self.seen):
-            factors = read_factors(self.weights, self.config, self.places, compare=compare)
+            factors = read_factors(self.weights, self.config, self.places, compare=compare, at_once=at_once)
         check_numbers(_numbers(factors), self.path)
         return self._named(factors)
 
@@ -178,15 +179,18 @@ class AdapterFolder:
         """
         check_numbers(each_tensor(self.weights), self.path)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self, *, at_once: bool = False) -> dict[str, Tensor]:
         """Read the tensors that the adapter's method stored, ``<what>/<site>`` for those of a site; empty if there are none.
+
+        Args:
+            at_once: As for ``read_tensors``.
 
         Raises:
             ArtifactError: If the file is damaged, or has numbers that are not finite.
         """
         path = side_file(self.path, STATE)
         with unchanged(self.path, self.seen):
-            tensors = read_tensors(path) if path.exists() else {}
+            tensors = read_tensors(path, at_once=at_once) if path.exists() else {}
         check_numbers(tensors.items(), self.path, sys.float_info.max)
         return tensors if self.places is None else {self._state_key(key): tensor for key, tensor in tensors.items()}
 

@@ -21,7 +21,12 @@ __all__ = ["names_in", "read_copies", "read_dense", "read_factors"]
 
 
 def read_factors(
-    path: Path, config: Mapping[str, Any], places: Places | None = None, *, compare: bool = True
+    path: Path,
+    config: Mapping[str, Any],
+    places: Places | None = None,
+    *,
+    compare: bool = True,
+    at_once: bool = False,
 ) -> dict[str, Factor]:
     """Read the factors of an adapter file, by site as the file spells it, sorted; 8-bit ones as float32.
 
@@ -30,13 +35,14 @@ def read_factors(
         config: Its ``adapter_config.json``, a plain LoRA's.
         places: The base model's layers.
         compare: Whether to check that base-model weights stored in the file equal those of the base model.
+        at_once: As for ``read_tensors``.
 
     Raises:
         ArtifactError: If the file is missing, truncated or incomplete.
         MismatchError: If it holds more than plain LoRA factors.
     """
     sides: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in read_tensors(path).items():
+    for key, tensor in read_tensors(path, at_once=at_once).items():
         name = _name(path, key)
         if name.part == "base":
             if compare:

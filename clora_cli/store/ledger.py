@@ -7,6 +7,7 @@ sum is that LoRA, bit by bit, and its *ledger* says which task owns which share 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,10 +39,10 @@ def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
     Raises:
         ValueError: If the bytes do not make a mask of that shape.
     """
-    entries = int(np.prod(shape))
+    entries = math.prod(shape)
     if packed.dtype != torch.uint8 or tuple(packed.shape) != (-(-entries // 8),):
         raise ValueError(f"{tuple(packed.shape)} {packed.dtype} is no packed mask of {tuple(shape)}")
-    return torch.from_numpy(np.unpackbits(packed.numpy(), count=entries)).view(*shape).bool()
+    return torch.from_numpy(np.unpackbits(packed.numpy(), count=entries)).view(torch.bool).view(*shape)
 
 
 def read_masks(member: AdapterFolder, side: str = "B") -> dict[str, Tensor]:
@@ -74,7 +75,7 @@ def _masks(
             raise ArtifactError(
                 f"adapter {member.path} is damaged: the mask at '{site}': {error}", code="mask-damaged"
             ) from error
-        if bool(values.masked_fill(masks[site], 0).any()):
+        if bool((values.bool() & ~masks[site]).any()):
             raise ArtifactError(
                 f"adapter {member.path} is damaged: lora_{side} at '{site}' is not zero outside its mask; make it again",
                 code="entries-outside-mask",
@@ -142,31 +143,54 @@ def read_ledger(members: Sequence[AdapterFolder]) -> Ledger:
         MismatchError: If a member has no masks, has another ``lora_A``, scaling or set of layers, or owns an entry of an
             earlier one.
     """
-    owners: dict[str, Tensor] = {}
+    first: Mapping[str, Factor] = {}
+    owner = torch.zeros(0, dtype=torch.int16)  # of the entries of all sites, one site after another
     for number, member in enumerate(members, start=1):
-        factors = member.factors()
-        masks = _masks(member, member.state(), factors, "B")
-        if set(masks) != set(factors):
-            raise MismatchError(
-                f"{member.path} owns no part of a shared LoRA: it has no masks in state.clora; "
-                "train into another --package",
-                code="no-shared-lora-masks",
-            )
+        factors, masks = _parts(member)
         if number == 1:
             first = factors
-            owners = {site: torch.zeros(mask.shape, dtype=torch.int16) for site, mask in masks.items()}
-        for site, factor in factors.items():
-            same = site in owners and factor.scaling == first[site].scaling and torch.equal(factor.a, first[site].a)
-            if not same or len(factors) != len(owners):
-                raise MismatchError(
-                    f"{member.path} and {members[0].path} are no parts of one LoRA: their lora_A, scaling or layers differ",
-                    code="shared-lora-parts-differ",
-                )
-            if bool((owners[site][masks[site]] != 0).any()):
-                other = members[int(owners[site][masks[site]].max()) - 1]
-                raise MismatchError(
-                    f"{member.path} and {other.path} both own entries of lora_B at '{site}'",
-                    code="shared-lora-masks-overlap",
-                )
-            owners[site][masks[site]] = number
-    return Ledger(tuple(member.task for member in members), owners)
+            owner = torch.zeros(sum(factor.b.numel() for factor in first.values()), dtype=torch.int16)
+        if not _are_of_one(factors, first):
+            raise MismatchError(
+                f"{member.path} and {members[0].path} are no parts of one LoRA: their lora_A, scaling or layers differ",
+                code="shared-lora-parts-differ",
+            )
+        mask = torch.cat([masks[site].flatten() for site in first])
+        twice = owner.bool() & mask
+        if bool(twice.any()):
+            site = next(site for site, part in _by_site(twice, first).items() if bool(part.any()))
+            other = members[int(owner[twice][0]) - 1]
+            raise MismatchError(
+                f"{member.path} and {other.path} both own entries of lora_B at '{site}'",
+                code="shared-lora-masks-overlap",
+            )
+        owner.masked_fill_(mask, number)
+    return Ledger(tuple(member.task for member in members), _by_site(owner, first))
+
+
+def _parts(member: AdapterFolder) -> tuple[dict[str, Factor], dict[str, Tensor]]:
+    factors = member.factors(at_once=True)
+    masks = _masks(member, member.state(at_once=True), factors, "B")
+    if set(masks) != set(factors):
+        raise MismatchError(
+            f"{member.path} owns no part of a shared LoRA: it has no masks in state.clora; "
+            "train into another --package",
+            code="no-shared-lora-masks",
+        )
+    return factors, masks
+
+
+def _are_of_one(factors: Mapping[str, Factor], first: Mapping[str, Factor]) -> bool:
+    """Tell whether the factors of two adapters may be parts of one LoRA."""
+    return factors.keys() == first.keys() and all(
+        factor.b.shape == first[site].b.shape
+        and factor.scaling == first[site].scaling
+        and torch.equal(factor.a, first[site].a)
+        for site, factor in factors.items()
+    )
+
+
+def _by_site(flat: Tensor, first: Mapping[str, Factor]) -> dict[str, Tensor]:
+    """Give the entries of all sites, one after another, the shapes of their ``lora_B``."""
+    parts = torch.split(flat, [factor.b.numel() for factor in first.values()])
+    return {site: part.view(factor.b.shape) for (site, factor), part in zip(first.items(), parts, strict=True)}

@@ -111,14 +111,15 @@ class Manifest(Record):
                 code="manifest-damaged",
             )
         for file, digest in manifest["files"].items():
-            if not (path / file).is_file():
+            place = path / file
+            if not place.is_file():
                 raise ArtifactError(
                     f"adapter {path} is damaged: {file} is missing; restore it or train the adapter again",
                     code="adapter-file-missing",
                 )
-            if _digest(path / file) != digest:
-                if problem := stand_in(path / file):
-                    raise ArtifactError(f"{path / file} {problem}", code="file-is-stand-in")
+            if _digest(place) != digest:
+                if problem := stand_in(place):
+                    raise ArtifactError(f"{place} {problem}", code="file-is-stand-in")
                 raise ArtifactError(
                     f"adapter {path} is damaged: {file} is not the file that was written; restore it or train again",
                     code="adapter-file-changed",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from clora_cli.base.errors import ArtifactError, CloraError
 from clora_cli.base.intake import open_regular, parse_json, reason
@@ -33,7 +34,10 @@ __all__ = [
 ]
 
 _CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_SHORT = 1 << 16  # bytes of a header that is kept in memory
 _LONGEST = 1 << 25  # bytes of a header: an adapter with 90,000 factors, one per expert, needs half of it
+_FEW = 1 << 18  # numbers that are copied to be examined together
+_SMALL = 1 << 24  # bytes of a file that may be in memory twice
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how the Rust library spells an errno
 _LARGEST = 1e6  # largest plausible magnitude: model weights stay near 100, float16 ends at 65,504
 _ENTRY = {"dtype": name, "shape": listed(whole()), "data_offsets": listed(whole())}
@@ -50,8 +54,22 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
         ValueError: If it is not a safetensors file, or ends before its last tensor.
     """
     with open_regular(path) as file:
-        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
-        header = parse_json(file.read(min(length, size, _LONGEST)))  # a damaged length may be any number
+        return _header(file)
+
+
+def _header(file: BinaryIO) -> tuple[dict[str, dict[str, Any]], int]:
+    length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+    text = file.read(min(length, size, _LONGEST))  # a damaged length may be any number
+    header = _entries(text) if len(text) <= _SHORT else _entries.__wrapped__(text)
+    for key, entry in header.items():
+        if 8 + length + entry["data_offsets"][1] > size:
+            raise ValueError(f"it ends within '{key}'")
+    return dict(header), 8 + length
+
+
+@functools.lru_cache(maxsize=16)  # adapters of a package have one and the same
+def _entries(text: bytes) -> Mapping[str, dict[str, Any]]:
+    header = parse_json(text)
     if not isinstance(header, dict):
         raise ValueError("no header of a safetensors file")
     header.pop("__metadata__", None)
@@ -59,9 +77,7 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
         odd = wrong(entry, _ENTRY) if isinstance(entry, dict) else "entry"
         if odd or len(entry["data_offsets"]) != 2:
             raise ValueError(f"no header of a safetensors file: '{shortened(key)}' has no {odd or 'end'}")
-        if 8 + length + entry["data_offsets"][1] > size:
-            raise ValueError(f"it ends within '{key}'")
-    return header, 8 + length
+    return header
 
 
 @contextlib.contextmanager
@@ -109,13 +125,35 @@ def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise ArtifactError(f"tensor file {path} does not exist; {mend}", code="tensor-file-missing") from None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, at_once: bool = False) -> dict[str, Tensor]:
     """Read a safetensors file.
+
+    Args:
+        path: The file.
+        at_once: Whether to read a small file whole, in a third of the time: for those who read one after another and keep none.
 
     Raises:
         ArtifactError: If the file is missing or damaged.
     """
-    return dict(each_tensor(path))
+    tensors = _at_once(path) if at_once else None
+    return dict(each_tensor(path)) if tensors is None else tensors
+
+
+def _at_once(path: Path) -> dict[str, Tensor] | None:
+    """Read a small file; None if it is large, or anything is wrong."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > _SMALL:
+                return None
+            _header(file)
+            file.seek(0)
+            tensors = load(file.read())
+            return {key: tensors[key] for key in sorted(tensors)}
+    except (SafetensorError, OSError, ValueError, KeyError):  # the slower way tells what
+        return None
 
 
 def _odd_numbers(tensors: Iterable[tuple[str, Tensor]], most: float = _LARGEST) -> str | None:
@@ -125,16 +163,37 @@ def _odd_numbers(tensors: Iterable[tuple[str, Tensor]], most: float = _LARGEST) 
         tensors: Names and tensors; integer tensors are skipped.
         most: The largest magnitude allowed; numbers that are not finite never are.
     """
+    for group in _groups(tensors):
+        if _beyond([tensor for _, tensor in group], most):
+            return next(key for key, tensor in group if _beyond([tensor], most))
+    return None
+
+
+def _groups(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Yield the tensors of fractions in groups of one type: small ones are examined together, in a tenth of the time."""
+    group: list[tuple[str, Tensor]] = []
+    size = 0
     for key, tensor in tensors:
         if not tensor.numel() or not (tensor.is_floating_point() or tensor.is_complex()):
             continue
-        try:
-            low, high = (end.item() for end in _magnitudes(tensor).aminmax())
-        except RuntimeError:  # a type that is only for storing
-            return key
-        if not -most <= low <= high <= most:  # NaN fails this
-            return key
-    return None
+        if group and (tensor.dtype != group[0][1].dtype or size + tensor.numel() > _FEW):
+            yield group
+            group, size = [], 0
+        group.append((key, tensor))
+        size += tensor.numel()
+    if group:
+        yield group
+
+
+def _beyond(tensors: Sequence[Tensor], most: float) -> bool:
+    import torch
+
+    try:
+        flat = [_magnitudes(tensor).flatten() for tensor in tensors]
+        low, high = (end.item() for end in (torch.cat(flat) if len(flat) > 1 else flat[0]).aminmax())
+    except RuntimeError:  # a type that is only for storing
+        return True
+    return not -most <= low <= high <= most  # NaN fails this
 
 
 def check_numbers(tensors: Iterable[tuple[str, Tensor]], where: Path, most: float = _LARGEST) -> None:

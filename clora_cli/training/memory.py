@@ -42,9 +42,25 @@ def _drawn(memory: Memory, member: AdapterFolder, method: str, model: ModelRefer
     limit = math.ceil(memory.share * len(learned)) if memory.share else memory.rows
     if not 0 < limit < len(learned):
         return Rows(task, "train", learned)
+    if memory.by:
+        return Rows(
+            task, "train", [learned[index] for index in _largest(memory.by, member, len(learned), limit)], limit, seed
+        )
     # A seed of its own: the rows of a distribution or of a training on fewer rows are drawn by the plain one.
     chosen = sorted(random.Random(run_seed(seed, f"{task.name}/memory")).sample(range(len(learned)), limit))
     return Rows(task, "train", [learned[index] for index in chosen], limit, seed)
+
+
+def _largest(name: str, member: AdapterFolder, rows: int, limit: int) -> list[int]:
+    """Return the places of the rows for which an adapter's method kept the largest numbers, in order."""
+    kept = member.state().get(name)
+    if kept is None or tuple(kept.shape) != (rows,):
+        raise MismatchError(
+            f"adapter {member.path} keeps no '{name}' of its {rows} training rows, by which they are to be chosen; train it with the "
+            "same method and options",
+            code="method-state-missing",
+        )
+    return sorted(kept.argsort(descending=True, stable=True)[:limit].tolist())
 
 
 def _manifest(member: AdapterFolder, method: str) -> Manifest:

@@ -114,7 +114,9 @@ class Plan:
     @property
     def order(self) -> list[int]:
         """The rows in the order in which the run reads them: the task's own by number, then those of the memory."""
-        return order_of_examples(len(self.rows) + self.remembered, self.options, self.seed)
+        drawn = (self.drawn, *(self.memory if self.remembered else ()))
+        lengths = [row.size for rows in drawn for row in rows.examples]
+        return order_of_examples(len(lengths), self.options, self.seed, lengths)
 
     @property
     def steps(self) -> int:
@@ -254,7 +256,7 @@ def _dependents(members: Sequence[AdapterFolder], out: Path) -> list[AdapterFold
     return [
         member
         for member in members
-        if member.manifest and any(parent.sha256 in replaced for parent in member.manifest.parents)
+        if replaced and member.manifest and any(parent.sha256 in replaced for parent in member.manifest.parents)
     ]
 
 

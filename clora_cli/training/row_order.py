@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 
 from clora_cli.base.intervals import check_size
 from clora_cli.model.base_model import Kind
@@ -47,16 +48,18 @@ def rows_to_read(rows: int, options: TrainOptions) -> int:
     return wanted
 
 
-def order_of_examples(rows: int, options: TrainOptions, seed: int) -> list[int]:
+def order_of_examples(rows: int, options: TrainOptions, seed: int, lengths: Sequence[int] = ()) -> list[int]:
     """Fix the order in which a run reads its rows, over all its epochs.
 
     The order depends on the seed alone: not on the number of processes, and not on interruptions. Each epoch is a
-    permutation, filled up from its own beginning so that every optimizer step has a whole batch.
+    permutation, filled up from its own beginning so that every optimizer step has a whole batch. Of ``length_window``
+    micro-batches in it, the shortest rows then make one, the next another, and they come in an order of their own.
 
     Args:
         rows: Number of training rows, at least 1.
-        options: As for ``rows_to_read``.
+        options: As for ``rows_to_read``, and ``length_window``.
         seed: From ``run_seed``.
+        lengths: How long each row is, in any unit; needed for a window of more than one micro-batch.
 
     Returns:
         Row numbers, as many as ``rows_to_read``.
@@ -71,5 +74,17 @@ def order_of_examples(rows: int, options: TrainOptions, seed: int) -> list[int]:
     while len(order) < wanted:
         epoch = list(range(rows))
         generator.shuffle(epoch)
-        order.extend((epoch * (padded // rows + 1))[:padded])
+        epoch = (epoch * (padded // rows + 1))[:padded]
+        order.extend(epoch if options.length_window == 1 else _alike(epoch, options, lengths, generator))
     return order[:wanted]
+
+
+def _alike(epoch: Sequence[int], options: TrainOptions, lengths: Sequence[int], generator: random.Random) -> list[int]:
+    """Let rows of like length share a micro-batch, window by window."""
+    size, order = options.batch_size, []
+    for start in range(0, len(epoch), size * options.length_window):
+        rows = sorted(epoch[start : start + size * options.length_window], key=lengths.__getitem__)
+        batches = [rows[place : place + size] for place in range(0, len(rows), size)]
+        generator.shuffle(batches)
+        order += [row for batch in batches for row in batch]
+    return order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -99,9 +100,20 @@ class TrainingRun(Services):
         return [[row for row in step if row < own] for step in steps] if self._plan.remembered else steps
 
     @property
+    def answers(self) -> Sequence[str]:
+        """The right answer to each of the task's own rows."""
+        return [row.references[0] for row in self._plan.rows]
+
+    @property
     def memory(self) -> Sequence[int]:
         """The numbers of the memory's rows."""
         return range(len(self._own), len(self._items))
+
+    @property
+    def memories(self) -> Sequence[range]:
+        """The numbers of the memory's rows of each earlier task."""
+        ends = list(itertools.accumulate((len(rows.examples) for rows in self._plan.memory), initial=len(self._own)))
+        return [range(start, end) for start, end in itertools.pairwise(ends)]
 
     def parameter(self, name: str, start: Tensor) -> nn.Parameter:
         """Return a trainable tensor of the method's own; see ``methods.Run``."""

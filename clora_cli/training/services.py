@@ -17,6 +17,7 @@ from clora_cli.base.errors import MismatchError
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Collator, uses_chat
 from clora_cli.model.attribution import Answer, attributions, down_projections
+from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features
 from clora_cli.model.task_vectors import embeddings
 from clora_cli.processes.ranks import processes, rounds, summed
@@ -115,9 +116,30 @@ class Services:
         number = summed(tokens, device).item()
         return [(own, summed(total, device) / number) for own, total in zip(trained, totals, strict=True)]
 
+    @torch.no_grad()
+    def losses(self) -> Tensor:
+        """Return the mean loss per answer token of each of the task's training rows; see ``methods.Run``."""
+        found = torch.zeros(len(self._own))
+        with undisturbed(self._built.model):
+            for row, counts in rounds(range(len(self._own)), equal=self._sharded):
+                likelihood, count = self._log_likelihood(row)
+                found[row] += -likelihood.item() / count * counts
+        return summed(found, self._built.backbone.device).cpu()
+
     def input_moments(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each adapted site with the mean of ``x xT`` over its inputs; see ``methods.Run``."""
         yield from input_moments(self._built, self._own, self._plan.options.batch_size)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each adapted site with the weight that the new adapter is added to; see ``methods.Run``."""
+        layers, bank = BaseLayers(self._plan.reference), self._built.bank
+        for site, factor in self._built.trainable.items():
+            weight = layers.weight(site, factor.shape).float()
+            if (dense := bank.dense_of([site])) is not None:
+                weight = weight + dense[0].cpu()
+            elif (past := bank.past_of([site])) is not None:
+                weight = weight + past[1][0].cpu().float() @ past[0][0].cpu().float()
+            yield site, weight
 
     def distribution(self, *, pool: Pool, text: Text, second_moment: SecondMoment) -> Distribution:
         """Return the feature distribution of the task's training rows under the bare base model."""
@@ -144,6 +166,10 @@ class Services:
 
     def embeddings(self) -> Tensor:
         """Return E(x) of the training rows, shape (row, hidden), each of norm 1."""
+        return self._embedded
+
+    @cached_property
+    def _embedded(self) -> Tensor:
         with undisturbed(self._built.model):
             return embeddings(self._built.backbone, self._ids("prompt")).cpu()
 

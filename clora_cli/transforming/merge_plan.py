@@ -53,7 +53,8 @@ class MergePlan:
         """What is written: factors, dense deltas or a whole model."""
         if self.options.into_model:
             return "model"
-        low_rank = self.merger.merge.linear and not any(member.is_dense for member in self.members)
+        merge = self.merger.merge
+        low_rank = (merge.linear or merge.low_rank) and not any(member.is_dense for member in self.members)
         return "factors" if not self.options.dense and (self.rank or low_rank) else "dense"
 
     @property

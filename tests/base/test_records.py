@@ -22,6 +22,7 @@ WANTED = {"a": whole(1, 9), "b?": made_of({"c": name}), "b.d?": number(0)}
         ({"a": 1, "b": {}}, "b"),
         ({"a": 1, "b": {"c": "\x1b[1m"}}, "b"),
         ({"a": 1, "b": {"c": "x", "d": -1}}, "b.d"),
+        ({"a": 1, "b": {"c": "x", "d": -1}, "b.d": 1, "b?": {"c": "x"}}, "b.d"),
     ],
 )
 def test_the_key_that_is_wrong_is_named(entry, odd):

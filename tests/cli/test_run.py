@@ -256,7 +256,7 @@ def test_parts_of_a_recipe_and_other_places(clora, here):
 
 def test_recipes_are_listed_and_shown(clora, here):
     listed = clora("run", "--list", "n-lora-t5").out.splitlines()
-    assert [name for line in listed if not (name := line.split()[0]).startswith("o-lora+")] == [
+    assert [name for line in listed if (name := line.split()[0]).startswith("n-lora")] == [
         *(f"n-lora-t5-order{number}" for number in range(1, 7)), "n-lora-t5-superni1", "n-lora-t5-superni2",
     ]  # fmt: skip
     data = json.loads(clora("run", "--list", "--json").out)
@@ -279,3 +279,23 @@ def test_workers_share_the_gpus_out(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert _devices(units(lr=0.1)) == ["0", "1", "2"]
+
+
+def test_points_of_a_sweep_that_train_alike_are_trained_once(clora, here, filled):
+    recipe = filled().replace("  - method: o-lora\n    option: {strength: [0.5, 0.25]}\n", "")
+    recipe = recipe.replace(
+        "    eval: {combine: route}", "    eval: {combine: route}\n    sweep: {eval: {top-k: [1, 2]}}"
+    )
+    (here / "swept.yaml").write_text(recipe, encoding="utf-8")
+    result = clora("run", "swept.yaml", "--json")
+    assert result.code == 0, result.err
+    costs = [json.loads(line) for line in (here / "runs/tiny/cost.jsonl").read_text().splitlines()]
+    first, second = "per-task@top-k=1", "per-task@top-k=2"
+    assert [cost["step"] for cost in costs if cost["method"] == second] == ["eval", "eval"]
+    assert [cost["step"] for cost in costs if cost["method"] == first].count("train") == 2
+    assert not (here / "runs/tiny" / second / "seed-42/adapters").exists()
+    scores = json.loads((here / "runs/tiny" / second / "seed-42/scores/2-second.json").read_text())
+    assert scores["settings"]["route"]["top_k"] == 2
+    assert "everything is up to date" in clora("run", "swept.yaml").err
+    report = clora("report", "runs/tiny")
+    assert report.code == 0 and "## Sweep of per-task" in report.out

@@ -41,6 +41,18 @@ sys.argv = ["clora", "tasks"]
 program.main()
 """
 
+# A module that a signal reaches in a text given to `exec`, as when a library makes a dataclass.
+WITHIN = """
+import os, sys
+from clora_cli.processes import signals
+
+try:
+    with signals.interruptible():
+        exec("os.kill(os.getpid(), int(sys.argv[1]))\\nfor turn in range(9999): pass")
+except KeyboardInterrupt:
+    sys.exit(signals.exit_code())
+"""
+
 
 @pytest.mark.parametrize("number", ENDING)
 def test_a_command_that_writes_ends_with_nothing_left(package, here, number):
@@ -65,6 +77,14 @@ def test_a_command_ends_while_it_is_still_being_imported(here, number):
             running.send_signal(number)
             _, err = running.communicate(timeout=60)
         assert (running.returncode in {128 + number, 0}, err) == (True, ""), delay
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_the_status_tells_the_signal_wherever_it_came(here, number):
+    (here / "within.py").write_text(WITHIN)
+    words = [sys.executable, "-m", "within", str(int(number))]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (128 + number, "")
 
 
 def test_what_is_ignored_stays_ignored(here):

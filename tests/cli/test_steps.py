@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -67,3 +68,17 @@ def test_it_ends_with_its_command_when_nobody_is_left(worker, endless, tmp_path)
         os.kill(child, 0)
     assert outcomes[0].code == 128 + signal.SIGKILL
     assert not worker.alive
+    assert list(tmp_path.glob(".clora-*")) == []
+
+
+def test_a_command_that_nobody_hears_any_more_ends_by_itself(worker, tmp_path):
+    def full(line):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    for words in (["tasks"], ["tasks", "mnil"]):  # the second ends as its line is heard
+        with pytest.raises(OSError, match="no space left"):
+            worker.run(words, tmp_path, full)
+        assert list(tmp_path.glob(".clora-*")) == []
+    said = []
+    assert worker.run(["tasks", "-q"], tmp_path, said.append).code == 0
+    assert "yes-no" in said

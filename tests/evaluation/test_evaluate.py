@@ -127,18 +127,18 @@ def test_numbers_of_a_score(package, loaded):
 
 
 def test_a_model_that_says_the_answers_is_right_everywhere(package, loaded, monkeypatch):
-    from clora_cli.evaluation import answers
+    from clora_cli.evaluation import bench
 
-    monkeypatch.setattr(answers, "generate", lambda prompts, *_: [row.references[0] for row in prompts.examples])
+    monkeypatch.setattr(bench, "generate", lambda prompts, *_: [row.references[0] for row in prompts.examples])
     row = evaluate(package, loaded, EvalOptions(device="cpu")).rows[-1]
     assert [score.value for score in row.scores.values()] == [100.0] * 3
-    monkeypatch.setattr(answers, "generate", lambda prompts, *_: [""] * len(prompts.examples))
+    monkeypatch.setattr(bench, "generate", lambda prompts, *_: [""] * len(prompts.examples))
     row = evaluate(package, loaded, EvalOptions(device="cpu")).rows[-1]
     assert [(score.value, score.empty) for score in row.scores.values()] == [(0.0, 9)] * 3
 
 
 def test_open_ended_tasks_are_scored_by_rouge_l(tmp_path, package, monkeypatch):
-    from clora_cli.evaluation import answers
+    from clora_cli.evaluation import bench
 
     rows = [{"prompt": f"say {i} in words", "completion": f"number {i} it is"} for i in range(40)]
     path = tmp_path / "words.jsonl"
@@ -150,7 +150,7 @@ def test_open_ended_tasks_are_scored_by_rouge_l(tmp_path, package, monkeypatch):
         lengths.append(length)
         return [" ".join(row.references[0].split()[:2]) for row in prompts.examples]
 
-    monkeypatch.setattr(answers, "generate", half)
+    monkeypatch.setattr(bench, "generate", half)
     score = evaluate(package, [task], EvalOptions(max_new_tokens=11, device="cpu")).rows[0].scores["words"]
     assert lengths == [11]
     assert (score.metric, score.correct) == ("rouge-l", None)

@@ -125,7 +125,14 @@ def naive(name, given, density):
     }[name]()
 
 
-@pytest.mark.parametrize("name", sorted(set(registry.names("merges")) - {"sum"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in registry.names("merges")
+        if name != "sum" and not build(name).low_rank and not build(name).ordered
+    ],
+)
 @pytest.mark.parametrize("density", [0.2, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_is_the_published_definition(name, density, seed):
@@ -228,7 +235,7 @@ def test_linear_kinds_of_factors_are_factors_of_all_ranks(name):
     assert (result.rank, result.shape, result.scaling) == (4, (4, 7), 1.0)
 
 
-RELATIVE = {"average", "ties", "dare-ties", "della", "fisher", "neuro"}
+RELATIVE = {"average", "ties", "dare-ties", "della", "fisher", "neuro", "knots"}
 
 
 @pytest.mark.parametrize("name", sorted(set(registry.names("merges")) - {"sum"}))

@@ -40,6 +40,16 @@ def test_the_published_product_by_hand():
     assert penalty.grad_b.tolist() == [[[9.0], [-3.0]]]
 
 
+def test_the_ablation_s_factors_by_hand():
+    # ||A||_1 = 4 and ||B||_1 = 3, of two entries each; no scaling
+    for target, value in (("a", 4), ("b", 3), ("a+b", 7)):
+        assert NLora(target=target, raw_strength=0.5).penalty(GIVEN).value.item() == 0.5 * value
+        penalty = NLora(target=target, strength=0.5).penalty(GIVEN)
+        assert penalty.value.item() == pytest.approx(0.5 * value / 2**0.5)
+        assert (penalty.grad_a is None) == (target == "b") and (penalty.grad_b is None) == (target == "a")
+    assert torch.allclose(penalty.grad_a, torch.tensor([[[0.5, -0.5]]]) / 2**0.5)
+
+
 @pytest.mark.parametrize("target", ["ba", "ab"])
 def test_tiles_give_what_one_piece_gives(monkeypatch, target):
     generator = torch.Generator().manual_seed(0)

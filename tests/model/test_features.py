@@ -11,10 +11,10 @@ from clora_cli.algebra.statistics import SECOND_MOMENTS, Moments
 from clora_cli.data import Example
 from clora_cli.model.backbone import find_sites
 from clora_cli.model.bank import AdapterBank
+from clora_cli.model.capture import pooled
 from clora_cli.model.features import (
     collect_moments,
     layer_of,
-    pooled,
     prompt_ids,
     prompt_sites,
     read_features,
@@ -83,13 +83,13 @@ def test_no_layer_behind_the_last_one_needed_is_run(backbone, family):
     sites = prompt_sites(base, find_sites(base.model))
     first = [site for site in sites if layer_of(site) == 0]
     later = next(site for site in sites if layer_of(site) == 1)
-    run = []
+    ids, run = prompt_ids(base, EXAMPLES), []
+    gathered(base, ids, sites)  # once, what the model can share is tried out
     base.model.get_submodule(later).register_forward_pre_hook(lambda *_: run.append("later"))
     base.model.get_submodule(first[0]).register_forward_pre_hook(lambda *_: run.append("first"))
     head = base.model.get_output_embeddings() if base.kind != "encoder" else None
     if head is not None:
         head.register_forward_pre_hook(lambda *_: run.append("head"))
-    ids = prompt_ids(base, EXAMPLES)
     gathered(base, ids, first[:1])
     assert run == ["first"]
     gathered(base, ids, sites)  # also of the last, nothing behind it
@@ -222,6 +222,7 @@ LLAMA = [f"model.layers.{layer}.self_attn.{kind}_proj" for layer in range(12) fo
         ({"layer": "last"}, LLAMA[-2:]),
         ({"layer": "middle"}, LLAMA[12:14]),
         ({"layer": "10"}, LLAMA[20:22]),
+        ({"layer": "last,0,middle"}, [*LLAMA[:2], *LLAMA[12:14], *LLAMA[-2:]]),
         ({"module": "v_proj"}, LLAMA[1::2]),
         ({"layer": "0", "module": "v_proj"}, LLAMA[1:2]),
         ({"module": "self_attn.v_proj"}, LLAMA[1::2]),
@@ -237,6 +238,8 @@ def test_sites_are_chosen_by_layer_and_ending(chosen, expected):
         ({"layer": "12"}, "option-choice-unknown", ["layer 12", "0, 1, 2"]),
         ({"layer": "-1"}, "option-choice-unknown", ["layer -1"]),
         ({"layer": "lst"}, "option-choice-unknown", ["layer lst"]),
+        ({"layer": "1,99"}, "option-choice-unknown", ["layer 99", "commas"]),
+        ({"layer": "1,all"}, "option-choice-unknown", ["layer all"]),
         ({"module": "proj"}, "module-matches-no-site", ["'proj'", "q_proj, v_proj"]),
     ],
 )

@@ -83,6 +83,7 @@ def test_the_page_is_well_formed_and_needs_no_network(page):
         "Significance",
         "Scores over stages",
         "Every stage on every task",
+        "Rows of earlier tasks",
         "Routing",
         "Interference between adapters",
         "Parameter shift",
@@ -91,8 +92,8 @@ def test_the_page_is_well_formed_and_needs_no_network(page):
         "All metrics",
         "Provenance",
     ]
-    # Curves, two orders' matrices, routes, interference of all, pairs of three packages, shifts, capacity, cost.
-    assert read.figures == 1 + 2 + 1 + 1 + 3 + 1 + 1 + 1
+    # Curves, two orders' metrics by stage and matrices, routes, interference of all, pairs of three packages, shifts, capacity, cost.
+    assert read.figures == 1 + 2 + 2 + 1 + 1 + 3 + 1 + 1 + 1
 
 
 def hostile_report():

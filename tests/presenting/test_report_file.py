@@ -34,6 +34,7 @@ def test_the_csv_holds_every_score_of_every_run(runs, tmp_path):
     write_report(report_of(runs), tmp_path / "r.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text(encoding="utf-8"))))
     assert tuple(rows[0]) == CSV_HEADER
+    series, rows = [row for row in rows if not row["task"]], [row for row in rows if row["task"]]
     assert len(rows) == 11 * 3  # two stages: one task, then two
     chosen = [
         float(row["value"])
@@ -43,6 +44,13 @@ def test_the_csv_holds_every_score_of_every_run(runs, tmp_path):
     assert chosen == pytest.approx([50, 60, 70])
     assert {row["seed"] for row in rows} == {"1", "2", "3"}
     assert {(row["metric"], row["test_rows"]) for row in rows} == {("exact-match", "10")}
+    anytime = [
+        float(row["value"])
+        for row in series
+        if (row["method"], row["order"], row["stage"], row["metric"])
+        == ("n-lora", "order1", "2", "average-anytime-performance")
+    ]
+    assert anytime == pytest.approx([(80 + 60) / 2, (80 + 70) / 2, (80 + 80) / 2])  # after the first stage 80, then AP
 
 
 def test_markdown_and_json_tell_the_same(runs, tmp_path):

@@ -17,5 +17,6 @@ def test_adapters_alone_are_pointed_to_the_page():
 def test_a_single_run_has_its_matrix_and_metrics_and_no_table_of_methods(tmp_path):
     write_run(tmp_path, "n-lora", 1, [[8], [5, 7]])
     text = report_text(make_report(collect([tmp_path])))
-    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## n-lora", "## Metrics", "## Cost"]
+    titles = ["## n-lora", "## Metrics", "## Metrics by stage", "## Rows of earlier tasks", "## Cost"]
+    assert [line for line in text.splitlines() if line.startswith("## ")] == titles
     assert "\n\n\n" not in text and text.endswith("|\n")

@@ -39,6 +39,10 @@ def test_what_a_researcher_would_type_is_there():
     assert parts - {"compare"} <= set(registry.names("methods"))
     assert {"inc-lora+migu-t5-order1", "inc-lora+migu-nano", "o-lora+ps-lora-t5-order5"} <= set(names)
     assert "inc-lora+migu-qwen3-8b-order1" not in names
+    for backbone in ("mistral-7b", "llama2-7b", "gemma-2b"):
+        assert {f"ps-lora-{backbone}-trace", f"compare-{backbone}-trace"} <= set(names)
+        assert names[f"ps-lora-{backbone}-trace"].status == "result"  # PS-LoRA, table 4
+    assert not {"ps-lora-t5-trace", "ps-lora-gemma-2b-order1"} & names.keys()
 
 
 @pytest.mark.parametrize("backbone", table("settings.yaml")["backbones"])
@@ -115,6 +119,10 @@ BY_HAND = {
         "lwf": ([], SIX),
         "migu": (SIX, []),
         "zero-shot": ([], SIX),
+        "sd-lora": ([], SIX),
+        "mocl": ([], SIX),
+        "sapt": ([], PFD),
+        "tasl": ([], PFD),
         "inc-lora+migu": ([], SIX),
         "o-lora+migu": ([], SIX),
         "replay+migu": ([], SIX),
@@ -123,18 +131,28 @@ BY_HAND = {
     },
     "llama2-7b": {
         "n-lora": (SIX[:3], []),
-        "o-lora": (SIX, SUPERNI),
-        "ps-lora": (SIX, []),
+        "o-lora": (SIX, [*SUPERNI, "trace"]),
+        "ps-lora": (SIX, ["trace"]),
+        "ewc": ([], ["trace"]),
         "aso-lora": (SIX, []),
-        "seq-lora": (SIX, SUPERNI),
+        "seq-lora": (SIX, [*SUPERNI, "trace"]),
         "inc-lora": (SIX, []),
         "pfd": (PFD, []),
         "replay": ([], PFD),
         "per-task": ([], PFD),
+        "sd-lora": ([], SIX),
+        "mocl": ([], SIX),
+        "sapt": ([], PFD),
+        "tasl": ([], PFD),
         "inc-lora+migu": ([], SIX),
+    },
+    **{  # PS-LoRA, table 4
+        backbone: {method: ([], ["trace"]) for method in ("seq-lora", "ewc", "o-lora", "ps-lora")}
+        for backbone in ("mistral-7b", "gemma-2b")
     },
     "llama2-13b": {
         "pfd": (PFD, []),
+        "sapt": ([], PFD),
         "o-lora": ([], PFD),
         "seq-lora": ([], PFD),
         "replay": ([], PFD),
@@ -187,11 +205,19 @@ PROTOCOL = (
 )
 
 
-@pytest.mark.parametrize("backbone", BY_HAND)
-@pytest.mark.parametrize("order", ["order1", "order4", "superni1"])
-def test_baselines_of_a_comparison_share_one_protocol_and_its_model(backbone, order):
-    recipe = shipped_recipe(f"compare-{backbone}-{order}")
-    protocol = protocol_of(backbone, order)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, one in shipped().items()
+        if one.method == "compare"
+        and one.backbone in BY_HAND
+        and one.order in {"order1", "order4", "superni1", "trace"}
+    ],
+)
+def test_baselines_of_a_comparison_share_one_protocol_and_its_model(name):
+    recipe = shipped_recipe(name)
+    protocol = protocol_of(shipped()[name].backbone, shipped()[name].order)
     assert recipe.model == protocol.model
     for entry in recipe.methods:
         if entry.label in {"zero-shot", "per-task", "replay", "ewc", "lwf", "mtl"}:

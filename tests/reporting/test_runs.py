@@ -13,7 +13,7 @@ from scored import FULL, ORDER, alone, base, cell, full, row, scores
 from clora_cli.base import registry
 from clora_cli.presenting.markdown_tables import matrix_table
 from clora_cli.reporting import assemble, summarise
-from clora_cli.reporting.runs import _independent
+from clora_cli.reporting.runs import _independent, summarise_stages
 from clora_cli.store.scores import BaseRef, ScoreRow
 
 
@@ -26,6 +26,23 @@ def test_one_file_is_one_run():
     assert set(run.task_metrics) == {"exact-match"}
     assert np.isnan(run.zero_shot).all()
     assert run.trajectory.tolist() == pytest.approx([80, 65, 65])
+
+
+def test_metrics_after_each_stage_are_those_of_the_package_at_that_stage():
+    (run,) = assemble([full(), alone(), base()])[:1]
+    stages = summarise_stages(run)
+    for stage, metrics in enumerate(stages, start=1):
+        shorter = [row(number, values) for number, values in enumerate(FULL[:stage], start=1)]
+        (early, *_) = assemble([scores(*shorter, order=ORDER[:stage]), alone(), base()])
+        assert metrics == pytest.approx(summarise(early), nan_ok=True)
+    assert stages[-1] == pytest.approx(summarise(run), nan_ok=True)
+    assert [stage["average-performance"] for stage in stages] == pytest.approx([80, 65, 65])
+
+
+def test_tasks_learned_all_at_once_have_no_stages():
+    (merged,) = assemble([scores(row(1, [50.0, 40.0, 30.0], order=("all",)), order=("all",))])
+    merged = replace(merged, task_metrics=("",) * len(merged.task_metrics))
+    assert merged.at_once and summarise_stages(merged) == []
 
 
 def test_files_of_a_growing_package_merge_in_any_order():

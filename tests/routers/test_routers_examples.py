@@ -186,6 +186,7 @@ def test_task_vectors_are_compared_by_cosine_whatever_the_features_length():
     torch.testing.assert_close(found[0], torch.tensor([0.6, 0.8, 0.96], dtype=torch.float64))
 
 
-def test_all_routers_but_task_vector_read_features():
+def test_what_routers_know_adapters_by():
     reads = {name: registry.load("routers", name)().reads for name in registry.names("routers")}
-    assert {name for name, what in reads.items() if what != "features"} == {"task-vector"}
+    others = {name: what for name, what in reads.items() if what != "features"}
+    assert others == {"task-vector": "task-vector", "arrow": "factors"}

@@ -290,4 +290,4 @@ def test_the_model_holds_one_lora_and_nothing_is_kept_beside_it(package, tasks):
     generate(prompts, 2, lambda rows: None, routed.gates("task", prompts.examples, 2))
     one = sum(f.a.nbytes + f.b.nbytes + f.b.numel() for f in members[0].factors().values())
     assert bank.nbytes == one
-    assert routed._deltas == {}
+    assert routed._mixed._deltas == {}

@@ -152,7 +152,7 @@ def test_a_matrix_grows_by_one_adapter_a_stage(package, tasks):
 
 
 def test_a_package_of_many_loads_what_its_inputs_ask_for(package, tasks, monkeypatch):
-    from clora_cli.routing import routed_adapters as routed
+    from clora_cli.routing import mixed_adapters as routed
 
     base, members = package()
     monkeypatch.setattr(routed, "_MOST", 0)

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import find_model
-from clora_cli.model.features import pooled
+from clora_cli.model.capture import pooled
 from clora_cli.model.places import Places, places_of
 from clora_cli.options import MergeOptions
 from clora_cli.store.adapter_folder import read_adapter

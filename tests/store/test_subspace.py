@@ -140,11 +140,13 @@ def test_another_lora_a_scaling_or_set_of_layers_is_refused(tmp_path, base, shar
     first = view(tmp_path / "first", base, shared, masks_of(shared, 0))
     turned = {site: Factor(f.a.flip(0), f.b, f.scaling) for site, f in shared.items()}
     fewer = {site: f for site, f in shared.items() if site != OTHER}
+    shorter = {site: Factor(f.a, f.b[:-1].clone(), f.scaling) for site, f in shared.items()}
     masks = masks_of(shared, 1)
     for name, odd in (
         ("turned", view(tmp_path / "turned", base, turned, masks)),
         ("scaled", view(tmp_path / "scaled", base, shared, masks, alpha=6)),
         ("fewer", view(tmp_path / "fewer", base, fewer, masks)),
+        ("shorter", view(tmp_path / "shorter", base, shorter, {site: mask[:-1] for site, mask in masks.items()})),
     ):
         with refused("shared-lora-parts-differ", name, first.path):
             read_ledger([first, odd])

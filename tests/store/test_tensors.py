@@ -6,7 +6,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from clora_cli.store.tensors import read_header, read_tensors, save_tensors, stream_tensors
+from clora_cli.base.errors import ArtifactError
+from clora_cli.store.tensors import (
+    check_numbers,
+    each_tensor,
+    read_header,
+    read_tensors,
+    save_tensors,
+    stream_tensors,
+)
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "c": torch.zeros(0, 5)}
 
@@ -46,6 +54,37 @@ def test_a_file_cut_short_names_the_tensor(path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"ends within '[ab]'"):
         read_header(path)
+
+
+def test_a_header_that_another_file_has_too_does_not_vouch_for_the_file(tmp_path, path):
+    read_tensors(path, at_once=True)
+    (tmp_path / "short.safetensors").write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="is damaged"):
+        read_tensors(tmp_path / "short.safetensors", at_once=True)
+
+
+def test_a_file_is_read_at_once_as_tensor_by_tensor(tmp_path):
+    kinds = (torch.float64, torch.float16, torch.float8_e4m3fn, torch.int16, torch.bool, torch.complex64)
+    kept = {str(kind): torch.arange(6).reshape(3, 2).to(kind) for kind in kinds} | TENSORS
+    save_tensors(tmp_path / "kinds.safetensors", kept)
+    found, slowly = (
+        read_tensors(tmp_path / "kinds.safetensors", at_once=True),
+        dict(each_tensor(tmp_path / "kinds.safetensors")),
+    )
+    assert list(found) == list(slowly)
+    for name, tensor in slowly.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert found[name].tolist() == tensor.tolist()
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -2e6])
+def test_an_odd_number_is_found_among_many_tensors(tmp_path, odd):
+    named = {f"t{number}": torch.ones(2, 3, dtype=(torch.float32, torch.float64)[number % 2]) for number in range(9)}
+    check_numbers(named.items(), tmp_path)
+    named |= {"large": torch.ones(600, 600), "t7": named["t7"].clone()}
+    named["t7"][1, 2] = odd
+    with pytest.raises(ArtifactError, match="'t7' has numbers"):
+        check_numbers(named.items(), tmp_path)
 
 
 def test_tensor_by_tensor_gives_what_the_library_reads(tmp_path, path):

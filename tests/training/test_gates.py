@@ -267,3 +267,9 @@ def test_options_out_of_range_are_refused():
         Pfd(temperature=0.0)
     with refused("unknown-name", "'l3'", "'l2'"):
         Pfd(similarity="l3")
+
+
+@pytest.mark.parametrize("similarity", ["arrow", "task-vector"])
+def test_a_similarity_that_does_not_compare_features_is_refused(similarity):
+    with refused("similarity-reads-otherwise", similarity):
+        Pfd(similarity=similarity)

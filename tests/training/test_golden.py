@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from clora_cli.model import output_layer
 from clora_cli.model.prefix import SharedPrefix
+from clora_cli.model.sharing import Sharing
 from clora_cli.options import TrainOptions
 from clora_cli.store.side_files import FEATURES, STATE
 from clora_cli.training import make_plan, train_task
@@ -86,6 +87,7 @@ def trained(method, package):
 def test_two_tasks_train_to_the_bytes_of_0_1_0(method, tmp_path, monkeypatch):
     monkeypatch.setattr(output_layer, "output_layer", lambda model: None)  # logits of all positions
     monkeypatch.setattr(SharedPrefix, "length", lambda *_: 0)  # and all of every row
+    monkeypatch.setattr(Sharing, "shares", False)
     for path, expected in trained(method, tmp_path):
         if setup() == RECORD["setup"]:
             assert digest(load_file(path)) == expected["sha256"], f"{path} has other bytes"

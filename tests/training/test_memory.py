@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from refusals import refused
 from support import Signals, contents, run_of, trainer_for, write_random_adapter, write_task
 
@@ -174,3 +175,24 @@ def test_an_interrupted_run_continues_to_the_same_bytes(learn, plan_for):
     with pytest.raises(InterruptedRunError):
         train_task(plan, progress=Signals(after=2))
     assert contents(train_task(plan, resume=True)[0].path) == expected
+
+
+def test_the_most_surprising_rows_are_remembered(learn, plan_for):
+    chosen = {"method_options": {"rows": "5", "select": "surprise"}}
+    first = train_task(plan_for("first", method="replay", **chosen))[0]
+    losses = first.state()["surprise"]
+    assert losses.shape == (24,) and float(losses.min()) > 0
+    plan = plan_for("second", method="replay", **chosen)
+    rows = plan_for("first", method="replay", package="other").rows
+    expected = {rows[index].body for index in losses.topk(5).indices.tolist()}
+    assert {example.body for example in plan.memory[0].examples} == expected
+    # Before training the adapter does nothing: the losses are the base model's.
+    plan = plan_for("first", method="replay", package="other")
+    run = run_of(plan, build(plan))
+    assert torch.allclose(run.losses(), losses)
+
+
+def test_rows_whose_surprise_was_not_measured_are_refused(learn, plan_for):
+    learn("first")
+    with refused("method-state-missing", "surprise", 24):
+        plan_for("second", method="replay", method_options={"rows": "5", "select": "surprise"})

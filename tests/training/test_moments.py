@@ -16,7 +16,7 @@ from clora_cli.data import Collator, load_task
 from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.combine import Routed
 from clora_cli.evaluation.prompts import Prompts
-from clora_cli.methods import Memory, Method
+from clora_cli.methods import Method
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import prompt_ids
 from clora_cli.model.task_vectors import embeddings
@@ -27,60 +27,6 @@ from clora_cli.routing.route_settings import route_options
 from clora_cli.training import train_task
 from clora_cli.training.build import build
 from clora_cli.training.fit import encoded_rows, methods_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class AGem(Method):
-    """Averaged gradient episodic memory: a step never points against the gradient of rows of earlier tasks.
-
-    ``g' = g - <g, r> / <r, r> r`` where ``<g, r> < 0`` (Chaudhry et al., 2019, arXiv:1812.00420, eq. 11).
-    """
-
-    past = "none"
-    start = "previous"
-    combine = "last"
-    reuses_data = True
-
-    rows: int = 4
-
-    def memory(self) -> Memory:
-        return Memory(rows=self.rows, mixed=False)
-
-    def gradients(self, run) -> None:
-        if not run.memory:
-            return
-        reference = run.slopes(run.memory)
-        product = sum(float((own.grad * slope).sum()) for own, slope in reference)
-        if product < 0:
-            size = sum(float(slope.square().sum()) for _, slope in reference)
-            for own, slope in reference:
-                own.grad.sub_(slope, alpha=product / size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slow(Method):
-    """Keep an exponential moving average of the LoRA, and write that."""
-
-    joins = True
-
-    decay: float = 0.9
-
-    def begin(self, run) -> None:
-        for site, factor in run.trainable.items():
-            for side in ("a", "b"):
-                run.kept.setdefault(f"slow_{side}/{site}", getattr(factor, side).detach().clone())
-
-    def after_step(self, run) -> None:
-        for key, slow in run.kept.items():
-            side, _, site = key.partition("/")
-            slow.lerp_(getattr(run.trainable[site], side[-1]).detach(), 1 - self.decay)
-
-    @torch.no_grad()
-    def finish(self, run) -> Mapping[str, torch.Tensor]:
-        for key, slow in run.kept.items():
-            side, _, site = key.partition("/")
-            getattr(run.trainable[site], side[-1]).copy_(slow)
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +72,7 @@ class Gated(Method):
         return torch.nn.functional.normalize(queries) @ torch.nn.functional.normalize(keys).mT
 
 
-METHODS = {"gated": Gated, "a-gem": AGem, "slow": Slow, "mixing": Mixing, "mixing2": Mixing2, "keeps": Keeps}
+METHODS = {"gated": Gated, "mixing": Mixing, "mixing2": Mixing2, "keeps": Keeps}
 
 
 @pytest.fixture(autouse=True)
@@ -147,14 +93,14 @@ def second(plan_for):
 
 
 def test_rows_of_a_memory_that_is_not_mixed_are_not_trained_on(second):
-    plan = second("a-gem")
+    plan = second("a-gem", method_options={"rows": "4", "sample": "0"})
     assert plan.remembered == 0 and max(plan.order) < len(plan.rows)
     run = run_of(plan, build(plan))
     assert list(run.memory) == list(range(24, 28))
 
 
 def test_a_gem_projects_a_step_that_would_harm_the_memory(second):
-    plan = second("a-gem")
+    plan = second("a-gem", method_options={"rows": "4", "sample": "0"})
     built = build(plan)
     run = run_of(plan, built)
     reference = run.slopes(run.memory)
@@ -241,7 +187,7 @@ def test_a_slow_copy_is_the_moving_average_of_every_step(plan_for):
     )
     for site, factor in plain.factors().items():
         assert torch.equal(still.factors()[site].b, factor.b)
-        assert 0 < float(slow.factors()[site].b.norm()) < 0.5 * float(factor.b.norm())
+        assert 0 < float(slow.factors()[site].b.norm()) < 0.9 * float(factor.b.norm())
 
 
 @pytest.mark.parametrize("method", ["inc-lora+slow", "mixing"])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from refusals import refused
 
 from clora_cli.base.errors import OptionError
+from clora_cli.base.options import recorded
 from clora_cli.options import TrainOptions
 from clora_cli.training.row_order import order_of_examples, run_seed
 
@@ -51,6 +53,29 @@ def test_fractions_of_an_epoch(epochs, steps):
 
 def test_a_longer_run_begins_as_a_shorter_one():
     assert order(24, epochs=3)[:48] == order(24, epochs=1) + order(24, epochs=2)[32:48]
+
+
+def test_rows_of_like_length_come_together_within_a_window():
+    lengths = [(7 * row) % 48 for row in range(48)]
+    chosen = TrainOptions(data="x", batch_size=4, grad_accum=2, epochs=2, length_window=6)
+    read = order_of_examples(48, chosen, 0, lengths)
+    assert read == order_of_examples(48, chosen, 0, lengths)
+    plain = order(48, batch_size=4, grad_accum=2, epochs=1)
+    for start in range(0, 48, 24):  # the window holds the rows that the seed has put there
+        assert sorted(read[start : start + 24]) == sorted(plain[start : start + 24])
+    batches = [[lengths[row] for row in read[start : start + 4]] for start in range(0, 24, 4)]
+    ends = sorted((min(batch), max(batch)) for batch in batches)
+    assert all(one[1] <= other[0] for one, other in pairwise(ends))
+    assert [min(batch) for batch in batches] != sorted(min(batch) for batch in batches)  # not from short to long
+    assert sorted(read[:48]) == sorted(read[48:]) == list(range(48))
+    assert read[:48] != read[48:]
+
+
+def test_a_window_of_one_micro_batch_is_the_order_of_0_1_0():
+    chosen = TrainOptions(data="x", batch_size=4, length_window=1)
+    assert order_of_examples(23, chosen, 3, range(23)) == order_of_examples(23, chosen, 3)
+    assert "length_window" not in recorded(chosen, "training")
+    assert recorded(TrainOptions(data="x", length_window=8), "training")["length_window"] == 8
 
 
 def test_each_task_has_a_seed_of_its_own():

@@ -141,3 +141,13 @@ def test_a_description_counts_what_training_would_make(plan_for, model_folder, f
     assert data["trainable_parameters"] == {"llama": 2 * 2 * (32 + 32 + 16 + 32), "gpt2": 2 * 2 * (96 + 32)}[family]
     assert data["base_parameters"] == sum(p.numel() for p in backbone(family).model.parameters())
     assert str(plan.out) in describe(plan).text()
+
+
+def test_a_window_sorts_rows_by_the_length_of_their_own_texts(plan_for):
+    plan = plan_for(batch_size=4, max_steps=6, length_window=6)
+    sizes = [plan.rows[row].size for row in plan.order]
+    assert len(sizes) == 24
+    batches = sorted(sorted(sizes[start : start + 4]) for start in range(0, 24, 4))
+    assert [size for batch in batches for size in batch] == sorted(sizes)
+    assert len(set(sizes)) > 6
+    assert plan.recipe()["training"]["length_window"] == 6

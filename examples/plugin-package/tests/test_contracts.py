@@ -3,8 +3,6 @@
 from clora_cli.testing import conformance
 
 TestMethods = conformance("methods", "row-sparse")
-TestInfLora = conformance("methods", "inf-lora")
-TestSdLora = conformance("methods", "sd-lora")
 TestMerges = conformance("merges", "balanced")
 TestTrims = conformance("trims", "energy")
 TestRouters = conformance("routers", "minkowski")

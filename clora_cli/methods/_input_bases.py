@@ -1,4 +1,4 @@
-"""Let each LoRA read only directions of its task's inputs that no earlier task used."""
+"""Which directions earlier tasks' inputs use, and LoRAs that read none of them."""
 
 from __future__ import annotations
 
@@ -10,46 +10,26 @@ import torch
 from torch import Tensor
 
 from clora_cli.base.errors import MismatchError
-from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method, Run
 
-__all__ = ["InfLora"]
+__all__ = ["InputBases", "grown", "leading", "residual"]
 
 _BASIS = "basis"
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfLora(Method):
-    """Let each LoRA read only directions of its task's inputs that no earlier task used.
+class InputBases(Method):
+    """Base of methods that set lora_A from what earlier tasks' inputs leave, and keep what the inputs so far use.
 
-    At each site C is the mean of ``x x^T`` over the inputs of the task's training rows, and M an orthonormal basis of what
-    earlier tasks' inputs span. ``A_t`` is frozen: the leading left singular vectors of ``C - M M^T C``, transposed. Only
-    ``B_t`` is trained, from zero, on top of the frozen sum of earlier deltas. On inputs within M's span the new LoRA does
-    nothing. At the end M grows by the fewest leading left singular vectors of ``C - M M^T C`` with which it holds the share
-    eps_t of C's energy, with ``eps_t = energy + (1 - energy) t / tasks``.
-
-    Args:
-        energy: The share of the energy of C, the sum of its squared entries, that M holds, above 0 and up to 1.
-        tasks: The number of tasks after which M is to hold all of it, at least 1; 0 leaves the share as it is.
-
-    References:
-        Liang and Li, InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning, CVPR 2024, arXiv:2404.00228,
-        eq. 4-8; M as in its DualGPM.
-        Differs: M itself is always kept; the published code keeps its complement once that is smaller.
-        Differs: the direction that crosses the threshold is taken; the published code leaves it out.
-        Differs: where C has fewer than rank directions left, random ones orthogonal to M fill up.
-        Differs: ``A_t``'s rows have the norm of a fresh LoRA's, ``1 / sqrt(3)``, as in the published code.
+    Attributes:
+        energy: The share of the energy of the inputs' second moment that is held.
+        tasks: The number of tasks after which all of it is to be held; 0 leaves the share as it is.
     """
 
     fixed_a = True
 
-    energy: float = 0.98
-    tasks: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_option("inf-lora", "energy", self.energy, "(0, 1]")
-        check_option("inf-lora", "tasks", self.tasks, "[0, inf)")
+    energy: float
+    tasks: int
 
     def begin(self, run: Run) -> None:
         """Set lora_A; where a run is continued, its checkpoint has it."""
@@ -71,10 +51,13 @@ class InfLora(Method):
 
     def finish(self, run: Run) -> Mapping[str, Tensor]:
         """Return M, which the finished model's inputs have made grow."""
-        old, stage = _bases(run), len(run.past) + 1
-        share = self.energy + (1 - self.energy) * min(1.0, stage / self.tasks) if self.tasks else self.energy
+        old, share = _bases(run), self.share(len(run.past) + 1)
         found = ((site, grown(moment, old.get(site, moment[:, :0]), share)) for site, moment in run.input_moments())
         return {f"{_BASIS}/{site}": basis.float() for site, basis in found}
+
+    def share(self, stage: int) -> float:
+        """Return the share of the energy that is held after so many tasks."""
+        return self.energy + (1 - self.energy) * min(1.0, stage / self.tasks) if self.tasks else self.energy
 
 
 def residual(moment: Tensor, basis: Tensor) -> Tensor:
@@ -88,7 +71,7 @@ def leading(matrix: Tensor, basis: Tensor, count: int, seed: int) -> Tensor:
     real = int((sizes[:count] > 1e-10 * sizes[0].clamp(min=1e-30)).sum())
     noise = torch.randn(len(matrix), count - real, generator=torch.Generator().manual_seed(seed), dtype=matrix.dtype)
     whole, _ = torch.linalg.qr(torch.cat([basis, left[:, :real], noise], dim=1))
-    found = whole[:, basis.shape[1] :]
+    found: Tensor = whole[:, basis.shape[1] :]
     # The decomposition leaves signs open: the largest entry of each is made positive.
     return found * found.gather(0, found.abs().argmax(dim=0, keepdim=True)).sign()
 
@@ -99,7 +82,8 @@ def grown(moment: Tensor, basis: Tensor, share: float) -> Tensor:
     whole = moment.square().sum()
     held = (basis.mT @ moment).square().sum() + torch.cat([sizes.new_zeros(1), sizes.square().cumsum(dim=0)])
     count = min(int((held < share * whole * (1 - 1e-12)).sum()), len(moment) - basis.shape[1])
-    return torch.linalg.qr(torch.cat([basis, left[:, :count]], dim=1))[0]
+    larger: Tensor = torch.linalg.qr(torch.cat([basis, left[:, :count]], dim=1))[0]
+    return larger
 
 
 def _bases(run: Run) -> dict[str, Tensor]:

@@ -1,21 +1,18 @@
-"""InfLoRA and SD-LoRA of examples/plugin-package: by hand, and whole runs with an engine that knows neither."""
+"""Published methods in whole runs: what each promises, measured on what was trained."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from clora_example.inf_lora import InfLora, grown, leading, residual
-from clora_example.sd_lora import SdLora, _weights
 from refusals import refused
 from support import contents, options_for, save_model, write_task
 
-from clora_cli.base import registry
 from clora_cli.base.errors import InterruptedRunError
+from clora_cli.methods._input_bases import grown, leading, residual
+from clora_cli.methods.sd_lora import _weights
 from clora_cli.model.bank import AdapterBank
 from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.training import make_plan, train_task
-
-METHODS = {"inf-lora": InfLora, "sd-lora": SdLora}
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +23,8 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture
-def learn(inputs, tmp_path, monkeypatch):
-    """Train a task with a method of this package."""
-    real = registry.load
-    monkeypatch.setattr(registry, "load", lambda kind, name: METHODS.get(name) or real(kind, name))
+def learn(inputs, tmp_path):
+    """Train a task with a method."""
     model, tasks = inputs
 
     def train(method, task, package="adapters", **chosen):
@@ -120,7 +115,50 @@ def test_sd_lora_is_evaluated_with_its_magnitudes(learn, inputs):
         fixed_weights([first, members[1]])
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+def test_osf_lora_leaves_what_the_model_does_in_its_largest_directions(learn, inputs):
+    from clora_cli.model.base_layers import BaseLayers
+    from clora_cli.model.base_model import find_model
+
+    first, second = (
+        learn("osf-lora", task, lr=0.05, method_options={"directions": "8"}) for task in ("first", "second")
+    )
+    layers = BaseLayers(find_model(str(inputs[0])))
+    for site, factor in second.factors().items():
+        weight = layers.weight(site, factor.shape).float() + first.factors()[site].delta()
+        left, _, right = torch.linalg.svd(weight)
+        delta = factor.delta()
+        assert float(delta.norm()) > 1e-2
+        assert float((left[:, :8].mT @ delta).norm()) < 1e-4 * float(delta.norm())
+        assert float((delta @ right[:8].mT).norm()) < 1e-4 * float(delta.norm())
+
+
+@pytest.mark.parametrize("method", ["mocl", "sapt", "gain-lora", "epi"])
+def test_gates_choose_at_evaluation_as_they_did_in_training(learn, inputs, method):
+    from clora_cli.data import load_task
+    from clora_cli.evaluation import evaluate
+    from clora_cli.options import EvalOptions
+
+    members = [learn(method, task, lr=0.05) for task in ("first", "second")]
+    tasks = [load_task(str(inputs[1][name])) for name in ("first", "second")]
+    scores = evaluate(members, tasks, EvalOptions(score="labels", device="cpu", matrix=True))
+    assert scores.combine == "learned" and len(scores.rows) == 3
+    assert all(float(f.b.abs().max()) > 0 for member in members for f in member.factors().values())
+    first, second = (member.state() for member in members)
+    kept = "means" if method == "epi" else "key"
+    assert not torch.equal(first[kept], second[kept])
+
+
+@pytest.mark.parametrize("method", ["gem", "inc-lora+gem", "a-gem"])
+def test_remembered_rows_are_read_and_not_trained_on(learn, method):
+    learn(method, "first")
+    learn(method, "second", method_options={"gem.rows" if "+" in method else "rows": "3"})
+    third = learn(method, "third", method_options={"gem.rows" if "+" in method else "rows": "3"})
+    assert [entry["rows"] for entry in third.manifest.raw["data"]["memory"]] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "method", ["inf-lora", "sd-lora", "slao", "osf-lora", "a-gem", "gem", "mocl", "sapt", "gain-lora", "tasl"]
+)
 def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, tmp_path):
     from support import Signals
 

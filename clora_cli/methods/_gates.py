@@ -1,0 +1,59 @@
+"""Methods whose adapters are weighed, input by input, by what each learned: a gate with five choices.
+
+A member of the family says which query stands for an input, by what map it goes, how it is scored against what an adapter
+keeps, how scores become weights, and what constrains training. The query of all is the mean of the prompt's frozen token
+embeddings, padding left out; so that of an input does not depend on the others of its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from clora_cli.methods import Method, Run
+
+__all__ = ["Gated", "cosines", "drawn"]
+
+_KEY = "key"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gated(Method):
+    """Base of the family: earlier adapters and gates are frozen, the new ones are trained together."""
+
+    past = "weighted"
+    combine = "learned"
+    grows = True
+
+    def gate(self, run: Run, queries: Tensor) -> Mapping[str, Tensor]:
+        """Return where the new gate's tensors start, by name, from the task's queries, shape (row, hidden)."""
+        return {_KEY: drawn(run, queries.shape[1])}
+
+    def begin(self, run: Run) -> None:
+        """Make the gate trainable, and weigh the adapters by all gates from now on."""
+        queries = run.embeddings()
+        earlier = [adapter.state() for adapter in run.past]
+        for name, start in self.gate(run, queries).items():
+            run.parameter(name, start)
+
+        def weigh(rows: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            return {"": self.weigh([*earlier, run.own], queries[rows.cpu()].to(rows.device))}
+
+        run.mix(weigh)
+
+
+def drawn(run: Run, *shape: int) -> Tensor:
+    """Return uniform numbers of variance 1 / (last size), by the run's seed and the shape."""
+    generator = torch.Generator().manual_seed(run.seed % (1 << 62))
+    bound = (3 / shape[-1]) ** 0.5
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def cosines(states: Sequence[Mapping[str, Tensor]], queries: Tensor) -> Tensor:
+    """Return the cosines of queries, shape (input, hidden), with each adapter's key, shape (input, adapter)."""
+    keys = torch.stack([state[_KEY].to(queries) for state in states])
+    return functional.normalize(queries, dim=1) @ functional.normalize(keys, dim=1).mT

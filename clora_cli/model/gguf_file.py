@@ -1,0 +1,101 @@
+"""A base model in one GGUF file (layer L1): made once into a folder of Transformers, in a cache, and used from there.
+
+GGUF is llama.cpp's format. Weights in it are mostly in 2 to 8 bits; training needs them as plain numbers, in float32 here, so
+that adapters learn on exactly the weights that llama.cpp multiplies with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from clora_cli.base.errors import ArtifactError, OptionError, translated
+from clora_cli.base.files import new_folder
+
+__all__ = ["check_gguf_installed", "gguf_folder", "is_gguf"]
+
+_SUFFIX = ".gguf"
+_MAGIC = b"GGUF"
+_SAMPLES = 256
+_SAMPLE = 4096  # bytes
+
+
+def is_gguf(name: str) -> bool:
+    """Tell whether a base model's name is that of a GGUF file here."""
+    return name.endswith(_SUFFIX) and Path(name).is_file()
+
+
+def check_gguf_installed(why: str) -> None:
+    """Refuse to go on without the package that reads and writes GGUF.
+
+    Args:
+        why: What needs it, as the begin of a message.
+
+    Raises:
+        OptionError: If it is not installed.
+    """
+    if find_spec("gguf") is None:
+        raise OptionError(
+            f"{why}, and the package that reads and writes them is not installed: pip install 'clora-cli[gguf]'",
+            code="extra-not-installed",
+        )
+
+
+def gguf_folder(file: Path) -> Path:
+    """Return the folder that holds a GGUF file's model as Transformers reads it, made when first asked for.
+
+    The folder's name follows from the file's content, so that a copy elsewhere finds it too. It is four bytes a parameter
+    large, may be removed at any time, and lies below ``$XDG_CACHE_HOME/clora/gguf`` (``~/.cache/clora/gguf``).
+
+    Raises:
+        OptionError: If the package that reads GGUF is not installed.
+        ArtifactError: If the file is damaged, or of an architecture that Transformers does not read from GGUF.
+        CloraError: If the folder cannot be written.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(root) / "clora" / "gguf" / _content(file)[:32]
+    if not folder.is_dir():
+        check_gguf_installed(f"base model {file} is a GGUF file")
+        with new_folder(folder) as unfinished:
+            _convert(file, unfinished)
+    return folder
+
+
+def _content(file: Path) -> str:
+    """Return a digest of a file's size and of samples from its first byte to its last: header and all tensors."""
+    try:
+        size = file.stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        with file.open("rb") as stream:
+            if stream.read(len(_MAGIC)) != _MAGIC:
+                raise ArtifactError(f"{file} is no GGUF file; fetch it again", code="gguf-damaged")
+            for number in range(_SAMPLES):
+                stream.seek(max(0, size - _SAMPLE) * number // (_SAMPLES - 1))
+                digest.update(stream.read(_SAMPLE))
+    except OSError as error:
+        raise ArtifactError(
+            f"base model file {file} cannot be read: {error.strerror or error}", code="path-unreadable"
+        ) from error
+    return digest.hexdigest()
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import torch
+    import transformers as library
+
+    source, name = file.parent, file.name
+    with translated(f"base model {file} cannot be read", ArtifactError, code="gguf-damaged"):
+        config = library.AutoConfig.from_pretrained(source, gguf_file=name, trust_remote_code=False)
+        loader = library.AutoModelForSeq2SeqLM if config.is_encoder_decoder else library.AutoModelForCausalLM
+        model, found = loader.from_pretrained(
+            source, gguf_file=name, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        )
+        if missing := sorted(found["missing_keys"]):
+            raise ValueError(f"it lacks {len(missing)} weights ({missing[0]})")
+        # The weights are plain numbers by now; their format in the file is nobody's concern any more.
+        model.hf_quantizer, model.is_quantized = None, False
+        vars(model.config).pop("quantization_config", None)
+        model.save_pretrained(folder)
+        library.AutoTokenizer.from_pretrained(source, gguf_file=name, trust_remote_code=False).save_pretrained(folder)

@@ -1,0 +1,177 @@
+"""From prompts that have been placed to answers (layer L3): groups that one forward pass may take, and their passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, StoppingCriteriaList
+
+from clora_cli.base.errors import DataError
+from clora_cli.data import encode_prompt
+from clora_cli.evaluation.answers import continued, greedy
+from clora_cli.evaluation.prompts import Prompts
+from clora_cli.model.backbone import Backbone
+from clora_cli.serving.asked import Asked, Choice, Decoding
+from clora_cli.serving.chooser import Placed
+from clora_cli.serving.held import Held
+from clora_cli.serving.unfolding import Drawing, Row, Unfolding
+from clora_cli.serving.verdict import Verdict
+
+__all__ = ["Ready", "Where", "answer_group", "encoded", "groups"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A prompt as it goes into the model.
+
+    Attributes:
+        asked: The prompt.
+        choice: Which adapters answer.
+        ids: Its tokens.
+        chat: Whether they went through the tokenizer's chat template.
+        within: Whether the forward pass that answers decides.
+        decoding: How it is answered, with the room that the model has; None if it is not.
+    """
+
+    asked: Asked
+    choice: Choice
+    ids: list[int]
+    chat: bool
+    within: bool
+    decoding: Decoding | None
+
+
+@dataclass(frozen=True, eq=False)
+class Where:
+    """A prompt's place among those that were placed together."""
+
+    placed: Placed
+    row: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """What was decided."""
+        return self.placed.verdicts[self.row]
+
+
+def encoded(backbone: Backbone, asked: Asked, choice: Choice, max_length: int, *, within: bool) -> Ready:
+    """Tokenise a prompt, exactly as ``clora eval`` would.
+
+    Args:
+        backbone: The base model.
+        asked: The prompt.
+        choice: Which adapters answer.
+        max_length: Tokens at most.
+        within: See ``Ready``.
+
+    Raises:
+        DataError: If the prompt is longer than that or than the model's positions, or cannot be tokenised.
+    """
+    tokens, kind = backbone.tokens, backbone.prompt_kind
+    chat = asked.input.chat and tokens.chat
+    ids = encode_prompt(asked.input.example, tokens, kind=kind, max_length=None, chat=chat)
+    if asked.decoding is None:
+        return Ready(asked, choice, ids, chat, within, None)
+    most = tokens.most(max_length, 1 if kind == "causal" else 0)
+    if len(ids) > most:
+        raise DataError(
+            f"{asked.input.where}: the prompt has {len(ids)} tokens, and at most {most} are served; shorten it, or start the "
+            "server with a larger --max-length",
+            code="prompt-too-long",
+        )
+    left = tokens.positions - len(ids) if kind == "causal" and tokens.positions is not None else tokens.answer_positions
+    room = asked.decoding.max_new_tokens if left is None else min(left, asked.decoding.max_new_tokens)
+    return Ready(asked, choice, ids, chat, within, _limited(asked.decoding, room))
+
+
+def _limited(decoding: Decoding, room: int) -> Decoding:
+    return Decoding(room, decoding.temperature, decoding.top_p, decoding.seed, decoding.stop)
+
+
+def groups(ready: Sequence[Ready], positions: int | None, size: int) -> Iterator[list[Ready]]:
+    """Yield prompts that may go through the model together.
+
+    Conversations end otherwise than plain prompts. Where the model's positions end, no answer may be shorter for the length of
+    another prompt in its batch.
+
+    Args:
+        ready: To be answered.
+        positions: Of a causal model whose positions end; None for others.
+        size: Prompts of a group at most.
+    """
+    kinds = sorted(ready, key=lambda one: (one.chat, one.within))
+    for _, alike in groupby(kinds, key=lambda one: (one.chat, one.within)):
+        group: list[Ready] = []
+        for one in alike:
+            longer = [*group, one]
+            if len(longer) > size or (positions is not None and _width(longer) > positions and group):
+                yield group
+                longer = [one]
+            group = longer
+        yield group
+
+
+def _width(group: Sequence[Ready]) -> int:
+    return max(len(one.ids) for one in group) + max(one.decoding.max_new_tokens for one in group if one.decoding)
+
+
+@torch.inference_mode()
+def answer_group(backbone: Backbone, held: Held, group: Sequence[Ready], placed: Mapping[Ready, Where]) -> None:
+    """Answer prompts of one group; each listener is told its own answer, part by part.
+
+    Raises:
+        CloraError: If the model cannot generate.
+        ReplacedError: If an adapter was replaced before it was read; then nobody has been told anything.
+    """
+    examples = [one.asked.input.example for one in group]
+    prompts = Prompts(backbone, examples, [one.ids for one in group], [], len(group), group[0].chat)
+    for numbers, batch in prompts.batches():
+        chosen = [group[number] for number in numbers]
+        _answer_batch(held, prompts, chosen, batch, placed)
+
+
+def _answer_batch(
+    held: Held, prompts: Prompts, chosen: Sequence[Ready], batch: dict[str, Tensor], placed: Mapping[Ready, Where]
+) -> None:
+    tokens, tokenizer = prompts.backbone.tokens, prompts.backbone.tokenizer
+    ends = set(tokens.ends(chat=prompts.chat))
+    rows = [
+        Row(
+            one.asked,
+            one.decoding,
+            len(one.ids),
+            ends,
+            lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+        )
+        for one in chosen
+        if one.decoding is not None
+    ]
+    within = held.place_within(batch["attention_mask"]) if chosen[0].within else None
+    if within is None:
+        held.mixed.use(_weights([placed[one] for one in chosen]))
+        _tell(chosen, [placed[one].verdict for one in chosen])
+    unfolding = Unfolding(rows, (lambda: _tell(chosen, within().verdicts)) if within else (lambda: None))
+    config = greedy(prompts, max(row.decoding.max_new_tokens for row in rows))
+    watching = {"stopping_criteria": StoppingCriteriaList([unfolding])}
+    drawing = {"logits_processor": LogitsProcessorList([Drawing(rows)])}
+    continued(prompts, batch, config, **watching, **drawing)
+
+
+def _tell(chosen: Sequence[Ready], verdicts: Sequence[Verdict]) -> None:
+    for one, verdict in zip(chosen, verdicts, strict=True):
+        one.asked.listener.decided(verdict)
+
+
+def _weights(where: Sequence[Where]) -> dict[str, Tensor]:
+    """Return the weights of prompts that may have been placed in different batches, by deciding site."""
+    sites = max((one.placed.weights for one in where), key=len)
+    return {site: torch.stack([_row(one, site) for one in where]) for site in sites}
+
+
+def _row(where: Where, site: str) -> Tensor:
+    weights = where.placed.weights
+    return (weights[site] if site in weights else next(iter(weights.values())))[where.row]

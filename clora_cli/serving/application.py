@@ -1,0 +1,56 @@
+"""The HTTP application (layer L3): OpenAI-style endpoints around a service and its waiting line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from clora_cli.options import ServeOptions
+from clora_cli.serving.endpoints import Endpoints
+from clora_cli.serving.line import Line
+from clora_cli.serving.refusal import Refusal
+from clora_cli.serving.service import Service
+from clora_cli.serving.upstream import Upstream
+
+__all__ = ["application"]
+
+Log = Callable[[Mapping[str, Any]], None]
+
+
+def application(
+    service: Service,
+    line: Line,
+    options: ServeOptions,
+    keys: tuple[str, ...],
+    log: Log,
+    upstream: Upstream | None = None,
+) -> FastAPI:
+    """Return the application.
+
+    Args:
+        service: Answers.
+        line: Where prompts wait for it.
+        options: How.
+        keys: Which clients may have; empty for none.
+        log: Takes one entry for each request.
+        upstream: The server that answers instead, if any.
+    """
+    app = FastAPI(title="clora", docs_url=None, redoc_url=None, openapi_url=None)
+    served = Endpoints(service, line, options, keys, log, upstream)
+    gets = {"/": served.page, "/health": served.health, "/metrics": served.metrics, "/v1/models": served.models}
+    posts = {"/v1/route": served.route, "/v1/completions": served.completions, "/v1/chat/completions": served.chat}
+    for method, endpoints in (("GET", gets), ("POST", posts)):
+        for path, endpoint in endpoints.items():
+            app.add_api_route(path, served.guarded(endpoint, path), methods=[method], response_model=None)
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return served.refused(
+            "unknown", Refusal(status, f"{request.method} {request.url.path}: there is no such thing")
+        )
+
+    app.add_exception_handler(HTTPException, unknown)
+    return app

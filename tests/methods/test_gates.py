@@ -1,0 +1,105 @@
+"""Adapters that are weighed by what each learned: the weights by hand, and what training must keep."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from refusals import refused
+from torch.nn import functional
+
+from clora_cli.base import registry
+from clora_cli.methods.gain_lora import GainLora
+from clora_cli.methods.mocl import Mocl
+from clora_cli.methods.sapt import Sapt
+from clora_cli.testing.requirements import draw
+
+
+def gate_of(method, run, queries):
+    return dict(registry.load("methods", method)().gate(run, queries))
+
+
+def run_of(past=(), seed=0):
+    return SimpleNamespace(past=[SimpleNamespace(state=lambda s=s: s) for s in past], seed=seed, kept={}, own={})
+
+
+def test_mocl_by_hand():
+    states, queries = [{"key": torch.tensor(key)} for key in ([2.0, 0.0], [0.0, -3.0])], torch.tensor([[0.6, 0.8]])
+    assert torch.allclose(Mocl().weigh(states, queries), torch.tensor([[0.6, 0.0]]))  # -0.8 counts as 0
+    found = Mocl(weights="softmax", scale=2).weigh(states, queries)
+    assert torch.allclose(found, torch.tensor([[1 / (1 + math.exp(-2.8)), 1 / (1 + math.exp(2.8))]]))
+
+
+def test_mocl_s_matching_loss_is_a_mean_over_the_rows_of_a_step():
+    queries = functional.normalize(draw(6, 4).float(), dim=1)
+    run = SimpleNamespace(
+        embeddings=lambda: queries, own={"key": draw(4, seed=1).float()}, batches=[[], [0, 1, 2, 3, 4, 5]], step=1
+    )
+    parts = [
+        Mocl(matching=3.0).loss(run, SimpleNamespace(rows=torch.tensor(rows), logits=queries))
+        for rows in ([0, 4], [1, 2, 3, 5])
+    ]
+    expected = 3 * (1 - queries @ functional.normalize(run.own["key"], dim=0)).mean()
+    assert torch.allclose(torch.stack(parts).sum(), expected)
+
+
+def test_sapt_by_hand():
+    # LN((3, 1)) = (1, -1); down gives 1, SiLU(1) = s; up gives (s, 0), and LN of it (1, -1)
+    states = [{"key": torch.tensor([9.0, 9.0])}, {"key": torch.tensor([1.0, -1.0])}]
+    states[-1] |= {"down": torch.tensor([[1.0, 0.0]]), "up": torch.tensor([[1.0], [0.0]])}
+    found = Sapt().weigh(states, torch.tensor([[3.0, 1.0]]))
+    assert torch.allclose(found, torch.softmax(torch.tensor([[0.0, 2 / math.sqrt(2)]]), dim=1), atol=1e-3)
+
+
+def test_sapt_s_map_goes_on_from_the_last_one_and_its_key_is_new():
+    last = gate_of("sapt", run_of(), torch.ones(3, 4))
+    new = gate_of("sapt", run_of([last], seed=1), torch.ones(3, 4))
+    assert torch.equal(new["down"], last["down"]) and torch.equal(new["up"], last["up"])
+    assert not torch.equal(new["key"], last["key"])
+
+
+def test_gain_lora_by_hand():
+    # g = SiLU(SiLU(1)), along the key: c = 1 and a = 2 sigmoid(4) - 1; where U q = 0 the gate is shut
+    state = {"first": torch.tensor([[1.0, 0.0]]), "second": torch.tensor([[1.0]]), "key": torch.tensor([5.0])}
+    found = GainLora().weigh([state], torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert torch.allclose(found, torch.tensor([[2 / (1 + math.exp(-4)) - 1], [0.0]]))
+
+
+def test_gain_lora_s_new_gate_is_shut_for_earlier_inputs_and_stays_so_whatever_a_step_does():
+    method, old = GainLora(width=12), functional.normalize(draw(5, 8).float(), dim=1)
+    first = run_of()
+    gate = dict(method.gate(first, old))
+    inputs = [old, functional.silu(old @ gate["first"].mT)]
+    inputs.append(functional.silu(inputs[1] @ gate["second"].mT))
+    bases = {f"of_{name}": torch.linalg.qr(vectors.mT)[0] for name, vectors in zip(gate, inputs, strict=True)}
+    new = functional.normalize(draw(6, 8, seed=3).float(), dim=1)
+    run = run_of([gate | bases])
+    run.own = {name: torch.nn.Parameter(start.clone()) for name, start in method.gate(run, new).items()}
+    assert (
+        float(method.weigh([run.own], old).detach().max()) < 1e-5 < float(method.weigh([run.own], new).detach().min())
+    )
+    with torch.no_grad():
+        for number, own in enumerate(run.own.values()):
+            own.add_(draw(*own.shape, seed=number).float())
+    assert float(method.weigh([run.own], old).detach().max()) > 1e-2
+    method.after_step(run)
+    assert float(method.weigh([run.own], old).detach().max()) < 1e-5
+
+
+def test_a_gate_without_room_is_refused():
+    gate = gate_of("gain-lora", run_of(), torch.ones(1, 4))
+    full = {f"of_{name}": torch.eye(100) for name in gate}
+    with refused("no-room-for-gate", 100, "-o energy="):
+        GainLora().gate(run_of([gate | full]), torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("method", ["mocl", "sapt", "gain-lora"])
+def test_an_input_s_weights_do_not_depend_on_the_others_of_its_batch(method):
+    queries = functional.normalize(draw(4, 6).float(), dim=1)
+    states = [gate_of(method, run_of(seed=seed), queries) for seed in (1, 2, 3)]
+    weigh = registry.load("methods", method)().weigh
+    alone = torch.cat([weigh(states, query[None]) for query in queries])
+    assert torch.allclose(weigh(states, queries), alone, atol=1e-6)
+    assert alone.shape == (4, 3) and float(alone.min()) >= 0

@@ -1,0 +1,88 @@
+"""A model in a GGUF file is the model that it was made from."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from gguf_files import write_gguf
+from refusals import refused
+from support import train, write_task
+
+from clora_cli.base.errors import ArtifactError, OptionError
+from clora_cli.model import gguf_file
+from clora_cli.model.base_model import find_model, is_local
+
+gguf = pytest.importorskip("gguf")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "clora" / "gguf"
+
+
+@pytest.fixture
+def file(model_folder, tmp_path):
+    return write_gguf(model_folder("llama"), tmp_path / "small.gguf")
+
+
+def test_a_gguf_file_computes_what_its_folder_does(model_folder, file):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    reference = find_model(str(file))
+    assert reference.id == str(file) and reference.kind == "causal"
+    texts = ["one two three", "a longer text of several words"]
+    results = []
+    for folder in (model_folder("llama"), reference.path):
+        tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+        tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        with torch.inference_mode():
+            results.append((tokens, [model(torch.tensor([ids])).logits for ids in tokens]))
+    assert results[0][0] == results[1][0]
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
+
+
+def test_it_is_converted_once_wherever_it_lies(file, cache, tmp_path, monkeypatch):
+    first = find_model(str(file))
+    monkeypatch.setattr(gguf_file, "_convert", lambda *_: pytest.fail("converted again"))
+    copy = shutil.copy(file, tmp_path / "elsewhere.gguf")
+    assert find_model(str(file)).path == find_model(str(copy)).path == first.path
+    assert is_local(str(copy)) and list(cache.iterdir()) == [first.path]
+
+
+def test_an_adapter_is_trained_on_it_and_names_the_file(file, tmp_path):
+    adapter = train(file, write_task(tmp_path / "task"), tmp_path / "package", epochs=1)
+    assert adapter.base["id"] == str(file)
+    assert adapter.base["fingerprint"] == find_model(str(file)).fingerprint
+
+
+def test_what_is_no_gguf_file_is_refused(tmp_path):
+    (tmp_path / "text.gguf").write_text("no model")
+    with refused("gguf-damaged", tmp_path / "text.gguf", error=ArtifactError):
+        find_model(str(tmp_path / "text.gguf"))
+
+
+def test_a_cut_off_file_is_refused_and_nothing_stays_in_the_cache(file, cache):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with refused("gguf-damaged", file, error=ArtifactError):
+        find_model(str(file))
+    assert not any(cache.iterdir())
+
+
+def test_a_file_without_some_weights_is_refused(model_folder, tmp_path):
+    file = write_gguf(model_folder("llama"), tmp_path / "lacking.gguf", without="layers.1.mlp.up_proj")
+    with refused("gguf-damaged", file, "up_proj", error=ArtifactError):
+        find_model(str(file))
+
+
+def test_the_package_that_reads_gguf_is_named_where_it_is_missing(file, monkeypatch):
+    monkeypatch.setattr(gguf_file, "find_spec", lambda name: None)
+    with refused("extra-not-installed", "clora-cli[gguf]", error=OptionError):
+        find_model(str(file))
+
+
+def test_a_name_of_no_file_is_refused_as_no_model(tmp_path):
+    with refused("base-model-not-found", tmp_path / "none.gguf", error=ArtifactError):
+        find_model(str(tmp_path / "none.gguf"))

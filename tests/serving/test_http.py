@@ -1,0 +1,326 @@
+"""Over HTTP, with the clients that people use: answers, streams, refusals, limits, and a package that changes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+from routed import give_distribution
+from served import answered, asked, running, service_of
+from support import write_random_adapter
+
+from clora_cli.data import load_task
+
+PROMPTS = ("the boat was great today", "a quiet film", "our lunch seemed so so in the end", "this long book")
+JSON = {"content-type": "application/json"}
+
+
+def client_of(url, **more):
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, **more)
+
+
+def direct(package, prompt, model, tokens=6):
+    """Return an answer without HTTP."""
+    return answered(service_of(package), [asked(prompt, model, tokens=tokens)])[0]
+
+
+def error_of(response):
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and "\n" not in error["message"]
+    return error
+
+
+def test_openai_clients_get_answers_models_and_who_answered(made, serve):
+    package, _ = made()
+    url, service = serve(package)
+    client = client_of(url)
+    assert [model.id for model in client.models.list()] == ["auto", "llama-0", "first", "second"]
+    raw = client.completions.with_raw_response.create(model="auto", prompt=PROMPTS[0], max_tokens=6)
+    expected = direct(package, PROMPTS[0], "auto")
+    found = raw.parse()
+    assert found.choices[0].text == expected.text
+    assert found.choices[0].finish_reason == "length" and found.usage.completion_tokens == 6
+    assert raw.headers["x-clora-adapter"] == expected.verdict.adapter == found.clora["adapter"]
+    assert float(raw.headers["x-clora-confidence"]) == pytest.approx(expected.verdict.confidence, abs=1e-5)
+    assert raw.headers["x-clora-version"] == service.held.version
+    assert "mahalanobis" in raw.headers["x-clora-reason"]
+    for model in ("base", "first", "llama-0:second"):
+        text = client.completions.create(model=model, prompt=PROMPTS[1], max_tokens=6).choices[0].text
+        assert text == direct(package, PROMPTS[1], model).text
+    mixed = ["first", {"name": "second", "scale": 0.5}]
+    text = client.completions.create(model=mixed, prompt=PROMPTS[1], max_tokens=6).choices[0].text
+    assert text == direct(package, PROMPTS[1], mixed).text
+
+
+def test_streams_add_up_to_the_whole_answer(made, serve):
+    url, _ = serve(made()[0])
+    client = client_of(url)
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": PROMPTS[0]}]
+    whole = client.chat.completions.create(model="first", messages=messages, max_completion_tokens=20)
+    parts = list(
+        client.chat.completions.create(
+            model="first", messages=messages, max_tokens=20, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    said = [part.choices[0].delta.content or "" for part in parts if part.choices]
+    assert "".join(said) == whole.choices[0].message.content and sum(map(bool, said)) > 5
+    assert parts[0].clora["adapter"] == "first"
+    assert parts[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert parts[-1].usage == whole.usage
+    plain = client.completions.create(model="first", prompt=PROMPTS[0], max_tokens=20, stream=True)
+    text = "".join(part.choices[0].text for part in plain)
+    assert text == client.completions.create(model="first", prompt=PROMPTS[0], max_tokens=20).choices[0].text
+
+
+def test_route_tells_weights_as_the_command_does(made, serve, tasks):
+    package, _ = made()
+    url, _ = serve(package)
+    rows = load_task(str(tasks["second"])).test
+    found = [
+        httpx.post(f"{url}/v1/route", json={"prompt": row.prompt, "per_site": True}).raise_for_status().json()
+        for row in rows[:3]
+    ]
+    from clora_cli.options import RouteSettings
+    from clora_cli.routing.dispatch import Dispatcher
+    from clora_cli.routing.inputs import inputs_of_task
+    from clora_cli.routing.route_settings import route_options
+    from clora_cli.store.package import read_package
+
+    members = read_package([package])
+    dispatcher = Dispatcher(members, route_options(members, {}, top_k=0), RouteSettings(device="cpu"))
+    dispatcher.start()
+    (decided,) = dispatcher.decide(inputs_of_task(load_task(str(tasks["second"])), "test", 3))
+    for row, one in enumerate(found):
+        weights = dict(zip(dispatcher.names, decided.weights[row].tolist(), strict=True))
+        assert one["weights"] == {name: pytest.approx(weights[name], abs=1e-5) for name in one["weights"]}
+        assert one["adapter"] == dispatcher.names[decided.chosen[row]]
+        assert set(one["sites"]) == set(decided.sites)
+    chat = httpx.post(f"{url}/v1/route", json={"messages": [{"role": "user", "content": PROMPTS[0]}]}).json()
+    assert "sites" not in chat and chat["adapter"] in {"first", "second"}
+
+
+def test_fifty_clients_at_once_get_each_their_own(made, serve):
+    package, _ = made()
+    service = service_of(package)
+    url, _ = serve(package, batch_size=16)
+    models = ("auto", "first", "second", "base")
+    wanted = [(f"{PROMPTS[number % 4]} {number}", models[number // 2 % 4], 3 + number % 7) for number in range(50)]
+    expected = answered(service, [asked(prompt, model, tokens=tokens) for prompt, model, tokens in wanted])
+
+    def ask(one):
+        prompt, model, tokens = one
+        client = client_of(url)
+        if tokens % 2:
+            return client.completions.create(model=model, prompt=prompt, max_tokens=tokens).choices[0].text
+        stream = client.completions.create(model=model, prompt=prompt, max_tokens=tokens, stream=True)
+        return "".join(part.choices[0].text for part in stream)
+
+    with ThreadPoolExecutor(50) as pool:
+        assert list(pool.map(ask, wanted)) == [one.text for one in expected]
+
+
+def test_a_task_that_lands_while_serving_answers_the_next_request(made, serve, tasks):
+    package, base = made()
+    url, _ = serve(package)
+    failures, over = [], threading.Event()
+
+    def keep_asking():
+        while not over.is_set():
+            response = httpx.post(
+                f"{url}/v1/completions", json={"prompt": PROMPTS[0], "model": "first", "max_tokens": 2}
+            )
+            if response.status_code != 200:
+                failures.append(response.text)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    before = httpx.get(f"{url}/v1/models").headers["x-clora-version"]
+    third = load_task(str(tasks["third"]))
+    folder = write_random_adapter(package / "third", base, stage=3).path
+    give_distribution(folder, base, third.train, data="third", second="full")
+    response = httpx.post(f"{url}/v1/completions", json={"prompt": third.train[0].prompt, "max_tokens": 2})
+    assert response.headers["x-clora-adapter"] == "third" and response.headers["x-clora-version"] != before
+    for path in sorted(folder.iterdir(), reverse=True):
+        path.unlink()
+    folder.rmdir()
+    gone = httpx.post(f"{url}/v1/completions", json={"prompt": PROMPTS[0], "model": "third"})
+    assert gone.status_code == 404 and error_of(gone)["code"] == "model_not_found"
+    over.set()
+    asking.join()
+    assert failures == []
+    assert httpx.get(f"{url}/v1/models").headers["x-clora-version"] == before
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "named"),
+    [
+        ("completions", b"{", 400, "no JSON"),
+        ("completions", b"[1]", 400, "object"),
+        ("completions", b'{"prompt": "a", "prompt": "b"}', 400, "twice"),
+        ("completions", b'{"prompt": "a", "temperature": NaN}', 400, "NaN"),
+        ("completions", b"[" * 100000, 400, "no JSON"),
+        ("completions", b"\xff\xfe{", 400, "no JSON"),
+        ("completions", b'{"max_tokens": 2}', 400, "prompt"),
+        ("completions", b'{"prompt": "a", "max_tokens": 0}', 400, "max_tokens"),
+        ("completions", b'{"prompt": "a", "logprobs": 5}', 400, "logprobs"),
+        ("completions", b'{"prompt": "a", "best": 5}', 400, "best"),
+        ("completions", b'{"prompt": ["a", "b"]}', 400, "prompt"),
+        ("completions", b'{"prompt": "a", "logit_bias": {"1": 2}}', 400, "logit_bias"),
+        ("completions", b'{"prompt": "a", "model": "firsst"}', 404, "did you mean 'first'"),
+        ("completions", b'{"prompt": "a", "model": [["first"]]}', 400, "model"),
+        ("chat/completions", b'{"messages": []}', 400, "messages"),
+        ("chat/completions", b'{"messages": [{"role": "king", "content": "a"}]}', 400, "messages"),
+        ("chat/completions", b'{"messages": [{"role": "assistant", "content": "a"}]}', 400, "messages"),
+        ("route", b'{"prompt": "a", "messages": []}', 400, "messages"),
+        ("route", b"{}", 400, "prompt"),
+    ],
+)
+def test_a_bad_request_is_told_what_is_wrong(refusing, path, body, status, named):
+    response = httpx.post(f"{refusing}/v1/{path}", content=body, headers=JSON)
+    assert response.status_code == status, response.text
+    assert named in error_of(response)["message"]
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory, model_folder, tasks):
+    """One server for all bad requests."""
+    import torch
+    from routed import write_routable
+
+    from clora_cli.model.backbone import load_backbone
+    from clora_cli.model.base_model import find_model
+
+    base = load_backbone(find_model(str(model_folder("llama"))), device=torch.device("cpu"))
+    names = [str(tasks[name]) for name in ("first", "second")]
+    package = write_routable(tmp_path_factory.mktemp("http") / "adapters", base, names, second="diag")
+    with running(package, [], max_body=200_000, max_length=50) as (url, _):
+        yield url
+
+
+def test_other_refusals_have_their_own_status(refusing):
+    url = refusing
+    large = httpx.post(f"{url}/v1/completions", content=b" " * 200_001, headers=JSON)
+    assert (large.status_code, error_of(large)["code"]) == (413, "body_too_large")
+
+    def parts():
+        yield from (b" " * 100_000 for _ in range(4))
+
+    assert httpx.post(f"{url}/v1/completions", content=parts(), headers=JSON).status_code == 413
+    form = httpx.post(f"{url}/v1/completions", data={"prompt": "a"})
+    assert form.status_code == 415 and "Content-Type" in error_of(form)["message"]
+    long = httpx.post(f"{url}/v1/completions", json={"prompt": "word " * 60})
+    assert (long.status_code, error_of(long)["code"]) == (400, "context_length_exceeded")
+    assert httpx.get(f"{url}/nothing").status_code == 404
+    assert error_of(httpx.get(f"{url}/v1/completions"))
+    for host in ("evil.example", "127.evil.example"):  # a name that a page's owner made up for this machine
+        assert httpx.get(f"{url}/v1/models", headers={"host": host}).status_code == 403
+    assert httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
+
+
+def test_keys_are_asked_for(made, serve, tmp_path):
+    (tmp_path / "keys").write_text("one\ntwo\n")
+    url, _ = serve(made()[0], api_key_file=tmp_path / "keys")
+    with pytest.raises(openai.AuthenticationError):
+        client_of(url).models.list()
+    for key in ("one", "two"):
+        good = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
+        assert good.completions.create(model="base", prompt="a", max_tokens=1).object == "text_completion"
+    assert httpx.get(f"{url}/metrics").status_code == 401
+    assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/health").status_code == httpx.get(f"{url}/").status_code == 200
+
+
+def test_a_full_line_says_when_to_come_back(made, serve, monkeypatch):
+    from clora_cli.serving.service import Service
+
+    begun, free = threading.Event(), threading.Event()
+    real = Service.answer
+    monkeypatch.setattr(Service, "answer", lambda self, batch: (begun.set(), free.wait(60), real(self, batch))[2])
+    url, _ = serve(made()[0], queue=2, batch_size=1)
+    body = {"prompt": "a", "model": "first", "max_tokens": 1}
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(httpx.post, f"{url}/v1/completions", json=body, timeout=100)
+        assert begun.wait(60)  # it has left the line
+        others = [pool.submit(httpx.post, f"{url}/v1/completions", json=body, timeout=100) for _ in range(6)]
+        while sum(one.done() for one in others) < 4:  # those for which there is no room are told at once
+            time.sleep(0.02)
+        free.set()
+        replies = [one.result() for one in (first, *others)]
+    assert sorted(one.status_code for one in replies) == [200] * 3 + [429] * 4
+    assert all(int(one.headers["retry-after"]) >= 1 for one in replies if one.status_code == 429)
+
+
+ENDLESS = {"prompt": "a", "model": "first", "max_tokens": 1_000_000, "stop": ["never said"]}
+
+
+def test_a_late_answer_ends(made, serve):
+    url, _ = serve(made()[0], timeout=1.0)
+    late = httpx.post(f"{url}/v1/completions", json=ENDLESS, timeout=60)
+    assert (late.status_code, error_of(late)["type"]) == (504, "timeout_error")
+    with httpx.stream("POST", f"{url}/v1/completions", json={**ENDLESS, "stream": True}, timeout=60) as one:
+        assert "timeout_error" in one.read().decode()
+
+
+def test_a_client_that_leaves_frees_the_model(made, serve):
+    log = []
+    url, _ = serve(made()[0], log, timeout=600)
+    host, port = url.removeprefix("http://").split(":")
+    body = json.dumps(ENDLESS).encode()
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n")
+        raw.sendall(b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        time.sleep(0.3)
+    with httpx.stream("POST", f"{url}/v1/completions", json={**ENDLESS, "stream": True}, timeout=60) as one:
+        next(one.iter_lines())
+    short = httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=60)
+    assert short.status_code == 200  # what was left would have gone on for ten minutes
+    assert "client-gone" in {entry.get("code") for entry in log}
+
+
+def test_the_log_holds_no_prompt_unless_asked(made, serve):
+    package, _ = made()
+    for options in ({}, {"log_prompts": True}):
+        log = []
+        url, _ = serve(package, log, **options)
+        httpx.post(f"{url}/v1/completions", json={"prompt": PROMPTS[0], "max_tokens": 3}).raise_for_status()
+        (entry,) = [one for one in log if one["event"] == "answered"]
+        assert {"adapter", "confidence", "version", "seconds", "prompt_tokens", "answer_tokens"} <= set(entry)
+        assert (PROMPTS[0] in json.dumps(entry)) is bool(options)
+
+
+def test_health_and_metrics_tell_what_is_served(made, serve):
+    package, base = made()
+    url, service = serve(package)
+    httpx.post(f"{url}/v1/completions", json={"prompt": PROMPTS[0], "model": "second", "max_tokens": 3})
+    httpx.post(f"{url}/v1/completions", content=b"{", headers=JSON)
+    text = httpx.get(f"{url}/metrics").text
+    for line in (
+        'clora_requests_total{path="/v1/completions",status="200"} 1.0',
+        'clora_requests_total{path="/v1/completions",status="400"} 1.0',
+        'clora_answers_total{adapter="second"} 1.0',
+        'clora_tokens_total{kind="answer"} 3.0',
+        "clora_first_token_seconds_count 1.0",
+        "clora_adapters 2.0",
+    ):
+        assert line in text
+    health = httpx.get(f"{url}/health").json()
+    assert (health["status"], health["version"], health["adapters"]) == ("ok", service.held.version, 2)
+    write_random_adapter(package / "third", base, stage=3)  # has no distribution
+    deadline = time.monotonic() + 10
+    while (health := httpx.get(f"{url}/health").json())["status"] == "ok" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert health["status"] == "stale" and "third" in health["trouble"]
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(made, serve):
+    url, _ = serve(made()[0])
+    response = httpx.get(url)
+    assert "connect-src 'self'" in response.headers["content-security-policy"]
+    for mark in ("http://", "https://", "src=", "@import", "url("):
+        assert mark not in response.text.replace("http://www.w3.org/2000/svg", "")
