@@ -155,7 +155,7 @@ def _row(root: Path, case: Case) -> dict[str, str]:
         found[engine] = "not tried" if missed is None else f"measured: {missed:.0e}"
     method = compose(case.method, case.chosen.get("method_options", {}))
     divided = any(method.at(moment) for moment in WHOLE)
-    found["zero-2"] = "refused: gradients-divided" if divided else "not tried: no DeepSpeed at hand"
+    found["zero-2"] = "refused: gradients-divided" if divided else "not tried: no DeepSpeed in the tests"
     return found | {"4bit": "not tried: no GPU at hand", "4bit-sharded": "refused: quantized-not-divided"}
 
 

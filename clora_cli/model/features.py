@@ -157,7 +157,9 @@ def read_features(
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own, size = (rank(), processes()) if shared else (0, 1)
     # In the first block, or before it, there is nothing yet that a later token takes from an earlier one.
-    shares = backbone.kind == "causal" and any(layer_of(site) for site in sites)
+    # Processes that read other prompts each would make other passes over a divided model.
+    alike = shared or not backbone.sharded
+    shares = alike and backbone.kind == "causal" and any(layer_of(site) for site in sites)
     first = backbone.sharing.begins(ids) if shares else []
     with Capture(backbone.model, sites, pool, inputs) as capture:
         begun = capture.begin(backbone, first) if first else None

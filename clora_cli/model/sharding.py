@@ -66,19 +66,20 @@ def divided(reference: ModelReference, device: torch.device, quantize: str = "no
 
 
 def ready(model: Any) -> None:
-    """Prepare a divided model for passes that do not begin at its outermost module, such as an encoder's alone.
+    """Run a divided model once, over a single token, so that any later pass can be the first of its kind.
 
-    FSDP2 takes the first module that runs for the whole model, and puts what no block holds together in that one's pass only.
+    FSDP2 takes the first module that runs for the outermost one, which an encoder alone is not; and weights that are put together
+    for the first time in inference mode could not be put together in any other.
     """
     import torch
 
-    if not getattr(model.config, "is_encoder_decoder", False):
-        return
+    seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     with torch.no_grad():
-        model(input_ids=token, decoder_input_ids=token)
+        model(input_ids=token, **({"decoder_input_ids": token} if seq2seq else {}))
     give_up_whole(model)
-    model.get_encoder().register_forward_pre_hook(lambda module, inputs: model.unshard() and None)
+    if seq2seq:  # what no block holds is put together in a pass of the outermost module only
+        model.get_encoder().register_forward_pre_hook(lambda module, inputs: model.unshard() and None)
 
 
 def give_up_whole(model: nn.Module) -> None:

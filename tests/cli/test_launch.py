@@ -243,10 +243,11 @@ def test_several_processes_route_as_one_does(ranks, clora, routable, here, monke
         assert contents(here) == written
 
 
-def test_a_divided_model_routes_conversations_among_plain_inputs(ranks, clora, routable, here):
-    """Only one process has a conversation at first; the others make its pass all the same."""
+def test_a_divided_model_routes_inputs_of_several_kinds(ranks, clora, routable, here):
+    """Only one process has a conversation, or rows that begin alike: all make the same passes all the same."""
     turns = [{"role": "user", "content": "how was it?"}]
-    rows = [{"messages": turns} if number in {0, 5} else {"text": f"the boat was {number}"} for number in range(7)]
+    texts = ["quiet", "so so", *[f"the boat was long and wide and very slow {end}" for end in "ab"], "a", "lamp", "now"]
+    rows = [{"messages": turns} if number in {5, 6} else {"text": text} for number, text in enumerate(texts)]
     (here / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ("route", "adapters", *CPU, "-b", 2, "--data", "rows.jsonl", "-q")
     alone = clora(*command)
