@@ -14,6 +14,7 @@ from clora_cli.base.folder_names import folder_problem, same_on_some_disk
 from clora_cli.base.intake import read_text, reason
 from clora_cli.base.legible import shortened
 from clora_cli.data.bundled import bundled_name
+from clora_cli.data.harness import PREFIX
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
@@ -108,7 +109,7 @@ def _place(task: str) -> str:
 
 def _task(item: Item) -> str:
     name, root = item.text("a task"), data_root()
-    if split_names(name)[1]:
+    if split_names(name)[1] or name.startswith(PREFIX):
         return name
     if bundled_name(name) or (known := canonical(name)) or Path(name).expanduser().exists() or "/" in name:
         return name
