@@ -13,6 +13,7 @@ from pathlib import Path
 
 from clora_cli.base.errors import DataError, UnknownNameError, did_you_mean
 from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled, stand_in_for
+from clora_cli.data.harness import PREFIX, read_harness
 from clora_cli.data.known_tasks import KNOWN, TRACE, KnownTask, canonical
 from clora_cli.data.naming import split_names, with_names
 from clora_cli.data.paths import read_path
@@ -40,7 +41,7 @@ def load_task(
 
     Args:
         name: ``mnli``, ``NLI/MNLI``, ``task1572``, ``reviews.csv``, ``folder/``, ``owner/name`` or
-            ``owner/name:config``; ``mnli+names`` for prompts that begin with the task's names.
+            ``owner/name:config``; ``lm-eval:NAME``; ``mnli+names`` for prompts that begin with the task's names.
         columns: Role to column name, such as ``{"prompt": "question", "completion": "answer"}``; only for files,
             folders and Hub datasets.
         metric: One of ``METRICS`` instead of the task's own.
@@ -86,6 +87,8 @@ def _info(task: KnownTask, places: Mapping[str, list[Path]]) -> TaskInfo:
 
 
 def _draft(name: str, columns: Mapping[str, str] | None) -> Draft:
+    if name.startswith(PREFIX):
+        return read_harness(name.removeprefix(PREFIX))
     bundled, known, path = bundled_name(name), canonical(name), Path(name).expanduser()
     if bundled:
         return _beside(read_bundled(bundled), path)

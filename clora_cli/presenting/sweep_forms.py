@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,7 @@ _DRAWN = ("average-performance", "forgetting-rate")
 def sweep_rows(sweep: Sweep, orders: Sequence[Order]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of a table of a sweep's points: their settings, then the metrics that one of them has."""
     spreads = [[point.group.average(orders, column.metric) for column in BY_STAGE] for point in sweep.points]
-    shown = [
-        number for number, _ in enumerate(BY_STAGE) if any(row[number].mean == row[number].mean for row in spreads)
-    ]
+    shown = [number for number in range(len(BY_STAGE)) if any(not math.isnan(row[number].mean) for row in spreads)]
     header = [*sweep.settings, *(BY_STAGE[number].title for number in shown)]
     pairs = zip(sweep.points, spreads, strict=True)
     return header, [[*point.values, *(mean_and_deviation(row[number]) for number in shown)] for point, row in pairs]

@@ -13,6 +13,7 @@ from clora_cli.base.errors import ArtifactError, DataError, MismatchError, Optio
 from clora_cli.base.files import discard
 from clora_cli.data import Task, load_task
 from clora_cli.data.bundled import bundled_name
+from clora_cli.data.harness import PREFIX
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
@@ -186,6 +187,8 @@ def _missing_model(name: str) -> str:
 def _missing_task(name: str) -> str:
     name, _ = split_names(name)
     known, root = canonical(name), data_root()
+    if name.startswith(PREFIX):
+        return ""  # the harness alone knows
     if bundled_name(name) or Path(name).expanduser().exists() or (root and find(root, name, known)):
         return ""
     if known and not known.hub:

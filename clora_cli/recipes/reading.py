@@ -14,8 +14,10 @@ from clora_cli.base.folder_names import folder_problem, same_on_some_disk
 from clora_cli.base.intake import read_text, reason
 from clora_cli.base.legible import shortened
 from clora_cli.data.bundled import bundled_name
+from clora_cli.data.harness import PREFIX
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
+from clora_cli.data.registries import order_of
 from clora_cli.data.root import data_root, find
 from clora_cli.recipes.crossing import check_adapters, points
 from clora_cli.recipes.document import Item, read_document
@@ -86,6 +88,8 @@ def _tasks(item: Item) -> tuple[str, ...]:
     orders_by_name = named_orders()
     if not item.is_list:
         order = item.text("tasks")
+        if order not in orders_by_name and (tasks := order_of(Path(order).expanduser())):
+            return tasks
         if order not in orders_by_name:
             item.fail(
                 f"no order '{shortened(order)}'{did_you_mean(order, orders_by_name)}; give one of {', '.join(orders())} or a list",
@@ -108,7 +112,7 @@ def _place(task: str) -> str:
 
 def _task(item: Item) -> str:
     name, root = item.text("a task"), data_root()
-    if split_names(name)[1]:
+    if split_names(name)[1] or name.startswith(PREFIX):
         return name
     if bundled_name(name) or (known := canonical(name)) or Path(name).expanduser().exists() or "/" in name:
         return name

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.data.bundled import bundled_name
+from clora_cli.data.harness import PREFIX
 from clora_cli.data.layouts import task_name
 from clora_cli.data.naming import split_names
 from clora_cli.data.readers import is_readable
@@ -100,6 +101,8 @@ def unset_variable(model: str) -> str:
 def folder_name(task: str) -> str:
     """Return the name of the adapter folder that ``clora train-task --data TASK`` makes."""
     task, _ = split_names(task)
+    if task.startswith(PREFIX):
+        return task_name(task.removeprefix(PREFIX))
     path = Path(task)
     leaf = bare(path) if is_readable(path) else path.name.partition(":")[0]
     return bundled_name(task) or task_name(leaf)

@@ -174,3 +174,10 @@ def test_tasks_are_listed_and_loaded(clora, tasks):
     result = clora("tasks", "mnil")
     assert result.code == 3
     assert "'mnli'" in one_line(result)
+
+
+def test_a_task_is_written_for_the_harness(clora, here):
+    result = clora("tasks", "yes-no", "--lm-eval", "out", "--json")
+    assert json.loads(result.out)["lm_eval"] == "lm_eval run --include_path out --tasks clora_yes_no"
+    assert {path.suffix for path in (here / "out").iterdir()} == {".yaml", ".py", ".json", ".jsonl"}
+    assert clora("tasks", "--lm-eval", "out").error == "option-missing"

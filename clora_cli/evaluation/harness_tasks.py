@@ -1,0 +1,98 @@
+"""Tasks for lm-evaluation-harness: the same prompts, scored as ``clora eval`` scores them (layer L3).
+
+A task becomes four kinds of files in a folder for ``lm_eval --include_path``: its YAML, its rows by split, what its scores depend
+on, and a Python file of three lines by which the harness finds this module.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clora_cli.base.errors import DataError
+from clora_cli.base.files import read_json, to_json, write_text
+from clora_cli.data import Example, Task
+from clora_cli.evaluation.text import Grading
+from clora_cli.options import EvalOptions
+
+__all__ = ["scorer", "write_harness_task"]
+
+_SPLITS = {"training": "train", "validation": "dev", "test": "test"}  # the harness's names, and clora's
+_CODE = '''"""How lm-evaluation-harness scores {name}: as `clora eval` does."""
+from clora_cli.evaluation.harness_tasks import scorer
+score = scorer(__file__)
+'''
+
+
+def write_harness_task(task: Task, folder: Path) -> str:
+    """Write a task for lm-evaluation-harness.
+
+    Args:
+        task: The task; its conversations become texts, which ``--apply_chat_template`` makes turns of.
+        folder: Where to; files of the same task are replaced.
+
+    Returns:
+        The task's name there: ``clora_`` and its own, with ``_`` for what is no letter or digit.
+
+    Raises:
+        DataError: If it has no test rows.
+        CloraError: If a file cannot be written.
+    """
+    if not task.test:
+        raise DataError(f"task '{task.name}' ({task.source}) has no test rows to score", code="task-has-no-rows")
+    name, place = f"clora_{re.sub(r'[^0-9A-Za-z]', '_', task.name)}", folder.resolve()  # a module's name too
+    splits = {theirs: getattr(task, ours) for theirs, ours in _SPLITS.items() if getattr(task, ours)}
+    files = {theirs: place / f"{name}.{_SPLITS[theirs]}.jsonl" for theirs in splits}
+    for theirs, path in files.items():
+        write_text(path, _lines(splits[theirs]))
+    references = sorted({text for rows in splits.values() for row in rows for text in row.references})
+    write_text(
+        place / f"{name}.json", to_json({"metric": task.metric, "labels": list(task.labels), "references": references})
+    )
+    write_text(place / f"{name}.py", _CODE.format(name=task.name))
+    write_text(place / f"{name}.yaml", _yaml(name, task.metric, files))
+    return name
+
+
+def scorer(path: str) -> Callable[[Mapping[str, Any], Sequence[str]], dict[str, float]]:
+    """Return the function that scores one answer of an exported task.
+
+    Args:
+        path: The task's Python file, beside what ``write_harness_task`` wrote.
+
+    Raises:
+        ArtifactError: If the file beside it is missing or damaged.
+    """
+    facts = read_json(Path(path).with_suffix(".json"), "what the scores depend on")
+    grading = Grading.of(facts["metric"], facts["labels"], facts["references"])
+    key = _metric(facts["metric"])
+
+    def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+        return {key: grading.grade(results[0].strip(), doc["references"], doc["prompt"])}
+
+    return score
+
+
+def _yaml(name: str, metric: str, files: Mapping[str, Path]) -> str:
+    """Return the YAML; written by hand for its tag, which names the function that scores."""
+    splits = "".join(f"{theirs}_split: {_SPLITS[theirs]}\n" for theirs in files)
+    rows = "".join(f"    {_SPLITS[theirs]}: {json.dumps(str(path))}\n" for theirs, path in files.items())
+    return (
+        f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n{rows}{splits}output_type: generate_until\n"
+        f'doc_to_text: prompt\ndoc_to_target: answer\ntarget_delimiter: ""\nprocess_results: !function {name}.score\n'
+        f"generation_kwargs:\n  until: []\n  do_sample: false\n  max_gen_toks: {EvalOptions().max_new_tokens}\n"
+        f"metric_list:\n  - metric: {_metric(metric)}\n    aggregation: mean\n    higher_is_better: true\n"
+        "metadata:\n  version: 1.0\n"
+    )
+
+
+def _lines(rows: Iterable[Example]) -> str:
+    docs = ({"prompt": row.prompt, "answer": row.references[0], "references": list(row.references)} for row in rows)
+    return "".join(f"{json.dumps(doc, ensure_ascii=False)}\n" for doc in docs)
+
+
+def _metric(name: str) -> str:
+    return name.replace("-", "_")

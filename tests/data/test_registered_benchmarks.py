@@ -1,0 +1,80 @@
+"""EasyCL's benchmarks: a data set for each split, labels beside them, orders of tasks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from refusals import refused
+
+from clora_cli.data import load_task
+from clora_cli.data.registries import order_of
+from clora_cli.recipes import read_recipe
+
+LABELS = {"SST-2": ["Good", "Bad"], "yahoo": ["Health", "Sports"]}
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """A folder as EasyCL lays its benchmarks out."""
+    folder, registry = tmp_path / "benchmark" / "LNT", {}
+    for task, labels in LABELS.items():
+        (folder / task).mkdir(parents=True)
+        for split, count in (("train", 6), ("dev", 2), ("test", 4)):
+            rows = [
+                {"instruction": "Choose.", "input": f"{task} {split} {number}", "output": labels[number % 2]}
+                for number in range(count)
+            ]
+            (folder / task / f"{task}_{split}.json").write_text(json.dumps(rows), encoding="utf-8")
+            name = task if split == "train" else f"{task}_{split}"
+            registry[name] = {"file_name": f"{task}/{task}_{split}.json", "formatting": "alpaca", "split": split}
+    orders = {"order1": ["SST-2", "yahoo"], "order2": ["yahoo", "SST-2"]}
+    files = {
+        folder / "dataset_info.json": registry,
+        folder / "benchmark_info.json": {"LNT": {"description": "many tasks", "orders": orders}},
+        folder.parent / "dataset_options.json": {task: {"options": labels} for task, labels in LABELS.items()},
+    }
+    for path, content in files.items():
+        path.write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_a_data_set_has_its_splits_and_labels(benchmark):
+    task = load_task(str(benchmark / "SST-2"))
+    assert (task.name, len(task.train), len(task.dev), len(task.test)) == ("sst2", 6, 2, 4)
+    assert (task.labels, task.metric) == (("Good", "Bad"), "exact-match")
+    assert "SST-2 test 0" in task.test[0].prompt and "SST-2 train 0" in task.train[0].prompt
+    assert not any("split" in note and "not read" in note for note in task.notes)
+    assert "test is 'SST-2_test' of dataset_info.json" in task.notes
+
+
+def test_an_order_is_named_below_its_folder(benchmark):
+    assert order_of(benchmark / "order2") == (str(benchmark / "yahoo"), str(benchmark / "SST-2"))
+    recipe = read_recipe(f"tasks: {benchmark}/order1\nmethods: [seq-lora]\n", "r.yaml")
+    assert recipe.tasks == (str(benchmark / "SST-2"), str(benchmark / "yahoo"))
+    with refused("unknown-name", "order3"):
+        read_recipe(f"tasks: {benchmark}/order3\nmethods: [seq-lora]\n", "r.yaml")
+    assert order_of(benchmark / "SST-2" / "order1") is None
+    with refused("unknown-name"):
+        read_recipe(f"tasks: {'x' * 300}/order1\nmethods: [seq-lora]\n", "r.yaml")
+
+
+def test_one_data_set_with_its_splits_is_the_folder_s_only_one(benchmark):
+    registry = json.loads((benchmark / "dataset_info.json").read_text())
+    kept = {name: entry for name, entry in registry.items() if name.startswith("SST-2")}
+    (benchmark / "dataset_info.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert load_task(str(benchmark)).name == "sst2"
+
+
+def test_files_of_a_folder_without_registry_are_splits_by_their_endings(benchmark):
+    (benchmark / "dataset_info.json").unlink()
+    task = load_task(str(benchmark / "yahoo"))
+    assert (len(task.train), len(task.dev), len(task.test)) == (6, 2, 4)
+
+
+def test_orders_in_two_benchmarks_are_refused(benchmark):
+    path = benchmark / "benchmark_info.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"other": content["LNT"]}), encoding="utf-8")
+    with refused("order-ambiguous", "order1"):
+        order_of(benchmark / "order1")
