@@ -52,7 +52,9 @@ class Case:
 
 # Masks are drawn by the seed here: those that a threshold chooses differ where an entry lies on it.
 CAST = {"method_options": {"trim": "random"}}
-OWN = {"cast": {"first": "cast", "chosen": CAST}, "ewc": {"first": "ewc"}, "pfd": {"first": "pfd"}}
+OWN = {"cast": {"first": "cast", "chosen": CAST}}
+# The past of these must be of their own kind.
+OWN |= {name: {"first": name} for name in ("ewc", "gain-lora", "mocl", "pfd", "sapt")}
 METHODS = [
     Case(name, name, **OWN.get(name, {})) for name in registry.names("methods") if registry.load("methods", name).trains
 ]

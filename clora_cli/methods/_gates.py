@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clora_cli.methods import Method, Run
+from clora_cli.base.errors import MismatchError
+from clora_cli.methods import Method, Planned, Run
 
 __all__ = ["Gated", "cosines", "drawn"]
 
@@ -28,6 +30,21 @@ class Gated(Method):
     past = "weighted"
     combine = "learned"
     grows = True
+    needed: ClassVar[tuple[str, ...]] = (_KEY,)
+
+    def check(self, plan: Planned) -> None:
+        """Check that all earlier adapters learned a gate of the same kind.
+
+        Raises:
+            MismatchError: If one keeps none.
+        """
+        for member in plan.past:
+            if missing := sorted(set(self.needed) - set(member.state())):
+                raise MismatchError(
+                    f"adapter {member.path} keeps no '{missing[0]}', by which this method weighs it; train the whole package "
+                    "with the same method",
+                    code="method-state-missing",
+                )
 
     def gate(self, run: Run, queries: Tensor) -> Mapping[str, Tensor]:
         """Return where the new gate's tensors start, by name, from the task's queries, shape (row, hidden)."""

@@ -47,6 +47,7 @@ class GainLora(Gated, InputBases):
     past = "weighted"
     combine = "learned"
     fixed_a = True
+    needed = (*_PARTS, *(f"of_{name}" for name in _PARTS))
 
     energy: float = 0.995
     tasks: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class Sapt(Gated):
     """
 
     width: int = 100
+    needed: ClassVar[tuple[str, ...]] = ("key", "down", "up")
 
     def __post_init__(self) -> None:
         """Check the option."""
@@ -48,7 +50,7 @@ class Sapt(Gated):
         size, last = queries.shape[1], run.past[-1].state() if run.past else {}
         start = {"down": drawn(run, self.width, size), "up": drawn(run, size, self.width)}
         key = drawn(run, size) * size**0.5  # of variance 1, as f(q) has it
-        return {name: last.get(name, own) for name, own in start.items()} | {"key": key}
+        return {name: last[name] if last else own for name, own in start.items()} | {"key": key}
 
     def weigh(self, states: Sequence[Mapping[str, Tensor]], queries: Tensor) -> Tensor:
         """Return each input's weights, shape (input, adapter), which sum to 1."""

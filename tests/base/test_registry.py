@@ -33,7 +33,7 @@ def test_summary_is_the_first_line_of_the_docstring():
 def test_options_carry_resolved_annotations_and_defaults():
     found = registry.options(registry.load("methods", "n-lora"))
     assert set(found) == {"strength", "raw_strength", "target"}
-    assert found["target"].annotation == Literal["ba", "ab"]
+    assert found["target"].annotation == Literal["ba", "ab", "a", "b", "a+b"]
     assert found["strength"].default is None
 
 

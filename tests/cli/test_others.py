@@ -39,7 +39,7 @@ def test_eval_report_show_chain(clora, package, here):
     assert json.loads(printed.out) == scores
     report = clora("report", "scores.json", "--out", "report.md", "--out", "report.json")
     assert report.code == 0
-    assert (here / "report.md").read_text(encoding="utf-8") == report.out
+    assert (here / "report.md").read_text(encoding="utf-8").startswith(report.out)  # a file has more tables
     quiet = clora("report", "scores.json", "-q").out
     last = scores["rows"][-1]["scores"].values()
     assert float(quiet) == pytest.approx(sum(entry["value"] for entry in last) / 2, abs=0.01)

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from refusals import refused
+from support import train
 from torch.nn import functional
 
 from clora_cli.base import registry
+from clora_cli.base.errors import MismatchError
 from clora_cli.methods.gain_lora import GainLora
 from clora_cli.methods.mocl import Mocl
 from clora_cli.methods.sapt import Sapt
@@ -103,3 +105,10 @@ def test_an_input_s_weights_do_not_depend_on_the_others_of_its_batch(method):
     alone = torch.cat([weigh(states, query[None]) for query in queries])
     assert torch.allclose(weigh(states, queries), alone, atol=1e-6)
     assert alone.shape == (4, 3) and float(alone.min()) >= 0
+
+
+@pytest.mark.parametrize("method", ["mocl", "sapt", "gain-lora"])
+def test_a_package_of_other_methods_has_no_gates_to_go_on_from(tmp_path, model_folder, tasks, method):
+    first = train(model_folder("llama"), tasks["first"], tmp_path / "package", method="inc-lora", max_steps=1)
+    with refused("method-state-missing", first.path, error=MismatchError):
+        train(model_folder("llama"), tasks["second"], tmp_path / "package", method=method, max_steps=1)

@@ -46,7 +46,7 @@ def test_the_loss_is_the_model_s_own(tmp_path, model_folder, tasks, family):
 
 def test_one_process_trains_on_one_device_however_many_it_sees(tmp_path, model_folder, tasks, monkeypatch):
     plan = make_plan(options_for(model_folder("llama"), tasks["first"], tmp_path, batch_size=4))
-    backbone = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    backbone = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, sharded=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     arguments = training_arguments(plan, backbone)
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
@@ -56,7 +56,7 @@ def test_the_type_asked_for_wins_over_the_launcher_s(tmp_path, model_folder, tas
     plan = make_plan(options_for(model_folder("llama"), tasks["first"], tmp_path))
     for dtype, expected in ((torch.float32, "no"), (torch.bfloat16, "bf16")):
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-        arguments = training_arguments(plan, SimpleNamespace(device=torch.device("cpu"), dtype=dtype))
+        arguments = training_arguments(plan, SimpleNamespace(device=torch.device("cpu"), dtype=dtype, sharded=False))
         assert arguments.mixed_precision == expected
 
 
