@@ -57,9 +57,11 @@ class Bench:
             done = _of_all(advance, len(prompts.ids))
             if self._options.score == "labels":
                 answers = joined(rank_labels(prompts, task.labels, done, before))
+                done(len(prompts.ids))
                 return _score(task, "label-rank", answers, prompts)
             cut: set[int] = set()
             answers = joined(generate(prompts, prompts.room, done, before, cut.update))
+            done(len(prompts.ids))
             unended = 0 if task.labels else self._report_cut(title, _of_all_processes(cut, prompts), prompts)
             return _score(task, task.metric, answers, prompts, unended)
 
@@ -80,14 +82,17 @@ def _of_all_processes(rows: Collection[int], prompts: Prompts) -> int:
 
 
 def _of_all(advance: Advance, total: int) -> Callable[[int], None]:
-    """Return a function that takes this process's rows and advances by as many for every process, up to the total."""
+    """Return a function that takes this process's rows and advances by as many for every process, up to the total.
+
+    Others' batches may be larger, so it is told the total once all are done.
+    """
     reported = 0
 
     def done(rows: int) -> None:
         nonlocal reported
-        step = min(rows * processes(), total - reported)
-        reported += step
-        advance(step, "")
+        if step := min(rows * processes(), total - reported):
+            reported += step
+            advance(step, "")
 
     return done
 
