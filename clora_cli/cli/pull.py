@@ -34,7 +34,7 @@ def pull(
     Example: clora pull hf://me/my-tasks -o adapters
     """
     output = form(json, quiet)
-    from clora_cli.transforming.sharing import pull_package
+    from clora_cli.transforming.publishing import pull_package
 
     waiting = patience(wait, break_lock)
     members, fetched = pull_package(source, out, force=force, progress=Terminal(output), patience=waiting)

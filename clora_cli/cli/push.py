@@ -36,7 +36,7 @@ def push(
     """
     output = form(json, quiet)
     from clora_cli.store.package import read_package
-    from clora_cli.transforming.sharing import push_package
+    from clora_cli.transforming.publishing import push_package
 
     members = read_package([package])
     files, sent = push_package(members, target, options, force=force, progress=Terminal(output))

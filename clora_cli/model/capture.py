@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from clora_cli.base.errors import MismatchError, translated
 from clora_cli.model.backbone import Backbone
-from clora_cli.model.prefix import Beginning
 from clora_cli.model.sharding import give_up_whole
 from clora_cli.store.feature_record import Pool
+
+if TYPE_CHECKING:
+    from clora_cli.model.prefix import Beginning
 
 __all__ = ["Capture", "pooled"]
 
@@ -71,6 +73,10 @@ class Capture:
 
     def begin(self, backbone: Backbone, ids: list[int]) -> Beginning | None:
         """Read what prompts begin with; None if the pass ends before the model has kept anything of it."""
+        from clora_cli.model.prefix import (
+            Beginning,  # loads Transformers, which commands that only read files do without
+        )
+
         begun = Beginning.read_by(
             lambda **given: self._pass(backbone, given["attention_mask"], given), ids, backbone.model
         )

@@ -260,7 +260,7 @@ ENDLESS = {"prompt": "a", "model": "first", "max_tokens": 1_000_000, "stop": ["n
 
 
 def test_a_late_answer_ends(made, serve):
-    url, _ = serve(made()[0], timeout=1.0)
+    url, _ = serve(made()[0], timeout=0.02)
     late = httpx.post(f"{url}/v1/completions", json=ENDLESS, timeout=60)
     assert (late.status_code, error_of(late)["type"]) == (504, "timeout_error")
     with httpx.stream("POST", f"{url}/v1/completions", json={**ENDLESS, "stream": True}, timeout=60) as one:

@@ -15,7 +15,7 @@ from support import Signals, contents, write_random_adapter
 from clora_cli.options import PushOptions
 from clora_cli.store.package import read_package
 from clora_cli.store.scores import write_scores
-from clora_cli.transforming.sharing import pull_package, push_package
+from clora_cli.transforming.publishing import pull_package, push_package
 
 OPTIONS = PushOptions(license="mit", base_name="org/base")
 
