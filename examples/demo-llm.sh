@@ -26,7 +26,9 @@ done
 
 # 2. Which adapter does an input go to? Rows of the tasks, whose table follows, and two prompts of nobody's task.
 inputs=("${tasks[@]/#/--data=}")
-run clora route demo-llm/pfd "${inputs[@]}" --limit 40 --abstain 0.05 >demo-llm/routes.jsonl
+route=(clora route demo-llm/pfd "${inputs[@]}" --limit 40 --abstain 0.05)
+printf '\n$ %s >demo-llm/routes.jsonl\n' "${route[*]}"
+"${route[@]}" >demo-llm/routes.jsonl
 printf '\n$ clora route demo-llm/pfd --abstain 0.05 <prompts.jsonl\n'
 printf '{"prompt": "%s"}\n' "Write a poem about the sea." "def add(a, b):" |
   clora route demo-llm/pfd --abstain 0.05
