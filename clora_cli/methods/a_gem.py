@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Memory, Method, Run
+from clora_cli.methods import Run
+from clora_cli.methods._remembered import Remembered
 
 __all__ = ["AGem"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AGem(Method):
+class AGem(Remembered):
     """Train one LoRA on through all tasks, no step against the mean gradient of remembered rows.
 
     ``g' = g - <g, m> / <m, m> m`` where ``<g, m> < 0``, else ``g' = g`` (eq. 11), with the gradient g of a whole optimizer
@@ -31,31 +31,17 @@ class AGem(Method):
         Differs: m is taken without dropout.
     """
 
-    past = "none"
-    start = "previous"
-    combine = "last"
-    joins = True
-    reuses_data = True
-
-    rows: int = 50
-    sample: int = 8
-
     def __post_init__(self) -> None:
         """Check the options."""
         check_option("a-gem", "rows", self.rows, "[0, inf)")
         check_option("a-gem", "sample", self.sample, "[0, inf)")
 
-    def memory(self) -> Memory:
-        """Return which rows are in the memory: the method alone reads them."""
-        return Memory(rows=self.rows, mixed=False)
-
     def gradients(self, run: Run) -> None:
         """Take what points against the memory out of the step."""
         if not run.memory:
             return
-        some = 0 < self.sample < len(run.memory)
-        drawn = random.Random(f"{run.seed}/{run.step}").sample(run.memory, self.sample) if some else run.memory
-        pairs = [(own.grad, slope) for own, slope in run.slopes(drawn) if own.grad is not None]
+        slopes = run.slopes(self.drawn(run, run.memory))
+        pairs = [(own.grad, slope) for own, slope in slopes if own.grad is not None]
         along = sum(float((grad * slope).sum()) for grad, slope in pairs)
         if along < 0:
             size = sum(float(slope.square().sum()) for _, slope in pairs)

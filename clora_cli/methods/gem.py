@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Memory, Method, Run
+from clora_cli.methods import Run
+from clora_cli.methods._remembered import Remembered
 
 __all__ = ["Gem"]
 
@@ -17,7 +17,7 @@ _SWEEPS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gem(Method):
+class Gem(Remembered):
     """Train one LoRA on through all tasks, no step against the gradient of any earlier task's remembered rows.
 
     ``g' = g + G^T v`` is the nearest step to g with ``<g', m_k> >= 0`` for the gradient m_k of every earlier task's memory,
@@ -39,14 +39,6 @@ class Gem(Method):
         still point elsewhere.
     """
 
-    past = "none"
-    start = "previous"
-    combine = "last"
-    joins = True
-    reuses_data = True
-
-    rows: int = 50
-    sample: int = 8
     margin: float = 0.5
 
     def __post_init__(self) -> None:
@@ -54,13 +46,9 @@ class Gem(Method):
         for name in ("rows", "sample", "margin"):
             check_option("gem", name, getattr(self, name), "[0, inf)")
 
-    def memory(self) -> Memory:
-        """Return which rows are in the memory: the method alone reads them."""
-        return Memory(rows=self.rows, mixed=False)
-
     def gradients(self, run: Run) -> None:
         """Turn the step so far that it is against no memory."""
-        slopes = [run.slopes(self._drawn(run, rows)) for rows in run.memories]
+        slopes = [run.slopes(self.drawn(run, rows)) for rows in run.memories]
         if not slopes:
             return
         grads = [own.grad for own, _ in slopes[0] if own.grad is not None]
@@ -72,10 +60,6 @@ class Gem(Method):
         for weight, memory in zip(dual(gram, along, self.margin).tolist(), memories, strict=True):
             for grad, slope in zip(grads, memory, strict=True):
                 grad.add_(slope, alpha=weight)
-
-    def _drawn(self, run: Run, rows: range) -> list[int]:
-        some = 0 < self.sample < len(rows)
-        return random.Random(f"{run.seed}/{run.step}").sample(rows, self.sample) if some else list(rows)
 
 
 def dual(gram: Tensor, along: Tensor, margin: float) -> Tensor:
