@@ -1,6 +1,6 @@
 """Write docs/commands.md, docs/engines.md, completions/ and the key tables of docs/package-format.md from the code: ``make docs``.
 
-``python docs/generate.py LOG`` also puts the end of a log of ``make demo`` into the README.
+``python docs/generate.py LOG`` also puts the end of a log of ``make demo`` into docs/guides/demo.md.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from clora_cli.options import TrainOptions
 from clora_cli.store import distribution, feature_record, manifest, scores
 
 ROOT = Path(__file__).resolve().parent.parent
+_DEMO = Path("docs/guides/demo.md")
 _ERRORS = """\
 # Errors
 
@@ -247,11 +248,11 @@ def _default(value: object) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value) or "empty"
 
 
-def readme(log: str) -> str:
-    """Return the README with the matrices, metrics and paths that a run of the demo ended with."""
+def demo_page(log: str) -> str:
+    """Return the page about the demos with the matrices, metrics and paths that a run of ``make demo`` ended with."""
     tail = log[log.index("$ clora", log.index("$ clora show demo/o-lora\n") + 1) :]
     shown = re.sub(r"^eval .*\n", "", tail.partition("\nreal\t")[0], flags=re.MULTILINE).strip()
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / _DEMO).read_text(encoding="utf-8")
     start = text.index("```text\n", text.index("`make demo` ends with")) + len("```text\n")
     return f"{text[:start]}{shown}\n{text[text.index('```', start) :]}"
 
@@ -260,7 +261,7 @@ def main() -> None:
     """Write the files that changed."""
     files = generated()
     for log in sys.argv[1:]:
-        files[Path("README.md")] = readme(Path(log).read_text(encoding="utf-8"))
+        files[_DEMO] = demo_page(Path(log).read_text(encoding="utf-8"))
     for path, content in files.items():
         (ROOT / path).parent.mkdir(exist_ok=True)
         if not (ROOT / path).exists() or (ROOT / path).read_text(encoding="utf-8") != content:
