@@ -56,10 +56,12 @@ def stat_features(
     if not options.model and not named:
         options = dataclasses.replace(options, model=os.environ.get("CLORA_MODEL"))
     terminal, waiting = Terminal(output), patience(wait, break_lock)
-    if options.nproc != 1 and not dry_run:
-        spots = [] if "RANK" in os.environ else spots_of(members, packages)
-        with handed_on(spots, waiting, terminal):
-            relaunch(options.nproc)
+    relaunch(
+        options.nproc,
+        dry_run=dry_run,
+        switches={"add": add, "force": force},
+        holding=lambda: handed_on(spots_of(members, packages), waiting, terminal),
+    )
     plan = plan_features(members, options, force=force, add=add, progress=terminal)
     if dry_run:
         _emit_plan(output, plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +61,16 @@ def evaluate(
     for member in members:
         check_base(member.base, reference, member.path)
     layers = _mergeable(members, combine, reference)
+    routed = _routed(members, combine, options)
     device = pick_device(options.device)
-    agree(lambda: _facts(members, tasks, options, reference, device))
+    read = {"data": tasks, "calibrate": routed[1] if routed else ()}
+    read |= {f"retention {probe.name}": probe.tasks for probe in probes}
+    agree(lambda: _facts(members, read, options, reference, device))
     with together(device):
         backbone = load_backbone(
             reference, device=device, dtype=options.dtype, quantize=options.quantize, shard=options.shard
         )
-        combination = _combination(backbone, members, combine, options, layers)
+        combination = _combination(backbone, members, combine, routed, layers)
         bench = Bench(combination, encoded(backbone, tasks, options, progress), options, progress)
         retainer = Retainer(backbone, combination, probes, options, progress)
         rows = _rows(members, tasks, combine, options, bench, retainer)
@@ -79,20 +82,19 @@ def evaluate(
 
 def _facts(
     members: Sequence[AdapterFolder],
-    tasks: Sequence[Task],
+    read: Mapping[str, Sequence[Task]],
     options: EvalOptions,
     reference: ModelReference,
     device: Any,
 ) -> dict[str, Any]:
     """Return facts on which all processes must agree; names of models and tasks may be paths, which differ between machines."""
     chosen = {name: value for name, value in vars(options).items() if name not in {"model", "calibrate", "device"}}
-    known = {task.name: task.fingerprint for task in tasks}
     return {
         **chosen,
         "base_model": reference.fingerprint,
         "device": device.type,
         "package": marks(members),
-        "data": known,
+        **{what: {task.name: task.fingerprint for task in tasks} for what, tasks in read.items()},
     }
 
 
@@ -144,24 +146,32 @@ def _combination(
     backbone: Backbone,
     members: Sequence[AdapterFolder],
     combine: str,
-    options: EvalOptions,
+    routed: tuple[RouteOptions, list[Task]] | None,
     layers: BaseLayers | None,
 ) -> Combination:
     from clora_cli.evaluation.combine import Fixed, Routed
     from clora_cli.model.bank import AdapterBank
-    from clora_cli.routing.route_settings import calibration_tasks, route_options
 
     bank = AdapterBank(backbone.model)
     members = [member.on(bank.places) for member in members]
+    return Routed(backbone, bank, members, *routed) if routed else Fixed(bank, members, combine, layers)
+
+
+def _routed(
+    members: Sequence[AdapterFolder], combine: str, options: EvalOptions
+) -> tuple[RouteOptions, list[Task]] | None:
+    """Return how inputs choose among adapters, and the tasks that tell when to take none; None where they do not choose."""
+    from clora_cli.routing.route_settings import calibration_tasks, route_options
+
     if combine != "route" and (options.route or options.calibrate):
         raise OptionError(
             f"these adapters are combined by {combine}; pass --combine route to use routing options",
             code="adapters-not-routed",
         )
     if combine not in {"route", "learned"} or not members:
-        return Fixed(bank, members, combine, layers)
+        return None
     how = RouteOptions(similarity="learned") if combine == "learned" else route_options(members, options.route)
-    return Routed(backbone, bank, members, how, calibration_tasks(members, how, options.calibrate))
+    return how, calibration_tasks(members, how, options.calibrate)
 
 
 def _way(members: Sequence[AdapterFolder], combine: str) -> str:
