@@ -34,6 +34,7 @@ from clora_cli.cli.scan import scan
 from clora_cli.cli.serve import serve
 from clora_cli.cli.show import show
 from clora_cli.cli.stat_features import stat_features
+from clora_cli.cli.synthesize import synthesize
 from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
@@ -67,6 +68,7 @@ app.command("expand")(expand)
 app.command("export")(export)
 app.command("eval")(evaluate_command)
 app.command("serve")(serve)
+app.command("synthesize")(synthesize)
 app.command("run")(run)
 app.command("report")(report)
 app.command("push")(push)

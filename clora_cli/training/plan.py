@@ -147,7 +147,9 @@ class Plan:
         }
 
     def _remembered(self) -> list[dict[str, Any]]:
-        """Return what the recipe says of each earlier task's rows, which were drawn from those that it was trained on."""
+        """Return what the recipe says of each earlier task's rows, which were drawn from those that it was trained on, or a file's."""
+        if self.method.memory is not None and self.method.memory.file:
+            return [rows.recorded() for rows in self.memory]
         found = []
         for rows, member in zip(self.memory, self.past, strict=True):
             if (manifest := member.manifest) is None:
@@ -204,7 +206,7 @@ def make_plan(options: TrainOptions) -> Plan:
     ledger = _ledger(others, method)
     if past and method.recalling:
         _check_recalled(past[-1], method)
-    memory = read_memory(method.memory, past, method.name, reference) if method.memory else ()
+    memory = read_memory(method.memory, past, method.name, reference, options.seed) if method.memory else ()
     drawn, note = with_model(Rows.draw(task, "train", options.train_rows, options.seed, options.learn), reference)
     if note:
         task = dataclasses.replace(task, notes=(*task.notes, note))
