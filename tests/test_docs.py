@@ -24,7 +24,7 @@ from clora_cli.model.bank import AdapterBank
 from clora_cli.training.composition import compose
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = sorted((ROOT / "examples").glob("*.sh"))
 COMMANDS = typer.main.get_command(app).commands
 
