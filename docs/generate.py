@@ -1,6 +1,6 @@
 """Write what documents and completions say of the code, and the tables of docs/package-format.md: ``make docs``.
 
-``python docs/generate.py LOG`` also puts the end of a log of ``make demo`` into the README.
+``python docs/generate.py LOG`` also puts the end of a log of ``make demo`` into docs/guides/demo.md.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT / "docs"))  # a test runs this file, not its folder
 
 from pages import pages  # noqa: E402
 
+_DEMO = Path("docs/guides/demo.md")
 _ERRORS = """\
 # Errors
 
@@ -252,11 +253,11 @@ def _default(value: object) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value) or "empty"
 
 
-def readme(log: str) -> str:
-    """Return the README with the matrices, metrics and paths that a run of the demo ended with."""
+def demo_page(log: str) -> str:
+    """Return the page about the demos with the matrices, metrics and paths that a run of ``make demo`` ended with."""
     tail = log[log.index("$ clora", log.index("$ clora show demo/o-lora\n") + 1) :]
     shown = re.sub(r"^eval .*\n", "", tail.partition("\nreal\t")[0], flags=re.MULTILINE).strip()
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / _DEMO).read_text(encoding="utf-8")
     start = text.index("```text\n", text.index("`make demo` ends with")) + len("```text\n")
     return f"{text[:start]}{shown}\n{text[text.index('```', start) :]}"
 
@@ -265,7 +266,7 @@ def main() -> None:
     """Write the files that changed."""
     files = generated()
     for log in sys.argv[1:]:
-        files[Path("README.md")] = readme(Path(log).read_text(encoding="utf-8"))
+        files[_DEMO] = demo_page(Path(log).read_text(encoding="utf-8"))
     for path, content in files.items():
         (ROOT / path).parent.mkdir(exist_ok=True)
         if not (ROOT / path).exists() or (ROOT / path).read_text(encoding="utf-8") != content:

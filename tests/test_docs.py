@@ -116,8 +116,8 @@ def test_links_resolve(path):
             assert anchor in {slug(heading) for heading in headings}, target
 
 
-def test_the_file_tree_of_the_readme_exists():
-    (tree,) = [block for block in blocks(ROOT / "README.md", "text") if "├──" in block]
+def test_the_file_tree_that_contributors_read_exists():
+    (tree,) = [block for block in blocks(ROOT / "CONTRIBUTING.md", "text") if "├──" in block]
     parents, found = [], []
     for line in tree.splitlines():
         match = re.match(r"(?P<rail>(?:│   |    )*)[├└]── (?P<names>\S+(?:, \S+)*)", line)
@@ -222,7 +222,7 @@ def test_the_example_that_projects_leaves_no_gradient_along_earlier_rows(example
     assert torch.allclose(fresh.grad, torch.tensor([[0.64, -0.48, 2.0]]))
 
 
-def test_the_python_of_the_readme_computes_the_sum_that_clora_evaluates(backbone, tmp_path, monkeypatch):
+def test_the_python_of_the_guide_to_peft_computes_the_sum_that_clora_evaluates(backbone, tmp_path, monkeypatch):
     import torch
 
     loaded = backbone("llama")
@@ -232,9 +232,10 @@ def test_the_python_of_the_readme_computes_the_sum_that_clora_evaluates(backbone
     ]
     shutil.copytree(loaded.reference.path, tmp_path / "my-model")
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks(ROOT / "README.md", "python")
+    guide = ROOT / "docs" / "guides" / "peft-and-vllm.md"
+    (code,) = blocks(guide, "python")
     namespace: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), namespace)
+    exec(compile(code, guide.name, "exec"), namespace)
     AdapterBank(loaded.model).activate([member.factors() for member in members])
     ids = torch.arange(12)[None] + 5
     with torch.no_grad():
