@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, Any
 
 import typer
 
-from clora_cli.base import registry
 from clora_cli.cli._declared import takes_declared
-from clora_cli.cli._gate import parse_gate, train_behind
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
 from clora_cli.cli._output import Terminal, emit
@@ -49,13 +46,13 @@ def train_task(
     Example: clora train-task --method n-lora --data mnli
     """
     output = form(json, quiet)
+    from clora_cli.api.keeping import parse_gate, train_behind
+    from clora_cli.api.learning import with_plugins
     from clora_cli.training import make_plan
     from clora_cli.training import train_task as train
 
     gate = parse_gate(keep_if or (), options)
-    if any(".py" in text for text in options.method_options.values()):
-        methods = {name: registry.load("methods", name) for name in options.method.split("+")}
-        options = dataclasses.replace(options, method_options=registry.admit_options(methods, options.method_options))
+    options = with_plugins(options)
     terminal, waiting = Terminal(output), patience(wait, break_lock)
     spot = inside(options.package if options.out is None else options.out.parent)
     relaunch(
