@@ -17,6 +17,7 @@ from clora_cli.base.intervals import check_size
 from clora_cli.base.legible import legible
 from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit, tell
+from clora_cli.cli._recipe_list import emit_recipes
 from clora_cli.processes.locks import locked
 from clora_cli.processes.meeting import LAUNCH_VARIABLES
 from clora_cli.processes.spots import inside
@@ -53,7 +54,10 @@ def run(
         ),
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="List the recipes that come with clora; RECIPE is a part of their names.")
+        bool,
+        typer.Option(
+            "--list", help="Tell which recipes come with clora; with RECIPE, a part of their names, list those."
+        ),
     ] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Print the recipe with everything filled in: to save, edit and run.")
@@ -84,8 +88,7 @@ def run(
     """
     output = form(json, quiet)
     if listed:
-        _emit_list(output, recipe or "")
-        return
+        return emit_recipes(output, recipe)
     if recipe is None:
         raise typer.BadParameter("name a recipe, or pass --list")
     if jobs < 1:
@@ -122,28 +125,6 @@ def _read(name: str, seeds: list[int] | None, model: str | None, out: Path | Non
         raise OptionError("--seed: give each seed once", code="option-given-twice")
     changes: dict[str, Any] = {"seeds": tuple(seeds) if seeds else None, "model": model, "out": out}
     return dataclasses.replace(recipe, **{key: value for key, value in changes.items() if value is not None})
-
-
-def _emit_list(output: Form, part: str) -> None:
-    from clora_cli.recipes import shipped
-
-    recipes = [recipe for name, recipe in shipped().items() if part in name]
-    if not recipes:
-        raise OptionError(
-            f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all",
-            code="unknown-recipe",
-        )
-    width = max(len(recipe.name) for recipe in recipes)
-    entries = [
-        {**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published, "status": recipe.status}
-        for recipe in recipes
-    ]
-    emit(
-        output,
-        text="\n".join(f"{recipe.name:{width}}  {recipe.about}" for recipe in recipes),
-        data={"schema": "clora.recipes/1", "recipes": entries},
-        brief="\n".join(recipe.name for recipe in recipes),
-    )
 
 
 def _emit_recipe(output: Form, recipe: Recipe) -> None:
@@ -314,6 +295,6 @@ def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -
         }
         for result in results
     ]
-    data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs}
-    data |= {"methods": [result.data() for result in methods], "unequal": unequal}
+    data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs, "unequal": unequal}
+    data["methods"] = [result.data() for result in methods]
     emit(output, text=results_table(methods), data=data, brief=str(recipe.out))
