@@ -1,4 +1,4 @@
-"""Write docs/commands.md, docs/engines.md, completions/ and the key tables of docs/package-format.md from the code: ``make docs``.
+"""Write what documents and completions say of the code, and the tables of docs/package-format.md: ``make docs``.
 
 ``python docs/generate.py LOG`` also puts the end of a log of ``make demo`` into docs/guides/demo.md.
 """
@@ -24,6 +24,10 @@ from clora_cli.options import TrainOptions
 from clora_cli.store import distribution, feature_record, manifest, scores
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs"))  # a test runs this file, not its folder
+
+from pages import pages  # noqa: E402
+
 _DEMO = Path("docs/guides/demo.md")
 _ERRORS = """\
 # Errors
@@ -71,6 +75,7 @@ def generated() -> dict[Path, str]:
     """Return every generated file: its path below the root to its content."""
     files = {Path("docs/commands.md"): commands(), Path("docs/package-format.md"): specification()}
     files |= {Path("docs/errors.md"): errors(), Path("docs/engines.md"): engines()}
+    files |= pages()
     return files | {Path(f"completions/clora.{shell}"): completion(shell) for shell in SHELLS}
 
 

@@ -27,6 +27,7 @@ LAYERS = (
         "recipes",
         "serving",
     },  # L3 too, but on top of the other rooms: a recipe is all of them in a row, a server most of them
+    {"api"},
     {"cli"},
 )
 NEIGHBOURS = {"presenting": {"reporting"}}  # presenting shows what reporting computes

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +20,8 @@ from clora_cli.options import EvalOptions
 from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
-    from clora_cli.data import Task
     from clora_cli.reporting.scored_run import Run
     from clora_cli.reporting.slices import Verdict
-    from clora_cli.store.scores import Scores
 
 __all__ = ["evaluate_command"]
 
@@ -91,6 +87,7 @@ def evaluate_command(
     from clora_cli.evaluation import evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
     from clora_cli.reporting import assemble
+    from clora_cli.reporting.limits import check_limits, read_baselines
     from clora_cli.reporting.slices import judge
     from clora_cli.store.package import read_package
     from clora_cli.store.scores import write_scores
@@ -98,16 +95,16 @@ def evaluate_command(
     if not options.model and not adapters:
         options = dataclasses.replace(options, model=os.environ.get("CLORA_MODEL", MODEL_NAME))
     limits = {"fail_under": fail_under, "max_forgetting": max_forgetting, "max_general_loss": max_general_loss}
-    _check_limits(limits, options)
+    check_limits(limits, options)
     if out is not None and out.exists() and not out.is_file():
         raise OptionError(
             f"--out {out} exists and is no regular file; choose another name", code="target-not-regular-file"
         )
-    relaunch(options.nproc, dry_run=dry_run)
+    relaunch(options.nproc, dry_run=dry_run, switches=limits)
     members = read_package(adapters or ())
     named = [named_task(name, members, _MEND, columns=options.columns) for name in options.data]
     tasks = named or own_tasks(members, _MEND)
-    earlier = _earlier(baseline or (), max_forgetting, options.matrix, tasks)
+    earlier = read_baselines(baseline or (), max_forgetting, options.matrix, tasks)
     check_scorable(tasks, options)
     if dry_run:
         check_combination(members, options)
@@ -146,42 +143,9 @@ def _tell_machines(verdict: Verdict, package: str, junit: Path | None, annotatio
         tell(line)
 
 
-def _check_limits(limits: Mapping[str, float | None], options: EvalOptions) -> None:
-    for name, limit in limits.items():
-        if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the limit would never be broken
-            flag = f"--{name.replace('_', '-')}"
-            raise OptionError(f"{flag} {limit}: give a number of percent points", code="option-out-of-range")
-    if limits["max_general_loss"] is not None and not options.retention:
-        raise OptionError(
-            "--max-general-loss needs a probe of general ability: pass --retention general", code="option-missing"
-        )
-
-
 def _text(run: Run) -> str:
     from clora_cli.presenting.markdown_tables import general_table, matrix_table
     from clora_cli.reporting.general_ability import general_abilities
 
     kept = tuple(general_abilities([run]))
     return matrix_table(run) + (f"\n{general_table(kept)}" if kept else "")
-
-
-def _earlier(paths: Sequence[Path], max_forgetting: float | None, matrix: bool, tasks: Sequence[Task]) -> list[Scores]:
-    """Read the baselines, and refuse before any scoring what could not be compared afterwards."""
-    from clora_cli.reporting.limits import check_baselines
-    from clora_cli.store.scores import read_scores
-
-    if max_forgetting is None and paths:
-        raise OptionError("--baseline is what --max-forgetting compares with; pass both", code="option-missing")
-    if max_forgetting is not None and not (paths or matrix):
-        raise OptionError(
-            "--max-forgetting needs earlier scores: pass --baseline with a scores file, or --matrix",
-            code="option-missing",
-        )
-    if max_forgetting is not None and max_forgetting < 0:
-        raise OptionError(
-            f"--max-forgetting {max_forgetting:g}: give a number of percent points, 0 or more",
-            code="option-out-of-range",
-        )
-    earlier = [read_scores(path) for path in paths]
-    check_baselines(earlier, [task.name for task in tasks])
-    return earlier

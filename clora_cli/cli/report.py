@@ -12,8 +12,13 @@ import typer
 from clora_cli.base import registry
 from clora_cli.cli._options import JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit
+from clora_cli.options.figure_names import FIGURE_NAMES
 
 __all__ = ["report"]
+
+
+def _complete_figure(incomplete: str) -> list[str]:
+    return [name for name in FIGURE_NAMES if name.startswith(incomplete)]
 
 
 def report(
@@ -34,6 +39,15 @@ def report(
             help="Also write a file: .html, .md, .tex, .csv, .json, .png, .svg or .pdf; repeatable.",
         ),
     ] = None,
+    figure: Annotated[
+        str | None,
+        typer.Option(
+            "--figure",
+            metavar="NAME",
+            autocompletion=_complete_figure,
+            help=f"What to draw into a .png, .svg or .pdf, instead of matrices and curves: {', '.join(FIGURE_NAMES)}.",
+        ),
+    ] = None,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="METHOD METHOD", help="Tell whether two methods differ, by a paired bootstrap."),
@@ -52,13 +66,12 @@ def report(
     """
     output = form(json, quiet)
     from clora_cli.presenting.export import report_json
-    from clora_cli.presenting.report_file import check_out, write_report
+    from clora_cli.presenting.report_file import check_outs, write_reports
     from clora_cli.presenting.report_text import report_text
     from clora_cli.reporting.assembly import make_report
     from clora_cli.reporting.collect import collect
 
-    for path in out or ():
-        check_out(path)
+    check_outs(out or (), figure)
     terminal = Terminal(output)
     report = make_report(
         collect(paths),
@@ -68,10 +81,7 @@ def report(
     )
     for note in (*registry.refusals("metrics"), *report.results.notes, *report.footing):
         terminal.warn(note)
-    for path in out or ():
-        check_out(path, report)
-    for path in out or ():
-        write_report(report, path)
+    write_reports(report, out or (), figure)
     brief = "\n".join(f"{average:.2f}" for average in report.averages())
     data = report_json(report) if output is Form.JSON else {}
     emit(output, text=report_text(report, short=True) if output is Form.TEXT else "", data=data, brief=brief)

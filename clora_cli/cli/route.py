@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from clora_cli.routing.decided import Decided
     from clora_cli.routing.dispatch import Dispatcher
     from clora_cli.routing.inputs import Input
-    from clora_cli.store.routes import Routes
 
 __all__ = ["route"]
 
@@ -59,6 +58,7 @@ def route(
     """
     output = Form.QUIET if quiet else Form.TEXT
     from clora_cli.presenting.canvas import check_ending
+    from clora_cli.presenting.route_forms import confusion_table, keep_routes
     from clora_cli.routing.dispatch import Dispatcher
     from clora_cli.routing.route_settings import calibration_tasks, open_source, route_options
     from clora_cli.store.package import read_package
@@ -88,7 +88,10 @@ def route(
             _print(decided, dispatcher.names, quiet=quiet, per_site=per_site)
             advance(len(decided.inputs), "")
     if is_main_process():
-        _report(tally.routes(dispatcher.how), terminal, heatmap, confusion)
+        routes = tally.routes(dispatcher.how)
+        if routes.known:
+            terminal.note(confusion_table(routes))
+        keep_routes(routes, heatmap, confusion, terminal)
 
 
 def _standard_input() -> Sequence[str]:
@@ -148,33 +151,5 @@ def _tracked(terminal: Terminal, inputs: Sequence[Iterable[Input]]) -> contextli
 
 
 def _print(decided: Decided, names: Sequence[str], *, quiet: bool, per_site: bool) -> None:
-    from clora_cli.routing.decided import named_weights
-
-    lines = []
-    for row, (one, chosen) in enumerate(zip(decided.inputs, decided.chosen, strict=True)):
-        name = None if chosen is None else names[chosen]
-        if quiet:
-            lines.append(name or "")
-            continue
-        entry = {**one.fields, "adapter": name, "weights": named_weights(decided.weights[row], names)}
-        if per_site:
-            entry["sites"] = {site: named_weights(weights[row], names) for site, weights in decided.sites.items()}
-        lines.append(json_line(entry))
-    say("\n".join(lines))
-
-
-def _report(routes: Routes, terminal: Terminal, heatmap: Path | None, confusion: Path | None) -> None:
-    from clora_cli.base.files import to_json, write_text
-    from clora_cli.presenting.route_forms import confusion_table, draw_routes
-    from clora_cli.store.routes_file import routes_json
-
-    if routes.known:
-        terminal.note(confusion_table(routes))
-    if confusion is not None:
-        if not any(routes.tasks):
-            terminal.warn(f'{confusion} holds no task: no input names its own; add a "task" field to the rows')
-        write_text(confusion, to_json(routes_json(routes)))
-    if heatmap is not None and routes.tasks:
-        draw_routes(routes, heatmap)
-    elif heatmap is not None:
-        terminal.warn(f"{heatmap} was not drawn: there was no input")
+    entries = decided.entries(names, per_site=per_site)
+    say("\n".join((entry["adapter"] or "") if quiet else json_line(entry) for entry in entries))

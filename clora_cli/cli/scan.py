@@ -35,14 +35,9 @@ def scan(
     Example: clora scan downloaded/adapter
     """
     output = form(json, quiet)
-    from clora_cli.store.adapter_folder import is_adapter
-    from clora_cli.store.scanning import scan_adapter
+    from clora_cli.store.scanning import scan_all
 
-    members: list[Path] = []
-    for folder in folders:
-        inner = sorted(path for path in folder.iterdir() if is_adapter(path)) if folder.is_dir() else []
-        members += [folder] if is_adapter(folder) or not inner else inner
-    found = {str(member): scan_adapter(member, options.deviations) for member in members}
+    found = scan_all(folders, options.deviations)
     data: dict[str, Any] = {
         "schema": "clora.scan/1",
         "adapters": [{"path": path, "findings": [one.to_dict() for one in every]} for path, every in found.items()],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli.base import registry
-from clora_cli.base.errors import ArtifactError, OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.cli._options import JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit
 
@@ -87,9 +86,11 @@ def show(
 
 
 def _show_one(path: Path, out: Path | None, output: Form) -> None:
-    from clora_cli.store.adapter_folder import is_adapter, read_adapter
+    from clora_cli.reporting.artifact_facts import adapter_facts, kind_of
+    from clora_cli.store.adapter_folder import read_adapter
 
-    if path.is_dir() and not is_adapter(path):
+    kind = kind_of(path)
+    if kind == "package":
         _show_package(path, out, output)
         return
     if out is not None:
@@ -97,50 +98,46 @@ def _show_one(path: Path, out: Path | None, output: Form) -> None:
             f"--out {out} draws how adapters differ, or a package whose tasks share a LoRA; add --diff",
             code="option-missing",
         )
-    if path.suffix == ".py" and path.is_file():
+    if kind == "plug-in file":
         name, kinds = registry.provided(str(path))
         _show_plugins(kinds, name, output)
-    elif path.is_file():
+    elif kind == "plug-in":
+        _show_plugins(registry.kinds_of(str(path)), str(path), output)
+    elif kind == "scores":
         _show_scores(path, output)
-    elif is_adapter(path):
-        member = read_adapter(path)
-        data = {"schema": "clora.show/1", "adapter": _facts(member)}
-        emit(output, text=_adapter_text(member), data=data, brief=member.task)
-    elif kinds := registry.kinds_of(str(path)):
-        _show_plugins(kinds, str(path), output)
     else:
-        raise ArtifactError(f"{path} does not exist and names no plug-in", code="path-missing")
+        member = read_adapter(path)
+        data = {"schema": "clora.show/1", "adapter": adapter_facts(member)}
+        emit(output, text=_adapter_text(member), data=data, brief=member.task)
 
 
 def _show_plugins(kinds: Sequence[str], name: str, output: Form) -> None:
     """Describe a plug-in; several, where kinds share a name."""
-    texts: list[str] = []
-    data: list[dict[str, Any]] = []
-    for kind in kinds:
-        plugin = registry.load(kind, name)
-        text = inspect.getdoc(plugin)
-        options = {} if kind == "metrics" else registry.options(plugin)  # what a metric takes are scores
-        defaults = {key: declared.default for key, declared in options.items()}
-        defaults_text = ", ".join(f"{key}={value}" for key, value in defaults.items())
-        source = registry.find(kind, name)
-        origin = "" if source.is_own else f" of {source.origin}"
-        texts.append(
-            f"{kind.removesuffix('s')} {name}{origin}\n\n{text}"
-            + (f"\n\nDefaults: {defaults_text}" if defaults_text else "")
-        )
-        data.append({"kind": kind, "name": name, "documentation": text, "options": defaults, **source.record()})
+    from clora_cli.reporting.artifact_facts import plugin_facts
+
+    data = plugin_facts(kinds, name)
     brief = "\n".join(option for entry in data for option in entry["options"])
-    emit(output, text="\n\n".join(texts), data={"schema": "clora.show/1", "plugins": data}, brief=brief)
+    text = "\n\n".join(map(_plugin_text, data))
+    emit(output, text=text, data={"schema": "clora.show/1", "plugins": data}, brief=brief)
+
+
+def _plugin_text(entry: Mapping[str, Any]) -> str:
+    source = registry.find(entry["kind"], entry["name"])
+    origin = "" if source.is_own else f" of {source.origin}"
+    defaults = ", ".join(f"{key}={value}" for key, value in entry["options"].items())
+    text = f"{entry['kind'].removesuffix('s')} {entry['name']}{origin}\n\n{entry['documentation']}"
+    return text + (f"\n\nDefaults: {defaults}" if defaults else "")
 
 
 def _show_package(path: Path, out: Path | None, output: Form) -> None:
     from clora_cli.presenting.capacity_forms import capacity_json, capacity_table, draw_capacity
     from clora_cli.reporting.anatomy import shared_ledger
+    from clora_cli.reporting.artifact_facts import adapter_facts
     from clora_cli.store.package import read_package
 
     members = read_package([path])
     text, brief = _package_text(members), "\n".join(member.task for member in members)
-    data: dict[str, Any] = {"schema": "clora.show/1", "package": [_facts(member) for member in members]}
+    data: dict[str, Any] = {"schema": "clora.show/1", "package": [adapter_facts(member) for member in members]}
     ledger = shared_ledger(members)
     if ledger is not None:
         text += f"\n\n{capacity_table(ledger)}"
@@ -189,46 +186,6 @@ def _show_scores(path: Path, output: Form) -> None:
     emit(output, text=matrix_table(assemble([scores])[0]), data=scores.to_dict(), brief=brief)
 
 
-def _facts(member: AdapterFolder) -> dict[str, Any]:
-    from clora_cli.algebra.lora import Factor
-
-    deltas = member.deltas(compare=False)
-    numbers = sum(d.a.numel() + d.b.numel() if isinstance(d, Factor) else d.numel() for d in deltas.values())
-    shapes = sorted({f"{delta.shape[0]} x {delta.shape[1]}" for delta in deltas.values()})
-    return {
-        "path": str(member.path),
-        "task": member.task,
-        "stage": member.stage,
-        "base_model": dict(member.base),
-        "sha256": member.digest,
-        "form": "dense" if member.is_dense else "factors",
-        "sites": len(deltas),
-        "shapes": shapes,
-        "parameters": numbers,
-        "base_copies": _base_copies(member),
-        "features": _features(member),
-        "manifest": dict(member.manifest.raw) if member.manifest else {},
-    }
-
-
-def _base_copies(member: AdapterFolder) -> list[str]:
-    """Return the weights of the base model that a folder holds beside its factors, as PEFT saves those of a vocabulary."""
-    from clora_cli.store.adapter_tensors import names_in
-
-    names = [] if member.is_dense else names_in(member.weights)
-    return [f"{name.site}.{name.tensor}" for name in names if name.part == "base"]
-
-
-def _features(member: AdapterFolder) -> dict[str, Any] | None:
-    """Return how the feature distribution was taken, and of what size it is, after checking its numbers."""
-    from clora_cli.store.distribution import read_distribution
-
-    if not member.features.is_file():
-        return None
-    distribution = read_distribution(member.features)
-    return {**distribution.record.raw, "count": distribution.count, "sites": len(distribution.sites)}
-
-
 def _features_text(features: dict[str, Any] | None) -> str:
     if features is None:
         return "none; `clora stat-features` gives it one, for routing"
@@ -237,11 +194,14 @@ def _features_text(features: dict[str, Any] | None) -> str:
     summary += (
         f", pool {features['pool']}, text {features['text']}, second moments {features.get('second_moment', 'none')}"
     )
+    summary += f", means of {features['means']}" if "means" in features else ""
     return summary + (f", privacy {features['privacy']}" if features.get("privacy") else "")
 
 
 def _adapter_text(member: AdapterFolder) -> str:
-    facts, manifest = _facts(member), member.manifest
+    from clora_cli.reporting.artifact_facts import adapter_facts
+
+    facts, manifest = adapter_facts(member), member.manifest
     lines = [
         f"{member.path}: "
         + (f"task {member.task}, stage {member.stage}" if manifest else "a PEFT LoRA folder without a clora manifest")

@@ -15,7 +15,6 @@ from clora_cli.cli._waiting import BreakLockOption, WaitOption, patience
 from clora_cli.options import TrimOptions
 
 if TYPE_CHECKING:
-    from clora_cli.store.adapter_folder import AdapterFolder
     from clora_cli.transforming import TrimPlan
 
 __all__ = ["trim"]
@@ -62,6 +61,7 @@ def trim(
     from clora_cli.store.adapter_folder import read_adapter
     from clora_cli.store.package import read_package
     from clora_cli.transforming import plan_trim, trim_adapter
+    from clora_cli.transforming.member import package_around
 
     if plot is not None:
         check_ending(plot)
@@ -79,21 +79,11 @@ def trim(
         )
         return
     how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
-    path, made = trim_adapter(plan, force=force, around=_around(options.out, reference or (), members), **how)
+    path, made = trim_adapter(plan, force=force, around=package_around(options.out, reference or (), members), **how)
     if plot is not None:
         draw_knee([Trimmed(f"{options.by} on lora_{cut.side}", cut.values, cut.kept) for cut in plan.cuts], plot)
     text = f"{path}  {_told(data)}{'' if made else '; up to date'}\n{_table(sites)}"
     emit(output, text=text, data={**data, "made": made}, brief=str(path))
-
-
-def _around(
-    out: Path, reference: Sequence[Path], members: Sequence[AdapterFolder]
-) -> tuple[Path, Sequence[AdapterFolder]] | None:
-    """Return the package among the references in which the result will be, with its members; None if there is none."""
-    around = out.parent.resolve()
-    if around not in [path.resolve() for path in reference]:
-        return None
-    return around, [member for member in members if member.path.parent.resolve() == around]
 
 
 def _sites(plan: TrimPlan) -> list[dict[str, Any]]:
@@ -112,6 +102,8 @@ def _sites(plan: TrimPlan) -> list[dict[str, Any]]:
 
 
 def _facts(plan: TrimPlan, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    from clora_cli.transforming.cuts import warnings_of
+
     options = plan.options
     sides = {}
     for side in plan.sides:
@@ -119,7 +111,6 @@ def _facts(plan: TrimPlan, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         kept, entries = (sum(site[key] for site in sites if site["side"] == side) for key in ("kept", "entries"))
         threshold = cuts[0].threshold if len(cuts) == 1 else None
         sides[side] = {"kept": kept, "entries": entries, "density": plan.density(side), "threshold": threshold}
-    where = {id(cut): "" if options.scope == "all" else f" at {next(iter(cut.shapes))}" for cut in plan.cuts}
     return {
         "schema": "clora.trim/1",
         "path": str(options.out),
@@ -132,7 +123,7 @@ def _facts(plan: TrimPlan, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "reference": [str(member.path) for member in plan.reference],
         "sides": sides,
         "sites": list(sites),
-        "warnings": [f"lora_{cut.side}{where[id(cut)]}: {cut.warning}" for cut in plan.cuts if cut.warning],
+        "warnings": warnings_of(plan.cuts, options.scope),
     }
 
 

@@ -6,11 +6,14 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from clora_cli.base.files import to_json, write_text
+from clora_cli.base.progress import Progress
 from clora_cli.presenting.canvas import save, short
 from clora_cli.presenting.figures.route_maps import compose_routes
 from clora_cli.store.routes import Routes
+from clora_cli.store.routes_file import routes_json
 
-__all__ = ["confusion_table", "draw_routes"]
+__all__ = ["confusion_table", "draw_routes", "keep_routes"]
 
 _HEADLINE = "adapters chosen, % of each task's inputs"
 _MOST_ADAPTERS = 16  # columns of a matrix that fits a terminal
@@ -50,6 +53,28 @@ def draw_routes(routes: Routes, path: str | Path) -> None:
         CloraError: If the file cannot be written.
     """
     save(Path(path), lambda figure: compose_routes(figure, routes))
+
+
+def keep_routes(routes: Routes, heatmap: Path | None, confusion: Path | None, progress: Progress) -> None:
+    """Write the confusion matrix and the drawing that were asked for.
+
+    Args:
+        routes: What was decided.
+        heatmap: Where to draw the mean weights; None for nowhere.
+        confusion: Where to write the confusion matrix as JSON; None for nowhere.
+        progress: Warned of what holds nothing.
+
+    Raises:
+        CloraError: If a file cannot be written.
+    """
+    if confusion is not None:
+        if not any(routes.tasks):
+            progress.warn(f'{confusion} holds no task: no input names its own; add a "task" field to the rows')
+        write_text(confusion, to_json(routes_json(routes)))
+    if heatmap is not None and routes.tasks:
+        draw_routes(routes, heatmap)
+    elif heatmap is not None:
+        progress.warn(f"{heatmap} was not drawn: there was no input")
 
 
 def _matrix(routes: Routes, tasks: Sequence[int]) -> list[str]:

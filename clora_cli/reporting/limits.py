@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from clora_cli.base.errors import MismatchError, OptionError
-from clora_cli.store.scores import ScoreRow, Scores, TaskScore
+from clora_cli.data import Task
+from clora_cli.options import EvalOptions
+from clora_cli.store.scores import ScoreRow, Scores, TaskScore, read_scores
 
-__all__ = ["Loss", "broken_limits", "check_baselines", "losses"]
+__all__ = ["Loss", "broken_limits", "check_baselines", "check_limits", "losses", "read_baselines"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,54 @@ class Loss:
     def points(self) -> float:
         """Best minus now: percent points, negative if the task gained. One term of the metric ``forgetting-rate``."""
         return self.best - self.now
+
+
+def check_limits(limits: Mapping[str, float | None], options: EvalOptions) -> None:
+    """Refuse limits that no score could break, or that nothing is scored for.
+
+    Raises:
+        OptionError: If a limit is no finite number, or general ability is limited but not probed.
+    """
+    for name, limit in limits.items():
+        if limit is not None and not math.isfinite(limit):  # nothing is below NaN: the limit would never be broken
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{flag} {limit}: give a number of percent points", code="option-out-of-range")
+    if limits["max_general_loss"] is not None and not options.retention:
+        raise OptionError(
+            "--max-general-loss needs a probe of general ability: pass --retention general", code="option-missing"
+        )
+
+
+def read_baselines(
+    paths: Sequence[Path], max_forgetting: float | None, matrix: bool, tasks: Sequence[Task]
+) -> list[Scores]:
+    """Read the baselines, and refuse before any scoring what could not be compared afterwards.
+
+    Args:
+        paths: Scores files of earlier evaluations.
+        max_forgetting: The limit that they are for, percent points; None for none.
+        matrix: Whether earlier stages are scored too.
+        tasks: What will be scored.
+
+    Raises:
+        OptionError: If the limit has nothing to compare with, or the files no limit to serve.
+        ArtifactError: If a file is missing or damaged.
+    """
+    if max_forgetting is None and paths:
+        raise OptionError("--baseline is what --max-forgetting compares with; pass both", code="option-missing")
+    if max_forgetting is not None and not (paths or matrix):
+        raise OptionError(
+            "--max-forgetting needs earlier scores: pass --baseline with a scores file, or --matrix",
+            code="option-missing",
+        )
+    if max_forgetting is not None and max_forgetting < 0:
+        raise OptionError(
+            f"--max-forgetting {max_forgetting:g}: give a number of percent points, 0 or more",
+            code="option-out-of-range",
+        )
+    earlier = [read_scores(path) for path in paths]
+    check_baselines(earlier, [task.name for task in tasks])
+    return earlier
 
 
 def check_baselines(baselines: Sequence[Scores], tasks: Sequence[str]) -> None:

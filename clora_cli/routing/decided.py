@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,20 @@ class Decided:
         best = self.weights.max(dim=1)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [number if weight > 0 else None for number, weight in pairs]
+
+    def entries(self, names: Sequence[str], *, per_site: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield each input's fields with the name of its adapter, None for the base model, and its weights by adapter.
+
+        Args:
+            names: The adapters' names.
+            per_site: Also tell the weights at each site.
+        """
+        for row, (one, number) in enumerate(zip(self.inputs, self.chosen, strict=True)):
+            name = None if number is None else names[number]
+            entry = {**one.fields, "adapter": name, "weights": named_weights(self.weights[row], names)}
+            if per_site:
+                entry["sites"] = {site: named_weights(weights[row], names) for site, weights in self.sites.items()}
+            yield entry
 
 
 def mean_over(weights: Mapping[str, Tensor], sites: Sequence[str]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from clora_cli.base.errors import ArtifactError, CloraError
 from clora_cli.base.files import read_json
 from clora_cli.base.intake import open_regular, parse_json, read_text
 from clora_cli.store.adapter_config import CONFIG, read_config
-from clora_cli.store.adapter_folder import WEIGHTS, AdapterFolder
+from clora_cli.store.adapter_folder import WEIGHTS, AdapterFolder, is_adapter
 from clora_cli.store.manifest import MANIFEST, Manifest
 from clora_cli.store.template_tricks import hidden_letters, template_tricks
 from clora_cli.store.tensors import read_header
 
-__all__ = ["PICKLES", "Finding", "scan_adapter"]
+__all__ = ["PICKLES", "Finding", "scan_adapter", "scan_all"]
 
 # Endings of files that hold, or may hold, pickles.
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz", ".msgpack", ".h5"}
@@ -51,6 +51,19 @@ class Finding:
     def to_dict(self) -> dict[str, str]:
         """Return the JSON object."""
         return asdict(self)
+
+
+def scan_all(folders: Iterable[Path], limit: float = 8.0) -> dict[str, list[Finding]]:
+    """Look at adapter folders, and at the members of packages, before they are trusted; return findings by folder.
+
+    Raises:
+        CloraError: As ``scan_adapter``.
+    """
+    members: list[Path] = []
+    for folder in folders:
+        inner = sorted(path for path in folder.iterdir() if is_adapter(path)) if folder.is_dir() else []
+        members += [folder] if is_adapter(folder) or not inner else inner
+    return {str(member): scan_adapter(member, limit) for member in members}
 
 
 def scan_adapter(folder: Path, limit: float = 8.0) -> list[Finding]:

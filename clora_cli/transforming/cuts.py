@@ -12,7 +12,7 @@ from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import MismatchError
 from clora_cli.store.adapter_folder import AdapterFolder
 
-__all__ = ["Cut", "pull", "pulls", "side_of"]
+__all__ = ["Cut", "pull", "pulls", "side_of", "warnings_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,12 @@ class Cut:
         sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
         parts = zip(self.shapes.items(), torch.split(self.kept, sizes), strict=True)
         return {site: part.view(shape) for (site, shape), part in parts}
+
+
+def warnings_of(cuts: Sequence[Cut], scope: str) -> list[str]:
+    """Return what a trim has to say of its cuts, each with its factor and, in the scope ``site``, its site."""
+    where = {id(cut): "" if scope == "all" else f" at {next(iter(cut.shapes))}" for cut in cuts}
+    return [f"lora_{cut.side}{where[id(cut)]}: {cut.warning}" for cut in cuts if cut.warning]
 
 
 def side_of(factor: Factor, side: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from clora_cli.store.side_files import current_name
 from clora_cli.store.steady import unchanged
 from clora_cli.transforming.routable import Routable
 
-__all__ = ["Member", "check_apart", "copy_file", "files_of"]
+__all__ = ["Member", "check_apart", "copy_file", "files_of", "package_around"]
 
 # What makes two adapters of equal tensors two adapters after all.
 _SCALING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
@@ -161,3 +161,13 @@ def copy_file(source: Path, target: Path) -> None:
         raise ArtifactError(
             f"cannot read {source}: {error.strerror}; nothing was changed", code="path-unreadable"
         ) from error
+
+
+def package_around(
+    out: Path, packages: Sequence[Path], members: Sequence[AdapterFolder]
+) -> tuple[Path, Sequence[AdapterFolder]] | None:
+    """Return the package among some in which a result will be, with its members; None if there is none."""
+    around = out.parent.resolve()
+    if around not in [path.resolve() for path in packages]:
+        return None
+    return around, [member for member in members if member.path.parent.resolve() == around]

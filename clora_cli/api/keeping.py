@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.base.errors import LimitError, OptionError, ReplacedError
-from clora_cli.cli._output import Terminal
+from clora_cli.base.progress import Progress
 from clora_cli.options import EvalOptions, TrainOptions
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def parse_gate(pairs: Iterable[str], options: TrainOptions) -> Gate | None:
 
 
 def train_behind(
-    gate: Gate, plan: Plan, *, resume: bool, force: bool, progress: Terminal, patience: Patience, argv: Sequence[str]
+    gate: Gate, plan: Plan, *, resume: bool, force: bool, progress: Progress, patience: Patience, argv: Sequence[str]
 ) -> tuple[AdapterFolder, bool]:
     """Train beside the package, score the package with the new adapter in it, and only then put it in.
 
@@ -117,7 +117,7 @@ def train_behind(
 
 
 def _broken(
-    gate: Gate, options: TrainOptions, before: Sequence[AdapterFolder], added: AdapterFolder, progress: Terminal
+    gate: Gate, options: TrainOptions, before: Sequence[AdapterFolder], added: AdapterFolder, progress: Progress
 ) -> str:
     """Say which limits the package would not meet; nothing if it meets all."""
     from clora_cli.data import own_tasks

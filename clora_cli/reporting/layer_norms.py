@@ -1,0 +1,25 @@
+"""The nuclear norm of each layer's delta (layer L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clora_cli.algebra.geometry import nuclear_norm
+from clora_cli.model.features import layer_of
+from clora_cli.reporting.differences import distinct_labels, read_deltas
+from clora_cli.store.adapter_folder import AdapterFolder
+
+__all__ = ["layer_norms"]
+
+
+def layer_norms(members: Sequence[AdapterFolder]) -> dict[str, list[tuple[str, float]]]:
+    """Return each adapter's nuclear norms in the order of layers, each with the kind of its projection, such as ``v_proj``.
+
+    Raises:
+        CloraError: If an adapter is damaged, or is no plain LoRA.
+    """
+    norms = {}
+    for label, deltas in zip(distinct_labels(members), read_deltas(members).values(), strict=True):
+        sites = sorted(deltas, key=lambda site: (layer_of(site) or 0, site))
+        norms[label] = [(site.rpartition(".")[2], nuclear_norm(deltas[site])) for site in sites]
+    return norms
