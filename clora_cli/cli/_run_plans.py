@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.base.errors import OptionError
 from clora_cli.cli._output import Form, Terminal, emit
 
 if TYPE_CHECKING:
@@ -14,30 +12,7 @@ if TYPE_CHECKING:
     from clora_cli.recipes.planning import UnitPlan
     from clora_cli.recipes.steps import Unit
 
-__all__ = ["emit_list", "emit_plan", "emit_recipe", "emit_script"]
-
-
-def emit_list(output: Form, part: str) -> None:
-    """Print the recipes that come with clora and have a part in their names."""
-    from clora_cli.recipes import shipped
-
-    recipes = [recipe for name, recipe in shipped().items() if part in name]
-    if not recipes:
-        raise OptionError(
-            f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all",
-            code="unknown-recipe",
-        )
-    width = max(len(recipe.name) for recipe in recipes)
-    entries = [
-        {**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published, "status": recipe.status}
-        for recipe in recipes
-    ]
-    emit(
-        output,
-        text="\n".join(f"{recipe.name:{width}}  {recipe.about}" for recipe in recipes),
-        data={"schema": "clora.recipes/1", "recipes": entries},
-        brief="\n".join(recipe.name for recipe in recipes),
-    )
+__all__ = ["emit_plan", "emit_recipe", "emit_script"]
 
 
 def emit_recipe(output: Form, recipe: Recipe) -> None:

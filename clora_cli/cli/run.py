@@ -18,7 +18,8 @@ from clora_cli.cli._crew import PATIENCE, Crew
 from clora_cli.cli._live import LIVE_PORT, shown_while, view
 from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit, tell
-from clora_cli.cli._run_plans import emit_list, emit_plan, emit_recipe, emit_script
+from clora_cli.cli._recipe_list import emit_recipes
+from clora_cli.cli._run_plans import emit_plan, emit_recipe, emit_script
 from clora_cli.processes.locks import locked
 from clora_cli.processes.spots import inside
 
@@ -50,7 +51,10 @@ def run(
         ),
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="List the recipes that come with clora; RECIPE is a part of their names.")
+        bool,
+        typer.Option(
+            "--list", help="Tell which recipes come with clora; with RECIPE, a part of their names, list those."
+        ),
     ] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Print the recipe with everything filled in: to save, edit and run.")
@@ -108,7 +112,7 @@ def run(
     """
     output = form(json, quiet)
     if listed:
-        emit_list(output, recipe or "")
+        emit_recipes(output, recipe)
         return
     if recipe is None:
         raise typer.BadParameter("name a recipe, or pass --list")
@@ -237,6 +241,6 @@ def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -
         }
         for result in results
     ]
-    data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs}
-    data |= {"methods": [result.data() for result in methods], "unequal": unequal}
+    data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs, "unequal": unequal}
+    data["methods"] = [result.data() for result in methods]
     emit(output, text=results_table(methods), data=data, brief=str(recipe.out))

@@ -24,7 +24,7 @@ from clora_cli.store.package import read_package
 from clora_cli.store.withholding import WITHHELD
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.memory import read_memory
-from clora_cli.training.row_order import default_lr, order_of_examples, rows_to_read, run_seed
+from clora_cli.training.row_order import order_of_examples, rows_to_read, run_seed, with_defaults
 
 if TYPE_CHECKING:
     from clora_cli.store.ledger import Ledger
@@ -190,11 +190,10 @@ def make_plan(options: TrainOptions) -> Plan:
         raise DataError(f"task '{task.name}' ({task.source}) has no training rows", code="task-has-no-rows")
     reference = find_model(options.model, options.revision)
     check_answers(reference)
-    if options.lr is None:
-        options = dataclasses.replace(options, lr=default_lr(reference.id, reference.kind))
     out = options.out or options.package / task.name
     check_place(out)
     members = read_package([options.package], missing_ok=True)
+    options = with_defaults(options, reference, method.lead.start, members)
     if not out.exists():
         _check_name(members, out, task.name)
     past, stage = _place(members, options.package, out, task.name)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from pretend import pretending
 from refusals import refused
 from support import contents
+
+from clora_cli.recipes import shipped
 
 RECIPE = """\
 name: tiny
@@ -262,6 +265,7 @@ def test_recipes_are_listed_and_shown(clora, here):
     data = json.loads(clora("run", "--list", "--json").out)
     assert {"name", "method", "backbone", "order", "about", "published", "status"} == set(data["recipes"][0])
     assert clora("run", "--list", "nothing-like-it").code == 2
+    assert len(clora("run", "--list", "-q").out.splitlines()) == len(data["recipes"])
     shown = clora("run", "n-lora-nano", "--show").out
     (here / "mine.yaml").write_text(shown, encoding="utf-8")
     assert clora("run", "mine.yaml", "--print").out == clora("run", "n-lora-nano", "--print").out
@@ -277,6 +281,21 @@ def crew_of(monkeypatch, jobs, per_device=None, settings=({},), device_count=0):
     units = [SimpleNamespace(entry=SimpleNamespace(train=one, features=None, eval={})) for one in settings]
     crew = _crew.Crew.of(units, jobs, per_device)
     return crew, [crew.worker(number).get("CUDA_VISIBLE_DEVICES") for number in range(crew.jobs)]
+
+
+def test_the_list_of_all_recipes_is_a_page_that_names_what_runs_anywhere_first_and_every_part_of_a_name(clora):
+    page, names = clora("run", "--list").out, clora("run", "--list", "-q").out.split()
+    lines = page.splitlines()
+    assert len(lines) < 40 and max(map(len, lines)) <= 130
+    assert page.startswith(f"{len(names)} recipes")
+    assert page.index("compare-nano") < page.index("\nBACKBONE")
+    counted = [
+        int(re.search(r"  +(\d+)  +(?:\d+|-)  ", line)[1]) for line in lines if re.match(r"\S+ .* (?:\d+|-)  \S", line)
+    ]
+    assert sum(counted) == len(names)
+    words = page.split()
+    for recipe in shipped().values():
+        assert recipe.method in words and f"\n{recipe.backbone} " in page
 
 
 def test_workers_share_the_gpus_out(monkeypatch):
