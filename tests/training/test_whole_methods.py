@@ -157,7 +157,21 @@ def test_remembered_rows_are_read_and_not_trained_on(learn, method):
 
 
 @pytest.mark.parametrize(
-    "method", ["inf-lora", "sd-lora", "slao", "osf-lora", "a-gem", "gem", "mocl", "sapt", "gain-lora", "tasl"]
+    "method",
+    [
+        "inf-lora",
+        "sd-lora",
+        "slao",
+        "osf-lora",
+        "a-gem",
+        "gem",
+        "mocl",
+        "sapt",
+        "gain-lora",
+        "tasl",
+        "deal",
+        "tree-lora",
+    ],
 )
 def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, tmp_path):
     from support import Signals
@@ -170,3 +184,27 @@ def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, t
     with pytest.raises(InterruptedRunError):
         train_task(plan, progress=Signals(after=2))
     assert contents(train_task(plan, resume=True)[0].path) == expected
+
+
+def test_deal_changes_lora_a_by_its_band_alone(learn):
+    from clora_cli.methods.deal import coarse, fine
+
+    first, second = (learn("deal", task, lr=0.05) for task in ("first", "second"))
+    for site, after in second.factors().items():
+        before = first.factors()[site]
+        changed = after.a - before.a
+        assert torch.equal(after.b, before.b) and float(changed.abs().max()) > 0
+        assert torch.allclose(changed, fine(coarse(changed), changed.shape), atol=1e-6)
+        band = second.state()[f"band/{site}"]
+        assert torch.allclose(coarse(after.a), band * coarse(before.a), atol=1e-5)
+
+
+def test_tree_lora_keeps_a_gradient_of_norm_1_for_each_site(learn):
+    first, second = (learn("tree-lora", task, lr=0.05) for task in ("first", "second"))
+    for member in (first, second):
+        kept = member.state()
+        assert {key.partition("/")[2] for key in kept} == set(member.factors())
+        assert all(abs(float(gradient.norm()) - 1) < 1e-5 for gradient in kept.values())
+    without = learn("tree-lora", "second", package="other", lr=0.05)
+    other = learn("seq-lora", "second", package="plain", lr=0.05)
+    assert all(torch.equal(factor.a, other.factors()[site].a) for site, factor in without.factors().items())
