@@ -97,3 +97,12 @@ def test_the_length_of_old_gradients_does_not_matter(scale):
     TreeLora().begin(run)
     TreeLora().gradients(run)
     assert torch.allclose(run.trainable["s"].a.grad, torch.tensor([[3.0, 4.0]]) * scale * (1 + 0.5 / 4))
+
+
+def test_an_old_gradient_pulls_its_own_way_even_against_the_new_one():
+    # against (3, 4) lies (-0.6, -0.8): of 5 a quarter of the strength of 0.4 is taken away
+    run = run_of({"s": [[3.0, 4.0]]}, [gradient(-0.6, -0.8)])
+    method = TreeLora(strength=0.4)
+    method.begin(run)
+    method.gradients(run)
+    assert torch.allclose(run.trainable["s"].a.grad, torch.tensor([[3.0, 4.0]]) * 0.9)

@@ -7,9 +7,10 @@ import torch
 from refusals import refused
 from support import contents, options_for, save_model, write_task
 
+from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import InterruptedRunError
 from clora_cli.methods._input_bases import grown, leading, residual
-from clora_cli.methods.sd_lora import _weights
+from clora_cli.methods.sd_lora import _norm, _weights
 from clora_cli.model.bank import AdapterBank
 from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.training import make_plan, train_task
@@ -75,6 +76,17 @@ def test_sd_lora_s_weights_by_hand():
     assert torch.equal(_weights(norms * before, norms, before), torch.tensor([[1.0, 0.7, 1.0]]))
     # A magnitude of 6 of a delta of norm 4 is a weight of 1.5.
     assert torch.allclose(_weights(torch.tensor([[6.0, 0.1]]), norms, before), torch.tensor([[1.5, 0.2, 1.0]]))
+
+
+def test_sd_lora_measures_a_delta_and_not_its_factors():
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(*shape, generator=generator) for shape in ((2, 5), (4, 2)))
+    mix = torch.tensor([[3.0, 1.0], [0.0, 0.2]])
+    one, other = Factor(a, b, 3.0), Factor(torch.linalg.inv(mix) @ a, b @ mix, 3.0)
+    assert torch.allclose(one.delta(), other.delta(), atol=1e-4)
+    assert _norm(one) == pytest.approx(float(one.delta().norm())) == pytest.approx(_norm(other), rel=1e-4)
+    products = [float(factor.a.norm() * factor.b.norm()) for factor in (one, other)]
+    assert abs(products[0] - products[1]) > 1  # by which the published code divides
 
 
 def logits_of(model_folder, adapters, weights):
