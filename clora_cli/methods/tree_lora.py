@@ -38,7 +38,7 @@ class TreeLora(Method):
         bound, and the code, by a sign, prefers the most distant.
         Differs: the pull is along the old gradient and as long as the new one's; the code's is that of the logarithm of an inner
         product, whose sign follows that product's.
-        Differs: only tasks that were trained by this method are compared with.
+        Differs: only tasks that this method trained, one after the other, are compared with.
     """
 
     past = "none"
@@ -52,12 +52,11 @@ class TreeLora(Method):
         check_option("tree-lora", "strength", self.strength, "[0, inf)")
 
     def begin(self, run: Run) -> None:
-        """Read the gradients of earlier tasks."""
-        earlier = [adapter.state() for adapter in run.past]
+        """Read the gradients of earlier tasks, all of which the last adapter keeps."""
+        state = run.past[-1].state() if run.past else {}
         for site, factor in run.trainable.items():
-            found = [state[f"{_KEPT}/{site}"] for state in earlier if f"{_KEPT}/{site}" in state]
-            if found:
-                run.kept[f"{_KEPT}/{site}"] = torch.stack(found).to(factor.a)
+            if (found := state.get(f"{_KEPT}/{site}")) is not None:
+                run.kept[f"{_KEPT}/{site}"] = found.to(factor.a)
 
     @torch.no_grad()
     def gradients(self, run: Run) -> None:
@@ -76,9 +75,12 @@ class TreeLora(Method):
                 grad.add_(known[site][task].to(grad), alpha=share * float(grad.norm()))
 
     def finish(self, run: Run) -> Mapping[str, Tensor]:
-        """Return the mean gradient at each site, at norm 1."""
-        means = {site: run.kept.get(f"{_MEAN}/{site}") for site in run.trainable}
-        return {f"{_KEPT}/{site}": unit(mean).cpu() for site, mean in means.items() if mean is not None}
+        """Return the mean gradients of all tasks so far at each site, at norm 1, shape (task, rank, in)."""
+        kept = {}
+        for site, factor in run.trainable.items():
+            own = unit(run.kept.get(f"{_MEAN}/{site}", torch.zeros_like(factor.a)).cpu())[None]
+            kept[f"{_KEPT}/{site}"] = torch.cat([run.kept.get(f"{_KEPT}/{site}", own[:0]).cpu(), own])
+        return kept
 
 
 def nearest(means: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, int]:

@@ -10,23 +10,23 @@ from clora_cli.methods.tree_lora import TreeLora, nearest
 from clora_cli.testing.requirements import draw
 
 
-def run_of(grads, past=(), step=0, steps=4):
+def run_of(grads, past=None, step=0, steps=4):
     trainable = {}
     for site, grad in grads.items():
         own = torch.nn.Parameter(torch.full_like(torch.tensor(grad), 9.0))
         own.grad = torch.tensor(grad)
         trainable[site] = Factor(own, torch.nn.Parameter(torch.ones(2, 1)), 1.0)
-    earlier = [SimpleNamespace(state=lambda s=s: s) for s in past]
+    earlier = [] if past is None else [SimpleNamespace(state=lambda: past)]
     return SimpleNamespace(trainable=trainable, past=earlier, kept={}, step=step, steps=steps)
 
 
-def gradient(*values):
-    return {"gradient/s": torch.tensor([values])}
+def gradients(*tasks):
+    return {"gradient/s": torch.tensor(tasks)[:, None]}
 
 
 def test_a_step_by_hand():
     # (3, 4) is nearer to (0.6, 0.8) than to (-1, 0); it is 5 long, and at the second of four steps half the strength counts
-    run = run_of({"s": [[3.0, 4.0]]}, [gradient(-1.0, 0.0), gradient(0.6, 0.8)], step=1)
+    run = run_of({"s": [[3.0, 4.0]]}, gradients([-1.0, 0.0], [0.6, 0.8]), step=1)
     method = TreeLora(strength=0.4)
     method.begin(run)
     run.kept["mean/s"] = torch.tensor([[3.0, 4.0]])
@@ -52,7 +52,7 @@ def test_the_nearest_task_is_preferred_and_not_the_most_distant():
 
 
 def test_what_is_compared_are_gradients_and_not_parameters():
-    runs = [run_of({"s": [[3.0, 4.0]]}, [gradient(-1.0, 0.0), gradient(0.6, 0.8)]) for _ in range(2)]
+    runs = [run_of({"s": [[3.0, 4.0]]}, gradients([-1.0, 0.0], [0.6, 0.8])) for _ in range(2)]
     with torch.no_grad():
         runs[1].trainable["s"].a.copy_(torch.tensor([[-50.0, 0.0]]))
     for run in runs:
@@ -68,12 +68,12 @@ def test_a_sites_gradient_counts_once_whatever_the_number_of_sites():
         for run.step in range(3):
             TreeLora().gradients(run)
         kept.append(run.kept["mean/s"])
-        assert torch.allclose(TreeLora().finish(run)["gradient/s"], torch.tensor([[0.6, 0.8]]))
+        assert torch.allclose(TreeLora().finish(run)["gradient/s"], torch.tensor([[[0.6, 0.8]]]))
     assert torch.equal(*kept)
 
 
 def test_the_same_gradients_give_the_same_step():
-    past = [{"gradient/s": draw(2, 5, seed=seed).float()} for seed in range(6)]
+    past = {"gradient/s": torch.stack([draw(2, 5, seed=seed).float() for seed in range(6)])}
     grads = draw(2, 5, seed=9).float().tolist()
     found = []
     for _ in range(2):
@@ -93,7 +93,7 @@ def test_the_first_task_is_trained_as_it_is():
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
 def test_the_length_of_old_gradients_does_not_matter(scale):
-    run = run_of({"s": [[3.0 * scale, 4.0 * scale]]}, [gradient(0.6, 0.8)])
+    run = run_of({"s": [[3.0 * scale, 4.0 * scale]]}, gradients([0.6, 0.8]))
     TreeLora().begin(run)
     TreeLora().gradients(run)
     assert torch.allclose(run.trainable["s"].a.grad, torch.tensor([[3.0, 4.0]]) * scale * (1 + 0.5 / 4))
@@ -101,8 +101,17 @@ def test_the_length_of_old_gradients_does_not_matter(scale):
 
 def test_an_old_gradient_pulls_its_own_way_even_against_the_new_one():
     # against (3, 4) lies (-0.6, -0.8): of 5 a quarter of the strength of 0.4 is taken away
-    run = run_of({"s": [[3.0, 4.0]]}, [gradient(-0.6, -0.8)])
+    run = run_of({"s": [[3.0, 4.0]]}, gradients([-0.6, -0.8]))
     method = TreeLora(strength=0.4)
     method.begin(run)
     method.gradients(run)
     assert torch.allclose(run.trainable["s"].a.grad, torch.tensor([[3.0, 4.0]]) * 0.9)
+
+
+def test_the_gradients_of_all_tasks_are_kept():
+    run = run_of({"s": [[3.0, 4.0]]}, gradients([-1.0, 0.0], [0.0, 1.0]))
+    TreeLora().begin(run)
+    TreeLora().gradients(run)
+    assert torch.allclose(
+        TreeLora().finish(run)["gradient/s"], torch.tensor([[[-1.0, 0.0]], [[0.0, 1.0]], [[0.6, 0.8]]])
+    )

@@ -211,12 +211,15 @@ def test_deal_changes_lora_a_by_its_band_alone(learn):
         assert torch.allclose(coarse(after.a), band * coarse(before.a), atol=1e-5)
 
 
-def test_tree_lora_keeps_a_gradient_of_norm_1_for_each_site(learn):
-    first, second = (learn("tree-lora", task, lr=0.05) for task in ("first", "second"))
-    for member in (first, second):
+def test_tree_lora_keeps_a_gradient_of_norm_1_for_each_task_and_site(learn):
+    members = [learn("tree-lora", task, lr=0.05) for task in ("first", "second", "third")]
+    for number, member in enumerate(members, start=1):
         kept = member.state()
         assert {key.partition("/")[2] for key in kept} == set(member.factors())
-        assert all(abs(float(gradient.norm()) - 1) < 1e-5 for gradient in kept.values())
-    without = learn("tree-lora", "second", package="other", lr=0.05)
-    other = learn("seq-lora", "second", package="plain", lr=0.05)
-    assert all(torch.equal(factor.a, other.factors()[site].a) for site, factor in without.factors().items())
+        assert all(torch.allclose(one.flatten(1).norm(dim=1), torch.ones(number), atol=1e-5) for one in kept.values())
+    for key, all_three in members[2].state().items():
+        assert torch.equal(all_three[:1], members[0].state()[key]) and torch.equal(
+            all_three[:2], members[1].state()[key]
+        )
+    alone, plain = (learn(method, "second", package=method, lr=0.05) for method in ("tree-lora", "seq-lora"))
+    assert all(torch.equal(factor.a, plain.factors()[site].a) for site, factor in alone.factors().items())
