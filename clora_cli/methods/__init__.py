@@ -57,6 +57,7 @@ class Factors:
         past_owner: For each row of ``past_a`` the number of the earlier adapter that it belongs to, from 0, shape (past rank,).
         kept: What the method keeps from step to step (``Run.kept``).
         recalled: What the method ``recalls`` of the last earlier adapter, by name, each stacked over sites; empty without one.
+        sites: The sites, in the order of the stack.
     """
 
     a: Tensor
@@ -69,6 +70,7 @@ class Factors:
     past_owner: Tensor | None = None
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     recalled: Mapping[str, Tensor] = field(default_factory=dict)
+    sites: Sequence[str] = ()
 
     @property
     def has_past(self) -> bool:

@@ -50,3 +50,9 @@ def test_memories():
     assert mtl().memory() == Memory(rows=0)  # all
     with refused("option-out-of-range", "rows=-1", "replay"):
         replay(rows=-1)
+
+
+def test_what_is_merged_by_ranks_goes_on_from_the_last_one():
+    """Ranks of two LoRAs mean the same only where one began as the other."""
+    for name in ("tasl", "slao", "slow"):
+        assert registry.load("methods", name).start == "previous"

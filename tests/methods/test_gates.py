@@ -14,6 +14,7 @@ from torch.nn import functional
 from clora_cli.base import registry
 from clora_cli.base.errors import MismatchError
 from clora_cli.methods.gain_lora import GainLora
+from clora_cli.methods.inf_lora import InfLora
 from clora_cli.methods.mocl import Mocl
 from clora_cli.methods.sapt import Sapt
 from clora_cli.testing.requirements import draw
@@ -95,6 +96,13 @@ def test_a_gate_without_room_is_refused():
     full = {f"of_{name}": torch.eye(100) for name in gate}
     with refused("no-room-for-gate", 100, "-o energy="):
         GainLora().gate(run_of([gate | full]), torch.ones(1, 4))
+
+
+def test_the_share_of_the_energy_knows_no_number_of_tasks_but_the_one_given():
+    for method in (GainLora, InfLora):
+        assert [method(energy=0.9).share(stage) for stage in (1, 15, 16, 40)] == [0.9] * 4
+        found = [method(energy=0.9, tasks=4).share(stage) for stage in (1, 2, 4, 5)]
+        assert found == pytest.approx([0.925, 0.95, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("method", ["mocl", "sapt", "gain-lora"])
