@@ -22,14 +22,14 @@ from clora_cli.training.confinement import Confinement, warmup_steps
 from clora_cli.training.mixing import Mixture
 from clora_cli.training.plan import Plan
 from clora_cli.training.previous import Previous
-from clora_cli.training.services import Services
+from clora_cli.training.text_services import TextServices
 
 __all__ = ["TrainingRun"]
 
 _OWN = "clora_own"  # the module of the model that holds methods' own tensors
 
 
-class TrainingRun(Services):
+class TrainingRun(TextServices):
     """See ``methods.Run``, whose attributes these are.
 
     Args:

@@ -1,0 +1,67 @@
+"""What methods that rehearse made rows may ask: of a model that writes, and of a run about its rows as texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from clora_cli.model.drawing import Draw
+
+__all__ = ["Text", "Texts", "Writer"]
+
+
+class Text(NamedTuple):
+    """A training row as texts: its task's name, what it asks, and the right answer."""
+
+    task: str
+    question: str
+    answer: str
+
+
+class Writer(Protocol):
+    """The model before a task is learned, or a whole package's, that makes rows of one earlier task."""
+
+    def written(self, beginning: str, draw: Draw, *, count: int, most: int) -> Sequence[str]:
+        """Return texts that the model writes after a beginning, each drawn by a seed of its own.
+
+        Args:
+            beginning: The text that they go on from.
+            draw: How tokens are chosen; its seed is not used.
+            count: How many.
+            most: Tokens of each at most.
+        """
+
+    def answers(self, questions: Sequence[str]) -> Sequence[str]:
+        """Return the model's greedy answer to each question; empty where it gives none."""
+
+
+class Texts(Protocol):
+    """Services of a run about texts."""
+
+    @property
+    def texts(self) -> Sequence[Text]:
+        """All training rows: the task's own, then those of the memory."""
+
+    def lengths(self, texts: Sequence[str]) -> Sequence[int]:
+        """Return each text's number of tokens."""
+
+    def text_losses(self, texts: Sequence[tuple[str, str]]) -> Tensor:
+        """Return the mean loss per token of texts, shape (text,), with gradient: one more forward pass.
+
+        Args:
+            texts: A beginning, which is only read, and the text after it, which counts, the end token included.
+        """
+
+    def imagined(self, count: int, shots: int, draw: Draw) -> Sequence[str]:
+        """Return new questions like the task's own, which the bare base model writes from some of these as examples.
+
+        Args:
+            count: How many at most; none repeats another or a row.
+            shots: Examples in each prompt.
+            draw: How tokens are chosen; its seed is not used.
+        """
+
+    def embedded(self, questions: Sequence[str]) -> Tensor:
+        """Return what routing by task vectors sees of questions, shape (question, hidden), each of norm 1."""
