@@ -1,15 +1,16 @@
-"""What methods that rehearse made rows may ask: of a model that writes, and of a run about its rows as texts."""
+"""What methods may ask of a run about its rows as texts and as hidden states, and of a model that writes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from clora_cli.algebra.lora import Factor
 from clora_cli.model.drawing import Draw
 
-__all__ = ["Text", "Texts", "Writer"]
+__all__ = ["States", "Text", "Texts", "Writer"]
 
 
 class Text(NamedTuple):
@@ -65,3 +66,17 @@ class Texts(Protocol):
 
     def embedded(self, questions: Sequence[str]) -> Tensor:
         """Return what routing by task vectors sees of questions, shape (question, hidden), each of norm 1."""
+
+
+class States(Protocol):
+    """A service of a run about hidden states."""
+
+    def states(self, rows: Sequence[int], instead: Mapping[str, Factor] | None = None) -> Tensor:
+        """Return what the output layer reads at the answers of some training rows, shape (token, hidden), float32.
+
+        One more forward pass, with gradient unless another LoRA is given.
+
+        Args:
+            rows: The rows' numbers.
+            instead: Factors by site that take the new adapter's place in this pass; its own without.
+        """
