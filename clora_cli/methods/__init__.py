@@ -154,6 +154,7 @@ class Method:
         combine: What ``clora eval`` does by default: ``sum``, ``weighted``, ``learned``, ``last``, ``route``, ``task-id``,
             ``none``, or the name of a merge.
         trains: Whether there is anything to train; else the adapter is written as zeros and the model is not even loaded.
+        learns_answers: Whether the right answers' cross-entropy is learned; else ``loss`` alone is.
         fixed_a: Whether ``lora_A`` stays as ``begin`` leaves it; under ``start = "shared"`` it does anyway.
         recalls: What penalties need of the last earlier adapter, for ``Factors.recalled``: its ``lora_A`` and ``lora_B``,
             or what a method kept of each site in its ``state.clora``, ``<name>/<site>`` there. A run without is refused.
@@ -168,6 +169,7 @@ class Method:
     start = "fresh"
     combine = "sum"
     trains = True
+    learns_answers = True
     fixed_a = False
     recalls: ClassVar[tuple[str, ...]] = ()
     keeps: ClassVar[tuple[str, ...]] = ()

@@ -55,6 +55,22 @@ class Texts(Protocol):
             texts: A beginning, which is only read, and the text after it, which counts, the end token included.
         """
 
+    def sampled(self, questions: Sequence[str], draw: Draw) -> Sequence[str]:
+        """Return the model's own answers to questions as it is now; the seed, the step and the question decide the draws."""
+
+    def said_logits(
+        self, answers: Sequence[tuple[str, str]], instead: Mapping[str, Factor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of given answers' tokens, their ends included: one more forward pass.
+
+        Args:
+            answers: A question, and the answer after it.
+            instead: Factors by site that take the new adapter's place in this pass, which then has no gradient.
+
+        Returns:
+            Shape (token, vocabulary), float32, and each answer's number of tokens, shape (answer,).
+        """
+
     def imagined(self, count: int, shots: int, draw: Draw) -> Sequence[str]:
         """Return new questions like the task's own, which the bare base model writes from some of these as examples.
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from clora_cli.algebra.lora import Factor
@@ -14,6 +12,7 @@ from clora_cli.data import Collator
 from clora_cli.model.output_layer import output_layer
 from clora_cli.training.answer_logits import only_answers
 from clora_cli.training.text_services import TextServices
+from clora_cli.training.undisturbed import replaced
 
 __all__ = ["StateServices"]
 
@@ -39,26 +38,10 @@ class StateServices(TextServices):
         if backbone.kind == "seq2seq":
             inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
         found: list[Tensor] = []
-        with self._with(instead), only_answers(model, labels, backbone.kind == "causal"):
+        with replaced(self._built.trainable, instead), only_answers(model, labels, backbone.kind == "causal"):
             handle = layer.register_forward_pre_hook(lambda module, given: found.append(given[0]))
             try:
                 model(**inputs, use_cache=False)
             finally:
                 handle.remove()
         return found[0].flatten(0, 1).float()
-
-    @contextlib.contextmanager
-    def _with(self, instead: Mapping[str, Factor] | None) -> Iterator[None]:
-        """For a while, let another LoRA's numbers stand in the trained one's place, without gradients."""
-        if instead is None:
-            yield
-            return
-        own = {site: (factor.a.data, factor.b.data) for site, factor in self._built.trainable.items()}
-        with torch.no_grad():
-            try:
-                for site, factor in self._built.trainable.items():
-                    factor.a.data, factor.b.data = instead[site].a.to(factor.a), instead[site].b.to(factor.b)
-                yield
-            finally:
-                for site, factor in self._built.trainable.items():
-                    factor.a.data, factor.b.data = own[site]

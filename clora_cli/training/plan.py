@@ -221,11 +221,8 @@ def make_plan(options: TrainOptions) -> Plan:
         raise DataError(
             f"task '{task.name}' ({task.source}) has no training rows for this model: {note}", code="task-has-no-rows"
         )
-    memory = (
-        read_memory(method.memory, past, method.name, reference, options.seed, len(drawn.examples))
-        if method.memory
-        else ()
-    )
+    given = method.name, reference, options.seed, len(drawn.examples)
+    memory = read_memory(method.memory, past, *given) if method.memory else ()
     dependents = _dependents(members, out)
     plan = Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
     for part in method.acting.values():

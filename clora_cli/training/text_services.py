@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clora_cli.algebra.lora import Factor
 from clora_cli.data import IGNORED, Collator, Example, encode, encode_prompt, uses_chat
 from clora_cli.data.made_rows import asked, question_of
 from clora_cli.methods import Text
 from clora_cli.model.drawing import Draw
 from clora_cli.model.features import prompt_ids
-from clora_cli.model.imagining import imagine
+from clora_cli.model.generation import write
+from clora_cli.model.imagining import imagine, row_seed
 from clora_cli.model.task_vectors import embeddings
 from clora_cli.training.answer_logits import answer_logits, only_answers
 from clora_cli.training.services import Services
-from clora_cli.training.undisturbed import bare, undisturbed
+from clora_cli.training.undisturbed import bare, replaced, undisturbed
 
 __all__ = ["TextServices"]
 
 
 class TextServices(Services):
-    """See ``methods.Texts``, whose services these are."""
+    """See ``methods.Texts``, whose services these are.
+
+    Attributes:
+        step: Optimizer steps that are done.
+    """
+
+    step: int
 
     @cached_property
     def texts(self) -> Sequence[Text]:
@@ -40,19 +48,36 @@ class TextServices(Services):
 
     def text_losses(self, texts: Sequence[tuple[str, str]]) -> Tensor:
         """Return the mean loss per token of texts, each after a beginning, with gradient; see ``methods.Texts``."""
-        backbone = self._built.backbone
-        batch = Collator(backbone.tokens)([self._encoded(*pair) for pair in texts])
-        inputs = {name: tensor.to(backbone.device) for name, tensor in batch.items()}
-        labels, shift = inputs.pop("labels"), backbone.kind == "causal"
-        if not shift:
-            inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
-        with only_answers(self._built.model, labels, shift):
-            logits = self._built.model(**inputs, use_cache=False)["logits"]
-        found, right = answer_logits(logits, labels, shift)
+        items = [self._encoded(Example(beginning, "", "", (text,)), text, chat=False) for beginning, text in texts]
+        found, right, counts = self._logits(items)
         losses = functional.cross_entropy(found, right, reduction="none")
-        counts = (labels[:, int(shift) :] != IGNORED).sum(dim=1)
         rows = torch.arange(len(texts), device=losses.device).repeat_interleave(counts)
         return losses.new_zeros(len(texts)).index_add(0, rows, losses) / counts
+
+    def sampled(self, questions: Sequence[str], draw: Draw) -> list[str]:
+        """Return the model's own answers as it is now, drawn by the step's seed; see ``methods.Texts``."""
+        options, template = self._plan.options, self._plan.task.template
+        seeds = [row_seed(self._plan.seed, self.step, question) for question in questions]
+        with undisturbed(self._built.model):
+            return write(
+                self._built.backbone,
+                [asked(question, template) for question in questions],
+                [dataclasses.replace(draw, seed=seed) for seed in seeds],
+                most=options.max_answer_length,
+                max_length=options.max_length,
+                batch_size=len(questions),
+                chat=self._chat,
+            )
+
+    def said_logits(
+        self, answers: Sequence[tuple[str, str]], instead: Mapping[str, Factor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of given answers' tokens, and each answer's number of them; see ``methods.Texts``."""
+        template = self._plan.task.template
+        items = [self._encoded(asked(question, template), said, chat=self._chat) for question, said in answers]
+        with replaced(self._built.trainable, instead):
+            found, _, counts = self._logits(items)
+        return found, counts
 
     def imagined(self, count: int, shots: int, draw: Draw) -> list[str]:
         """Return new questions like the task's own, by the bare base model; see ``methods.Texts``."""
@@ -70,15 +95,35 @@ class TextServices(Services):
 
     def embedded(self, questions: Sequence[str]) -> Tensor:
         """Return E(x) of questions, shape (question, hidden), each of norm 1."""
-        task, backbone = self._plan.task, self._built.backbone
-        rows = [asked(question, task.template) for question in questions]
-        chat = uses_chat(task, backbone.tokens)
+        backbone = self._built.backbone
+        rows = [asked(question, self._plan.task.template) for question in questions]
         with undisturbed(self._built.model):
-            ids = prompt_ids(backbone, rows, max_length=self._plan.options.max_length, chat=chat)
+            ids = prompt_ids(backbone, rows, max_length=self._plan.options.max_length, chat=self._chat)
             return embeddings(backbone, ids).cpu()
 
-    def _encoded(self, beginning: str, text: str) -> dict[str, list[int]]:
+    @property
+    def _chat(self) -> bool:
+        return uses_chat(self._plan.task, self._built.backbone.tokens)
+
+    def _logits(self, items: Sequence[dict[str, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits at the answers of encoded rows, the right tokens there, and each row's number of them."""
+        backbone = self._built.backbone
+        batch = Collator(backbone.tokens)(items)
+        inputs = {name: tensor.to(backbone.device) for name, tensor in batch.items()}
+        labels, shift = inputs.pop("labels"), backbone.kind == "causal"
+        if not shift:
+            inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
+        with only_answers(self._built.model, labels, shift):
+            logits = self._built.model(**inputs, use_cache=False)["logits"]
+        return *answer_logits(logits, labels, shift), (labels[:, int(shift) :] != IGNORED).sum(dim=1)
+
+    def _encoded(self, prompt: Example, text: str, *, chat: bool) -> dict[str, list[int]]:
+        """Encode a text after a prompt; the text has all the room that the prompt leaves, which keeps its own where it must."""
         tokens, kind = self._built.backbone.tokens, self._built.backbone.prompt_kind
-        example, most = Example(beginning, "", "", (text,)), tokens.most(self._plan.options.max_length)
-        read = len(encode_prompt(example, tokens, kind=kind, max_length=most)) if kind == "causal" else 0
-        return encode(example, tokens, kind=kind, max_length=most, max_answer_length=most - read)
+        most = tokens.most(self._plan.options.max_length)
+        room = most
+        if kind == "causal" and not prompt.body:
+            room -= len(encode_prompt(prompt, tokens, kind=kind, max_length=most, chat=chat))
+        elif kind == "causal":
+            room = self._plan.options.max_answer_length
+        return encode(prompt, tokens, kind=kind, max_length=most, max_answer_length=room, chat=chat, answer=text)
