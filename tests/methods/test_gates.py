@@ -56,6 +56,52 @@ def test_sapt_by_hand():
     assert torch.allclose(found, torch.softmax(torch.tensor([[0.0, 2 / math.sqrt(2)]]), dim=1), atol=1e-3)
 
 
+def test_sapt_s_memory_by_hand():
+    # before (1/2, 1/2, 0); two rows at (1/2, 1/4, 1/4) and (1/4, 1/2, 1/4): each is ln 2 / 2 away
+    weights = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]], requires_grad=True)
+    found = Sapt().divergence(weights, torch.tensor([0.5, 0.5, 0.0]))
+    assert found.item() == pytest.approx(math.log(2) / 2)
+    found.backward()
+    assert weights.grad[:, 2].tolist() == [0.0, 0.0]  # what later adapters get changes nothing but what is left
+    assert Sapt().divergence(torch.tensor([[1.0, 0.0]]), torch.tensor([1.0, 0.0])).item() == 0
+
+
+def test_sapt_s_memory_holds_each_task_by_its_own_rows_and_adds_up_over_micro_batches():
+    keys = draw(2, 4).float()
+    own = {"key": draw(4, seed=1).float(), "down": draw(3, 4, seed=2).float(), "up": draw(4, 3, seed=3).float()}
+    before = torch.tensor([[1.0, 0.0, 0.0], [0.3, 0.7, 0.0]])
+    queries = functional.normalize(draw(5, 4, seed=4).float(), dim=1)
+    tasks = ["new", "new", "one", "one", "two", "two", "other"]
+    run = SimpleNamespace(
+        past=[SimpleNamespace(task="one"), SimpleNamespace(task="two")],
+        own=own,
+        memory=range(2, 7),
+        texts=[SimpleNamespace(task=task) for task in tasks],
+        kept={"keys": keys, "attention": before, "remembered": queries},
+    )
+
+    def term(answers):
+        return Sapt(strength=2.0).loss(run, SimpleNamespace(logits=queries, answers=range(answers), tokens=10))
+
+    weights = Sapt().weigh([{"key": keys[0]}, {"key": keys[1]}, own], queries)
+    expected = 2 * (Sapt().divergence(weights[:2], before[0]) + Sapt().divergence(weights[2:4], before[1]))
+    assert torch.allclose(term(4) + term(6), expected)
+    run.memory = range(2, 2)
+    assert term(4) is None
+
+
+def test_sapt_s_memory_needs_what_earlier_adapters_keep_with_one(model_folder, tasks, tmp_path):
+    with_rows = {"method": "sapt", "max_steps": 2, "method_options": {"rows": "4"}}
+    for package, method in (("held", with_rows), ("free", {"method": "sapt", "max_steps": 2})):
+        first = train(model_folder("llama"), tasks["first"], tmp_path / package, **method)
+        assert ("attention" in first.state()) == (package == "held")
+    assert first.manifest.method.options == {"sapt": {"width": 100}}
+    second = train(model_folder("llama"), tasks["second"], tmp_path / "held", **with_rows)
+    assert second.state()["attention"].shape == (2,) and "penalty/sapt" in second.manifest.scores["last_step"]
+    with refused("method-state-missing", "attention", tmp_path / "free"):
+        train(model_folder("llama"), tasks["second"], tmp_path / "free", **with_rows)
+
+
 def test_sapt_s_map_goes_on_from_the_last_one_and_its_key_is_new():
     last = gate_of("sapt", run_of(), torch.ones(3, 4))
     new = gate_of("sapt", run_of([last], seed=1), torch.ones(3, 4))
