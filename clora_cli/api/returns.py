@@ -142,3 +142,7 @@ class Reported:
         from clora_cli.presenting.report_text import report_text
 
         return report_text(self.report, short=True)
+
+    def _repr_markdown_(self) -> str:
+        """Return the tables for a notebook, which shows them as such."""
+        return str(self)
