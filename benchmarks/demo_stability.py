@@ -84,7 +84,9 @@ def measured(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
             for task in options.tasks:
                 path = folder / f"{task}.json"
                 started, fresh = time.perf_counter(), not path.exists()
-                score = kept(path, lambda task=task, folder=folder, seed=seed: alone(task, folder, seed, options.settings))
+                score = kept(
+                    path, lambda task=task, folder=folder, seed=seed: alone(task, folder, seed, options.settings)
+                )
                 note = f"  {time.perf_counter() - started:.0f} s" if fresh else ""
                 print(f"seed {seed}, {threads} threads: {task} {score:.1f}{note}", flush=True)
                 yield task, score
@@ -116,7 +118,11 @@ def main() -> None:
     for name, scores in cells.items():
         apart = max(scores) - min(scores)
         print(f"{name:44} {min(scores):6.1f} {max(scores):8.1f} {apart:6.1f}{'  *' if apart > FAR else ''}")
-    print(f"* more than {FAR:g} points apart" if any(max(s) - min(s) > FAR for s in cells.values()) else "all within reach")
+    print(
+        f"* more than {FAR:g} points apart"
+        if any(max(s) - min(s) > FAR for s in cells.values())
+        else "all within reach"
+    )
 
 
 if __name__ == "__main__":

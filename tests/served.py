@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from clora_cli.base.addresses import url_of
 from clora_cli.base.errors import CloraError
 from clora_cli.data import Example
 from clora_cli.options import ServeOptions
@@ -83,7 +84,7 @@ def service_of(package: Path, **options: Any) -> Service:
 def running(package: Path, log: list[Any], **options: Any) -> Iterator[tuple[str, Service]]:
     """Serve a package in threads of this process."""
     chosen = ServeOptions(device="cpu", port=0, **options)
-    listening = server.bound(chosen)
+    listening = server.bound_for(chosen)
     service = Service([package], chosen)
     begun, stops = threading.Event(), []
 
@@ -95,7 +96,7 @@ def running(package: Path, log: list[Any], **options: Any) -> Iterator[tuple[str
     thread.start()
     try:
         assert begun.wait(30)
-        yield server.url_of(listening), service
+        yield url_of(listening), service
     finally:
         for stop in stops:
             stop()

@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 from clora_cli import __version__
 from clora_cli.base.errors import CloraError, OptionError, ReplacedError, blaming
 from clora_cli.base.legible import legible, shortened
+from clora_cli.base.libraries import versions
 from clora_cli.cli._output import give_up, tell
 from clora_cli.cli._waiting import filled
 from clora_cli.cli.eval import evaluate_command
@@ -33,11 +34,12 @@ from clora_cli.cli.scan import scan
 from clora_cli.cli.serve import serve
 from clora_cli.cli.show import show
 from clora_cli.cli.stat_features import stat_features
+from clora_cli.cli.synthesize import synthesize
 from clora_cli.cli.tasks import tasks
 from clora_cli.cli.train_task import train_task
 from clora_cli.cli.trim import trim
 from clora_cli.processes import signals
-from clora_cli.processes.meeting import end_all, fallen_out, launched, leave, meet
+from clora_cli.processes.meeting import agree, end_all, fallen_out, launched, leave
 from clora_cli.processes.ranks import is_main_process
 
 __all__ = ["app", "main"]
@@ -66,6 +68,7 @@ app.command("expand")(expand)
 app.command("export")(export)
 app.command("eval")(evaluate_command)
 app.command("serve")(serve)
+app.command("synthesize")(synthesize)
 app.command("run")(run)
 app.command("report")(report)
 app.command("push")(push)
@@ -95,7 +98,8 @@ def _clora(
     Each command reads and writes adapter folders on disk, which PEFT loads as they are.
     """
     if launched():
-        meet()  # a process that cannot be reached is reported before any work
+        # Before any work, which others would wait for; what cannot be reached is reported here too.
+        agree(lambda: {"command": context.invoked_subcommand, "versions": versions()})
         if not is_main_process() and context.invoked_subcommand not in _TOGETHER:
             raise typer.Exit  # and wait for the first one, as at the end of every command
 

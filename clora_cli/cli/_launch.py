@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import Any
 
 import typer
 
+from clora_cli.base.errors import OptionError
 from clora_cli.processes import signals
+from clora_cli.processes.meeting import agree
 from clora_cli.processes.orphans import end_without
 
 __all__ = ["relaunch"]
@@ -17,23 +24,48 @@ __all__ = ["relaunch"]
 _LAUNCHER = "CLORA_LAUNCHER"  # the launching process: it may be gone before a process of the launch first looks
 
 
-def relaunch(processes: int, *, dry_run: bool = False) -> None:
-    """Run this command again in several processes and exit with their status; inside them, return at once.
+def relaunch(
+    processes: int,
+    *,
+    dry_run: bool,
+    switches: Mapping[str, Any] = MappingProxyType({}),
+    holding: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> None:
+    """Run this command again in several processes and exit with their status; inside them, agree and return.
 
     ``accelerate launch --cpu --num_processes 2`` runs one process without saying so; the elastic launcher does not.
 
     Args:
         processes: How many, at least 1. One process is this one.
         dry_run: Nothing is carried out, so one process is enough.
+        switches: What else, beside what the work itself compares, decides whether a process takes part in all of it.
+        holding: What to hold while they run.
 
     Raises:
         typer.Exit: With the exit code of the first process that failed, or 0.
+        OptionError: If a launcher has started another number.
+        MismatchError: If one was given other switches than the first.
     """
     if "RANK" in os.environ:
         end_without(int(os.environ.get(_LAUNCHER, os.getppid())))
-        return
-    if processes == 1 or dry_run:
-        return
+        _check_number(processes)
+        agree(lambda: {"dry_run": dry_run, **switches})
+    elif processes > 1 and not dry_run:
+        with holding():
+            _launch(processes)
+
+
+def _check_number(processes: int) -> None:
+    size = os.environ.get("WORLD_SIZE", "1")
+    if str(processes) not in {"1", size, os.environ.get("LOCAL_WORLD_SIZE")}:
+        raise OptionError(
+            f"--nproc {processes}: this process is one of {size} that a launcher has started, as RANK and WORLD_SIZE say; "
+            "leave --nproc out, or unset the two",
+            code="processes-already-launched",
+        )
+
+
+def _launch(processes: int) -> None:
     os.environ[_LAUNCHER] = str(os.getpid())
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -22,9 +22,11 @@ from clora_cli.processes.ranks import is_main_process
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Form", "Terminal", "emit", "give_up", "json_line", "say", "tell"]
+__all__ = ["DENSE", "SECONDS_BETWEEN_LINES", "Form", "Terminal", "emit", "give_up", "json_line", "say", "tell"]
 
-_SECONDS_BETWEEN_LINES = 20  # a log of hours stays readable
+DENSE = "_CLORA_DENSE"  # in the environment: more lines of the first minutes, as a curve of losses needs them
+SECONDS_BETWEEN_LINES = 20.0  # a log of hours stays readable
+_FEWEST, _SHARE = 0.5, 50  # seconds between two lines, and the share of the time so far, where they are dense
 
 
 class Form(str, Enum):
@@ -148,13 +150,16 @@ def _bar(console: Console, title: str, total: int) -> Iterator[Advance]:
 
 
 def _lines(title: str, total: int) -> Iterator[Advance]:
-    done_so_far, last_line = 0, time.monotonic()
+    done_so_far, began, dense = 0, time.monotonic(), DENSE in os.environ
+    last_line = began
 
     def advance(done: int, status: str) -> None:
         nonlocal done_so_far, last_line
         done_so_far += done
-        if done_so_far >= total or time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
-            last_line = time.monotonic()
+        now = time.monotonic()
+        wanted = max(_FEWEST, (now - began) / _SHARE) if dense else SECONDS_BETWEEN_LINES
+        if done_so_far >= total or now - last_line > min(wanted, SECONDS_BETWEEN_LINES):
+            last_line = now
             tell(f"{title}: {done_so_far}/{total}{'  ' if status else ''}{legible(status)}")
 
     yield advance

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from clora_cli.base.errors import ArtifactError
 from clora_cli.base.legible import legible
-from clora_cli.cli._output import Terminal, _console
+from clora_cli.cli._output import SECONDS_BETWEEN_LINES, Terminal, _console
+from clora_cli.recipes.journal import read_advance
 from clora_cli.recipes.running import Listener
 from clora_cli.recipes.steps import Step, Unit
 from clora_cli.recipes.workers import Outcome
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["live_view", "plain_view"]
 
-_PROGRESS = re.compile(r"[^:]+: (?P<done>\d+)/(?P<total>\d+)(?:  (?P<status>.*))?")
 _DOING = {"train": "training", "stat-features": "taking features", "eval": "scoring"}
 _DONE = {"train": "trained", "stat-features": "features taken", "eval": "scored"}
 
@@ -52,17 +52,21 @@ class _Plain:
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._now: dict[Unit, Step] = {}
+        self._last: dict[Unit, float] = {}
 
     def begins(self, unit: Unit, step: Step) -> None:
         """Remember what is being done."""
-        self._now[unit] = step
+        self._now[unit], self._last[unit] = step, -math.inf
 
     def says(self, unit: Unit, line: str) -> None:
         """Pass on progress, and warnings."""
         if line.startswith("warning: "):
             self._terminal.warn(f"{self._place(unit)}: {line.removeprefix('warning: ')}")
-        elif (match := _PROGRESS.fullmatch(line)) and match["done"] != match["total"]:
-            self._terminal.note(f"{self._place(unit)}: {line}")
+        elif (advance := read_advance(line)) and advance.done != advance.total:
+            now = time.monotonic()
+            if now - self._last[unit] > SECONDS_BETWEEN_LINES:
+                self._last[unit] = now
+                self._terminal.note(f"{self._place(unit)}: {line}")
 
     def ends(self, unit: Unit, step: Step, outcome: Outcome) -> None:
         """Tell the end of a step."""
@@ -101,11 +105,10 @@ class _Live:
         """Show progress, and warnings."""
         if line.startswith("warning: "):
             self._terminal.warn(f"{unit.name}: {line.removeprefix('warning: ')}")
-        elif match := _PROGRESS.fullmatch(line):
+        elif advance := read_advance(line):
             with self._lock:
-                self._rows[unit].progress = legible(
-                    f"{match['done']}/{match['total']}  {match['status'] or ''}".rstrip()
-                )
+                progress = f"{advance.done}/{advance.total}  {advance.status}"
+                self._rows[unit].progress = legible(progress.rstrip())
 
     def ends(self, unit: Unit, step: Step, outcome: Outcome) -> None:
         """Show the score, or that the step failed."""

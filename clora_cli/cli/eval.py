@@ -100,7 +100,7 @@ def evaluate_command(
         raise OptionError(
             f"--out {out} exists and is no regular file; choose another name", code="target-not-regular-file"
         )
-    relaunch(options.nproc, dry_run=dry_run)
+    relaunch(options.nproc, dry_run=dry_run, switches=limits)
     members = read_package(adapters or ())
     named = [named_task(name, members, _MEND, columns=options.columns) for name in options.data]
     tasks = named or own_tasks(members, _MEND)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +14,11 @@ import typer
 from clora_cli.base.errors import InterruptedRunError, OptionError
 from clora_cli.base.intervals import check_size
 from clora_cli.base.legible import legible
+from clora_cli.cli._crew import PATIENCE, worker
+from clora_cli.cli._live import LIVE_PORT, shown_while, view
 from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit, tell
 from clora_cli.processes.locks import locked
-from clora_cli.processes.meeting import LAUNCH_VARIABLES
 from clora_cli.processes.spots import inside
 
 if TYPE_CHECKING:
@@ -27,13 +27,9 @@ if TYPE_CHECKING:
     from clora_cli.recipes.planning import UnitPlan
     from clora_cli.recipes.running import UnitResult
     from clora_cli.recipes.steps import Unit
-    from clora_cli.recipes.workers import Worker
 
 __all__ = ["run"]
 
-# Steps have the options that the recipe says, whatever the environment has for the same commands typed by hand.
-_NOT_FOR_STEPS = ("CLORA_TRAIN_TASK_", "CLORA_STAT_FEATURES_", "CLORA_EVAL_")
-_PATIENCE = 10.0  # seconds: far more than the last command of a killed run takes to die
 _ADVICE = "wait until it ends, or run another part with --only and --seed"
 
 
@@ -47,7 +43,7 @@ def run(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A recipe: a YAML file, or the name of one that comes with clora.",
+            help="A recipe: a YAML file, or the name of one that comes with clora. With --live also the folder of a run.",
             autocompletion=_complete_recipe,
             show_default=False,
         ),
@@ -71,6 +67,15 @@ def run(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", callback=writable, help="Folder instead of the recipe's.")
     ] = None,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Show scores, losses, cost and what is running on a page for this machine alone. Of a run's folder: that "
+            "alone, whoever carries the run out.",
+        ),
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --live's page; 0 takes a free one.")] = LIVE_PORT,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -91,13 +96,27 @@ def run(
     if jobs < 1:
         raise OptionError(f"--jobs {jobs}: give a whole number of at least 1", code="option-out-of-range")
     check_size("--jobs", jobs, 1 << 10)
+    if live and Path(recipe).is_dir():
+        view(output, Path(recipe), port)
+        return
+    page = port if live else None
     try:
-        _do(output, _read(recipe, seed, model, out), only, jobs, show=show, script=script, dry_run=dry_run)
+        _do(output, _read(recipe, seed, model, out), only, jobs, page, show=show, script=script, dry_run=dry_run)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; give the same command again to continue", code="interrupted") from None
 
 
-def _do(output: Form, recipe: Recipe, only: str | None, jobs: int, *, show: bool, script: bool, dry_run: bool) -> None:
+def _do(
+    output: Form,
+    recipe: Recipe,
+    only: str | None,
+    jobs: int,
+    page: int | None,
+    *,
+    show: bool,
+    script: bool,
+    dry_run: bool,
+) -> None:
     from clora_cli.recipes.steps import units_of
 
     if show:
@@ -109,7 +128,7 @@ def _do(output: Form, recipe: Recipe, only: str | None, jobs: int, *, show: bool
     elif dry_run:
         _emit_plan(output, recipe, units)
     else:
-        _run(output, recipe, units, jobs)
+        _run(output, recipe, units, jobs, page)
 
 
 def _read(name: str, seeds: list[int] | None, model: str | None, out: Path | None) -> Recipe:
@@ -201,15 +220,16 @@ def _data(plan: UnitPlan) -> dict[str, Any]:
     return {"method": plan.unit.entry.label, "seed": plan.unit.seed, "folder": str(plan.unit.folder), "steps": steps}
 
 
-def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int) -> None:
+def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int, page: int | None) -> None:
     from clora_cli.recipes.planning import check_inputs, plan_unit
 
     reference = check_inputs(units)
     spots = [inside(folder) for folder in dict.fromkeys(place for u in units for place in (u.folder, u.trained_in))]
-    with locked(spots, progress=Terminal(output), advice=_ADVICE, grace=_PATIENCE, hand_on=True):
+    with locked(spots, progress=Terminal(output), advice=_ADVICE, grace=PATIENCE, hand_on=True):
         plans = [plan_unit(unit, reference) for unit in units]
         _keep_recipe(recipe)
-        results = _carry_out(plans, reference, jobs, output)
+        with shown_while(recipe.out, page, Terminal(output)):
+            results = _carry_out(plans, reference, jobs, output)
         _emit_results(output, recipe, results)
     failures = sorted(
         (result for result in results if result.failure),
@@ -237,61 +257,19 @@ def _carry_out(plans: Sequence[UnitPlan], reference: ModelReference, jobs: int, 
     live = todo and sys.stderr.isatty() and output is not Form.QUIET
     with live_view(units, terminal) if live else plain_view(terminal) as listener:
         results, interrupted = carry_out(
-            plans, reference, lambda: _worker(units, jobs, next(number)), jobs=jobs, listener=listener
+            plans, reference, lambda: worker(units, jobs, next(number)), jobs=jobs, listener=listener
         )
     if interrupted:
         raise InterruptedRunError("interrupted; give the same command again to continue", code="interrupted")
     return results
 
 
-def _worker(units: Sequence[Unit], jobs: int, number: int) -> Worker:
-    from clora_cli.recipes.workers import Worker
-
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith((*_NOT_FOR_STEPS, *LAUNCH_VARIABLES)) and name != "CLORA_MODEL"
-    }
-    environment["PYTHONUNBUFFERED"] = "1"
-    environment |= {f"{prefix}WAIT": f"{_PATIENCE:g}" for prefix in ("CLORA_TRAIN_TASK_", "CLORA_STAT_FEATURES_")}
-    if jobs > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-        if len(devices := _devices(units)) > 1:  # else all would share the first
-            environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-    ready = ["--ready"] if _may_fork(units) else []
-    return Worker([sys.executable, "-m", "clora_cli.cli._steps", *ready], environment)
-
-
-def _devices(units: Sequence[Unit]) -> list[str]:
-    """Return the names of the GPUs that workers may share out: none where a command takes several by itself."""
-    if any(settings.get("nproc", 1) != 1 for unit in units for settings in _settings(unit)):
-        return []
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in visible.split(",") if name]
-    import torch
-
-    return [str(index) for index in range(torch.cuda.device_count())]
-
-
-def _settings(unit: Unit) -> tuple[Mapping[str, Any], ...]:
-    return unit.entry.train, unit.entry.features or {}, unit.entry.eval
-
-
-def _may_fork(units: Sequence[Unit]) -> bool:
-    """Tell whether steps can be forks of a process that has the libraries: where no accelerator takes part."""
-    if sys.platform != "linux":
-        return False
-    import torch
-
-    on_cpu = all(unit.entry.train.get("device") == unit.entry.eval.get("device") == "cpu" for unit in units)
-    return on_cpu or not torch.accelerator.is_available()
-
-
 def _keep_recipe(recipe: Recipe) -> None:
     from clora_cli.base.files import write_text
     from clora_cli.recipes import to_yaml
+    from clora_cli.recipes.recipe import RECIPE
 
-    path, text = recipe.out / "recipe.yaml", to_yaml(recipe)
+    path, text = recipe.out / RECIPE, to_yaml(recipe)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clora_cli.base.addresses import is_loopback, url_of
 from clora_cli.base.errors import OptionError
 from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
@@ -46,16 +47,16 @@ def serve(
     output = form(json, quiet)
     _check_libraries()
     from clora_cli.serving import server
-    from clora_cli.serving.gate import is_loopback, read_keys
+    from clora_cli.serving.gate import read_keys
     from clora_cli.serving.service import Service
 
     keys = read_keys(options.api_key_file, "--api-key-file")
-    terminal, listening = Terminal(output), server.bound(options)
+    terminal, listening = Terminal(output), server.bound_for(options)
     with listening:
         if not is_loopback(options.host) and not keys:
             terminal.warn(f"--host {options.host} lets other machines ask without a key; pass --api-key-file")
         service = Service(package, options, terminal)
-        url = server.url_of(listening)
+        url = url_of(listening)
         if dry_run:
             text = f"would serve {_told(service)} at {url}"
             emit(output, text=text, data={"schema": "clora.plan/1", **_facts(service, url)}, brief=text)

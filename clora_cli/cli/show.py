@@ -194,6 +194,7 @@ def _features_text(features: dict[str, Any] | None) -> str:
     summary += (
         f", pool {features['pool']}, text {features['text']}, second moments {features.get('second_moment', 'none')}"
     )
+    summary += f", means of {features['means']}" if "means" in features else ""
     return summary + (f", privacy {features['privacy']}" if features.get("privacy") else "")
 
 

@@ -56,10 +56,12 @@ def stat_features(
     if not options.model and not named:
         options = dataclasses.replace(options, model=os.environ.get("CLORA_MODEL"))
     terminal, waiting = Terminal(output), patience(wait, break_lock)
-    if options.nproc != 1 and not dry_run:
-        spots = [] if "RANK" in os.environ else spots_of(members, packages)
-        with handed_on(spots, waiting, terminal):
-            relaunch(options.nproc)
+    relaunch(
+        options.nproc,
+        dry_run=dry_run,
+        switches={"add": add, "force": force},
+        holding=lambda: handed_on(spots_of(members, packages), waiting, terminal),
+    )
     plan = plan_features(members, options, force=force, add=add, progress=terminal)
     if dry_run:
         _emit_plan(output, plan)
@@ -84,16 +86,17 @@ def stat_features(
 def _told(result: FeatureResult) -> str:
     record = result.distribution.record
     privacy = record.privacy
-    second = {"none": "means", "diag": "means and variances", "full": "means and covariances"}[
-        record.second_moment or "none"
-    ]
+    second = {"none": "", "diag": " and variances", "full": " and covariances"}[record.second_moment or "none"]
+    groups = next(iter(result.distribution.sites.values())).groups
+    apart = f" of {len(groups.counts)} {'classes' if record.means == 'class' else 'clusters'}" if groups else ""
     private = f", private with epsilon {privacy.epsilon:g} and delta {privacy.delta:g}" if privacy else ""
     rows, sites = result.distribution.count, len(result.distribution.sites)
-    return f"{rows} rows, {sites} {'site' if sites == 1 else 'sites'}, {second}{private}; {result.state}"
+    where = f"{sites} {'site' if sites == 1 else 'sites'}"
+    return f"{rows} rows, {where}, means{apart}{second}{private}; {result.state}"
 
 
 def _data(result: FeatureResult) -> dict[str, Any]:
-    recorded = ("source", "pool", "text", "second_moment", "layer", "module", "data", "privacy")
+    recorded = ("source", "pool", "text", "second_moment", "means", "layer", "module", "data", "privacy")
     return {
         "adapter": str(result.member.path),
         "task": result.member.task,
@@ -101,7 +104,7 @@ def _data(result: FeatureResult) -> dict[str, Any]:
         "state": result.state,
         "rows": result.distribution.count,
         "sites": sorted(result.distribution.sites),
-        **{name: result.distribution.record.raw[name] for name in recorded},
+        **{name: value for name, value in result.distribution.record.raw.items() if name in recorded},
     }
 
 

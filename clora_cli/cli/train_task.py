@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +13,7 @@ from clora_cli.cli._output import Terminal, emit
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, command_line, handed_on, patience
 from clora_cli.options import TrainOptions
 from clora_cli.processes.ranks import is_main_process
-from clora_cli.processes.spots import Spot, inside
+from clora_cli.processes.spots import inside
 
 __all__ = ["train_task"]
 
@@ -56,11 +53,15 @@ def train_task(
 
     gate = parse_gate(keep_if or (), options)
     options = with_plugins(options)
-    if options.nproc != 1 and not dry_run:
-        with handed_on(_spots(options.package, options.out), patience(wait, break_lock), Terminal(output)):
-            relaunch(options.nproc)
+    terminal, waiting = Terminal(output), patience(wait, break_lock)
+    spot = inside(options.package if options.out is None else options.out.parent)
+    relaunch(
+        options.nproc,
+        dry_run=dry_run,
+        switches={"resume": resume, "force": force},
+        holding=lambda: handed_on([spot], waiting, terminal),
+    )
     plan = make_plan(options)
-    terminal = Terminal(output)
     for note in plan.task.notes:
         terminal.note(f"note: {plan.task.name}: {note}")
     if dry_run:
@@ -69,7 +70,7 @@ def train_task(
         description = describe(plan)
         emit(output, text=description.text(), data=description.data(), brief=str(plan.out))
         return
-    how: dict[str, Any] = {"argv": command_line(), "progress": terminal, "patience": patience(wait, break_lock)}
+    how: dict[str, Any] = {"argv": command_line(), "progress": terminal, "patience": waiting}
     folder, trained = (
         train_behind(gate, plan, resume=resume, force=force, **how)
         if gate
@@ -90,8 +91,3 @@ def train_task(
         "scores": folder.manifest.scores or {} if folder.manifest else {},
     }
     emit(output, text=f"{folder.path}  ({state}, stage {folder.stage})", data=data_out, brief=str(folder.path))
-
-
-def _spots(package: Path, out: Path | None) -> Sequence[Spot]:
-    """Return the places to lock; none inside a launch, whose launcher has locked them already."""
-    return [] if "RANK" in os.environ else [inside(package if out is None else out.parent)]

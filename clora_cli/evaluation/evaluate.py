@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clora_cli.model.backbone import Backbone
     from clora_cli.model.base_layers import BaseLayers
 
-__all__ = ["check_combination", "check_scorable", "evaluate"]
+__all__ = ["check_combination", "check_scorable", "combination_of", "evaluate", "how_routed", "mergeable", "way_of"]
 
 
 def evaluate(
@@ -55,19 +55,22 @@ def evaluate(
     progress = progress or Silent()
     check_scorable(tasks, options)
     probes = probes_of(options.retention)
-    combine = _way(members, options.combine)
+    combine = way_of(members, options.combine)
     reference = find_base(members, options.model, options.revision, progress)
     check_answers(reference)
     for member in members:
         check_base(member.base, reference, member.path)
-    layers = _mergeable(members, combine, reference)
+    layers = mergeable(members, combine, reference)
+    routed = how_routed(members, combine, options)
     device = pick_device(options.device)
-    agree(lambda: _facts(members, tasks, options, reference, device))
+    read = {"data": tasks, "calibrate": routed[1] if routed else ()}
+    read |= {f"retention {probe.name}": probe.tasks for probe in probes}
+    agree(lambda: _facts(members, read, options, reference, device))
     with together(device):
         backbone = load_backbone(
             reference, device=device, dtype=options.dtype, quantize=options.quantize, shard=options.shard
         )
-        combination = _combination(backbone, members, combine, options, layers)
+        combination = combination_of(backbone, members, combine, routed, layers)
         bench = Bench(combination, encoded(backbone, tasks, options, progress), options, progress)
         retainer = Retainer(backbone, combination, probes, options, progress)
         rows = _rows(members, tasks, combine, options, bench, retainer)
@@ -79,20 +82,19 @@ def evaluate(
 
 def _facts(
     members: Sequence[AdapterFolder],
-    tasks: Sequence[Task],
+    read: Mapping[str, Sequence[Task]],
     options: EvalOptions,
     reference: ModelReference,
     device: Any,
 ) -> dict[str, Any]:
     """Return facts on which all processes must agree; names of models and tasks may be paths, which differ between machines."""
     chosen = {name: value for name, value in vars(options).items() if name not in {"model", "calibrate", "device"}}
-    known = {task.name: task.fingerprint for task in tasks}
     return {
         **chosen,
         "base_model": reference.fingerprint,
         "device": device.type,
         "package": marks(members),
-        "data": known,
+        **{what: {task.name: task.fingerprint for task in tasks} for what, tasks in read.items()},
     }
 
 
@@ -125,11 +127,15 @@ def check_combination(members: Sequence[AdapterFolder], options: EvalOptions) ->
         CloraError: If they do not agree on how, or a merge of them is not possible.
     """
     there = find_base(members, options.model) if options.model and is_local(options.model) else base_at_hand(members)
-    _mergeable(members, _way(members, options.combine), there)
+    mergeable(members, way_of(members, options.combine), there)
 
 
-def _mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelReference | None) -> BaseLayers | None:
-    """Check that adapters can be merged, if ``combine`` is a merge; return the base model's layers if it needs them."""
+def mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelReference | None) -> BaseLayers | None:
+    """Check that adapters can be merged, if ``combine`` is a merge; return the base model's layers if it needs them.
+
+    Raises:
+        CloraError: If they cannot.
+    """
     if combine not in merges() or not members:
         return None
     from clora_cli.evaluation.combine import merger_of
@@ -140,31 +146,57 @@ def _mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelR
     return layers
 
 
-def _combination(
+def combination_of(
     backbone: Backbone,
     members: Sequence[AdapterFolder],
     combine: str,
-    options: EvalOptions,
+    routed: tuple[RouteOptions, list[Task]] | None,
     layers: BaseLayers | None,
 ) -> Combination:
+    """Return what puts adapters into the base model.
+
+    Args:
+        backbone: The base model.
+        members: The adapters.
+        combine: How, from ``way_of``.
+        routed: From ``how_routed``.
+        layers: From ``mergeable``.
+    """
     from clora_cli.evaluation.combine import Fixed, Routed
     from clora_cli.model.bank import AdapterBank
-    from clora_cli.routing.route_settings import calibration_tasks, route_options
 
     bank = AdapterBank(backbone.model)
     members = [member.on(bank.places) for member in members]
+    return Routed(backbone, bank, members, *routed) if routed else Fixed(bank, members, combine, layers)
+
+
+def how_routed(
+    members: Sequence[AdapterFolder], combine: str, options: EvalOptions
+) -> tuple[RouteOptions, list[Task]] | None:
+    """Return how inputs choose among adapters, and the tasks that tell when to take none; None where they do not choose.
+
+    Raises:
+        OptionError: If options are for routing, and the adapters are combined otherwise.
+    """
+    from clora_cli.routing.route_settings import calibration_tasks, route_options
+
     if combine != "route" and (options.route or options.calibrate):
         raise OptionError(
             f"these adapters are combined by {combine}; pass --combine route to use routing options",
             code="adapters-not-routed",
         )
     if combine not in {"route", "learned"} or not members:
-        return Fixed(bank, members, combine, layers)
+        return None
     how = RouteOptions(similarity="learned") if combine == "learned" else route_options(members, options.route)
-    return Routed(backbone, bank, members, how, calibration_tasks(members, how, options.calibrate))
+    return how, calibration_tasks(members, how, options.calibrate)
 
 
-def _way(members: Sequence[AdapterFolder], combine: str) -> str:
+def way_of(members: Sequence[AdapterFolder], combine: str) -> str:
+    """Return how adapters are combined: as asked, or as they themselves say.
+
+    Raises:
+        CloraError: If they do not agree, or say what is not here.
+    """
     if combine != "auto":
         return combine
     wanted = {member.combine for member in members}

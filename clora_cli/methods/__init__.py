@@ -121,12 +121,15 @@ class Memory:
             number for each of its rows: those with the largest are taken.
         mixed: Whether they are trained on, mixed with the new task's as if they were its own; else the method alone reads
             them, by ``Run.memory``.
+        file: A file of rows that takes the place of earlier tasks' data, as ``clora synthesize`` writes it; those of each task in it
+            are drawn by the run's seed. Empty without one.
     """
 
     rows: int = 0
     share: float = 0.0
     by: str = ""
     mixed: bool = True
+    file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +148,6 @@ class Method:
         recalls: What penalties need of the last earlier adapter, for ``Factors.recalled``: its ``lora_A`` and ``lora_B``,
             or what a method kept of each site in its ``state.clora``, ``<name>/<site>`` there. A run without is refused.
         keeps: Names of what ``finish`` returns for each site, ``<name>/<site>`` there: what merges may need of an adapter.
-        reuses_data: Whether it reads rows of earlier tasks again.
         joins: Whether, beside other methods, it takes over how they treat earlier adapters, as a filter of gradients can;
             alone it uses its own settings. It acts after the others at every moment.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
@@ -159,15 +161,20 @@ class Method:
     fixed_a = False
     recalls: ClassVar[tuple[str, ...]] = ()
     keeps: ClassVar[tuple[str, ...]] = ()
-    reuses_data = False
     joins = False
     grows = False
 
     # Declarations.
 
     def memory(self) -> Memory | None:
-        """Return which rows of earlier tasks the run may read; such a method sets ``reuses_data``."""
+        """Return which rows of earlier tasks the run may read."""
         return None
+
+    @property
+    def reuses_data(self) -> bool:
+        """Whether it reads earlier tasks' data again: by default, whether it has a memory of them."""
+        memory = self.memory()
+        return memory is not None and not memory.file
 
     def routing(self) -> RouteOptions | None:
         """Return how inputs choose among adapters at evaluation, where ``combine`` is ``route``; the manifest keeps it."""

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clora_cli.base import registry
 from clora_cli.methods import Memory, Method, Run
 
 __all__ = ["Remembered"]
@@ -18,20 +19,21 @@ class Remembered(Method):
     Attributes:
         rows: Rows of each earlier task in the memory at most; 0 for all.
         sample: Remembered rows that a gradient is taken of in each step; 0 for all.
+        pseudo: A file of rows that takes the place of earlier tasks' own.
     """
 
     past = "none"
     start = "previous"
     combine = "last"
     joins = True
-    reuses_data = True
 
     rows: int = 50
     sample: int = 8
+    pseudo: str = registry.added("")
 
     def memory(self) -> Memory:
         """Return which rows are in the memory: the method alone reads them."""
-        return Memory(rows=self.rows, mixed=False)
+        return Memory(rows=self.rows, mixed=False, file=self.pseudo)
 
     def drawn(self, run: Run, rows: Sequence[int]) -> Sequence[int]:
         """Return the remembered rows of this step, of those given: by the run's seed and the step."""

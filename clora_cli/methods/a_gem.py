@@ -22,6 +22,7 @@ class AGem(Remembered):
     Args:
         rows: Rows of each earlier task in the memory at most; 0 for all.
         sample: Remembered rows that m is taken of in each step, one forward and backward pass each; 0 for all.
+        pseudo: A file of ``clora synthesize``, whose rows take the place of the earlier tasks' own.
 
     References:
         Chaudhry et al., Efficient Lifelong Learning with A-GEM, ICLR 2019, arXiv:1812.00420, eq. 11.

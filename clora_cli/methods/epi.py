@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clora_cli.algebra.clusters import classes
+from clora_cli.algebra.gaussians import gaussians
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method, Run
 
@@ -52,11 +54,8 @@ class Epi(Method):
 
     def finish(self, run: Run) -> Mapping[str, Tensor]:
         """Return the means and the covariance of the task's inputs."""
-        queries, answers = run.embeddings().double(), list(run.answers)
-        names = sorted(set(answers))
-        if self.means == "task" or 2 * len(names) > len(answers):
-            names, answers = [""], [""] * len(answers)
-        owner = functional.one_hot(torch.tensor([names.index(answer) for answer in answers]), len(names)).double()
+        queries, answers = run.embeddings().double(), run.answers
+        owner = functional.one_hot(classes(answers if self.means == "class" else [""] * len(answers))).double()
         means = owner.mT @ queries / owner.sum(dim=0)[:, None]
         apart = queries - owner @ means
         spread = apart.mT @ apart if self.covariance == "full" else apart.square().sum(dim=0)
@@ -64,19 +63,8 @@ class Epi(Method):
 
     def weigh(self, states: Sequence[Mapping[str, Tensor]], queries: Tensor) -> Tensor:
         """Return 1 for the adapter that each input goes to and 0 for the others, shape (input, adapter)."""
-        root = self._root(torch.stack([state["covariance"].cpu().double() for state in states]).mean(dim=0))
-
-        def whitened(vectors: Tensor) -> Tensor:
-            turned: Tensor = torch.linalg.solve_triangular(root, vectors.cpu().double().mT, upper=False).mT
-            return turned
-
-        near = [torch.cdist(whitened(queries), whitened(state["means"])).amin(dim=1) for state in states]
-        chosen = torch.stack(near, dim=1).argmin(dim=1)
-        return functional.one_hot(chosen, len(states)).to(queries)
-
-    def _root(self, spread: Tensor) -> Tensor:
-        """Return L of the shrunk covariance ``L L^T``, shape (hidden, hidden)."""
-        whole = spread.diag() if spread.ndim == 1 else spread
-        ridge = self.shrinkage * whole.diagonal().mean().clamp(min=1e-12)
-        lower: Tensor = torch.linalg.cholesky((1 - self.shrinkage) * whole + ridge * torch.eye(len(whole)))
-        return lower
+        spread = torch.stack([state["covariance"].cpu().double() for state in states]).mean(dim=0)
+        means = [state["means"].cpu().double() for state in states]
+        near = gaussians(torch.cat(means), spread, self.shrinkage)(queries.cpu())
+        nearest = [own.amax(dim=1) for own in torch.split(near, list(map(len, means)), dim=1)]
+        return functional.one_hot(torch.stack(nearest, dim=1).argmax(dim=1), len(states)).to(queries)

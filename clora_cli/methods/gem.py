@@ -27,6 +27,7 @@ class Gem(Remembered):
     Args:
         rows: Rows of each earlier task in the memory at most; 0 for all.
         sample: Remembered rows of each task that m_k is taken of in each step, one forward and backward pass each; 0 for all.
+        pseudo: A file of ``clora synthesize``, whose rows take the place of the earlier tasks' own.
         margin: The least v (the paper's gamma), at least 0: how far a step that is changed is turned towards every task.
 
     References:

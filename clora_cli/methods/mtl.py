@@ -23,7 +23,6 @@ class Mtl(Method):
 
     past = "none"
     combine = "last"
-    reuses_data = True
 
     def memory(self) -> Memory:
         """Return a memory of everything."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clora_cli.algebra.statistics import Moments, SecondMoment
+from clora_cli.algebra.statistics import Groups, Moments, SecondMoment
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.model.backbone import Backbone, linear_shape, text_modules
@@ -195,6 +195,7 @@ def collect_moments(
     *,
     second: SecondMoment = "none",
     change: Callable[[str, Tensor], Tensor] = lambda site, features: features,
+    groups: Tensor | None = None,
     **reading: Any,
 ) -> dict[str, Moments]:
     """Take the moments of prompts' features; several processes share the work and get what one gets, bit by bit.
@@ -207,6 +208,7 @@ def collect_moments(
         sites: From ``prompt_sites``.
         second: Which second moments to keep.
         change: Applied to a site's features, shape (prompt, feature), before they are added up.
+        groups: The number of each prompt's group, from 0, none of them empty; None keeps none apart.
         reading: ``pool``, ``batch_size`` and ``done`` of ``read_features``.
 
     Returns:
@@ -214,10 +216,17 @@ def collect_moments(
     """
     moments = {site: _nothing(backbone.model, site, second) for site in sites}
     own = own_share(list(sites))
-    for _, features in read_features(backbone, ids, sites, shared=True, **reading):
+    sizes = torch.zeros(0, dtype=torch.int64) if groups is None else groups.bincount()
+    sums = {site: torch.zeros(len(sizes), len(one.mean), dtype=torch.float64) for site, one in moments.items()}
+    for rows, features in read_features(backbone, ids, sites, shared=True, **reading):
         for site in own:
-            moments[site] = moments[site] + Moments.of(change(site, features[site]).cpu(), second)
-    return {site: _of_owner(moments[site], number, backbone.device) for number, site in enumerate(sites)}
+            vectors = change(site, features[site]).cpu()
+            moments[site] = moments[site] + Moments.of(vectors, second)
+            if groups is not None:
+                sums[site].index_add_(0, groups[rows], vectors.double())
+    return {
+        site: _of_owner(moments[site], sizes, sums[site], number, backbone.device) for number, site in enumerate(sites)
+    }
 
 
 def _nothing(model: nn.Module, site: str, second: SecondMoment) -> Moments:
@@ -233,9 +242,10 @@ def _nothing(model: nn.Module, site: str, second: SecondMoment) -> Moments:
     return Moments(0, mean, scatter)
 
 
-def _of_owner(moments: Moments, number: int, device: torch.device) -> Moments:
+def _of_owner(moments: Moments, sizes: Tensor, sums: Tensor, number: int, device: torch.device) -> Moments:
     """Return a site's moments, which one process added up from the first batch to the last, in all of them."""
     owner = number % processes()
     count = spread(torch.tensor(moments.count), owner, device)
     scatter = None if moments.scatter is None else spread(moments.scatter, owner, device)
-    return Moments(int(count), spread(moments.mean, owner, device), scatter)
+    groups = Groups(sizes, spread(sums, owner, device) / sizes[:, None]) if len(sizes) else None
+    return Moments(int(count), spread(moments.mean, owner, device), scatter, groups)

@@ -17,6 +17,7 @@ from clora_cli.options.route_options import RouteChoices, RouteOptions, RouteSet
 from clora_cli.options.scan_options import ScanOptions
 from clora_cli.options.serve_options import ServeOptions
 from clora_cli.options.shared_options import DTYPES, QUANTIZE
+from clora_cli.options.synthesize_options import SynthesizeOptions
 from clora_cli.options.train_options import TrainOptions
 from clora_cli.options.trim_options import SIDES, TrimOptions
 
@@ -40,6 +41,7 @@ __all__ = [
     "RouteSettings",
     "ScanOptions",
     "ServeOptions",
+    "SynthesizeOptions",
     "TrainOptions",
     "TrimOptions",
     "merges",

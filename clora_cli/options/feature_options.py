@@ -17,6 +17,7 @@ __all__ = ["SPLITS", "FeatureOptions"]
 
 SPLITS = ("train", "dev", "test")
 _LAYERS = ("middle", "last")
+_MEANS = ("task", "class")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,11 @@ class FeatureOptions(ModelOptions):
         "none",
         "none, diag (variances) or full (covariances); mahalanobis routing needs them.",
         choices=("none", "diag", "full"),
+    )
+    means: str = option(
+        "task",
+        "task: one mean; class: one for each answer; a number: k-means; epi routing goes by the nearest.",
+        metavar="task|class|NUMBER",
     )
     layer: str = option(
         "all", "all, or middle, last or blocks' numbers, joined by commas; the pass ends at the last one needed."
@@ -85,6 +91,16 @@ class FeatureOptions(ModelOptions):
             )
         if (self.dp_epsilon is None) != (self.dp_delta is None):
             raise OptionError("--dp-epsilon and --dp-delta go together: pass both", code="option-missing")
+        if self.means not in _MEANS and not (self.means.isdecimal() and int(self.means)):
+            raise OptionError(
+                f"--means {self.means}: choose task, class, or a number of clusters, at least 1",
+                code="option-choice-unknown",
+            )
+        if self.privacy is not None and self.means != "task":
+            raise OptionError(
+                "--dp-epsilon promises nothing for means of classes or clusters: leave out --means",
+                code="options-exclude-each-other",
+            )
         if self.privacy is not None and self.source == "adapted":
             raise OptionError(
                 "--dp-epsilon needs --source base: adapted features depend on the data through the adapter as well",

@@ -21,7 +21,7 @@ class RouteOptions(Options):
         similarity: A router, with its options after commas: ``l2``, ``mahalanobis,shrinkage=0.1``; ``auto`` is
             ``mahalanobis`` where all adapters have the same second moments, else ``l2``. ``task-vector`` goes by the
             adapters' task vectors, ``learned`` by what their method learned, ``arrow`` by their factors, all others by their
-            feature distributions.
+            feature distributions, ``epi`` by all means of these.
         top_k: Adapters that take part in an input's mixture, at least 1; 0 for all.
         temperature: Similarities are divided by it before the softmax, above 0.
         layer: Whose features decide: ``all`` has each site decide for itself, ``middle``, ``last`` or a block's number has

@@ -6,17 +6,20 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from clora_cli.recipes.steps import Unit
 from clora_cli.reporting import assemble, summarise
 from clora_cli.reporting.footing import unequal
+from clora_cli.reporting.scored_run import Run
 from clora_cli.reporting.training_protocol import Protocol, protocol_of
 from clora_cli.store.package import read_package
 from clora_cli.store.scores import read_scores
 from clora_cli.training.composition import compose
 
-__all__ = ["SHOWN", "MethodResult", "method_results", "results_table", "unequal_footing", "unit_metrics"]
+__all__ = ["SHOWN", "MethodResult", "method_results", "results_table", "scored_run", "unequal_footing", "unit_metrics"]
 
 SHOWN = {"AP": "average-performance", "F.Ra": "forgetting-rate", "BWT": "backward-transfer"}
 
@@ -59,19 +62,29 @@ class MethodResult:
         }
 
 
+def scored_run(unit: Unit) -> Run | None:
+    """Return a unit as far as it is scored: up to the last stage before which none is missing; None before the first one.
+
+    Raises:
+        CloraError: If its scores files cannot be read, or do not go together.
+    """
+    stages = range(1, len(unit.recipe.tasks) + 1)
+    there = list(takewhile(Path.exists, map(unit.scores, stages)))
+    # A stage's file names the adapters that were given; together they are one package.
+    files = [replace(read_scores(path), package=str(unit.package)) for path in there]
+    return assemble(files)[0] if files else None
+
+
 def unit_metrics(unit: Unit) -> dict[str, float]:
     """Return the metrics of a unit whose stages are all scored; empty for any other.
 
     Raises:
         CloraError: If its scores files do not go together.
     """
-    stages = range(1, len(unit.recipe.tasks) + 1)
-    if not all(unit.scores(stage).exists() for stage in stages):
+    if not all(unit.scores(stage).exists() for stage in range(1, len(unit.recipe.tasks) + 1)):
         return {}
-    # A stage's file names the adapters that were given; together they are one package.
-    files = [replace(read_scores(unit.scores(stage)), package=str(unit.package)) for stage in stages]
-    (run,) = assemble(files)
-    return summarise(run)
+    run = scored_run(unit)
+    return summarise(run) if run else {}
 
 
 def method_results(units: Sequence[Unit]) -> list[MethodResult]:

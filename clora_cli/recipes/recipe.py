@@ -18,8 +18,9 @@ from clora_cli.data.texts import bare
 from clora_cli.recipes.orders import named_orders
 from clora_cli.recipes.settings import EachTask, at_stage, spelled
 
-__all__ = ["MethodEntry", "Recipe", "folder_name", "resolved_model", "to_yaml", "unset_variable"]
+__all__ = ["RECIPE", "MethodEntry", "Recipe", "folder_name", "resolved_model", "to_yaml", "unset_variable"]
 
+RECIPE = "recipe.yaml"  # in the folder of a run: what it carries out
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 

@@ -61,7 +61,7 @@ class Traits:
     def of(cls, run: Run) -> Traits:
         """Return the traits that follow from the method's plug-ins and from how its adapters were combined."""
         needs_task_id = run.combine == "task-id"
-        plugins = plugins_of(run.method)
+        plugins = plugins_of(run.method, run.recipe)
         if not plugins:
             return cls(needs_task_id=needs_task_id)
         reuses = any(bool(getattr(plugin, "reuses_data", False)) for plugin in plugins)

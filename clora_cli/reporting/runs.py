@@ -111,13 +111,24 @@ def _value(name: str, learned: Floats, given: Mapping[str, Floats]) -> float:
         return float(metric(learned, **given))
 
 
-def plugins_of(method: str) -> list[Any]:
-    """Return the plug-ins that a method's name joins by ``+``; none if one of them is not here."""
-    parts = [part.strip() for part in method.split("+")]
+def plugins_of(method: str, recipe: str = "") -> list[Any]:
+    """Return the plug-ins that a method's name joins by ``+``; none if one of them is not here.
+
+    Args:
+        method: The name.
+        recipe: A run's, for their options; ``""`` for the defaults.
+    """
+    options: Mapping[str, Mapping[str, Any]] = json.loads(recipe)[-1][1] if recipe else {}
     try:
-        return [registry.load("methods", part) for part in parts]
+        classes = {part.strip(): registry.load("methods", part.strip()) for part in method.split("+")}
+        return [_bound(plugin, options.get(part, {})) for part, plugin in classes.items()]
     except OptionError:  # of another version, or of a distribution that is not here
         return []
+
+
+def _bound(plugin: Any, options: Mapping[str, Any]) -> Any:
+    known = registry.options(plugin)
+    return plugin(**{name: value for name, value in options.items() if name in known})
 
 
 def _independent(method: str) -> bool:

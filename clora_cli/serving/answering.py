@@ -12,13 +12,14 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from clora_cli.base.errors import DataError
 from clora_cli.data import encode_prompt
-from clora_cli.evaluation.answers import continued, greedy
 from clora_cli.evaluation.prompts import Prompts
 from clora_cli.model.backbone import Backbone
+from clora_cli.model.drawing import Drawing
+from clora_cli.model.generation import continued, greedy
 from clora_cli.serving.asked import Asked, Choice, Decoding
 from clora_cli.serving.chooser import Placed
 from clora_cli.serving.held import Held
-from clora_cli.serving.unfolding import Drawing, Row, Unfolding
+from clora_cli.serving.unfolding import Row, Unfolding
 from clora_cli.serving.verdict import Verdict
 
 __all__ = ["Ready", "Where", "answer_group", "encoded", "groups"]
@@ -155,10 +156,11 @@ def _answer_batch(
         held.mixed.use(_weights([placed[one] for one in chosen]))
         _tell(chosen, [placed[one].verdict for one in chosen])
     unfolding = Unfolding(rows, (lambda: _tell(chosen, within().verdicts)) if within else (lambda: None))
-    config = greedy(prompts, max(row.decoding.max_new_tokens for row in rows))
+    backbone = prompts.backbone
+    config = greedy(backbone, max(row.decoding.max_new_tokens for row in rows), chat=prompts.chat)
     watching = {"stopping_criteria": StoppingCriteriaList([unfolding])}
-    drawing = {"logits_processor": LogitsProcessorList([Drawing(rows)])}
-    continued(prompts, batch, config, **watching, **drawing)
+    draws = [row.decoding.draw for row in rows]
+    continued(backbone, batch, config, **watching, logits_processor=LogitsProcessorList([Drawing(draws)]))
 
 
 def _tell(chosen: Sequence[Ready], verdicts: Sequence[Verdict]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from clora_cli.base.errors import CloraError, OptionError, UnknownNameError
+from clora_cli.model.drawing import Draw
 from clora_cli.routing.inputs import Input
 from clora_cli.serving.verdict import Verdict
 
@@ -47,6 +48,11 @@ class Decoding:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+    @property
+    def draw(self) -> Draw:
+        """How tokens are chosen."""
+        return Draw(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
 
 
 class Listener(Protocol):

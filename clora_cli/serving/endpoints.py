@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
+from clora_cli.base.addresses import is_loopback
 from clora_cli.base.errors import CloraError
 from clora_cli.options import ServeOptions
 from clora_cli.routing.inputs import Input
 from clora_cli.serving.asked import Asked, Decoding
 from clora_cli.serving.bodies import Answered, Chat, Completion, Routed, forwarded, read_body
 from clora_cli.serving.feed import Feed, Finished
-from clora_cli.serving.gate import Gate, is_loopback
+from clora_cli.serving.gate import Gate
 from clora_cli.serving.line import Line
 from clora_cli.serving.measures import Measures
 from clora_cli.serving.refusal import Refusal, refusal_of

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hmac
-import ipaddress
 from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
 
+from clora_cli.base.addresses import names_this_machine
 from clora_cli.base.errors import OptionError
 from clora_cli.serving.refusal import Refusal
 
-__all__ = ["Gate", "is_loopback", "read_keys"]
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether an address is reached from this machine alone."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
+__all__ = ["Gate", "read_keys"]
 
 
 def read_keys(path: Path | None, flag: str) -> tuple[str, ...]:
@@ -60,7 +52,7 @@ class Gate:
         Raises:
             Refusal: If it has no key, or comes by a name that a page in somebody's browser made up for this machine.
         """
-        if self._local and not is_loopback(request.url.hostname or ""):
+        if self._local and not names_this_machine(request.headers.get("host", "")):
             raise Refusal(403, "this server answers requests to 127.0.0.1 and localhost alone; give it --api-key-file")
         if not self.knows(request):
             raise Refusal(

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from clora_cli.base.errors import OptionError
+from clora_cli.base.addresses import bound, listen
 from clora_cli.options import ServeOptions
 from clora_cli.serving.application import application
 from clora_cli.serving.gate import read_keys
@@ -18,36 +18,23 @@ from clora_cli.serving.line import Line
 from clora_cli.serving.service import Service
 from clora_cli.serving.upstream import Upstream
 
-__all__ = ["bound", "serve", "url_of"]
+__all__ = ["bound_for", "serve"]
 
 _GRACE = 30  # seconds for answers under way when the server is told to stop
 _BACKLOG = 2048
 
 
-def bound(options: ServeOptions) -> socket.socket:
+def bound_for(options: ServeOptions) -> socket.socket:
     """Return a socket at the address to listen on, before anything heavy is loaded.
 
     Raises:
         OptionError: If the address is taken, or not this machine's.
     """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except OSError as error:
-        raise OptionError(
-            f"cannot listen on --host {options.host} --port {options.port}: {error.strerror or error}; choose another, or "
-            "--port 0 for a free one",
-            code="address-unavailable",
-        ) from error
-    return listening
+    return bound(options.host, options.port, _flags(options))
 
 
-def url_of(listening: socket.socket) -> str:
-    """Return where a server is found."""
-    host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+def _flags(options: ServeOptions) -> str:
+    return f"--host {options.host} --port {options.port}"
 
 
 def serve(
@@ -62,12 +49,12 @@ def serve(
     Args:
         service: Answers.
         options: How.
-        listening: From ``bound``.
+        listening: From ``bound_for``.
         log: Takes one entry for each request.
         ready: Called when requests are taken, with a function that stops the server.
 
     Raises:
-        OptionError: If a file of keys cannot be read.
+        OptionError: If a file of keys cannot be read, or another process took the address meanwhile.
     """
     keys = read_keys(options.api_key_file, "--api-key-file")
     line = Line(service.answer, options.queue, options.batch_size, service.refresh)
@@ -93,7 +80,9 @@ def serve(
         timeout_graceful_shutdown=_GRACE,
     )
     running = uvicorn.Server(config)
-    listening.listen(_BACKLOG)  # so that nobody is refused between the word that it listens and uvicorn's own call
+    listen(
+        listening, _BACKLOG, _flags(options)
+    )  # so that nobody is refused between the word that it listens and uvicorn's own call
 
     def stop() -> None:
         running.should_exit = True

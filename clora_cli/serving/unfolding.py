@@ -1,7 +1,7 @@
 """Answers as they unfold, token by token, each row of a batch with settings of its own (layer L3).
 
 Transformers' ``generate`` knows one way to draw tokens and one length for a whole batch. Rows of their own are made by what it
-calls at every step: ``Drawing`` leaves a drawing row no token but the one it drew, ``Unfolding`` says which rows have ended.
+calls at every step: ``model.drawing`` leaves a drawing row no token but the one it drew, ``Unfolding`` says which rows have ended.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import StoppingCriteria
 
 from clora_cli.serving.asked import Asked, Decoding, Listener
 
-__all__ = ["Drawing", "Row", "Unfolding"]
+__all__ = ["Row", "Unfolding"]
 
 _HALF = "\ufffd"  # what the bytes of a letter decode to before the last of them has come
 
@@ -105,39 +105,3 @@ class Unfolding(StoppingCriteria):  # type: ignore[misc]
         for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
             row.take(token)
         return torch.tensor([row.over for row in self._rows], device=input_ids.device)
-
-
-class Drawing(LogitsProcessor):  # type: ignore[misc]
-    """Draws the next token of the rows that ask for it; a row's draws depend on its own seed and scores alone.
-
-    Args:
-        rows: In the batch's order.
-    """
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._draws = {number: row.decoding for number, row in enumerate(rows) if row.decoding.temperature > 0}
-        self._sources = {number: _source(decoding.seed) for number, decoding in self._draws.items()}
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the scores, with one finite number for each drawing row."""
-        for number, decoding in self._draws.items():
-            token = _drawn(scores[number].cpu(), decoding, self._sources[number])
-            scores[number] = float("-inf")
-            scores[number, token] = 0.0
-        return scores
-
-
-def _source(seed: int | None) -> torch.Generator:
-    source = torch.Generator()
-    if seed is None:
-        source.seed()
-    else:
-        source.manual_seed(seed)
-    return source
-
-
-def _drawn(scores: Tensor, decoding: Decoding, source: torch.Generator) -> int:
-    chances, order = (scores.double() / decoding.temperature).softmax(dim=0).sort(descending=True)
-    before = chances.cumsum(dim=0) - chances
-    chances = chances.masked_fill(before >= decoding.top_p, 0.0)
-    return int(order[torch.multinomial(chances, 1, generator=source)])

@@ -8,6 +8,7 @@ folders without a manifest.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from clora_cli.store.tensors import opened
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clora_cli.algebra.statistics import Moments, SecondMoment
+    from clora_cli.algebra.statistics import Groups, Moments, SecondMoment
     from clora_cli.model.base_model import ModelReference
 
 __all__ = [
@@ -94,6 +95,9 @@ class Distribution:
                 # Float32 halves by far the largest part; the sums themselves are computed in float64.
                 kept = moments.scatter if moments.scatter.ndim == 1 else moments.scatter.float()
                 tensors[f"{moments.second}/{site}"] = kept.contiguous()
+            if moments.groups is not None:
+                tensors[f"counts/{site}"] = moments.groups.counts.clone()
+                tensors[f"means/{site}"] = moments.groups.means.double().clone()
         return tensors
 
 
@@ -106,6 +110,7 @@ class Taking:
         pool: How they are pooled over tokens.
         text: The whole ``prompt``, or its ``body``.
         second_moment: Which second moments are stored.
+        means: Which means: one of the ``task``, one of each ``class``, or of this number of clusters.
         layer: The layers whose sites were requested.
         module: The ending of the sites that were requested; empty for all.
         max_length: Most tokens of an input.
@@ -117,6 +122,7 @@ class Taking:
     pool: Pool = "prompt-mean"
     text: Text = "prompt"
     second_moment: SecondMoment = "none"
+    means: str = "task"
     layer: str = "all"
     module: str = ""
     max_length: int
@@ -125,7 +131,8 @@ class Taking:
 
     def recorded(self, reference: ModelReference, data: Sequence[Mapping[str, Any]]) -> FeatureRecord:
         """Return the record of a distribution of these rows' features."""
-        return FeatureRecord({**vars(self), "base_model": reference.described(), "data": list(data)})
+        chosen = {key: value for key, value in vars(self).items() if (key, value) != ("means", "task")}
+        return FeatureRecord({**chosen, "base_model": reference.described(), "data": list(data)})
 
 
 def read_record(path: Path) -> FeatureRecord:
@@ -243,10 +250,27 @@ def _moments(path: Path, tensors: Mapping[str, Tensor], site: str) -> Moments:
         raise _damaged(path, f"'count/{site}' is no number of inputs")
     shapes = {tuple(mean.shape), tuple(mean.shape) * 2}
     for tensor in (mean, *([] if scatter is None else [scatter])):
-        finite = tensor.dtype.is_floating_point and tensor.element_size() > 1 and bool(tensor.isfinite().all())
-        if mean.ndim != 1 or tuple(tensor.shape) not in shapes or not finite:
+        if mean.ndim != 1 or tuple(tensor.shape) not in shapes or not _are_numbers(tensor):
             raise _damaged(path, f"the numbers at '{site}' are not finite, or of another shape")
-    return Moments(int(count), mean.double(), None if scatter is None else scatter.double())
+    moments = Moments(int(count), mean.double(), None if scatter is None else scatter.double())
+    groups = _groups(path, tensors, site, moments) if f"means/{site}" in tensors else None
+    return dataclasses.replace(moments, groups=groups)
+
+
+def _groups(path: Path, tensors: Mapping[str, Tensor], site: str, moments: Moments) -> Groups:
+    from clora_cli.algebra.statistics import Groups
+
+    means, counts = tensors[f"means/{site}"], tensors.get(f"counts/{site}")
+    fits = counts is not None and not counts.dtype.is_floating_point and counts.ndim == 1
+    if not fits or counts is None or int(counts.sum()) != moments.count or int(counts.min()) < 1:
+        raise _damaged(path, f"'counts/{site}' are no numbers of inputs that add up to 'count/{site}'")
+    if tuple(means.shape) != (len(counts), *moments.mean.shape) or not _are_numbers(means):
+        raise _damaged(path, f"the numbers at '{site}' are not finite, or of another shape")
+    return Groups(counts.long(), means.double())
+
+
+def _are_numbers(tensor: Tensor) -> bool:
+    return tensor.dtype.is_floating_point and tensor.element_size() > 1 and bool(tensor.isfinite().all())
 
 
 def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:

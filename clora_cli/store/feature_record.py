@@ -73,6 +73,7 @@ class FeatureRecord(Record):
     max_length = a_whole("tokens of an input at most", 1)
     dtype = some(a_line("type of the base model's weights"))
     second_moment = some(_one_of(SECONDS, "which second moments: `none`, `diag`, `full`"))
+    means = some(a_line("`class`, one mean a class, or the largest number of clusters; absent: one mean of all"))
     layer = some(a_line("which layer's sites were asked for"))
     module = some(a_line("which ending of sites was asked for"))
     data = records_of(

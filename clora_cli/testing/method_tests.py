@@ -45,7 +45,7 @@ class MethodTests(ClassTests):
         require((method.combine == "route") == (method.routing() is not None), "combine = 'route' goes with routing()")
         learned = _overrides(type(method), "weigh")
         require((method.combine == "learned") == learned, "combine = 'learned' goes with weigh()")
-        require(method.reuses_data == (method.memory() is not None), "reuses_data goes with memory()")
+        require(not method.reuses_data or method.memory() is not None, "reuses_data goes with memory()")
         require(not (method.reuses_data and method.past == "route"), "features are taken of the task's own rows alone")
         if method.recalls:
             require(method.start == "previous", "what recalls is to go on from the last adapter: start = 'previous'")

@@ -63,6 +63,11 @@ class Watch(TrainerCallback):
     def __init__(self, advance: Advance, interruption: Interruption) -> None:
         self._advance, self._interruption = advance, interruption
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Begin where an interrupted run stopped."""
+        if state.global_step:
+            self._advance(state.global_step, "")
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:

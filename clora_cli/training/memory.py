@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 from clora_cli.base.errors import DataError, MismatchError
 from clora_cli.data import Rows, Task, origins_of
+from clora_cli.data.made_rows import read_made
 from clora_cli.data.tools import with_model
 from clora_cli.methods import Memory
 from clora_cli.model.base_model import ModelReference
@@ -18,20 +20,43 @@ from clora_cli.training.row_order import run_seed
 __all__ = ["read_memory"]
 
 
-def read_memory(memory: Memory, past: Sequence[AdapterFolder], method: str, model: ModelReference) -> list[Rows]:
-    """Draw the rows of a memory from the data of earlier adapters.
+def read_memory(
+    memory: Memory, past: Sequence[AdapterFolder], method: str, model: ModelReference, seed: int
+) -> list[Rows]:
+    """Draw the rows of a memory from the data of earlier adapters, or from its file.
 
     Args:
         memory: Which rows.
         past: The earlier adapters.
         method: The method's name, for messages.
         model: The base model.
+        seed: The run's, for rows of a file.
 
     Raises:
-        DataError: If the data of one cannot be found.
+        DataError: If the data of one cannot be found, or the file cannot be read.
         MismatchError: If an adapter does not say what it was trained on, or the data are not what they were.
     """
+    if memory.file:
+        return [_some(memory, rows, model, seed) for rows in read_made(Path(memory.file).expanduser())]
     return [_drawn(memory, member, method, model) for member in past]
+
+
+def _some(memory: Memory, rows: Rows, model: ModelReference, seed: int) -> Rows:
+    """Return a task's rows of a file, or as many of them as the memory holds."""
+    known = with_model(rows, model)[0].examples
+    limit = math.ceil(memory.share * len(known)) if memory.share else memory.rows
+    if not 0 < limit < len(known):
+        return Rows(rows.task, "train", known)
+    chosen = _sample(len(known), limit, seed, rows.task.name)
+    return Rows(rows.task, "train", [known[index] for index in chosen], limit, seed)
+
+
+def _sample(rows: int, limit: int, seed: int, task: str) -> list[int]:
+    """Return the places of some rows, in order.
+
+    By a seed of its own: the rows of a distribution or of a training on fewer rows are drawn by the plain one.
+    """
+    return sorted(random.Random(run_seed(seed, f"{task}/memory")).sample(range(rows), limit))
 
 
 def _drawn(memory: Memory, member: AdapterFolder, method: str, model: ModelReference) -> Rows:
@@ -46,8 +71,7 @@ def _drawn(memory: Memory, member: AdapterFolder, method: str, model: ModelRefer
         return Rows(
             task, "train", [learned[index] for index in _largest(memory.by, member, len(learned), limit)], limit, seed
         )
-    # A seed of its own: the rows of a distribution or of a training on fewer rows are drawn by the plain one.
-    chosen = sorted(random.Random(run_seed(seed, f"{task.name}/memory")).sample(range(len(learned)), limit))
+    chosen = _sample(len(learned), limit, seed, task.name)
     return Rows(task, "train", [learned[index] for index in chosen], limit, seed)
 
 

@@ -6,14 +6,13 @@ import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli import __version__
 from clora_cli.base.errors import DataError, MismatchError, OptionError
 from clora_cli.base.folder_names import folder_problem, twin
 from clora_cli.base.intake import real_path
+from clora_cli.base.libraries import versions
 from clora_cli.base.options import recorded
 from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.data.tools import with_model
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from clora_cli.store.ledger import Ledger
 
 __all__ = ["Plan", "make_plan"]
-
-_LIBRARIES = ("accelerate", "peft", "torch", "transformers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +147,9 @@ class Plan:
         }
 
     def _remembered(self) -> list[dict[str, Any]]:
-        """Return what the recipe says of each earlier task's rows, which were drawn from those that it was trained on."""
+        """Return what the recipe says of each earlier task's rows, which were drawn from those that it was trained on, or a file's."""
+        if self.method.memory is not None and self.method.memory.file:
+            return [rows.recorded() for rows in self.memory]
         found = []
         for rows, member in zip(self.memory, self.past, strict=True):
             if (manifest := member.manifest) is None:
@@ -162,14 +161,13 @@ class Plan:
 
     def manifest(self, argv: Sequence[str], scores: Mapping[str, Any]) -> dict[str, Any]:
         """Return the manifest: the recipe, its inputs and its results."""
-        versions = {name: version(name) for name in _LIBRARIES}
-        versions |= {"clora": __version__, "python": platform.python_version()}
+        used = {**versions(), "python": platform.python_version()}
         # --resume is left out: a resumed run writes the bytes that an undisturbed one writes.
         command = [word for word in argv if word != "--resume"]
         recipe = {**self.recipe(), "base_model": self.reference.described()}
         recipe["data"] |= {"source": self.task.source, "notes": list(self.task.notes)}
         recipe["data"] |= {"given": self.options.data, "columns": dict(self.options.columns)}
-        return {**recipe, "argv": command, "versions": versions, "scores": dict(scores)}
+        return {**recipe, "argv": command, "versions": used, "scores": dict(scores)}
 
     def finished(self) -> AdapterFolder | None:
         """Return the adapter that an earlier run of this plan made, if there is one.
@@ -208,7 +206,7 @@ def make_plan(options: TrainOptions) -> Plan:
     ledger = _ledger(others, method)
     if past and method.recalling:
         _check_recalled(past[-1], method)
-    memory = read_memory(method.memory, past, method.name, reference) if method.memory else ()
+    memory = read_memory(method.memory, past, method.name, reference, options.seed) if method.memory else ()
     drawn, note = with_model(Rows.draw(task, "train", options.train_rows, options.seed, options.learn), reference)
     if note:
         task = dataclasses.replace(task, notes=(*task.notes, note))

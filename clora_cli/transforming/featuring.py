@@ -27,6 +27,7 @@ from clora_cli.store.feature_record import FeatureRecord, RowsRecord
 from clora_cli.store.package import find_base
 from clora_cli.store.steady import Identity, identity, mark
 from clora_cli.transforming.requests import assign_data
+from clora_cli.transforming.row_groups import check_classes
 
 __all__ = ["FeatureJob", "FeaturePlan", "State", "plan_features"]
 
@@ -163,6 +164,7 @@ def _check_rows(member: AdapterFolder, rows: Sequence[Rows], options: FeatureOpt
             f"give at least {options.min_count}, or pass --min-count {count}",
             code="too-few-inputs",
         )
+    check_classes(member.path, rows, options)
 
 
 def _recipe(
@@ -174,6 +176,7 @@ def _recipe(
         pool=options.pool,
         text=options.text,
         second_moment=options.second_moment,
+        means=options.means,
         layer=options.layer,
         module=options.module,
         max_length=options.max_length,
@@ -244,6 +247,7 @@ def _comparable(record: FeatureRecord, other: FeatureRecord) -> dict[str, Any]:
         else "none",
         "data": "; ".join(_spelled(rows, marked) for rows in record.data),
         "adapter": record.adapter or "",
+        "means": record.raw.get("means", "task"),
     }
 
 

@@ -34,6 +34,7 @@ from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.store.package import changed, marks
 from clora_cli.store.withholding import withhold
 from clora_cli.transforming.featuring import FeatureJob, FeaturePlan, State
+from clora_cli.transforming.row_groups import groups_of
 
 __all__ = ["FeatureResult", "sizes", "spots_of", "take_features"]
 
@@ -210,10 +211,11 @@ def _moments(
     ids = [tokens for rows in job.rows for tokens in _ids(backbone, rows, options, progress)]
     bank = AdapterBank(backbone.model)
     bank.activate([job.member.on(bank.places).deltas()] if options.source == "adapted" else [])
-    change = {"change": lambda site, vectors: balls[site].clipped(vectors)} if balls else {}
+    change: dict[str, Any] = {"change": lambda site, vectors: balls[site].clipped(vectors)} if balls else {}
     with progress.track(f"stat-features {job.member.task}", len(ids)) as advance:
         reading: dict[str, Any] = {"pool": options.pool, "batch_size": options.batch_size}
-        reading["done"] = lambda rows: advance(rows, "")
+        groups = groups_of(backbone, job.rows, ids, sites, options, **reading)
+        reading |= {"done": lambda rows: advance(rows, ""), "groups": groups}
         by_site = collect_moments(backbone, ids, sites, second=options.second_moment, **change, **reading)
     bank.clear()
     if odd := next((site for site, moments in by_site.items() if not moments.mean.isfinite().all()), None):

@@ -6,7 +6,7 @@ import operator
 import pytest
 import torch
 
-from clora_cli.algebra.statistics import SECOND_MOMENTS, Moments, Prototypes
+from clora_cli.algebra.statistics import SECOND_MOMENTS, Groups, Moments, Prototypes
 
 
 def draw(*shape, seed=0):
@@ -69,3 +69,29 @@ def test_the_pooled_covariance_is_about_each_sets_own_mean(second):
     deviations = torch.cat([one - one.mean(dim=0) for one in sets])
     expected = deviations.mT @ deviations / 80
     assert torch.allclose(pooled, expected if second == "full" else expected.diagonal(), rtol=1e-9)
+
+
+def in_groups(vectors, owner, second):
+    counts = owner.bincount()
+    means = torch.stack([vectors[owner == number].double().mean(dim=0) for number in range(len(counts))])
+    whole = Moments.of(vectors, second)
+    return Moments(whole.count, whole.mean, whole.scatter, Groups(counts, means))
+
+
+@pytest.mark.parametrize("second", ["diag", "full"])
+def test_the_covariance_within_groups_is_about_their_own_means(second):
+    vectors = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    owner = torch.tensor([0, 1, 2] * 4)
+    found = Prototypes(in_groups(one, owner, second) for one in vectors).within
+    apart = torch.cat([one[owner == n] - one[owner == n].mean(dim=0) for one in vectors for n in range(3)])
+    expected = apart.mT @ apart / 24
+    torch.testing.assert_close(found, expected.diagonal() if second == "diag" else expected)
+
+
+def test_groups_of_two_sets_stay_apart_and_one_without_is_one_group():
+    vectors = torch.arange(8.0)[:, None]
+    first = in_groups(vectors[:6], torch.tensor([0, 0, 0, 1, 1, 1]), "none")
+    both = first + Moments.of(vectors[6:]) + Moments(0, torch.zeros(1, dtype=torch.float64))
+    assert both.groups.counts.tolist() == [3, 3, 2]
+    assert both.groups.means.flatten().tolist() == [1.0, 4.0, 6.5]
+    assert (Moments.of(vectors) + Moments.of(vectors)).groups is None

@@ -197,7 +197,7 @@ def test_a_failed_unit_is_told_in_one_line_and_the_others_go_on(clora, here, mon
     text = "name: two\nmodel: clora-nano\ntasks: [yes-no, inference]\nmethods: [n-lora, seq-lora]\n"
     (here / "two.yaml").write_text(text, encoding="utf-8")
     module = importlib.import_module("clora_cli.cli.run")  # the package has a function of this name
-    monkeypatch.setattr(module, "_worker", lambda units, jobs, number: pretending(FAIL="inference"))
+    monkeypatch.setattr(module, "worker", lambda units, jobs, number: pretending(FAIL="inference"))
     result = clora("run", "two.yaml")
     assert (result.code, result.out.count("\n")) == (3, 4)
     told = [line for line in result.err.splitlines() if line.startswith("error: ")]
@@ -268,7 +268,7 @@ def test_recipes_are_listed_and_shown(clora, here):
 
 
 def test_workers_share_the_gpus_out(monkeypatch):
-    from clora_cli.cli.run import _devices
+    from clora_cli.cli._crew import _devices
 
     def units(**train):
         return [SimpleNamespace(entry=SimpleNamespace(train=train, features=None, eval={}))]

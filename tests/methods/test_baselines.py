@@ -36,7 +36,7 @@ def test_baselines_have_no_penalty(name):
 
 
 def test_what_each_asks_for_beyond_the_new_task_s_rows():
-    reusing = {name for name in registry.names("methods") if registry.load("methods", name).reuses_data}
+    reusing = {name for name in registry.names("methods") if registry.load("methods", name)().reuses_data}
     assert reusing == {"replay", "mtl", "gem", "a-gem"}
     assert not any(
         registry.load("methods", name).grows for name in ("replay", "mtl", "ewc", "lwf", "migu", "zero-shot")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from clora_cli.algebra.statistics import Moments, Prototypes
+from clora_cli.algebra.statistics import Groups, Moments, Prototypes
 from clora_cli.base import registry
 
 
@@ -190,3 +190,45 @@ def test_what_routers_know_adapters_by():
     reads = {name: registry.load("routers", name)().reads for name in registry.names("routers")}
     others = {name: what for name, what in reads.items() if what != "features"}
     assert others == {"task-vector": "task-vector", "arrow": "factors"}
+
+
+def grouped(*means, second=None, counts=None):
+    """Return moments of inputs whose groups lie at these means, of two inputs each, without any spread but a given one."""
+    means = torch.tensor(means, dtype=torch.float64)
+    counts = torch.full((len(means),), 2) if counts is None else torch.tensor(counts)
+    mean = (counts[:, None] * means).sum(dim=0) / counts.sum()
+    return Moments(int(counts.sum()), mean, second, Groups(counts, means))
+
+
+def test_epi_by_hand():
+    """Without second moments half the squared distance to the nearest mean: from (4, 0) to (3, 0) of the first, (4, 2) of the second."""
+    found = similarity("epi", [grouped([-3.0, 0.0], [3.0, 0.0]), grouped([4.0, 2.0])], [4.0, 0.0])
+    torch.testing.assert_close(found, torch.tensor([[-0.5, -2.0]], dtype=torch.float64))
+
+
+def test_classes_far_apart_are_no_spread_under_epi():
+    """Two classes at -10 and 10, each spread by 1: an input at 9 is theirs, though a task at 5 is nearer to it than their mean."""
+    far = grouped([-10.0], [10.0], second=torch.tensor([4 * 100.0 + 4 * 1.0]).double())
+    near = grouped([5.0], second=torch.tensor([2.0]).double())
+    # (404 - 400 + 2) / 6 inputs = 1: from 9 to 10 it is -1/2, to 5 it is -16/2
+    found = similarity("epi", [far, near], [9.0], shrinkage=1e-9)
+    torch.testing.assert_close(found, torch.tensor([[-0.5, -8.0]], dtype=torch.float64))
+    assert similarity("mahalanobis", [far, near], [9.0], shrinkage=1e-9).argmax() == 1
+
+
+@pytest.mark.parametrize("second", ["diag", "full"])
+def test_adapters_of_one_mean_go_under_epi_as_under_mahalanobis(second):
+    vectors, known = clouds(second=second)
+    given = vectors[:, :3].flatten(0, 1)
+    torch.testing.assert_close(similarity("epi", known, given), similarity("mahalanobis", known, given))
+
+
+def test_adapters_of_different_second_moments_go_under_epi_by_their_means_alone():
+    _, diagonal = clouds(second="diag")
+    _, full = clouds(second="full", seed=1)
+    _, plain = clouds(second="none")
+    given = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    mixed = similarity("epi", [diagonal[0], full[1]], given)
+    means = [Moments(one.count, one.mean) for one in (diagonal[0], full[1])]
+    torch.testing.assert_close(mixed, -similarity("l2", means, given).square() / 2)
+    assert similarity("epi", plain, given).shape == (4, 3)

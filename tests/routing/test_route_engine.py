@@ -91,7 +91,7 @@ def test_weights_are_the_mean_over_sites_of_the_softmax_of_the_base_models_featu
         torch.testing.assert_close(found[row].double(), torch.stack(expected).mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("similarity", ["l2", "mahalanobis"])
+@pytest.mark.parametrize("similarity", ["l2", "mahalanobis", "epi"])
 def test_batches_change_nothing(package, similarity):
     inputs = rows(*TEXTS, "x", TEXTS[0])
     whole = weights_of(dispatcher(package, {"batch_size": 5}, similarity=similarity, **SOFT), inputs)

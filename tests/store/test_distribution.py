@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,7 @@ from refusals import refused
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from clora_cli.algebra.statistics import SECOND_MOMENTS, Moments
+from clora_cli.algebra.statistics import SECOND_MOMENTS, Groups, Moments
 from clora_cli.base import files
 from clora_cli.store.distribution import Distribution, agree, read_distribution, read_record, read_sites
 from clora_cli.store.feature_record import FeatureRecord
@@ -191,3 +192,21 @@ def test_distributions_that_do_not_compare_are_refused(path, tmp_path, change, c
     record = read_record(path).raw
     with refused(code, path, other, *names):
         agree([(path, FeatureRecord(record)), (path, FeatureRecord(record)), (other, FeatureRecord(record | change))])
+
+
+def divided(counts):
+    groups = Groups(torch.tensor(counts), torch.ones(len(counts), 4, dtype=torch.float64))
+    return {site: dataclasses.replace(one, groups=groups) for site, one in moments().items()}
+
+
+def test_groups_are_read_as_they_were_written(tmp_path):
+    Distribution(divided([7, 5]), FeatureRecord({**RECORD, "means": "class"})).write(tmp_path / FEATURES)
+    read = read_distribution(tmp_path / FEATURES)
+    assert read.record.means == "class"
+    assert all(one.groups.counts.tolist() == [7, 5] and one.groups.means.shape == (2, 4) for one in read.sites.values())
+
+
+def test_groups_that_are_not_all_inputs_are_refused(tmp_path):
+    Distribution(divided([7, 4]), FeatureRecord(RECORD)).write(tmp_path / FEATURES)
+    with refused("feature-distribution-damaged", "counts/layers.0.q"):
+        read_distribution(tmp_path / FEATURES)

@@ -11,6 +11,7 @@ from support import Signals, contents, run_of, trainer_for, write_random_adapter
 
 from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import load_task
+from clora_cli.data.made_rows import MadeRow, to_lines
 from clora_cli.training import describe, make_plan, train_task
 from clora_cli.training.build import build
 from clora_cli.training.fit import encoded_rows
@@ -196,3 +197,29 @@ def test_rows_whose_surprise_was_not_measured_are_refused(learn, plan_for):
     learn("first")
     with refused("method-state-missing", "surprise", 24):
         plan_for("second", method="replay", method_options={"rows": "5", "select": "surprise"})
+
+
+def test_a_file_of_made_rows_takes_the_place_of_earlier_data(learn, plan_for, tmp_path):
+    learn("first")
+    file = tmp_path / "pseudo.jsonl"
+    file.write_text(
+        to_lines("first", [MadeRow(f"row {n}", "great") for n in range(9)], "options")
+        + to_lines("more", [MadeRow("only", "so so")], "options"),
+        encoding="utf-8",
+    )
+    chosen = {**FEW, "method_options": {"rows": "5", "pseudo": str(file)}}
+    plan = plan_for("second", **chosen)
+    assert {name: len(rows) for name, rows in remembered(plan).items()} == {"first": 5, "more": 1}
+    assert {row.prompt for row in remembered(plan)["first"]} < {f"row {n}" for n in range(9)}
+    assert not plan.method.lead.reuses_data and plan_for("second", **FEW).method.lead.reuses_data
+    folder, _ = train_task(plan)
+    assert [entry["rows"] for entry in folder.manifest.raw["data"]["memory"]] == [5, 1]
+    assert plan_for("second", **chosen).finished() is not None
+    file.write_text(to_lines("first", [MadeRow("another", "great")], "options"), encoding="utf-8")
+    with refused("output-made-differently", "data.memory"):
+        plan_for("second", **chosen).finished()
+    with refused("option-has-no-effect", "surprise"):
+        plan_for("second", method="replay", method_options={"pseudo": str(file), "select": "surprise"})
+    file.unlink()
+    with refused("path-unreadable", file):
+        plan_for("second", **chosen)

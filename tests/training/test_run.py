@@ -40,7 +40,7 @@ def test_every_method_trains_an_adapter_that_peft_loads(tmp_path, plan_for, back
     plugin = registry.load("methods", method.partition("+")[0])
     shared = plugin.start == "shared"  # a site may have nothing that is worth a place
     gated = issubclass(plugin, Gated)
-    if shared or gated or plugin.recalls or plugin.reuses_data:  # its past must be of its own kind
+    if shared or gated or plugin.recalls or plugin().memory():  # its past must be of its own kind
         past, _ = train_task(plan_for("second", family=family, method=method, max_steps=1))
     else:
         past = write_random_adapter(tmp_path / "adapters" / "second", base, stage=1)

@@ -84,6 +84,41 @@ def test_a_distribution_is_the_moments_of_the_training_inputs(tmp_path, backbone
     assert (record["max_length"], record["dtype"]) == (512, "float32")
 
 
+def test_each_class_gets_its_mean_at_every_site(adapter, backbone, tasks):
+    take(adapter, means="class", layer="last", min_count=5)
+    read, rows = read_distribution(adapter.features), load_task(str(tasks["first"])).train
+    answers = sorted({row.references[0] for row in rows})
+    assert read.record.means == "class" and 1 < len(answers) < 13
+    ids, site = prompt_ids(backbone(), rows), next(iter(read.sites))
+    parts = list(read_features(backbone(), ids, [site]))
+    order = torch.tensor([number for numbers, _ in parts for number in numbers]).argsort()
+    found = torch.cat([features[site] for _, features in parts])[order]
+    for number, answer in enumerate(answers):
+        own = torch.tensor([row.references[0] == answer for row in rows])
+        assert read.sites[site].groups.counts[number] == own.sum()
+        assert torch.allclose(read.sites[site].groups.means[number].float(), found[own].mean(dim=0), atol=1e-5)
+
+
+def test_clusters_are_no_smaller_than_what_a_distribution_may_be_made_of(adapter):
+    take(adapter, means="6", min_count=4)
+    groups = [one.groups for one in read_distribution(adapter.features).sites.values()]
+    assert all(torch.equal(one.counts, groups[0].counts) for one in groups)
+    assert 1 < len(groups[0].counts) <= 6 and int(groups[0].counts.min()) >= 4
+
+
+def test_a_distribution_of_one_mean_records_nothing_of_groups(adapter):
+    take(adapter)
+    assert "means" not in read_distribution(adapter.features).record.raw
+    take(adapter, means="task")  # up to date
+    with refused("output-made-differently", "means", error=OptionError):
+        take(adapter, means="class", min_count=0)
+
+
+def test_a_class_of_few_inputs_is_refused(adapter):
+    with refused("class-too-small", adapter.path, "--min-count"):
+        take(adapter, means="class", min_count=24)
+
+
 def test_nothing_else_in_the_folder_changes_and_the_folder_stays_whole(adapter):
     before = contents(adapter.path)
     take(adapter)
@@ -535,6 +570,8 @@ def test_equal_rows_under_two_names_are_refused(adapter, tasks, tmp_path):
         ({"pool": "mean"}, "option-choice-unknown", ["--pool mean"]),
         ({"text": "all"}, "option-choice-unknown", ["--text all"]),
         ({"second_moment": "yes"}, "option-choice-unknown", ["--second-moment yes"]),
+        ({"means": "0"}, "option-choice-unknown", ["--means 0"]),
+        ({"means": "4", "dp_epsilon": 1.0, "dp_delta": 1e-5}, "options-exclude-each-other", ["--means"]),
         ({"split": "tran"}, "option-choice-unknown", ["--split tran"]),
         ({"dtype": "int8"}, "option-choice-unknown", ["--dtype int8"]),
         ({"layer": "-1"}, "option-choice-unknown", ["--layer -1"]),

@@ -207,7 +207,7 @@ def _disagreement(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
             )  # each direction names only what the other lacks
             where = "" if host == home else f" on {host}"
             return (
-                f"rank {rank}{where} found other things than rank 0 ({changed}); give all processes the same options and "
-                "the same folders, as on a disk that they share"
+                f"rank {rank}{where} found other things than rank 0 ({changed}); give all processes the same options, "
+                "libraries and folders, as on a disk that they share"
             )
     return ""
