@@ -15,7 +15,7 @@ from pathlib import Path
 from clora_cli import api
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "gallery"
-TASKS = ("topics-news", "sentiment-binary", "yes-no", "topics-wiki", "sentiment-stars", "topics-forum")
+TASKS = ("topics-news", "sentiment-binary", "yes-no", "topics-wiki")
 SHORT = {"max_steps": 10, "batch_size": 16, "device": "cpu"}
 SWEEP = """\
 name: retention
@@ -29,17 +29,17 @@ eval: {test-rows: 60, device: cpu}
 """
 
 
-def relations(work: Path) -> list[Path]:
-    """Train aso-lora on six tasks, and return the package."""
+def bundled(work: Path) -> Path:
+    """Train the bundled model on four tasks, a few steps each, and return the package."""
     how = {**SHORT, "method_options": {"rows": 2, "steps": 3}}
     for task in TASKS:
         api.train_task(api.TrainOptions(data=task, method="aso-lora", package=work / "aso-lora", **how), resume=True)
-    return [work / "aso-lora"]
+    return work / "aso-lora"
 
 
 def routes(work: Path) -> list[Path]:
     """Give the adapters distributions, route test rows of every task, and return the file of where they went."""
-    (package,) = relations(work)
+    package = bundled(work)
     if not (work / "routes.json").exists():
         api.stat_features(package, api.FeatureOptions(limit=100, device="cpu"))
         settings = api.RouteSettings(data=TASKS, limit=40, similarity="l2", device="cpu")
@@ -49,7 +49,7 @@ def routes(work: Path) -> list[Path]:
 
 def gains(work: Path) -> list[Path]:
     """Score the adapters in several combinations, and return the scores files."""
-    (package,) = relations(work)
+    package = bundled(work)
     files = {way: work / f"{way}.json" for way in ("sum", "average", "ties", "magmax")}
     for way, file in files.items():
         if not file.exists():
@@ -94,10 +94,10 @@ def draw(run: Path, work: Path, names: list[str]) -> None:
         "collisions": lambda: packages(run, "n-lora"),
         "shifts": lambda: packages(run, "o-lora", "n-lora"),
         "drift": lambda: packages(run, "inc-lora", "n-lora", "ps-lora"),
-        "plane": lambda: apart,
+        "plane": lambda: packages(run, "o-lora", "n-lora"),
         "capacity": lambda: packages(run, "cast"),
         "costs": lambda: [run / "cost.jsonl"],
-        "relations": lambda: relations(work),
+        "relations": lambda: packages(run, "aso-lora"),
         "routes": lambda: routes(work),
         "gains": lambda: gains(work),
         "sweep": lambda: sweep(work),
