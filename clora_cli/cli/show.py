@@ -12,6 +12,7 @@ import typer
 
 from clora_cli.base import registry
 from clora_cli.base.errors import ArtifactError, OptionError
+from clora_cli.cli._adapter_form import form_of, form_text
 from clora_cli.cli._options import JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit
 
@@ -190,37 +191,20 @@ def _show_scores(path: Path, output: Form) -> None:
 
 
 def _facts(member: AdapterFolder) -> dict[str, Any]:
-    from clora_cli.algebra.lora import Factor
-
-    deltas = member.deltas(compare=False)
-    numbers = sum(d.a.numel() + d.b.numel() if isinstance(d, Factor) else d.numel() for d in deltas.values())
-    shapes = sorted({f"{delta.shape[0]} x {delta.shape[1]}" for delta in deltas.values()})
     return {
         "path": str(member.path),
         "task": member.task,
         "stage": member.stage,
         "base_model": dict(member.base),
         "sha256": member.digest,
-        "form": "dense" if member.is_dense else "factors",
-        "sites": len(deltas),
-        "shapes": shapes,
-        "parameters": numbers,
-        "base_copies": _base_copies(member),
+        **form_of(member),
         "features": _features(member),
         "manifest": dict(member.manifest.raw) if member.manifest else {},
     }
 
 
-def _base_copies(member: AdapterFolder) -> list[str]:
-    """Return the weights of the base model that a folder holds beside its factors, as PEFT saves those of a vocabulary."""
-    from clora_cli.store.adapter_tensors import names_in
-
-    names = [] if member.is_dense else names_in(member.weights)
-    return [f"{name.site}.{name.tensor}" for name in names if name.part == "base"]
-
-
 def _features(member: AdapterFolder) -> dict[str, Any] | None:
-    """Return how the feature distribution was taken, and of what size it is, after checking its numbers."""
+    """Return how the feature distribution was taken, and its size, after checking its numbers."""
     from clora_cli.store.distribution import read_distribution
 
     if not member.features.is_file():
@@ -242,16 +226,18 @@ def _features_text(features: dict[str, Any] | None) -> str:
 
 def _adapter_text(member: AdapterFolder) -> str:
     facts, manifest = _facts(member), member.manifest
+    kind = "prompt-tuning" if member.is_prompt else "LoRA"
     lines = [
         f"{member.path}: "
-        + (f"task {member.task}, stage {member.stage}" if manifest else "a PEFT LoRA folder without a clora manifest")
+        + (
+            f"task {member.task}, stage {member.stage}"
+            if manifest
+            else f"a PEFT {kind} folder without a clora manifest"
+        )
     ]
     lines.append(f"  base     {member.base.get('id')}")
-    lines.append(
-        f"  sites    {facts['sites']} ({', '.join(facts['shapes'])}), {facts['parameters'] / 1e6:.3f} M parameters"
-        + (", dense deltas" if member.is_dense else "")
-    )
-    if facts["base_copies"]:
+    lines.append(form_text(facts))
+    if facts.get("base_copies"):
         summary = ", ".join(facts["base_copies"])
         lines.append(f"  beside   {summary} of the base model, compared with it when the adapter is used")
     if manifest is not None:
@@ -268,7 +254,8 @@ def _adapter_text(member: AdapterFolder) -> str:
         training = {**manifest.training.raw, "seed": manifest.seed}
         lines.append(f"  training {', '.join(f'{key} {value}' for key, value in training.items())}")
         lines += [f"  {name:<8} {value}" for name, value in (manifest.scores or {}).items()]
-    lines.append(f"  features {_features_text(facts['features'])}")
+    if not member.is_prompt:
+        lines.append(f"  features {_features_text(facts['features'])}")
     if manifest is not None and (origin := manifest.origin):
         lines.append(f"  origin   task {origin.task}, stage {origin.stage} of {origin.package}")
     lines.append(f"  sha256   {facts['sha256']}")

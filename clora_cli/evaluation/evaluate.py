@@ -130,6 +130,10 @@ def check_combination(members: Sequence[AdapterFolder], options: EvalOptions) ->
 
 def _mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelReference | None) -> BaseLayers | None:
     """Check that adapters can be merged, if ``combine`` is a merge; return the base model's layers if it needs them."""
+    if any(member.is_prompt for member in members):
+        from clora_cli.evaluation.prompted import check_way
+
+        check_way(members, combine)
     if combine not in merges() or not members:
         return None
     from clora_cli.evaluation.combine import merger_of
@@ -148,16 +152,19 @@ def _combination(
     layers: BaseLayers | None,
 ) -> Combination:
     from clora_cli.evaluation.combine import Fixed, Routed
+    from clora_cli.evaluation.prompted import Prompted
     from clora_cli.model.bank import AdapterBank
     from clora_cli.routing.route_settings import calibration_tasks, route_options
 
-    bank = AdapterBank(backbone.model)
-    members = [member.on(bank.places) for member in members]
     if combine != "route" and (options.route or options.calibrate):
         raise OptionError(
             f"these adapters are combined by {combine}; pass --combine route to use routing options",
             code="adapters-not-routed",
         )
+    if any(member.is_prompt for member in members):
+        return Prompted(backbone, members, combine)
+    bank = AdapterBank(backbone.model)
+    members = [member.on(bank.places) for member in members]
     if combine not in {"route", "learned"} or not members:
         return Fixed(bank, members, combine, layers)
     how = RouteOptions(similarity="learned") if combine == "learned" else route_options(members, options.route)

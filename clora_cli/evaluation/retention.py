@@ -147,11 +147,11 @@ class Retainer:
         for start, part in _parts(prompts):
             self._combination.use([], name, part)
             base = [_log_probabilities(part, rows, batch) for rows, batch in part.batches()]
-            before = self._combination.use(adapters, name, part)
-            for (rows, batch), (expected, _) in zip(part.batches(), base, strict=True):
+            adapted, before = self._combination.use(adapters, name, part)
+            for (rows, batch), (expected, mask) in zip(adapted.batches(), base, strict=True):
                 if before is not None:
                     before(rows, batch["attention_mask"])
-                found, mask = _log_probabilities(part, rows, batch)
+                found = _log_probabilities(adapted, rows, batch)[0][:, -expected.shape[1] :]  # without soft prompts
                 # At least 0 in exact arithmetic: what is below is rounding.
                 apart = (expected.exp() * (expected - found)).sum(dim=-1).clamp(min=0).double()
                 sums = zip((apart * mask).sum(dim=1).tolist(), mask.sum(dim=1).tolist(), strict=True)
