@@ -34,7 +34,7 @@ def divided(reference: ModelReference, device: torch.device, quantize: str = "no
         quantize: How its weights are to be quantised.
 
     Raises:
-        OptionError: If there is one process only, or the libraries cannot divide the model here, or not since it is quantised.
+        OptionError: If there is one process only, or the libraries cannot divide the model here, or its weights are quantised.
     """
     import torch
     import transformers

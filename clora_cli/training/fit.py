@@ -114,10 +114,7 @@ def trainer_of(plan: Plan, built: Built, items: Items, moments: Moments) -> Meth
             data_collator=Collator(backbone.tokens),
             decoder_inputs=backbone.tokens.decoder_inputs if backbone.kind == "seq2seq" else None,
         )
-    except (
-        ImportError,
-        ValueError,
-    ) as error:  # DeepSpeed is not installed, or what is configured is not for this device
+    except (ImportError, ValueError) as error:  # no DeepSpeed, or a configuration for other devices
         raise OptionError(
             f"Accelerate cannot train as the launcher configures it (ACCELERATE_… variables): {' '.join(str(error).split())}",
             code="engine-not-available",
