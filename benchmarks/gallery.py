@@ -1,8 +1,10 @@
-"""Make everything that docs/gallery.md shows: train on the bundled model, then draw (about 5 minutes on one core).
+"""Draw everything that docs/gallery.md shows.
 
-    python benchmarks/gallery.py WORK [NAME ...]
+    clora run compare-smollm2-order1                   # a pretrained model, four tasks, every method: hours on a CPU
+    python benchmarks/gallery.py runs/compare-smollm2-order1 WORK [NAME ...]
 
-WORK keeps adapters and scores; a second call finds them up to date and only draws. NAME draws these figures alone.
+What that run does not hold is made in WORK on the bundled model, a few minutes on one core; a second call finds it up to date.
+NAME draws these figures alone.
 """
 
 from __future__ import annotations
@@ -13,95 +15,104 @@ from pathlib import Path
 from clora_cli import api
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "gallery"
-TASKS = ("topics-news", "sentiment-binary", "yes-no", "topics-wiki", "sentiment-stars")
-SHORT = {"max_steps": 40, "batch_size": 16, "device": "cpu"}
-# cast shares one LoRA among all tasks, so it has the numbers of all of them.
-METHODS = {
-    "seq-lora": {},
-    "o-lora": {},
-    "n-lora": {},
-    "aso-lora": {"method_options": {"rows": 2, "steps": 5}},
-    "cast": {"rank": 128, "alpha": 512, "lr": 0.06},
-}
+TASKS = ("topics-news", "sentiment-binary", "yes-no", "topics-wiki")
+SHORT = {"max_steps": 10, "batch_size": 16, "device": "cpu"}
 SWEEP = """\
 name: retention
 model: clora-nano
 tasks: [topics-news, sentiment-binary]
 methods:
   - method: cast
-    sweep: {option: {trim: ["density,density=0.05", "density,density=0.2", "density,density=0.5", "density,density=0.9"]}}
-train: {max-steps: 40, batch-size: 16, rank: 32, alpha: 128, lr: 0.06, device: cpu}
+    sweep: {option: {trim: ["density,density=0.05", "density,density=0.3", "density,density=0.9"]}}
+train: {max-steps: 30, batch-size: 16, rank: 32, alpha: 128, lr: 0.06, device: cpu}
 eval: {test-rows: 60, device: cpu}
 """
 
 
-def train(work: Path, method: str) -> Path:
-    """Train a method on all tasks, and score every stage."""
-    package, scores = work / method, work / f"{method}.json"
+def bundled(work: Path) -> Path:
+    """Train the bundled model on four tasks, a few steps each, and return the package."""
+    how = {**SHORT, "method_options": {"rows": 2, "steps": 3}}
     for task in TASKS:
-        options = {**SHORT, **METHODS[method]}
-        api.train_task(api.TrainOptions(data=task, method=method, package=package, **options), resume=True)
-    if not scores.exists():
-        api.eval(package, api.EvalOptions(matrix=True, test_rows=60, device="cpu"), out=scores)
-    print(method, flush=True)
-    return scores
+        api.train_task(api.TrainOptions(data=task, method="aso-lora", package=work / "aso-lora", **how), resume=True)
+    return work / "aso-lora"
 
 
-def prepare(work: Path) -> None:
-    """Make what the figures are drawn from."""
-    for method in METHODS:
-        train(work, method)
-    for strategy in ("magmax", "ties", "average"):
-        scores = work / f"o-lora-{strategy}.json"
-        if not scores.exists():
-            api.eval(work / "o-lora", api.EvalOptions(combine=strategy, test_rows=60, device="cpu"), out=scores)
-    api.stat_features(work / "o-lora", api.FeatureOptions(limit=200, device="cpu"))
+def routes(work: Path) -> list[Path]:
+    """Give the adapters distributions, route test rows of every task, and return the file of where they went."""
+    package = bundled(work)
     if not (work / "routes.json").exists():
-        settings = api.RouteSettings(data=TASKS, limit=60, similarity="l2", device="cpu")
-        api.route(work / "o-lora", settings, confusion=work / "routes.json")
+        api.stat_features(package, api.FeatureOptions(limit=100, device="cpu"))
+        settings = api.RouteSettings(data=TASKS, limit=40, similarity="l2", device="cpu")
+        api.route(package, settings, confusion=work / "routes.json")
+    return [work / "routes.json"]
+
+
+def gains(work: Path) -> list[Path]:
+    """Score the adapters in several combinations, and return the scores files."""
+    package = bundled(work)
+    files = {way: work / f"{way}.json" for way in ("sum", "average", "ties", "magmax")}
+    for way, file in files.items():
+        if not file.exists():
+            api.eval(package, api.EvalOptions(combine=way, test_rows=40, device="cpu"), out=file)
+    return list(files.values())
+
+
+def sweep(work: Path) -> list[Path]:
+    """Run cast with several shares of lora_B kept, and return the run's folder."""
     (work / "retention.yaml").write_text(SWEEP, encoding="utf-8")
     api.run(work / "retention.yaml", out=work / "retention")
+    return [work / "retention"]
 
 
-def draw(work: Path, names: list[str]) -> None:
+def packages(run: Path, *methods: str) -> list[Path]:
+    """Return the folders of some methods of the run."""
+    return [run / method for method in methods]
+
+
+def shrink(path: Path) -> None:
+    """Keep 64 colours, which is what a drawing needs: a third of the bytes."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+
+
+def draw(run: Path, work: Path, names: list[str]) -> None:
     """Draw the figures into docs/gallery/."""
     FIGURES.mkdir(exist_ok=True)
-    scores = {method: work / f"{method}.json" for method in METHODS}
-    packages = {method: work / method for method in METHODS}
-    apart = ("o-lora", "n-lora")
+    apart = packages(run, "inc-lora", "o-lora", "n-lora", "ps-lora")
     sources = {
-        "curves": list(scores.values()),
-        "metrics": [scores[method] for method in ("seq-lora", "o-lora", "aso-lora")],
-        "matrices": [scores[method] for method in ("seq-lora", "n-lora", "cast")],
-        "losses": [packages[method] for method in ("seq-lora", "o-lora", "aso-lora")],
-        "relations": [packages["aso-lora"]],
-        "nuclear-norms": [packages[method] for method in apart],
-        "sparsity": [*scores.values(), *packages.values()],
-        "sizes": [*scores.values(), *packages.values()],
-        "interference": [packages[method] for method in ("seq-lora", "o-lora", "n-lora", "aso-lora")],
-        "collisions": [packages["n-lora"]],
-        "shifts": [packages[method] for method in apart],
-        "drift": [packages[method] for method in ("seq-lora", "o-lora", "n-lora")],
-        "plane": [packages[method] for method in ("seq-lora", "o-lora", "n-lora")],
-        "gains": [work / f"o-lora{ending}.json" for ending in ("", "-magmax", "-ties", "-average")],
-        "routes": [work / "routes.json"],
-        "capacity": [packages["cast"]],
-        "sweep": [work / "retention"],
+        "curves": lambda: [run],
+        "metrics": lambda: [*apart, run / "per-task"],
+        "matrices": lambda: packages(run, "inc-lora", "n-lora", "pfd"),
+        "losses": lambda: packages(run, "inc-lora", "o-lora", "n-lora"),
+        "nuclear-norms": lambda: packages(run, "o-lora", "n-lora"),
+        "sparsity": lambda: apart,
+        "sizes": lambda: [run],
+        "interference": lambda: apart,
+        "collisions": lambda: packages(run, "n-lora"),
+        "shifts": lambda: packages(run, "o-lora", "n-lora"),
+        "drift": lambda: packages(run, "inc-lora", "n-lora", "ps-lora"),
+        "plane": lambda: packages(run, "o-lora", "n-lora"),
+        "capacity": lambda: packages(run, "cast"),
+        "costs": lambda: [run / "cost.jsonl"],
+        "relations": lambda: packages(run, "aso-lora"),
+        "routes": lambda: routes(work),
+        "gains": lambda: gains(work),
+        "sweep": lambda: sweep(work),
     }
-    for name, paths in sources.items():
+    for name, find in sources.items():
         if not names or name in names:
-            api.report(paths, figure=name, out=FIGURES / f"{name}.svg")
+            api.report(find(), figure=name, out=FIGURES / f"{name}.png")
     if not names or "knee" in names:
-        api.trim(
-            packages["o-lora"] / TASKS[0], api.TrimOptions(out=work / "knee"), plot=FIGURES / "knee.svg", force=True
-        )
+        first = run / "inc-lora/seed-42/adapters/dbpedia"
+        api.trim(first, api.TrimOptions(out=work / "knee"), plot=FIGURES / "knee.png", force=True)
     if not names or "shares" in names:
-        api.show(packages["cast"], out=FIGURES / "shares.svg")
+        api.show(run / "cast/seed-42/adapters", out=FIGURES / "shares.png")
+    for path in FIGURES.glob("*.png"):
+        shrink(path)
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    place.mkdir(parents=True, exist_ok=True)
-    if not sys.argv[2:]:
-        prepare(place)
-    draw(place, sys.argv[2:])
+    draw(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -26,7 +26,7 @@ from clora_cli.store import distribution, feature_record, manifest, scores
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))  # a test runs this file, not its folder
 
-from pages import pages  # noqa: E402
+from docstring_pages import pages  # noqa: E402
 
 _DEMO = Path("docs/guides/demo.md")
 _ERRORS = """\

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from clora_cli.api.calls import Event
 from clora_cli.api.judging import eval, report, route
-from clora_cli.api.learning import stat_features, train_task
+from clora_cli.api.learning import stat_features, synthesize, train_task
 from clora_cli.api.moving import pull, push
-from clora_cli.api.returns import Cut, Made, Merged, Pulled, Pushed, Reported, Routed, Trained
+from clora_cli.api.returns import Cut, Made, MadeRows, Merged, Pulled, Pushed, Reported, Routed, Trained
 from clora_cli.api.shaping import expand, export, merge, trim
 from clora_cli.api.telling import scan, show, tasks
 from clora_cli.api.whole_runs import run
@@ -45,6 +45,7 @@ from clora_cli.options import (
     PushOptions,
     RouteSettings,
     ScanOptions,
+    SynthesizeOptions,
     TrainOptions,
     TrimOptions,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "InterruptedRunError",
     "LimitError",
     "Made",
+    "MadeRows",
     "MergeOptions",
     "Merged",
     "MismatchError",
@@ -75,6 +77,7 @@ __all__ = [
     "RouteSettings",
     "Routed",
     "ScanOptions",
+    "SynthesizeOptions",
     "TrainOptions",
     "Trained",
     "TrimOptions",
@@ -91,6 +94,7 @@ __all__ = [
     "scan",
     "show",
     "stat_features",
+    "synthesize",
     "tasks",
     "train_task",
     "trim",

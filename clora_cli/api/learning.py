@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from clora_cli.api.calls import Listener, Paths, check_alone, heard, paths_of, patient, settled, words
 from clora_cli.api.keeping import parse_gate, train_behind
-from clora_cli.api.returns import Trained
+from clora_cli.api.returns import MadeRows, Trained
 from clora_cli.base import registry
 from clora_cli.base.errors import blaming
-from clora_cli.options import FeatureOptions, TrainOptions
+from clora_cli.options import FeatureOptions, SynthesizeOptions, TrainOptions
 
 if TYPE_CHECKING:
     from clora_cli.transforming import FeatureResult
 
-__all__ = ["stat_features", "train_task", "with_plugins"]
+__all__ = ["stat_features", "synthesize", "train_task", "with_plugins"]
 
 
 @blaming()
@@ -117,3 +117,37 @@ def stat_features(
     plan = plan_features(members, options, force=force, add=add, progress=listener)
     packages = [path for path in paths if not is_adapter(path)]
     return take_features(plan, listener, patience=patient(wait, break_lock), packages=packages)
+
+
+@blaming()
+def synthesize(
+    adapters: Paths,
+    options: SynthesizeOptions | None = None,
+    *,
+    force: bool = False,
+    argv: Sequence[str] | None = None,
+    progress: Listener | None = None,
+) -> MadeRows:
+    """Let a package's model make rows of its tasks, for rehearsal without earlier rows.
+
+    The same call again finds them up to date.
+
+    Args:
+        adapters: A package, or adapter folders in any mixture.
+        options: Rows of which tasks, how many, made how, and where to write.
+        force: Replace other rows.
+        argv: The command line for the record; by default the one that does the same.
+        progress: Called with each ``Event``.
+
+    Raises:
+        CloraError: As the command.
+    """
+    from clora_cli.evaluation.synthesis import synthesize as make
+    from clora_cli.evaluation.synthesis_plan import plan_synthesis
+    from clora_cli.store.package import read_package
+
+    options, paths, listener = settled(options or SynthesizeOptions()), paths_of(adapters), heard(progress)
+    plan = plan_synthesis(read_package(paths), options, progress=listener)
+    told = words("synthesize", *paths, options=options, force=force) if argv is None else argv
+    rows, made = make(plan, force=force, argv=told, progress=listener)
+    return MadeRows(options.out, made, rows)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from clora_cli.store.adapter_folder import AdapterFolder
     from clora_cli.store.routes import Routes
 
-__all__ = ["Cut", "Made", "Merged", "Pulled", "Pushed", "Reported", "Routed", "Trained"]
+__all__ = ["Cut", "Made", "MadeRows", "Merged", "Pulled", "Pushed", "Reported", "Routed", "Trained"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,17 @@ class Cut(Made):
     """
 
     density: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class MadeRows(Made):
+    """A file of rows that a model made.
+
+    Attributes:
+        rows: How many there are of each task.
+    """
+
+    rows: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -142,3 +153,7 @@ class Reported:
         from clora_cli.presenting.report_text import report_text
 
         return report_text(self.report, short=True)
+
+    def _repr_markdown_(self) -> str:
+        """Return the tables for a notebook, which shows them as such."""
+        return str(self)

@@ -75,7 +75,7 @@ class Fixed:
     def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> None:
         """Make these adapters act."""
         paths = tuple(adapter.path for adapter in adapters)
-        if paths == self._now:
+        if paths == self._now and self._bank.holder is self:
             return
         if adapters and self._combine in merges():
             found = merger_of(adapters, self._combine, self._layers).sites()
@@ -84,7 +84,7 @@ class Fixed:
             self._bank.activate([self._deltas[path] for path in paths])
             if adapters and self._combine == "weighted":
                 self._bank.gate(self._weights(adapters))
-        self._now = paths
+        self._now, self._bank.holder = paths, self
 
     def _weights(self, adapters: Sequence[AdapterFolder]) -> dict[str, Tensor]:
         weights = fixed_weights(adapters)
@@ -124,4 +124,4 @@ class Routed:
         if not adapters:
             self._bank.clear()
             return None
-        return self._adapters.gates(name, prompts.examples, len(adapters), chat=prompts.chat, threshold=self._threshold)
+        return self._adapters.gates(prompts.examples, len(adapters), chat=prompts.chat, threshold=self._threshold)

@@ -49,7 +49,9 @@ def method_points(report: Report) -> list[MethodPoint]:
     results, points = report.results, []
     packages = representatives(report.material.packages)
     for group in results.groups:
-        if (package := packages.get(group.label)) is not None:
+        methods = {run.method for series in group.series.values() for run in series.runs}
+        named = [packages[name] for name in (group.label, *methods) if name in packages]
+        if package := next(iter(named), None):
             measured = _measured(package)
             sparsities = [own.generalized_sparsity for own in measured.adapters if own.generalized_sparsity]
             rates = [each.collision_rate for each in measured.earlier if each is not None]

@@ -132,7 +132,8 @@ class DataRecord(Record):
             "list of objects",
             "of a method that trains on rows of earlier tasks again, for each of them: `name`, `split`, `fingerprint`, `rows` "
             "(how many), `limit`, `of` (how many it was trained on), `seed` (that it was trained with and that they are drawn "
-            "by); without `of` the rows are those of a file of made ones, drawn by the run's seed",
+            "by); without `of` the rows are those of a file of made ones, drawn by the run's seed; `made`: "
+            "the method made them itself, `limit` at most",
         )
     )
     merged = some(texts("of a merge: the `data.name` of every adapter in it", records.name))

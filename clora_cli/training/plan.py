@@ -148,7 +148,11 @@ class Plan:
 
     def _remembered(self) -> list[dict[str, Any]]:
         """Return what the recipe says of each earlier task's rows, which were drawn from those that it was trained on, or a file's."""
-        if self.method.memory is not None and self.method.memory.file:
+        if (memory := self.method.memory) is not None and memory.made:
+            return [
+                {"name": rows.task.name, "split": "train", "limit": rows.limit, "made": True} for rows in self.memory
+            ]
+        if memory is not None and memory.file:
             return [rows.recorded() for rows in self.memory]
         found = []
         for rows, member in zip(self.memory, self.past, strict=True):
@@ -205,7 +209,6 @@ def make_plan(options: TrainOptions) -> Plan:
     ledger = _ledger(others, method)
     if past and method.recalling:
         _check_recalled(past[-1], method)
-    memory = read_memory(method.memory, past, method.name, reference, options.seed) if method.memory else ()
     drawn, note = with_model(Rows.draw(task, "train", options.train_rows, options.seed, options.learn), reference)
     if note:
         task = dataclasses.replace(task, notes=(*task.notes, note))
@@ -213,6 +216,8 @@ def make_plan(options: TrainOptions) -> Plan:
         raise DataError(
             f"task '{task.name}' ({task.source}) has no training rows for this model: {note}", code="task-has-no-rows"
         )
+    given = method.name, reference, options.seed, len(drawn.examples)
+    memory = read_memory(method.memory, past, *given) if method.memory else ()
     dependents = _dependents(members, out)
     plan = Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
     for part in method.acting.values():

@@ -20,7 +20,7 @@ from clora_cli.base.options import Options, declared
 from clora_cli.cli import app
 
 # Commands that are about a process or a machine, not about artifacts.
-NOT_IN_THE_API = {"serve", "doctor", "synthesize"}
+NOT_IN_THE_API = {"serve", "doctor"}
 FUNCTIONS = [name for name in api.__all__ if inspect.isfunction(getattr(api, name))]
 COMMANDS = {name.replace("-", "_"): command for name, command in typer.main.get_command(app).commands.items()}
 SHORT = {"rank": 2, "alpha": 4, "max_steps": 2, "batch_size": 4, "lr": 1e-2, "device": "cpu"}
@@ -72,6 +72,7 @@ def test_whatever_a_command_can_be_told_a_function_can_be_told(name):
         "measure",
         "lm_eval",
         "live",
+        "port",
     }
     assert {parameter.name for parameter in COMMANDS[name].params} - known <= terminal
 

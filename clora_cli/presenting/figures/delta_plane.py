@@ -32,16 +32,22 @@ def compose_plane(
     figure.set_size_inches(5.6, 4.2)
     axis, row = figure.subplots(), 1
     axis.plot(*places[0].tolist(), marker="+", markersize=14, color="black", linestyle="none", label="base model")
+    orders = {tuple(tasks) for tasks in packages.values()}
     for number, (label, tasks) in enumerate(packages.items()):
         points = places[row : row + len(tasks)].tolist()
         row += len(tasks)
         style = line_style(colours.get(label, len(colours) + number)) | {"linestyle": ":"}
         axis.plot(*zip(*points, strict=True), markersize=6, linewidth=0.9, label=short(label, 40), **style)
         if len(places) <= _NAMED:
-            _name(axis, points, tasks)
-    axis.set(xlabel=f"first and second direction, which keep {100 * kept:.0f} % of the squared distances", ylabel="")
+            _name(axis, points, tasks if len(orders) > 1 else [""] * len(tasks))
+    if len(orders) == 1 and len(places) <= _NAMED:  # then numbers are enough beside the points
+        (order,) = orders
+        axis.set_title(
+            ", ".join(f"{n} {short(task, 16)}" for n, task in enumerate(order, start=1)), fontsize=8, loc="left"
+        )
+    axis.set(xlabel=f"first and second direction, which keep {100 * kept:.0f} % of the squared distances")
     axis.set_aspect("equal", adjustable="datalim")
-    axis.margins(0.16)
+    axis.margins(0.12)
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
     shared_legend(figure, [axis])
@@ -49,4 +55,5 @@ def compose_plane(
 
 def _name(axis: Axes, points: Sequence[Sequence[float]], tasks: Sequence[str]) -> None:
     for number, ((x, y), task) in enumerate(zip(points, tasks, strict=True), start=1):
-        axis.annotate(f"{number} {short(task, 18)}", (x, y), (5, 4), textcoords="offset points", fontsize=7)
+        text = f"{number} {short(task, 18)}".rstrip()
+        axis.annotate(text, (x, y), (5, 4), textcoords="offset points", fontsize=7.5)

@@ -41,16 +41,17 @@ def _panel(axis: Axes, shift: SignedShifts) -> None:
 
     count = len(shift.shares)
     drawn = np.unique(np.linspace(0, count - 1, min(count, _MOST)).round().astype(int))
-    middles = (shift.edges[:-1] + shift.edges[1:]) / 2
+    inner = slice(1, -1)  # the outermost bins hold whatever lies beyond
+    middles = ((shift.edges[:-1] + shift.edges[1:]) / 2)[inner]
     # The square root keeps the tails visible beside the many entries near zero.
-    heights, tops = np.sqrt(shift.shares[drawn]), np.sqrt(shift.top[drawn])
-    scale = 1.35 / max(heights[:, 1:-1].max(), 1e-12)
+    heights, tops = np.sqrt(shift.shares[drawn][:, inner]), np.sqrt(shift.top[drawn][:, inner])
+    scale = 1.35 / max(heights.max(), 1e-12)
     for row, stage in enumerate(drawn):
         base = len(drawn) - 1 - row
         colour = colormaps["viridis_r"](0.15 + 0.85 * row / max(len(drawn) - 1, 1))
-        ridge, top = np.clip(base + scale * heights[row], base, base + 1.35), base + scale * tops[row]
+        ridge, top = base + scale * heights[row], base + scale * tops[row]
         axis.fill_between(middles, base, ridge, color="#d0d0d0", linewidth=0, zorder=2 * row)
-        axis.fill_between(middles, base, np.minimum(top, ridge), color=colour, linewidth=0, zorder=2 * row)
+        axis.fill_between(middles, base, top, color=colour, linewidth=0, zorder=2 * row)
         axis.plot(middles, ridge, color="white", linewidth=0.8, zorder=2 * row + 1)
         if stage:
             told = f"{100 * shift.flipped[stage]:.0f} % flipped"

@@ -31,12 +31,14 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "interference": (
         "Keeping deltas out of each other's way",
         "Every task gets a LoRA of its own, and all of them are added up. A penalty, which sees adapters and no data, keeps the new "
-        "delta from changing what earlier deltas use: their input directions, their entries, or their signs. ",
+        "delta from changing what earlier deltas use: their input directions, their entries, or their signs. "
+        "![Sparsity, collisions and forgetting](../gallery/sparsity.png)",
         ("o-lora", "n-lora", "ps-lora", "aso-lora", "inf-lora", "ella", "osf-lora"),
     ),
     "routing": (
         "Choosing among adapters",
-        "Adapters stay apart, and each input chooses or mixes them, by its features, by a gate that was learned, or by masks. ",
+        "Adapters stay apart, and each input chooses or mixes them, by its features, by a gate that was learned, or by masks. "
+        "![Where inputs go](../gallery/routes.png)",
         ("pfd", "epi", "mocl", "sapt", "gain-lora", "sd-lora"),
     ),
     "regularisation": (
@@ -46,19 +48,20 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "replay": (
         "Remembering rows",
-        "A few rows of earlier tasks are kept, and trained on again or asked whether a step would harm them.",
-        ("replay", "gem", "a-gem"),
+        "A few rows of earlier tasks are kept or made, and trained on again or asked whether a step would harm them.",
+        ("replay", "gem", "a-gem", "lamol", "ssr", "sdft"),
     ),
     "one-lora": (
         "Many tasks in one LoRA",
-        "All tasks share one LoRA of fixed size; masks, magnitudes or a merge after each task say what of it each may change. ",
-        ("cast", "tasl", "slao"),
+        "All tasks share one LoRA of fixed size; masks, magnitudes or a merge after each task say what of it each may change. "
+        "![Who owns what](../gallery/capacity.png)",
+        ("cast", "tasl", "slao", "deal", "tree-lora"),
     ),
     "others": ("Further methods", "", ()),
 }
 _KINDS = {
     "merges": "How adapters become one. `clora merge --strategy NAME` makes a new adapter of it, `clora eval --combine NAME` scores it.",
-    "trims": "Which entries of an adapter stay. `clora trim --by NAME` applies one.",
+    "trims": "Which entries of an adapter stay. `clora trim --by NAME` applies one. ![The knee](../gallery/knee.png)",
     "routers": "How near an input is to an adapter. `clora route --similarity NAME` uses one.",
     "metrics": "What a matrix of scores says about learning and forgetting. `clora report` computes all of them.",
 }
