@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from clora_cli.algebra.clusters import classes, clusters
 from clora_cli.algebra.privacy import Ball, Guarantee, noise_multiplier, release
-from clora_cli.algebra.statistics import Moments, SecondMoment
+from clora_cli.algebra.statistics import Groups, Moments, SecondMoment
 from clora_cli.data import Example, load_task
 from clora_cli.model.backbone import Backbone, find_sites, load_backbone, pick_device
 from clora_cli.model.base_model import find_model
@@ -32,6 +34,11 @@ SIMILARITIES: dict[str, tuple[str, SecondMoment]] = {
     "dot": ("dot", "none"),
     "mahalanobis, diag": ("mahalanobis", "diag"),
     "mahalanobis, full": ("mahalanobis", "full"),
+}
+GROUPED: dict[str, tuple[str, SecondMoment]] = {
+    f"epi, {second}, {means}": (means, second)
+    for second in ("none", "diag", "full")
+    for means in ("classes", "8 clusters")
 }
 DELTA = 1e-5
 
@@ -60,18 +67,34 @@ def accuracy(moments: Sequence[Moments], tests: Sequence[Tensor], similarity: st
     return 100 * fmean(shares)
 
 
-def by_layer(train: Sequence[Features], test: Sequence[Features], sites: Sequence[str]) -> None:
+def grouped(vectors: Tensor, second: SecondMoment, groups: Tensor) -> Moments:
+    """Return moments whose groups have these numbers, shape (input,)."""
+    sizes = groups.bincount()
+    sums = torch.zeros(len(sizes), vectors.shape[1], dtype=torch.float64).index_add_(0, groups, vectors.double())
+    return replace(Moments.of(vectors, second), groups=Groups(sizes, sums / sizes[:, None]))
+
+
+def by_layer(
+    train: Sequence[Features], test: Sequence[Features], sites: Sequence[str], labels: Sequence[Tensor]
+) -> None:
     """Print a row for each similarity and kind of projection, a column for each layer."""
     layers = sorted({layer_of(site) for site in sites if layer_of(site) is not None})
     endings = list(dict.fromkeys(site.rpartition(".")[2] for site in sites))
     print(f"| similarity | projection | {' | '.join(f'layer {layer}' for layer in layers)} |")
     print(f"|---|---|{'---:|' * len(layers)}")
-    for title, (similarity, second) in SIMILARITIES.items():
+    seen = [clusters(task[sites[-1]], 8, seed=0, least=10) for task in train]
+    for title in (*SIMILARITIES, *GROUPED):
         for ending in endings:
             cells = []
             for layer in layers:
                 (site,) = [s for s in sites if layer_of(s) == layer and s.endswith(f".{ending}")]
-                moments = [Moments.of(task[site], second) for task in train]
+                if title in SIMILARITIES:
+                    similarity, second = SIMILARITIES[title]
+                    moments = [Moments.of(task[site], second) for task in train]
+                else:
+                    (means, second), similarity = GROUPED[title], "epi"
+                    groups = labels if means == "classes" else seen
+                    moments = [grouped(task[site], second, own) for task, own in zip(train, groups, strict=True)]
                 cells.append(f"{accuracy(moments, [task[site] for task in test], similarity):.1f}")
             print(f"| {title} | {ending} | {' | '.join(cells)} |", flush=True)
 
@@ -112,11 +135,12 @@ def main() -> None:
     backbone = load_backbone(find_model(arguments.model), device=pick_device())
     sites = prompt_sites(backbone, find_sites(backbone.model))
     tasks = [load_task(name) for name in arguments.tasks]
+    labels = [classes([row.references[0] for row in task.train[: arguments.rows]]) for task in tasks]
     for text in ("prompt", "body"):
         train = [read(backbone, task.train[: arguments.rows], sites, text) for task in tasks]
         test = [read(backbone, task.test[: arguments.test_rows or None], sites, text) for task in tasks]
         print(f"\n### {'whole prompts' if text == 'prompt' else 'bodies alone, without instructions'}\n")
-        by_layer(train, test, sites)
+        by_layer(train, test, sites, labels)
         print()
         site = [site for site in sites if layer_of(site) == arguments.privacy_layer][-1]
         with_privacy(backbone, train, test, site, text, arguments.draws)

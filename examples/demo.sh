@@ -14,12 +14,13 @@ run() { # show a command, then run it
 
 tasks=(topics-news sentiment-binary topics-wiki)
 methods=(seq-lora o-lora)
+settings=(--epochs 2)
 
 # 1. Learn the tasks in order. Each call adds one adapter folder to a package, here demo/seq-lora and demo/o-lora.
 #    --resume continues a run that was interrupted; a finished one is up to date.
 for method in "${methods[@]}"; do
   for task in "${tasks[@]}"; do
-    run clora train-task --method "$method" --data "$task" --package "demo/$method" --epochs 3 --resume
+    run clora train-task --method "$method" --data "$task" --package "demo/$method" "${settings[@]}" --resume
   done
 done
 

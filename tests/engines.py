@@ -54,7 +54,7 @@ class Case:
 CAST = {"method_options": {"trim": "random"}}
 OWN = {"cast": {"first": "cast", "chosen": CAST}}
 # The past of these must be of their own kind.
-OWN |= {name: {"first": name} for name in ("ewc", "gain-lora", "mocl", "pfd", "sapt")}
+OWN |= {name: {"first": name} for name in ("ewc", "gain-lora", "lamol", "mocl", "pfd", "sapt", "ssr", "tree-lora")}
 METHODS = [
     Case(name, name, **OWN.get(name, {})) for name in registry.names("methods") if registry.load("methods", name).trains
 ]

@@ -96,6 +96,17 @@ def test_methods_and_options_and_tasks_of_a_call_exist(words):
         assert set(plain) <= names
 
 
+def test_the_readme_fits_on_a_screen_and_a_half_and_names_every_method():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 110
+    assert [name for name in registry.built_in("methods") if f"`{name}`" not in text] == []
+
+
+def test_each_command_stands_in_the_table_of_the_guide_to_the_command_line():
+    text = (ROOT / "docs" / "guides" / "command-line.md").read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f"`clora {name}`" not in text] == []
+
+
 def slug(heading):
     """Return a heading's anchor, as code hosts make it."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")

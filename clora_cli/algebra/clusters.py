@@ -14,10 +14,10 @@ _ROUNDS = 100  # of Lloyd's algorithm, which nearly always settles long before
 
 def classes(answers: Sequence[Hashable]) -> Tensor:
     """Return the number of each answer's class, shape (answer,); one class where more than half of the answers are distinct."""
-    names = sorted(set(answers), key=repr)
-    if 2 * len(names) > len(answers):
+    numbers = {answer: number for number, answer in enumerate(sorted(set(answers), key=repr))}
+    if 2 * len(numbers) > len(answers):
         return torch.zeros(len(answers), dtype=torch.int64)
-    return torch.tensor([names.index(answer) for answer in answers])
+    return torch.tensor([numbers[answer] for answer in answers])
 
 
 def clusters(vectors: Tensor, count: int, seed: int, least: int = 1) -> Tensor:

@@ -21,6 +21,7 @@ from clora_cli.base.legible import legible, shortened
 from clora_cli.base.libraries import versions
 from clora_cli.cli._output import give_up, tell
 from clora_cli.cli._waiting import filled
+from clora_cli.cli.doctor import doctor
 from clora_cli.cli.eval import evaluate_command
 from clora_cli.cli.expand import expand
 from clora_cli.cli.export import export
@@ -76,11 +77,15 @@ app.command("pull")(pull)
 app.command("scan")(scan)
 app.command("show")(show)
 app.command("tasks")(tasks)
+app.command("doctor")(doctor)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"clora {__version__}")
+        from clora_cli.base.versions import library_versions
+
+        libraries = ", ".join(f"{name} {version}" for name, version in library_versions().items())
+        typer.echo(f"clora {__version__} ({libraries})")
         raise typer.Exit
 
 

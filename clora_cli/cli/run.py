@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,12 @@ import typer
 from clora_cli.base.errors import InterruptedRunError, OptionError
 from clora_cli.base.intervals import check_size
 from clora_cli.base.legible import legible
-from clora_cli.cli._crew import PATIENCE, worker
+from clora_cli.cli._crew import PATIENCE, Crew
 from clora_cli.cli._live import LIVE_PORT, shown_while, view
 from clora_cli.cli._options import DryRunOption, JsonOption, QuietOption, form, writable
 from clora_cli.cli._output import Form, Terminal, emit, tell
+from clora_cli.cli._recipe_list import emit_recipes
+from clora_cli.cli._run_plans import emit_plan, emit_recipe, emit_script
 from clora_cli.processes.locks import locked
 from clora_cli.processes.spots import inside
 
@@ -49,7 +51,10 @@ def run(
         ),
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="List the recipes that come with clora; RECIPE is a part of their names.")
+        bool,
+        typer.Option(
+            "--list", help="Tell which recipes come with clora; with RECIPE, a part of their names, list those."
+        ),
     ] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Print the recipe with everything filled in: to save, edit and run.")
@@ -62,7 +67,25 @@ def run(
     seed: Annotated[
         list[int] | None, typer.Option(help="Seed instead of the recipe's; repeatable.", show_default=False)
     ] = None,
-    jobs: Annotated[int, typer.Option("-j", "--jobs", help="Methods and seeds that run side by side.")] = 1,
+    jobs: Annotated[
+        str,
+        typer.Option(
+            "-j",
+            "--jobs",
+            metavar="N|auto",
+            help="Methods and seeds that run side by side, on the visible GPUs in turn. auto takes as many as these have room for.",
+        ),
+    ] = "1",
+    per_device: Annotated[
+        int | None,
+        typer.Option(
+            "--per-device",
+            min=1,
+            max=1 << 10,
+            help="Jobs on a GPU at most: any number by default, one with --jobs auto.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option("-m", "--model", help="Base model instead of the recipe's.")] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", callback=writable, help="Folder instead of the recipe's.")
@@ -89,46 +112,51 @@ def run(
     """
     output = form(json, quiet)
     if listed:
-        _emit_list(output, recipe or "")
+        emit_recipes(output, recipe)
         return
     if recipe is None:
         raise typer.BadParameter("name a recipe, or pass --list")
-    if jobs < 1:
-        raise OptionError(f"--jobs {jobs}: give a whole number of at least 1", code="option-out-of-range")
-    check_size("--jobs", jobs, 1 << 10)
     if live and Path(recipe).is_dir():
         view(output, Path(recipe), port)
         return
-    page = port if live else None
+    how = _How(_jobs(jobs), per_device, port if live else None)
     try:
-        _do(output, _read(recipe, seed, model, out), only, jobs, page, show=show, script=script, dry_run=dry_run)
+        _do(output, _read(recipe, seed, model, out), only, how, show=show, script=script, dry_run=dry_run)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; give the same command again to continue", code="interrupted") from None
 
 
-def _do(
-    output: Form,
-    recipe: Recipe,
-    only: str | None,
-    jobs: int,
-    page: int | None,
-    *,
-    show: bool,
-    script: bool,
-    dry_run: bool,
-) -> None:
+@dataclass(frozen=True)
+class _How:
+    """How a run is carried out: jobs at a time, None for auto; of them on a device; the port of its page, None for none."""
+
+    jobs: int | None
+    per_device: int | None
+    page: int | None
+
+
+def _jobs(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise OptionError(f"--jobs {text}: give a whole number of at least 1, or auto", code="option-out-of-range")
+    check_size("--jobs", int(text), 1 << 10)
+    return int(text)
+
+
+def _do(output: Form, recipe: Recipe, only: str | None, how: _How, *, show: bool, script: bool, dry_run: bool) -> None:
     from clora_cli.recipes.steps import units_of
 
     if show:
-        _emit_recipe(output, recipe)
+        emit_recipe(output, recipe)
         return
     units = units_of(recipe, only.split(",") if only else ())
     if script:
-        _emit_script(output, recipe, units)
+        emit_script(output, recipe, units)
     elif dry_run:
-        _emit_plan(output, recipe, units)
+        emit_plan(output, recipe, units)
     else:
-        _run(output, recipe, units, jobs, page)
+        _run(output, recipe, units, how)
 
 
 def _read(name: str, seeds: list[int] | None, model: str | None, out: Path | None) -> Recipe:
@@ -143,93 +171,17 @@ def _read(name: str, seeds: list[int] | None, model: str | None, out: Path | Non
     return dataclasses.replace(recipe, **{key: value for key, value in changes.items() if value is not None})
 
 
-def _emit_list(output: Form, part: str) -> None:
-    from clora_cli.recipes import shipped
-
-    recipes = [recipe for name, recipe in shipped().items() if part in name]
-    if not recipes:
-        raise OptionError(
-            f"no recipe that comes with clora has '{part}' in its name; `clora run --list` lists all",
-            code="unknown-recipe",
-        )
-    width = max(len(recipe.name) for recipe in recipes)
-    entries = [
-        {**dataclasses.asdict(recipe), "about": recipe.about, "published": recipe.published, "status": recipe.status}
-        for recipe in recipes
-    ]
-    emit(
-        output,
-        text="\n".join(f"{recipe.name:{width}}  {recipe.about}" for recipe in recipes),
-        data={"schema": "clora.recipes/1", "recipes": entries},
-        brief="\n".join(recipe.name for recipe in recipes),
-    )
-
-
-def _emit_recipe(output: Form, recipe: Recipe) -> None:
-    import yaml
-
-    from clora_cli.recipes import to_yaml
-
-    text = to_yaml(recipe)
-    emit(output, text=text, data={"schema": "clora.recipe/1", **yaml.safe_load(text)}, brief=recipe.name)
-
-
-def _emit_script(output: Form, recipe: Recipe, units: Sequence[Unit]) -> None:
-    from clora_cli.recipes.steps import script
-
-    text = script(recipe, units)
-    commands = [["clora", *step.words] for unit in units for step in unit.steps]
-    emit(output, text=text, data={"schema": "clora.script/1", "commands": commands}, brief=text)
-
-
-def _emit_plan(output: Form, recipe: Recipe, units: Sequence[Unit]) -> None:
-    from clora_cli.recipes.planning import check_inputs, missing_inputs, plan_unit, unchecked
-
-    if missing := missing_inputs(units):
-        plans = [unchecked(unit) for unit in units]
-    else:
-        reference = check_inputs(units)
-        plans = [plan_unit(unit, reference) for unit in units]
-    terminal = Terminal(output)
-    for note in missing:
-        terminal.note(f"note: {note}")
-    steps = sum(len(plan.states) for plan in plans)
-    todo = sum(len(plan.todo) for plan in plans)
-    lines = [f"would carry out {todo} of {steps} steps on {units[0].model} into {recipe.out}"]
-    for plan in plans:
-        lines += [f"{plan.unit.name}:", *_told(plan)]
-    data = {"schema": "clora.plan/1", "recipe": recipe.name, "out": str(recipe.out), "model": units[0].model}
-    emit(
-        output,
-        text="\n".join(lines),
-        data={**data, "missing": missing, "runs": [_data(p) for p in plans]},
-        brief=str(recipe.out),
-    )
-
-
-def _told(plan: UnitPlan) -> list[str]:
-    pairs = zip(plan.unit.steps, plan.states, strict=True)
-    return [f"  {step.stage:>2} {step.task:18} {step.kind:13} {state}" for step, state in pairs]
-
-
-def _data(plan: UnitPlan) -> dict[str, Any]:
-    pairs = zip(plan.unit.steps, plan.states, strict=True)
-    steps = [
-        {"stage": s.stage, "task": s.task, "step": s.kind, "makes": str(s.made), "state": state} for s, state in pairs
-    ]
-    return {"method": plan.unit.entry.label, "seed": plan.unit.seed, "folder": str(plan.unit.folder), "steps": steps}
-
-
-def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int, page: int | None) -> None:
+def _run(output: Form, recipe: Recipe, units: Sequence[Unit], how: _How) -> None:
     from clora_cli.recipes.planning import check_inputs, plan_unit
 
+    crew = Crew.of(units, how.jobs, how.per_device)
     reference = check_inputs(units)
     spots = [inside(folder) for folder in dict.fromkeys(place for u in units for place in (u.folder, u.trained_in))]
     with locked(spots, progress=Terminal(output), advice=_ADVICE, grace=PATIENCE, hand_on=True):
         plans = [plan_unit(unit, reference) for unit in units]
         _keep_recipe(recipe)
-        with shown_while(recipe.out, page, Terminal(output)):
-            results = _carry_out(plans, reference, jobs, output)
+        with shown_while(recipe.out, how.page, Terminal(output)):
+            results = _carry_out(plans, reference, crew, output)
         _emit_results(output, recipe, results)
     failures = sorted(
         (result for result in results if result.failure),
@@ -244,7 +196,7 @@ def _run(output: Form, recipe: Recipe, units: Sequence[Unit], jobs: int, page: i
         raise typer.Exit(failures[0].failure.code)
 
 
-def _carry_out(plans: Sequence[UnitPlan], reference: ModelReference, jobs: int, output: Form) -> list[UnitResult]:
+def _carry_out(plans: Sequence[UnitPlan], reference: ModelReference, crew: Crew, output: Form) -> list[UnitResult]:
     from clora_cli.cli._run_view import live_view, plain_view
     from clora_cli.recipes.running import carry_out
 
@@ -253,12 +205,9 @@ def _carry_out(plans: Sequence[UnitPlan], reference: ModelReference, jobs: int, 
     if not todo:
         terminal.note("everything is up to date")
     units = [plan.unit for plan in plans]
-    number = itertools.count()
     live = todo and sys.stderr.isatty() and output is not Form.QUIET
     with live_view(units, terminal) if live else plain_view(terminal) as listener:
-        results, interrupted = carry_out(
-            plans, reference, lambda: worker(units, jobs, next(number)), jobs=jobs, listener=listener
-        )
+        results, interrupted = carry_out(plans, reference, crew.worker, jobs=crew.jobs, listener=listener)
     if interrupted:
         raise InterruptedRunError("interrupted; give the same command again to continue", code="interrupted")
     return results
@@ -292,6 +241,6 @@ def _emit_results(output: Form, recipe: Recipe, results: Sequence[UnitResult]) -
         }
         for result in results
     ]
-    data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs}
-    data |= {"methods": [result.data() for result in methods], "unequal": unequal}
+    data = {"schema": "clora.run/1", "recipe": recipe.name, "out": str(recipe.out), "runs": runs, "unequal": unequal}
+    data["methods"] = [result.data() for result in methods]
     emit(output, text=results_table(methods), data=data, brief=str(recipe.out))

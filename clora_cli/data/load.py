@@ -26,7 +26,11 @@ from clora_cli.data.task import METRICS, Task, TaskInfo
 __all__ = ["list_tasks", "load_task"]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
-_HOLDS = {TRACE: "TRACE's task folders (github.com/BeyonderXX/TRACE names where they are)"}
+_BENCHMARK = "CL_Benchmark in it (from github.com/cmnfriend/O-LoRA)"
+_HOLDS = {
+    TRACE: "TRACE's task folders in it (github.com/BeyonderXX/TRACE tells where they are)",
+    "SuperNI": "Natural-Instructions' task files in it (from github.com/allenai/natural-instructions)",
+}
 _SET_ROOT = "not found: set CLORA_DATA"
 
 
@@ -146,19 +150,15 @@ def _nowhere(name: str, known: KnownTask | None, root: Path | None) -> str:
 
 
 def _next(known: KnownTask) -> str:
-    """What to try for a known task whose data are not here."""
-    natural = "SuperNI" in known.family
-    layout = (
-        "has Natural-Instructions task folders or files"
-        if natural
-        else f"holds {_HOLDS.get(known.family, 'CL_Benchmark')}"
-    )
-    stand_in = stand_in_for(known.family, known.summary)
-    online = f", or go online without HF_HUB_OFFLINE for the Hub's {known.hub.repo}" if known.hub else ""
-    return (
-        f"try --data {stand_in}, a bundled task of its kind, or set CLORA_DATA to a folder that {layout}, "
-        f"or give a path to its rows{online}"
-    )
+    """What to try for a known task whose data are not here, the quickest first."""
+    ways = [
+        f"--data {stand_in_for(known.family, known.summary)} (bundled, a task of its kind)",
+        "--data FILE with rows of your own",
+        f"CLORA_DATA=FOLDER with {_HOLDS.get(known.family.partition(' ')[0], _BENCHMARK)}",
+    ]
+    if known.hub:
+        ways.append(f"the Hub's {known.hub.repo}, online and without HF_HUB_OFFLINE")
+    return f"what works next: {', or '.join(ways)}"
 
 
 def _looked(name: str, root: Path | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +71,28 @@ class Prompts:
         if kind == "causal" and tokens.positions is not None:
             limit = tokens.positions - max(map(len, ids))
         return cls(backbone, examples, ids, labels, batch_size, chat, room if limit is None else min(room, limit))
+
+    def after(self, beginnings: Sequence[list[int]]) -> Prompts:
+        """Return the prompts with tokens before each of them, which count as none of its own.
+
+        Args:
+            beginnings: The tokens for each row.
+
+        Raises:
+            MismatchError: If the model's positions leave no room for an answer.
+        """
+        ids = [[*before, *own] for before, own in zip(beginnings, self.ids, strict=True)]
+        positions, longest = self.backbone.tokens.positions, max(map(len, ids))
+        causal, room = self.backbone.kind == "causal", self.room
+        if positions is not None and longest + causal > positions:
+            raise MismatchError(
+                f"prompts of {longest} tokens, soft prompts included, are too long for the {positions} positions of "
+                f"{self.backbone.tokens.model}; pass a smaller --max-length",
+                code="soft-prompt-too-long",
+            )
+        if causal and positions is not None:
+            room = min(room, positions - longest)
+        return dataclasses.replace(self, ids=ids, room=room)
 
     def remarks(self, max_length: int) -> list[str]:
         """Return what people should know about the prompts' lengths, of which ``max_length`` was asked for."""

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.base import registry
 from clora_cli.base.errors import DataError, OptionError, did_you_mean
 from clora_cli.base.options import recorded
 from clora_cli.base.progress import Progress
 from clora_cli.data import Rows, load_task, origins_of
+from clora_cli.data.made_rows import made_task
 from clora_cli.evaluation.evaluate import mergeable, way_of
+from clora_cli.methods import Method
 from clora_cli.model.base_model import ModelReference, check_answers, check_base
 from clora_cli.options import SynthesizeOptions
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -20,7 +23,7 @@ from clora_cli.store.package import find_base
 if TYPE_CHECKING:
     from clora_cli.model.base_layers import BaseLayers
 
-__all__ = ["SCHEMA", "SynthesisPlan", "plan_synthesis"]
+__all__ = ["SCHEMA", "SynthesisPlan", "own_way", "plan_synthesis"]
 
 SCHEMA = "clora.synthesis/1"
 
@@ -102,8 +105,25 @@ def _chosen(members: Sequence[AdapterFolder], names: Sequence[str]) -> list[Adap
     return [known[name] for name in dict.fromkeys(names)] or list(members)
 
 
+def own_way(member: AdapterFolder) -> Method | None:
+    """Return the method of an adapter, its options bound, if it makes rows itself and is here."""
+    made = member.manifest.method if member.manifest else None
+    for name, options in made.options.items() if made else ():
+        if name in registry.names("methods") and not registry.missing("methods", name, made and made.raw):
+            method: Method = registry.load("methods", name)(**options)
+            if (memory := method.memory()) and memory.made:
+                return method
+    return None
+
+
 def _examples(member: AdapterFolder, options: SynthesizeOptions) -> Rows:
-    """Return the rows that a task's examples are taken from: those that it was trained on, or others that were named."""
+    """Return the rows that a task's examples are taken from: those that it was trained on, or others that were named.
+
+    Of an adapter whose method makes rows itself there are none.
+    """
+    if options.examples is None and own_way(member) is not None and member.manifest is not None:
+        template = member.manifest.data.template or "plain"
+        return Rows(made_task(member.task, (), template, f"made by the model of {member.path}"), "train", ())
     if options.examples is not None:
         task, size, seed, learn = load_task(options.examples), 0, options.seed, "last"
     else:

@@ -4,6 +4,7 @@ A method is a frozen dataclass: its fields are its options. It declares how it d
 of the earlier ones, and acts at any of a run's moments, all of them optional:
 
 - ``check``: when the run is planned, before anything is loaded,
+- ``rehearse``: before training, once for each earlier task: makes rows of it with the previous model,
 - ``begin``: before training, when the model and the data are loaded,
 - ``loss``: a term of the loss, once a micro-batch,
 - ``gradients``: the whole step's gradients, after the backward pass and before clipping,
@@ -24,21 +25,27 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from clora_cli.data.made_rows import MadeRow
 from clora_cli.methods._run import Activity, Batch, Confined, Planned, Run, Trimming, Weigh
+from clora_cli.methods._texts import Text, Writer
 from clora_cli.options import RouteOptions
+from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = [
     "Activity",
     "Batch",
     "Confined",
     "Factors",
+    "MadeRow",
     "Memory",
     "Method",
     "Penalty",
     "Planned",
     "Run",
+    "Text",
     "Trimming",
     "Weigh",
+    "Writer",
 ]
 
 
@@ -57,6 +64,7 @@ class Factors:
         past_owner: For each row of ``past_a`` the number of the earlier adapter that it belongs to, from 0, shape (past rank,).
         kept: What the method keeps from step to step (``Run.kept``).
         recalled: What the method ``recalls`` of the last earlier adapter, by name, each stacked over sites; empty without one.
+        sites: The sites, in the order of the stack.
     """
 
     a: Tensor
@@ -69,6 +77,7 @@ class Factors:
     past_owner: Tensor | None = None
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     recalled: Mapping[str, Tensor] = field(default_factory=dict)
+    sites: Sequence[str] = ()
 
     @property
     def has_past(self) -> bool:
@@ -123,6 +132,8 @@ class Memory:
             them, by ``Run.memory``.
         file: A file of rows that takes the place of earlier tasks' data, as ``clora synthesize`` writes it; those of each task in it
             are drawn by the run's seed. Empty without one.
+        made: Whether the method makes them itself, by ``rehearse``, before the first step; ``share`` is then of the new task's
+            rows, for all earlier tasks together.
     """
 
     rows: int = 0
@@ -130,6 +141,7 @@ class Memory:
     by: str = ""
     mixed: bool = True
     file: str = ""
+    made: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +154,9 @@ class Method:
         start: ``fresh`` random factors, those of the ``previous`` adapter, or ``shared``: one random ``lora_A`` that all
             adapters of a package have, never trained, so that they are parts of one LoRA.
         combine: What ``clora eval`` does by default: ``sum``, ``weighted``, ``learned``, ``last``, ``route``, ``task-id``,
-            ``none``, or the name of a merge.
+            ``progressive``, ``none``, or the name of a merge.
         trains: Whether there is anything to train; else the adapter is written as zeros and the model is not even loaded.
+        learns_answers: Whether the right answers' cross-entropy is learned; else ``loss`` alone is.
         fixed_a: Whether ``lora_A`` stays as ``begin`` leaves it; under ``start = "shared"`` it does anyway.
         recalls: What penalties need of the last earlier adapter, for ``Factors.recalled``: its ``lora_A`` and ``lora_B``,
             or what a method kept of each site in its ``state.clora``, ``<name>/<site>`` there. A run without is refused.
@@ -158,6 +171,7 @@ class Method:
     start = "fresh"
     combine = "sum"
     trains = True
+    learns_answers = True
     fixed_a = False
     recalls: ClassVar[tuple[str, ...]] = ()
     keeps: ClassVar[tuple[str, ...]] = ()
@@ -174,7 +188,7 @@ class Method:
     def reuses_data(self) -> bool:
         """Whether it reads earlier tasks' data again: by default, whether it has a memory of them."""
         memory = self.memory()
-        return memory is not None and not memory.file
+        return memory is not None and not (memory.file or memory.made)
 
     def routing(self) -> RouteOptions | None:
         """Return how inputs choose among adapters at evaluation, where ``combine`` is ``route``; the manifest keeps it."""
@@ -193,6 +207,18 @@ class Method:
         raise NotImplementedError
 
     # Moments.
+
+    def rehearse(self, earlier: AdapterFolder, rows: int, writer: Writer) -> Sequence[MadeRow]:
+        """Return rows of an earlier task that the model makes, where ``memory`` says ``made``; before the first step.
+
+        ``clora synthesize`` calls it too, with the model of the whole package.
+
+        Args:
+            earlier: The earlier task's adapter, whose ``state`` has what ``finish`` kept.
+            rows: How many at most.
+            writer: The model as it is before the new task.
+        """
+        return ()
 
     def check(self, plan: Planned) -> None:
         """Check that the package has what the method needs, when a run is planned.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.algebra.statistics import SecondMoment
+from clora_cli.methods._texts import States, Texts
 from clora_cli.model.attribution import Answer
 from clora_cli.model.base_model import ModelReference
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -126,7 +127,7 @@ class Confined(Protocol):
         """Return what the manifest says of the result, as shares of all entries, in [0, 1]."""
 
 
-class Run(Protocol):
+class Run(Texts, States, Protocol):
     """One training, as one of its methods sees it.
 
     Attributes:

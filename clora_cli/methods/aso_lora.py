@@ -10,10 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clora_cli.base.errors import MismatchError
+from clora_cli.base import registry
+from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Factors, Method, Penalty, Run
 from clora_cli.model.attribution import Answer, spearman
+from clora_cli.model.features import layer_of
 
 __all__ = ["AsoLora"]
 
@@ -47,6 +49,7 @@ class AsoLora(Method):
         negative: ``strengthen`` lets psi exceed 1 where w is negative; ``clamp`` keeps it in [0, 1].
         answer: P is the ``log-probability`` of the whole answer, or its ``probability``, whose slopes vanish for answers of
             tens of tokens.
+        blocks: Numbers of the blocks, from 0, whose sites the sum is over, joined by commas; ``all`` of them by default.
 
     References:
         Wang et al., Soft Orthogonal Low-Rank Adaptation for Knowledge Sharing in Large Language Model Continual Learning
@@ -73,6 +76,7 @@ class AsoLora(Method):
     vectors: Literal["current", "stored"] = "current"
     negative: Literal["strengthen", "clamp"] = "strengthen"
     answer: Answer = "log-probability"
+    blocks: str = registry.added("all")
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -80,13 +84,27 @@ class AsoLora(Method):
         check_option("aso-lora", "warmup", self.warmup, "[0, 1)")
         for name in ("steps", "rows", "refresh"):
             check_option("aso-lora", name, getattr(self, name), "[1, inf)")
+        if self.blocks != "all" and not all(number.isdecimal() for number in self.blocks.split(",")):
+            raise OptionError(
+                f"option blocks={self.blocks} of aso-lora: give all, or blocks' numbers from 0, joined by commas",
+                code="option-choice-unknown",
+            )
+
+    def begin(self, run: Run) -> None:
+        """Check that the run adapts the blocks that were asked for."""
+        there = {layer_of(site) for site in run.trainable}
+        if missing := [number for number in self._numbers if number not in there]:
+            raise OptionError(
+                f"option blocks={self.blocks} of aso-lora: this run adapts nothing in block {missing[0]}",
+                code="option-choice-unknown",
+            )
 
     def penalty(self, factors: Factors) -> Penalty | None:
         """Return the weighted overlap of the new A with the past ones; None without a past."""
         if factors.past_a is None:
             return None
         past = factors.past_a.to(factors.a.dtype)
-        psi = self._psi(factors)
+        psi = self._psi(factors) * self._acting(factors)
         overlap = psi * (past @ factors.a.mT)  # (site, past rank, rank)
         if self.norm == "squared":
             value, slope = overlap.square().sum(), 2 * psi * overlap
@@ -115,6 +133,16 @@ class AsoLora(Method):
         """Tell whether w is computed at an optimizer step, from 0."""
         first = min(math.ceil(self.warmup * steps), steps - 1)
         return step in {first + (steps - first) * turn // self.refresh for turn in range(self.refresh)}
+
+    @property
+    def _numbers(self) -> list[int]:
+        return [] if self.blocks == "all" else [int(number) for number in self.blocks.split(",")]
+
+    def _acting(self, factors: Factors) -> Tensor:
+        """Return 1 for the sites of chosen blocks and 0 for others, shape (site, 1, 1), or a single 1."""
+        if not self._numbers:
+            return factors.a.new_ones(())
+        return factors.a.new_tensor([layer_of(site) in self._numbers for site in factors.sites])[:, None, None]
 
     def _psi(self, factors: Factors) -> Tensor:
         """Return every past row's weight, shape (past rank, 1), or a single 1."""

@@ -28,10 +28,10 @@ class Ella(Method):
 
     References:
         Das Biswas et al., ELLA: Efficient Lifelong Learning for Adapters in Large Language Models, EACL 2026,
-        arXiv:2601.02232. Its equation was not at hand: the abstract has a regulariser on a single aggregated update matrix
-        that shrinks along directions of high energy, and the squared entrywise product with it is clora's reading.
-        Differs: P is divided by its root mean square, so that a strength means the same on every model; the paper's
-        strength is unknown here, and the default is ps-lora's.
+        arXiv:2601.02232. The paper was not at hand; that the entrywise product with the sum of earlier deltas is squared and added up is
+        what public code has that trains by it (alexandra-dragomir/JumpLoRA, ``ella/core.py``).
+        Differs: P is divided by its root mean square, so that a strength means the same on every model; that code has a mean over
+        layers, P as it is, and a strength of 30,000. The default is ps-lora's.
         Differs: the delta includes LoRA's scaling.
     """
 

@@ -49,6 +49,8 @@ class AdapterBank:
 
     Attributes:
         places: The model's layers.
+        holder: Whoever put the adapters there and says so, to know later whether they still are; nobody after ``activate``
+            and ``clear``.
 
     Example:
         >>> bank = AdapterBank(nn.Sequential(nn.Linear(3, 2)))
@@ -61,6 +63,7 @@ class AdapterBank:
         check_placement(model)
         self._model = model
         self.places = Places(model)
+        self.holder: object | None = None
         self._handles: list[RemovableHandle] = []
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._owners: dict[str, tuple[int, ...]] = {}
@@ -120,7 +123,7 @@ class AdapterBank:
         """Remove every adapter: the model computes what the base model computes."""
         self._unhook()
         self._factors, self._owners, self._stacks, self._shared, self._dense, self._inside = {}, {}, {}, {}, {}, {}
-        self._count, self._weights = 0, None
+        self._count, self._weights, self.holder = 0, None, None
 
     def gate(self, weights: Mapping[str, Tensor] | None) -> None:
         """Weigh the adapters input by input in all forward passes until the next call of ``gate`` or ``gate_by``.

@@ -80,11 +80,12 @@ class UnitResult:
 
 
 class _Crew:
-    """Worker processes, as many as units run at a time."""
+    """Worker processes, as many as units run at a time; the place of one that died is the next one's."""
 
-    def __init__(self, start: Callable[[], Worker]) -> None:
-        self._start, self._idle = start, queue.SimpleQueue[Worker]()
+    def __init__(self, start: Callable[[int], Worker], jobs: int) -> None:
+        self._start, self._idle = start, queue.SimpleQueue[tuple[int, Worker]]()
         self._all: list[Worker] = []
+        self._free = list(range(jobs))
         self._lock = threading.Lock()
         self.stopped = 0
         self._turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
@@ -98,16 +99,20 @@ class _Crew:
     def worker(self) -> Iterator[Worker]:
         """Lend a worker."""
         try:
-            worker = self._idle.get_nowait()
+            number, worker = self._idle.get_nowait()
         except queue.Empty:
             with self._lock:
-                worker = self._start()
+                number = self._free.pop(0)
+                worker = self._start(number)
                 self._all.append(worker)
         if self.stopped:
             worker.stop(self.stopped)
         yield worker
         if worker.alive:
-            self._idle.put(worker)
+            self._idle.put((number, worker))
+        else:
+            with self._lock:
+                self._free.append(number)
 
     def stop(self, number: int) -> None:
         """Send every running command a signal, and begin no more."""
@@ -124,7 +129,7 @@ class _Crew:
 def carry_out(
     plans: Sequence[UnitPlan],
     reference: ModelReference,
-    start: Callable[[], Worker],
+    start: Callable[[int], Worker],
     *,
     jobs: int,
     listener: Listener,
@@ -134,14 +139,14 @@ def carry_out(
     Args:
         plans: From ``plan_unit``; their folders are this process's alone.
         reference: The base model.
-        start: Starts a worker process.
+        start: Starts a worker process; told which of those at a time it is, from 0.
         jobs: Units at a time, at least 1.
         listener: Who to tell.
 
     Returns:
         A result for each plan, in their order, and whether it was interrupted.
     """
-    crew = _Crew(start)
+    crew = _Crew(start, jobs)
     try:
         with _interruptible(crew), ThreadPoolExecutor(jobs) as pool:
             futures = [pool.submit(_in_turn, plan, reference, crew, listener) for plan in plans]

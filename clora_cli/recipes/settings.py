@@ -66,7 +66,7 @@ def read_settings(item: Item, section: Section, tasks: int, also: Collection[str
         if name in also:
             continue
         option = known[name]
-        lists, read = option.kind == "texts", _reader(name, option.kind, option.optional)
+        lists, read = option.kind == "texts", _reader(name, option)
         settings[name] = read_each(entry, name, tasks, lists=lists, read=read)
         check_together(entry, section, {name: settings[name]}, tasks)
     return settings
@@ -123,8 +123,15 @@ def build(section: Section, settings: Mapping[str, Any], **fixed: Any) -> Any:
     Raises:
         OptionError: If a value is out of range.
     """
-    chosen = {name.replace("-", "_"): value for name, value in settings.items()}
+    known = _known(section)
+    chosen = {name.replace("-", "_"): _meant(known[name], value) for name, value in settings.items()}
     return _SECTIONS[section](**chosen, **fixed)
+
+
+def _meant(option: Declared, value: Any) -> Any:
+    """Return a value; of a number that is given by a name, such as ``nproc: auto``, what it stands for here and now."""
+    named = option.kind == "whole" and option.parse is not None and isinstance(value, str)
+    return option.parse(value) if named and option.parse else value
 
 
 def words_of(settings: Mapping[str, Any]) -> list[str]:
@@ -161,16 +168,21 @@ def _known(section: Section) -> dict[str, Declared]:
     return {option.name.replace("_", "-"): option for option in options if option.recipe}
 
 
-def _reader(name: str, kind: Kind, optional: bool) -> typing.Callable[[Item], Any]:
+def _reader(name: str, option: Declared) -> typing.Callable[[Item], Any]:
     readers: dict[Kind, typing.Callable[[Item], Any]] = {
-        "whole": lambda item: item.whole(name),
+        "whole": lambda item: _named(item, name) if option.parse else item.whole(name),
         "number": lambda item: _number(item, name),
         "flag": lambda item: item.flag(name),
         "text": lambda item: _text(item, name),
         "texts": lambda item: tuple(_text(each, name) for each in item.items(name)),
         "pairs": lambda item: {key: _text(entry, f"{name}.{key}") for key, entry in item.mapping(name).items()},
     }
-    return lambda item: None if optional and item.value is None else readers[kind](item)
+    return lambda item: None if option.optional and item.value is None else readers[option.kind](item)
+
+
+def _named(item: Item, name: str) -> int | str:
+    """Return a number, or a name for one, which stays a name until a command takes it."""
+    return item.text(name) if isinstance(item.value, str) else item.whole(name)
 
 
 def _text(item: Item, name: str) -> str:

@@ -90,13 +90,15 @@ class MixedAdapters:
 
     def activate(self, asked: Sequence[int]) -> None:
         """Put adapters into the model beside those that are there, as far as there is room."""
+        if self._bank.holder is not self:
+            self._active = []  # somebody else cleared the bank, or put adapters of his own into it
         if set(asked) <= set(self._active):
             return
         # What cannot be read leaves the model, and what is known of it, as they are.
         if self.holds_all:
             # All at once, so that what was read need not be kept: of parts of one LoRA the model then holds one LoRA.
             self._bank.activate([member.deltas() for member in self._members])
-            self._active = list(range(len(self._members)))
+            self._hold(range(len(self._members)))
             return
         together = sorted({*self._active, *asked})
         active = together if len(together) <= _MOST else list(asked)
@@ -105,7 +107,10 @@ class MixedAdapters:
             for number in active
         }
         self._bank.activate([self._deltas[number] for number in active])
-        self._active = active
+        self._hold(active)
+
+    def _hold(self, active: Sequence[int]) -> None:
+        self._active, self._bank.holder = list(active), self
 
     def of_active(self, weights: Tensor) -> Tensor:
         """Return the active adapters' columns; adapters of later stages than the weights know have none, and weigh 0."""

@@ -51,17 +51,16 @@ class RoutedAdapters:
     def __init__(self, bank: AdapterBank, guide: Guide, members: Sequence[AdapterFolder]) -> None:
         self._bank, self._guide = bank, guide
         self._mixed = MixedAdapters(bank, guide.backbone, members)
-        self._features: dict[str, dict[str, Tensor]] = {}
+        self._features: dict[tuple[bool, tuple[Example, ...]], dict[str, Tensor]] = {}
         self._fitted: dict[tuple[int, float | None], Routing] = {}
 
     def gates(
-        self, name: str, examples: Sequence[Example], count: int, *, chat: bool = False, threshold: float | None = None
+        self, examples: Sequence[Example], count: int, *, chat: bool = False, threshold: float | None = None
     ) -> Gates:
         """Return what to call before each batch of inputs.
 
         Args:
-            name: The inputs' name, under which their features are remembered.
-            examples: The inputs.
+            examples: The inputs; their features are remembered.
             count: The first so many adapters take part.
             chat: Use the tokenizer's chat template.
             threshold: See ``Routing``.
@@ -74,7 +73,7 @@ class RoutedAdapters:
                 self._mixed.decide_within(routing, pool, count, mask)
 
             return Gates(decide, within=True)
-        weights = routing.weights(routing.similarities(self._known(name, examples, chat)))
+        weights = routing.weights(routing.similarities(self._known(chat, tuple(examples))))
         return Gates(
             lambda rows, mask: self._mixed.use({site: one[rows] for site, one in weights.items()}), within=False
         )
@@ -84,12 +83,12 @@ class RoutedAdapters:
             self._fitted = {(count, threshold): self._guide.routing(count, threshold)}  # one stage after another
         return self._fitted[count, threshold]
 
-    def _known(self, name: str, examples: Sequence[Example], chat: bool) -> dict[str, Tensor]:
-        if name not in self._features:
+    def _known(self, chat: bool, examples: tuple[Example, ...]) -> dict[str, Tensor]:
+        if (chat, examples) not in self._features:
             with self._bank.only(None):
                 found = self._guide.features(examples, chat=chat, shared=True)
             size = sum(one.nbytes for kept in (*self._features.values(), found) for one in kept.values())
             if size > _CACHE:
                 self._features.clear()
-            self._features[name] = found
-        return self._features[name]
+            self._features[chat, examples] = found
+        return self._features[chat, examples]

@@ -63,7 +63,8 @@ class Manifest(Record):
         a_table(
             "`last_step`: loss and penalties of the last optimizer step; `relations` to earlier adapters; `subspace`: of a "
             "part of a shared LoRA, the shares of all entries that it owns and that stay idle; `beside_the_lora`: `trained`, "
-            "how many numbers a method trained beside the factors",
+            "how many numbers a method trained beside the factors; `rehearsed`: of each earlier task the `rows` that the method made "
+            "itself, and how many it `wanted`",
             records.is_table,
         )
     )

@@ -38,14 +38,17 @@ class MethodTests(ClassTests):
         merges = registry.names("merges")
         require(method.past in {*_WAYS, *merges}, f"past is '{method.past}': give one of {_WAYS} or a merge")
         require(
-            method.combine in {*_WAYS, "last", "task-id", "learned", *merges},
+            method.combine in {*_WAYS, "last", "task-id", "progressive", "learned", *merges},
             f"there is no way to combine '{method.combine}'",
         )
         require(method.start in {"fresh", "previous", "shared"}, f"start is '{method.start}'")
         require((method.combine == "route") == (method.routing() is not None), "combine = 'route' goes with routing()")
         learned = _overrides(type(method), "weigh")
         require((method.combine == "learned") == learned, "combine = 'learned' goes with weigh()")
-        require(not method.reuses_data or method.memory() is not None, "reuses_data goes with memory()")
+        memory = method.memory()
+        require(not method.reuses_data or memory is not None, "reuses_data goes with memory()")
+        made = memory is not None and memory.made
+        require(made == _overrides(type(method), "rehearse"), "a memory that is made goes with rehearse()")
         require(not (method.reuses_data and method.past == "route"), "features are taken of the task's own rows alone")
         if method.recalls:
             require(method.start == "previous", "what recalls is to go on from the last adapter: start = 'previous'")

@@ -56,7 +56,12 @@ class Composition:
     @property
     def memory(self) -> Memory | None:
         """Which rows of earlier tasks the run may read; at most one part has a memory."""
-        return next((memory for part in self.parts.values() if (memory := part.memory())), None)
+        return self.rehearsing.memory()
+
+    @property
+    def rehearsing(self) -> Method:
+        """The part that has a memory, if one has."""
+        return next((part for part in self.parts.values() if part.memory()), self.lead)
 
     def recorded(self) -> dict[str, Any]:
         """Return what the manifest keeps: name, resolved options, and the three choices."""
@@ -149,8 +154,13 @@ def _check_declared(name: str, method: Method) -> None:
         raise OptionError(
             f"method {name}: combine='route' goes with routing(); declare both or neither", code="hook-returns-wrong"
         )
-    if method.memory() is not None and not isinstance(method.memory(), Memory):
+    if (memory := method.memory()) is not None and not isinstance(memory, Memory):
         raise OptionError(f"method {name}: memory() is to return a Memory or None", code="hook-returns-wrong")
+    if (memory is not None and memory.made) != (type(method).rehearse is not Method.rehearse):
+        raise OptionError(
+            f"method {name}: a memory that is made goes with rehearse(); declare both or neither",
+            code="hook-returns-wrong",
+        )
 
 
 def _check_agree(name: str, parts: Mapping[str, Method]) -> None:

@@ -21,6 +21,7 @@ from clora_cli.training.loop import MethodTrainer, Rows
 from clora_cli.training.moments import Moments
 from clora_cli.training.penalties import Penalties, recall
 from clora_cli.training.plan import Plan
+from clora_cli.training.rehearsal import rehearsed, told
 from clora_cli.training.result import Result, portable
 from clora_cli.training.run import TrainingRun
 from clora_cli.training.sparing import Sparing
@@ -48,6 +49,7 @@ def fit(plan: Plan, checkpoint: Path | None, progress: Progress) -> Result:
 
 def _fitted(plan: Plan, checkpoint: Path | None, progress: Progress) -> Result:
     built = build(plan, progress)
+    plan = rehearsed(plan, built, progress)
     items = encoded_rows(plan, built)
     for remark in _remarks(plan, built, items):
         progress.note(f"note: {remark}")
@@ -64,7 +66,8 @@ def _fitted(plan: Plan, checkpoint: Path | None, progress: Progress) -> Result:
         share = seconds / max(time.monotonic() - began - seconds, 1e-9)
         progress.note(f"attribution took {seconds:.1f} s, {share:.1%} of the training's own time")
     config = portable(built.model.peft_config[ADAPTER].to_dict(), plan)
-    return Result(tensors, config, trainer.state.log_history, state, moments.report(), moments.distribution)
+    report = {**moments.report(), **told(plan)}
+    return Result(tensors, config, trainer.state.log_history, state, report, moments.distribution)
 
 
 def methods_of(plan: Plan, built: Built, items: Items, progress: Progress | None = None) -> Moments:

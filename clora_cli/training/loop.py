@@ -38,7 +38,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def answer_loss(
-    shift: bool, term: Callable[[Tensor, Tensor, Tensor | int], Tensor | None] | None = None
+    shift: bool, term: Callable[[Tensor, Tensor, Tensor | int], Tensor | None] | None = None, *, learned: bool = True
 ) -> Callable[..., Tensor]:
     """Return the loss: cross-entropy summed over answer tokens, divided by their number in the whole optimizer step.
 
@@ -48,6 +48,7 @@ def answer_loss(
     Args:
         shift: Whether logits at a position predict the next one (causal) or their own (encoder-decoder).
         term: What is added to it, a function of the logits at the answers' positions, the answers and that number.
+        learned: Whether it has a gradient; else the term alone is learned, and it is only told.
     """
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -55,6 +56,7 @@ def answer_loss(
         total = functional.cross_entropy(logits, chosen, reduction="sum")
         tokens = len(chosen) if num_items_in_batch is None else num_items_in_batch
         more = term(logits, chosen, tokens) if term else None
+        total = total if learned else total.detach()
         return total / tokens if more is None else total / tokens + more
 
     return loss
@@ -78,7 +80,8 @@ class MethodTrainer(ResumableTrainer):
         decoder_inputs: Callable[[Tensor], Tensor] | None,
         **arguments: Any,
     ) -> None:
-        super().__init__(compute_loss_func=answer_loss(decoder_inputs is None, self._terms), **arguments)
+        loss = answer_loss(decoder_inputs is None, self._terms, learned=moments.learns_answers)
+        super().__init__(compute_loss_func=loss, **arguments)
         self._moments, self._sparing, self._decoder_inputs = moments, sparing, decoder_inputs
         self._now: tuple[dict[str, Any], Tensor] | None = None  # the micro-batch under way and its rows
         self.add_callback(AfterSteps(moments.after_step))

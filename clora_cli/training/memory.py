@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clora_cli.base.errors import DataError, MismatchError
-from clora_cli.data import Rows, Task, origins_of
-from clora_cli.data.made_rows import read_made
+from clora_cli.data import Example, Rows, Task, origins_of
+from clora_cli.data.made_rows import made_task, read_made
 from clora_cli.data.tools import with_model
 from clora_cli.methods import Memory
 from clora_cli.model.base_model import ModelReference
@@ -21,9 +21,11 @@ __all__ = ["read_memory"]
 
 
 def read_memory(
-    memory: Memory, past: Sequence[AdapterFolder], method: str, model: ModelReference, seed: int
+    memory: Memory, past: Sequence[AdapterFolder], method: str, model: ModelReference, seed: int, new: int
 ) -> list[Rows]:
     """Draw the rows of a memory from the data of earlier adapters, or from its file.
+
+    Of a memory that is made, only how many rows are wanted of each task is known: empty rows stand for them.
 
     Args:
         memory: Which rows.
@@ -31,14 +33,25 @@ def read_memory(
         method: The method's name, for messages.
         model: The base model.
         seed: The run's, for rows of a file.
+        new: The new task's number of rows, of which a made memory's share is.
 
     Raises:
         DataError: If the data of one cannot be found, or the file cannot be read.
         MismatchError: If an adapter does not say what it was trained on, or the data are not what they were.
     """
+    if memory.made:
+        total = math.ceil(memory.share * new)
+        counts = [total * (place + 1) // len(past) - total * place // len(past) for place in range(len(past))]
+        return [_wanted(member, count if total else memory.rows) for member, count in zip(past, counts, strict=True)]
     if memory.file:
         return [_some(memory, rows, model, seed) for rows in read_made(Path(memory.file).expanduser())]
     return [_drawn(memory, member, method, model) for member in past]
+
+
+def _wanted(member: AdapterFolder, rows: int) -> Rows:
+    template = (member.manifest.data.template if member.manifest else None) or "plain"
+    task = made_task(member.task, (), template, f"made by the model of {member.path}")
+    return Rows(task, "train", [Example("", "", "", ("",))] * rows, rows)
 
 
 def _some(memory: Memory, rows: Rows, model: ModelReference, seed: int) -> Rows:

@@ -62,6 +62,11 @@ class Moments:
         return any(run.own for run in self._runs.values()) or any(self._method.at(moment) for moment in acting)
 
     @property
+    def learns_answers(self) -> bool:
+        """Whether the right answers themselves are learned, beside what methods add."""
+        return all(part.learns_answers for part in self._method.parts.values())
+
+    @property
     def rates(self) -> list[Callable[[int], float]]:
         """What the learning rate of a step is multiplied by."""
         return [run.rate for run in self._runs.values() if run.rate is not None]

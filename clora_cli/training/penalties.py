@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ class _Stack:
     dense: Tensor | None
     owner: Tensor
     recalled: Mapping[str, Tensor]
+    sites: Sequence[str]
     now: list[Tensor] = field(default_factory=list)  # shared by all methods' penalties in one step
 
     def factors(self, kept: Mapping[str, Tensor]) -> Factors:
@@ -40,8 +42,9 @@ class _Stack:
         if not self.now:
             self.now.extend(torch.stack([p.detach().float() for p in side]) for side in (self.a, self.b))
         a, b = self.now
-        known = {"past_delta": self.dense, "past_owner": self.owner, "kept": kept, "recalled": self.recalled}
-        return Factors(a, b, self.scaling, past_a, past_b, self.total_sites, **known)  # type: ignore[arg-type]
+        known: dict[str, Any] = {"past_delta": self.dense, "past_owner": self.owner, "kept": kept}
+        known |= {"recalled": self.recalled, "sites": self.sites}
+        return Factors(a, b, self.scaling, past_a, past_b, self.total_sites, **known)
 
 
 class Penalties:
@@ -175,4 +178,5 @@ def _stack(sites: list[str], trainable: Mapping[str, Factor], bank: AdapterBank,
         dense=bank.dense_of(sites),
         owner=torch.tensor(bank.owners(sites[0]), dtype=torch.long, device=first.a.device),
         recalled={name: torch.stack([found[s] for s in sites]).to(first.a.device) for name, found in recalled.items()},
+        sites=sites,
     )

@@ -24,7 +24,7 @@ from clora_cli.store.package import read_package
 from clora_cli.store.withholding import WITHHELD
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.memory import read_memory
-from clora_cli.training.row_order import default_lr, order_of_examples, rows_to_read, run_seed
+from clora_cli.training.row_order import order_of_examples, rows_to_read, run_seed, with_defaults
 
 if TYPE_CHECKING:
     from clora_cli.store.ledger import Ledger
@@ -148,7 +148,11 @@ class Plan:
 
     def _remembered(self) -> list[dict[str, Any]]:
         """Return what the recipe says of each earlier task's rows, which were drawn from those that it was trained on, or a file's."""
-        if self.method.memory is not None and self.method.memory.file:
+        if (memory := self.method.memory) is not None and memory.made:
+            return [
+                {"name": rows.task.name, "split": "train", "limit": rows.limit, "made": True} for rows in self.memory
+            ]
+        if memory is not None and memory.file:
             return [rows.recorded() for rows in self.memory]
         found = []
         for rows, member in zip(self.memory, self.past, strict=True):
@@ -190,11 +194,10 @@ def make_plan(options: TrainOptions) -> Plan:
         raise DataError(f"task '{task.name}' ({task.source}) has no training rows", code="task-has-no-rows")
     reference = find_model(options.model, options.revision)
     check_answers(reference)
-    if options.lr is None:
-        options = dataclasses.replace(options, lr=default_lr(reference.id, reference.kind))
     out = options.out or options.package / task.name
     check_place(out)
     members = read_package([options.package], missing_ok=True)
+    options = with_defaults(options, reference, method.lead.start, members)
     if not out.exists():
         _check_name(members, out, task.name)
     past, stage = _place(members, options.package, out, task.name)
@@ -206,7 +209,6 @@ def make_plan(options: TrainOptions) -> Plan:
     ledger = _ledger(others, method)
     if past and method.recalling:
         _check_recalled(past[-1], method)
-    memory = read_memory(method.memory, past, method.name, reference, options.seed) if method.memory else ()
     drawn, note = with_model(Rows.draw(task, "train", options.train_rows, options.seed, options.learn), reference)
     if note:
         task = dataclasses.replace(task, notes=(*task.notes, note))
@@ -214,6 +216,8 @@ def make_plan(options: TrainOptions) -> Plan:
         raise DataError(
             f"task '{task.name}' ({task.source}) has no training rows for this model: {note}", code="task-has-no-rows"
         )
+    given = method.name, reference, options.seed, len(drawn.examples)
+    memory = read_memory(method.memory, past, *given) if method.memory else ()
     dependents = _dependents(members, out)
     plan = Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
     for part in method.acting.values():

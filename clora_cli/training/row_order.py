@@ -1,19 +1,33 @@
-"""Choose the order of a run's rows, its seed and its default learning rate (layer L3)."""
+"""Choose the order of a run's rows, its seed, and the defaults that depend on the base model (layer L3)."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from clora_cli.base.intervals import check_size
-from clora_cli.model.base_model import Kind
+from clora_cli.model.base_model import Kind, ModelReference
+from clora_cli.model.targets import ALL_LINEAR
 from clora_cli.nano import MODEL_NAME
 from clora_cli.options import TrainOptions
+from clora_cli.store.adapter_folder import AdapterFolder
 
-__all__ = ["default_lr", "order_of_examples", "rows_to_read", "run_seed"]
+__all__ = ["default_lr", "default_targets", "order_of_examples", "rows_to_read", "run_seed", "with_defaults"]
 
 _MOST_ROWS = 10**8  # rows read in a run: their order alone takes a gigabyte
+
+
+def with_defaults(
+    options: TrainOptions, reference: ModelReference, start: str, members: Sequence[AdapterFolder]
+) -> TrainOptions:
+    """Return the options with what suits the base model and the package where they name no learning rate and no layers."""
+    records = [member.manifest.lora for member in members if member.manifest]
+    had = [record.target_modules for record in records if record.target_modules is not None]  # a merge has none
+    layers = options.target_modules or default_targets(reference.id, start, had)
+    lr = default_lr(reference.id, reference.kind) if options.lr is None else options.lr
+    return replace(options, target_modules=layers, lr=lr)
 
 
 def default_lr(model: str, kind: Kind) -> float:
@@ -24,6 +38,22 @@ def default_lr(model: str, kind: Kind) -> float:
     if model == MODEL_NAME:
         return 6e-3
     return 1e-3 if kind == "seq2seq" else 3e-4
+
+
+def default_targets(model: str, start: str, earlier: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return the layers that a new adapter changes where none are named; none for query and value projections.
+
+    On clora-nano these two alone leave it to rounding when, and whether, a training leaves its plateau; all linear layers do
+    not. A package goes on with the layers that it has, and a LoRA that tasks share is sized for query and value projections.
+
+    Args:
+        model: The base model's name.
+        start: Where the method's training starts: ``shared`` for a part of one LoRA.
+        earlier: What each adapter of the package, in the order of training, was asked to change.
+    """
+    if model != MODEL_NAME or start == "shared":
+        return ()
+    return tuple(earlier[-1]) if earlier else (ALL_LINEAR,)
 
 
 def run_seed(seed: int, task: str) -> int:

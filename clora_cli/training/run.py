@@ -19,17 +19,17 @@ from clora_cli.store.distribution import Distribution
 from clora_cli.training.activities import Magnitudes
 from clora_cli.training.build import ADAPTER, Built
 from clora_cli.training.confinement import Confinement, warmup_steps
+from clora_cli.training.hidden_states import StateServices
 from clora_cli.training.mixing import Mixture
 from clora_cli.training.plan import Plan
 from clora_cli.training.previous import Previous
-from clora_cli.training.services import Services
 
 __all__ = ["TrainingRun"]
 
 _OWN = "clora_own"  # the module of the model that holds methods' own tensors
 
 
-class TrainingRun(Services):
+class TrainingRun(StateServices):
     """See ``methods.Run``, whose attributes these are.
 
     Args:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import torch
 from peft import PeftModel
 from torch import nn
 
+from clora_cli.algebra.lora import Factor
 from clora_cli.model.bank import AdapterBank
 
-__all__ = ["bare", "undisturbed"]
+__all__ = ["bare", "replaced", "undisturbed"]
 
 
 @contextlib.contextmanager
@@ -41,3 +43,20 @@ def bare(model: PeftModel, bank: AdapterBank) -> Iterator[None]:
             yield
         finally:
             model.base_model.enable_adapter_layers()  # which asks for gradients that ``undisturbed`` takes back
+
+
+@contextlib.contextmanager
+def replaced(trainable: Mapping[str, Factor], instead: Mapping[str, Factor] | None) -> Iterator[None]:
+    """For a while, let another LoRA's numbers stand in the trained one's place, without gradients; nothing changes without one."""
+    if instead is None:
+        yield
+        return
+    own = {site: (factor.a.data, factor.b.data) for site, factor in trainable.items()}
+    with torch.no_grad():
+        try:
+            for site, factor in trainable.items():
+                factor.a.data, factor.b.data = instead[site].a.to(factor.a), instead[site].b.to(factor.b)
+            yield
+        finally:
+            for site, factor in trainable.items():
+                factor.a.data, factor.b.data = own[site]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -17,12 +16,11 @@ from clora_cli.algebra.privacy import Ball, noise_multiplier, release
 from clora_cli.algebra.statistics import Moments
 from clora_cli.base.errors import CloraError, InterruptedRunError, MismatchError, OptionError, ReplacedError
 from clora_cli.base.progress import Progress, Silent
-from clora_cli.data import Example, Rows, load_task, uses_chat
+from clora_cli.data import Rows, uses_chat
 from clora_cli.model.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
 from clora_cli.model.bank import AdapterBank
-from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features, select_sites
+from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, select_sites
 from clora_cli.model.places import Places, places_of
-from clora_cli.nano.task_set import ORDER
 from clora_cli.options import FeatureOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.meeting import agree, together
@@ -34,11 +32,10 @@ from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.store.package import changed, marks
 from clora_cli.store.withholding import withhold
 from clora_cli.transforming.featuring import FeatureJob, FeaturePlan, State
+from clora_cli.transforming.public_balls import public_balls
 from clora_cli.transforming.row_groups import groups_of
 
 __all__ = ["FeatureResult", "sizes", "spots_of", "take_features"]
-
-_PUBLIC_ROWS = 8  # of each bundled task: 64 texts place a ball well enough, and cost two batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +187,7 @@ def _taken(
                 code="rows-not-addable",
             )
     everywhere = sorted({site for job in todo for site in sites[job]})
-    balls = _public_balls(backbone, everywhere, options) if options.privacy is not None else {}
+    balls = public_balls(backbone, everywhere, options) if options.privacy is not None else {}
     for job in todo:
         own = {site: balls[site] for site in sites[job] if site in balls}
         moments = _moments(backbone, job, sites[job], own, options, progress)
@@ -228,25 +225,6 @@ def _moments(
     if job.state == "added" and job.before is not None:
         return {site: job.before.sites[site] + moments for site, moments in by_site.items()}
     return by_site
-
-
-def _public_balls(backbone: Backbone, sites: Sequence[str], options: FeatureOptions) -> dict[str, Ball]:
-    """Return where the features of clora's bundled texts are: public, whatever the private inputs."""
-    clip = options.privacy.clip if options.privacy else 1.0
-    longest = backbone.tokens.most(options.max_length)
-    # Cut to fit rather than refused: their instructions are not the user's to shorten.
-    examples = prompt_ids(backbone, _public_examples(), text=options.text, max_length=None)
-    ids = [tokens[:longest] for tokens in examples]
-    found: dict[str, list[torch.Tensor]] = {site: [] for site in sites}
-    for _, features in read_features(backbone, ids, sites, pool=options.pool, batch_size=options.batch_size):
-        for site, vectors in features.items():
-            found[site].append(vectors.cpu())
-    return {site: Ball.around(torch.cat(parts), clip) for site, parts in found.items()}
-
-
-@functools.cache
-def _public_examples() -> list[Example]:
-    return [row for name in ORDER for row in load_task(name).train[:_PUBLIC_ROWS]]
 
 
 def _ids(backbone: Backbone, rows: Rows, options: FeatureOptions, progress: Progress) -> list[list[int]]:

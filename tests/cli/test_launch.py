@@ -170,6 +170,45 @@ def test_processes_that_have_other_data_or_options_end_together(ranks, arguments
     assert [path.name for path in here.rglob("adapters")] == []
 
 
+@pytest.mark.parametrize(
+    ("words", "odd"),
+    [
+        (("train-task", "--data", "first"), ("--dry-run",)),
+        (("train-task", "--data", "first"), ("--force",)),
+        (("stat-features", "adapters"), ("--add",)),
+        (("route", "adapters", "--data", "first"), ("--dry-run",)),
+        (("eval", "adapters"), ("--fail-under", 50)),
+        (("eval", "adapters", "--combine", "route", "--abstain", 0.2), ("--calibrate", "second")),
+        (("eval", "adapters", "--retention", "first"), ("--retention", "second")),
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_a_process_that_would_do_something_else_than_the_others_ends_all(ranks, routable, here, tasks, words, odd):
+    """Each would wait for others that never come, or end otherwise."""
+    words, odd = ([tasks.get(word, word) for word in given] for given in (words, odd))
+    found = ranks(*words, *CPU, also=[(), odd], folders=[here, here], timeout=60)
+    assert (found.codes, odd[0].strip("-").replace("-", "_") in found.line) == ([4, 4], True)
+
+
+def test_another_command_or_another_version_ends_all(ranks, routable, here):
+    found = ranks(also=[("route", "adapters", "--data", "x"), ("merge", "adapters")], folders=[here, here])
+    assert (found.codes, "(command route -> merge)" in found.line) == ([4, 4], True)
+    (here / "main.py").write_text(
+        "import os\nfrom clora_cli.base import libraries\nfrom clora_cli.cli import main\n"
+        "libraries.__version__ = f'0.{os.environ[\"RANK\"]}'\nmain()\n"
+    )
+    found = ranks("merge", "adapters", folders=[here, here], script=here / "main.py")
+    assert (found.codes, "(versions.clora 0.0 -> 0.1)" in found.line) == ([4, 4], True)
+    assert not (here / "merged").exists()
+
+
+def test_a_number_of_processes_that_a_launcher_did_not_start_is_refused(clora, monkeypatch, here):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    refused = clora("eval", "adapters", "--nproc", 2)
+    assert (refused.code, refused.error) == (2, "processes-already-launched")
+
+
 @pytest.mark.parametrize("odd", [0, 1])
 @pytest.mark.parametrize("late", [0, 1])
 def test_a_process_that_fails_while_it_plans_ends_all(ranks, arguments, here, odd, late):

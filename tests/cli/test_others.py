@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 
 import pytest
 from support import contents, one_line
@@ -10,7 +11,10 @@ from clora_cli.base import registry
 
 
 def test_version_and_help(clora):
-    assert clora("--version").out == f"clora {__version__}\n"
+    told = clora("--version").out
+    assert told.startswith(f"clora {__version__} (python ") and told.count("\n") == 1
+    for library in ("torch", "transformers", "peft"):
+        assert f" {library} {version(library)}" in told
     result = clora("--help")
     assert result.code == 0
     for command in ("train-task", "eval", "report", "show", "tasks"):

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,7 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 from pretend import pretending
+from refusals import refused
 from support import contents
+
+from clora_cli.recipes import shipped
 
 RECIPE = """\
 name: tiny
@@ -196,8 +199,7 @@ def test_scores_are_made_again_when_they_are_not_what_is_asked_for(done, clora, 
 def test_a_failed_unit_is_told_in_one_line_and_the_others_go_on(clora, here, monkeypatch):
     text = "name: two\nmodel: clora-nano\ntasks: [yes-no, inference]\nmethods: [n-lora, seq-lora]\n"
     (here / "two.yaml").write_text(text, encoding="utf-8")
-    module = importlib.import_module("clora_cli.cli.run")  # the package has a function of this name
-    monkeypatch.setattr(module, "worker", lambda units, jobs, number: pretending(FAIL="inference"))
+    monkeypatch.setattr("clora_cli.cli._crew.Crew.worker", lambda crew, number: pretending(FAIL="inference"))
     result = clora("run", "two.yaml")
     assert (result.code, result.out.count("\n")) == (3, 4)
     told = [line for line in result.err.splitlines() if line.startswith("error: ")]
@@ -249,7 +251,8 @@ def test_parts_of_a_recipe_and_other_places(clora, here):
     shown = clora("run", "compare-nano", "--only", "o-lora", "--seed", 7, "--seed", 8, "--dry-run").out
     assert [line for line in shown.splitlines() if "seed" in line] == ["o-lora, seed 7:", "o-lora, seed 8:"]
     assert clora("run", "compare-nano", "--seed", 7, "--seed", 7).code == 2
-    assert clora("run", "compare-nano", "--jobs", 0).code == 2
+    for jobs in ("0", "-1", "2.5", "all"):
+        assert clora("run", "compare-nano", f"--jobs={jobs}").error == "option-out-of-range"
     assert clora("run").code == 2
     assert "did you mean 'compare-nano'" in clora("run", "compare-nan").err
 
@@ -262,23 +265,68 @@ def test_recipes_are_listed_and_shown(clora, here):
     data = json.loads(clora("run", "--list", "--json").out)
     assert {"name", "method", "backbone", "order", "about", "published", "status"} == set(data["recipes"][0])
     assert clora("run", "--list", "nothing-like-it").code == 2
+    assert len(clora("run", "--list", "-q").out.splitlines()) == len(data["recipes"])
     shown = clora("run", "n-lora-nano", "--show").out
     (here / "mine.yaml").write_text(shown, encoding="utf-8")
     assert clora("run", "mine.yaml", "--print").out == clora("run", "n-lora-nano", "--print").out
 
 
+def crew_of(monkeypatch, jobs, per_device=None, settings=({},), device_count=0):
+    """Return the crew for units with these settings of train-task, and the devices that each of its workers sees."""
+    from clora_cli.cli import _crew
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: device_count)
+    monkeypatch.setattr("clora_cli.recipes.workers.Worker", lambda command, environment: environment)
+    monkeypatch.setattr(_crew, "_may_fork", lambda units: False)
+    units = [SimpleNamespace(entry=SimpleNamespace(train=one, features=None, eval={})) for one in settings]
+    crew = _crew.Crew.of(units, jobs, per_device)
+    return crew, [crew.worker(number).get("CUDA_VISIBLE_DEVICES") for number in range(crew.jobs)]
+
+
+def test_the_list_of_all_recipes_is_a_page_that_names_what_runs_anywhere_first_and_every_part_of_a_name(clora):
+    page, names = clora("run", "--list").out, clora("run", "--list", "-q").out.split()
+    lines = page.splitlines()
+    assert len(lines) < 40 and max(map(len, lines)) <= 130
+    assert page.startswith(f"{len(names)} recipes")
+    assert page.index("compare-nano") < page.index("\nBACKBONE")
+    counted = [
+        int(re.search(r"  +(\d+)  +(?:\d+|-)  ", line)[1]) for line in lines if re.match(r"\S+ .* (?:\d+|-)  \S", line)
+    ]
+    assert sum(counted) == len(names)
+    words = page.split()
+    for recipe in shipped().values():
+        assert recipe.method in words and f"\n{recipe.backbone} " in page
+
+
 def test_workers_share_the_gpus_out(monkeypatch):
-    from clora_cli.cli._crew import _devices
-
-    def units(**train):
-        return [SimpleNamespace(entry=SimpleNamespace(train=train, features=None, eval={}))]
-
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert _devices(units()) == ["2", "5"]
-    assert _devices(units(nproc=2)) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, MIG-5d7b,-1,7")
+    assert crew_of(monkeypatch, 3)[1] == ["2", "MIG-5d7b", "2"]
+    assert crew_of(monkeypatch, 1)[1] == ["2, MIG-5d7b,-1,7"]
+    assert crew_of(monkeypatch, 2, settings=({"device": "cpu"},))[1] == ["2, MIG-5d7b,-1,7"] * 2
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    assert _devices(units(lr=0.1)) == ["0", "1", "2"]
+    assert crew_of(monkeypatch, 2, device_count=3, settings=({"device": "cuda:0"},))[1] == ["0", "1"]
+    assert crew_of(monkeypatch, 2, device_count=4, settings=({"nproc": 2},))[1] == ["0,1", "2,3"]
+    assert crew_of(monkeypatch, 2, device_count=5, settings=({"nproc": "auto"}, {}))[1] == ["0,1", "2,3,4"]
+    assert crew_of(monkeypatch, 2)[1] == [None, None]
+
+
+def test_jobs_auto_fills_the_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert crew_of(monkeypatch, None, device_count=2, settings=({},) * 9)[1] == ["0", "1"]
+    assert crew_of(monkeypatch, None, 2, device_count=2, settings=({},) * 9)[1] == ["0", "1", "0", "1"]
+    assert crew_of(monkeypatch, None, 2, device_count=2, settings=({},) * 3)[1] == ["0", "1", "0"]
+    assert crew_of(monkeypatch, None, device_count=4, settings=({"nproc": "auto"},) * 9)[0].jobs == 1
+    assert crew_of(monkeypatch, None, device_count=8, settings=({"nproc": 2},) * 9)[0].jobs == 4
+    assert crew_of(monkeypatch, None, settings=({},) * 9)[0].jobs == 1
+
+
+def test_more_jobs_than_devices_allow_are_refused(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with refused("devices-too-few", "--jobs 5 with 1 devices each", "--per-device 2", "2 visible"):
+        crew_of(monkeypatch, 5, 2, device_count=2)
+    with refused("devices-too-few", "--jobs 3 with 2 devices each"):
+        crew_of(monkeypatch, 3, 1, device_count=4, settings=({"nproc": 2},))
+    assert crew_of(monkeypatch, 5, 2)[0].jobs == 5  # without a GPU there is nothing to share
 
 
 def test_points_of_a_sweep_that_train_alike_are_trained_once(clora, here, filled):

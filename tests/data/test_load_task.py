@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
+from clora_cli.base.errors import DataError
 from clora_cli.data import list_tasks, load_task
 from clora_cli.data.known_tasks import KNOWN
 
@@ -156,6 +157,19 @@ def test_a_known_task_without_data_names_what_works_next(folder: Path, name: str
     with refused("hub-unreachable" if hub else "data-not-found", f"--data {stand_in}", "CLORA_DATA", *online):
         load_task(name)
     assert load_task(stand_in).source == "bundled"
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_known_name_without_data_offers_a_bundled_task_rows_of_ones_own_and_where_its_data_are(
+    folder: Path, name: str
+) -> None:
+    with pytest.raises(DataError) as info:
+        load_task(name)
+    told = str(info.value)
+    assert info.value.code in {"hub-unreachable", "data-not-found"} and info.value.exit_code == 3
+    assert load_task(told.partition("what works next: --data ")[2].split()[0]).source == "bundled"
+    assert "--data FILE" in told and "CLORA_DATA=FOLDER" in told and "github.com/" in told
+    assert "\n" not in told
 
 
 def test_a_path_named_like_a_bundled_task_is_told(folder: Path) -> None:

@@ -19,6 +19,7 @@ from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import find_model
 from clora_cli.options import EvalOptions
 from clora_cli.reporting.limits import broken_limits
+from clora_cli.store.package import read_package
 from clora_cli.store.scores import read_scores, write_scores
 
 
@@ -62,6 +63,25 @@ def test_where_no_adapter_acts_nothing_is_lost(parts):
     assert row.divergence == 0 and row.before == row.after and (row.lost, row.gained) == (0, 0)
     unknown = kept(parts, retention=("general",), combine="task-id").rows[-1].retention["general"]
     assert unknown.divergence == 0 and unknown.before == unknown.after
+
+
+def test_inputs_that_choose_are_compared_with_the_base_model_under_what_they_choose(parts, tmp_path):
+    model, _, _, probe = parts
+    starts = {"first": "", "second": "Quite another thing altogether: "}
+    for name, start in starts.items():
+        train(model, write_task(tmp_path / name, seed=3, start=start), tmp_path / "package", method="pfd", lr=0.05)
+    members = read_package([tmp_path / "package"])
+
+    def found(members, size, combine="route"):
+        options = EvalOptions(model=str(model), batch_size=size, retention=(str(probe),), combine=combine)
+        return evaluate(members, [load_task(str(tmp_path / "first"))], options).rows[-1].retention[str(probe)]
+
+    alone, summed = (found(members[:1], 4, combine) for combine in ("route", "sum"))
+    assert alone.divergence == pytest.approx(summed.divergence, rel=1e-4) and alone.divergence > 1e-4
+    assert alone.after == summed.after
+    several, one = (found(members, size) for size in (2, 64))
+    assert several.divergence == pytest.approx(one.divergence, rel=1e-4) and several.after == one.after
+    assert several.divergence != alone.divergence
 
 
 def test_the_bundled_probe_has_its_answers_among_its_labels_and_no_row_twice():

@@ -131,7 +131,7 @@ def test_adapters_that_are_weighed_row_by_row_read_whole_prompts(
     prompts = Prompts.encode(base, task, task.test, 96, 8)
     options = RouteOptions(similarity="l2", top_k=top_k)
     before = RoutedAdapters(bank, Guide(base.reference, members, options, backbone=base), members).gates(
-        "task", prompts.examples, 2
+        prompts.examples, 2
     )
     rank_labels(prompts, task.labels, lambda rows: None)  # tries out what can be shared, under no adapter
     whole, whole_passes, shared, passes = read_by(

@@ -129,3 +129,26 @@ def test_the_own_vector_is_kept():
 def test_counts_start_at_one(name):
     with refused("option-out-of-range", f"{name}=0", "aso-lora", "[1, inf)"):
         AsoLora(**{name: 0})
+
+
+def test_blocks_that_were_not_chosen_are_free():
+    given = dataclasses.replace(
+        GIVEN,
+        a=GIVEN.a.repeat(2, 1, 1),
+        past_a=GIVEN.past_a.repeat(2, 1, 1),
+        sites=("model.layers.0.self_attn.q_proj", "model.layers.11.self_attn.q_proj"),
+    )
+    whole, one = AsoLora(strength=2).penalty(given), AsoLora(strength=2, blocks="1,11").penalty(given)
+    assert (whole.value.item(), one.value.item()) == (2 * 2 * 26.8125, 2 * 26.8125)
+    assert one.grad_a.tolist() == [[[0.0, 0.0, 0.0]], [[-3.25, -55.25, -20.0]]]
+    absolute = AsoLora(strength=2, blocks="0", norm="absolute").penalty(given)
+    assert absolute.grad_a[1].abs().sum() == 0 and absolute.value.item() == 2 * 6.75
+
+
+def test_blocks_that_there_are_not_are_refused():
+    run = SimpleNamespace(trainable={"model.layers.3.self_attn.q_proj": None})
+    AsoLora(blocks="3").begin(run)
+    with refused("option-choice-unknown", "blocks=3,4", "block 4"):
+        AsoLora(blocks="3,4").begin(run)
+    with refused("option-choice-unknown", "blocks=last"):
+        AsoLora(blocks="last")

@@ -37,7 +37,7 @@ def test_baselines_have_no_penalty(name):
 
 def test_what_each_asks_for_beyond_the_new_task_s_rows():
     reusing = {name for name in registry.names("methods") if registry.load("methods", name)().reuses_data}
-    assert reusing == {"replay", "mtl", "gem", "a-gem"}
+    assert reusing == {"replay", "mtl", "gem", "a-gem", "i-lora"}
     assert not any(
         registry.load("methods", name).grows for name in ("replay", "mtl", "ewc", "lwf", "migu", "zero-shot")
     )
@@ -50,3 +50,9 @@ def test_memories():
     assert mtl().memory() == Memory(rows=0)  # all
     with refused("option-out-of-range", "rows=-1", "replay"):
         replay(rows=-1)
+
+
+def test_what_is_merged_by_ranks_goes_on_from_the_last_one():
+    """Ranks of two LoRAs mean the same only where one began as the other."""
+    for name in ("tasl", "slao", "slow"):
+        assert registry.load("methods", name).start == "previous"

@@ -14,6 +14,7 @@ from torch.nn import functional
 from clora_cli.base import registry
 from clora_cli.base.errors import MismatchError
 from clora_cli.methods.gain_lora import GainLora
+from clora_cli.methods.inf_lora import InfLora
 from clora_cli.methods.mocl import Mocl
 from clora_cli.methods.sapt import Sapt
 from clora_cli.testing.requirements import draw
@@ -53,6 +54,52 @@ def test_sapt_by_hand():
     states[-1] |= {"down": torch.tensor([[1.0, 0.0]]), "up": torch.tensor([[1.0], [0.0]])}
     found = Sapt().weigh(states, torch.tensor([[3.0, 1.0]]))
     assert torch.allclose(found, torch.softmax(torch.tensor([[0.0, 2 / math.sqrt(2)]]), dim=1), atol=1e-3)
+
+
+def test_sapt_s_memory_by_hand():
+    # before (1/2, 1/2, 0); two rows at (1/2, 1/4, 1/4) and (1/4, 1/2, 1/4): each is ln 2 / 2 away
+    weights = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]], requires_grad=True)
+    found = Sapt().divergence(weights, torch.tensor([0.5, 0.5, 0.0]))
+    assert found.item() == pytest.approx(math.log(2) / 2)
+    found.backward()
+    assert weights.grad[:, 2].tolist() == [0.0, 0.0]  # what later adapters get changes nothing but what is left
+    assert Sapt().divergence(torch.tensor([[1.0, 0.0]]), torch.tensor([1.0, 0.0])).item() == 0
+
+
+def test_sapt_s_memory_holds_each_task_by_its_own_rows_and_adds_up_over_micro_batches():
+    keys = draw(2, 4).float()
+    own = {"key": draw(4, seed=1).float(), "down": draw(3, 4, seed=2).float(), "up": draw(4, 3, seed=3).float()}
+    before = torch.tensor([[1.0, 0.0, 0.0], [0.3, 0.7, 0.0]])
+    queries = functional.normalize(draw(5, 4, seed=4).float(), dim=1)
+    tasks = ["new", "new", "one", "one", "two", "two", "other"]
+    run = SimpleNamespace(
+        past=[SimpleNamespace(task="one"), SimpleNamespace(task="two")],
+        own=own,
+        memory=range(2, 7),
+        texts=[SimpleNamespace(task=task) for task in tasks],
+        kept={"keys": keys, "attention": before, "remembered": queries},
+    )
+
+    def term(answers):
+        return Sapt(strength=2.0).loss(run, SimpleNamespace(logits=queries, answers=range(answers), tokens=10))
+
+    weights = Sapt().weigh([{"key": keys[0]}, {"key": keys[1]}, own], queries)
+    expected = 2 * (Sapt().divergence(weights[:2], before[0]) + Sapt().divergence(weights[2:4], before[1]))
+    assert torch.allclose(term(4) + term(6), expected)
+    run.memory = range(2, 2)
+    assert term(4) is None
+
+
+def test_sapt_s_memory_needs_what_earlier_adapters_keep_with_one(model_folder, tasks, tmp_path):
+    with_rows = {"method": "sapt", "max_steps": 2, "method_options": {"rows": "4"}}
+    for package, method in (("held", with_rows), ("free", {"method": "sapt", "max_steps": 2})):
+        first = train(model_folder("llama"), tasks["first"], tmp_path / package, **method)
+        assert ("attention" in first.state()) == (package == "held")
+    assert first.manifest.method.options == {"sapt": {"width": 100}}
+    second = train(model_folder("llama"), tasks["second"], tmp_path / "held", **with_rows)
+    assert second.state()["attention"].shape == (2,) and "penalty/sapt" in second.manifest.scores["last_step"]
+    with refused("method-state-missing", "attention", tmp_path / "free"):
+        train(model_folder("llama"), tasks["second"], tmp_path / "free", **with_rows)
 
 
 def test_sapt_s_map_goes_on_from_the_last_one_and_its_key_is_new():
@@ -95,6 +142,13 @@ def test_a_gate_without_room_is_refused():
     full = {f"of_{name}": torch.eye(100) for name in gate}
     with refused("no-room-for-gate", 100, "-o energy="):
         GainLora().gate(run_of([gate | full]), torch.ones(1, 4))
+
+
+def test_the_share_of_the_energy_knows_no_number_of_tasks_but_the_one_given():
+    for method in (GainLora, InfLora):
+        assert [method(energy=0.9).share(stage) for stage in (1, 15, 16, 40)] == [0.9] * 4
+        found = [method(energy=0.9, tasks=4).share(stage) for stage in (1, 2, 4, 5)]
+        assert found == pytest.approx([0.925, 0.95, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("method", ["mocl", "sapt", "gain-lora"])

@@ -7,8 +7,10 @@ from refusals import refused
 
 from clora_cli.base.errors import OptionError
 from clora_cli.recipes import read_recipe, read_recipe_file, to_yaml
+from clora_cli.recipes.planning import train_options
 from clora_cli.recipes.recipe import folder_name, resolved_model, unset_variable
 from clora_cli.recipes.settings import EachTask
+from clora_cli.recipes.steps import units_of
 
 
 def test_a_recipe_with_values_for_each_task(recipe):
@@ -158,3 +160,14 @@ def test_names_of_folders_are_those_of_loaded_tasks(tasks):
 
     for path in [*tasks.values(), tasks["first"] / "train.jsonl"]:
         assert folder_name(str(path)) == load_task(str(path)).name
+
+
+def test_nproc_auto_stays_a_word_until_a_command_takes_it(text, monkeypatch):
+    recipe = read_recipe(text.replace("train: {", "train: {nproc: auto, "), "small.yaml")
+    assert read_recipe(to_yaml(recipe), "again.yaml") == recipe
+    for step in units_of(recipe)[0].steps[::2]:
+        assert step.words[step.words.index("--nproc") + 1] == "auto"
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 3)
+    assert train_options(units_of(recipe)[0], 1).nproc == 3
+    with refused("option-out-of-range", "small.yaml:", "--nproc all"):
+        read_recipe(text.replace("train: {", "train: {nproc: all, "), "small.yaml")

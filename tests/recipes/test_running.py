@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-from functools import partial
 
 import pytest
 from pretend import pretending
@@ -44,8 +43,15 @@ def go(recipe, tmp_path):
         for unit in units:
             unit.folder.mkdir(parents=True, exist_ok=True)
         heard = Heard()
-        start = partial(pretending, **environment)
-        return *carry_out(plans, REFERENCE, start, jobs=jobs, listener=heard), heard
+        numbers = []
+
+        def start(number):
+            numbers.append(number)
+            return pretending(**environment)
+
+        results = carry_out(plans, REFERENCE, start, jobs=jobs, listener=heard)
+        assert set(numbers) <= set(range(jobs))
+        return *results, heard
 
     return run
 

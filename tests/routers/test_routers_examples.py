@@ -50,6 +50,21 @@ def test_l2_is_the_distance_itself_not_squared():
     assert found.tolist() == [[-5.0, -4.0]]
 
 
+def test_l2_among_many_adapters_is_exact_for_the_nearest():
+    generator = torch.Generator().manual_seed(3)
+    means = 100 + torch.randn(400, 24, generator=generator, dtype=torch.float64)
+    means[7] = means[311]
+    inputs = torch.cat([means[311:312], 100 + torch.randn(3, 24, generator=generator, dtype=torch.float64)])
+    found = similarity("l2", [Moments(2, mean, None) for mean in means], inputs)
+    exact = -torch.cdist(inputs, means, compute_mode="donot_use_mm_for_euclid_dist")
+    assert found.dtype == torch.float64
+    assert found[0, 7].item() == found[0, 311].item() == 0.0
+    assert torch.equal(found[:, 7], found[:, 311])
+    best = exact.topk(32, dim=1)
+    assert torch.allclose(found.gather(1, best.indices), best.values, rtol=1e-14, atol=0)
+    assert torch.allclose(found, exact, rtol=1e-5, atol=0)
+
+
 def test_l2_keeps_small_distances_far_from_the_origin():
     """A distance by the inner products would be lost to rounding here."""
     given = torch.tensor([[1e8 + 1, 1e8]], dtype=torch.float64)

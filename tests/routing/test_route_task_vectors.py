@@ -105,7 +105,7 @@ def test_no_block_of_the_model_is_run(package):
 def answers_under(base, members, options, prompts):
     bank = AdapterBank(base.model)
     routed = RoutedAdapters(bank, Guide(base.reference, members, options, backbone=base), members)
-    found = generate(prompts, 5, lambda rows: None, routed.gates("task", prompts.examples, len(members)))
+    found = generate(prompts, 5, lambda rows: None, routed.gates(prompts.examples, len(members)))
     assert {type(change) for changes in bank._changes.values() for change in changes} == {Subspaces}
     bank.clear()
     return found
@@ -287,7 +287,7 @@ def test_the_model_holds_one_lora_and_nothing_is_kept_beside_it(package, tasks):
     routed = RoutedAdapters(bank, Guide(base.reference, members, VECTOR, backbone=base), members)
     task = load_task(str(tasks["third"]))
     prompts = Prompts.encode(base, task, task.test, 64, 4)
-    generate(prompts, 2, lambda rows: None, routed.gates("task", prompts.examples, 2))
+    generate(prompts, 2, lambda rows: None, routed.gates(prompts.examples, 2))
     one = sum(f.a.nbytes + f.b.nbytes + f.b.numel() for f in members[0].factors().values())
     assert bank.nbytes == one
     assert routed._mixed._deltas == {}

@@ -35,7 +35,7 @@ def package(tmp_path, backbone, tasks):
 def answers_under(base, members, options, prompts, count=None):
     bank = AdapterBank(base.model)
     routed = RoutedAdapters(bank, Guide(base.reference, members, options, backbone=base), members)
-    before = routed.gates("task", prompts.examples, count or len(members))
+    before = routed.gates(prompts.examples, count or len(members))
     found = generate(prompts, 5, lambda rows: None, before)
     bank.clear()
     return found
@@ -84,7 +84,7 @@ def test_each_site_may_choose_for_itself(package, tasks):
     prompts = Prompts.encode(base, task, task.test, 64, 32)
     bank = AdapterBank(base.model)
     guide = Guide(base.reference, members, RouteOptions(similarity="l2"), backbone=base)
-    before = RoutedAdapters(bank, guide, members).gates("task", prompts.examples, 2)
+    before = RoutedAdapters(bank, guide, members).gates(prompts.examples, 2)
     choice = chosen_by_hand(base, members, prompts, guide.sites)
     assert len({tuple(one.tolist()) for one in choice.values()}) > 1
     routed = generate(prompts, 5, lambda rows: None, before)
@@ -124,7 +124,7 @@ def test_adapted_features_decide_within_the_pass_that_answers(package, tasks, fa
     seen = {}
     real = bank._gate
     bank._gate = lambda name, weights: (seen.setdefault(name, weights), real(name, weights))
-    before = routed.gates("task", prompts.examples, 2)
+    before = routed.gates(prompts.examples, 2)
     assert generate(prompts, 5, lambda rows: None, before) == adapted
     bank.clear()
     rows, _ = next(iter(prompts.batches()))

@@ -30,7 +30,7 @@ def of_eval(base, package, examples, combine="route", **options):
     prompts = Prompts(base, examples, ids, [], 64, room=6)
     routed = combine == "route"
     how = Routed(base, bank, members, route_options(members, options)) if routed else Fixed(bank, members, combine)
-    before = how.use(active(members, combine, ""), "task", prompts)
+    prompts, before = how.use(active(members, combine, ""), prompts)
     found = generate(prompts, 6, lambda rows: None, before)
     bank.clear()
     return found

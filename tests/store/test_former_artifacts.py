@@ -58,3 +58,17 @@ def test_another_call_is_told_what_differs(package):
 
 def test_a_task_can_be_added(package):
     assert plan(package, "inference").stage == 3
+
+
+def test_a_package_goes_on_with_the_layers_that_it_has(package):
+    assert (
+        plan(package, "inference").options.target_modules == ()
+    )  # query and value projections, as clora 0.1.0 took them
+
+
+@pytest.mark.parametrize(("method", "layers"), [("o-lora", ("all-linear",)), ("cast", ())])
+def test_a_fresh_package_of_the_bundled_model_begins_with_all_linear_layers_unless_they_are_shared(
+    tmp_path, method, layers
+):
+    options = TrainOptions(data="yes-no", method=method, package=tmp_path / "fresh", **CHOSEN)
+    assert make_plan(options).options.target_modules == layers

@@ -9,7 +9,7 @@ from refusals import refused
 from clora_cli.base.errors import OptionError
 from clora_cli.base.options import recorded
 from clora_cli.options import TrainOptions
-from clora_cli.training.row_order import order_of_examples, run_seed
+from clora_cli.training.row_order import default_targets, order_of_examples, run_seed
 
 
 def order(rows, seed=0, **chosen):
@@ -113,6 +113,12 @@ def test_each_task_has_a_seed_of_its_own():
 def test_numbers_out_of_range_are_refused_by_the_flag(name, value):
     with refused("option-out-of-range", f"--{name.replace('_', '-')} {value}", error=OptionError):
         TrainOptions(data="x", **{name: value})
+
+
+def test_only_the_bundled_model_has_layers_of_its_own_by_default():
+    assert default_targets("some/model", "fresh", []) == default_targets("some/model", "fresh", [["all-linear"]]) == ()
+    assert default_targets("clora-nano", "fresh", []) == ("all-linear",)
+    assert default_targets("clora-nano", "last", [["all-linear"], ["q_proj"]]) == ("q_proj",)
 
 
 @pytest.mark.parametrize(("name", "value"), [("schedule", "cosin"), ("dtype", "float64"), ("quantize", "2bit")])

@@ -7,9 +7,10 @@ import torch
 from refusals import refused
 from support import contents, options_for, save_model, write_task
 
+from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import InterruptedRunError
 from clora_cli.methods._input_bases import grown, leading, residual
-from clora_cli.methods.sd_lora import _weights
+from clora_cli.methods.sd_lora import _norm, _weights
 from clora_cli.model.bank import AdapterBank
 from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.training import make_plan, train_task
@@ -75,6 +76,17 @@ def test_sd_lora_s_weights_by_hand():
     assert torch.equal(_weights(norms * before, norms, before), torch.tensor([[1.0, 0.7, 1.0]]))
     # A magnitude of 6 of a delta of norm 4 is a weight of 1.5.
     assert torch.allclose(_weights(torch.tensor([[6.0, 0.1]]), norms, before), torch.tensor([[1.5, 0.2, 1.0]]))
+
+
+def test_sd_lora_measures_a_delta_and_not_its_factors():
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(*shape, generator=generator) for shape in ((2, 5), (4, 2)))
+    mix = torch.tensor([[3.0, 1.0], [0.0, 0.2]])
+    one, other = Factor(a, b, 3.0), Factor(torch.linalg.inv(mix) @ a, b @ mix, 3.0)
+    assert torch.allclose(one.delta(), other.delta(), atol=1e-4)
+    assert _norm(one) == pytest.approx(float(one.delta().norm())) == pytest.approx(_norm(other), rel=1e-4)
+    products = [float(factor.a.norm() * factor.b.norm()) for factor in (one, other)]
+    assert abs(products[0] - products[1]) > 1  # by which the published code divides
 
 
 def logits_of(model_folder, adapters, weights):
@@ -157,7 +169,21 @@ def test_remembered_rows_are_read_and_not_trained_on(learn, method):
 
 
 @pytest.mark.parametrize(
-    "method", ["inf-lora", "sd-lora", "slao", "osf-lora", "a-gem", "gem", "mocl", "sapt", "gain-lora", "tasl"]
+    "method",
+    [
+        "inf-lora",
+        "sd-lora",
+        "slao",
+        "osf-lora",
+        "a-gem",
+        "gem",
+        "mocl",
+        "sapt",
+        "gain-lora",
+        "tasl",
+        "deal",
+        "tree-lora",
+    ],
 )
 def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, tmp_path):
     from support import Signals
@@ -170,3 +196,30 @@ def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, t
     with pytest.raises(InterruptedRunError):
         train_task(plan, progress=Signals(after=2))
     assert contents(train_task(plan, resume=True)[0].path) == expected
+
+
+def test_deal_changes_lora_a_by_its_band_alone(learn):
+    from clora_cli.methods.deal import coarse, fine
+
+    first, second = (learn("deal", task, lr=0.05) for task in ("first", "second"))
+    for site, after in second.factors().items():
+        before = first.factors()[site]
+        changed = after.a - before.a
+        assert torch.equal(after.b, before.b) and float(changed.abs().max()) > 0
+        assert torch.allclose(changed, fine(coarse(changed), changed.shape), atol=1e-6)
+        band = second.state()[f"band/{site}"]
+        assert torch.allclose(coarse(after.a), band * coarse(before.a), atol=1e-5)
+
+
+def test_tree_lora_keeps_a_gradient_of_norm_1_for_each_task_and_site(learn):
+    members = [learn("tree-lora", task, lr=0.05) for task in ("first", "second", "third")]
+    for number, member in enumerate(members, start=1):
+        kept = member.state()
+        assert {key.partition("/")[2] for key in kept} == set(member.factors())
+        assert all(torch.allclose(one.flatten(1).norm(dim=1), torch.ones(number), atol=1e-5) for one in kept.values())
+    for key, all_three in members[2].state().items():
+        assert torch.equal(all_three[:1], members[0].state()[key]) and torch.equal(
+            all_three[:2], members[1].state()[key]
+        )
+    alone, plain = (learn(method, "second", package=method, lr=0.05) for method in ("tree-lora", "seq-lora"))
+    assert all(torch.equal(factor.a, plain.factors()[site].a) for site, factor in alone.factors().items())

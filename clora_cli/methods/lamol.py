@@ -1,0 +1,113 @@
+"""Train one LoRA on through all tasks, which also learns to write their rows, and rehearse those of earlier tasks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clora_cli.base.errors import MismatchError
+from clora_cli.base.intervals import check_option
+from clora_cli.methods import Batch, MadeRow, Memory, Method, Planned, Run, Text, Writer
+from clora_cli.model.drawing import Draw
+from clora_cli.store.adapter_folder import AdapterFolder
+
+__all__ = ["Lamol"]
+
+_LONGEST = "longest"
+_ANSWER = re.compile(r"\s*\[\s*answer\s*\]\s*")
+_IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lamol(Method):
+    """Train one LoRA on through all tasks, which also learns to write their rows, and rehearse those of earlier tasks.
+
+    ``L = L_QA + strength * L_LM``: the answer's tokens given the question, and all tokens of ``[task] question [answer] answer``
+    given ``[task]``. Before each new task the model writes ``share * rows`` rows in all, as many of every earlier task, from
+    ``[task]`` on; those that lack the mark ``[answer]``, or repeat another's question, are dropped. They are trained on as
+    if they were the new task's. No row of an earlier task is needed.
+
+    Args:
+        share: Made rows of all earlier tasks together, as a share of the new task's, in [0, 1].
+        strength: The weight of L_LM, at least 0.
+        temperature: Of the rows that are written; 0 takes the likeliest tokens.
+        top_k: Tokens are drawn from so many of the likeliest; 0 for all.
+
+    References:
+        Sun, Ho and Lee, LAMOL: LAnguage MOdeling for Lifelong Language Learning, ICLR 2020, arXiv:1909.03329: share (gamma) 0.2,
+        strength (lambda) 0.25 and top_k 20, from memory of the paper, which was not at hand.
+        Differs: LoRA where the paper trains GPT-2 whole, and words in brackets where it adds tokens to the vocabulary.
+        Differs: L_LM is each row's mean, weighed by its number of answer tokens, so that micro-batches of any size add up.
+        Differs: rows are dropped for a repeated question too; then fewer are rehearsed, where the paper has repetitions.
+        Differs: of a conversation the last turn is the question.
+        Differs: public code for larger models has no L_LM, and lets the model continue a row of the new task: what comes
+        of that is no earlier task's.
+    """
+
+    past = "none"
+    start = "previous"
+    combine = "last"
+
+    share: float = 0.2
+    strength: float = 0.25
+    temperature: float = 1.0
+    top_k: int = 20
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_option("lamol", "share", self.share, "[0, 1]")
+        for name in ("strength", "temperature", "top_k"):
+            check_option("lamol", name, getattr(self, name), "[0, inf)")
+
+    def memory(self) -> Memory:
+        """Return that earlier tasks' rows are made."""
+        return Memory(share=self.share, made=True)
+
+    def check(self, plan: Planned) -> None:
+        """Check that all earlier adapters learned to write rows.
+
+        Raises:
+            MismatchError: If one did not.
+        """
+        if missing := next((member for member in plan.past if _LONGEST not in member.state()), None):
+            raise MismatchError(
+                f"adapter {missing.path} did not learn to write rows; train the whole package with --method lamol",
+                code="method-state-missing",
+            )
+
+    def rehearse(self, earlier: AdapterFolder, rows: int, writer: Writer) -> Sequence[MadeRow]:
+        """Return the rows that the model writes after an earlier task's name."""
+        draw = Draw(temperature=self.temperature, top_k=self.top_k)
+        most = int(earlier.state()[_LONGEST])
+        found: dict[str, str] = {}
+        for text in writer.written(_beginning(earlier.task), draw, count=rows, most=most):
+            question, *answers = _ANSWER.split(text)
+            if question and len(answers) == 1 and answers[0]:
+                found.setdefault(question, answers[0])
+        return [MadeRow(question, answer) for question, answer in found.items()]
+
+    def loss(self, run: Run, batch: Batch) -> Tensor | None:
+        """Return the weighted loss of whole rows."""
+        if not self.strength:
+            return None
+        texts = [run.texts[row] for row in batch.rows.tolist()]
+        losses = run.text_losses([(_beginning(text.task), _whole(text)) for text in texts])
+        answers = (batch.inputs["labels"] != _IGNORED).sum(dim=1)
+        return self.strength * (losses * answers).sum() / batch.tokens
+
+    def finish(self, run: Run) -> Mapping[str, Tensor]:
+        """Return how long a row of this task is at most, in tokens."""
+        own = [_whole(text) for text in run.texts if text.task == run.texts[0].task]
+        return {_LONGEST: torch.tensor(1 + max(run.lengths(own)))}
+
+
+def _beginning(task: str) -> str:
+    return f"[{task}]"
+
+
+def _whole(text: Text) -> str:
+    return f"{text.question} [answer] {text.answer}"
