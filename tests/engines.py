@@ -55,6 +55,7 @@ CAST = {"method_options": {"trim": "random"}}
 OWN = {"cast": {"first": "cast", "chosen": CAST}}
 # The past of these must be of their own kind.
 OWN |= {name: {"first": name} for name in ("ewc", "gain-lora", "mocl", "pfd", "sapt")}
+OWN |= {name: {"first": name, "engines": ("ddp",)} for name in ("dual-prompt", "l2p", "prog-prompt")}
 METHODS = [
     Case(name, name, **OWN.get(name, {})) for name in registry.names("methods") if registry.load("methods", name).trains
 ]
@@ -154,11 +155,12 @@ def _row(root: Path, case: Case) -> dict[str, str]:
             if engine in case.engines
             else None
         )
-        found[engine] = "not tried" if missed is None else f"measured: {missed:.0e}"
+        found[engine] = "refused: option-not-for-soft-prompts" if missed is None else f"measured: {missed:.0e}"
     method = compose(case.method, case.chosen.get("method_options", {}))
     divided = any(method.at(moment) for moment in WHOLE)
     found["zero-2"] = "refused: gradients-divided" if divided else "not tried: no DeepSpeed in the tests"
-    return found | {"4bit": "not tried: no GPU at hand", "4bit-sharded": "refused: quantized-not-divided"}
+    whole = "refused: option-not-for-soft-prompts" if method.lead.virtual_tokens() else "not tried: no GPU at hand"
+    return found | {"4bit": whole, "4bit-sharded": "refused: quantized-not-divided"}
 
 
 def prepare(root: Path, cases: list[Case], train: Any) -> None:

@@ -24,7 +24,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from clora_cli.methods._run import Activity, Batch, Confined, Planned, Run, Trimming, Weigh
+from clora_cli.methods._given import Activity, Batch, Trimming
+from clora_cli.methods._run import Confined, Planned, Run, Weigh
 from clora_cli.options import RouteOptions
 
 __all__ = [
@@ -148,6 +149,7 @@ class Method:
         reuses_data: Whether it reads rows of earlier tasks again.
         joins: Whether, beside other methods, it takes over how they treat earlier adapters, as a filter of gradients can;
             alone it uses its own settings. It acts after the others at every moment.
+        lr: The learning rate by default; None for what suits the base model.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
     """
 
@@ -161,6 +163,7 @@ class Method:
     keeps: ClassVar[tuple[str, ...]] = ()
     reuses_data = False
     joins = False
+    lr: ClassVar[float | None] = None
     grows = False
 
     # Declarations.
@@ -168,6 +171,10 @@ class Method:
     def memory(self) -> Memory | None:
         """Return which rows of earlier tasks the run may read; such a method sets ``reuses_data``."""
         return None
+
+    def virtual_tokens(self) -> int:
+        """Return how many virtual tokens a new adapter's soft prompt has; 0 where it is a LoRA."""
+        return 0
 
     def routing(self) -> RouteOptions | None:
         """Return how inputs choose among adapters at evaluation, where ``combine`` is ``route``; the manifest keeps it."""
@@ -182,6 +189,19 @@ class Method:
 
         Returns:
             Shape (input, adapter).
+        """
+        raise NotImplementedError
+
+    def choose(self, states: Sequence[Mapping[str, Tensor]], lengths: Sequence[int], queries: Tensor) -> Tensor:
+        """Return which virtual tokens stand before inputs, where ``combine`` is ``learned`` and adapters are soft prompts.
+
+        Args:
+            states: As for ``weigh``.
+            lengths: Virtual tokens of each adapter; they are numbered from 0, adapter after adapter.
+            queries: As for ``weigh``.
+
+        Returns:
+            Numbers of virtual tokens in the order in which they stand, shape (input, token).
         """
         raise NotImplementedError
 

@@ -14,6 +14,8 @@ from clora_cli.model.bank import AdapterBank
 from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.training import make_plan, train_task
 
+PROMPTS = ("prog-prompt", "l2p", "dual-prompt")
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
@@ -157,7 +159,8 @@ def test_remembered_rows_are_read_and_not_trained_on(learn, method):
 
 
 @pytest.mark.parametrize(
-    "method", ["inf-lora", "sd-lora", "slao", "osf-lora", "a-gem", "gem", "mocl", "sapt", "gain-lora", "tasl"]
+    "method",
+    ["inf-lora", "sd-lora", "slao", "osf-lora", "a-gem", "gem", "mocl", "sapt", "gain-lora", "tasl", *PROMPTS],
 )
 def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, tmp_path):
     from support import Signals
