@@ -60,10 +60,18 @@ class Case:
     @property
     def needs_whole(self) -> bool:
         """Whether the method acts on gradients, which ZeRO-2 divides."""
+        return any(self._composition.at(moment) for moment in WHOLE)
+
+    @property
+    def soft(self) -> bool:
+        """Whether the method trains a soft prompt."""
+        return self._composition.lead.virtual_tokens() > 0
+
+    @property
+    def _composition(self) -> Any:
         from clora_cli.training.composition import compose
 
-        method = compose(self.method, self.chosen.get("method_options", {}))
-        return any(method.at(moment) for moment in WHOLE)
+        return compose(self.method, self.chosen.get("method_options", {}))
 
 
 # Masks are drawn by the seed here: those that a threshold chooses differ where an entry lies on it.
@@ -71,6 +79,7 @@ CAST = {"method_options": {"trim": "random"}}
 OWN = {"cast": {"first": "cast", "chosen": CAST}}
 # The past of these must be of their own kind.
 OWN |= {name: {"first": name} for name in ("ewc", "gain-lora", "lamol", "mocl", "pfd", "sapt", "ssr", "tree-lora")}
+OWN |= {name: {"first": name, "engines": ("ddp",)} for name in ("dual-prompt", "l2p", "prog-prompt")}
 METHODS = [
     Case(name, name, **OWN.get(name, {})) for name in registry.names("methods") if registry.load("methods", name).trains
 ]
@@ -188,13 +197,16 @@ def table(root: Path, published: Mapping[str, Mapping[str, str]]) -> dict[str, d
 
 
 def _row(root: Path, case: Case, published: Mapping[str, str]) -> dict[str, str]:
-    found = {"one": "measured", **{engine: _measured(root, case, engine) or "not tried" for engine in ENGINES}}
+    refused = "refused: option-not-for-soft-prompts"
+    untried = refused if case.soft else "not tried"
+    found = {"one": "measured", **{engine: _measured(root, case, engine) or untried for engine in ENGINES}}
     found[ZERO] = (
         "refused: gradients-divided"
         if case.needs_whole
         else _measured(root, case, ZERO) or published.get(ZERO, "not tried: no DeepSpeed in the tests")
     )
-    return found | {"4bit": "not tried: no GPU at hand", "4bit-sharded": "refused: quantized-not-divided"}
+    whole = refused if case.soft else "not tried: no GPU at hand"
+    return found | {"4bit": whole, "4bit-sharded": "refused: quantized-not-divided"}
 
 
 def _measured(root: Path, case: Case, engine: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from clora_cli.base.errors import OptionError
 from clora_cli.evaluation.prompts import Prompts
 from clora_cli.model.backbone import Backbone
-from clora_cli.model.soft_prompts import SoftPrompts
+from clora_cli.model.soft_prompts import SoftPrompts, newest_first
 from clora_cli.model.task_vectors import embeddings
 from clora_cli.routing.learned_weights import weighing_method
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -67,9 +66,7 @@ class Prompted:
     def _chosen(self, adapters: Sequence[AdapterFolder], lengths: Sequence[int], prompts: Prompts) -> Tensor:
         """Return the numbers of the virtual tokens before each row, shape (row, token), or (1, token) for all alike."""
         if self._method is None:
-            ends = list(itertools.accumulate(lengths))
-            newest_first = zip(reversed(ends), reversed(lengths), strict=True)
-            return torch.cat([torch.arange(end - length, end) for end, length in newest_first])[None]
+            return newest_first(lengths)[None]
         with torch.no_grad():
             states = [adapter.state() for adapter in adapters]
             found: Tensor = self._method.choose(states, lengths, embeddings(self._backbone, prompts.ids))

@@ -14,6 +14,7 @@ from clora_cli.data import Collator, Example, Task, encode_answers, encode_promp
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.conventions import pads_left
 from clora_cli.model.prefix import Beginning
+from clora_cli.model.soft_prompts import check_room
 from clora_cli.processes.ranks import rounds
 
 __all__ = ["Before", "Prompts", "pass_cost"]
@@ -89,15 +90,9 @@ class Prompts:
         """
         ids = [[*before, *own] for before, own in zip(beginnings, self.ids, strict=True)]
         positions, longest = self.backbone.tokens.positions, max(map(len, ids))
-        causal, room = self.backbone.kind == "causal", self.room
-        if positions is not None and longest + causal > positions:
-            raise MismatchError(
-                f"prompts of {longest} tokens, soft prompts included, are too long for the {positions} positions of "
-                f"{self.backbone.tokens.model}; pass a smaller --max-length",
-                code="soft-prompt-too-long",
-            )
-        if causal and positions is not None:
-            room = min(room, positions - longest)
+        causal = self.backbone.kind == "causal"
+        check_room(self.backbone.tokens, longest + causal)
+        room = self.room if positions is None or not causal else min(self.room, positions - longest)
         return dataclasses.replace(self, ids=ids, room=room)
 
     def remarks(self, max_length: int) -> list[str]:

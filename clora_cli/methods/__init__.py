@@ -26,7 +26,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from clora_cli.data.made_rows import MadeRow
-from clora_cli.methods._run import Activity, Batch, Confined, Planned, Run, Trimming, Weigh
+from clora_cli.methods._given import Activity, Batch, Trimming
+from clora_cli.methods._run import Confined, Planned, Run, Weigh
 from clora_cli.methods._texts import Text, Writer
 from clora_cli.options import RouteOptions
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -163,6 +164,7 @@ class Method:
         keeps: Names of what ``finish`` returns for each site, ``<name>/<site>`` there: what merges may need of an adapter.
         joins: Whether, beside other methods, it takes over how they treat earlier adapters, as a filter of gradients can;
             alone it uses its own settings. It acts after the others at every moment.
+        lr: The learning rate by default; None for what suits the base model.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
     """
 
@@ -176,6 +178,7 @@ class Method:
     recalls: ClassVar[tuple[str, ...]] = ()
     keeps: ClassVar[tuple[str, ...]] = ()
     joins = False
+    lr: ClassVar[float | None] = None
     grows = False
 
     # Declarations.
@@ -190,6 +193,10 @@ class Method:
         memory = self.memory()
         return memory is not None and not (memory.file or memory.made)
 
+    def virtual_tokens(self) -> int:
+        """Return how many virtual tokens a new adapter's soft prompt has; 0 where it is a LoRA."""
+        return 0
+
     def routing(self) -> RouteOptions | None:
         """Return how inputs choose among adapters at evaluation, where ``combine`` is ``route``; the manifest keeps it."""
         return None
@@ -203,6 +210,19 @@ class Method:
 
         Returns:
             Shape (input, adapter).
+        """
+        raise NotImplementedError
+
+    def choose(self, states: Sequence[Mapping[str, Tensor]], lengths: Sequence[int], queries: Tensor) -> Tensor:
+        """Return which virtual tokens stand before inputs, where ``combine`` is ``learned`` and adapters are soft prompts.
+
+        Args:
+            states: As for ``weigh``.
+            lengths: Virtual tokens of each adapter; they are numbered from 0, adapter after adapter.
+            queries: As for ``weigh``.
+
+        Returns:
+            Numbers of virtual tokens in the order in which they stand, shape (input, token).
         """
         raise NotImplementedError
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.algebra.statistics import SecondMoment
+from clora_cli.methods._given import Activity, Batch, Trimming
 from clora_cli.methods._texts import States, Texts
 from clora_cli.model.attribution import Answer
 from clora_cli.model.base_model import ModelReference
@@ -19,63 +19,7 @@ from clora_cli.store.distribution import Distribution
 from clora_cli.store.feature_record import Pool, Text
 from clora_cli.store.ledger import Ledger
 
-__all__ = ["Activity", "Batch", "Confined", "Planned", "Run", "Trimming", "Weigh"]
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """A micro-batch after its forward pass.
-
-    Attributes:
-        inputs: The model's arguments and the labels.
-        rows: Numbers of the training rows, shape (row,): the task's own, then those of the memory.
-        logits: Of the model that is trained, at the answers' positions, shape (token, vocabulary), float32.
-        answers: The right tokens there, shape (token,).
-        tokens: Answer tokens of the whole optimizer step, over all its micro-batches and processes.
-    """
-
-    inputs: Mapping[str, Tensor]
-    rows: Tensor
-    logits: Tensor
-    answers: Tensor
-    tokens: Tensor | int
-
-
-@dataclass(frozen=True, eq=False)
-class Activity:
-    """How strongly the layers answered in one optimizer step, at all sites of one shape, stacked.
-
-    Attributes:
-        sites: The sites.
-        a: Mean magnitude of each output of ``lora_A`` over the step's tokens without padding, shape (site, rank), float32.
-        b: The same of the whole adapted layer, base and adapters together, shape (site, out).
-    """
-
-    sites: Sequence[str]
-    a: Tensor
-    b: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trimming:
-    """How the new adapter is confined to entries of ``lora_B`` that no other adapter of the package owns.
-
-    Training begins with a warm-up, in which every such entry may move. A trim of how far each of them moved says which stay
-    the adapter's own; the others go back to zero, and nothing but the mask's entries moves from then on.
-
-    Attributes:
-        trim: A trim, with its options after commas: ``knee``, ``density,density=0.05``.
-        scope: Whether all entries of the adapter compete with one another (``all``), or those of each site (``site``).
-        warmup: Length of the warm-up in passes over the training rows, above 0; at most half of the run.
-        warmup_lr: The learning rate of the warm-up over that of the run, in (0, 1].
-        most: The share of all entries that the adapter may own, in (0, 1]: the largest of those that the trim keeps.
-    """
-
-    trim: str = "knee"
-    scope: Literal["all", "site"] = "all"
-    warmup: float = 0.5
-    warmup_lr: float = 1.0
-    most: float = 1.0
+__all__ = ["Confined", "Planned", "Run", "Weigh"]
 
 
 Weigh = Callable[[Tensor, Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -183,7 +127,7 @@ class Run(Texts, States, Protocol):
 
     # What a method may ask of the engine in ``begin``.
 
-    def parameter(self, name: str, start: Tensor) -> nn.Parameter:
+    def parameter(self, name: str, start: Tensor, *, lasts: bool = True) -> nn.Parameter:
         """Return a trainable tensor of the method's own, beside the LoRA.
 
         It is trained by the same optimizer, checkpointed, counted, and kept in ``state.clora`` under its name. Every
@@ -192,7 +136,22 @@ class Run(Texts, States, Protocol):
         Args:
             name: Its name; ``<what>/<site>`` where it is a site's.
             start: Its first value, of any shape.
+            lasts: Whether ``state.clora`` keeps it.
         """
+
+    def prompt(self, vectors: Callable[[], Tensor], choose: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Put virtual tokens before every row; a method whose ``virtual_tokens`` are not 0 must ask for it, once.
+
+        Args:
+            vectors: Gives the new adapter's, shape (token, hidden), in each forward pass; made of ``parameter``s. Those of the
+                end are the adapter.
+            choose: Gives which virtual tokens stand before training rows, from their numbers, of shape (row,): shape (row, token) or
+                (1, token). The tokens of ``past`` are numbered first, from 0, adapter after adapter, then the new ones. By
+                default all, the new adapter's first and those of the first adapter last.
+        """
+
+    def drawn_tokens(self, count: int) -> Tensor:
+        """Return the vectors of tokens drawn from the vocabulary by the run's seed, shape (count, hidden), float32."""
 
     def mix(self, weigh: Weigh, among: Sequence[int] | None = None) -> None:
         """Put earlier adapters into every forward pass of the training, and weigh them and the new one there.

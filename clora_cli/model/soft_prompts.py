@@ -8,7 +8,8 @@ padding is, what texts have in common and is read once, that answers are generat
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from clora_cli.base.errors import MismatchError
+from clora_cli.data.tokens import Tokens
 from clora_cli.model.placement import check_placement
 from clora_cli.model.task_vectors import table_of
 
-__all__ = ["SoftPrompts"]
+__all__ = ["SoftPrompts", "check_room", "newest_first"]
 
 
 class SoftPrompts:
@@ -82,3 +84,31 @@ class SoftPrompts:
                 code="soft-prompt-width-differs",
             )
         return vectors
+
+
+def newest_first(lengths: Sequence[int]) -> Tensor:
+    """Return the numbers of all virtual tokens of several prompts, from the last prompt to the first, shape (token,).
+
+    Args:
+        lengths: Tokens of each prompt, at least one prompt, in the order in which their tokens are numbered.
+    """
+    ends = list(itertools.accumulate(lengths))
+    backwards = zip(reversed(ends), reversed(lengths), strict=True)
+    return torch.cat([torch.arange(end - length, end) for end, length in backwards])
+
+
+def check_room(tokens: Tokens, needed: int) -> None:
+    """Refuse inputs that are longer than a model's positions.
+
+    Args:
+        tokens: The model's.
+        needed: Positions of the longest one, with its virtual tokens and at least one of its answer.
+
+    Raises:
+        MismatchError: If it is too long.
+    """
+    if tokens.positions is not None and needed > tokens.positions:
+        raise MismatchError(
+            f"with soft prompts {needed} positions are needed, and {tokens.model} has {tokens.positions}; pass a smaller --max-length",
+            code="soft-prompt-too-long",
+        )

@@ -15,13 +15,15 @@ def model_card(manifest: Manifest) -> str:
     import yaml
 
     base, method, data, lora = manifest.base_model, manifest.method, manifest.data, manifest.lora
-    metadata = {"library_name": "peft", "base_model": base.id, "tags": ["lora", "continual-learning", "clora"]}
+    kind = "prompt-tuning" if lora.form == "prompt" else "lora"
+    metadata = {"library_name": "peft", "base_model": base.id, "tags": [kind, "continual-learning", "clora"]}
+    form = "Soft prompt" if lora.form == "prompt" else f"LoRA of rank {lora.rank} (alpha {lora.alpha:g})"
     parents = ", ".join(markdown(parent.task) for parent in manifest.parents) or "none"
     notes = "".join(f"- {markdown(note)}\n" for note in data.notes or ()) or "- none\n"
     return (
         f"---\n{yaml.safe_dump(metadata, sort_keys=True)}---\n\n"
         f"# {markdown(manifest.task)}: task {manifest.stage} of a sequence\n\n"
-        f"LoRA of rank {lora.rank} (alpha {lora.alpha:g}) on {_code(base.id)}, trained with clora.\n\n"
+        f"{form} on {_code(base.id)}, trained with clora.\n\n"
         f"| | |\n|---|---|\n"
         f"| method | {method.name} |\n"
         f"| combined at evaluation by | {method.combine} |\n"

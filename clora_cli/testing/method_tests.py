@@ -43,8 +43,11 @@ class MethodTests(ClassTests):
         )
         require(method.start in {"fresh", "previous", "shared"}, f"start is '{method.start}'")
         require((method.combine == "route") == (method.routing() is not None), "combine = 'route' goes with routing()")
-        learned = _overrides(type(method), "weigh")
-        require((method.combine == "learned") == learned, "combine = 'learned' goes with weigh()")
+        hook = "choose" if method.virtual_tokens() else "weigh"
+        require(method.virtual_tokens() >= 0, "virtual_tokens() is to be 0 or more")
+        require(
+            (method.combine == "learned") == _overrides(type(method), hook), f"combine = 'learned' goes with {hook}()"
+        )
         memory = method.memory()
         require(not method.reuses_data or memory is not None, "reuses_data goes with memory()")
         made = memory is not None and memory.made

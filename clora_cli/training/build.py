@@ -39,8 +39,10 @@ from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.names import parse_name
 from clora_cli.model.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
 from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.soft_prompt import PROMPT
 from clora_cli.training.mixing import Mixture
 from clora_cli.training.plan import Plan
+from clora_cli.training.prompting import Prompting, prompt_config
 from clora_cli.training.row_order import run_seed
 
 __all__ = ["ADAPTER", "MIXED", "Built", "build", "lora_config"]
@@ -54,19 +56,21 @@ class Built:
     """A model ready to be trained.
 
     Attributes:
-        model: The base model under PEFT, with the new adapter as its only trainable part.
+        model: The base model under PEFT, with the new adapter as its only trainable part; of a method that tunes soft prompts, the
+            base model itself.
         backbone: The base model that it wraps.
         bank: The earlier adapters, in the forward pass where the method wants them; of a method that routes and does no more,
             those that some row chooses.
         past: The plan's earlier adapters, under the model's own names.
-        trainable: The new adapter: site to its trainable factors.
+        trainable: The new adapter: site to its trainable factors; none of a soft prompt.
         linear: All linear layers of the base model, by module path.
         order: All modules of the base model, by module path, in its order.
         acting: Numbers of the earlier adapters that the bank holds, in its order, where a method chose them.
         mixtures: What weighs the adapters in every forward pass, once a method asked for it; at most one.
+        promptings: What puts virtual tokens before every row, once a method asked for it; at most one.
     """
 
-    model: PeftModel
+    model: Any
     backbone: Backbone
     bank: AdapterBank
     past: Sequence[AdapterFolder]
@@ -75,6 +79,15 @@ class Built:
     order: Sequence[str] = ()
     acting: list[int] = field(default_factory=list)
     mixtures: list[Mixture] = field(default_factory=list)
+    promptings: list[Prompting] = field(default_factory=list)
+
+    def written(self, plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors of the finished adapter's file, and PEFT's configuration of it."""
+        for prompting in self.promptings:
+            tensors = prompting.tensors()
+            return tensors, prompt_config(plan, tensors[PROMPT].shape[1]).to_dict()
+        tensors = get_peft_model_state_dict(self.model, save_embedding_layers=False)  # factors alone, no base weights
+        return tensors, self.model.peft_config[ADAPTER].to_dict()
 
 
 def build(plan: Plan, progress: Progress | None = None) -> Built:
@@ -100,11 +113,13 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
     if device.type == "cpu" and backbone.dtype != torch.float32:
         # On a CPU the fused attention's backward pass is several times slower in half precision than the plain one.
         backbone.model.set_attn_implementation("eager")
+    order = [name for name, _ in backbone.model.named_modules()]
+    if plan.tunes_prompt:
+        return Built(backbone.model, backbone, AdapterBank(backbone.model), plan.past, {}, (), order)
     # Some layers are run to see what they give, which takes whole weights, or none.
     shapes = load_skeleton(plan.reference) if backbone.sharded else backbone.model
     sites = find_sites(shapes, options.target_modules)
     linear = (*find_sites(shapes), *sites)
-    order = [name for name, _ in backbone.model.named_modules()]
     bank = AdapterBank(backbone.model)
     past = [member.on(bank.places) for member in plan.past]
     bank.activate(_past_deltas(plan, past))

@@ -146,9 +146,10 @@ def _check_declared(name: str, method: Method) -> None:
                 f"method {name} says {what}='{value}'; choose one of {', '.join(sorted(allowed))}",
                 code="hook-returns-wrong",
             )
-    if method.combine == "learned" and type(method).weigh is Method.weigh:
+    hook = "choose" if method.virtual_tokens() else "weigh"
+    if method.combine == "learned" and getattr(type(method), hook) is getattr(Method, hook):
         raise OptionError(
-            f"method {name} says combine='learned' and does not define weigh()", code="hook-returns-wrong"
+            f"method {name} says combine='learned' and does not define {hook}()", code="hook-returns-wrong"
         )
     if (method.combine == "route") != (method.routing() is not None):
         raise OptionError(
@@ -170,6 +171,10 @@ def _check_agree(name: str, parts: Mapping[str, Method]) -> None:
         ways = "; ".join(f"{part}: past {c[0]}, start {c[1]}, combine {c[2]}" for part, c in choices.items())
         raise OptionError(
             f"--method {name}: these methods treat past adapters differently ({ways})", code="methods-disagree"
+        )
+    if len(parts) > 1 and (prompt := next((part for part, method in parts.items() if method.virtual_tokens()), None)):
+        raise OptionError(
+            f"--method {name}: {prompt} trains a soft prompt, which goes with no other method", code="methods-disagree"
         )
     if len(several := [part for part, method in parts.items() if method.memory()]) > 1:
         raise OptionError(

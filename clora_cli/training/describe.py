@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ class Description:
 
     Attributes:
         plan: The plan.
-        sites: Module path to (out, in).
+        sites: Module path to (out, in); none of a soft prompt.
+        width: Numbers of a token's vector.
         parameters: Numbers in the base model.
         bytes_per_parameter: Of the base model's weights, as they will be held.
         forecast: What each process will need.
@@ -28,6 +29,7 @@ class Description:
 
     plan: Plan
     sites: dict[str, tuple[int, int]]
+    width: int
     parameters: int
     bytes_per_parameter: float
     forecast: Forecast
@@ -35,7 +37,12 @@ class Description:
     @property
     def trainable(self) -> int:
         """Numbers in the new adapter."""
-        return _trainable(self.plan, self.sites)
+        return _trainable(self.plan, self.sites, self.width)
+
+    def _form(self, shapes: Sequence[str]) -> str:
+        if self.plan.tunes_prompt:
+            return f"soft prompt of {self.plan.method.lead.virtual_tokens()} virtual tokens"
+        return f"rank {self.plan.options.rank} at {len(self.sites)} sites ({', '.join(shapes)})"
 
     @property
     def memory(self) -> int:
@@ -71,8 +78,7 @@ class Description:
             f"would train {plan.out}, stage {plan.stage}, with {plan.method.name} on top of {past}\n"
             f"base    {plan.reference.id} ({plan.reference.kind}, {self.parameters / 1e6:.1f} M parameters)\n"
             f"data    {plan.task.source}: {len(plan.rows)} rows, {plan.task.metric}\n"
-            f"adapter rank {plan.options.rank} at {len(self.sites)} sites ({', '.join(data['shapes'])}), "
-            f"{self.trainable / 1e6:.3f} M parameters\n"
+            f"adapter {self._form(data['shapes'])}, {self.trainable / 1e6:.3f} M parameters\n"
             f"steps   {plan.steps} of {plan.options.batch_size * plan.options.grad_accum} rows\n"
             f"memory  {self.forecast.text()}"
             + (f"\nsends   {in_units(self.forecast.sent)} from each process in a step" if self.forecast.sent else "")
@@ -97,14 +103,17 @@ def describe(plan: Plan) -> Description:
     dtype = dtype_name(options.dtype, pick_device(options.device))
     size = {"none": float(_BYTES[dtype]), "8bit": 1.0, "4bit": 0.5}[options.quantize]
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    sites = find_sites(model, options.target_modules)
-    needed = forecast(plan, model, list(sites), size, float(_BYTES[dtype]), _trainable(plan, sites))
-    return Description(plan, sites, parameters, size, needed)
+    sites = {} if plan.tunes_prompt else find_sites(model, options.target_modules)
+    width = model.get_input_embeddings().weight.shape[1]
+    needed = forecast(plan, model, list(sites), size, float(_BYTES[dtype]), _trainable(plan, sites, width))
+    return Description(plan, sites, width, parameters, size, needed)
 
 
-def _trainable(plan: Plan, sites: Mapping[str, tuple[int, int]]) -> int:
+def _trainable(plan: Plan, sites: Mapping[str, tuple[int, int]], width: int) -> int:
     lead = plan.method.lead
     if not lead.trains:
         return 0
+    if plan.tunes_prompt:
+        return lead.virtual_tokens() * width
     whole = not lead.fixed_a and lead.start != "shared"  # else lora_A is not trained
     return plan.options.rank * sum(rows + columns * whole for rows, columns in sites.values())

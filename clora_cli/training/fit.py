@@ -6,7 +6,6 @@ import contextlib
 import time
 from pathlib import Path
 
-from peft import get_peft_model_state_dict
 from transformers import PrinterCallback
 
 from clora_cli.base.errors import InterruptedRunError, OptionError, translated
@@ -15,7 +14,7 @@ from clora_cli.data import Collator, encode, uses_chat
 from clora_cli.model.backbone import pick_device
 from clora_cli.processes.meeting import together
 from clora_cli.training.arguments import training_arguments
-from clora_cli.training.build import ADAPTER, Built, build
+from clora_cli.training.build import Built, build
 from clora_cli.training.callbacks import Interruption, Watch, flushed_denormals
 from clora_cli.training.loop import MethodTrainer, Rows
 from clora_cli.training.moments import Moments
@@ -61,13 +60,12 @@ def _fitted(plan: Plan, checkpoint: Path | None, progress: Progress) -> Result:
     began = time.monotonic()
     _run(plan, trainer, checkpoint, progress)
     state = moments.finish()
-    tensors = get_peft_model_state_dict(built.model, save_embedding_layers=False)  # factors alone, no base weights
+    tensors, config = built.written(plan)
     if seconds := moments.seconds:
         share = seconds / max(time.monotonic() - began - seconds, 1e-9)
         progress.note(f"attribution took {seconds:.1f} s, {share:.1%} of the training's own time")
-    config = portable(built.model.peft_config[ADAPTER].to_dict(), plan)
     report = {**moments.report(), **told(plan)}
-    return Result(tensors, config, trainer.state.log_history, state, report, moments.distribution)
+    return Result(tensors, portable(config, plan), trainer.state.log_history, state, report, moments.distribution)
 
 
 def methods_of(plan: Plan, built: Built, items: Items, progress: Progress | None = None) -> Moments:
@@ -80,6 +78,7 @@ def methods_of(plan: Plan, built: Built, items: Items, progress: Progress | None
         runs,
         lambda: Penalties(plan.method.at("penalty"), built.trainable, built.bank, recalled),
         built.mixtures,
+        built.promptings,
     )
 
 

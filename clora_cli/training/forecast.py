@@ -162,6 +162,8 @@ def _footprint(plan: Plan, model: Any, sites: Sequence[str], rows: int) -> Footp
     from clora_cli.training.build import lora_config
 
     options = plan.options
+    if not sites:  # a soft prompt
+        return None
     batch = _longest(plan, model, rows)
     try:
         model.to(getattr(torch, dtype_name(options.dtype, pick_device(options.device)))).requires_grad_(False)

@@ -22,6 +22,7 @@ from clora_cli.training.build import MIXED
 from clora_cli.training.composition import Composition
 from clora_cli.training.mixing import Mixture
 from clora_cli.training.penalties import Penalties
+from clora_cli.training.prompting import Prompting
 from clora_cli.training.run import TrainingRun
 
 __all__ = ["Moments"]
@@ -37,6 +38,7 @@ class Moments:
         runs: What each of them sees, by name.
         penalties: Makes the penalties of those that have one, once the earlier adapters are in the forward pass.
         mixtures: What weighs the adapters, once a method has asked for it.
+        promptings: What puts virtual tokens before the rows, once a method has asked for it.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Moments:
         runs: Mapping[str, TrainingRun],
         penalties: Callable[[], Penalties],
         mixtures: Sequence[Mixture] = (),
+        promptings: Sequence[Prompting] = (),
     ) -> None:
         self._method, self._runs, self._penalties, self._mixtures = method, runs, penalties, mixtures
+        self._promptings = promptings
         self._terms: dict[str, Tensor] = {}
         self.last: Tensor | float = 0.0  # the sum of the last micro-batch's terms
 
@@ -102,6 +106,11 @@ class Moments:
                 f"--method {self._method.name} says past='{lead.past}' and mixes nothing: begin() is to call run.mix()",
                 code="method-mixes-nothing",
             )
+        if lead.virtual_tokens() and not self._promptings:
+            raise OptionError(
+                f"--method {self._method.name} has virtual tokens and puts them nowhere: begin() is to call run.prompt()",
+                code="method-prompts-nothing",
+            )
         for name in self.penalties.inactive():
             known = self._runs[name].past
             reason = "no earlier adapter shares a layer with the new one" if known else "there is no earlier adapter"
@@ -117,6 +126,8 @@ class Moments:
         """
         for mixture in self._mixtures:
             mixture.before(rows, inputs)
+        for prompting in self._promptings:
+            inputs = prompting.before(rows, inputs)
         with contextlib.ExitStack() as stack:
             for run in self._runs.values():
                 inputs = stack.enter_context(run.watching(inputs))
@@ -168,7 +179,7 @@ class Moments:
                 raise CloraError(
                     f"method {name}: finish() is to return a mapping of names to tensors", code="hook-returns-wrong"
                 )
-            own = {key: tensor.detach().clone() for key, tensor in self._runs[name].own.items()}
+            own = {key: tensor.detach().clone() for key, tensor in self._runs[name].lasting.items()}
             if twice := state.keys() & (own.keys() | kept.keys()):
                 raise MismatchError(
                     f"--method {self._method.name}: two of these methods keep '{min(twice)}'; name one of them",
@@ -183,7 +194,8 @@ class Moments:
         for run in self._runs.values():
             for key, value in run.report.items():
                 found[key] = {**found.get(key, {}), **value}
-        if own := sum(tensor.numel() for run in self._runs.values() for tensor in run.own.values()):
+        written = sum(tensor.numel() for prompting in self._promptings for tensor in prompting.tensors().values())
+        if own := sum(tensor.numel() for run in self._runs.values() for tensor in run.own.values()) - written:
             found["beside_the_lora"] = {"trained": own}
         return found
 

@@ -23,6 +23,7 @@ from clora_cli.store.adapter_writing import check_place, finished
 from clora_cli.store.package import read_package
 from clora_cli.store.withholding import WITHHELD
 from clora_cli.training.composition import Composition, compose
+from clora_cli.training.earlier import check_earlier
 from clora_cli.training.memory import read_memory
 from clora_cli.training.row_order import order_of_examples, rows_to_read, run_seed, with_defaults
 
@@ -94,6 +95,11 @@ class Plan:
         return self.options.package
 
     @property
+    def tunes_prompt(self) -> bool:
+        """Whether the new adapter is a soft prompt."""
+        return self.method.lead.virtual_tokens() > 0
+
+    @property
     def rank(self) -> int:
         """The new adapter's rank."""
         return self.options.rank
@@ -131,7 +137,7 @@ class Plan:
             "stage": self.stage,
             "method": self.method.recorded(),
             "base_model": self.reference.recorded(),
-            "lora": recorded(options, "lora"),
+            "lora": {"form": "prompt"} if self.tunes_prompt else recorded(options, "lora"),
             "parents": [{"task": member.task, "sha256": member.digest} for member in self.parents],
             "data": {
                 "name": task.name,
@@ -197,18 +203,15 @@ def make_plan(options: TrainOptions) -> Plan:
     out = options.out or options.package / task.name
     check_place(out)
     members = read_package([options.package], missing_ok=True)
-    options = with_defaults(options, reference, method.lead.start, members)
+    options = with_defaults(options, reference, method.lead, members)
     if not out.exists():
         _check_name(members, out, task.name)
     past, stage = _place(members, options.package, out, task.name)
     for member in past:
         check_base(member.base, reference, member.path)
     others = [member for member in members if real_path(member.path) != real_path(out)]
-    if method.lead.start != "fresh":
-        _check_continues(others if method.lead.start == "shared" else past, options)
+    check_earlier(others, past, method, options)
     ledger = _ledger(others, method)
-    if past and method.recalling:
-        _check_recalled(past[-1], method)
     drawn, note = with_model(Rows.draw(task, "train", options.train_rows, options.seed, options.learn), reference)
     if note:
         task = dataclasses.replace(task, notes=(*task.notes, note))
@@ -262,17 +265,6 @@ def _dependents(members: Sequence[AdapterFolder], out: Path) -> list[AdapterFold
     ]
 
 
-def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> None:
-    if not past:
-        return
-    rank, alpha = past[-1].config.get("r"), past[-1].config.get("lora_alpha")
-    if (rank, alpha) != (options.rank, options.alpha):
-        raise MismatchError(
-            f"--method {options.method} builds on {past[-1].path}, of rank {rank} and alpha {alpha}; pass --rank {rank} --alpha {alpha}",
-            code="rank-or-alpha-differs",
-        )
-
-
 def _ledger(others: Sequence[AdapterFolder], method: Composition) -> Ledger | None:
     """Read which entries of the shared LoRA each task owns, if the method shares one."""
     if method.lead.start != "shared" or not others:
@@ -280,15 +272,3 @@ def _ledger(others: Sequence[AdapterFolder], method: Composition) -> Ledger | No
     from clora_cli.store.ledger import read_ledger
 
     return read_ledger(others)
-
-
-def _check_recalled(last: AdapterFolder, method: Composition) -> None:
-    """Check that the last earlier adapter kept what penalties need of it."""
-    kept = {name.partition("/")[0] for name in last.state()} | {"lora_A", "lora_B"}
-    for part, names in method.recalling.items():
-        if missing := [name for name in names if name not in kept]:
-            raise MismatchError(
-                f"--method {part} needs what the last adapter kept, and {last.path} has no {' and no '.join(missing)}; "
-                f"train that one with --method {part} too",
-                code="method-state-missing",
-            )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clora_cli.base.intervals import check_size
+from clora_cli.methods import Method
 from clora_cli.model.base_model import Kind, ModelReference
 from clora_cli.model.targets import ALL_LINEAR
 from clora_cli.nano import MODEL_NAME
@@ -20,13 +21,13 @@ _MOST_ROWS = 10**8  # rows read in a run: their order alone takes a gigabyte
 
 
 def with_defaults(
-    options: TrainOptions, reference: ModelReference, start: str, members: Sequence[AdapterFolder]
+    options: TrainOptions, reference: ModelReference, method: Method, members: Sequence[AdapterFolder]
 ) -> TrainOptions:
-    """Return the options with what suits the base model and the package where they name no learning rate and no layers."""
+    """Return the options with what suits method, base model and package where they name no learning rate and no layers."""
     records = [member.manifest.lora for member in members if member.manifest]
     had = [record.target_modules for record in records if record.target_modules is not None]  # a merge has none
-    layers = options.target_modules or default_targets(reference.id, start, had)
-    lr = default_lr(reference.id, reference.kind) if options.lr is None else options.lr
+    layers = options.target_modules or default_targets(reference.id, method.start, had)
+    lr = (method.lr or default_lr(reference.id, reference.kind)) if options.lr is None else options.lr
     return replace(options, target_modules=layers, lr=lr)
 
 

@@ -14,6 +14,8 @@ from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import OptionError
 from clora_cli.base.progress import Progress
 from clora_cli.methods import Activity, Batch, Trimming, Weigh
+from clora_cli.model.soft_prompts import SoftPrompts, check_room
+from clora_cli.model.task_vectors import embedding_site
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import Distribution
 from clora_cli.training.activities import Magnitudes
@@ -23,6 +25,7 @@ from clora_cli.training.hidden_states import StateServices
 from clora_cli.training.mixing import Mixture
 from clora_cli.training.plan import Plan
 from clora_cli.training.previous import Previous
+from clora_cli.training.prompting import Prompting
 
 __all__ = ["TrainingRun"]
 
@@ -59,6 +62,7 @@ class TrainingRun(StateServices):
         self.kept: dict[str, Tensor] = {}
         self.report: dict[str, Any] = {}
         self.own: dict[str, nn.Parameter] = {}
+        self._passing: set[str] = set()
         self.logged: dict[str, float] = {}
         self.rate: Callable[[int], float] | None = None
         self.distribution_given: Distribution | None = None
@@ -115,15 +119,45 @@ class TrainingRun(StateServices):
         ends = list(itertools.accumulate((len(rows.examples) for rows in self._plan.memory), initial=len(self._own)))
         return [range(start, end) for start, end in itertools.pairwise(ends)]
 
-    def parameter(self, name: str, start: Tensor) -> nn.Parameter:
+    def parameter(self, name: str, start: Tensor, *, lasts: bool = True) -> nn.Parameter:
         """Return a trainable tensor of the method's own; see ``methods.Run``."""
         model: Any = self._built.model
         if not hasattr(model, _OWN):
             model.add_module(_OWN, nn.ParameterDict())
         held = getattr(model, _OWN)
         device = self._built.backbone.device
+        if not lasts:
+            self._passing.add(name)
         self.own[name] = held[str(len(held))] = nn.Parameter(start.detach().to(device, torch.float32, copy=True))
         return self.own[name]
+
+    @property
+    def lasting(self) -> Mapping[str, nn.Parameter]:
+        """The method's own trainable tensors that ``state.clora`` keeps."""
+        return {name: tensor for name, tensor in self.own.items() if name not in self._passing}
+
+    def prompt(self, vectors: Callable[[], Tensor], choose: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Put virtual tokens before every row; see ``methods.Run``.
+
+        Raises:
+            MismatchError: If the model has not as many positions.
+        """
+        backbone, lead = self._built.backbone, self._plan.method.lead
+        soft, past = SoftPrompts(backbone.model, backbone.kind), [member.prompt() for member in self.past]
+        causal = backbone.kind == "causal"
+        prompting = Prompting(soft, past, lead.virtual_tokens(), vectors, choose, causal=causal)
+        self._built.promptings.append(prompting)
+        count = prompting.chosen(torch.zeros(1, dtype=torch.long)).shape[1]
+        check_room(backbone.tokens, count + max(len(item["input_ids"]) for item in self._items))
+
+    def drawn_tokens(self, count: int) -> Tensor:
+        """Return the vectors of tokens drawn from the vocabulary by the run's seed."""
+        backbone = self._built.backbone
+        table: Any = backbone.model.get_submodule(embedding_site(backbone))
+        generator = torch.Generator().manual_seed(self.seed)
+        chosen = torch.randint(len(table.weight), (count,), generator=generator).to(table.weight.device)
+        drawn: Tensor = table(chosen).detach().float()
+        return drawn
 
     def mix(self, weigh: Weigh, among: Sequence[int] | None = None) -> None:
         """Put earlier adapters into every forward pass of the training, and weigh them and the new one there.

@@ -215,6 +215,9 @@ class Services:
             inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
         for mixture in self._built.mixtures:
             mixture.before(torch.tensor([row], device=backbone.device), inputs)
+        for prompting in self._built.promptings:
+            whole = prompting.before(torch.tensor([row], device=backbone.device), {**inputs, "labels": labels})
+            labels, inputs = whole.pop("labels"), whole
         return inputs, labels
 
     def _log_likelihood(self, row: int) -> tuple[Tensor, int]:

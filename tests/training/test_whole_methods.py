@@ -15,6 +15,8 @@ from clora_cli.model.bank import AdapterBank
 from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.training import make_plan, train_task
 
+PROMPTS = ("prog-prompt", "l2p", "dual-prompt")
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
@@ -183,6 +185,7 @@ def test_remembered_rows_are_read_and_not_trained_on(learn, method):
         "tasl",
         "deal",
         "tree-lora",
+        *PROMPTS,
     ],
 )
 def test_an_interrupted_run_continues_to_the_same_bytes(method, learn, inputs, tmp_path):
