@@ -159,8 +159,9 @@ def _row(root: Path, case: Case) -> dict[str, str]:
     method = compose(case.method, case.chosen.get("method_options", {}))
     divided = any(method.at(moment) for moment in WHOLE)
     found["zero-2"] = "refused: gradients-divided" if divided else "not tried: no DeepSpeed in the tests"
-    whole = "refused: option-not-for-soft-prompts" if method.lead.virtual_tokens() else "not tried: no GPU at hand"
-    return found | {"4bit": whole, "4bit-sharded": "refused: quantized-not-divided"}
+    if method.lead.virtual_tokens():
+        return found | dict.fromkeys(("4bit", "4bit-sharded"), "refused: option-not-for-soft-prompts")
+    return found | {"4bit": "not tried: no GPU at hand", "4bit-sharded": "refused: quantized-not-divided"}
 
 
 def prepare(root: Path, cases: list[Case], train: Any) -> None:
