@@ -205,8 +205,9 @@ def _row(root: Path, case: Case, published: Mapping[str, str]) -> dict[str, str]
         if case.needs_whole
         else _measured(root, case, ZERO) or published.get(ZERO, "not tried: no DeepSpeed in the tests")
     )
-    whole = refused if case.soft else "not tried: no GPU at hand"
-    return found | {"4bit": whole, "4bit-sharded": "refused: quantized-not-divided"}
+    if case.soft:
+        return found | dict.fromkeys(("4bit", "4bit-sharded"), refused)
+    return found | {"4bit": "not tried: no GPU at hand", "4bit-sharded": "refused: quantized-not-divided"}
 
 
 def _measured(root: Path, case: Case, engine: str) -> str:
