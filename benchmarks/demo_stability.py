@@ -2,8 +2,8 @@
 
 Two measurements, each for every seed and number of threads. Alone: every task is trained by itself, and scored on its test rows.
 Demo: the matrices of examples/demo.sh, with its tasks, methods and settings. Of each task and each cell of a matrix it prints the
-lowest and the highest score, and how far apart they are. Trained adapters and scores are kept in --out, so that a second call only
-adds to them; on another machine it begins anew.
+lowest and the highest score, and how far apart they are, in bold above 5 points. Trained adapters and scores are kept in --out, so
+that a second call only adds to them; on another machine it begins anew. All of it takes about 40 minutes of one core.
 """
 
 from __future__ import annotations
@@ -114,15 +114,11 @@ def main() -> None:
     cells: Cells = {}
     for name, score in measured(options):
         cells.setdefault(name, []).append(score)
-    print(f"\n{'':44} lowest  highest  apart")
+    print("\n| | runs | lowest | highest | apart |\n|---|---:|---:|---:|---:|")
     for name, scores in cells.items():
         apart = max(scores) - min(scores)
-        print(f"{name:44} {min(scores):6.1f} {max(scores):8.1f} {apart:6.1f}{'  *' if apart > FAR else ''}")
-    print(
-        f"* more than {FAR:g} points apart"
-        if any(max(s) - min(s) > FAR for s in cells.values())
-        else "all within reach"
-    )
+        told = f"**{apart:.1f}**" if apart > FAR else f"{apart:.1f}"
+        print(f"| {name} | {len(scores)} | {min(scores):.1f} | {max(scores):.1f} | {told} |")
 
 
 if __name__ == "__main__":

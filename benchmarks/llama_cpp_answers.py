@@ -53,7 +53,7 @@ def answers_here(prompts: Prompts, package: Sequence[Path], combine: str, tokens
     """Return clora's answers."""
     bank = AdapterBank(prompts.backbone.model)
     members = [member.on(bank.places) for member in read_package(package)] if package else []
-    Fixed(bank, members, combine).use(members, "", prompts)
+    Fixed(bank, members, combine).use(members, prompts)
     return generate(prompts, tokens, lambda rows: None)
 
 

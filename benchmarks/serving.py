@@ -125,27 +125,31 @@ def _load(server: _Server, model: str, arguments: argparse.Namespace) -> tuple[f
 
 def first(arguments: argparse.Namespace) -> None:
     """Print the seconds until the first token."""
-    print("| what decides | named, ms | auto, ms | x |\n|---|---:|---:|---:|")
+    print("| what decides | words | named, ms | auto, ms | x |\n|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         package = arguments.package or _package(Path(folder), arguments.model, arguments.adapters)
         for told, options in (("all layers", ()), ("a middle layer", ("middle",)), ("layer 3", ("3",))):
             flags = ("--route-layer", *options) if options else ()
             with _clora(package, _PORT, *flags) as server:
-                pairs = [
-                    (_first(server, "task0", turn), _first(server, "auto", turn)) for turn in range(arguments.turns)
-                ]
-            ratio = median(auto / named for named, auto in pairs[1:])
-            named, auto = (median(one) * 1e3 for one in zip(*pairs[1:], strict=True))
-            print(f"| {told} | {named:.0f} | {auto:.0f} | {ratio:.2f} |", flush=True)
+                for words in arguments.words:
+                    pairs = [
+                        (_first(server, "task0", turn, words), _first(server, "auto", turn, words))
+                        for turn in range(arguments.turns)
+                    ]
+                    ratio = median(auto / named for named, auto in pairs[1:])
+                    named, auto = (median(one) * 1e3 for one in zip(*pairs[1:], strict=True))
+                    print(f"| {told} | {words} | {named:.0f} | {auto:.0f} | {ratio:.2f} |", flush=True)
 
 
-def _first(server: _Server, model: str, turn: int) -> float:
-    body = {"model": model, "prompt": _prompt(turn, 60), "max_tokens": 2, "stream": True}
+def _first(server: _Server, model: str, turn: int, words: int) -> float:
+    body = {"model": model, "prompt": _prompt(turn, words), "max_tokens": 4, "stream": True}
     start, before, seconds = time.perf_counter(), server.processor, 0.0
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=600) as answer:
         for line in answer.iter_lines():
             if not seconds and line.startswith("data: {") and json.loads(line[6:])["choices"][0]["text"]:
                 seconds = server.processor - before if _BY_PROCESSOR else time.perf_counter() - start
+    if not seconds:
+        raise SystemExit("an answer has no text: choose other --words")
     return seconds
 
 
@@ -255,6 +259,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--words", type=int, nargs="+", default=[60], help="first: words of a prompt")
     parser.add_argument("--processor", action="store_true", help="first: the server's processor seconds instead")
     arguments = parser.parse_args()
     _BY_PROCESSOR = arguments.processor

@@ -39,7 +39,7 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Choosing among adapters",
         "Adapters stay apart, and each input chooses or mixes them, by its features, by a gate that was learned, or by masks. "
         "![Where inputs go](../gallery/routes.png)",
-        ("pfd", "epi", "mocl", "sapt", "gain-lora", "sd-lora"),
+        ("pfd", "epi", "mocl", "sapt", "gain-lora", "sd-lora", "l2p", "dual-prompt", "prog-prompt"),
     ),
     "regularisation": (
         "Staying near what was learned",
@@ -49,7 +49,7 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "replay": (
         "Remembering rows",
         "A few rows of earlier tasks are kept or made, and trained on again or asked whether a step would harm them.",
-        ("replay", "gem", "a-gem", "lamol", "ssr", "sdft"),
+        ("replay", "gem", "a-gem", "i-lora", "lamol", "ssr", "sdft"),
     ),
     "one-lora": (
         "Many tasks in one LoRA",

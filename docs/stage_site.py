@@ -64,13 +64,10 @@ def moved(root: Path, path: Path) -> tuple[str, set[Path]]:
         if not link or re.match(r"[a-z]+:", link):
             return match[1]
         target = (root / path.parent / link).resolve()
+        target = target / "README.md" if target.is_dir() else target
         if not target.exists():
-            raise FileNotFoundError(f"{path} links to {link}, which is not there")
+            raise FileNotFoundError(f"{path} links to {link}, which is no file and no folder with a README.md")
         below = target.relative_to(root)
-        if target.is_dir():
-            below /= "README.md"
-            if not (root / below).exists():
-                return match[1]
         linked.add(below)
         return Path(relpath(place_of(below), place_of(path).parent)).as_posix() + mark + anchor
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from safetensors.torch import load_file
 from clora_cli.base import registry
 
 ENGINES = ("ddp", "sharded")
+ZERO = "zero-2"  # where DeepSpeed is installed
+# Accelerate's configuration for it, on a CPU.
+ZERO_CONFIGURED = {
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
+    "DS_ACCELERATOR": "cpu",
+}
 SHARED = "inc-lora"  # the method of the first adapter, where another's second task can stand on it
 WHOLE = ("penalty", "loss", "gradients", "after_step")  # moments that need whole gradients: ``Moments.needs_whole``
 ADAPTER = "second/adapter_model.safetensors"
@@ -48,6 +56,14 @@ class Case:
         """The folder of the first adapter."""
         odd = "" if self.first == SHARED and not self.chosen else f"-{self.name}"
         return f"first-{self.family}{odd}"
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether the method acts on gradients, which ZeRO-2 divides."""
+        from clora_cli.training.composition import compose
+
+        method = compose(self.method, self.chosen.get("method_options", {}))
+        return any(method.at(moment) for moment in WHOLE)
 
 
 # Masks are drawn by the seed here: those that a threshold chooses differ where an entry lies on it.
@@ -100,6 +116,9 @@ def carry_out(root: Path, cases: list[Case]) -> None:
 
     wait_for_all()
     distributed.init_process_group("gloo")
+    if ZERO_CONFIGURED.items() <= os.environ.items():
+        _carry_out_under_zero(root, cases)
+        return
     kept: dict[str, tuple[int, int]] = {}
     build = fit.build
 
@@ -122,6 +141,25 @@ def carry_out(root: Path, cases: list[Case]) -> None:
     distributed.destroy_process_group()
 
 
+def _carry_out_under_zero(root: Path, cases: list[Case]) -> None:
+    """Train all cases under ZeRO-2; write how those ended that are refused there."""
+    from torch import distributed
+
+    from clora_cli.base.errors import OptionError
+    from clora_cli.training import train_task
+
+    ended = {}
+    for case in cases:
+        ended[case.name] = ""
+        try:
+            train_task(plan_of(case, root, f"{ZERO}/{case.name}", "second", case.method))
+        except OptionError as error:
+            ended[case.name] = error.code
+    (root / f"{ZERO}-{os.environ['RANK']}.json").write_text(json.dumps(ended))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
 def _interrupted(root: Path, case: Case) -> dict[str, str]:
     """Train a case in two goes."""
     from support import Signals
@@ -139,26 +177,30 @@ def _interrupted(root: Path, case: Case) -> dict[str, str]:
     return {}
 
 
-def table(root: Path) -> dict[str, dict[str, str]]:
-    """Return each case on each engine, in words: what was measured, what is refused and why, what was not tried."""
-    return {case.name: _row(root, case) for case in CASES}
+def table(root: Path, published: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Return each case on each engine, in words: what was measured, what is refused and why, what was not tried.
+
+    Args:
+        root: Where all was trained.
+        published: The table as it was; it tells of ZeRO-2 where there is no DeepSpeed to measure it.
+    """
+    return {case.name: _row(root, case, published.get(case.name, {})) for case in CASES}
 
 
-def _row(root: Path, case: Case) -> dict[str, str]:
-    from clora_cli.training.composition import compose
-
-    found = {"one": "measured"}
-    for engine in ENGINES:
-        missed = (
-            distance(root / "one" / case.name / ADAPTER, root / engine / case.name / ADAPTER)
-            if engine in case.engines
-            else None
-        )
-        found[engine] = "not tried" if missed is None else f"measured: {missed:.0e}"
-    method = compose(case.method, case.chosen.get("method_options", {}))
-    divided = any(method.at(moment) for moment in WHOLE)
-    found["zero-2"] = "refused: gradients-divided" if divided else "not tried: no DeepSpeed in the tests"
+def _row(root: Path, case: Case, published: Mapping[str, str]) -> dict[str, str]:
+    found = {"one": "measured", **{engine: _measured(root, case, engine) or "not tried" for engine in ENGINES}}
+    found[ZERO] = (
+        "refused: gradients-divided"
+        if case.needs_whole
+        else _measured(root, case, ZERO) or published.get(ZERO, "not tried: no DeepSpeed in the tests")
+    )
     return found | {"4bit": "not tried: no GPU at hand", "4bit-sharded": "refused: quantized-not-divided"}
+
+
+def _measured(root: Path, case: Case, engine: str) -> str:
+    """Return how far an engine's adapter is from one process's; empty if it was not trained there."""
+    one, other = (root / name / case.name / ADAPTER for name in ("one", engine))
+    return f"measured: {distance(one, other):.0e}" if other.exists() else ""
 
 
 def prepare(root: Path, cases: list[Case], train: Any) -> None:
@@ -167,7 +209,7 @@ def prepare(root: Path, cases: list[Case], train: Any) -> None:
         start = root / case.start
         if not start.exists():
             train(plan_of(case, root, case.start, "first", case.first))
-        for package in ("one", *case.engines):
+        for package in ("one", *case.engines, *((ZERO,) if find_spec("deepspeed") else ())):
             shutil.copytree(start, root / package / case.name)
         train(plan_of(case, root, f"one/{case.name}", "second", case.method))
     for package in ("undisturbed", "resumed"):

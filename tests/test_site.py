@@ -47,8 +47,7 @@ def test_every_link_of_the_site_leads_to_a_file_of_it(staged):
         for link in re.findall(r"\]\(([^)\s#]+)", text):
             if not re.match(r"[a-z]+:", link) and not (page.parent / link).exists():
                 broken.append(f"{page.relative_to(staged)}: {link}")
-    # Folders that no page describes stay links to the repository.
-    assert [link for link in broken if not link.endswith("/")] == []
+    assert broken == []
 
 
 def test_a_link_to_nothing_ends_the_build(tmp_path):

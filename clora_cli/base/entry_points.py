@@ -27,7 +27,7 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # Words that options, recipes and manifests accept beside the names of plug-ins.
 _RESERVED = {
     "methods": {"compare"},
-    "merges": {"auto", "last", "learned", "none", "route", "task-id", "weighted"},
+    "merges": {"auto", "last", "learned", "none", "progressive", "route", "task-id", "weighted"},
     "routers": {"auto", "learned"},
 }
 _GROUP = "clora."

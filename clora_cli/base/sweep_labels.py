@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 __all__ = ["read_sweep_label", "sweep_label"]
 
-_POINT = re.compile(r"(?P<stem>[^@=]+)(?P<settings>(?:@[^@=]+=[^@=]+)+)")
+_POINT = re.compile(r"(?P<stem>[^@=]+)(?P<settings>(?:@[^@=]+=[^@]+)+)")
 
 
 def sweep_label(stem: str, values: Mapping[str, str]) -> str:
@@ -28,5 +28,5 @@ def read_sweep_label(label: str) -> tuple[str, dict[str, str]] | None:
     match = _POINT.fullmatch(label)
     if not match:
         return None
-    pairs = (part.split("=") for part in match["settings"].removeprefix("@").split("@"))
+    pairs = (part.split("=", 1) for part in match["settings"].removeprefix("@").split("@"))
     return match["stem"], {name: value for name, value in pairs}

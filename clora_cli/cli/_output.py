@@ -22,7 +22,18 @@ from clora_cli.processes.ranks import is_main_process
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["DENSE", "SECONDS_BETWEEN_LINES", "Form", "Terminal", "emit", "give_up", "json_line", "say", "tell"]
+__all__ = [
+    "DENSE",
+    "SECONDS_BETWEEN_LINES",
+    "Form",
+    "Terminal",
+    "emit",
+    "give_up",
+    "json_line",
+    "results_alone",
+    "say",
+    "tell",
+]
 
 DENSE = "_CLORA_DENSE"  # in the environment: more lines of the first minutes, as a curve of losses needs them
 SECONDS_BETWEEN_LINES = 20.0  # a log of hours stays readable
@@ -76,6 +87,13 @@ def tell(text: str) -> None:
         sys.stderr.write(_printable(text, sys.stderr))
     except OSError:  # a log on a full disk, or whose reader left, ends no training
         give_up(sys.stderr)
+
+
+@contextlib.contextmanager
+def results_alone() -> Iterator[None]:
+    """Send what libraries print in a block to stderr: DeepSpeed, where it is installed, prints beside the results."""
+    with contextlib.redirect_stdout(sys.stderr if is_main_process() else sys.stdout):
+        yield
 
 
 def give_up(stream: TextIO) -> None:

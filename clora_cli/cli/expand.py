@@ -70,6 +70,7 @@ def _facts(plan: ExpandPlan) -> list[dict[str, Any]]:
             "method": member.folder.manifest.method.name if member.folder.manifest else None,
             "rows": member.routable.count if member.routable else None,
             "second_moment": member.routable.second if member.routable else None,
+            "form": "soft prompt" if member.folder.is_prompt else "task vector",
         }
         for member in plan.members
     ]
@@ -81,6 +82,6 @@ def _table(plan: ExpandPlan) -> str:
         stage = "-" if fact["stage"] is None else fact["stage"]
         lines.append(
             f"{stage:>5}  {fact['task']:<20} {fact['origin']['package']:<20} {fact['method'] or '-':<16} "
-            f"{'-' if fact['rows'] is None else fact['rows']:>7}  {fact['second_moment'] or 'task vector'}"
+            f"{'-' if fact['rows'] is None else fact['rows']:>7}  {fact['second_moment'] or fact['form']}"
         )
     return "\n".join(lines)

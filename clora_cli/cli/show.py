@@ -198,20 +198,31 @@ def _features_text(features: dict[str, Any] | None) -> str:
     return summary + (f", privacy {features['privacy']}" if features.get("privacy") else "")
 
 
+def _form_text(facts: dict[str, Any]) -> str:
+    """Return the line of text that says it."""
+    parameters = f"{facts['parameters'] / 1e6:.3f} M parameters"
+    if facts["form"] == "prompt":
+        return f"  prompt   {facts['tokens']} virtual tokens of {facts['hidden']} numbers, {parameters}"
+    dense = ", dense deltas" if facts["form"] == "dense" else ""
+    return f"  sites    {facts['sites']} ({', '.join(facts['shapes'])}), {parameters}{dense}"
+
+
 def _adapter_text(member: AdapterFolder) -> str:
     from clora_cli.reporting.artifact_facts import adapter_facts
 
     facts, manifest = adapter_facts(member), member.manifest
+    kind = "prompt-tuning" if member.is_prompt else "LoRA"
     lines = [
         f"{member.path}: "
-        + (f"task {member.task}, stage {member.stage}" if manifest else "a PEFT LoRA folder without a clora manifest")
+        + (
+            f"task {member.task}, stage {member.stage}"
+            if manifest
+            else f"a PEFT {kind} folder without a clora manifest"
+        )
     ]
     lines.append(f"  base     {member.base.get('id')}")
-    lines.append(
-        f"  sites    {facts['sites']} ({', '.join(facts['shapes'])}), {facts['parameters'] / 1e6:.3f} M parameters"
-        + (", dense deltas" if member.is_dense else "")
-    )
-    if facts["base_copies"]:
+    lines.append(_form_text(facts))
+    if facts.get("base_copies"):
         summary = ", ".join(facts["base_copies"])
         lines.append(f"  beside   {summary} of the base model, compared with it when the adapter is used")
     if manifest is not None:
@@ -228,7 +239,8 @@ def _adapter_text(member: AdapterFolder) -> str:
         training = {**manifest.training.raw, "seed": manifest.seed}
         lines.append(f"  training {', '.join(f'{key} {value}' for key, value in training.items())}")
         lines += [f"  {name:<8} {value}" for name, value in (manifest.scores or {}).items()]
-    lines.append(f"  features {_features_text(facts['features'])}")
+    if not member.is_prompt:
+        lines.append(f"  features {_features_text(facts['features'])}")
     if manifest is not None and (origin := manifest.origin):
         lines.append(f"  origin   task {origin.task}, stage {origin.stage} of {origin.package}")
     lines.append(f"  sha256   {facts['sha256']}")

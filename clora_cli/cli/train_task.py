@@ -9,7 +9,7 @@ import typer
 from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import ConfigOption, DryRunOption, JsonOption, QuietOption, form
-from clora_cli.cli._output import Terminal, emit
+from clora_cli.cli._output import Terminal, emit, results_alone
 from clora_cli.cli._waiting import BreakLockOption, WaitOption, command_line, handed_on, patience
 from clora_cli.options import TrainOptions
 from clora_cli.processes.ranks import is_main_process
@@ -46,10 +46,11 @@ def train_task(
     Example: clora train-task --method n-lora --data mnli
     """
     output = form(json, quiet)
-    from clora_cli.api.keeping import parse_gate, train_behind
-    from clora_cli.api.learning import with_plugins
-    from clora_cli.training import make_plan
-    from clora_cli.training import train_task as train
+    with results_alone():
+        from clora_cli.api.keeping import parse_gate, train_behind
+        from clora_cli.api.learning import with_plugins
+        from clora_cli.training import make_plan
+        from clora_cli.training import train_task as train
 
     gate = parse_gate(keep_if or (), options)
     options = with_plugins(options)
@@ -61,7 +62,8 @@ def train_task(
         switches={"resume": resume, "force": force},
         holding=lambda: handed_on([spot], waiting, terminal),
     )
-    plan = make_plan(options)
+    with results_alone():
+        plan = make_plan(options)
     for note in plan.task.notes:
         terminal.note(f"note: {plan.task.name}: {note}")
     if dry_run:
@@ -71,11 +73,12 @@ def train_task(
         emit(output, text=description.text(), data=description.data(), brief=str(plan.out))
         return
     how: dict[str, Any] = {"argv": command_line(), "progress": terminal, "patience": waiting}
-    folder, trained = (
-        train_behind(gate, plan, resume=resume, force=force, **how)
-        if gate
-        else train(plan, resume=resume, force=force, **how)
-    )
+    with results_alone():
+        folder, trained = (
+            train_behind(gate, plan, resume=resume, force=force, **how)
+            if gate
+            else train(plan, resume=resume, force=force, **how)
+        )
     if not is_main_process():
         return  # there may be no disk that it could read the folder from
     state = "trained" if trained else "up to date"

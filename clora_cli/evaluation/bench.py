@@ -52,7 +52,7 @@ class Bench:
         prompts = self._prompts[task.name]
         several = f"{len(adapters)} adapters" if len(adapters) > _NAMED else "+".join(a.task for a in adapters)
         title = f"eval {task.name} with {several or 'the base model'}"
-        before = self._combination.use(adapters, task.name, prompts)
+        prompts, before = self._combination.use(adapters, prompts)
         with self._progress.track(title, len(prompts.ids)) as advance:
             done = _of_all(advance, len(prompts.ids))
             if self._options.score == "labels":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -26,11 +26,15 @@ __all__ = ["Combination", "Fixed", "Routed", "active", "merger_of"]
 
 
 def active(members: Sequence[AdapterFolder], combine: str, task: str) -> list[AdapterFolder]:
-    """Return the adapters that a combination uses for a task: an unknown task gets none under ``task-id``."""
+    """Return the adapters that a combination uses for a task; one that needs the task's identity gives an unknown task none."""
     if combine == "last":
         return list(members[-1:])
     if combine == "task-id":
         return [member for member in members if member.task == task]
+    if combine == "progressive":
+        own = next((member for member in members if member.task == task), None)
+        below = {parent.sha256 for parent in own.manifest.parents} if own and own.manifest else set()
+        return [member for member in members if member is own or member.digest in below]
     return [] if combine == "none" else list(members)
 
 
@@ -42,16 +46,15 @@ def merger_of(members: Sequence[AdapterFolder], combine: str, layers: BaseLayers
 class Combination(Protocol):
     """Puts adapters into the base model."""
 
-    def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> Before | None:
+    def use(self, adapters: Sequence[AdapterFolder], prompts: Prompts) -> tuple[Prompts, Before | None]:
         """Make these adapters act on a task's prompts.
 
         Args:
             adapters: From ``active``.
-            name: The task.
             prompts: What will be answered.
 
         Returns:
-            A function to call before each batch, or None.
+            The prompts, with soft prompts before them where the adapters are such; and a function to call before each batch, or None.
         """
 
 
@@ -72,11 +75,11 @@ class Fixed:
         self._deltas = {member.path: member.deltas() for member in members} if combine not in merges() else {}
         self._now: tuple[Path, ...] | None = None
 
-    def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> None:
+    def use(self, adapters: Sequence[AdapterFolder], prompts: Prompts) -> tuple[Prompts, None]:
         """Make these adapters act."""
         paths = tuple(adapter.path for adapter in adapters)
         if paths == self._now and self._bank.holder is self:
-            return
+            return prompts, None
         if adapters and self._combine in merges():
             found = merger_of(adapters, self._combine, self._layers).sites()
             self._bank.activate([{one.site: one.delta for one in found}])
@@ -85,6 +88,7 @@ class Fixed:
             if adapters and self._combine == "weighted":
                 self._bank.gate(self._weights(adapters))
         self._now, self._bank.holder = paths, self
+        return prompts, None
 
     def _weights(self, adapters: Sequence[AdapterFolder]) -> dict[str, Tensor]:
         weights = fixed_weights(adapters)
@@ -119,9 +123,10 @@ class Routed:
         self._threshold = guide.threshold(guide.routing(), calibration)[0] if calibration else None
         self._bank, self._adapters = bank, RoutedAdapters(bank, guide, members)
 
-    def use(self, adapters: Sequence[AdapterFolder], name: str, prompts: Prompts) -> Before | None:
+    def use(self, adapters: Sequence[AdapterFolder], prompts: Prompts) -> tuple[Prompts, Before | None]:
         """Let inputs choose among these adapters, the first ones of the package."""
         if not adapters:
             self._bank.clear()
-            return None
-        return self._adapters.gates(prompts.examples, len(adapters), chat=prompts.chat, threshold=self._threshold)
+            return prompts, None
+        given: Any = {"chat": prompts.chat, "threshold": self._threshold}
+        return prompts, self._adapters.gates(prompts.examples, len(adapters), **given)

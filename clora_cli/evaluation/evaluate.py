@@ -131,11 +131,15 @@ def check_combination(members: Sequence[AdapterFolder], options: EvalOptions) ->
 
 
 def mergeable(members: Sequence[AdapterFolder], combine: str, reference: ModelReference | None) -> BaseLayers | None:
-    """Check that adapters can be merged, if ``combine`` is a merge; return the base model's layers if it needs them.
+    """Check that adapters can be combined, if ``combine`` is a merge or they are prompts; return the layers that a merge needs.
 
     Raises:
         CloraError: If they cannot.
     """
+    if any(member.is_prompt for member in members):
+        from clora_cli.evaluation.prompted import check_way
+
+        check_way(members, combine)
     if combine not in merges() or not members:
         return None
     from clora_cli.evaluation.combine import merger_of
@@ -163,8 +167,11 @@ def combination_of(
         layers: From ``mergeable``.
     """
     from clora_cli.evaluation.combine import Fixed, Routed
+    from clora_cli.evaluation.prompted import Prompted
     from clora_cli.model.bank import AdapterBank
 
+    if any(member.is_prompt for member in members):
+        return Prompted(backbone, members, combine)
     bank = AdapterBank(backbone.model)
     members = [member.on(bank.places) for member in members]
     return Routed(backbone, bank, members, *routed) if routed else Fixed(bank, members, combine, layers)

@@ -92,7 +92,7 @@ class _Package:
         if not questions:
             return []
         prompts = self._prompts([asked(question, self.task.template) for question in questions])
-        before = self._use(prompts)
+        prompts, before = self._use(prompts)
         with self.progress.track(f"answers of {self.name}", len(questions)) as advance:
 
             def done(rows: int) -> None:
@@ -106,13 +106,14 @@ class _Package:
         """Return texts that the model writes after a beginning.
 
         Raises:
-            MismatchError: If its adapters are chosen by the prompt.
+            MismatchError: If its adapters are chosen by the prompt, or are soft prompts before it.
         """
         options = self.plan.options
         texts = [Example(beginning, "", "", ())] * count
-        if self._use(self._prompts(texts[:1])) is not None:
+        prompts = self._prompts(texts[:1])
+        if self._use(prompts) != (prompts, None):
             raise MismatchError(
-                f"{self.plan.combine} chooses adapters by whole prompts, and rows of '{self.name}' are written from their start",
+                f"{self.plan.combine} acts on whole prompts, and rows of '{self.name}' are written from their start",
                 code="rows-not-writable-routed",
             )
         seeds = [row_seed(options.seed, self.name, number) for number in range(count)]
@@ -133,6 +134,5 @@ class _Package:
         limits = (options.max_length, options.batch_size, options.max_new_tokens)
         return Prompts.encode(self.backbone, self.task, rows, *limits)
 
-    def _use(self, prompts: Prompts) -> Before | None:
-        members = active(self.plan.members, self.plan.combine, self.name)
-        return self.combination.use(members, self.name, prompts)
+    def _use(self, prompts: Prompts) -> tuple[Prompts, Before | None]:
+        return self.combination.use(active(self.plan.members, self.plan.combine, self.name), prompts)

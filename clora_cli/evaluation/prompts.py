@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from clora_cli.base.errors import MismatchError, translated
@@ -14,12 +16,17 @@ from clora_cli.model.conventions import pads_left
 from clora_cli.model.prefix import Beginning
 from clora_cli.processes.ranks import rounds
 
-__all__ = ["Before", "Prompts"]
+__all__ = ["Before", "Prompts", "pass_cost"]
 
 # What a forward pass costs beside its positions, in positions: on a CPU, and where small passes leave most of a device idle.
 _PASS_COST, _PASS_COST_ELSEWHERE = 32, 1024
 # Told the rows of a batch and their attention mask, (row, token), before the model sees them.
 Before = Callable[[list[int], Tensor], None]
+
+
+def pass_cost(device: torch.device) -> int:
+    """Return what a forward pass costs beside its positions, in positions."""
+    return _PASS_COST if device.type == "cpu" else _PASS_COST_ELSEWHERE
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +78,28 @@ class Prompts:
             limit = tokens.positions - max(map(len, ids))
         return cls(backbone, examples, ids, labels, batch_size, chat, room if limit is None else min(room, limit))
 
+    def after(self, beginnings: Sequence[list[int]]) -> Prompts:
+        """Return the prompts with tokens before each of them, which count as none of its own.
+
+        Args:
+            beginnings: The tokens for each row.
+
+        Raises:
+            MismatchError: If the model's positions leave no room for an answer.
+        """
+        ids = [[*before, *own] for before, own in zip(beginnings, self.ids, strict=True)]
+        positions, longest = self.backbone.tokens.positions, max(map(len, ids))
+        causal, room = self.backbone.kind == "causal", self.room
+        if positions is not None and longest + causal > positions:
+            raise MismatchError(
+                f"prompts of {longest} tokens, soft prompts included, are too long for the {positions} positions of "
+                f"{self.backbone.tokens.model}; pass a smaller --max-length",
+                code="soft-prompt-too-long",
+            )
+        if causal and positions is not None:
+            room = min(room, positions - longest)
+        return dataclasses.replace(self, ids=ids, room=room)
+
     def remarks(self, max_length: int) -> list[str]:
         """Return what people should know about the prompts' lengths, of which ``max_length`` was asked for."""
         room = self.room if self.backbone.kind == "causal" else 0
@@ -104,8 +133,7 @@ class Prompts:
         """
         start = len(begun.ids) if begun else 0
         collate = Collator(self.backbone.tokens, side="left" if self.backbone.kind == "causal" else "right")
-        pass_cost = _PASS_COST if self.backbone.device.type == "cpu" else _PASS_COST_ELSEWHERE
-        for rows, _ in rounds(self._numbers(passes * pass_cost), equal=self.backbone.sharded):
+        for rows, _ in rounds(self._numbers(passes * pass_cost(self.backbone.device)), equal=self.backbone.sharded):
             batch = collate([{"input_ids": self.ids[row][start:]} for row in rows])
             yield rows, {key: value.to(self.backbone.device) for key, value in batch.items()}
 

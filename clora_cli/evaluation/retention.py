@@ -130,9 +130,7 @@ class Retainer:
     def _of(self, probe: Probe, active: Callable[[str], Sequence[AdapterFolder]]) -> Retention:
         nats, tokens = 0.0, 0
         for task in probe.tasks:
-            of_task, positions = self._divergence(
-                self._prompts[f"{probe.name} {task.name}"], task.name, active(task.name)
-            )
+            of_task, positions = self._divergence(self._prompts[f"{probe.name} {task.name}"], active(task.name))
             nats, tokens = nats + of_task, tokens + positions
         before, after = [], []
         for task in probe.questions:
@@ -141,17 +139,17 @@ class Retainer:
         return Retention(nats / max(1, tokens), tokens, _together(before), _together(after))
 
     @torch.inference_mode()
-    def _divergence(self, prompts: Prompts, name: str, adapters: Sequence[AdapterFolder]) -> tuple[float, int]:
+    def _divergence(self, prompts: Prompts, adapters: Sequence[AdapterFolder]) -> tuple[float, int]:
         """Return the sum of KL(base || adapted) over a task's positions, in nats, and their number."""
         found_of = [""] * len(prompts.ids)  # nats and positions of each row that this process has
         for start, part in _parts(prompts):
-            self._combination.use([], name, part)
+            self._combination.use([], part)
             base = [_log_probabilities(part, rows, batch) for rows, batch in part.batches()]
-            before = self._combination.use(adapters, name, part)
-            for (rows, batch), (expected, _) in zip(part.batches(), base, strict=True):
+            adapted, before = self._combination.use(adapters, part)
+            for (rows, batch), (expected, mask) in zip(adapted.batches(), base, strict=True):
                 if before is not None:
                     before(rows, batch["attention_mask"])
-                found, mask = _log_probabilities(part, rows, batch)
+                found = _log_probabilities(adapted, rows, batch)[0][:, -expected.shape[1] :]  # without soft prompts
                 # At least 0 in exact arithmetic: what is below is rounding.
                 apart = (expected.exp() * (expected - found)).sum(dim=-1).clamp(min=0).double()
                 sums = zip((apart * mask).sum(dim=1).tolist(), mask.sum(dim=1).tolist(), strict=True)

@@ -154,7 +154,7 @@ class Method:
         start: ``fresh`` random factors, those of the ``previous`` adapter, or ``shared``: one random ``lora_A`` that all
             adapters of a package have, never trained, so that they are parts of one LoRA.
         combine: What ``clora eval`` does by default: ``sum``, ``weighted``, ``learned``, ``last``, ``route``, ``task-id``,
-            ``none``, or the name of a merge.
+            ``progressive``, ``none``, or the name of a merge.
         trains: Whether there is anything to train; else the adapter is written as zeros and the model is not even loaded.
         learns_answers: Whether the right answers' cross-entropy is learned; else ``loss`` alone is.
         fixed_a: Whether ``lora_A`` stays as ``begin`` leaves it; under ``start = "shared"`` it does anyway.

@@ -15,7 +15,7 @@ from clora_cli.model.conventions import neutral_generation, read_tokens
 from clora_cli.model.loading import load_skeleton, model_with_weights, read_config, read_tokenizer
 from clora_cli.model.sharding import divided, ready
 from clora_cli.model.targets import ALL_LINEAR, adaptable
-from clora_cli.processes.engines import refuse_other_sharding
+from clora_cli.processes.engines import refuse_other_engines
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """Return the device to run on: ``auto`` takes an accelerator where there is one; of several processes each takes its own.
 
     Raises:
-        OptionError: If the name is no device of this machine.
+        OptionError: If the name is no device of this machine, or there are more processes on it than devices.
     """
     import torch
 
@@ -108,7 +108,7 @@ def pick_device(name: str = "auto") -> torch.device:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         if accelerator is None or os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}:
             return torch.device("cpu")
-        return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device(accelerator.type, _own_number())
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -116,7 +116,21 @@ def pick_device(name: str = "auto") -> torch.device:
             f"--device {name} cannot be used here: {str(error).splitlines()[0]}", code="device-unavailable"
         ) from error
     several = device.type != "cpu" and "LOCAL_RANK" in os.environ
-    return torch.device(device.type, int(os.environ["LOCAL_RANK"])) if several else device
+    return torch.device(device.type, _own_number()) if several else device
+
+
+def _own_number() -> int:
+    """Return the number of this process's own accelerator."""
+    import torch
+
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.accelerator.device_count()
+    if number and number >= count:
+        raise OptionError(
+            f"process {number} of this machine has no accelerator of its own, for it sees {count}: start at most so many "
+            "here (--nproc auto), let each process see all of them, or pass --device cpu",
+            code="more-processes-than-devices",
+        )
+    return number
 
 
 def dtype_name(dtype: str, device: torch.device) -> str:
@@ -147,11 +161,11 @@ def load_backbone(
 
     Raises:
         ArtifactError: If the files cannot be loaded.
-        OptionError: If it cannot be quantised or divided here, or Accelerate is to divide it.
+        OptionError: If it cannot be quantised or divided here, or Accelerate is to divide or compile it.
     """
     import torch
 
-    refuse_other_sharding()
+    refuse_other_engines()
 
     torch_dtype = getattr(torch, dtype_name(dtype, device))
     extra = divided(reference, device, quantize) if shard else {}  # each part is read to where it will be

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.base.errors import OptionError
-from clora_cli.model.loading import load_skeleton
+from clora_cli.model.loading import load_skeleton, read_config
 from clora_cli.processes.ranks import processes
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def divided(reference: ModelReference, device: torch.device, quantize: str = "no
         quantize: How its weights are to be quantised.
 
     Raises:
-        OptionError: If there is one process only, or the libraries cannot divide the model here, or not if it is quantised.
+        OptionError: If there is one process only, or the libraries cannot divide the model here, or its weights are quantised.
     """
     import torch
     import transformers
@@ -43,6 +43,12 @@ def divided(reference: ModelReference, device: torch.device, quantize: str = "no
         raise OptionError(
             f"--shard and --quantize {quantize} do not go together: Transformers divides a weight as it is read, and "
             "bitsandbytes packs whole ones; give one of them (4 bit on one GPU takes what 16 bit takes on four)",
+            code="quantized-not-divided",
+        )
+    if (stored := getattr(read_config(reference), "quantization_config", None)) is not None:
+        raise OptionError(
+            f"--shard takes weights that are not quantised; those of {reference.path} are stored so "
+            f"({dict(stored).get('quant_method', 'quantization_config')}): give the model in 16 bit, or leave --shard out",
             code="quantized-not-divided",
         )
     if processes() == 1:

@@ -24,7 +24,7 @@ def merges() -> tuple[str, ...]:
 
 def ways() -> tuple[str, ...]:
     """Return all ways to combine adapters."""
-    return ("auto", "sum", "last", "route", "task-id", "none", "weighted", "learned", *merges())
+    return ("auto", "sum", "last", "route", "task-id", "progressive", "none", "weighted", "learned", *merges())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class EvalOptions(RouteChoices):
 
     ``combine`` says how adapters take part: ``sum`` adds all, ``weighted`` adds them with the weights that the last one was
     trained with, ``learned`` lets the method weigh them input by input, ``last`` takes the last, ``route`` lets each input
-    choose by its features, ``task-id`` takes each task's own, ``none`` the base model alone, a merge's name merges them with
+    choose by its features, ``task-id`` takes each task's own, ``progressive`` also those that it was trained on
+    top of, ``none`` the base model alone, a merge's name merges them with
     its default options, ``auto`` does what their method says.
     """
 
@@ -46,7 +47,7 @@ class EvalOptions(RouteChoices):
     )
     combine: str = option(
         "auto",
-        "sum, last, route, task-id, none, weighted, learned, or a strategy of clora merge, by name or as a .py file; "
+        "sum, last, route, task-id, progressive, none, weighted, learned, or a strategy of clora merge, by name or as a .py file; "
         "auto asks the adapters' method.",
         parse=lambda text: registry.admit("merges", text),
         completes="combine",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SWEEP_NOTE", "compose_sweep", "sweep_data", "sweep_rows"]
 
 SWEEP_NOTE = "Means over orders of tasks and seeds. A point is a method of its own in all other tables, under its settings' name."
+_LEAST = 10.0  # percent points of a panel
 _DRAWN = ("average-performance", "forgetting-rate")
 
 
@@ -49,8 +50,10 @@ def compose_sweep(figure: Figure, sweep: Sweep, orders: Sequence[Order]) -> None
             label = ", ".join(f"{name} {value}" for name, value in zip(sweep.settings[1:], others, strict=True))
             _draw(axis, sweep.horizontal, groups, orders, column, {**line_style(number), "label": short(label, 40)})
         axis.set_title(f"{column.title} {'↑' if column.rises else '↓'}", fontsize=10, loc="left")
-        axis.set_xticks(range(len(sweep.horizontal)), [short(value, 12) for value in sweep.horizontal])
-        axis.set(xlabel=sweep.settings[0], ylabel="percent points")
+        common, values = _shared_start(sweep.horizontal)
+        axis.set_xticks(range(len(values)), [short(value, 12) for value in values])
+        axis.set(xlabel=f"{sweep.settings[0]} {common}".rstrip(), ylabel="percent points")
+        _widen(axis)
         plain_axis(axis)
     if len(sweep.settings) > 1:
         shared_legend(figure, axes)
@@ -69,3 +72,16 @@ def _draw(
     spreads = [groups[horizontal[place]].average(orders, column.metric) for place in places]
     means, deviations = (np.array([getattr(s, name) for s in spreads]) for name in ("mean", "deviation"))
     axis.errorbar(places, means, yerr=np.nan_to_num(deviations), markersize=5, linewidth=1.6, capsize=2, **style)
+
+
+def _shared_start(values: Sequence[str]) -> tuple[str, list[str]]:
+    """Return what all values begin with up to an equals sign, ``density,density=`` of plug-ins' options, and the rest of each."""
+    starts = {value.rpartition("=")[0] for value in values}
+    return (starts.pop(), [value.rpartition("=")[2] for value in values]) if len(starts) == 1 else ("", list(values))
+
+
+def _widen(axis: Axes) -> None:
+    """Show no less than so many points: a difference of one row is no slope."""
+    low, high = axis.get_ylim()
+    if (lack := _LEAST - (high - low)) > 0:
+        axis.set_ylim(low - lack / 2, high + lack / 2)

@@ -8,22 +8,28 @@ from pathlib import Path
 
 from clora_cli.base.errors import OptionError
 
-__all__ = ["refuse_other_sharding"]
+__all__ = ["refuse_other_engines"]
 
 _TRUE = {"1", "true", "yes", "y", "on", "t"}
 _AXES = {"TP": "tensor parallelism", "CP": "context parallelism", "SP": "sequence parallelism", "DP_SHARD": "FSDP"}
 _WHOLE = 3  # the stage of ZeRO from which on the weights themselves are divided
 
 
-def refuse_other_sharding() -> None:
-    """Refuse a launch whose configuration has Accelerate divide the model's weights.
+def refuse_other_engines() -> None:
+    """Refuse a launch whose configuration has Accelerate divide the model's weights, or compile the model.
 
-    Accelerate does so after every process has loaded all of them, and replaces the parameters, so that penalties, masks and
+    Accelerate divides them after every process has loaded all of them, and replaces the parameters, so that penalties, masks and
     gates would act on tensors that are trained no more. On a CPU it ignores the wish without a word.
 
     Raises:
-        OptionError: If it is configured for FSDP, ZeRO-3, Megatron-LM or another way to divide a model.
+        OptionError: If it is configured for FSDP, ZeRO-3, Megatron-LM or another way to divide a model, or for ``torch.compile``.
     """
+    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() not in {"", "no"}:
+        raise OptionError(
+            f"Accelerate is configured to compile the model (dynamo backend {backend.lower()}), again for every shape of a batch "
+            "and around the hooks of methods and adapters, which does not end in useful time; launch with --dynamo_backend no",
+            code="engine-compiles",
+        )
     if (found := _found()) is not None:
         raise OptionError(
             f"Accelerate is configured for {found}, which loads the whole model on every process and then replaces the "

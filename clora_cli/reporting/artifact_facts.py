@@ -55,33 +55,35 @@ def adapter_facts(member: AdapterFolder) -> dict[str, Any]:
     Raises:
         CloraError: If something of it is damaged.
     """
-    from clora_cli.algebra.lora import Factor
-
-    deltas = member.deltas(compare=False)
-    numbers = sum(d.a.numel() + d.b.numel() if isinstance(d, Factor) else d.numel() for d in deltas.values())
-    shapes = sorted({f"{delta.shape[0]} x {delta.shape[1]}" for delta in deltas.values()})
     return {
         "path": str(member.path),
         "task": member.task,
         "stage": member.stage,
         "base_model": dict(member.base),
         "sha256": member.digest,
-        "form": "dense" if member.is_dense else "factors",
-        "sites": len(deltas),
-        "shapes": shapes,
-        "parameters": numbers,
-        "base_copies": _base_copies(member),
+        **_form(member),
         "features": _features(member),
         "manifest": dict(member.manifest.raw) if member.manifest else {},
     }
 
 
-def _base_copies(member: AdapterFolder) -> list[str]:
-    """Return the weights of the base model that a folder holds beside its factors, as PEFT saves those of a vocabulary."""
+def _form(member: AdapterFolder) -> dict[str, Any]:
+    """Return what an adapter is made of; ``base_copies`` are weights of the base model, as PEFT saves those of a vocabulary."""
+    from clora_cli.algebra.lora import Factor
     from clora_cli.store.adapter_tensors import names_in
 
+    if member.is_prompt:
+        prompt = member.prompt()
+        return {"form": "prompt", "tokens": len(prompt), "hidden": prompt.shape[1], "parameters": prompt.numel()}
     names = [] if member.is_dense else names_in(member.weights)
-    return [f"{name.site}.{name.tensor}" for name in names if name.part == "base"]
+    deltas = member.deltas(compare=False)
+    return {
+        "form": "dense" if member.is_dense else "factors",
+        "sites": len(deltas),
+        "shapes": sorted({f"{delta.shape[0]} x {delta.shape[1]}" for delta in deltas.values()}),
+        "parameters": sum(d.a.numel() + d.b.numel() if isinstance(d, Factor) else d.numel() for d in deltas.values()),
+        "base_copies": [f"{name.site}.{name.tensor}" for name in names if name.part == "base"],
+    }
 
 
 def _features(member: AdapterFolder) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 from packaging.markers import UndefinedEnvironmentName
@@ -31,6 +31,7 @@ OK = "ok"
 MISSING = "missing"
 BROKEN = "broken"
 DISTRIBUTION = "clora-cli"
+_LOADED = ("torch", "transformers", "peft")
 _GIB = 1 << 30
 # Where `clora --install-completion` writes, by shell.
 _COMPLETIONS = {
@@ -60,7 +61,7 @@ class Check:
 def look() -> Iterator[Check]:
     """Look at everything, one thing after another."""
     yield from _requirements()
-    for check in (_pytorch, _devices, _memory, _disk, _bundled_model, _data, _hub, _variables, _completion):
+    for check in (_imports, _pytorch, _devices, _memory, _disk, _bundled_model, _data, _hub, _variables, _completion):
         yield _guarded(check)
 
 
@@ -110,6 +111,13 @@ def _problem(requirement: Requirement) -> str:
         return f"no {requirement.name}"
     fits = requirement.specifier.contains(version, prereleases=True)
     return "" if fits else f"{requirement.name} {version} is not {requirement.specifier}"
+
+
+def _imports() -> Check:
+    """Import what all commands that load a model import: libraries refuse one another's versions there."""
+    for name in _LOADED:
+        import_module(name)
+    return Check("imports", OK, ", ".join(_LOADED))
 
 
 def _pytorch() -> Check:

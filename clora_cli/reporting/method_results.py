@@ -60,7 +60,7 @@ class Traits:
     @classmethod
     def of(cls, run: Run) -> Traits:
         """Return the traits that follow from the method's plug-ins and from how its adapters were combined."""
-        needs_task_id = run.combine == "task-id"
+        needs_task_id = run.combine in {"task-id", "progressive"}
         plugins = plugins_of(run.method, run.recipe)
         if not plugins:
             return cls(needs_task_id=needs_task_id)

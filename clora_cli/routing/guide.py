@@ -115,6 +115,12 @@ class Guide:
                 kept[rows] = vectors.cpu()
         return found
 
+    def reads(self, ids: Sequence[int]) -> bool:
+        """Tell whether features are those of a prompt's own tokens, in a pass of the base model alone."""
+        record = self.record
+        whole = record.text == "prompt" and (record.max_length is None or len(ids) <= record.max_length)
+        return whole and record.source == "base" and not self._known.inputs
+
     def ways(self, inputs: Iterable[Input]) -> list[bool]:
         """Return the ways in which inputs are written: without the chat template, with it."""
         return sorted({one.chat and bool(self.backbone.tokens.chat) for one in inputs})

@@ -83,6 +83,47 @@ class MixedAdapters:
         self._bank.gate_by(choose)
         return found
 
+    def decides_beside(self, deciding: Sequence[str]) -> bool:
+        """Tell whether every adapted site's weights are known when a pass reaches it, of a pass that reads features as it goes."""
+        if len(self._active) < len(self._members):
+            return False
+        place = {name: number for number, name in enumerate(self._order)}
+        adapted = set(self._bank.sites)
+        in_time = all(place[self.place(site, deciding)] <= place.get(site, -1) for site in adapted)
+        return in_time and adapted.issuperset(deciding)
+
+    def decide_beside(
+        self, routing: Routing, pool: Pool, others: Mapping[str, Tensor], rows: Sequence[int], mask: Tensor
+    ) -> Mapping[str, Tensor]:
+        """Let the next forward pass weigh some rows by the features of copies of them, which stand behind the batch.
+
+        Args:
+            routing: Weighs all adapters, at sites of which ``decides_beside`` is true.
+            pool: How features are pooled.
+            others: As for ``use``, of the whole batch; what it says of ``rows`` does not count.
+            rows: Which rows have a copy.
+            mask: The copies' attention mask, shape (copy, token).
+
+        Returns:
+            Deciding site to the copies' similarities, shape (copy, adapter); that pass fills it.
+        """
+        found: dict[str, Tensor] = {}
+        chosen: dict[str, Tensor] = {}
+        copies = torch.zeros(len(rows), len(self._members))  # no adapter changes what decides
+
+        def choose(site: str, output: Tensor | None) -> Tensor:
+            place = self.place(site, routing.sites)
+            if place == site and output is not None:
+                features = pooled(output[-len(rows) :], mask, pool).cpu()
+                found.update(routing.similarities({site: features}))
+                weights = others.get(site, next(iter(others.values()))).clone()
+                weights[rows] = routing.weights({site: found[site]})[site]
+                chosen[site] = torch.cat([weights, copies])
+            return self.of_active(chosen[place])
+
+        self._bank.gate_by(choose)
+        return found
+
     @property
     def holds_all(self) -> bool:
         """Whether there is room for all adapters at once."""

@@ -21,6 +21,7 @@ from clora_cli.routing.weights import Routing, common_sites
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import agree, read_distribution, read_record, read_sites
 from clora_cli.store.feature_record import FeatureRecord
+from clora_cli.store.soft_prompt import no_deltas
 
 __all__ = ["Directions", "Distributions", "Known", "Learned", "TaskVectors", "known_by"]
 
@@ -199,8 +200,10 @@ def known_by(
         model: The base model where it is loaded.
 
     Raises:
-        CloraError: As ``Distributions``, ``TaskVectors``, ``Directions`` and ``Learned``.
+        CloraError: As ``Distributions``, ``TaskVectors``, ``Directions`` and ``Learned``; and of soft prompts.
     """
+    if prompt := next((member for member in members if member.is_prompt), None):
+        raise no_deltas(prompt.path)
     if options.reads == "learned":
         return Learned(reference, members, model)
     if options.reads == "factors":

@@ -79,14 +79,12 @@ class Routing:
             Site to weights, shape (input, adapter), float32. Each row sums to 1, or is 0 where the input abstains.
         """
         best = self.options.top_k if top_k is None else top_k
-        found = {site: self._weights(values, best, always) for site, values in similarities.items()}
-        if self.threshold is None:
-            return found
-        known = (nearness(similarities) >= self.threshold).float()[:, None]
-        return {site: weights * known for site, weights in found.items()}
-
-    def _weights(self, similarities: Tensor, top_k: int, always: int | None) -> Tensor:
-        return softmax_over_best(similarities, top_k, self.options.temperature, always).float()
+        stacked = torch.stack(list(similarities.values()))  # (site, input, adapter): one softmax for all
+        by_row = softmax_over_best(stacked.flatten(0, 1), best, self.options.temperature, always)
+        weights = by_row.float().view_as(stacked)
+        if self.threshold is not None:
+            weights = weights * (nearness(similarities) >= self.threshold).float()[:, None]
+        return dict(zip(similarities, weights, strict=True))
 
 
 def softmax_over_best(similarities: Tensor, top_k: int, temperature: float, always: int | None = None) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -35,6 +36,7 @@ class Ready:
         ids: Its tokens.
         chat: Whether they went through the tokenizer's chat template.
         within: Whether the forward pass that answers decides.
+        beside: Whether it does so by a copy of the prompt.
         decoding: How it is answered, with the room that the model has; None if it is not.
     """
 
@@ -44,6 +46,7 @@ class Ready:
     chat: bool
     within: bool
     decoding: Decoding | None
+    beside: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,16 +154,49 @@ def _answer_batch(
         for one in chosen
         if one.decoding is not None
     ]
-    within = held.place_within(batch["attention_mask"]) if chosen[0].within else None
-    if within is None:
-        held.mixed.use(_weights([placed[one] for one in chosen]))
-        _tell(chosen, [placed[one].verdict for one in chosen])
-    unfolding = Unfolding(rows, (lambda: _tell(chosen, within().verdicts)) if within else (lambda: None))
+    deciding = _decided(held, chosen, batch["attention_mask"], placed)
+    unfolding = Unfolding(rows, deciding.tell)
     backbone = prompts.backbone
     config = greedy(backbone, max(row.decoding.max_new_tokens for row in rows), chat=prompts.chat)
     watching = {"stopping_criteria": StoppingCriteriaList([unfolding])}
-    draws = [row.decoding.draw for row in rows]
-    continued(backbone, batch, config, **watching, logits_processor=LogitsProcessorList([Drawing(draws)]))
+    drawing = {"logits_processor": LogitsProcessorList([Drawing([row.decoding.draw for row in rows])])}
+    with deciding.around:
+        continued(backbone, batch, config, **watching, **drawing)
+
+
+@dataclass(frozen=True, eq=False)
+class _Deciding:
+    """How a batch's adapters are weighed: what tells of it after the first pass, and what is around the passes."""
+
+    tell: Callable[[], None]
+    around: contextlib.AbstractContextManager[None]
+
+
+def _decided(held: Held, chosen: Sequence[Ready], mask: Tensor, placed: Mapping[Ready, Where]) -> _Deciding:
+    """Weigh the adapters for a batch, or see to it that its first pass does; tell of what is decided already."""
+    if chosen[0].within:
+        found = held.place_within(mask)
+        return _Deciding(lambda: _tell(chosen, found().verdicts), contextlib.nullcontext())
+    before = [one for one in chosen if one in placed]
+    beside = [row for row, one in enumerate(chosen) if one not in placed]
+    if not beside:
+        held.mixed.use(_weights([placed[one] for one in chosen]))
+        _tell(chosen, [placed[one].verdict for one in chosen])
+        return _Deciding(lambda: None, contextlib.nullcontext())
+    others = _spread(_weights([placed[one] for one in before]) if before else held.nobody, chosen, placed)
+    late = [chosen[row] for row in beside]
+    told, around = held.place_beside(others, beside, [one.asked.input for one in late], mask)
+    _tell(before, [placed[one].verdict for one in before])
+    return _Deciding(lambda: _tell(late, told().verdicts), around)
+
+
+def _spread(weights: Mapping[str, Tensor], chosen: Sequence[Ready], placed: Mapping[Ready, Where]) -> dict[str, Tensor]:
+    """Return weights of those that were placed as weights of a whole batch, in which the others have none."""
+    rows = [row for row, one in enumerate(chosen) if one in placed]
+    spread = {site: one.new_zeros(len(chosen), one.shape[1]) for site, one in weights.items()}
+    for site, one in weights.items():
+        spread[site][rows] = one
+    return spread
 
 
 def _tell(chosen: Sequence[Ready], verdicts: Sequence[Verdict]) -> None:

@@ -225,6 +225,7 @@ def _texts(messages: Any) -> Iterator[tuple[Any, str]]:
 def _read_object(text: bytes) -> dict[str, Any]:
     try:
         values = json.loads(text, object_pairs_hook=each_key_once, parse_constant=_no_constant)
+        json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair could be told to nobody
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the body is no JSON: {_line(error)}", code="json-malformed") from error
     if not isinstance(values, dict):

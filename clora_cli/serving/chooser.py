@@ -54,7 +54,10 @@ class Chooser:
         Raises:
             CloraError: If the features are not finite.
         """
-        similarities = self.routing.similarities(features)
+        return self.by(self.routing.similarities(features), inputs, full=full)
+
+    def by(self, similarities: Mapping[str, Tensor], inputs: Sequence[Input], *, full: bool = False) -> Placed:
+        """Decide where prompts go, by their similarities to the adapters at each deciding site; else as ``among``."""
         applied = self.routing.weights(similarities)
         check_finite(applied, inputs[0].where)
         shown = Decided(inputs, self.routing.weights(similarities, top_k=self._shown))

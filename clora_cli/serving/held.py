@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from clora_cli.base.errors import CloraError, MismatchError
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import check_base
+from clora_cli.model.company import accompanied, takes_company
 from clora_cli.options import ServeOptions
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.inputs import Input
@@ -64,6 +66,24 @@ class Held:
         except CloraError as error:
             self.unrouted = str(error)
         self.mixed = MixedAdapters(bank, backbone, self.members)
+        self._in_time: bool | None = None
+        self._keeps_company = backbone.kind == "causal" and not backbone.sharded and takes_company(backbone.model)
+
+    def decides_beside(self, ids: Sequence[int]) -> bool:
+        """Tell whether the pass that answers a prompt can decide by a copy of it, with the same result as a pass before."""
+        if self._chooser is None or not self._keeps_company:
+            return False
+        chooser, guide = self._chooser
+        if chooser.routing.threshold is not None or not guide.reads(ids):
+            return False
+        if self._in_time is None:
+            self._in_time = self.mixed.decides_beside(chooser.routing.sites)
+        return self._in_time
+
+    @property
+    def nobody(self) -> dict[str, Tensor]:
+        """Weights of no prompts."""
+        return {_EVERYWHERE: torch.zeros(0, len(self.names))}
 
     @property
     def decides_within(self) -> bool:
@@ -131,6 +151,35 @@ class Held:
         chooser, guide = self._choosers()
         found = self.mixed.decide_within(chooser.routing, guide.record.pool, len(self.members), mask)
         return lambda: chooser.after(found)
+
+    def place_beside(
+        self, others: Mapping[str, Tensor], rows: Sequence[int], inputs: Sequence[Input], mask: Tensor
+    ) -> tuple[Callable[[], Placed], contextlib.AbstractContextManager[None]]:
+        """Let the next forward pass decide for some prompts of a batch by copies of them.
+
+        Args:
+            others: Deciding site to the weights of all prompts, of which those of ``rows`` do not count.
+            rows: The prompts' numbers in the batch.
+            inputs: These prompts.
+            mask: The batch's attention mask, shape (prompt, token).
+
+        Returns:
+            What tells afterwards where they went, and what is to be around that pass.
+        """
+        chooser, guide = self._choosers()
+        numbers = torch.tensor(rows, device=mask.device)
+        found = self.mixed.decide_beside(chooser.routing, guide.record.pool, others, rows, mask[numbers])
+        placed: list[Placed] = []
+
+        def then() -> None:
+            placed.append(chooser.by({site: found[site] for site in chooser.routing.sites}, inputs))
+            weights = {}
+            for site, chosen in placed[0].weights.items():
+                weights[site] = others.get(site, next(iter(others.values()))).clone()
+                weights[site][rows] = chosen
+            self.mixed.use(weights)
+
+        return lambda: placed[0], accompanied(self._backbone.model, numbers, len(mask), then)
 
     def _choosers(self) -> tuple[Chooser, Guide]:
         if self._chooser is None:

@@ -58,7 +58,7 @@ def serve(
     """
     keys = read_keys(options.api_key_file, "--api-key-file")
     line = Line(service.answer, options.queue, options.batch_size, service.refresh)
-    upstream = _upstream(options, trusts=not keys)
+    upstream = _upstream(options, log, trusts=not keys)
     app = application(service, line, options, keys, log, upstream)
 
     @contextlib.asynccontextmanager
@@ -93,11 +93,11 @@ def serve(
         line.stop()
 
 
-def _upstream(options: ServeOptions, *, trusts: bool) -> Upstream | None:
+def _upstream(options: ServeOptions, log: Callable[[Mapping[str, Any]], None], *, trusts: bool) -> Upstream | None:
     if options.upstream is None:
         return None
     key = next(iter(read_keys(options.upstream_key_file, "--upstream-key-file")), "")
-    return Upstream(options.upstream, key, options.upstream_base, options.timeout, trusts=trusts)
+    return Upstream(options.upstream, key, options.upstream_base, options.timeout, trusts=trusts, log=log)
 
 
 class _Complaints(logging.Handler):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from clora_cli.base.errors import ArtifactError, CloraError, ReplacedError, translated
 from clora_cli.base.progress import Progress
+from clora_cli.evaluation.prompts import pass_cost
 from clora_cli.model.backbone import load_backbone, pick_device
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import check_answers, is_local
@@ -19,6 +21,7 @@ from clora_cli.store.package import find_base, read_package
 
 __all__ = ["Service"]
 
+_PASSES = 4  # in positions: what a pass saves is then no longer worth the memory that both at once take
 _TURNS = 20  # attempts at a batch while others keep replacing adapters
 
 
@@ -103,13 +106,13 @@ class Service:
             for asked in batch:
                 asked.listener.failed(_gone(self.trouble))
             return []
-        ready = [one for asked in batch if (one := self._ready(asked)) is not None]
-        placed = self._placed([one for one in ready if not one.within])
+        ready = self._beside([one for asked in batch if (one := self._ready(asked)) is not None])
+        placed = self._placed([one for one in ready if not (one.within or one.beside)])
         for one, verdict in placed.items():
             if one.decoding is None:
                 one.asked.listener.decided(verdict.verdict)
         left = []
-        answering = [one for one in ready if one.decoding is not None and (one.within or one in placed)]
+        answering = [one for one in ready if one.decoding is not None and (one.within or one.beside or one in placed)]
         for group in groups(answering, self._backbone.tokens.positions, self._options.batch_size):
             try:
                 answer_group(self._backbone, self.held, group, placed)
@@ -128,6 +131,14 @@ class Service:
         except CloraError as error:
             asked.listener.failed(error)
             return None
+
+    def _beside(self, ready: Sequence[Ready]) -> list[Ready]:
+        """Mark the prompts that decide by copies of themselves, where one pass over both is worth more than two passes."""
+        able = [one for one in ready if one.decoding is not None and not one.within and self.held.chooses(one.choice)]
+        if sum(len(one.ids) for one in able) > _PASSES * pass_cost(self._backbone.device):
+            return list(ready)
+        marked = {one for one in able if self.held.decides_beside(one.ids)}
+        return [replace(one, beside=True) if one in marked else one for one in ready]
 
     def _placed(self, ready: Sequence[Ready]) -> dict[Ready, Where]:
         """Return where each prompt goes; those that cannot be read are left out, and their listeners told."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import httpx
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.background import BackgroundTask
 
 from clora_cli.serving.held import Held
 from clora_cli.serving.refusal import Refusal
+from clora_cli.serving.replies import event
 from clora_cli.serving.verdict import Verdict
 from clora_cli.store.adapter_folder import AdapterFolder
 
@@ -47,11 +47,21 @@ class Upstream:
         base: What it calls the base model; the first model that it lists by default.
         seconds: How long an answer may take.
         trusts: Whether a client's own key is meant for that server.
+        log: Takes an entry for each answer that broke off.
     """
 
-    def __init__(self, url: str, key: str, base: str | None, seconds: float, *, trusts: bool) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        base: str | None,
+        seconds: float,
+        *,
+        trusts: bool,
+        log: Callable[[Mapping[str, Any]], None] = lambda entry: None,
+    ) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
-        self._key, self._base, self._trusts = key, base, trusts
+        self._key, self._base, self._trusts, self._log = key, base, trusts, log
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(seconds, connect=10.0), trust_env=False)
         self._names: dict[str, str] = {}  # an adapter's own name with its digest, to what the server calls it
         self._loaded: dict[str, str] = {}  # the same for those that were loaded from here, to the path that unloads
@@ -76,8 +86,22 @@ class Upstream:
             self._names, self._loaded = {}, {}
             answer = await self._sent(request, values, verdict.adapter, held)
         headers = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
-        closing = BackgroundTask(answer.aclose)
-        return StreamingResponse(answer.aiter_raw(), answer.status_code, headers | verdict.headers, background=closing)
+        return StreamingResponse(self._passed_back(answer), answer.status_code, headers | verdict.headers)
+
+    async def _passed_back(self, answer: httpx.Response) -> AsyncIterator[bytes]:
+        """Yield an answer as it comes; of a stream that breaks off, an event that says so."""
+        try:
+            async for part in answer.aiter_raw():
+                yield part
+        except httpx.HTTPError as error:
+            told = Refusal(502, f"the upstream server broke its answer off: {error}", code="upstream")
+            self._log({"event": "failed", "status": told.status, "code": told.code, "error": str(told)})
+            streams = answer.headers.get("content-type", "").startswith("text/event-stream")
+            if not streams or "content-length" in answer.headers:
+                raise  # the client sees an answer shorter than it was to be
+            yield b"\n\n" + event(told.body)
+        finally:  # also where the client has left, which ends the answer there
+            await answer.aclose()
 
     async def _sent(
         self, request: Request, values: Mapping[str, Any], chosen: str | None, held: Held

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from clora_cli.base.legible import legible
+
 __all__ = ["Verdict"]
 
 
@@ -57,5 +59,5 @@ class Verdict:
 
 
 def _ascii(value: str) -> str:
-    """Return a text as a header may hold it: what is beyond ASCII is written as Python would."""
-    return value.encode("ascii", "backslashreplace").decode().replace("\n", " ").replace("\r", " ")
+    """Return a text as a header may hold it: controls, and what is beyond ASCII, are written as Python would."""
+    return legible(value).encode("ascii", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""``adapter_config.json``: PEFT's settings of a LoRA (layer L1)."""
+"""``adapter_config.json``: PEFT's settings of a LoRA or of soft prompts (layer L1)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ _WANTED: Mapping[str, Check] = {
     "target_modules?": lambda value: value is None or any_text(value) or _NAMES(value),
     "base_model_name_or_path?": maybe(name),
     "task_type?": maybe(name),
+    "num_virtual_tokens?": maybe(whole(1)),
+    "num_transformer_submodules?": maybe(whole(1)),
 }
 
 

@@ -1,6 +1,6 @@
 """One adapter folder on disk (layer L1): read, validate, write.
 
-An adapter folder is a PEFT LoRA folder, with ``clora.json`` beside it when clora made it.
+An adapter folder is a PEFT LoRA folder, or one of soft prompts, with ``clora.json`` beside it when clora made it.
 ``docs/package-format.md`` is the specification.
 """
 
@@ -24,6 +24,7 @@ from clora_cli.store.conversion import conversion
 from clora_cli.store.distribution import read_record
 from clora_cli.store.manifest import MANIFEST, Manifest
 from clora_cli.store.side_files import FEATURES, STATE, former_name, side_file
+from clora_cli.store.soft_prompt import is_prompt, no_deltas, read_prompt
 from clora_cli.store.steady import Identity, identity, steady, unchanged
 from clora_cli.store.tensors import (
     check_numbers,
@@ -103,6 +104,11 @@ class AdapterFolder:
         return not self.config
 
     @property
+    def is_prompt(self) -> bool:
+        """Whether the folder holds soft prompts, as PEFT's prompt tuning makes them, instead of deltas."""
+        return is_prompt(self.config)
+
+    @property
     def weights(self) -> Path:
         """The file of the adapter's weights."""
         return self.path / (DENSE if self.is_dense else WEIGHTS)
@@ -154,11 +160,13 @@ class AdapterFolder:
 
         Raises:
             ArtifactError: If the tensor file is missing, truncated or incomplete.
-            MismatchError: If it holds more than plain LoRA factors, or does not fit the base model that it is used with.
+            MismatchError: If it holds no factors or more than those, or does not fit the base model that it is used with.
         """
         from clora_cli.algebra.lora import config_problem
         from clora_cli.store.adapter_tensors import read_factors
 
+        if self.is_prompt:
+            raise no_deltas(self.path)
         if self.is_dense:
             raise MismatchError(
                 f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors",
@@ -170,6 +178,18 @@ class AdapterFolder:
             factors = read_factors(self.weights, self.config, self.places, compare=compare, at_once=at_once)
         check_numbers(_numbers(factors), self.path)
         return self._named(factors)
+
+    def prompt(self) -> Tensor:
+        """Read the vectors of the virtual tokens of an adapter that ``is_prompt``, shape (token, hidden), float32.
+
+        Raises:
+            ArtifactError: If the tensor file is missing or damaged.
+            MismatchError: If it holds more than soft prompts.
+        """
+        with unchanged(self.path, self.seen):
+            found = read_prompt(self.weights, self.config)
+        check_numbers([("the soft prompt", found)], self.path)
+        return found.float()
 
     def check_numbers(self) -> None:
         """Check every number and keep none, for callers that pass an adapter on without using it.
@@ -213,7 +233,11 @@ class AdapterFolder:
         """The sites that are embeddings, whose factors PEFT names differently in its files."""
         from clora_cli.store.adapter_tensors import names_in
 
-        sites = set() if self.is_dense else {name.site for name in names_in(self.weights) if name.embedding}
+        sites = (
+            set()
+            if self.is_dense or self.is_prompt
+            else {name.site for name in names_in(self.weights) if name.embedding}
+        )
         return frozenset(sites if self.places is None else {self.places.place(site).site for site in sites})
 
     def _state_key(self, key: str) -> str:

@@ -79,7 +79,7 @@ def write_adapter(
 
     Args:
         target: The folder; replaced if it exists.
-        tensors: PEFT's tensor names to LoRA factors.
+        tensors: PEFT's tensor names to LoRA factors, or to soft prompts.
         config: ``adapter_config.json``.
         manifest: ``clora.json`` without ``schema`` and ``files``, which are added.
         texts: Further files by name, such as the model card.
@@ -99,9 +99,8 @@ def write_adapter(
         if distribution is not None:
             (folder / FEATURES).write_bytes(distribution.to_bytes())
         (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
-        AdapterFolder(
-            folder, config, None, places
-        ).factors()  # an adapter that no command could read again is never published
+        written = AdapterFolder(folder, config, None, places)
+        _ = written.prompt() if written.is_prompt else written.factors()  # none is published that no command could read
     return read_adapter(target)
 
 

@@ -48,8 +48,8 @@ class MethodRecord(Record):
         )
     )
     combine = a_line(
-        "how the package's adapters are combined at evaluation: `sum`, `last`, `route`, `task-id`, `weighted`, `learned`, "
-        "`none` (the base model alone), or a merge's name"
+        "how the package's adapters are combined at evaluation: `sum`, `last`, `route`, `task-id`, `progressive` (that of the "
+        "task and those that it builds on), `weighted`, `learned`, `none` (the base model alone), or a merge's name"
     )
 
 
@@ -88,7 +88,7 @@ class LoraRecord(Record):
     alpha = some(a_number("as asked for"))
     dropout = some(a_number("as asked for"))
     target_modules = some(texts("as asked for; empty for query and value projections"))
-    form = some(a_line("of a merge: `factors` or `dense`"))
+    form = some(a_line("of a merge: `factors` or `dense`; of soft prompts: `prompt`, and no other key"))
     dtype = some(a_line("of a merge: the type of its dense deltas"))
     fan_in_fan_out = some(a_flag("of a merge: whether the base model stores its weights as (in, out)"))
 

@@ -16,7 +16,7 @@ from clora_cli.model.base_model import ModelReference, find_model, is_local, sam
 from clora_cli.store.adapter_folder import AdapterFolder, is_adapter, read_once
 from clora_cli.store.steady import Identity, identity, steady
 
-__all__ = ["base_at_hand", "changed", "find_base", "marks", "read_package"]
+__all__ = ["base_at_hand", "changed", "check_kinds", "find_base", "marks", "read_package"]
 
 
 def find_base(
@@ -98,7 +98,7 @@ def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: b
 
     Raises:
         ArtifactError: If a path is missing or holds no adapter, or a member is damaged.
-        MismatchError: If two members have different base models, or the same task.
+        MismatchError: If two members have different base models, or the same task, or only one of them holds soft prompts.
     """
     paths = list(paths)
     members = steady(
@@ -108,6 +108,7 @@ def read_package(paths: Iterable[Path], *, missing_ok: bool = False, distinct: b
         listed=True,
     )
     _check_same_base(members)
+    check_kinds(members)
     if distinct:
         _check_distinct(members)
     return sorted(members, key=lambda member: member.stage if member.stage is not None else 1 << 30)
@@ -155,6 +156,20 @@ def _check_same_base(members: Sequence[AdapterFolder]) -> None:
                 f"({fingerprinted[0].base['id']} and {member.base['id']}); give adapters of one base model",
                 code="base-models-differ",
             )
+
+
+def check_kinds(members: Sequence[AdapterFolder]) -> None:
+    """Refuse adapters that change weights beside such that are soft prompts: nothing combines them.
+
+    Raises:
+        MismatchError: If there are both.
+    """
+    prompt, other = (next((m for m in members if m.is_prompt is kind), None) for kind in (True, False))
+    if prompt is not None and other is not None:
+        raise MismatchError(
+            f"{prompt.path} holds a soft prompt and {other.path} changes weights; give adapters of one kind",
+            code="adapter-kinds-differ",
+        )
 
 
 def _check_distinct(members: Sequence[AdapterFolder]) -> None:

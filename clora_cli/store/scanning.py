@@ -17,6 +17,7 @@ from clora_cli.base.intake import open_regular, parse_json, read_text
 from clora_cli.store.adapter_config import CONFIG, read_config
 from clora_cli.store.adapter_folder import WEIGHTS, AdapterFolder, is_adapter
 from clora_cli.store.manifest import MANIFEST, Manifest
+from clora_cli.store.soft_prompt import is_prompt
 from clora_cli.store.template_tricks import hidden_letters, template_tricks
 from clora_cli.store.tensors import read_header
 
@@ -177,10 +178,15 @@ def _of_adapter(folder: Path, limit: float) -> Iterator[Finding]:
     if not (folder / WEIGHTS).is_file():
         yield Finding("format", WEIGHTS, "is missing")
         return
-    if config_problem(config):
+    adapter, prompt = AdapterFolder(folder, config, None), is_prompt(config)
+    if config_problem(config) and not prompt:
         return
+    factors: Mapping[str, Factor] = {}
     try:
-        factors = AdapterFolder(folder, config, None).factors(compare=False)
+        if prompt:
+            adapter.prompt()
+        else:
+            factors = adapter.factors(compare=False)
     except CloraError as error:
         kind = "numbers" if error.code == "numbers-not-finite" else "format"
         yield Finding(kind, WEIGHTS, str(error))
@@ -189,7 +195,7 @@ def _of_adapter(folder: Path, limit: float) -> Iterator[Finding]:
 
 
 def _of_config(folder: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
-    if problem := config_problem(config):
+    if not is_prompt(config) and (problem := config_problem(config)):
         yield Finding("format", CONFIG, f"is no plain LoRA: {problem}")
     if code := [key for key in ("auto_map", "custom_module", "trust_remote_code") if config.get(key)]:
         yield Finding("code", CONFIG, f"asks for code to be run ({', '.join(code)})")

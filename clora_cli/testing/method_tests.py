@@ -38,7 +38,7 @@ class MethodTests(ClassTests):
         merges = registry.names("merges")
         require(method.past in {*_WAYS, *merges}, f"past is '{method.past}': give one of {_WAYS} or a merge")
         require(
-            method.combine in {*_WAYS, "last", "task-id", "learned", *merges},
+            method.combine in {*_WAYS, "last", "task-id", "progressive", "learned", *merges},
             f"there is no way to combine '{method.combine}'",
         )
         require(method.start in {"fresh", "previous", "shared"}, f"start is '{method.start}'")

@@ -101,17 +101,27 @@ def encoded_rows(plan: Plan, built: Built) -> Items:
 
 
 def trainer_of(plan: Plan, built: Built, items: Items, moments: Moments) -> MethodTrainer:
-    """Return the Trainer of a run."""
+    """Return the Trainer of a run.
+
+    Raises:
+        OptionError: If it cannot train in the way that the launcher is configured for.
+    """
     backbone = built.backbone
-    trainer = MethodTrainer(
-        moments=moments,
-        sparing=Sparing(built, plan.options, lambda: moments.row_by_row),
-        model=built.model,
-        args=training_arguments(plan, backbone),
-        train_dataset=Rows(items, plan.order),
-        data_collator=Collator(backbone.tokens),
-        decoder_inputs=backbone.tokens.decoder_inputs if backbone.kind == "seq2seq" else None,
-    )
+    try:
+        trainer = MethodTrainer(
+            moments=moments,
+            sparing=Sparing(built, plan.options, lambda: moments.row_by_row),
+            model=built.model,
+            args=training_arguments(plan, backbone),
+            train_dataset=Rows(items, plan.order),
+            data_collator=Collator(backbone.tokens),
+            decoder_inputs=backbone.tokens.decoder_inputs if backbone.kind == "seq2seq" else None,
+        )
+    except (ImportError, ValueError) as error:  # no DeepSpeed, or a configuration for other devices
+        raise OptionError(
+            f"Accelerate cannot train as the launcher configures it (ACCELERATE_… variables): {' '.join(str(error).split())}",
+            code="engine-not-available",
+        ) from error
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -22,7 +22,7 @@ from clora_cli.options import ExpandOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.spots import inside, place
 from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
-from clora_cli.store.package import read_package
+from clora_cli.store.package import check_kinds, read_package
 from clora_cli.transforming.member import Member, check_apart
 from clora_cli.transforming.routable import check_bases, check_routable, tell_doubts
 
@@ -65,6 +65,7 @@ def plan_expand(paths: Iterable[Path], options: ExpandOptions, *, progress: Prog
     members = _read(given)
     _check_out(options.out, [*given, *(member.path for member in members)])
     check_bases([member.folder for member in members])
+    check_kinds([member.folder for member in members])
     united = _without_conflicts(_renamed(members, options.rename), options.on_conflict, progress)
     # Bare PEFT folders have no place in a sequence, and nothing in a package tells in which order they were given.
     united.sort(key=lambda member: member.is_bare)

@@ -64,19 +64,30 @@ class FolderRemote:
         if (self.path / CHECKSUMS).is_file():
             return listed(read_json(self.path / CHECKSUMS, "list of checksums"), str(self.path))
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file()] if self.path.is_dir() else []
-        return {path.relative_to(self.path).as_posix(): Digest("sha256", sha256(path)) for path in files}
+        names = [path.relative_to(self.path).as_posix() for path in files]
+        return {name: Digest("sha256", sha256(self._own(name))) for name in names}
 
     def fetch(self, name: str, folder: Path) -> None:
         """Copy one file.
 
         Raises:
-            ArtifactError: If it is missing.
+            ArtifactError: If it is missing, or leads to a file of somebody else's.
         """
-        if not (self.path / name).is_file():
+        if not self._own(name).is_file():
             raise ArtifactError(
                 f"{self.path} lacks {name}, which it lists; push the package again", code="remote-damaged"
             )
         shutil.copyfile(self.path / name, folder / name)
+
+    def _own(self, name: str) -> Path:
+        """Return a file's path; a link out of the folder would bring in what only the reader may read."""
+        path = self.path / name
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise ArtifactError(
+                f"{self.path}: {name} is a link that leads out of the folder; have the package pushed again",
+                code="remote-damaged",
+            )
+        return path
 
     def send(self, folder: Path, gone: list[str]) -> None:
         """Write the folder whole, in place of what is there."""

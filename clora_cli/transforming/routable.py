@@ -85,7 +85,7 @@ def check_bases(members: Sequence[AdapterFolder]) -> None:
 def check_routable(members: Sequence[AdapterFolder]) -> list[Routable | None]:
     """Check that adapters are whole and that inputs can be routed among them in a way that all have in common.
 
-    Feature distributions that compare are one way, task vectors another.
+    Feature distributions that compare are one way, task vectors another. Soft prompts are not routed to by features, and need neither.
 
     Args:
         members: At least one, of one base model.
@@ -97,6 +97,10 @@ def check_routable(members: Sequence[AdapterFolder]) -> list[Routable | None]:
         ArtifactError: If one is damaged, or has no distribution; with the command that gives it one.
         MismatchError: If two distributions do not compare, or an adapter is more than a LoRA.
     """
+    if all(member.is_prompt for member in members):
+        for member in members:
+            member.prompt()
+        return [None] * len(members)
     for member in members:
         _check_plain(member)
         member.check_numbers()
@@ -141,6 +145,8 @@ def tell_doubts(members: Sequence[AdapterFolder], found: Sequence[Routable | Non
         found: Its answer.
         progress: Told of each doubt.
     """
+    if all(member.is_prompt for member in members):
+        return
     routables = {member: routable for member, routable in zip(members, found, strict=True) if routable is not None}
     try:
         if routables:  # of task vectors alone there is nothing to doubt

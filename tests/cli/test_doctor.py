@@ -96,3 +96,13 @@ def test_completion_is_looked_for_where_it_is_installed_to(clora, tmp_path, monk
     (tmp_path / ".bash_completions").mkdir()
     (tmp_path / ".bash_completions" / "clora.sh").touch()
     assert states(clora)[1]["completion"]["state"] == state
+
+
+def test_a_library_that_does_not_import_is_broken_and_the_reason_is_told(clora, monkeypatch):
+    def refuse(name):
+        raise ImportError(f"safetensors>=0.8 is required,\n{name} says")
+
+    monkeypatch.setattr(machine, "import_module", refuse)
+    result, checks, _ = states(clora)
+    assert (result.code, checks["imports"]["state"]) == (1, BROKEN)
+    assert "safetensors>=0.8 is required, torch says" in result.err

@@ -345,7 +345,14 @@ def test_a_divided_model_gives_the_features_of_a_whole_one(ranks, clora, package
         assert contents(here) == written
 
 
-def test_what_a_divided_model_needs_is_told_before_anything_is_loaded(clora, package, arguments, monkeypatch):
+def test_what_a_divided_model_needs_is_told_before_anything_is_loaded(
+    clora, package, arguments, monkeypatch, model_folder, here
+):
+    stored = shutil.copytree(model_folder("llama"), here / "stored")
+    config = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
+    refused = clora(*arguments, "--package", "another", "--model", stored, "--shard")
+    assert (refused.code, refused.error, "stored so (fp8)" in refused.err) == (2, "quantized-not-divided", True)
     for words, code in (((), "shard-needs-processes"), (("--quantize", "4bit"), "quantized-not-divided")):
         refused = clora("eval", "adapters", "--shard", *words)
         assert (refused.code, refused.error) == (2, code)
@@ -362,6 +369,27 @@ def test_what_a_divided_model_needs_is_told_before_anything_is_loaded(clora, pac
                 refused = clora(*command)
                 assert (refused.code, refused.error) == (2, "engine-shards-by-itself")
                 assert told in refused.err and "--shard" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("chosen", "code"),
+    [
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "engine-compiles"),
+        (
+            {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2"},
+            "engine-not-available",
+        ),
+    ],
+    ids=["compiled", "not for this device"],
+)
+def test_what_the_launcher_configures_and_cannot_be_is_told_in_one_line(
+    clora, arguments, monkeypatch, here, chosen, code
+):
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    refused = clora(*arguments)
+    assert (refused.code, refused.error, refused.err.count("\n")) == (2, code, 1)
+    assert not list(here.glob("adapters/*"))
 
 
 def test_the_number_of_processes_is_an_option(process, clora, routable, here):

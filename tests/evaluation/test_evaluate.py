@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused(package, loaded, tmp_path, backbone, model
         evaluate(package, [], EvalOptions(device="cpu"))
     write_random_adapter(tmp_path / "more" / "third", backbone("llama"), stage=3, combine="task-id")
     mixed = read_package([tmp_path / "adapters", tmp_path / "more"])
-    with refused("ways-to-combine-differ", "--combine sum|last|route|task-id|none"):
+    with refused("ways-to-combine-differ", "--combine sum|last|route|task-id|progressive|none"):
         evaluate(mixed, loaded, EvalOptions(device="cpu"))
 
 

@@ -34,6 +34,7 @@ def gpus(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     monkeypatch.setattr(torch, "empty", lambda size, device: SimpleNamespace(device=torch.device(device)))
 
 
@@ -52,6 +53,13 @@ def test_of_several_processes_each_takes_its_own_device(gpus, monkeypatch, name,
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
     assert pick_device(name) == torch.device(expected)
+
+
+def test_more_processes_than_devices_are_refused(gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    for name in ("auto", "cuda"):
+        with refused("more-processes-than-devices", "process 2", "it sees 2", "--nproc auto"):
+            pick_device(name)
 
 
 def test_a_launcher_that_was_told_to_stay_on_the_cpu_is_obeyed(gpus, monkeypatch):

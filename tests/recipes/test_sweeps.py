@@ -87,5 +87,7 @@ def test_a_label_says_its_settings_and_others_say_none():
         "n-lora",
         {"lr": "1e-3", "layer": "1+2"},
     )
-    for label in ("n-lora", "n-lora@x", "@a=b", "n-lora@a=b=c"):
+    plugin = sweep_label("cast", {"trim": "density,density=0.3"})
+    assert read_sweep_label(plugin) == ("cast", {"trim": "density+density=0.3"})
+    for label in ("n-lora", "n-lora@x", "@a=b"):
         assert read_sweep_label(label) is None

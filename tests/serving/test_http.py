@@ -11,11 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
+from refusals import refused
 from routed import give_distribution
 from served import answered, asked, running, service_of
 from support import write_random_adapter
 
+from clora_cli.base.addresses import listen
 from clora_cli.data import load_task
+from clora_cli.options import ServeOptions
+from clora_cli.serving import server
+from clora_cli.serving.verdict import Verdict
 
 PROMPTS = ("the boat was great today", "a quiet film", "our lunch seemed so so in the end", "this long book")
 JSON = {"content-type": "application/json"}
@@ -166,6 +171,12 @@ def test_a_task_that_lands_while_serving_answers_the_next_request(made, serve, t
         ("completions", b'{"prompt": "a", "temperature": NaN}', 400, "NaN"),
         ("completions", b"[" * 100000, 400, "no JSON"),
         ("completions", b"\xff\xfe{", 400, "no JSON"),
+        ("completions", b'{"prompt": "a", "model": "\\ud800"}', 400, "no JSON"),
+        ("completions", b'{"prompt": "a", "\\udfff": 1}', 400, "no JSON"),
+        ("route", b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400, "no JSON"),
+        ("completions", b'{"prompt": "a", "model": ' + b"[" * 900 + b"]" * 900 + b"}", 400, ""),
+        ("completions", b'{"prompt": "a", "model": {"name": "first", "scale": 1e999}}', 400, "model"),
+        ("completions", b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", 400, ""),
         ("completions", b'{"max_tokens": 2}', 400, "prompt"),
         ("completions", b'{"prompt": "a", "max_tokens": 0}', 400, "max_tokens"),
         ("completions", b'{"prompt": "a", "logprobs": 5}', 400, "logprobs"),
@@ -218,9 +229,34 @@ def test_other_refusals_have_their_own_status(refusing):
     assert (long.status_code, error_of(long)["code"]) == (400, "context_length_exceeded")
     assert httpx.get(f"{url}/nothing").status_code == 404
     assert error_of(httpx.get(f"{url}/v1/completions"))
-    for host in ("evil.example", "127.evil.example"):  # a name that a page's owner made up for this machine
+    for host in (
+        "evil.example",
+        "127.evil.example",
+        "[::1",
+        "localhost@evil.example",
+    ):  # a name that a page's owner made up for this machine
         assert httpx.get(f"{url}/v1/models", headers={"host": host}).status_code == 403
     assert httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
+
+
+def test_names_of_any_letters_make_headers_of_one_printable_line():
+    headers = Verdict("mögen\x1b[31m\r\nset-cookie: x 日本\u202e", 0.5, "nearest\x7f", "0").headers
+    assert all(value.isascii() and value.isprintable() for value in headers.values())
+    assert headers["x-clora-adapter"] == "m\\xf6gen\\x1b[31m\\r\\nset-cookie: x \\u65e5\\u672c\\u202e"
+
+
+def test_a_second_server_at_a_port_is_refused_in_one_line(made, serve):
+    url, _ = serve(made()[0])
+    taken = ServeOptions(port=int(url.rpartition(":")[2]))
+    with refused("address-unavailable", f"--port {taken.port}", "choose another"):
+        server.bound_for(taken)
+    early, late = (server.bound_for(ServeOptions(port=0)) for _ in range(2))
+    with early, late:
+        port = early.getsockname()[1]
+        beside = server.bound_for(ServeOptions(port=port))  # while the first one still loads
+        early.listen()
+        with refused("address-unavailable", f"--port {port}"):
+            listen(beside, 1, f"--port {port}")
 
 
 def test_keys_are_asked_for(made, serve, tmp_path):

@@ -30,7 +30,7 @@ def of_eval(base, package, examples, combine="route", **options):
     prompts = Prompts(base, examples, ids, [], 64, room=6)
     routed = combine == "route"
     how = Routed(base, bank, members, route_options(members, options)) if routed else Fixed(bank, members, combine)
-    before = how.use(active(members, combine, ""), "task", prompts)
+    prompts, before = how.use(active(members, combine, ""), prompts)
     found = generate(prompts, 6, lambda rows: None, before)
     bank.clear()
     return found
@@ -105,6 +105,41 @@ def test_a_mixed_batch_gives_each_prompt_what_it_gets_alone(made):
     }
     assert by_model["first"] == by_model["base:first"]
     assert len({tuple(texts) for texts in by_model.values()}) >= 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("options", [{}, {"top_k": 2, "temperature": 50.0}])
+def test_a_pass_that_decides_by_copies_gives_what_two_passes_give(made, monkeypatch, family, options):
+    package, base = made(family)
+    models = ["auto", "base", "auto", "first"]
+
+    def found(passes):
+        monkeypatch.setattr("clora_cli.serving.service._PASSES", passes)
+        service, seen = service_of(package, **options), []
+        beside = service.held.place_beside
+        monkeypatch.setattr(service.held, "place_beside", lambda *given: seen.append(len(given[1])) or beside(*given))
+        batch = [
+            asked(prompt, model, tokens=4 + row)
+            for row, (prompt, model) in enumerate(zip(PROMPTS, models, strict=True))
+        ]
+        heard = answered(service, batch)
+        again = answered(service, [asked(PROMPTS[3]), asked(PROMPTS[1], tokens=1)])
+        return [(one.text, one.verdict, one.tokens, one.reason) for one in (*heard, *again)], sum(seen)
+
+    (one_pass, copies), (two_passes, none) = found(1000), found(0)
+    assert one_pass == two_passes
+    assert (copies, none) == (4 if base.kind == "causal" else 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [({"abstain": 0.05}, {}), ({"route_layer": "last"}, {}), ({}, {"text": "body"})],
+)
+def test_what_a_pass_cannot_decide_as_it_goes_is_decided_before(made, options, how):
+    package, _ = made(**how)
+    service = service_of(package, **options)
+    assert not service.held.decides_beside([1] * 5)
+    assert answered(service, [asked(PROMPTS[0])])[0].verdict is not None
 
 
 def test_draws_follow_their_seed(made):

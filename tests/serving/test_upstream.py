@@ -58,6 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(404, b"{}")
         elif body["model"].removeprefix("the-base:") not in self.server.names:
             self._reply(404, b'{"error": {"message": "no such model"}}')
+        elif self.server.kind == "broken":
+            self._break_off("text/event-stream" if body.get("stream") else "application/json")
         elif body.get("stream"):
             self._stream()
         else:
@@ -74,6 +76,12 @@ class _Handler(BaseHTTPRequestHandler):
         for start in range(0, len(ODD), 7):  # cut anywhere, also inside a letter
             self.wfile.write(ODD[start : start + 7])
             self.wfile.flush()
+
+    def _break_off(self, kind):
+        self.wfile.write(f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+        self.wfile.write(b"9\r\ndata: {}\n\r\n")
+        self.wfile.flush()
+        self.connection.shutdown(2)
 
     def _reply(self, status, text, headers=()):
         self.send_response(status)
@@ -177,6 +185,21 @@ def test_what_goes_wrong_there_is_told(made, serve, stub):
     assert refused.status_code == 502 and "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in refused.json()["error"]["message"]
     with pytest.raises(openai.InternalServerError), running(package, [], upstream="http://127.0.0.1:9") as (dead, _):
         openai.OpenAI(base_url=f"{dead}/v1", api_key="k", max_retries=0).completions.create(model="base", prompt="a")
+
+
+def test_a_stream_that_breaks_off_there_ends_with_an_error_here(made, serve, stub):
+    log = []
+    url, _ = serve(made()[0], log, upstream=stub("broken", ("the-base", "first", "second")).url)
+    with httpx.stream(
+        "POST", f"{url}/v1/completions", json={"prompt": PROMPT, "model": "first", "stream": True}
+    ) as answer:
+        begun, _, told = answer.read().partition(b"\n\n\n")
+    assert begun == b"data: {}"
+    assert "broke its answer off" in json.loads(told.removeprefix(b"data: "))["error"]["message"]
+    with pytest.raises(httpx.RemoteProtocolError):
+        ask(url)
+    assert [(entry["status"], entry["code"]) for entry in log if entry["event"] == "failed"] == [(502, "upstream")] * 2
+    assert ask(url, "nobody").status_code == 404
 
 
 def test_keys_of_clients_stay_here_and_the_servers_own_is_sent(made, serve, stub, tmp_path):

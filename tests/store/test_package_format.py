@@ -12,20 +12,25 @@ from pathlib import Path
 import pytest
 import torch
 from parts import write_parts
+from prompted import peft_prompt
 from refusals import refused
 from routed import write_routable
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support import contents, options_for, train, write_random_adapter
+from support import FAMILIES, contents, options_for, train, write_random_adapter
 
 from clora_cli.algebra.lora import factor_keys
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.base.files import sha256
 from clora_cli.base.progress import Silent
 from clora_cli.data import load_task
+from clora_cli.evaluation.answers import generate
+from clora_cli.evaluation.prompts import Prompts
 from clora_cli.model.backbone import load_backbone
 from clora_cli.model.base_model import find_model
 from clora_cli.model.features import collect_moments, prompt_ids
+from clora_cli.model.soft_prompts import SoftPrompts
+from clora_cli.model.task_vectors import table_of
 from clora_cli.options import ExpandOptions, MergeOptions, TrimOptions
 from clora_cli.store.adapter_folder import WEIGHTS, read_adapter
 from clora_cli.store.distribution import agree, read_distribution, read_record
@@ -676,3 +681,40 @@ def test_must_40_tell_none_of_rows_that_others_were_made_of(adapter, key):
     assert withhold(adapter, {"abc"})
     data = read_adapter(adapter).manifest.raw["data"]
     assert data[key] == [{"name": "x", "fingerprint": ""}] and data["fingerprint"]
+
+
+def test_must_41_hold_the_virtual_tokens_alone(base, tmp_path):
+    folder = peft_prompt(base, tmp_path / "first", tokens=2)
+    whole = load_file(folder / WEIGHTS)["prompt_embeddings"]
+    cases = {
+        "soft-prompt-damaged": [{"prompt_embeddings": whole[:1]}, {"prompt_embeddings": whole.long()}, {}],
+        "soft-prompt-not-alone": [{"prompt_embeddings": whole, "score.weight": torch.zeros(2, 2)}],
+        "numbers-not-finite": [{"prompt_embeddings": whole * float("inf")}],
+    }
+    assert torch.equal(read_adapter(folder).prompt(), whole)
+    for code, damaged in cases.items():
+        for tensors in damaged:
+            save_file(tensors, folder / WEIGHTS)
+            with refused(code, folder):
+                read_adapter(folder).prompt()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_must_42_treat_virtual_tokens_as_an_inputs_own(backbone, tasks, family):
+    """A soft prompt of the vectors of real tokens gives the answers of a text that begins with those."""
+    base, task = backbone(family), load_task(str(tasks["first"]))
+    prompts = Prompts.encode(base, task, task.test, 512, 4)
+    soft = SoftPrompts(base.model, base.kind)
+    rows = [[7 + row % 2, 9, 11] for row in range(len(prompts.ids))]
+    vectors = base.model.get_submodule(table_of(base.model, base.kind)).weight[7:12]
+    expected = generate(prompts.after(rows), 4, lambda rows: None)
+    soft.activate(vectors)
+    virtual = prompts.after([[soft.first + token - 7 for token in row] for row in rows])
+    assert generate(virtual, 4, lambda rows: None) == expected
+
+
+def test_must_43_hold_one_kind(base, tmp_path):
+    peft_prompt(base, tmp_path / "mixed" / "first")
+    write_random_adapter(tmp_path / "mixed" / "second", base, stage=1)
+    with refused("adapter-kinds-differ", tmp_path / "mixed" / "first", tmp_path / "mixed" / "second"):
+        read_package([tmp_path / "mixed"])

@@ -246,7 +246,8 @@ def test_a_learned_gate_weighs_at_evaluation_as_in_training(plan_for, backbone, 
     base, task = backbone(), load_task(str(tasks["first"]))
     bank = AdapterBank(base.model)
     combination = Routed(base, bank, folders, route_options(folders, {}))
-    combination.use(folders, "first", Prompts.encode(base, task, task.test, 512, 8))([2, 0], torch.ones(2, 1))
+    _, before = combination.use(folders, Prompts.encode(base, task, task.test, 512, 8))
+    before([2, 0], torch.ones(2, 1))
     queries = embeddings(base, prompt_ids(base, task.test, max_length=plan.options.max_length))
     expected = Gated().weigh([folder.state() for folder in folders], queries)[[2, 0]]
     assert all(torch.allclose(weights, expected, atol=1e-6) for weights in bank._weights.values())

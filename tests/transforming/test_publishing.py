@@ -172,6 +172,26 @@ def test_names_that_leave_the_folder_are_refused(package, tmp_path):
         pull_package(str(tmp_path / "out"), tmp_path / "pulled")
 
 
+def test_a_link_out_of_a_shared_folder_brings_nothing_in(package, tmp_path):
+    push(package, str(tmp_path / "out"))
+    (tmp_path / "secret").write_text("mine alone", encoding="utf-8")
+    for listed in (True, False):
+        notes = tmp_path / "out" / "second" / "notes.txt"
+        if not listed:
+            (tmp_path / "out" / "clora-checksums.json").unlink()
+            notes.symlink_to(tmp_path / "secret")
+        else:
+            weights = tmp_path / "out" / "second" / "adapter_model.safetensors"
+            weights.rename(tmp_path / "elsewhere")
+            weights.symlink_to(tmp_path / "elsewhere")
+        with refused("remote-damaged", "leads out of the folder"):
+            pull_package(str(tmp_path / "out"), tmp_path / "pulled")
+        assert not (tmp_path / "pulled").exists()
+        if listed:
+            weights.unlink()
+            (tmp_path / "elsewhere").rename(weights)
+
+
 def test_what_cannot_be_stated_or_found_is_refused(package, hub, tmp_path):
     with refused("base-model-not-public", "--base-name"):
         push(package, str(tmp_path / "out"), PushOptions(license="mit"))
