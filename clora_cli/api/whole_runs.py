@@ -29,7 +29,8 @@ def run(
     *,
     only: Sequence[str] = (),
     seed: Sequence[int] = (),
-    jobs: int = 1,
+    jobs: int | str = 1,
+    per_device: int | None = None,
     model: str | None = None,
     out: str | Path | None = None,
     progress: Listener | None = None,
@@ -42,7 +43,8 @@ def run(
         recipe: A YAML file, or the name of a recipe that comes with clora.
         only: The methods to run, by their labels; all by default.
         seed: Seeds instead of the recipe's.
-        jobs: Methods and seeds that run side by side.
+        jobs: Methods and seeds that run side by side; ``auto`` as for the command.
+        per_device: How many of them share a GPU at most; any number by default, one with ``auto``.
         model: Base model instead of the recipe's.
         out: Folder instead of the recipe's.
         progress: Called with each ``Event``, from a thread of its own.
@@ -55,6 +57,7 @@ def run(
     """
     line = ["run", str(recipe), *(["--only", ",".join(only)] if only else []), "--jobs", str(jobs)]
     line += [word for number in seed for word in ("--seed", str(number))]
+    line += ["--per-device", str(per_device)] if per_device is not None else []
     line += [
         word for name, value in (("--model", model), ("--out", out)) if value is not None for word in (name, str(value))
     ]
