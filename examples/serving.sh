@@ -52,7 +52,9 @@ import openai
 
 client = openai.OpenAI(base_url=f"{sys.argv[1]}/v1", api_key="any")
 print("\nmodels:", ", ".join(model.id for model in client.models.list()))
-stream = client.completions.create(model="topics-news", prompt="Text: the team won the cup\nTopic:", max_tokens=4, stream=True)
+asked = "Which section of the newspaper does this item belong to?\nOption: politics, business, sports, science, crime\n"
+asked += "The team won the cup after a long match.\nAnswer:"
+stream = client.completions.create(model="topics-news", prompt=asked, max_tokens=4, stream=True)
 print("topics-news says:", "".join(part.choices[0].text for part in stream))
 PYTHON
 
