@@ -2,8 +2,8 @@
 # Continual learning from start to finish, on the bundled model and bundled tasks: `make demo`.
 #
 # One language model learns three tasks, one after another. How much of the earlier ones is left at the end? Two methods
-# answer: seq-lora trains one LoRA on and on; o-lora gives every task a LoRA of its own, orthogonal to the earlier ones,
-# and sums them. Everything lands in ./demo; a second run finds it up to date.
+# answer: seq-lora trains one LoRA on and on; pfd gives every task a LoRA of its own and lets each input choose, by what the
+# base model makes of it. Everything lands in ./demo; a second run finds it up to date.
 set -euo pipefail
 command -v clora >/dev/null || { echo "clora is not on the PATH: run \`make demo\`, or install it first" >&2; exit 1; }
 
@@ -13,10 +13,10 @@ run() { # show a command, then run it
 }
 
 tasks=(topics-news sentiment-binary topics-wiki)
-methods=(seq-lora o-lora)
+methods=(seq-lora pfd)
 settings=(--epochs 2)
 
-# 1. Learn the tasks in order. Each call adds one adapter folder to a package, here demo/seq-lora and demo/o-lora.
+# 1. Learn the tasks in order. Each call adds one adapter folder to a package, here demo/seq-lora and demo/pfd.
 #    --resume continues a run that was interrupted; a finished one is up to date.
 for method in "${methods[@]}"; do
   for task in "${tasks[@]}"; do
@@ -25,7 +25,7 @@ for method in "${methods[@]}"; do
 done
 
 # 2. What is in a package? Its members, in the order in which they were learned.
-run clora show demo/o-lora
+run clora show demo/pfd
 
 # 3. Score every stage on every task: one row after each task, from the bare base model on.
 for method in "${methods[@]}"; do
@@ -38,7 +38,7 @@ for method in "${methods[@]}"; do
 done
 
 # 4. Compare: the metrics of continual learning, and a figure.
-report=(clora report demo/seq-lora.json demo/o-lora.json --out demo/report.md --out demo/report.json --out demo/report.png)
+report=(clora report demo/seq-lora.json demo/pfd.json --out demo/report.md --out demo/report.json --out demo/report.png)
 printf '\n$ %s\n' "${report[*]}"
 "${report[@]}" >/dev/null # it prints what demo/report.md holds; three of its metrics are enough here
 
