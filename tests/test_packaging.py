@@ -8,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ ALONE = (
     "action.yml",
     "constraints.txt",
 )
+_SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in the first 3.11
 NOT_PUBLISHED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info", ".*_cache")
 BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 
@@ -55,7 +57,7 @@ def unpacked(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is in the source distribution."""
     before, folder = files(source), tmp_path_factory.mktemp("unpacked")
     with tarfile.open(build(source, "build_sdist", folder)) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **_SAFELY)
     (inner,) = (path for path in folder.iterdir() if path.is_dir())
     (inner / "before").write_text("\n".join(sorted(before)), encoding="utf-8")
     return inner

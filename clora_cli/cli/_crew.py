@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from clora_cli.cli._output import DENSE
 from clora_cli.processes.devices import VISIBLE, check_room, jobs_that_fit, share, visible
 from clora_cli.processes.meeting import LAUNCH_VARIABLES
-from clora_cli.recipes.settings import EachTask
 
 if TYPE_CHECKING:
     from clora_cli.recipes.steps import Unit
@@ -98,6 +97,8 @@ def _each(units: Sequence[Unit]) -> int | None:
 
 
 def _processes(value: Any) -> int | None:
+    from clora_cli.recipes.settings import EachTask
+
     counts = [_processes(one) for one in value.values] if isinstance(value, EachTask) else [value]
     numbers = [count for count in counts if isinstance(count, int)]
     return max(numbers) if len(numbers) == len(counts) else None

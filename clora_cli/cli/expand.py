@@ -70,7 +70,6 @@ def _facts(plan: ExpandPlan) -> list[dict[str, Any]]:
             "method": member.folder.manifest.method.name if member.folder.manifest else None,
             "rows": member.routable.count if member.routable else None,
             "second_moment": member.routable.second if member.routable else None,
-            "form": "soft prompt" if member.folder.is_prompt else "task vector",
         }
         for member in plan.members
     ]
@@ -78,10 +77,11 @@ def _facts(plan: ExpandPlan) -> list[dict[str, Any]]:
 
 def _table(plan: ExpandPlan) -> str:
     lines = [f"{'stage':>5}  {'task':<20} {'from package':<20} {'method':<16} {'rows':>7}  second moments"]
-    for fact in _facts(plan):
+    for member, fact in zip(plan.members, _facts(plan), strict=True):
+        profile = fact["second_moment"] or ("soft prompt" if member.folder.is_prompt else "task vector")
         stage = "-" if fact["stage"] is None else fact["stage"]
         lines.append(
             f"{stage:>5}  {fact['task']:<20} {fact['origin']['package']:<20} {fact['method'] or '-':<16} "
-            f"{'-' if fact['rows'] is None else fact['rows']:>7}  {fact['second_moment'] or fact['form']}"
+            f"{'-' if fact['rows'] is None else fact['rows']:>7}  {profile}"
         )
     return "\n".join(lines)

@@ -80,11 +80,13 @@ class Routing:
         """
         best = self.options.top_k if top_k is None else top_k
         stacked = torch.stack(list(similarities.values()))  # (site, input, adapter): one softmax for all
-        by_row = softmax_over_best(stacked.flatten(0, 1), best, self.options.temperature, always)
-        weights = by_row.float().view_as(stacked)
+        weights = self._weights(stacked.flatten(0, 1), best, always).view_as(stacked)
         if self.threshold is not None:
             weights = weights * (nearness(similarities) >= self.threshold).float()[:, None]
         return dict(zip(similarities, weights, strict=True))
+
+    def _weights(self, similarities: Tensor, top_k: int, always: int | None) -> Tensor:
+        return softmax_over_best(similarities, top_k, self.options.temperature, always).float()
 
 
 def softmax_over_best(similarities: Tensor, top_k: int, temperature: float, always: int | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from clora_cli.base import plugin_sources
 from clora_cli.base.errors import CloraError
 
 
@@ -24,8 +25,9 @@ class Result:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in."""
+    """An empty folder to work in, and no plug-in file that an earlier test named."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugin_sources, "_admitted", {})
     return tmp_path
 
 

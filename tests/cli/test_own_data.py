@@ -68,5 +68,5 @@ def test_rows_that_share_one_prompt_are_shown_and_not_scored(clora, here):
 def test_the_first_call_without_data_names_what_works_next(clora, here, monkeypatch):
     monkeypatch.delenv("CLORA_DATA", raising=False)
     result = clora("train-task", "--method", "n-lora", "--data", "mnli")
-    assert result.code == 3 and "try --data inference, a bundled task" in one_line(result)
+    assert result.code == 3 and "what works next: --data inference (bundled, a task of its kind)" in one_line(result)
     assert clora("train-task", "--method", "n-lora", "--data", "inference", "--dry-run").code == 0

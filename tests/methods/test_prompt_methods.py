@@ -130,7 +130,7 @@ def test_rows_are_read_at_evaluation_as_in_training(begun, backbone, learn, meth
     base = backbone(family)
     combination = Prompted(base, [first, second], "sum" if method == "prog-prompt" else "learned")
     members = [second] if method == "dual-prompt" else [first, second]  # in training, the expert is the task's own
-    adapted, _ = combination.use(members, "second", Prompts.encode(base, plan.task, plan.rows[:4], 512, 4))
+    adapted, _ = combination.use(members, Prompts.encode(base, plan.task, plan.rows[:4], 512, 4))
     found = base.model.get_submodule(table)(torch.tensor([row[:count] for row in adapted.ids]))
     assert torch.allclose(found, seen, atol=1e-5)
 
@@ -163,7 +163,7 @@ def test_what_clora_trains_is_read_by_peft_and_answers_alike(learn, backbone, ta
     folder = learn("prog-prompt", family=family, lr=0.3)
     base, task = backbone(family), load_task(str(tasks["first"]))
     encoded = Prompts.encode(base, task, task.test, 512, 4)
-    adapted, _ = Prompted(base, [folder], "last").use([folder], "first", encoded)
+    adapted, _ = Prompted(base, [folder], "last").use([folder], encoded)
     extra = {"decoder_input_ids": torch.tensor([[0, 5, 6]])} if family == "t5" else {}
     peft = through_peft(backbone(family), folder.path)
     for ids, own in list(zip(adapted.ids, encoded.ids, strict=True))[:3]:

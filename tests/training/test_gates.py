@@ -93,6 +93,8 @@ def test_a_row_s_mixture_is_the_weighted_sum_of_both_adapters(package, plan_for,
 class FakeMember:
     """A finished adapter's distribution before the adapter is finished."""
 
+    is_prompt = False
+
     def __init__(self, distribution, plan):
         self.features = plan.out.parent / "distribution-of-this-run.safetensors"
         distribution.write(self.features)

@@ -233,7 +233,7 @@ def test_a_loss_that_is_no_number_ends_the_run(plan_for, monkeypatch):
     from clora_cli.training import loop
 
     monkeypatch.setattr(
-        loop, "answer_loss", lambda *_: lambda outputs, labels, **_: outputs["logits"].sum() * float("nan")
+        loop, "answer_loss", lambda *_, **__: lambda outputs, labels, **_: outputs["logits"].sum() * float("nan")
     )
     with refused("training-diverged", "the loss is nan", "step 1", "--lr"):
         train_task(plan_for())
