@@ -84,7 +84,7 @@ def take_features(
         job: FeatureResult(job.member, job.state, job.before or Distribution({}, job.recipe)) for job in plan.jobs
     }
     todo = [job for job in plan.jobs if job.state != "up to date"]
-    written = 0
+    before = [_file(job.member.features) for job in todo]
     try:
         if plan.options.privacy is not None and is_main_process():
             with _alone(plan, packages, patience, progress):
@@ -94,13 +94,23 @@ def take_features(
             with _alone(plan, packages, patience, progress), together(pick_device(plan.options.device)):
                 for job, distribution in _taken(plan, todo, progress):
                     results[job] = FeatureResult(job.member, job.state, distribution)
-                    written += 1
     except KeyboardInterrupt:
+        # A file is there a moment before whoever wrote it says so.
+        written = sum(_file(job.member.features) != file for job, file in zip(todo, before, strict=True))
         raise InterruptedRunError(
             f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again",
             code="interrupted",
         ) from None
     return [results[job] for job in plan.jobs]
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """Tell a file from the one that replaces it; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 @contextlib.contextmanager

@@ -171,7 +171,6 @@ def test_ctrl_c_ends_in_one_line_with_what_is_complete(package, here):
         while not (package / "first" / FEATURES).is_file():
             assert running.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        time.sleep(0.5)  # the file is there a moment before it is counted
         os.killpg(running.pid, signal.SIGINT)
         out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
