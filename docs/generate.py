@@ -256,7 +256,7 @@ def _default(value: object) -> str:
 
 def demo_page(log: str) -> str:
     """Return the page about the demos with the matrices, metrics and paths that a run of ``make demo`` ended with."""
-    tail = log[log.index("$ clora", log.index("$ clora show demo/o-lora\n") + 1) :]
+    tail = log[log.index("$ clora", log.index("$ clora show demo/pfd\n") + 1) :]
     shown = re.sub(r"^eval .*\n", "", tail.partition("\nreal\t")[0], flags=re.MULTILINE).strip()
     text = (ROOT / _DEMO).read_text(encoding="utf-8")
     start = text.index("```text\n", text.index("`make demo` ends with")) + len("```text\n")

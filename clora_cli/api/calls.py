@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from clora_cli.base.errors import OptionError
 from clora_cli.base.options import Declared, Options, declared
-from clora_cli.base.progress import Advance, Progress, Silent
+from clora_cli.base.progress import Advance, Progress, Silent, advance_line
 from clora_cli.options.shared_options import ModelOptions
 from clora_cli.processes.locks import Patience
 from clora_cli.recipes.settings import spelled
@@ -44,7 +44,7 @@ class Event:
     def __str__(self) -> str:
         """Return the line."""
         if self.kind == "progress":
-            return f"{self.text}: {self.done}/{self.total}{'  ' if self.status else ''}{self.status}"
+            return advance_line(self.text, self.done, self.total, self.status)
         return f"warning: {self.text}" if self.kind == "warning" else self.text
 
 

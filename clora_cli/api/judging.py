@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clora_cli.api.calls import Listener, Paths, check_alone, heard, paths_of, settled, words
 from clora_cli.api.returns import Reported, Routed
 from clora_cli.base import registry
-from clora_cli.base.errors import LimitError, OptionError, blaming
+from clora_cli.base.errors import OptionError, blaming
 from clora_cli.nano import MODEL_NAME
 from clora_cli.options import EvalOptions, RouteSettings
 
@@ -58,7 +58,7 @@ def eval(  # noqa: PLR0913 (each is an option of the command)
         LimitError: If a limit is not met; what was asked for is written all the same.
     """
     from clora_cli.base.files import write_text
-    from clora_cli.data import named_task, own_tasks
+    from clora_cli.data import scored_tasks
     from clora_cli.evaluation import evaluate
     from clora_cli.presenting.junit import junit_xml
     from clora_cli.reporting.limits import check_limits, read_baselines
@@ -74,8 +74,7 @@ def eval(  # noqa: PLR0913 (each is an option of the command)
     check_alone(options)
     members = read_package(paths)
     mend = "name what to score on in EvalOptions(data=…)"
-    tasks = [named_task(name, members, mend, columns=options.columns) for name in options.data]
-    tasks = tasks or own_tasks(members, mend)
+    tasks = scored_tasks(options.data, members, mend, columns=options.columns)
     earlier = read_baselines(paths_of(baseline), max_forgetting, options.matrix, tasks)
     package = " ".join(map(str, paths))
     scores = evaluate(members, tasks, options, package=package, progress=listener)
@@ -84,8 +83,7 @@ def eval(  # noqa: PLR0913 (each is an option of the command)
     verdict = judge(scores, tasks, options.split, earlier, limits)
     if junit is not None:
         write_text(Path(junit), junit_xml(package, verdict))
-    if verdict.broken:
-        raise LimitError(verdict.told, code="limit-broken")
+    verdict.check()
     return scores
 
 

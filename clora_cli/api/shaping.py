@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clora_cli.api.calls import Listener, Paths, heard, paths_of, patient, settled, words
 from clora_cli.api.returns import Cut, Made, Merged
 from clora_cli.base.errors import blaming
 from clora_cli.options import ExpandOptions, ExportOptions, MergeOptions, TrimOptions
 
-__all__ = ["expand", "export", "merge", "trim"]
+if TYPE_CHECKING:
+    from clora_cli.transforming import TrimPlan
+
+__all__ = ["draw_trim", "expand", "export", "merge", "trim"]
 
 
 @blaming()
@@ -41,7 +45,6 @@ def trim(
         CloraError: As the command.
     """
     from clora_cli.presenting.canvas import check_ending
-    from clora_cli.presenting.figures.knee_figure import Trimmed, draw_knee
     from clora_cli.store.adapter_folder import read_adapter
     from clora_cli.store.package import read_package
     from clora_cli.transforming import plan_trim, trim_adapter
@@ -59,8 +62,20 @@ def trim(
     patience = patient(wait, break_lock)
     path, made = trim_adapter(plan, force=force, around=around, progress=listener, patience=patience)
     if plot is not None:
-        draw_knee([Trimmed(f"{options.by} on lora_{cut.side}", cut.values, cut.kept) for cut in plan.cuts], plot)
+        draw_trim(plan, Path(plot))
     return Cut(path, made, {side: plan.density(side) for side in plan.sides})
+
+
+def draw_trim(plan: TrimPlan, path: Path) -> None:
+    """Draw the sorted magnitudes that a trim looked at, and where it cut them.
+
+    Raises:
+        OptionError: If the file's ending is none of ``png svg pdf``.
+        CloraError: If the file cannot be written.
+    """
+    from clora_cli.presenting.figures.knee_figure import Trimmed, draw_knee
+
+    draw_knee([Trimmed(f"{plan.options.by} on lora_{cut.side}", cut.values, cut.kept) for cut in plan.cuts], path)
 
 
 @blaming()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -16,10 +15,10 @@ from typing import IO, Any
 from clora_cli.api.calls import Event, Listener
 from clora_cli.base import errors
 from clora_cli.base.errors import CloraError
+from clora_cli.base.progress import ADVANCE_LINE
 
 __all__ = ["run"]
 
-_PROGRESS = re.compile(r"(?P<what>.+): (?P<done>\d+)/(?P<total>\d+)(?:  (?P<status>.*))?")
 _KINDS = {kind.exit_code: kind for kind in (CloraError, errors.OptionError, errors.ArtifactError, errors.MismatchError)}
 _KINDS[errors.InterruptedRunError.exit_code] = errors.InterruptedRunError
 
@@ -87,6 +86,6 @@ def _pass_on(lines: Iterable[str] | IO[str] | None, progress: Listener | None, f
 def _event(line: str) -> Event:
     if line.startswith("warning: "):
         return Event("warning", line.removeprefix("warning: "))
-    if match := _PROGRESS.fullmatch(line):
-        return Event("progress", match["what"], int(match["done"]), int(match["total"]), match["status"] or "")
+    if match := ADVANCE_LINE.fullmatch(line):
+        return Event("progress", match["title"], int(match["done"]), int(match["total"]), match["status"] or "")
     return Event("note", line)

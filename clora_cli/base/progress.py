@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-__all__ = ["Advance", "Progress", "Silent"]
+__all__ = ["ADVANCE_LINE", "Advance", "Progress", "Silent", "advance_line"]
 
 Advance = Callable[[int, str], None]
+# What ``advance_line`` writes.
+ADVANCE_LINE = re.compile(r"(?P<title>.+): (?P<done>\d{1,15})/(?P<total>\d{1,15})(?:  (?P<status>.*))?")
+
+
+def advance_line(title: str, done: int, total: int, status: str) -> str:
+    """Return the line that tells how far long work is, such as ``train dbpedia: 8/20  loss 0.78``."""
+    return f"{title}: {done}/{total}{'  ' if status else ''}{status}"
 
 
 class Progress(Protocol):

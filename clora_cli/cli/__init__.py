@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 from clora_cli import __version__
 from clora_cli.base.errors import CloraError, OptionError, ReplacedError, blaming
 from clora_cli.base.legible import legible, shortened
-from clora_cli.base.libraries import versions
+from clora_cli.base.versions import library_versions, versions
 from clora_cli.cli._output import give_up, tell
 from clora_cli.cli._waiting import filled
 from clora_cli.cli.doctor import doctor
@@ -82,8 +82,6 @@ app.command("doctor")(doctor)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from clora_cli.base.versions import library_versions
-
         libraries = ", ".join(f"{name} {version}" for name, version in library_versions().items())
         typer.echo(f"clora {__version__} ({libraries})")
         raise typer.Exit

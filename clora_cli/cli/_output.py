@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from clora_cli.base.errors import CloraError
 from clora_cli.base.legible import legible, legible_json
-from clora_cli.base.progress import Advance
+from clora_cli.base.progress import Advance, advance_line
 from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
@@ -178,6 +178,6 @@ def _lines(title: str, total: int) -> Iterator[Advance]:
         wanted = max(_FEWEST, (now - began) / _SHARE) if dense else SECONDS_BETWEEN_LINES
         if done_so_far >= total or now - last_line > min(wanted, SECONDS_BETWEEN_LINES):
             last_line = now
-            tell(f"{title}: {done_so_far}/{total}{'  ' if status else ''}{legible(status)}")
+            tell(advance_line(title, done_so_far, total, legible(status)))
 
     yield advance

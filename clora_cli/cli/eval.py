@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clora_cli.base.errors import LimitError, OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.base.files import write_text
 from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
@@ -83,7 +83,7 @@ def evaluate_command(
     Example: clora eval adapters --matrix --out scores.json
     """
     output = form(json, quiet)
-    from clora_cli.data import named_task, own_tasks
+    from clora_cli.data import scored_tasks
     from clora_cli.evaluation import evaluate
     from clora_cli.evaluation.evaluate import check_combination, check_scorable
     from clora_cli.reporting import assemble
@@ -102,8 +102,7 @@ def evaluate_command(
         )
     relaunch(options.nproc, dry_run=dry_run, switches=limits)
     members = read_package(adapters or ())
-    named = [named_task(name, members, _MEND, columns=options.columns) for name in options.data]
-    tasks = named or own_tasks(members, _MEND)
+    tasks = scored_tasks(options.data, members, _MEND, columns=options.columns)
     earlier = read_baselines(baseline or (), max_forgetting, options.matrix, tasks)
     check_scorable(tasks, options)
     if dry_run:
@@ -130,8 +129,7 @@ def evaluate_command(
     verdict = judge(scores, tasks, options.split, earlier, limits)
     if is_main_process():
         _tell_machines(verdict, package, junit, annotations)
-    if verdict.broken:
-        raise LimitError(verdict.told, code="limit-broken")
+    verdict.check()
 
 
 def _tell_machines(verdict: Verdict, package: str, junit: Path | None, annotations: bool) -> None:

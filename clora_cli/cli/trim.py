@@ -56,8 +56,8 @@ def trim(
     Example: clora trim adapters/mnli --by knee --plot knee.png -o trimmed/mnli
     """
     output = form(json, quiet)
+    from clora_cli.api.shaping import draw_trim
     from clora_cli.presenting.canvas import check_ending
-    from clora_cli.presenting.figures.knee_figure import Trimmed, draw_knee
     from clora_cli.store.adapter_folder import read_adapter
     from clora_cli.store.package import read_package
     from clora_cli.transforming import plan_trim, trim_adapter
@@ -81,7 +81,7 @@ def trim(
     how: dict[str, Any] = {"progress": terminal, "patience": patience(wait, break_lock)}
     path, made = trim_adapter(plan, force=force, around=package_around(options.out, reference or (), members), **how)
     if plot is not None:
-        draw_knee([Trimmed(f"{options.by} on lora_{cut.side}", cut.values, cut.kept) for cut in plan.cuts], plot)
+        draw_trim(plan, plot)
     text = f"{path}  {_told(data)}{'' if made else '; up to date'}\n{_table(sites)}"
     emit(output, text=text, data={**data, "made": made}, brief=str(path))
 

@@ -7,7 +7,7 @@ item; ``Collator(tokenizer)`` a batch. Importing this package loads no torch, tr
 from clora_cli.data.collate import Collator, pad_id
 from clora_cli.data.encode import IGNORED, encode, encode_answer, encode_answers, encode_prompt, uses_chat
 from clora_cli.data.load import list_tasks, load_task
-from clora_cli.data.recorded import Origin, named_task, origins_of, own_tasks, recorded_columns
+from clora_cli.data.recorded import Origin, named_task, origins_of, own_tasks, recorded_columns, scored_tasks
 from clora_cli.data.rows import Rows
 from clora_cli.data.task import METRICS, Example, Task, TaskInfo
 from clora_cli.data.tokens import Tokens
@@ -33,5 +33,6 @@ __all__ = [
     "own_tasks",
     "pad_id",
     "recorded_columns",
+    "scored_tasks",
     "uses_chat",
 ]

@@ -5,7 +5,7 @@ A task's name is not enough: a file named like a bundled task is another task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,6 +115,23 @@ def own_tasks(members: Iterable[_Member], mend: str) -> list[Task]:
             if key not in tasks:
                 tasks[key] = origin.load(member.path, mend)
     return list(tasks.values())
+
+
+def scored_tasks(
+    names: Iterable[str], members: Sequence[_Member], mend: str, *, columns: Mapping[str, str] | None = None
+) -> list[Task]:
+    """Return the tasks that names stand for; without names those that adapters were trained on.
+
+    Args:
+        names: As for ``named_task``.
+        members: The adapters.
+        mend: As for ``own_tasks``.
+        columns: As for ``load_task``.
+
+    Raises:
+        CloraError: As ``named_task`` and ``own_tasks``.
+    """
+    return [named_task(name, members, mend, columns=columns) for name in names] or own_tasks(members, mend)
 
 
 def named_task(name: str, members: Iterable[_Member], mend: str, *, columns: Mapping[str, str] | None = None) -> Task:

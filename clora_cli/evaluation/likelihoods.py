@@ -12,7 +12,7 @@ from torch import Tensor
 from clora_cli.data import IGNORED, Collator
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.continuations import Continuations
-from clora_cli.model.conventions import first_position, pads_left, takes_positions
+from clora_cli.model.conventions import first_position, pads_left, takes_positions, token_positions
 from clora_cli.model.output_layer import output_only_at
 from clora_cli.model.prefix import Beginning, is_shareable
 
@@ -76,7 +76,7 @@ class Likelihoods:
         model, labels = self._backbone.model, self._padded
         count, width = labels.shape
         mask = batch["attention_mask"]
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0) + first_position(model)
+        positions = token_positions(mask, first_position(model))
         told = takes_positions(model)
         last = torch.zeros_like(mask, dtype=torch.bool)
         last[:, -1] = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from clora_cli.evaluation.synthesis_plan import SynthesisPlan, own_way
 from clora_cli.model.backbone import Backbone, load_backbone, pick_device
 from clora_cli.model.drawing import Draw
 from clora_cli.model.generation import write
-from clora_cli.model.imagining import imagine, row_seed
+from clora_cli.model.imagining import imagine, row_draws, row_seed
 from clora_cli.options import EvalOptions
 
 __all__ = ["made_rows"]
@@ -116,8 +115,7 @@ class _Package:
                 f"{self.plan.combine} acts on whole prompts, and rows of '{self.name}' are written from their start",
                 code="rows-not-writable-routed",
             )
-        seeds = [row_seed(options.seed, self.name, number) for number in range(count)]
-        draws = [dataclasses.replace(draw, seed=seed) for seed in seeds]
+        draws = row_draws(draw, count, options.seed, self.name)
         with self.progress.track(f"rows of {self.name}", count) as advance:
             return write(
                 self.backbone,

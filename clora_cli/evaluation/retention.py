@@ -18,7 +18,7 @@ from clora_cli.evaluation.bench import Bench, encoded
 from clora_cli.evaluation.combine import Combination
 from clora_cli.evaluation.prompts import Prompts
 from clora_cli.model.backbone import Backbone
-from clora_cli.model.conventions import first_position, takes_positions
+from clora_cli.model.conventions import first_position, takes_positions, token_positions
 from clora_cli.options import GENERAL, EvalOptions
 from clora_cli.processes.meeting import joined
 from clora_cli.processes.ranks import processes
@@ -182,7 +182,7 @@ def _log_probabilities(prompts: Prompts, rows: Sequence[int], batch: Mapping[str
         mask = batch["attention_mask"]
         told = {}
         if takes_positions(backbone.model):
-            told["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0) + first_position(backbone.model)
+            told["position_ids"] = token_positions(mask, first_position(backbone.model))
         logits = backbone.model(**batch, **told, use_cache=False).logits
         return logits.float().log_softmax(dim=-1), mask
 

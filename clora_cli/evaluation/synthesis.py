@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from importlib.metadata import version
 
-from clora_cli import __version__
 from clora_cli.base.errors import CloraError, OptionError
 from clora_cli.base.files import differences, read_json, sha256, to_json, write_text
 from clora_cli.base.progress import Progress, Silent
+from clora_cli.base.versions import versions
 from clora_cli.data.made_rows import to_lines
 from clora_cli.evaluation.package_writer import made_rows
 from clora_cli.evaluation.synthesis_plan import SynthesisPlan
@@ -52,8 +51,7 @@ def synthesize(
         counts[name] = len(rows)
         lines += to_lines(name, rows, plan.sources[name].task.template)
     digest = hashlib.sha256(lines.encode("utf-8")).hexdigest()
-    versions = {"clora": __version__, "torch": version("torch"), "transformers": version("transformers")}
-    made = {"rows": counts, "sha256": digest, "argv": list(argv), "versions": versions}
+    made = {"rows": counts, "sha256": digest, "argv": list(argv), "versions": versions("torch", "transformers")}
     # The record goes first: rows that it does not describe are never taken for its own.
     write_text(plan.record, to_json(plan.recipe() | made))
     write_text(out, lines)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from clora_cli.base.errors import MismatchError
 from clora_cli.methods import Method, Planned, Run
 
-__all__ = ["Gated", "cosines", "drawn"]
+__all__ = ["Gated", "cosine", "cosines", "drawn"]
 
 _KEY = "key"
 
@@ -72,5 +72,9 @@ def drawn(run: Run, *shape: int) -> Tensor:
 
 def cosines(states: Sequence[Mapping[str, Tensor]], queries: Tensor) -> Tensor:
     """Return the cosines of queries, shape (input, hidden), with each adapter's key, shape (input, adapter)."""
-    keys = torch.stack([state[_KEY].to(queries) for state in states])
+    return cosine(queries, torch.stack([state[_KEY].to(queries) for state in states]))
+
+
+def cosine(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return the cosines of queries, shape (input, hidden), with keys, shape (key, hidden), as shape (input, key)."""
     return functional.normalize(queries, dim=1) @ functional.normalize(keys, dim=1).mT

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clora_cli.base.errors import MismatchError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Batch, Method, Planned, Run
 from clora_cli.methods._gates import cosines, drawn
+from clora_cli.methods._kept import check_kept
 
 __all__ = ["DualPrompt"]
 
@@ -65,13 +65,12 @@ class DualPrompt(Method):
         Raises:
             MismatchError: If one has not.
         """
-        for member in plan.past:
-            if "key" not in member.state() or len(member.prompt()) != self.virtual_tokens():
-                raise MismatchError(
-                    f"adapter {member.path} has no prompts of {self.general} and {self.expert} tokens with a key; train the whole "
-                    "package with dual-prompt and the same options",
-                    code="method-state-missing",
-                )
+        lacking = (
+            f"has no prompts of {self.general} and {self.expert} tokens with a key; train the whole package with dual-prompt and the "
+            "same options"
+        )
+        tokens = self.virtual_tokens()
+        check_kept(plan.past, lambda member: "key" in member.state() and len(member.prompt()) == tokens, lacking)
 
     def begin(self, run: Run) -> None:
         """Go on with G, and draw an expert and its key."""

@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from clora_cli.base.errors import MismatchError, OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Batch, Method, Planned, Run
-from clora_cli.methods._gates import drawn
+from clora_cli.methods._gates import cosine, drawn
+from clora_cli.methods._kept import check_kept
+from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["L2p"]
 
@@ -75,14 +76,11 @@ class L2p(Method):
         Raises:
             MismatchError: If not.
         """
-        for member in plan.past[-1:]:
-            keys = member.state().get(_KEYS)
-            if keys is None or len(keys) != self.pool or len(member.prompt()) != self.virtual_tokens():
-                raise MismatchError(
-                    f"adapter {member.path} has no pool of {self.pool} prompts of {self.length} tokens with their keys; train the "
-                    "whole package with l2p and the same options",
-                    code="method-state-missing",
-                )
+        lacking = (
+            f"has no pool of {self.pool} prompts of {self.length} tokens with their keys; train the whole package with l2p and the "
+            "same options"
+        )
+        check_kept(plan.past[-1:], self._fits, lacking)
 
     def begin(self, run: Run) -> None:
         """Go on with the pool and its keys, or draw them."""
@@ -110,6 +108,10 @@ class L2p(Method):
         """Return each input's virtual tokens, shape (input, token), of the last pool."""
         return sum(lengths[:-1]) + self._tokens(nearest(distances(states[-1][_KEYS].to(queries), queries), self.chosen))
 
+    def _fits(self, member: AdapterFolder) -> bool:
+        keys = member.state().get(_KEYS)
+        return keys is not None and len(keys) == self.pool and len(member.prompt()) == self.virtual_tokens()
+
     def _nearest(self, run: Run, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return training rows' prompts, shape (row, chosen), and all keys' distances, shape (row, prompt)."""
         keys, before = run.own[_KEYS], run.kept["before"]
@@ -124,7 +126,7 @@ class L2p(Method):
 
 def distances(keys: Tensor, queries: Tensor) -> Tensor:
     """Return ``1 - cos(q, k)``, shape (input, prompt)."""
-    return 1 - functional.normalize(queries, dim=1) @ functional.normalize(keys, dim=1).mT
+    return 1 - cosine(queries, keys)
 
 
 def nearest(far: Tensor, count: int) -> Tensor:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clora_cli.base.errors import MismatchError
 from clora_cli.base.intervals import check_option
+from clora_cli.data.tokens import IGNORED
 from clora_cli.methods import Batch, MadeRow, Memory, Method, Planned, Run, Text, Writer
+from clora_cli.methods._kept import check_kept
 from clora_cli.model.drawing import Draw
 from clora_cli.store.adapter_folder import AdapterFolder
 
@@ -19,7 +20,6 @@ __all__ = ["Lamol"]
 
 _LONGEST = "longest"
 _ANSWER = re.compile(r"\s*\[\s*answer\s*\]\s*")
-_IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +73,8 @@ class Lamol(Method):
         Raises:
             MismatchError: If one did not.
         """
-        if missing := next((member for member in plan.past if _LONGEST not in member.state()), None):
-            raise MismatchError(
-                f"adapter {missing.path} did not learn to write rows; train the whole package with --method lamol",
-                code="method-state-missing",
-            )
+        lacking = "did not learn to write rows; train the whole package with --method lamol"
+        check_kept(plan.past, lambda member: _LONGEST in member.state(), lacking)
 
     def rehearse(self, earlier: AdapterFolder, rows: int, writer: Writer) -> Sequence[MadeRow]:
         """Return the rows that the model writes after an earlier task's name."""
@@ -96,7 +93,7 @@ class Lamol(Method):
             return None
         texts = [run.texts[row] for row in batch.rows.tolist()]
         losses = run.text_losses([(_beginning(text.task), _whole(text)) for text in texts])
-        answers = (batch.inputs["labels"] != _IGNORED).sum(dim=1)
+        answers = (batch.inputs["labels"] != IGNORED).sum(dim=1)
         return self.strength * (losses * answers).sum() / batch.tokens
 
     def finish(self, run: Run) -> Mapping[str, Tensor]:

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.base import registry
-from clora_cli.base.errors import MismatchError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Batch, Memory, Planned, Run
 from clora_cli.methods._gates import Gated, drawn
+from clora_cli.methods._kept import check_kept
 
 __all__ = ["Sapt"]
 
@@ -74,12 +74,9 @@ class Sapt(Gated):
             MismatchError: If one does not.
         """
         super().check(plan)
-        for member in plan.past if self.memory() else ():
-            if _ATTENTION not in member.state():
-                raise MismatchError(
-                    f"adapter {member.path} keeps no '{_ATTENTION}', which a memory holds; train the whole package with rows or pseudo",
-                    code="method-state-missing",
-                )
+        if self.memory():
+            lacking = f"keeps no '{_ATTENTION}', which a memory holds; train the whole package with rows or pseudo"
+            check_kept(plan.past, lambda member: _ATTENTION in member.state(), lacking)
 
     def begin(self, run: Run) -> None:
         """Make the gate trainable; look at the memory's rows, and at how earlier adapters weighed their own."""

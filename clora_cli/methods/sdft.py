@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.base.intervals import check_option
+from clora_cli.data.tokens import IGNORED
 from clora_cli.methods import Batch, Run, Text
 from clora_cli.methods._slow_copy import SlowCopy
 from clora_cli.model.drawing import Draw
 
 __all__ = ["Sdft"]
-
-_IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class Sdft(SlowCopy):
         # After another prompt a tokenizer may part an answer in another way; such rows have nothing to compare.
         alike = counts == others
         found = self.divergence(student[alike.repeat_interleave(counts)], teacher[alike.repeat_interleave(others)])
-        weights = (batch.inputs["labels"] != _IGNORED).sum(dim=1) / counts
+        weights = (batch.inputs["labels"] != IGNORED).sum(dim=1) / counts
         return (found * weights[alike].repeat_interleave(counts[alike])).sum() / batch.tokens
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:

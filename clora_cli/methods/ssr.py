@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from clora_cli.algebra.clusters import clusters
-from clora_cli.base.errors import MismatchError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import MadeRow, Memory, Method, Planned, Run, Writer
+from clora_cli.methods._kept import check_kept
 from clora_cli.model.drawing import Draw
 from clora_cli.store.adapter_folder import AdapterFolder
 
@@ -74,11 +74,8 @@ class Ssr(Method):
         Raises:
             MismatchError: If one keeps none.
         """
-        if missing := next((member for member in plan.past if _QUESTIONS not in member.state()), None):
-            raise MismatchError(
-                f"adapter {missing.path} keeps no made questions; train the whole package with --method ssr",
-                code="method-state-missing",
-            )
+        lacking = "keeps no made questions; train the whole package with --method ssr"
+        check_kept(plan.past, lambda member: _QUESTIONS in member.state(), lacking)
 
     def rehearse(self, earlier: AdapterFolder, rows: int, writer: Writer) -> Sequence[MadeRow]:
         """Return an earlier task's questions with the latest model's answers."""

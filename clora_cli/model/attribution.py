@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from clora_cli.base.errors import MismatchError, OptionError
+from clora_cli.data.tokens import IGNORED
 from clora_cli.model.backbone import linear_shape
 from clora_cli.model.output_layer import logits_at, output_only_at
 
@@ -32,7 +33,6 @@ Answer = Literal["probability", "log-probability"]
 _ENDINGS = ("down_proj", "wo", "mlp.c_proj", "output.dense", "fc2", "ffn.lin2", "dense_4h_to_h", "fc_out", "w2")
 _ATTENTION = ("attn", "attention")
 _BASE = ".base_layer"  # where PEFT puts a layer that it wraps
-_IGNORED = -100
 
 
 def down_projections(model: nn.Module) -> dict[str, int]:
@@ -90,7 +90,7 @@ def attributions(
     """
     seen = _observe(model, inputs, layers)
     shift = "decoder_input_ids" not in inputs
-    keep = labels[:, int(shift) :].ne(_IGNORED).any(dim=0).nonzero().flatten()
+    keep = labels[:, int(shift) :].ne(IGNORED).any(dim=0).nonzero().flatten()
     task = _Task(model, inputs, labels, keep, shift, answer)
     scores: dict[str, Tensor] = {}
     for group in [list(layers)] if together else [[layer] for layer in layers]:
@@ -269,7 +269,7 @@ class _Task:
         logits = logits_at(logits, wanted).reshape(len(wanted), len(self.keep), -1)
         targets = _repeat(self.labels[:, self.keep + int(self.shift)], len(self.labels), copies)
         tokens = _wide(logits).log_softmax(dim=-1).gather(-1, targets.clamp_min(0)[..., None])[..., 0]
-        return tokens.masked_fill(targets == _IGNORED, 0).sum(dim=-1)
+        return tokens.masked_fill(targets == IGNORED, 0).sum(dim=-1)
 
 
 def _add_slopes(sums: dict[str, Tensor], leaves: Mapping[str, Tensor], task: _Task, copies: int) -> None:

@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING, Any
 from clora_cli.data.tokens import Tokens
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from clora_cli.model.base_model import ModelReference
 
-__all__ = ["first_position", "keeps_rows_apart", "neutral_generation", "pads_left", "read_tokens", "takes_positions"]
+__all__ = [
+    "first_position",
+    "keeps_rows_apart",
+    "neutral_generation",
+    "pads_left",
+    "read_tokens",
+    "takes_positions",
+    "token_positions",
+]
 
 _TABLE = re.compile(r"(?:^|\.)(?:wpe|embed_positions|positions_embed|pos_encoding|position_embeddings?)$")
 _OTHER_SENSES = re.compile(r"vision|visual|image|audio|speech")
@@ -72,6 +80,16 @@ def takes_positions(model: nn.Module) -> bool:
 def first_position(model: nn.Module) -> int:
     """Return a text's first position: 0, but for RoBERTa and its like, which count from behind the padding's row."""
     return max((_padding_rows(table) for _, table in _tables(model)), default=0)
+
+
+def token_positions(mask: Tensor, first: int) -> Tensor:
+    """Return the positions of texts' tokens as models count them, whatever padding stands before, shape (row, token).
+
+    Args:
+        mask: The attention mask, shape (row, token).
+        first: A text's first position.
+    """
+    return (mask.cumsum(dim=1) - 1).clamp(min=0) + first
 
 
 def pads_left(model: nn.Module) -> bool:

@@ -13,7 +13,13 @@ from transformers import LogitsProcessorList
 from clora_cli.base.errors import CloraError, translated
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.model.backbone import Backbone
-from clora_cli.model.conventions import first_position, keeps_rows_apart, neutral_generation, pads_left
+from clora_cli.model.conventions import (
+    first_position,
+    keeps_rows_apart,
+    neutral_generation,
+    pads_left,
+    token_positions,
+)
 from clora_cli.model.drawing import Draw, Drawing
 from clora_cli.model.prefix import Beginning
 
@@ -53,7 +59,7 @@ def continued(
     first = first_position(backbone.model) if backbone.kind == "causal" else 0
     inputs = dict(batch) if begun is None else begun.before(batch, backbone.sharing.positions)
     if first and begun is None:  # Transformers itself counts from 0
-        inputs["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0) + first
+        inputs["position_ids"] = token_positions(batch["attention_mask"], first)
     with translated(f"{backbone.tokens.model} cannot generate", CloraError, code="generation-failed"):
         output = backbone.model.generate(**inputs, generation_config=config, **watching)
     given = 1 if backbone.kind == "seq2seq" else batch["input_ids"].shape[1]

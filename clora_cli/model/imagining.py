@@ -13,7 +13,7 @@ from clora_cli.model.backbone import Backbone
 from clora_cli.model.drawing import Draw
 from clora_cli.model.generation import write
 
-__all__ = ["imagine", "row_seed"]
+__all__ = ["imagine", "row_draws", "row_seed"]
 
 _ATTEMPTS = 4  # texts that are drawn for each question that is asked for, at most
 _SLACK = 8  # tokens that a new text may be longer than the longest example
@@ -23,6 +23,11 @@ _NEXT = re.compile(r"\s*\bText \d+:")  # where a model goes on with the list
 def row_seed(seed: int, *place: object) -> int:
     """Return the seed of one row's draws."""
     return random.Random(f"{seed}/{'/'.join(map(str, place))}").getrandbits(62)
+
+
+def row_draws(draw: Draw, count: int, seed: int, task: str) -> list[Draw]:
+    """Return how the tokens of a task's rows are chosen, those of each row by a seed of its own."""
+    return [dataclasses.replace(draw, seed=row_seed(seed, task, number)) for number in range(count)]
 
 
 def imagine(

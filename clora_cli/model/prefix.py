@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from clora_cli.model.conventions import token_positions
 from clora_cli.model.output_layer import logits_at, output_only_at
 
 __all__ = [
@@ -166,7 +167,7 @@ class Beginning:
         mask = functional.pad(batch["attention_mask"], (len(self.ids), 0), value=1)
         given = {**batch, "attention_mask": mask, "past_key_values": self.cache(len(mask))}
         if positions is not None:
-            given["position_ids"] = (mask.cumsum(dim=1) - 1)[:, len(self.ids) :] + positions
+            given["position_ids"] = token_positions(mask, positions)[:, len(self.ids) :]
         return given
 
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clora_cli.base.progress import ADVANCE_LINE
 from clora_cli.recipes.recipe import folder_name
 
 __all__ = ["COMMAND", "Advance", "Journal", "read_advance", "read_journal"]
 
 COMMAND = "$ clora "
 _ERROR = "error: "
-_ADVANCE = re.compile(r"[^:]+: (?P<done>\d{1,15})/(?P<total>\d{1,15})(?:  (?P<status>.*))?")
 _LOSS = re.compile(r"loss (?P<loss>\S+)")
 
 
@@ -63,8 +63,10 @@ class Journal:
 
 def read_advance(line: str) -> Advance | None:
     """Return what a line tells of a command's advance; None for any other line."""
-    match = _ADVANCE.fullmatch(line)
-    return Advance(int(match["done"]), int(match["total"]), match["status"] or "") if match else None
+    match = ADVANCE_LINE.fullmatch(line)
+    if match is None or ":" in match["title"]:
+        return None
+    return Advance(int(match["done"]), int(match["total"]), match["status"] or "")
 
 
 def read_journal(path: Path) -> Journal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from clora_cli.base.errors import LimitError
 from clora_cli.data import Example, Task
 from clora_cli.reporting.limits import Loss, broken_limits, losses
 from clora_cli.store.scores import Scores
@@ -82,6 +83,15 @@ class Verdict:
         first: Mapping[str, Slice] = {one.by: one for one in reversed(self.failed)}
         worst = "; ".join(first[by].told for by in ("task", "label", "length") if by in first)
         return "; ".join([*self.broken, *([f"worst: {worst}"] if worst else [])])
+
+    def check(self) -> None:
+        """Check that all limits are met.
+
+        Raises:
+            LimitError: If one is broken.
+        """
+        if self.broken:
+            raise LimitError(self.told, code="limit-broken")
 
 
 def judge(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,24 @@ from torch.nn import functional
 from clora_cli.data.tokens import IGNORED
 from clora_cli.model.output_layer import logits_at, output_only_at
 
-__all__ = ["answer_logits", "only_answers"]
+if TYPE_CHECKING:
+    from clora_cli.model.backbone import Backbone
+
+__all__ = ["answer_logits", "model_inputs", "only_answers"]
+
+
+def model_inputs(backbone: Backbone, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """Return collated training rows as the model takes them, and their labels, on its device.
+
+    Args:
+        backbone: The base model.
+        batch: What ``Collator`` makes of rows with labels.
+    """
+    inputs = {name: tensor.to(backbone.device) for name, tensor in batch.items()}
+    labels = inputs.pop("labels")
+    if backbone.kind == "seq2seq":
+        inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
+    return inputs, labels
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from clora_cli.data import encode, uses_chat
+from clora_cli.data import IGNORED, encode, uses_chat
 from clora_cli.model.footprint import Batch, Footprint, footprint
 from clora_cli.model.sharding import block_modules
 from clora_cli.training.plan import Plan
@@ -184,7 +184,7 @@ def _longest(plan: Plan, model: Any, rows: int) -> Batch:
     given = sorted(plan.rows, key=lambda row: -len(row.head) - len(row.body) - len(row.references[0]))
     lengths: dict[str, Any] = {"max_length": options.max_length, "max_answer_length": options.max_answer_length}
     items = [encode(row, tokens, kind=kind, chat=chat, **lengths) for row in given[: _LOOKED_AT * rows]]
-    answers = sorted((sum(label != -100 for label in item["labels"]) for item in items), reverse=True)[:rows]
+    answers = sorted((sum(label != IGNORED for label in item["labels"]) for item in items), reverse=True)[:rows]
     times = -(-rows // len(answers))  # a batch of more rows than there are has some twice
     length = max(len(item["input_ids"]) for item in items)
     return Batch(rows, length, answers[0], sum((answers * times)[:rows]))

@@ -10,7 +10,7 @@ from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import MismatchError
 from clora_cli.data import Collator
 from clora_cli.model.output_layer import output_layer
-from clora_cli.training.answer_logits import only_answers
+from clora_cli.training.answer_logits import model_inputs, only_answers
 from clora_cli.training.text_services import TextServices
 from clora_cli.training.undisturbed import replaced
 
@@ -32,11 +32,7 @@ class StateServices(TextServices):
                 f"{backbone.tokens.model} has no output layer whose states could be compared; choose another method",
                 code="model-without-output-layer",
             )
-        batch = Collator(backbone.tokens)([self._items[row] for row in rows])
-        inputs = {name: tensor.to(backbone.device) for name, tensor in batch.items()}
-        labels = inputs.pop("labels")
-        if backbone.kind == "seq2seq":
-            inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
+        inputs, labels = model_inputs(backbone, Collator(backbone.tokens)([self._items[row] for row in rows]))
         found: list[Tensor] = []
         with replaced(self._built.trainable, instead), only_answers(model, labels, backbone.kind == "causal"):
             handle = layer.register_forward_pre_hook(lambda module, given: found.append(given[0]))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clora_cli.data import Collator
 from clora_cli.processes.ranks import rounds, summed
+from clora_cli.training.answer_logits import model_inputs
 from clora_cli.training.build import Built
 from clora_cli.training.token_masks import apart, masks_of, weights_for
 from clora_cli.training.undisturbed import undisturbed
@@ -79,10 +80,7 @@ def _totals(
             for start, counts in rounds(range(0, len(items), batch_size), equal=backbone.sharded):
                 batch = apart(collate(list(items[start : start + batch_size])), seq2seq)
                 masks[:] = [mask.to(backbone.device) for mask in masks_of(batch, seq2seq)] if counts else []
-                inputs = {name: tensor.to(backbone.device) for name, tensor in batch.items()}
-                labels = inputs.pop("labels")
-                if seq2seq:
-                    inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
+                inputs, labels = model_inputs(backbone, batch)
                 rows = torch.arange(start, start + len(labels), device=backbone.device)
                 for mixture in built.mixtures:
                     mixture.before(rows, inputs)

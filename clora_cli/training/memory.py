@@ -54,13 +54,16 @@ def _wanted(member: AdapterFolder, rows: int) -> Rows:
     return Rows(task, "train", [Example("", "", "", ("",))] * rows, rows)
 
 
-def _some(memory: Memory, rows: Rows, model: ModelReference, seed: int) -> Rows:
-    """Return a task's rows of a file, or as many of them as the memory holds."""
-    known = with_model(rows, model)[0].examples
+def _some(memory: Memory, rows: Rows, model: ModelReference, seed: int, member: AdapterFolder | None = None) -> Rows:
+    """Return a task's rows, or as many of them as the memory holds: by what ``member`` keeps of them, where it is asked for."""
+    known = with_model(rows, model)[0].examples  # training has already warned about rows left out
     limit = math.ceil(memory.share * len(known)) if memory.share else memory.rows
     if not 0 < limit < len(known):
         return Rows(rows.task, "train", known)
-    chosen = _sample(len(known), limit, seed, rows.task.name)
+    if memory.by and member:
+        chosen = _largest(memory.by, member, len(known), limit)
+    else:
+        chosen = _sample(len(known), limit, seed, rows.task.name)
     return Rows(rows.task, "train", [known[index] for index in chosen], limit, seed)
 
 
@@ -76,16 +79,7 @@ def _drawn(memory: Memory, member: AdapterFolder, method: str, model: ModelRefer
     manifest = _manifest(member, method)
     task, seed, training = _task(member, manifest, method), manifest.seed, manifest.training
     drawn = Rows.draw(task, "train", training.train_rows or 0, seed, training.learn or "last")
-    learned = with_model(drawn, model)[0].examples  # training has already warned about rows left out
-    limit = math.ceil(memory.share * len(learned)) if memory.share else memory.rows
-    if not 0 < limit < len(learned):
-        return Rows(task, "train", learned)
-    if memory.by:
-        return Rows(
-            task, "train", [learned[index] for index in _largest(memory.by, member, len(learned), limit)], limit, seed
-        )
-    chosen = _sample(len(learned), limit, seed, task.name)
-    return Rows(task, "train", [learned[index] for index in chosen], limit, seed)
+    return _some(memory, drawn, model, seed, member)
 
 
 def _largest(name: str, member: AdapterFolder, rows: int, limit: int) -> list[int]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from clora_cli.base.errors import DataError, MismatchError, OptionError
 from clora_cli.base.folder_names import folder_problem, twin
 from clora_cli.base.intake import real_path
-from clora_cli.base.libraries import versions
 from clora_cli.base.options import recorded
+from clora_cli.base.versions import versions
 from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.data.tools import with_model
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, find_model

@@ -15,7 +15,7 @@ from clora_cli.data import Example, Rows, uses_chat
 from clora_cli.data.made_rows import MadeRow, answered, asked, read_made, to_lines
 from clora_cli.model.drawing import Draw
 from clora_cli.model.generation import write
-from clora_cli.model.imagining import row_seed
+from clora_cli.model.imagining import row_draws
 from clora_cli.processes.meeting import agree
 from clora_cli.processes.ranks import is_main_process
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -92,8 +92,7 @@ class _Previous:
     rows: Rows
 
     def written(self, beginning: str, draw: Draw, *, count: int, most: int) -> list[str]:
-        seeds = [row_seed(self.plan.seed, self.member.task, number) for number in range(count)]
-        draws = [dataclasses.replace(draw, seed=seed) for seed in seeds]
+        draws = row_draws(draw, count, self.plan.seed, self.member.task)
         return self._write([Example(beginning, "", "", ())] * count, draws, most, chat=False)
 
     def answers(self, questions: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from clora_cli.model.task_vectors import embeddings
 from clora_cli.processes.ranks import processes, rounds, summed
 from clora_cli.store.distribution import Distribution, Taking
 from clora_cli.store.feature_record import Pool, Text
-from clora_cli.training.answer_logits import answer_logits, only_answers
+from clora_cli.training.answer_logits import answer_logits, model_inputs, only_answers
 from clora_cli.training.build import Built
 from clora_cli.training.input_moments import input_moments
 from clora_cli.training.plan import Plan
@@ -209,10 +209,7 @@ class Services:
     def _batch(self, row: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return one row as the model takes it, and its labels."""
         backbone = self._built.backbone
-        inputs = {n: t.to(backbone.device) for n, t in Collator(backbone.tokens)([self._items[row]]).items()}
-        labels = inputs.pop("labels")
-        if backbone.kind == "seq2seq":
-            inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
+        inputs, labels = model_inputs(backbone, Collator(backbone.tokens)([self._items[row]]))
         for mixture in self._built.mixtures:
             mixture.before(torch.tensor([row], device=backbone.device), inputs)
         for prompting in self._built.promptings:

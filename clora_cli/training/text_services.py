@@ -19,7 +19,7 @@ from clora_cli.model.features import prompt_ids
 from clora_cli.model.generation import write
 from clora_cli.model.imagining import imagine, row_seed
 from clora_cli.model.task_vectors import embeddings
-from clora_cli.training.answer_logits import answer_logits, only_answers
+from clora_cli.training.answer_logits import answer_logits, model_inputs, only_answers
 from clora_cli.training.services import Services
 from clora_cli.training.undisturbed import bare, replaced, undisturbed
 
@@ -107,12 +107,8 @@ class TextServices(Services):
 
     def _logits(self, items: Sequence[dict[str, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the logits at the answers of encoded rows, the right tokens there, and each row's number of them."""
-        backbone = self._built.backbone
-        batch = Collator(backbone.tokens)(items)
-        inputs = {name: tensor.to(backbone.device) for name, tensor in batch.items()}
-        labels, shift = inputs.pop("labels"), backbone.kind == "causal"
-        if not shift:
-            inputs["decoder_input_ids"] = backbone.tokens.decoder_inputs(labels)
+        inputs, labels = model_inputs(self._built.backbone, Collator(self._built.backbone.tokens)(items))
+        shift = self._built.backbone.kind == "causal"
         with only_answers(self._built.model, labels, shift):
             logits = self._built.model(**inputs, use_cache=False)["logits"]
         return *answer_logits(logits, labels, shift), (labels[:, int(shift) :] != IGNORED).sum(dim=1)

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from clora_cli.data.tokens import IGNORED
+
 __all__ = ["apart", "masks_of", "weights_for"]
 
 
@@ -21,7 +23,7 @@ def apart(inputs: Mapping[str, Any], seq2seq: bool) -> dict[str, Any]:
 
 def masks_of(inputs: Mapping[str, Tensor], seq2seq: bool) -> list[Tensor]:
     """Return the masks of a batch's tokens: of the prompts, and of the answers where a decoder takes them apart."""
-    return [inputs["attention_mask"]] + [inputs["labels"] != -100] * seq2seq
+    return [inputs["attention_mask"]] + [inputs["labels"] != IGNORED] * seq2seq
 
 
 def weights_for(vectors: Tensor, masks: Sequence[Tensor]) -> Tensor:

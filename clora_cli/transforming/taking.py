@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clora_cli import __version__
 from clora_cli.algebra.privacy import Ball, noise_multiplier, release
 from clora_cli.algebra.statistics import Moments
 from clora_cli.base.errors import CloraError, InterruptedRunError, MismatchError, OptionError, ReplacedError
 from clora_cli.base.progress import Progress, Silent
+from clora_cli.base.versions import versions
 from clora_cli.data import Rows, uses_chat
 from clora_cli.model.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
 from clora_cli.model.bank import AdapterBank
@@ -30,6 +29,7 @@ from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
 from clora_cli.store.distribution import Distribution
 from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.store.package import changed, marks
+from clora_cli.store.steady import mark
 from clora_cli.store.withholding import withhold
 from clora_cli.transforming.featuring import FeatureJob, FeaturePlan, State
 from clora_cli.transforming.public_balls import public_balls
@@ -84,7 +84,7 @@ def take_features(
         job: FeatureResult(job.member, job.state, job.before or Distribution({}, job.recipe)) for job in plan.jobs
     }
     todo = [job for job in plan.jobs if job.state != "up to date"]
-    before = [_file(job.member.features) for job in todo]
+    before = [mark(job.member.features) for job in todo]
     try:
         if plan.options.privacy is not None and is_main_process():
             with _alone(plan, packages, patience, progress):
@@ -96,21 +96,12 @@ def take_features(
                     results[job] = FeatureResult(job.member, job.state, distribution)
     except KeyboardInterrupt:
         # A file is there a moment before whoever wrote it says so.
-        written = sum(_file(job.member.features) != file for job, file in zip(todo, before, strict=True))
+        written = sum(mark(job.member.features) != file for job, file in zip(todo, before, strict=True))
         raise InterruptedRunError(
             f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again",
             code="interrupted",
         ) from None
     return [results[job] for job in plan.jobs]
-
-
-def _file(path: Path) -> tuple[int, int] | None:
-    """Tell a file from the one that replaces it; None where there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns
 
 
 @contextlib.contextmanager
@@ -270,8 +261,7 @@ def _has_features(backbone: Backbone, site: str) -> bool:
 
 
 def _record(job: FeatureJob, balls: Mapping[str, Ball], options: FeatureOptions) -> FeatureRecord:
-    versions = {name: version(name) for name in ("torch", "transformers")} | {"clora": __version__}
-    record = {**job.recipe.raw, "versions": versions}
+    record = {**job.recipe.raw, "versions": versions("torch", "transformers")}
     if options.privacy is not None:
         record["privacy"] = options.privacy.recorded(balls)
     if job.state == "added" and job.before is not None:

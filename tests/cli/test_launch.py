@@ -194,8 +194,8 @@ def test_another_command_or_another_version_ends_all(ranks, routable, here):
     found = ranks(also=[("route", "adapters", "--data", "x"), ("merge", "adapters")], folders=[here, here])
     assert (found.codes, "(command route -> merge)" in found.line) == ([4, 4], True)
     (here / "main.py").write_text(
-        "import os\nfrom clora_cli.base import libraries\nfrom clora_cli.cli import main\n"
-        "libraries.__version__ = f'0.{os.environ[\"RANK\"]}'\nmain()\n"
+        "import os\nfrom clora_cli.base import versions\nfrom clora_cli.cli import main\n"
+        "versions.__version__ = f'0.{os.environ[\"RANK\"]}'\nmain()\n"
     )
     found = ranks("merge", "adapters", folders=[here, here], script=here / "main.py")
     assert (found.codes, "(versions.clora 0.0 -> 0.1)" in found.line) == ([4, 4], True)

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import clora_cli
-from clora_cli.base import plugin_sources
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin-package"
 COMPLETE = "from clora_cli.cli import app; app(prog_name='clora')"
@@ -40,11 +39,6 @@ def installed(site, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
     return site
-
-
-@pytest.fixture(autouse=True)
-def _nothing_admitted(monkeypatch):
-    monkeypatch.setattr(plugin_sources, "_admitted", {})
 
 
 def manifest(folder):
