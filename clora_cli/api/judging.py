@@ -17,6 +17,7 @@ from clora_cli.base import registry
 from clora_cli.base.errors import OptionError, blaming
 from clora_cli.nano import MODEL_NAME
 from clora_cli.options import EvalOptions, RouteSettings
+from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
     from clora_cli.store.scores import Scores
@@ -78,10 +79,10 @@ def eval(  # noqa: PLR0913 (each is an option of the command)
     earlier = read_baselines(paths_of(baseline), max_forgetting, options.matrix, tasks)
     package = " ".join(map(str, paths))
     scores = evaluate(members, tasks, options, package=package, progress=listener)
-    if out is not None:
+    if out is not None and is_main_process():
         write_scores(scores, Path(out))
     verdict = judge(scores, tasks, options.split, earlier, limits)
-    if junit is not None:
+    if junit is not None and is_main_process():
         write_text(Path(junit), junit_xml(package, verdict))
     verdict.check()
     return scores
