@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import struct
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -47,8 +48,10 @@ _MARK = "__clora_plugin__"  # what a plug-in's module holds its origin under
 # What libraries raise about models, adapters and data that they reject.
 _OTHERS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError),
-    *(SyntaxError, ValueError),
+    *(SyntaxError, ValueError, struct.error),
 )
+# Classes of theirs that derive from Exception alone and are known by their names: of Rust, and of Hugging Face's configurations.
+_NAMED = {"PanicException", "SafetensorError", "StrictDataclassError"}
 
 
 class CloraError(Exception):
@@ -187,11 +190,17 @@ def translated(what: str, error: type[CloraError] = CloraError, mend: str = "", 
         with blaming():
             yield
     except BaseException as other:
-        # Tokenizers written in Rust raise Exception itself, or panic: their class says nothing else.
-        bare = type(other) is Exception or type(other).__name__ == "PanicException"
+        # Tokenizers written in Rust raise Exception itself: their class says nothing else.
+        bare = type(other) is Exception or not _NAMED.isdisjoint(kind.__name__ for kind in type(other).__mro__)
         if not isinstance(other, _OTHERS) and not bare:
             raise
-        reason = (str(other).strip() or type(other).__name__).splitlines()[0]
+        reason = _first_said(str(other).strip() or type(other).__name__)
         if not bare and not isinstance(other, (OSError, RuntimeError, ValueError)):
             reason = f"{type(other).__name__}: {reason}"
         raise error(f"{what}: {reason}{f'; {mend}' if mend else ''}", code=code) from other
+
+
+def _first_said(message: str) -> str:
+    """Return the first line of a message, with the next one where the first announces it."""
+    first, *rest = message.splitlines()
+    return f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first

@@ -11,6 +11,7 @@ from clora_cli.base.errors import CloraError, MismatchError, translated
 from clora_cli.evaluation.likelihoods import Likelihoods
 from clora_cli.evaluation.prompts import Before, Prompts
 from clora_cli.model.generation import continued, greedy, until
+from clora_cli.model.output_layer import check_numbers
 from clora_cli.routing.routed_adapters import Gates
 
 __all__ = ["generate", "rank_labels"]
@@ -71,7 +72,7 @@ def rank_labels(
 
     Raises:
         MismatchError: A label has no room in the model's positions.
-        CloraError: The model fails.
+        CloraError: The model fails, or computes values that are no numbers.
     """
     backbone = prompts.backbone
     longest = max(range(len(labels)), key=lambda index: len(prompts.labels[index]))
@@ -92,8 +93,9 @@ def rank_labels(
         if before is not None:
             before(rows, batch["attention_mask"])
         with translated(f"{backbone.tokens.model} cannot rank labels", CloraError, code="label-ranking-failed"):
-            best = likelihoods.of(batch, begun, decides=decides).argmax(dim=1).tolist()
-        for row, index in zip(rows, best, strict=True):
+            found = likelihoods.of(batch, begun, decides=decides)
+        check_numbers(found, backbone.tokens.model)
+        for row, index in zip(rows, found.argmax(dim=1).tolist(), strict=True):
             chosen[row] = labels[index]
         done(len(rows))
     return chosen

@@ -19,6 +19,7 @@ from clora_cli.evaluation.combine import Combination
 from clora_cli.evaluation.prompts import Prompts
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.conventions import first_position, takes_positions, token_positions
+from clora_cli.model.output_layer import check_numbers
 from clora_cli.options import GENERAL, EvalOptions
 from clora_cli.processes.meeting import joined
 from clora_cli.processes.ranks import processes
@@ -150,11 +151,13 @@ class Retainer:
                 if before is not None:
                     before(rows, batch["attention_mask"])
                 found = _log_probabilities(adapted, rows, batch)[0][:, -expected.shape[1] :]  # without soft prompts
-                # At least 0 in exact arithmetic: what is below is rounding.
-                apart = (expected.exp() * (expected - found)).sum(dim=-1).clamp(min=0).double()
+                # At least 0 in exact arithmetic: what is below is rounding. Tokens that the model rules out add nothing.
+                nats = (expected.exp() * (expected - found)).masked_fill(expected.isneginf(), 0)
+                apart = nats.sum(dim=-1).clamp(min=0).double()
+                check_numbers(apart[mask.bool()], prompts.backbone.tokens.model)
                 sums = zip((apart * mask).sum(dim=1).tolist(), mask.sum(dim=1).tolist(), strict=True)
-                for row, (nats, tokens) in zip(rows, sums, strict=True):
-                    found_of[start + row] = f"{nats!r} {tokens}"
+                for row, (whole, tokens) in zip(rows, sums, strict=True):
+                    found_of[start + row] = f"{whole!r} {tokens}"
         pairs = [text.split() for text in joined(found_of)]
         return math.fsum(float(nats) for nats, _ in pairs), sum(int(tokens) for _, tokens in pairs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -139,6 +140,11 @@ class Checkpoint:
     def keys(self) -> Iterable[str]:
         """Names of all tensors."""
         return self._part_of.keys()
+
+    @property
+    def numbers(self) -> int:
+        """Number of numbers in all tensors, as they are stored."""
+        return sum(math.prod(self.shape(key)) for key in self.keys)
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Return a tensor's shape as it is stored."""

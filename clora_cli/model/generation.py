@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from clora_cli.base.errors import CloraError, translated
 from clora_cli.data import Collator, Example, encode_prompt
@@ -21,6 +21,7 @@ from clora_cli.model.conventions import (
     token_positions,
 )
 from clora_cli.model.drawing import Draw, Drawing
+from clora_cli.model.output_layer import check_numbers
 from clora_cli.model.prefix import Beginning
 
 __all__ = ["continued", "greedy", "until", "write"]
@@ -42,7 +43,13 @@ def greedy(backbone: Backbone, max_new_tokens: int, *, chat: bool = False) -> An
 
 
 def continued(
-    backbone: Backbone, batch: Mapping[str, Tensor], config: Any, begun: Beginning | None = None, **watching: Any
+    backbone: Backbone,
+    batch: Mapping[str, Tensor],
+    config: Any,
+    begun: Beginning | None = None,
+    *,
+    drawing: Drawing | None = None,
+    **watching: Any,
 ) -> list[list[int]]:
     """Return the tokens that a model gives one batch of prompts, padding included.
 
@@ -51,19 +58,32 @@ def continued(
         batch: Padded prompts, those of causal models on the left.
         config: From ``greedy``.
         begun: What all prompts begin with, where the model has read it and the batch lacks it.
-        watching: ``stopping_criteria`` and ``logits_processor`` of Transformers' ``generate``.
+        drawing: How tokens are chosen; without it, the likeliest.
+        watching: ``stopping_criteria`` of Transformers' ``generate``.
 
     Raises:
-        CloraError: The model cannot generate.
+        CloraError: The model cannot generate, or computes values that are no numbers.
     """
     first = first_position(backbone.model) if backbone.kind == "causal" else 0
     inputs = dict(batch) if begun is None else begun.before(batch, backbone.sharing.positions)
     if first and begun is None:  # Transformers itself counts from 0
         inputs["position_ids"] = token_positions(batch["attention_mask"], first)
+    processors = LogitsProcessorList([_Numbers(backbone.tokens.model), *([drawing] if drawing else [])])
     with translated(f"{backbone.tokens.model} cannot generate", CloraError, code="generation-failed"):
-        output = backbone.model.generate(**inputs, generation_config=config, **watching)
+        output = backbone.model.generate(**inputs, generation_config=config, logits_processor=processors, **watching)
     given = 1 if backbone.kind == "seq2seq" else batch["input_ids"].shape[1]
     return output[:, given:].tolist()  # type: ignore[no-any-return]
+
+
+class _Numbers(LogitsProcessor):  # type: ignore[misc]
+    """Lets scores through as they are, if they are numbers."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        check_numbers(scores.amax(dim=-1), self._model)
+        return scores
 
 
 def until(ids: list[int], ends: Collection[int]) -> list[int]:
@@ -110,8 +130,8 @@ def write(
         batch = {
             key: value.to(backbone.device) for key, value in collate([{"input_ids": ids[r]} for r in rows]).items()
         }
-        drawing = LogitsProcessorList([Drawing([draws[row] for row in rows])])
-        written = [until(one, ends) for one in continued(backbone, batch, config, logits_processor=drawing)]
+        drawing = Drawing([draws[row] for row in rows])
+        written = [until(one, ends) for one in continued(backbone, batch, config, drawing=drawing)]
         for row, text in zip(rows, backbone.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
             found[row] = text.strip()
         done(len(rows))

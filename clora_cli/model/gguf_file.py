@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from clora_cli.base.errors import ArtifactError, OptionError, translated
 from clora_cli.base.files import new_folder
+from clora_cli.model.completeness import check_complete, check_extent
 
-__all__ = ["check_gguf_installed", "gguf_digest", "gguf_folder", "is_gguf"]
+__all__ = ["check_gguf_installed", "gguf_digest", "gguf_folder", "is_gguf", "open_gguf"]
 
 _SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
@@ -81,19 +84,55 @@ def gguf_digest(file: Path) -> str:
     return digest.hexdigest()
 
 
+def open_gguf(file: Path) -> Any:
+    """Open a GGUF file, its tensors mapped into memory.
+
+    Raises:
+        ArtifactError: If it is damaged.
+        OptionError: If the gguf package is not installed.
+    """
+    check_gguf_installed(f"{file} is a GGUF file")
+    import gguf
+
+    with translated(f"GGUF file {file} cannot be read", ArtifactError, "fetch it again", code="gguf-damaged"):
+        return gguf.GGUFReader(file)
+
+
+def _check_whole_model(file: Path, fields: Mapping[str, Any]) -> None:
+    """Check that a GGUF file holds a model, and all of it.
+
+    Raises:
+        ArtifactError: If it holds something else, or a part.
+    """
+    told = {key: fields[key].contents() for key in ("general.type", "split.count") if key in fields}
+    if (kind := told.get("general.type", "model")) != "model":
+        raise ArtifactError(
+            f"{file} is a GGUF file of type '{kind}', no model; name the model's own", code="gguf-no-model"
+        )
+    if (parts := told.get("split.count", 0)) > 1:
+        raise ArtifactError(
+            f"{file} is one of {parts} parts of a model; join them with `llama-gguf-split --merge`, and name the result",
+            code="gguf-no-model",
+        )
+
+
 def _convert(file: Path, folder: Path) -> None:
     import torch
     import transformers as library
 
-    source, name = file.parent, file.name
-    with translated(f"base model {file} cannot be read", ArtifactError, code="gguf-damaged"):
+    what, source, name = f"base model {file}", file.parent, file.name
+    reader = open_gguf(file)
+    _check_whole_model(file, reader.fields)
+    with translated(f"{what} cannot be read", ArtifactError, code="gguf-damaged"):
         config = library.AutoConfig.from_pretrained(source, gguf_file=name, trust_remote_code=False)
         loader = library.AutoModelForSeq2SeqLM if config.is_encoder_decoder else library.AutoModelForCausalLM
+        with torch.device("meta"):
+            skeleton = loader.from_config(config, trust_remote_code=False)
+        check_extent(what, skeleton, sum(int(tensor.n_elements) for tensor in reader.tensors))
         model, found = loader.from_pretrained(
             source, gguf_file=name, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
         )
-        if missing := sorted(found["missing_keys"]):
-            raise ValueError(f"it lacks {len(missing)} weights ({missing[0]})")
+        check_complete(what, model, found)
         # The weights are plain numbers by now; their format in the file is nobody's concern any more.
         model.hf_quantizer, model.is_quantized = None, False
         vars(model.config).pop("quantization_config", None)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.base.errors import ArtifactError, MismatchError, translated
-from clora_cli.model.gguf_file import check_gguf_installed
+from clora_cli.base.errors import ArtifactError, MismatchError
+from clora_cli.model.gguf_file import open_gguf
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["GgufLayout", "layout_of_config", "layout_of_file", "open_gguf"]
+__all__ = ["GgufLayout", "layout_of_config", "layout_of_file"]
 
 # Model type in a Transformers configuration to llama.cpp's architecture.
 _ARCHITECTURES: Mapping[str, str] = {
@@ -154,17 +154,3 @@ def layout_of_file(file: Path) -> GgufLayout:
     return GgufLayout(
         architecture, blocks, heads, found.get(f"{architecture}.attention.head_count_kv") or heads, shapes
     )
-
-
-def open_gguf(file: Path) -> Any:
-    """Open a GGUF file, its tensors mapped into memory.
-
-    Raises:
-        ArtifactError: If it is damaged.
-        OptionError: If the gguf package is not installed.
-    """
-    check_gguf_installed(f"{file} is a GGUF file")
-    import gguf
-
-    with translated(f"GGUF file {file} cannot be read", ArtifactError, "fetch it again", code="gguf-damaged"):
-        return gguf.GGUFReader(file)

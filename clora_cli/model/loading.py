@@ -13,6 +13,8 @@ from typing import Any
 from clora_cli.base.errors import ArtifactError, translated
 from clora_cli.base.files import stand_in
 from clora_cli.model.base_model import ModelReference
+from clora_cli.model.checkpoint import Checkpoint
+from clora_cli.model.completeness import check_complete, check_extent
 
 __all__ = ["load_skeleton", "model_with_weights", "read_config", "read_tokenizer"]
 
@@ -57,7 +59,7 @@ def model_with_weights(reference: ModelReference, config: Any, **settings: Any) 
         settings: Further arguments of ``from_pretrained``, such as ``dtype``.
 
     Raises:
-        ArtifactError: If it cannot be loaded, needs code of its own, or has an adapter in its folder.
+        ArtifactError: If it cannot be loaded, lacks weights, needs code of its own, or has an adapter in its folder.
     """
     if (reference.path / "adapter_config.json").exists():
         raise ArtifactError(
@@ -65,10 +67,16 @@ def model_with_weights(reference: ModelReference, config: Any, **settings: Any) 
             "move adapter_config.json and the adapter's weights away",
             code="base-model-holds-adapter",
         )
+    what = f"base model {reference.path}"
+    check_extent(what, load_skeleton(reference), Checkpoint(reference.path).numbers)
+    # What is missing or of another shape is told by name, not only that something is.
+    told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with _boundary(reference):
-        return _loader(reference, config).from_pretrained(
-            reference.path, config=config, use_safetensors=True, trust_remote_code=False, **settings
+        model, found = _loader(reference, config).from_pretrained(
+            reference.path, config=config, use_safetensors=True, trust_remote_code=False, **told, **settings
         )
+    check_complete(what, model, found)
+    return model
 
 
 def load_skeleton(reference: ModelReference, *, untied: bool = False) -> Any:
@@ -103,16 +111,10 @@ def _loader(reference: ModelReference, config: Any) -> Any:
 
 @contextlib.contextmanager
 def _boundary(reference: ModelReference, part: str = "") -> Iterator[None]:
-    from safetensors import SafetensorError
-
     what = f"{part}base model {reference.path}"
     try:
         with translated(f"{what} cannot be loaded", ArtifactError, code="base-model-not-loadable"):
             yield
-    except SafetensorError as error:
-        raise ArtifactError(
-            f"{what} cannot be loaded: {str(error).splitlines()[0]}", code="base-model-not-loadable"
-        ) from error
     except ArtifactError as error:
         if "trust_remote_code" in str(error.__cause__):
             raise ArtifactError(

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["logits_at", "output_layer", "output_only_at"]
+from clora_cli.base.errors import CloraError
+
+__all__ = ["check_numbers", "logits_at", "output_layer", "output_only_at"]
 
 
 def output_layer(model: Any) -> nn.Module | None:
@@ -57,3 +59,21 @@ def logits_at(logits: Tensor, chosen: Tensor) -> Tensor:
     if logits.shape[:2] == chosen.shape:  # of one row and all its positions both ways are the same
         return logits[chosen]
     return logits.flatten(0, 1)
+
+
+def check_numbers(values: Tensor, model: str) -> None:
+    """Refuse an output from which no answer follows: the likeliest of tokens or labels would be whichever comes first.
+
+    Args:
+        values: What is to be compared, of any shape.
+        model: The model's name, for messages.
+
+    Raises:
+        CloraError: If a value is no number, or infinitely large.
+    """
+    if bool((values.isnan() | values.isposinf()).any()):
+        raise CloraError(
+            f"{model} computes values that are no numbers: try --dtype float32; if that changes nothing, its weights or an "
+            "adapter's hold such values (clora scan ADAPTER tells)",
+            code="outputs-not-finite",
+        )

@@ -9,7 +9,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 
 from clora_cli.base.errors import DataError
 from clora_cli.data import encode_prompt
@@ -159,9 +159,9 @@ def _answer_batch(
     backbone = prompts.backbone
     config = greedy(backbone, max(row.decoding.max_new_tokens for row in rows), chat=prompts.chat)
     watching = {"stopping_criteria": StoppingCriteriaList([unfolding])}
-    drawing = {"logits_processor": LogitsProcessorList([Drawing([row.decoding.draw for row in rows])])}
+    drawing = Drawing([row.decoding.draw for row in rows])
     with deciding.around:
-        continued(backbone, batch, config, **watching, **drawing)
+        continued(backbone, batch, config, drawing=drawing, **watching)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from clora_cli.algebra.lora import Factor
-from clora_cli.model.gguf_file import check_gguf_installed
-from clora_cli.model.gguf_layout import GgufLayout, open_gguf
+from clora_cli.model.gguf_file import check_gguf_installed, open_gguf
+from clora_cli.model.gguf_layout import GgufLayout
 
 __all__ = ["write_gguf_adapter", "write_gguf_model"]
 

@@ -73,7 +73,7 @@ def test_a_cut_off_file_is_refused_and_nothing_stays_in_the_cache(file, cache):
 
 def test_a_file_without_some_weights_is_refused(model_folder, tmp_path):
     file = write_gguf(model_folder("llama"), tmp_path / "lacking.gguf", without="layers.1.mlp.up_proj")
-    with refused("gguf-damaged", file, "up_proj", error=ArtifactError):
+    with refused("base-weights-missing", file, "up_proj", error=ArtifactError):
         find_model(str(file))
 
 
@@ -86,3 +86,41 @@ def test_the_package_that_reads_gguf_is_named_where_it_is_missing(file, monkeypa
 def test_a_name_of_no_file_is_refused_as_no_model(tmp_path):
     with refused("base-model-not-found", tmp_path / "none.gguf", error=ArtifactError):
         find_model(str(tmp_path / "none.gguf"))
+
+
+def test_a_gguf_file_that_holds_no_model_is_refused_before_memory_is_taken(tmp_path, cache):
+    writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", "llama")
+    writer.add_type("adapter")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with refused("gguf-no-model", tmp_path / "adapter.gguf", "adapter", error=ArtifactError):
+        find_model(str(tmp_path / "adapter.gguf"))
+
+
+def test_a_part_of_a_model_is_refused_with_how_to_join_the_parts(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "m-00001-of-00003.gguf", "llama")
+    writer.add_uint16("split.count", 3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with refused("gguf-no-model", "--merge", error=ArtifactError):
+        find_model(str(tmp_path / "m-00001-of-00003.gguf"))
+
+
+def test_a_file_without_the_model_s_sizes_is_refused_before_memory_is_taken(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "llama")
+    writer.add_tensor("token_embd.weight", torch.zeros(4, 4).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with refused("base-model-larger-than-files", tmp_path / "odd.gguf", error=ArtifactError):
+        find_model(str(tmp_path / "odd.gguf"))
+
+
+@pytest.mark.parametrize("size", [4, 20, 60])
+def test_a_file_cut_in_its_header_is_refused(file, size):
+    file.write_bytes(file.read_bytes()[:size])
+    with refused("gguf-damaged", file, error=ArtifactError):
+        find_model(str(file))
