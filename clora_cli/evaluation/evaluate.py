@@ -70,7 +70,7 @@ def evaluate(
         backbone = load_backbone(
             reference, device=device, dtype=options.dtype, quantize=options.quantize, shard=options.shard
         )
-        combination = combination_of(backbone, members, combine, routed, layers)
+        combination = combination_of(backbone, members, combine, routed, layers, progress)
         bench = Bench(combination, encoded(backbone, tasks, options, progress), options, progress)
         retainer = Retainer(backbone, combination, probes, options, progress)
         rows = _rows(members, tasks, combine, options, bench, retainer)
@@ -156,6 +156,7 @@ def combination_of(
     combine: str,
     routed: tuple[RouteOptions, list[Task]] | None,
     layers: BaseLayers | None,
+    progress: Progress,
 ) -> Combination:
     """Return what puts adapters into the base model.
 
@@ -165,6 +166,7 @@ def combination_of(
         combine: How, from ``way_of``.
         routed: From ``how_routed``.
         layers: From ``mergeable``.
+        progress: Warned of foreign adapters that lack weights for layers that they name.
     """
     from clora_cli.evaluation.combine import Fixed, Routed
     from clora_cli.evaluation.prompted import Prompted
@@ -174,7 +176,21 @@ def combination_of(
         return Prompted(backbone, members, combine)
     bank = AdapterBank(backbone.model)
     members = [member.on(bank.places) for member in members]
+    _warn_of_gaps(backbone, [member for member in members if member.manifest is None], progress)
     return Routed(backbone, bank, members, *routed) if routed else Fixed(bank, members, combine, layers)
+
+
+def _warn_of_gaps(backbone: Backbone, members: Sequence[AdapterFolder], progress: Progress) -> None:
+    from clora_cli.model.backbone import linear_shape
+    from clora_cli.model.targets import untouched
+
+    linear = [path for path, module in backbone.model.named_modules() if linear_shape(module) is not None]
+    for member in members:
+        if gaps := untouched(linear, member.config, member.sites):
+            progress.warn(
+                f"adapter {member.path} has no weights for {len(gaps)} layers that its adapter_config.json names ('{gaps[0]}'): "
+                "they stay as in the base model"
+            )
 
 
 def how_routed(

@@ -38,7 +38,7 @@ def made_rows(plan: SynthesisPlan, progress: Progress) -> Iterator[tuple[str, li
         name: _questions(plan, backbone, name, progress) for name, rows in plan.sources.items() if rows.examples
     }
     routed = how_routed(plan.members, plan.combine, EvalOptions())
-    combination = combination_of(backbone, plan.members, plan.combine, routed, plan.layers)
+    combination = combination_of(backbone, plan.members, plan.combine, routed, plan.layers, progress)
     for name in plan.sources:
         writer = _Package(plan, backbone, combination, name, progress)
         yield name, writer.answered(asked_first[name]) if name in asked_first else writer.rows()

@@ -9,18 +9,37 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from clora_cli.base.errors import MismatchError, translated
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ALL_LINEAR", "adaptable", "adapted_layers", "endings_of", "left_out", "matched", "target_names"]
+__all__ = [
+    "ALL_LINEAR",
+    "adaptable",
+    "adapted_layers",
+    "endings_of",
+    "left_out",
+    "matched",
+    "target_names",
+    "untouched",
+]
 
 ALL_LINEAR = "all-linear"
 _LAYERS = "base_model.model."
+# Entries of an adapter's configuration by which PEFT chooses layers.
+_CHOOSING = (
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
+    "layers_to_transform",
+    "layers_pattern",
+    "target_parameters",
+)
 _FUSED = 3  # axes of a tensor of several experts' matrices
 
 
@@ -65,6 +84,22 @@ def target_names(model: nn.Module, sites: Sequence[str]) -> str | list[str]:
 def matched(model: nn.Module, names: Iterable[str]) -> set[str]:
     """Return the modules of any kind that PEFT takes a list of names for: those that have or end in one of them."""
     return {path for path, _ in model.named_modules() for name in names if path == name or path.endswith(f".{name}")}
+
+
+def untouched(linear: Iterable[str], config: Mapping[str, Any], sites: Collection[str]) -> list[str]:
+    """Return the linear layers that an adapter's configuration names and its weights leave out; PEFT warns of such.
+
+    Args:
+        linear: The paths of all linear layers of the base model.
+        config: ``adapter_config.json``.
+        sites: What the adapter has weights for, as the model names it.
+    """
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    asked = SimpleNamespace(**{key: config.get(key) for key in _CHOOSING})
+    if not asked.target_modules or asked.target_modules == ALL_LINEAR:
+        return []
+    return [path for path in linear if path not in sites and check_target_module_exists(asked, path)]
 
 
 def adapted_layers(model: nn.Module, adapter: str) -> dict[str, nn.Module]:

@@ -229,16 +229,19 @@ class AdapterFolder:
         (self.path / former_name(FEATURES)).unlink(missing_ok=True)
 
     @cached_property
-    def embeddings(self) -> frozenset[str]:
-        """The sites that are embeddings, whose factors PEFT names differently in its files."""
+    def sites(self) -> Mapping[str, bool]:
+        """The layers that factors are for, named as the base model that it is used with names them; and whether each is an embedding."""
         from clora_cli.store.adapter_tensors import names_in
 
-        sites = (
-            set()
-            if self.is_dense or self.is_prompt
-            else {name.site for name in names_in(self.weights) if name.embedding}
-        )
-        return frozenset(sites if self.places is None else {self.places.place(site).site for site in sites})
+        names = () if self.is_dense or self.is_prompt else names_in(self.weights)
+        return {
+            name.site if self.places is None else self.places.place(name.site).site: name.embedding for name in names
+        }
+
+    @property
+    def embeddings(self) -> frozenset[str]:
+        """The sites that are embeddings, whose factors PEFT names differently in its files."""
+        return frozenset(site for site, embedding in self.sites.items() if embedding)
 
     def _state_key(self, key: str) -> str:
         what, slash, site = key.partition("/")

@@ -4,7 +4,8 @@ import json
 
 import pytest
 from refusals import refused
-from support import write_random_adapter
+from safetensors.torch import load_file, save_file
+from support import Signals, write_random_adapter
 
 from clora_cli.base.errors import OptionError
 from clora_cli.data import load_task
@@ -215,3 +216,33 @@ def test_a_bare_peft_folder_is_evaluated_when_told_how(package, loaded, model_fo
     members = read_package([bare.path])
     options = {"model": str(model_folder("llama")), "score": "labels", "device": "cpu"}
     assert evaluate(members, loaded[:1], EvalOptions(combine="sum", **options)).rows[0].stage == 1
+
+
+def _bare_without(adapter, layer):
+    """Make an adapter folder another tool's, without the weights of a layer."""
+    (adapter.path / "clora.json").unlink()
+    file = adapter.path / "adapter_model.safetensors"
+    save_file({key: one for key, one in load_file(file).items() if layer not in key}, file)
+    return read_package([adapter.path])
+
+
+def test_layers_that_a_peft_adapter_names_and_has_no_weights_for_are_told(package, loaded, model_folder):
+    members, heard = _bare_without(package[0], "layers.1.self_attn.v_proj"), Signals()
+    options = EvalOptions(model=str(model_folder("llama")), score="labels", device="cpu")
+    evaluate(members, loaded[:1], options, progress=heard)
+    (warning,) = heard.warnings
+    assert str(members[0].path) in warning and "1 layers" in warning and "layers.1.self_attn.v_proj" in warning
+
+
+@pytest.mark.parametrize(
+    "choice", [{"layers_to_transform": [0]}, {"exclude_modules": ["model.layers.1.self_attn.v_proj"]}]
+)
+def test_layers_that_its_configuration_leaves_out_are_not(package, loaded, model_folder, choice):
+    config = package[0].path / "adapter_config.json"
+    endings = {"target_modules": ["q_proj", "v_proj"]}
+    config.write_text(json.dumps(json.loads(config.read_text()) | endings | choice))
+    layer = "layers.1." if "layers_to_transform" in choice else "layers.1.self_attn.v_proj"
+    members, heard = _bare_without(package[0], layer), Signals()
+    options = EvalOptions(model=str(model_folder("llama")), score="labels", device="cpu")
+    evaluate(members, loaded[:1], options, progress=heard)
+    assert heard.warnings == []
