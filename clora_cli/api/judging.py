@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora_cli.api.calls import Listener, Paths, check_alone, heard, paths_of, settled, words
 from clora_cli.api.returns import Reported, Routed
+from clora_cli.api.scoring import plan_scoring
 from clora_cli.base import registry
 from clora_cli.base.errors import OptionError, blaming
 from clora_cli.nano import MODEL_NAME
@@ -59,13 +60,8 @@ def eval(  # noqa: PLR0913 (each is an option of the command)
         LimitError: If a limit is not met; what was asked for is written all the same.
     """
     from clora_cli.base.files import write_text
-    from clora_cli.data import scored_tasks
-    from clora_cli.evaluation import evaluate
     from clora_cli.presenting.junit import junit_xml
-    from clora_cli.reporting.limits import check_limits, read_baselines
-    from clora_cli.reporting.slices import judge
-    from clora_cli.store.package import read_package
-    from clora_cli.store.scores import write_scores
+    from clora_cli.reporting.limits import check_limits
 
     options, paths, listener = settled(options or EvalOptions()), paths_of(adapters), heard(progress)
     if not options.model and not paths:
@@ -73,17 +69,12 @@ def eval(  # noqa: PLR0913 (each is an option of the command)
     limits = {"fail_under": fail_under, "max_forgetting": max_forgetting, "max_general_loss": max_general_loss}
     check_limits(limits, options)
     check_alone(options)
-    members = read_package(paths)
-    mend = "name what to score on in EvalOptions(data=…)"
-    tasks = scored_tasks(options.data, members, mend, columns=options.columns)
-    earlier = read_baselines(paths_of(baseline), max_forgetting, options.matrix, tasks)
-    package = " ".join(map(str, paths))
-    scores = evaluate(members, tasks, options, package=package, progress=listener)
-    if out is not None and is_main_process():
-        write_scores(scores, Path(out))
-    verdict = judge(scores, tasks, options.split, earlier, limits)
+    told: dict[str, Any] = {"limits": limits, "baseline": paths_of(baseline), "out": None if out is None else Path(out)}
+    told |= {"mend": "name what to score on in EvalOptions(data=…)", "progress": listener}
+    plan = plan_scoring(paths, options, **told)
+    scores, verdict = plan.carry_out(listener)
     if junit is not None and is_main_process():
-        write_text(Path(junit), junit_xml(package, verdict))
+        write_text(Path(junit), junit_xml(plan.package, verdict))
     verdict.check()
     return scores
 

@@ -56,9 +56,7 @@ def train_task(
     options = with_plugins(settled(options))
     check_alone(options)
     gate, listener = parse_gate(keep_if, options), heard(progress)
-    plan = make_plan(options)
-    for note in plan.task.notes:
-        listener.note(f"note: {plan.task.name}: {note}")
+    plan = make_plan(options, listener)
     told = words("train-task", options=options, resume=resume, force=force) if argv is None else argv
     how: dict[str, Any] = {"resume": resume, "force": force, "argv": told, "progress": listener}
     how["patience"] = patient(wait, break_lock)

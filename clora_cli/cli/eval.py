@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clora_cli.base.errors import OptionError
 from clora_cli.base.files import write_text
 from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
@@ -83,52 +82,37 @@ def evaluate_command(
     Example: clora eval adapters --matrix --out scores.json
     """
     output = form(json, quiet)
-    from clora_cli.data import scored_tasks
-    from clora_cli.evaluation import evaluate
-    from clora_cli.evaluation.evaluate import check_combination, check_scorable
+    from clora_cli.api.scoring import plan_scoring
+    from clora_cli.evaluation.evaluate import check_combination
     from clora_cli.reporting import assemble
-    from clora_cli.reporting.limits import check_limits, read_baselines
-    from clora_cli.reporting.slices import judge
-    from clora_cli.store.package import read_package
-    from clora_cli.store.scores import write_scores
+    from clora_cli.reporting.limits import check_limits
 
     if not options.model and not adapters:
         options = dataclasses.replace(options, model=os.environ.get("CLORA_MODEL", MODEL_NAME))
     limits = {"fail_under": fail_under, "max_forgetting": max_forgetting, "max_general_loss": max_general_loss}
     check_limits(limits, options)
-    if out is not None and out.exists() and not out.is_file():
-        raise OptionError(
-            f"--out {out} exists and is no regular file; choose another name", code="target-not-regular-file"
-        )
     relaunch(options.nproc, dry_run=dry_run, switches=limits)
-    members = read_package(adapters or ())
-    tasks = scored_tasks(options.data, members, _MEND, columns=options.columns)
-    earlier = read_baselines(baseline or (), max_forgetting, options.matrix, tasks)
-    check_scorable(tasks, options)
-    if dry_run:
-        check_combination(members, options)
-        text = f"would score {len(members)} adapters on {', '.join(task.name for task in tasks)}"
-        emit(
-            output,
-            text=text,
-            data={"schema": "clora.plan/1", "adapters": len(members), "tasks": [t.name for t in tasks]},
-            brief=text,
-        )
-        return
     terminal = Terminal(output)
-    for task in tasks:
-        for note in task.notes:
-            terminal.note(f"note: {task.name}: {note}")
-    package = " ".join(map(str, adapters or ()))
-    scores = evaluate(members, tasks, options, package=package, progress=terminal)
-    if out is not None and is_main_process():
-        write_scores(scores, out)
+    told: dict[str, Any] = {
+        "limits": limits,
+        "baseline": baseline or (),
+        "out": out,
+        "mend": _MEND,
+        "progress": terminal,
+    }
+    plan = plan_scoring(adapters or (), options, **told)
+    if dry_run:
+        check_combination(plan.members, options)
+        text = f"would score {len(plan.members)} adapters on {', '.join(task.name for task in plan.tasks)}"
+        data = {"schema": "clora.plan/1", "adapters": len(plan.members), "tasks": [task.name for task in plan.tasks]}
+        emit(output, text=text, data=data, brief=text)
+        return
+    scores, verdict = plan.carry_out(terminal)
     last = scores.rows[-1].scores.values()
     mean = sum(entry.value for entry in last) / len(last)
     emit(output, text=_text(assemble([scores])[0]), data=scores.to_dict(), brief=f"{mean:.2f}")
-    verdict = judge(scores, tasks, options.split, earlier, limits)
     if is_main_process():
-        _tell_machines(verdict, package, junit, annotations)
+        _tell_machines(verdict, plan.package, junit, annotations)
     verdict.check()
 
 

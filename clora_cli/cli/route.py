@@ -21,7 +21,6 @@ from clora_cli.processes.ranks import is_main_process
 
 if TYPE_CHECKING:
     from clora_cli.base.progress import Advance
-    from clora_cli.data import Task
     from clora_cli.routing.decided import Decided
     from clora_cli.routing.dispatch import Dispatcher
     from clora_cli.routing.inputs import Input
@@ -80,7 +79,8 @@ def route(
     if dry_run:
         emit(Form.JSON if json else output, text=f"would route {summary}", data=_plan(dispatcher), brief=summary)
         return
-    _prepare(dispatcher, calibration, terminal, summary)
+    terminal.note(f"routing {summary}")
+    dispatcher.start(calibration)
     tally = dispatcher.tally(panels=heatmap is not None)
     with _tracked(terminal, inputs) as advance:
         for decided in dispatcher.decide(chain.from_iterable(inputs)):
@@ -98,24 +98,6 @@ def _standard_input() -> Sequence[str]:
     if sys.stdin.isatty():
         raise OptionError("nothing to route: pass --data, or JSON lines on stdin", code="nothing-to-route")
     return ["-"]
-
-
-def _prepare(dispatcher: Dispatcher, calibration: Sequence[Task], terminal: Terminal, summary: str) -> None:
-    terminal.note(f"routing {summary}")
-    if dispatcher.guide.record.source != "base":
-        terminal.warn(
-            "the distributions were taken with --source adapted, inputs are looked at by the base model alone: "
-            "their features differ above the first layer"
-        )
-    rows = dispatcher.start(calibration)
-    for remark in dispatcher.guide.backbone.tokens.remarks(dispatcher.guide.record.max_length, 0):
-        terminal.note(f"note: {remark}")
-    if rows:
-        threshold = dispatcher.routing.threshold
-        terminal.note(
-            f"inputs of a nearness below {threshold:.6g} go to the base model: {100 * dispatcher.options.abstain:g} % of "
-            f"{rows} dev rows"
-        )
 
 
 def _told(dispatcher: Dispatcher) -> str:

@@ -66,15 +66,7 @@ def stat_features(
     if dry_run:
         _emit_plan(output, plan)
         return
-    for note in dict.fromkeys(
-        f"{rows.task.name}: {n}" for job in plan.jobs for rows in job.rows for n in rows.task.notes
-    ):
-        terminal.note(f"note: {note}")
     results = take_features(plan, terminal, patience=waiting, packages=packages)
-    if options.privacy is not None and (most := max(len(result.distribution.sites) for result in results)) > 1:
-        terminal.note(
-            f"note: {most} sites share the privacy budget; with --layer and --module fewer get less noise each"
-        )
     emit(
         output,
         text="\n".join(f"{result.member.features}  ({_told(result)})" for result in results),

@@ -63,9 +63,7 @@ def train_task(
         holding=lambda: handed_on([spot], waiting, terminal),
     )
     with results_alone():
-        plan = make_plan(options)
-    for note in plan.task.notes:
-        terminal.note(f"note: {plan.task.name}: {note}")
+        plan = make_plan(options, terminal)
     if dry_run:
         from clora_cli.training import describe
 

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from clora_cli.base.errors import CloraError
-from clora_cli.base.progress import Progress
+from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Task
 from clora_cli.model.backbone import load_backbone, pick_device
 from clora_cli.model.base_model import check_base
@@ -36,7 +36,7 @@ class Dispatcher:
         members: The adapters, at least one, each with a feature distribution, or a task vector where these are compared.
         options: How inputs choose.
         settings: What to run on.
-        progress: Told where the adapters' own word leads to the Hub.
+        progress: Told where the adapters' own word leads to the Hub, and what there is to know before inputs are sent.
 
     Raises:
         CloraError: If the adapters, the base model and the options do not fit together.
@@ -55,7 +55,7 @@ class Dispatcher:
         for member in members:
             check_base(member.base, self.reference, member.path)
             member.check_numbers()
-        self._settings = settings
+        self._settings, self._progress = settings, progress or Silent()
         self._device = pick_device(settings.device)
         self.guide = Guide(self.reference, members, options, batch_size=settings.batch_size)
         self.routing = self.guide.routing()
@@ -76,29 +76,36 @@ class Dispatcher:
             "sites": list(self.guide.sites),
         }
 
-    def start(self, calibration: Sequence[Task] = ()) -> int:
-        """Load the base model; find the threshold if inputs may abstain.
+    def start(self, calibration: Sequence[Task] = ()) -> None:
+        """Load the base model; find the threshold if inputs may abstain; tell what matters for the inputs.
 
         Args:
             calibration: The tasks of whose dev rows the share ``options.abstain`` is to lie below the threshold; each
                 has dev rows.
 
-        Returns:
-            The number of dev rows that the threshold comes from.
-
         Raises:
             MismatchError: If one of several processes would not do the same as the first one.
         """
+        if self.guide.record.source != "base":
+            self._progress.warn(
+                "the distributions were taken with --source adapted, inputs are looked at by the base model alone: "
+                "their features differ above the first layer"
+            )
         agree(lambda: self._facts(calibration))
         if self._settings.shard:  # until the last input is decided
             self._joined.enter_context(together(self._device))
         how: dict[str, Any] = {name: getattr(self._settings, name) for name in ("dtype", "quantize", "shard")}
         self.guide.backbone = load_backbone(self.reference, device=self._device, **how)
+        for remark in self.guide.backbone.tokens.remarks(self.guide.record.max_length, 0):
+            self._progress.note(f"note: {remark}")
         if not calibration:
-            return 0
+            return
         with together(self._device):
             self.routing.threshold, rows = self.guide.threshold(self.routing, calibration)
-        return rows
+        self._progress.note(
+            f"inputs of a nearness below {self.routing.threshold:.6g} go to the base model: {100 * self.options.abstain:g} % of "
+            f"{rows} dev rows"
+        )
 
     def tally(self, *, panels: bool = False) -> Tally:
         """Return an empty tally; with ``panels`` it keeps the layers apart."""

@@ -13,6 +13,7 @@ from clora_cli.base.errors import DataError, MismatchError, OptionError
 from clora_cli.base.folder_names import folder_problem, twin
 from clora_cli.base.intake import real_path
 from clora_cli.base.options import recorded
+from clora_cli.base.progress import Progress, Silent
 from clora_cli.base.versions import versions
 from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.data.tools import with_model
@@ -188,8 +189,12 @@ class Plan:
         return finished(self.out, self.recipe())
 
 
-def make_plan(options: TrainOptions) -> Plan:
+def make_plan(options: TrainOptions, progress: Progress | None = None) -> Plan:
     """Find and check everything that a run needs, without loading the model.
+
+    Args:
+        options: What to train, on what and how.
+        progress: Told what was noticed about the task's rows.
 
     Raises:
         CloraError: Whatever is missing, damaged, wrong or does not fit together.
@@ -225,6 +230,8 @@ def make_plan(options: TrainOptions) -> Plan:
     plan = Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
     for part in method.acting.values():
         part.check(plan)
+    for note in task.notes:
+        (progress or Silent()).note(f"note: {task.name}: {note}")
     return plan
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from clora_cli.base.errors import ArtifactError, DataError, OptionError
 from clora_cli.base.files import differences
-from clora_cli.base.progress import Progress
+from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Rows, Task, load_task, origins_of, recorded_columns
 from clora_cli.data.tools import with_model
 from clora_cli.model.backbone import dtype_name, pick_device
@@ -100,7 +100,7 @@ def plan_features(
         options: How.
         force: Replace distributions that were made differently.
         add: Add the rows to the distributions that are there.
-        progress: Told where the adapters' own word leads to the Hub.
+        progress: Told where the adapters' own word leads to the Hub, and what was noticed about the rows.
 
     Raises:
         CloraError: Whatever is missing, damaged, wrong or does not fit together.
@@ -122,6 +122,8 @@ def plan_features(
         recipe = _recipe(member, rows, options, reference)
         seen = mark(member.features)
         jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add), seen))
+    for note in dict.fromkeys(f"{rows.task.name}: {n}" for job in jobs for rows in job.rows for n in rows.task.notes):
+        (progress or Silent()).note(f"note: {note}")
     return FeaturePlan(options, reference, jobs)
 
 

@@ -101,7 +101,12 @@ def take_features(
             f"interrupted with {written} of {len(todo)} feature distributions written; give the same command again",
             code="interrupted",
         ) from None
-    return [results[job] for job in plan.jobs]
+    made = [results[job] for job in plan.jobs]
+    if plan.options.privacy is not None and (most := max(len(result.distribution.sites) for result in made)) > 1:
+        progress.note(
+            f"note: {most} sites share the privacy budget; with --layer and --module fewer get less noise each"
+        )
+    return made
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -253,3 +254,30 @@ def test_an_error_of_a_plug_in_file_names_it(here, package):
     with pytest.raises(api.CloraError) as info:
         api.merge("adapters", api.MergeOptions(strategy="./odd.py"))
     assert "odd.py" in str(info.value)
+
+
+def test_a_call_tells_what_the_command_tells(here, clora, routable, model_folder):
+    rows = [{"text": f"words {number}", "label": ("good", "bad")[number % 2]} for number in range(40)]
+    (here / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    package, model, on, data = str(routable), str(model_folder("llama")), {"device": "cpu"}, ["rows.jsonl"]
+    training = api.TrainOptions(data=data[0], model=model, package="called", **SHORT)
+    short = ["--rank", 2, "--alpha", 4, "--max-steps", 2, "--batch-size", 4, "--lr", "0.01", "--model", model]
+    scoring = api.EvalOptions(data=data, test_rows=2, **on)
+    features = api.FeatureOptions(data=["first=rows.jsonl", "second=rows.jsonl"], second_moment="diag", **on)
+    of_both = ["--data", "first=rows.jsonl", "--data", "second=rows.jsonl", "--second-moment", "diag", "--force"]
+    routing = api.RouteSettings(data=data, abstain=0.1, calibrate=data, **on)
+    calls = {
+        ("train-task", "--data", *data, "--package", "typed", *short): partial(api.train_task, training),
+        ("eval", package, "--data", *data, "--test-rows", 2): partial(api.eval, package, scoring),
+        ("route", package, "--data", *data, "--abstain", "0.1", "--calibrate", *data): partial(
+            api.route, package, routing
+        ),
+        ("stat-features", package, *of_both): partial(api.stat_features, package, features, force=True),
+    }
+    for line, call in calls.items():
+        events = []
+        call(progress=events.append)
+        told = [str(event) for event in events if event.kind != "progress"]
+        typed = clora(*line, "--device", "cpu")
+        assert typed.code == 0, typed.err
+        assert told and [text for text in told if text not in typed.err] == [], line[0]
