@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -34,6 +35,13 @@ def _no_waiting_for_the_disk() -> None:
     # Thousands of small folders are written here, and each takes the disk a tenth of a second. Tests of what is written when
     # look at the calls themselves.
     os.fsync = lambda descriptor: None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_looking_through_the_libraries() -> None:
+    # Every training has the Trainer collect garbage, and to look through all objects of pytest and the libraries takes longer
+    # than the training. What Python collects by itself it still does.
+    gc.collect = lambda generation=2: 0
 
 
 @pytest.fixture(autouse=True)
