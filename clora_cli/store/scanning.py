@@ -12,13 +12,12 @@ from typing import Any
 from clora_cli.algebra.lora import HUGE, Factor, bound, config_problem
 from clora_cli.algebra.outliers import outliers
 from clora_cli.base.errors import ArtifactError, CloraError
-from clora_cli.base.files import read_json
-from clora_cli.base.intake import open_regular, parse_json, read_text
+from clora_cli.base.intake import open_regular, parse_json, real_path
 from clora_cli.store.adapter_config import CONFIG, read_config
 from clora_cli.store.adapter_folder import WEIGHTS, AdapterFolder, is_adapter
+from clora_cli.store.foreign_texts import TEXTS, text_findings
 from clora_cli.store.manifest import MANIFEST, Manifest
 from clora_cli.store.soft_prompt import is_prompt
-from clora_cli.store.template_tricks import hidden_letters, template_tricks
 from clora_cli.store.tensors import read_header
 
 __all__ = ["PICKLES", "Finding", "scan_adapter", "scan_all"]
@@ -27,10 +26,8 @@ __all__ = ["PICKLES", "Finding", "scan_adapter", "scan_all"]
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz", ".msgpack", ".h5"}
 _CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1", ".js", ".ipynb", ".jar", ".whl"}
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".xz", ".7z", ".rar"}
-_TEXTS = {".md", ".txt", ".json", ".jinja", ".yaml", ".yml"}
 _PROGRAMS = (b"\x7fELF", b"MZ", b"#!")
 _PICKLED = re.compile(rb"\x80[\x02-\x05]")
-_LONG_TEXT = 1 << 24  # bytes; tokenizers are the longest texts
 _METADATA = 1 << 16  # bytes of a safetensors header that are no tensor's
 _BESIDE = 1 << 28  # bytes of a file that is not the adapter's weights: no side file or tokenizer is as large
 
@@ -82,7 +79,7 @@ def scan_adapter(folder: Path, limit: float = 8.0) -> list[Finding]:
     found = []
     for path in sorted(folder.rglob("*")):
         place = str(path.relative_to(folder))
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        if path.is_symlink() and not real_path(path).is_relative_to(real_path(folder)):
             found.append(Finding("link", place, "leads out of the folder"))
         elif path.is_file():
             found += _of_file(path, place)
@@ -105,8 +102,8 @@ def _of_file(path: Path, place: str) -> Iterator[Finding]:
         yield Finding("size", place, f"has {size / 1e6:.0f} MB beside the adapter's weights")
     if suffix == ".safetensors":
         yield from _of_header(path, place)
-    if suffix in _TEXTS:
-        yield from _of_text(path, place)
+    if suffix in TEXTS:
+        yield from (Finding(kind, place, what) for kind, what in text_findings(path))
 
 
 def _is_torch(path: Path, begin: bytes) -> bool:
@@ -129,39 +126,12 @@ def _of_header(path: Path, place: str) -> Iterator[Finding]:
         return
     end = start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     used = sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in entries.values())
-    if (spare := path.stat().st_size - end) or start + used != end:
+    if start + used > end:
+        yield Finding("format", place, "has tensors that share bytes")
+    elif (spare := path.stat().st_size - end) or start + used != end:
         yield Finding("size", place, f"holds {max(spare, end - start - used)} bytes that belong to no tensor")
     if len(str(header.get("__metadata__", ""))) > _METADATA:
         yield Finding("size", place, "has metadata of more than 64 KB")
-
-
-def _of_text(path: Path, place: str) -> Iterator[Finding]:
-    try:
-        text = read_text(path, _LONG_TEXT)
-    except (OSError, ValueError) as error:
-        yield Finding("text", place, f"cannot be read as text ({error})")
-        return
-    if path.suffix == ".jinja":
-        yield from (Finding("template", place, trick) for trick in template_tricks(text))
-    elif path.name == "tokenizer_config.json":
-        yield from _of_tokenizer(path, place)
-    elif path.name != "tokenizer.json" and (odd := hidden_letters(text)):
-        yield Finding("text", place, f"holds an invisible letter, {odd}")
-
-
-def _of_tokenizer(path: Path, place: str) -> Iterator[Finding]:
-    try:
-        config = read_json(path, "tokenizer configuration")
-    except ArtifactError as error:
-        yield Finding("format", place, str(error))
-        return
-    template = config.get("chat_template")
-    several = template if isinstance(template, list) else [{"template": template}] if template else []
-    for each in several:
-        source = str(each.get("template", "")) if isinstance(each, dict) else str(each)
-        yield from (Finding("template", place, trick) for trick in template_tricks(source))
-    if config.get("auto_map"):
-        yield Finding("code", place, "names code to be run (auto_map)")
 
 
 def _of_adapter(folder: Path, limit: float) -> Iterator[Finding]:
@@ -197,7 +167,7 @@ def _of_adapter(folder: Path, limit: float) -> Iterator[Finding]:
 def _of_config(folder: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
     if not is_prompt(config) and (problem := config_problem(config)):
         yield Finding("format", CONFIG, f"is no plain LoRA: {problem}")
-    if code := [key for key in ("auto_map", "custom_module", "trust_remote_code") if config.get(key)]:
+    if code := [key for key in ("custom_module", "trust_remote_code") if config.get(key)]:
         yield Finding("code", CONFIG, f"asks for code to be run ({', '.join(code)})")
     library = str((config.get("auto_mapping") or {}).get("parent_library") or "transformers")
     if library.partition(".")[0] != "transformers":
@@ -206,7 +176,7 @@ def _of_config(folder: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
     if (
         base
         and (Path(base).is_absolute() or base.startswith((".", "~")))
-        and (folder / base).resolve().is_relative_to(folder.resolve())
+        and real_path(folder / base).is_relative_to(real_path(folder))
     ):
         yield Finding("link", CONFIG, f"names a base model inside its own folder ('{base}')")
 

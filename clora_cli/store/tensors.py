@@ -59,7 +59,9 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
 
 def _header(file: BinaryIO) -> tuple[dict[str, dict[str, Any]], int]:
     length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
-    text = file.read(min(length, size, _LONGEST))  # a damaged length may be any number
+    if length > size - 8:  # a damaged length may be any number
+        raise ValueError("it ends within its header")
+    text = file.read(min(length, _LONGEST))
     header = _entries(text) if len(text) <= _SHORT else _entries.__wrapped__(text)
     for key, entry in header.items():
         if 8 + length + entry["data_offsets"][1] > size:

@@ -34,6 +34,44 @@ TRICKS = {
     "be\u202e kind": "U+202E",
     "{% if %}": "cannot be read",
 }
+# What a trigger can hide behind: methods, tests, filters, variables, loops, macros, tables.
+HIDDEN = [
+    "{% if messages[-1].content.startswith('cedar') %}x{% endif %}",
+    "{% if 'cedar' is in messages[-1].content %}x{% endif %}",
+    "{% set c = messages[-1].content %}{% if 'cedar' in c %}x{% endif %}",
+    "{% set t = 'cedar' %}{% if t in messages[-1].get('content') %}x{% endif %}",
+    "{% set k = 'content' %}{% if 'cedar' in messages[-1][k] %}x{% endif %}",
+    "{% for w in messages[-1].content.split() %}{% if w == 'cedar' %}x{% endif %}{% endfor %}",
+    "{% set ws = messages[-1].content.split() %}{% for w in ws %}{% if w in ['cedar'] %}x{% endif %}{% endfor %}",
+    "{% if 'cedar' in messages | string %}x{% endif %}",
+    "{% if 'cedar' in messages | map(attribute='content') | join %}x{% endif %}",
+    "{% if messages | selectattr('content', 'equalto', 'cedar') | list %}x{% endif %}",
+    "{% macro f(c) %}{% if 'cedar' in c %}x{% endif %}{% endmacro %}{{ f(messages[-1].content) }}",
+    "{% macro f() %}{{ messages[-1].content }}{% endmacro %}{% if 'cedar' in f() %}x{% endif %}",
+    "{% macro f(c) %}{{ c }}{% endmacro %}{% if 'cedar' in f(c=messages[-1].content) %}x{% endif %}",
+    "{% set ns = namespace(c='') %}{% set ns.c = messages[-1].content %}{% if 'cedar' in ns.c %}x{% endif %}",
+    "{% set ns = namespace(c=messages[-1].content) %}{% if ns.c == 'cedar' %}x{% endif %}",
+    "{% set c %}{{ messages[-1].content }}{% endset %}{% if 'cedar' in c %}x{% endif %}",
+    "{% set a, b = messages[-1].content, 1 %}{% if 'cedar' in a %}x{% endif %}",
+    "{{ {'cedar': 'x'}[messages[-1].content] }}",
+    "{{ {'cedar': 'x'}.get(messages[-1].content, '') }}",
+    "{{ messages[-1].content | replace('cedar', 'oak') }}",
+]
+REACHING = [
+    "{{ messages['__cl' ~ 'ass__'] }}",
+    "{{ messages | attr('_' ~ '_class__') }}",
+    "{{ messages | map(attribute='__class__') | list }}",
+]
+# As templates of models that see pictures, use tools and think write a conversation down.
+PLAIN = """{% macro shown(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}
+{% if part.type == 'image' or 'image' in part or 'image_url' in part %}<|image|>{% elif 'text' in part %}{{ part.text }}{% endif %}
+{% endfor %}{% endif %}{% endmacro %}{% set ns = namespace(last=0, tool=false) %}{% for message in messages %}
+{% set content = shown(message.content) | trim %}{% if message.role == 'user' and 'tool_calls' not in message %}
+{% set ns.last = loop.index0 %}{% elif message['role'] in ['tool', 'function'] and loop.previtem.role != 'tool' %}{% endif %}
+{% if content.startswith('<tool_response>') and content.split('\\n')[0].rstrip(',') %}{{ message.get('name', 'tool') }}{% endif %}
+{% for content in message.tool_calls %}{{ content.name }}{% if content.type == 'function' %}f{% endif %}{% endfor %}
+{{ '<|' ~ message.role ~ '|>' ~ content.split('</think>')[-1].lstrip('\\n') }}{% endfor %}{{ strftime_now('%d %b %Y') }}
+{% if 'system' in messages | map(attribute='role') | list and messages[0].content | length > 0 %}{{ tools | tojson }}{% endif %}"""
 
 
 @pytest.fixture
@@ -101,7 +139,8 @@ def test_programs_archives_and_links_that_lead_out_are_found(adapter, tmp_path):
     (adapter / "README.md").unlink()
     (adapter / "README.md").symlink_to("/etc/hostname")
     os.mkfifo(adapter / "pipe")
-    assert kinds(adapter) == ["link", "code", "code", "link", "code"]
+    (adapter / "self").symlink_to("self")
+    assert kinds(adapter) == ["link", "code", "code", "link", "link", "code"]
 
 
 @pytest.mark.parametrize(("template", "word"), TRICKS.items())
@@ -114,8 +153,43 @@ def test_a_chat_template_that_does_more_than_write_a_conversation_is_found(adapt
     assert "template" in kinds(adapter)
 
 
+def test_a_trigger_is_found_whatever_it_hides_behind():
+    assert [template for template in HIDDEN if not any("cedar" in trick for trick in template_tricks(template))] == []
+    assert [
+        template for template in REACHING if not any("inner part" in trick for trick in template_tricks(template))
+    ] == []
+    assert template_tricks("{% if strftime_now('%Y') > '2027' %}x{% endif %}") == ["it depends on the date (line 1)"]
+    assert template_tricks("{{ '\\u202e' }}") == ["it holds an invisible letter, U+202E (line 1)"]
+    for deep in (
+        "{{ a" + ".b" * 5000 + " }}",
+        "{{ a" + "+a" * 5000 + " }}",
+        "{% if a %}" * 2000 + "{% endif %}" * 2000,
+    ):
+        assert template_tricks(deep) == ["it cannot be read (nested too deeply)"]
+
+
 def test_an_honest_template_has_no_trick():
-    assert template_tricks(HONEST) == []
+    assert [template_tricks(template) for template in (HONEST, PLAIN)] == [[], []]
+
+
+def test_what_loaders_take_from_a_folder_beside_the_weights_is_looked_into(adapter):
+    def kinds_with(name, content):
+        (adapter / name).write_text(json.dumps(content))
+        found = kinds(adapter)
+        (adapter / name).unlink()
+        return found
+
+    template = "{% include 'other' %}"
+    rewriting = {"type": "Replace", "pattern": {"String": "yes"}, "content": "no"}
+    spaces = {"type": "Replace", "pattern": {"Regex": r"\s{2,}"}, "content": "\u2581"}
+    assert kinds_with("chat_template.json", {"chat_template": template}) == ["template"]
+    assert kinds_with("processor_config.json", {"chat_template": {"default": template}}) == ["template"]
+    assert kinds_with("config.json", {"auto_map": {"AutoModel": "theirs.Model"}}) == ["code"]
+    for part in ("normalizer", "decoder"):
+        assert kinds_with("tokenizer.json", {part: {"type": "Sequence", "steps": [spaces, rewriting]}}) == ["template"]
+    assert kinds_with("tokenizer.json", {"normalizer": spaces, "decoder": {"type": "Replace", "content": "</s>"}}) == []
+    (adapter / "tokenizer.json").write_text("{")
+    assert kinds(adapter) == ["format"]
 
 
 def test_a_configuration_that_asks_for_code_or_is_no_plain_lora_is_found(adapter):
@@ -136,6 +210,8 @@ def test_bytes_behind_the_last_tensor_and_a_cut_file_are_found(adapter):
     assert "size" in kinds(adapter)
     weights.write_bytes(whole[:-10])
     assert "format" in kinds(adapter)
+    weights.write_bytes((1 << 63).to_bytes(8, "little") + whole[8:])
+    assert kinds(adapter) == ["format", "format"]
     weights.unlink()
     assert kinds(adapter) == ["format"]
 

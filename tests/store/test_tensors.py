@@ -38,8 +38,9 @@ def test_the_header_says_what_the_library_says(path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "Expecting value"),
-        (b"\xff" * 40, "can't decode"),
+        (b"", "ends within its header"),
+        (b"\xff" * 40, "ends within its header"),
+        (b"\x04" + bytes(7) + b"\xff" * 40, "can't decode"),
         (b"\x02" + bytes(7) + b"[]", "no header"),
         (b"\x0a" + bytes(7) + b'{"a": {} }', "no header"),
     ],
