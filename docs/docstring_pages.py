@@ -26,7 +26,7 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Baselines",
         "What every method is compared with: one LoRA trained on and on, a LoRA for each task, all tasks at once, none at all. "
         "`seq-lora` and `zero-shot` are the floor, `per-task` and `mtl` the ceiling: they know the task at test, or had all data.",
-        ("seq-lora", "inc-lora", "per-task", "mtl", "zero-shot"),
+        ("seq-lora", "seq-ft", "inc-lora", "per-task", "per-task-ft", "mtl", "zero-shot"),
     ),
     "interference": (
         "Keeping deltas out of each other's way",

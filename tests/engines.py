@@ -80,7 +80,7 @@ CAST = {"method_options": {"trim": "random"}}
 MADE = {"method_options": {"rows": "2", "surplus": "1", "groups": "2"}}
 OWN: dict[str, Any] = {"cast": {"first": "cast", "chosen": CAST}, "ssr": {"first": "ssr", "chosen": MADE}}
 # The past of these must be of their own kind.
-OWN |= {name: {"first": name} for name in ("ewc", "gain-lora", "lamol", "mocl", "pfd", "sapt", "tree-lora")}
+OWN |= {name: {"first": name} for name in ("ewc", "gain-lora", "lamol", "mocl", "pfd", "sapt", "seq-ft", "tree-lora")}
 OWN |= {name: {"first": name, "engines": ("ddp",)} for name in ("dual-prompt", "l2p", "prog-prompt")}
 METHODS = [
     Case(name, name, **OWN.get(name, {})) for name in registry.names("methods") if registry.load("methods", name).trains
@@ -136,7 +136,8 @@ def carry_out(root: Path, cases: list[Case]) -> None:
     def weighed(*arguments: Any) -> Any:
         built = build(*arguments)
         whole = {id(one): one.numel() * one.element_size() for one in built.backbone.model.parameters()}
-        kept["now"] = local_bytes(built.backbone.model), sum(whole.values())
+        own = sum(one.numel() * one.element_size() for pair in built.trainable.values() for one in (pair.a, pair.b))
+        kept["now"] = local_bytes(built.backbone.model) - own, sum(whole.values()) - own
         return built
 
     fit.build = weighed

@@ -164,6 +164,8 @@ class Method:
         keeps: Names of what ``finish`` returns for each site, ``<name>/<site>`` there: what merges may need of an adapter.
         joins: Whether, beside other methods, it takes over how they treat earlier adapters, as a filter of gradients can;
             alone it uses its own settings. It acts after the others at every moment.
+        full_rank: Whether the new adapter is a matrix of full rank at each layer, all of it trained, of which ``--rank``, ``--alpha``
+            and ``--dropout`` say nothing; beside a method that is, others are.
         lr: The learning rate by default; None for what suits the base model.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
     """
@@ -178,6 +180,7 @@ class Method:
     recalls: ClassVar[tuple[str, ...]] = ()
     keeps: ClassVar[tuple[str, ...]] = ()
     joins = False
+    full_rank = False
     lr: ClassVar[float | None] = None
     grows = False
 

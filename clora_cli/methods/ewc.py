@@ -33,7 +33,7 @@ class Ewc(Method):
         Kirkpatrick et al., Overcoming Catastrophic Forgetting in Neural Networks, 2016, arXiv:1612.00796, eq. 3; one
         running F and one theta* as in online EWC: Schwarz et al., Progress & Compress, 2018, arXiv:1805.06370.
         Differs: the answers are the data's, not drawn from the model's own distribution, which a true Fisher takes.
-        Differs: over LoRA's two factors, of which only the product acts, instead of all weights of the model.
+        Differs: over LoRA's two factors, of which only the product acts, instead of all weights of the model, which `seq-ft+ewc` takes.
         Differs: the scale of F depends on model and answers, and no published strength carries over (TRACE,
         arXiv:2310.06762, has 400 over squared gradients of whole batches).
     """

@@ -17,7 +17,7 @@ class PerTask(Method):
 
     References:
         The PerTaskFT baseline of N-LoRA (arXiv:2410.10179), Table 1; CAST's PerTask-LoRA, and what PFD measures FWT from.
-        Differs: LoRA per task, where PerTaskFT trains a whole model per task.
+        Differs: LoRA per task, where PerTaskFT trains a whole model per task, as per-task-ft does.
     """
 
     past = "none"

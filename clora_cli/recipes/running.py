@@ -231,15 +231,21 @@ def _size(adapter: Path, method: str) -> tuple[int, int]:
     fixed = ".lora_A." if lead.fixed_a or lead.start == "shared" else None
     try:
         header, _ = read_header(adapter / "adapter_model.safetensors")
-        size = sum(file.stat().st_size for file in adapter.iterdir() if file.suffix in {".safetensors", ".clora"})
+        stored = sum(file.stat().st_size for file in adapter.iterdir() if file.suffix in {".safetensors", ".clora"})
         manifest = read_adapter(adapter).manifest if (adapter / MANIFEST).is_file() else None
         scores = (manifest and manifest.scores) or {}
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"adapter {adapter} is damaged ({error}); remove it and run again", code="adapter-damaged"
         ) from error
-    trained = [entry["shape"] for name, entry in header.items() if lead.trains and not (fixed and fixed in name)]
-    return sum(map(prod, trained)) + scores.get("beside_the_lora", {}).get("trained", 0), size
+    sizes = {name: prod(entry["shape"]) for name, entry in header.items()}
+    if manifest and manifest.lora.form == "full-rank":  # of each pair one is the identity
+        trained = [
+            max(size, sizes[name.replace(".lora_A.", ".lora_B.")]) for name, size in sizes.items() if ".lora_A." in name
+        ]
+    else:
+        trained = [size for name, size in sizes.items() if lead.trains and not (fixed and fixed in name)]
+    return sum(trained) + scores.get("beside_the_lora", {}).get("trained", 0), stored
 
 
 @contextlib.contextmanager

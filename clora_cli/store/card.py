@@ -17,7 +17,8 @@ def model_card(manifest: Manifest) -> str:
     base, method, data, lora = manifest.base_model, manifest.method, manifest.data, manifest.lora
     kind = "prompt-tuning" if lora.form == "prompt" else "lora"
     metadata = {"library_name": "peft", "base_model": base.id, "tags": [kind, "continual-learning", "clora"]}
-    form = "Soft prompt" if lora.form == "prompt" else f"LoRA of rank {lora.rank} (alpha {lora.alpha:g})"
+    forms = {"prompt": "Soft prompt", "full-rank": "LoRA of full rank"}
+    form = forms.get(lora.form or "") or f"LoRA of rank {lora.rank} (alpha {lora.alpha:g})"
     parents = ", ".join(markdown(parent.task) for parent in manifest.parents) or "none"
     notes = "".join(f"- {markdown(note)}\n" for note in data.notes or ()) or "- none\n"
     return (

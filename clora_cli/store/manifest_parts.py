@@ -88,7 +88,12 @@ class LoraRecord(Record):
     alpha = some(a_number("as asked for"))
     dropout = some(a_number("as asked for"))
     target_modules = some(texts("as asked for; empty for query and value projections"))
-    form = some(a_line("of a merge: `factors` or `dense`; of soft prompts: `prompt`, and no other key"))
+    form = some(
+        a_line(
+            "of a merge: `factors` or `dense`; of soft prompts: `prompt`, and no other key; where whole weights were trained: "
+            "`full-rank`, with `target_modules` alone"
+        )
+    )
     dtype = some(a_line("of a merge: the type of its dense deltas"))
     fan_in_fan_out = some(a_flag("of a merge: whether the base model stores its weights as (in, out)"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -30,6 +31,7 @@ from clora_cli.model.backbone import (
     all_linear,
     find_sites,
     is_transposed,
+    linear_shape,
     load_backbone,
     load_skeleton,
     pick_device,
@@ -38,6 +40,7 @@ from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.names import parse_name
 from clora_cli.model.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
+from clora_cli.options import TrainOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.soft_prompt import PROMPT
 from clora_cli.training.mixing import Mixture
@@ -127,6 +130,8 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
         prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
     model = _adapted(plan, backbone, shapes, tuple(sites), progress or Silent())
     trainable = _trainable(model)
+    if plan.method.full_rank:
+        _make_full_rank(trainable)
     if plan.method.lead.start == "previous" and past:
         _continue_from(model, past[-1])
     if plan.method.lead.start == "shared":
@@ -164,6 +169,16 @@ def _adapted(
     # Checkpoints are to hold factors alone, as the adapter's folder will: no copies of base weights.
     model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
     return cast("PeftModel", model)
+
+
+@torch.no_grad()
+def _make_full_rank(trainable: Mapping[str, Factor]) -> None:
+    """Let each delta start at 0 and be one of its factors, all of which is trained; the other is the identity."""
+    for factor in trainable.values():
+        out, columns = factor.shape
+        fixed, delta = (factor.a, factor.b) if columns <= out else (factor.b, factor.a)
+        nn.init.eye_(fixed).requires_grad_(False)
+        delta.zero_()
 
 
 @torch.no_grad()
@@ -207,15 +222,26 @@ def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraCon
     """
     options = plan.options
     return LoraConfig(
-        r=options.rank,
-        lora_alpha=int(options.alpha) if float(options.alpha).is_integer() else options.alpha,
-        lora_dropout=options.dropout,
+        **(_full_ranks(model, sites) if plan.method.full_rank else _ranks(options)),
         target_modules=target_modules(options.target_modules, model, sites),
         fan_in_fan_out=is_transposed(model, sites[0]),
         base_model_name_or_path=plan.reference.id,
         revision=plan.reference.revision,
         task_type="SEQ_2_SEQ_LM" if plan.reference.kind == "seq2seq" else "CAUSAL_LM",
     )
+
+
+def _ranks(options: TrainOptions) -> dict[str, Any]:
+    alpha = int(options.alpha) if float(options.alpha).is_integer() else options.alpha
+    return {"r": options.rank, "lora_alpha": alpha, "lora_dropout": options.dropout}
+
+
+def _full_ranks(model: nn.Module, sites: Sequence[str]) -> dict[str, Any]:
+    """Return ranks that leave nothing out, and scalings of 1."""
+    ranks = {site: min(linear_shape(model.get_submodule(site)) or (1, 1)) for site in sites}
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {site: rank for site, rank in ranks.items() if rank != usual}
+    return {"r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": others}
 
 
 def target_modules(targets: Sequence[str], model: nn.Module, sites: Sequence[str]) -> str | list[str]:

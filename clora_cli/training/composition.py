@@ -49,6 +49,11 @@ class Composition:
         return {name: part for name, part in self.acting.items() if getattr(type(part), moment) is not default}
 
     @property
+    def full_rank(self) -> bool:
+        """Whether the new adapter is a matrix of full rank at each layer."""
+        return any(part.full_rank for part in self.parts.values())
+
+    @property
     def recalling(self) -> dict[str, tuple[str, ...]]:
         """What each part needs of the last earlier adapter; parts that need nothing are left out."""
         return {name: part.recalls for name, part in self.parts.items() if part.recalls}

@@ -42,7 +42,8 @@ class Description:
     def _form(self, shapes: Sequence[str]) -> str:
         if self.plan.tunes_prompt:
             return f"soft prompt of {self.plan.method.lead.virtual_tokens()} virtual tokens"
-        return f"rank {self.plan.options.rank} at {len(self.sites)} sites ({', '.join(shapes)})"
+        rank = "full rank" if self.plan.method.full_rank else f"rank {self.plan.options.rank}"
+        return f"{rank} at {len(self.sites)} sites ({', '.join(shapes)})"
 
     @property
     def memory(self) -> int:
@@ -115,5 +116,7 @@ def _trainable(plan: Plan, sites: Mapping[str, tuple[int, int]], width: int) -> 
         return 0
     if plan.tunes_prompt:
         return lead.virtual_tokens() * width
+    if plan.method.full_rank:
+        return sum(rows * columns for rows, columns in sites.values())
     whole = not lead.fixed_a and lead.start != "shared"  # else lora_A is not trained
     return plan.options.rank * sum(rows + columns * whole for rows, columns in sites.values())

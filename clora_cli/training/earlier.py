@@ -32,7 +32,7 @@ def check_earlier(
     if prompt:
         _check_loading(options)
     elif start != "fresh":
-        _check_continues(others if start == "shared" else past, options)
+        _check_continues(others if start == "shared" else past, options, full_rank=method.full_rank)
     if past and method.recalling:
         _check_recalled(past[-1], method)
 
@@ -55,8 +55,17 @@ def _check_loading(options: TrainOptions) -> None:
         )
 
 
-def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions) -> None:
+def _check_continues(past: Sequence[AdapterFolder], options: TrainOptions, *, full_rank: bool) -> None:
     if not past:
+        return
+    manifest = past[-1].manifest
+    if (manifest is not None and manifest.lora.form == "full-rank") is not full_rank:
+        held, made = ("a LoRA", "matrices of full rank") if full_rank else ("matrices of full rank", "a LoRA")
+        raise MismatchError(
+            f"{past[-1].path} holds {held}, and --method {options.method} goes on with {made}; train into another --package",
+            code="adapter-kinds-differ",
+        )
+    if full_rank:
         return
     rank, alpha = past[-1].config.get("r"), past[-1].config.get("lora_alpha")
     if (rank, alpha) != (options.rank, options.alpha):

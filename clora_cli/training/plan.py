@@ -138,7 +138,7 @@ class Plan:
             "stage": self.stage,
             "method": self.method.recorded(),
             "base_model": self.reference.recorded(),
-            "lora": {"form": "prompt"} if self.tunes_prompt else recorded(options, "lora"),
+            "lora": self._form(),
             "parents": [{"task": member.task, "sha256": member.digest} for member in self.parents],
             "data": {
                 "name": task.name,
@@ -152,6 +152,13 @@ class Plan:
             "training": recorded(options, "training"),
             "seed": options.seed,
         }
+
+    def _form(self) -> dict[str, Any]:
+        if self.tunes_prompt:
+            return {"form": "prompt"}
+        if self.method.full_rank:
+            return {"form": "full-rank", "target_modules": list(self.options.target_modules)}
+        return recorded(self.options, "lora")
 
     def _remembered(self) -> list[dict[str, Any]]:
         """Return what the recipe says of each earlier task's rows, which were drawn from those that it was trained on, or a file's."""
@@ -208,7 +215,7 @@ def make_plan(options: TrainOptions, progress: Progress | None = None) -> Plan:
     out = options.out or options.package / task.name
     check_place(out)
     members = read_package([options.package], missing_ok=True)
-    options = with_defaults(options, reference, method.lead, members)
+    options = with_defaults(options, reference, method, members)
     if not out.exists():
         _check_name(members, out, task.name)
     past, stage = _place(members, options.package, out, task.name)

@@ -8,27 +8,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clora_cli.base.intervals import check_size
-from clora_cli.methods import Method
 from clora_cli.model.base_model import Kind, ModelReference
 from clora_cli.model.targets import ALL_LINEAR
 from clora_cli.nano import MODEL_NAME
 from clora_cli.options import TrainOptions
 from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.training.composition import Composition
 
 __all__ = ["default_lr", "default_targets", "order_of_examples", "rows_to_read", "run_seed", "with_defaults"]
 
+_FULL_RANK = 0.1  # of what suits LoRAs
 _MOST_ROWS = 10**8  # rows read in a run: their order alone takes a gigabyte
 
 
 def with_defaults(
-    options: TrainOptions, reference: ModelReference, method: Method, members: Sequence[AdapterFolder]
+    options: TrainOptions, reference: ModelReference, method: Composition, members: Sequence[AdapterFolder]
 ) -> TrainOptions:
     """Return the options with what suits method, base model and package where they name no learning rate and no layers."""
     records = [member.manifest.lora for member in members if member.manifest]
     had = [record.target_modules for record in records if record.target_modules is not None]  # a merge has none
-    layers = options.target_modules or default_targets(reference.id, method.start, had)
-    lr = (method.lr or default_lr(reference.id, reference.kind)) if options.lr is None else options.lr
-    return replace(options, target_modules=layers, lr=lr)
+    layers = options.target_modules or default_targets(reference.id, method.lead.start, had, every=method.full_rank)
+    suits = method.lead.lr or default_lr(reference.id, reference.kind) * (_FULL_RANK if method.full_rank else 1)
+    return replace(options, target_modules=layers, lr=suits if options.lr is None else options.lr)
 
 
 def default_lr(model: str, kind: Kind) -> float:
@@ -41,7 +42,9 @@ def default_lr(model: str, kind: Kind) -> float:
     return 1e-3 if kind == "seq2seq" else 3e-4
 
 
-def default_targets(model: str, start: str, earlier: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def default_targets(
+    model: str, start: str, earlier: Sequence[Sequence[str]], *, every: bool = False
+) -> tuple[str, ...]:
     """Return the layers that a new adapter changes where none are named; none for query and value projections.
 
     On clora-nano these two alone leave it to rounding when, and whether, a training leaves its plateau; all linear layers do
@@ -51,8 +54,9 @@ def default_targets(model: str, start: str, earlier: Sequence[Sequence[str]]) ->
         model: The base model's name.
         start: Where the method's training starts: ``shared`` for a part of one LoRA.
         earlier: What each adapter of the package, in the order of training, was asked to change.
+        every: Whether all linear layers are meant on any base model, as where whole weights are trained.
     """
-    if model != MODEL_NAME or start == "shared":
+    if not every and (model != MODEL_NAME or start == "shared"):
         return ()
     return tuple(earlier[-1]) if earlier else (ALL_LINEAR,)
 
