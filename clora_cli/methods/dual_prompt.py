@@ -31,12 +31,13 @@ class DualPrompt(Method):
         pull: The weight of the keys' term, at least 0.
 
     References:
-        Wang et al., DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning, ECCV 2022, arXiv:2204.04799; the lengths
-        are the paper's.
+        Wang et al., DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning, ECCV 2022, arXiv:2204.04799; lengths,
+        the keys' term, ``pull`` and the choice are those of its published code (google-research/l2p@dd8836e, ImageNet-R).
         Differs: both prompts stand before the input, as PEFT's folders have them; the paper puts G to the first two layers' attention
         and E to the next three's, as keys and values.
         Differs: q is of token embeddings, padding left out, where the paper takes a frozen encoder's class token; the choice is each
-        input's own, where the port to PyTorch lets a batch vote.
+        input's own, where that code lets a batch vote.
+        Differs: an expert starts from tokens drawn from the vocabulary, where that code starts it from the last one.
     """
 
     past = "none"

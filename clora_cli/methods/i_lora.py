@@ -30,14 +30,15 @@ class ILora(SlowCopy):
         strength: The weight of the distance, at least 0.
 
     References:
-        Ren et al., Analyzing and Reducing Catastrophic Forgetting in Parameter Efficient Tuning, 2024, arXiv:2402.18865. The
-        equations are those of its published code, which lets 0.25 of the copy stay; the paper was not at hand. Other public code
-        lets 0.999 stay.
+        Ren et al., Analyzing and Reducing Catastrophic Forgetting in Parameter Efficient Tuning, 2024, arXiv:2402.18865. The target,
+        the moving average and its 0.25, the strength of 1 are those of its published code (which47/LLMCL@a9dae12); the paper's text was
+        not at hand. Other public code lets 0.999 stay.
         Differs: remembered rows are shuffled among the new ones and each counts as a new one; the code adds the mean losses of a batch
         of each.
-        Differs: the hidden states are those that the output layer reads, in two passes more over a batch's remembered rows; that
-        the paper takes the last layer's was not checked.
-        Differs: the next task goes on from the slow copy; in the paper the fast one lives on.
+        Differs: the hidden states are those that the output layer reads at the answers' tokens, in two passes more over a batch's
+        remembered rows; that code takes those of all layers at all tokens, padding among them.
+        Differs: the slow copy is what is written, and the next task goes on from it; that code writes the fast one, and calls a function
+        that it does not have to set the copy to it.
         Differs: public code under PEFT 0.21 never moves the copy, or takes the current batch for the memory.
     """
 

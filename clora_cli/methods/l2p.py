@@ -38,8 +38,11 @@ class L2p(Method):
         pull: The weight of the keys' term, at least 0.
 
     References:
-        Wang et al., Learning to Prompt for Continual Learning, CVPR 2022, arXiv:2112.08654, eq. 2 to 5. Sizes and ``pull`` are those of
-        its port to language models (LLMCL); the paper's are for images.
+        Wang et al., Learning to Prompt for Continual Learning, CVPR 2022, arXiv:2112.08654, eq. 2 to 5. Keys, choice and the keys'
+        term are those of its published code (google-research/l2p@dd8836e); sizes and ``pull`` those of its port to language models
+        (which47/LLMCL@a9dae12), where that code has a ``pull`` of 1. The f_i are the paper's alone: neither code has them. Of other
+        public code one has them in training and from the second task on too, and multiplies a similarity by their complement.
+        Differs: the choice is each input's own, where the published code lets a batch vote.
         Differs: q is of token embeddings, padding left out; the paper takes a frozen encoder's, the port a mean over padding too, so
         that a choice depends on the batch.
         Differs: keys are learned, as in the paper; the port takes the mean of a prompt's own vectors.

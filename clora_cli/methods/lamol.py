@@ -38,9 +38,12 @@ class Lamol(Method):
         top_k: Tokens are drawn from so many of the likeliest; 0 for all.
 
     References:
-        Sun, Ho and Lee, LAMOL: LAnguage MOdeling for Lifelong Language Learning, ICLR 2020, arXiv:1909.03329: share (gamma) 0.2,
-        strength (lambda) 0.25 and top_k 20, from memory of the paper, which was not at hand.
+        Sun, Ho and Lee, LAMOL: LAnguage MOdeling for Lifelong Language Learning, ICLR 2020, arXiv:1909.03329. Both losses, what they are
+        over, the rows' number, drawing and parting, strength (lambda) 0.25 and top_k 20 are those of its published code
+        (jojotenya/LAMOL@03c31d9); share (gamma) is 0.2 in that code's example and 0.05 where nothing is said.
         Differs: LoRA where the paper trains GPT-2 whole, and words in brackets where it adds tokens to the vocabulary.
+        Differs: the name of the task stands before its rows, as under that code's ``add_task_tokens``; otherwise it has one word for all.
+        Differs: the mark counts as any other token, where that code weighs it five times in both losses.
         Differs: L_LM is each row's mean, weighed by its number of answer tokens, so that micro-batches of any size add up.
         Differs: rows are dropped for a repeated question too; then fewer are rehearsed, where the paper has repetitions.
         Differs: of a conversation the last turn is the question.

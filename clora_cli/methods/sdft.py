@@ -32,11 +32,15 @@ class Sdft(SlowCopy):
         top_k: The teacher's likeliest tokens that the divergence is over, the others counting as one; 0 for all.
 
     References:
-        Self-Distillation Enables Continual Learning, 2026, arXiv:2601.19897, by notes on it, not the paper: the direction of the divergence
-        and the decay were not checked. Critics: arXiv:2607.01763 finds that dense self-distillation may forget more, and collapse;
-        arXiv:2609.24646 bounds the teacher's influence. It needs a model that uses what its prompt shows: a base model
-        that does not is taught nothing.
-        Differs: the demonstration is the row's own question and answer before the question, without words of instruction.
+        Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, arXiv:2601.19897. Its eq. 1 prints the divergence the
+        other way round; all its results have this one, as an author says (idanshen/Self-Distillation, issue 5) and its code has it by
+        default. The decay was not checked: the paper's teacher is a moving average, Tinker's is frozen, TRL's moves by 0.05 if asked
+        to. Critics: arXiv:2607.01763 finds that dense self-distillation may forget more, and collapse; arXiv:2609.24646 bounds the
+        teacher's influence. It needs a model that uses what its prompt shows: a base model that does not is taught nothing.
+        Differs: the demonstration is the row's own question and answer before the question, without words of instruction, where public
+        code has the question, the answer as an example of a response, and a request for one's own.
+        Differs: the divergence is over the teacher's likeliest tokens, as Tinker has it; TRL takes the student's, the paper the whole
+        vocabulary.
         Differs: each row counts as many times as its right answer has tokens, so that micro-batches of any size add up.
         Differs: not the self-distillation of arXiv:2402.13669, in which the base model rewrites the right answers once.
     """

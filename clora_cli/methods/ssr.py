@@ -40,10 +40,13 @@ class Ssr(Method):
 
     References:
         Huang et al., Mitigating Catastrophic Forgetting in Large Language Models with Self-Synthesized Rehearsal, ACL 2024,
-        arXiv:2403.01244, and its code: 200 rows a task, 2 shots, 20 clusters, temperature 0.9. The paper was not at hand.
+        arXiv:2403.01244; the steps are those of its published code (DeepLearnXMU/SSR@38d2a06): 2 shots, temperature 0.9, 20 clusters of the
+        made questions, those nearest to each centre, 200 rows a task, answered greedily by the model as it is before each task.
         Differs: rows are 50 here, as in replay. How many are made to choose from is clora's choice.
-        Differs: only the body of a question is made; instruction and cue are those of an example. Answers are the latest model's
-        alone, where the base model makes one first, which the latest then refines. No repetition penalty.
+        Differs: only the body of a question is made; instruction and cue are those of an example. The base model is asked for no answer,
+        which that code wants, to see where a question ends, and then leaves out.
+        Differs: any examples, where that code takes all pairs of twenty rows; no repetition penalty of 1.2, no top-p of 0.6.
+        Differs: the clusters' shares add up to the rows asked for, where that code rounds each.
         Differs: embeddings are means of the base model's token embeddings, where the paper takes those of SimCSE.
         Differs: questions are made while the task's own rows are at hand; the code reads some of each earlier task again.
     """

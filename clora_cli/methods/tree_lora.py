@@ -31,13 +31,15 @@ class TreeLora(Method):
 
     References:
         Qian et al., TreeLoRA: Efficient Continual Learning via Layer-Wise LoRAs Guided by a Hierarchical Gradient-Similarity Tree,
-        ICML 2025, arXiv:2506.10355: gradients by L1 distance, the tree. The paper's regulariser was not at hand; direction, growth and
-        0.5 are those of its published code.
+        ICML 2025, arXiv:2506.10355: gradients by L1 distance, the tree. The paper's regulariser could not be checked, for want of its text;
+        inner product, growth and 0.5 are those of its published code (ZinYY/TreeLoRA@c6a9b6d).
         Differs: true gradients, where the code takes the parameters of ``lora_A`` for them, and adds each up once a layer.
         Differs: all tasks of a node are compared at each step, which costs a few products; the paper samples one by a lower confidence
         bound, and the code, by a sign, prefers the most distant.
         Differs: the pull is along the old gradient and as long as the new one's; the code's is that of the logarithm of an inner
         product, whose sign follows that product's.
+        Differs: a node is divided by the L1 distance to its mean, as tasks are grouped in the paper; that code divides by the inner
+        product with the mean, of each task's sums less those of the task before.
         Differs: only tasks that this method trained, one after the other, are compared with.
     """
 
