@@ -46,7 +46,10 @@ def given(words: list[str]) -> dict[str, Any]:
 
 def train(task: str, package: Path, seed: int, method: str, settings: dict[str, Any]) -> None:
     """Train a task on top of a package, unless it is there already."""
-    train_task(make_plan(TrainOptions(data=task, method=method, package=package, seed=seed, device="cpu", **settings)))
+    train_task(
+        make_plan(TrainOptions(data=task, method=method, package=package, seed=seed, device="cpu", **settings)),
+        resume=True,
+    )
 
 
 def kept(path: Path, compute: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BESIDE = ("tests", "docs", "examples", "benchmarks", "completions", "pretraining", ".ci")
+BESIDE = ("tests", "docs", "examples", "benchmarks", "completions", "pretraining", ".ci", ".github")
 ALONE = (
     "README.md",
     "CHANGELOG.md",

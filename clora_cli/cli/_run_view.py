@@ -77,7 +77,7 @@ class _Plain:
 
     def _place(self, unit: Unit) -> str:
         step = self._now[unit]
-        return f"{unit.name}, {step.stage}/{len(unit.recipe.tasks)} {step.task}"
+        return f"{unit.name}, {step.stage}/{len(unit.tasks)} {step.task}"
 
 
 class _Row:
@@ -126,7 +126,7 @@ class _Live:
         table = Table("method", "seed", "stage", "task", "now", "for", "mean score")
         with self._lock:
             for unit, row in self._rows.items():
-                stage, task = (f"{row.step.stage}/{len(unit.recipe.tasks)}", row.step.task) if row.step else ("", "")
+                stage, task = (f"{row.step.stage}/{len(unit.tasks)}", row.step.task) if row.step else ("", "")
                 since = _spoken(time.monotonic() - row.began) if row.began else ""
                 now = f"{row.state} {row.progress}".strip()
                 table.add_row(unit.entry.label, str(unit.seed), stage, task, now, since, row.score)

@@ -176,7 +176,7 @@ def _run(output: Form, recipe: Recipe, units: Sequence[Unit], how: _How) -> None
 
     crew = Crew.of(units, how.jobs, how.per_device)
     reference = check_inputs(units)
-    spots = [inside(folder) for folder in dict.fromkeys(place for u in units for place in (u.folder, u.trained_in))]
+    spots = [inside(folder) for folder in dict.fromkeys(place for u in units for place in (u.folder, *u.trained_in))]
     with locked(spots, progress=Terminal(output), advice=_ADVICE, grace=PATIENCE, hand_on=True):
         plans = [plan_unit(unit, reference) for unit in units]
         _keep_recipe(recipe)

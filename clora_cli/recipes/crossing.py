@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 
 from clora_cli.base.legible import shortened
@@ -46,19 +46,35 @@ def points(item: Item, shared: Item | None) -> Iterator[Item]:
         yield _point(place, {key: value for key, value in keys.items() if key != "sweep"}, point, leads)
 
 
-def check_adapters(item: Item, method: MethodEntry, earlier: Iterable[MethodEntry]) -> None:
-    """Refuse the adapters of a method that would be other ones, or that come from elsewhere themselves.
+def check_adapters(item: Item, method: MethodEntry, earlier: Iterable[MethodEntry], tasks: Sequence[str]) -> None:
+    """Refuse adapters of other methods that would be other ones, come from elsewhere themselves, or know a task twice.
+
+    Args:
+        item: The method's entry.
+        method: The method.
+        earlier: The entries before it.
+        tasks: The recipe's.
 
     Raises:
         OptionError: With file and line.
     """
-    if not method.adapters_of:
-        return
-    lead = next((entry for entry in earlier if entry.label == method.adapters_of), None)
-    if lead is None or lead.adapters_of or lead.trained != method.trained:
+    leads = [entry for entry in earlier if entry.label in method.adapters_of and not entry.adapters_of]
+    missing = [label for label in method.adapters_of if label not in [lead.label for lead in leads]]
+    if method.is_union and missing:
         item.fail(
-            f"adapters-of: '{shortened(method.adapters_of)}' is no earlier method that trains alike; name one with the same "
-            "method, option, train and stat-features, or leave it out",
+            f"adapters-of: '{shortened(missing[0])}' is no earlier method with adapters of its own; put it before this one",
+            code="recipe-adapters-missing",
+        )
+    learned = [task for lead in leads for task in lead.learns or tasks]
+    if method.is_union and (twice := next((task for task in learned if learned.count(task) > 1), "")):
+        item.fail(
+            f"adapters-of: task '{shortened(twice)}' is learned by two of these methods; give each `learns` of its own",
+            code="task-given-twice",
+        )
+    if not method.is_union and (missing or any(lead.trained != method.trained for lead in leads)):
+        item.fail(
+            f"adapters-of: '{shortened(method.adapters_of[0])}' is no earlier method that trains alike; name one with the same "
+            "method, learns, option, train and stat-features, or leave it out",
             code="recipe-adapters-differ",
         )
 
@@ -97,6 +113,6 @@ def _point(
     label = sweep_label(stem, dict(zip(told, (spelled(value.value) for *_, value in point), strict=True)))
     chosen["label"] = Item(place.source, place.line, label)
     trained = tuple(str(value.value) for section, _, value in point if section in _TRAINED)
-    if (lead := leads.setdefault(trained, label)) != label:
+    if (lead := leads.setdefault(trained, label)) != label and "adapters-of" not in keys:
         chosen["adapters-of"] = Item(place.source, place.line, lead)
     return Item(place.source, place.line, chosen)

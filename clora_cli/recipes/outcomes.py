@@ -68,8 +68,7 @@ def scored_run(unit: Unit) -> Run | None:
     Raises:
         CloraError: If its scores files cannot be read, or do not go together.
     """
-    stages = range(1, len(unit.recipe.tasks) + 1)
-    there = list(takewhile(Path.exists, map(unit.scores, stages)))
+    there = list(takewhile(Path.exists, map(unit.scores, unit.stages)))
     # A stage's file names the adapters that were given; together they are one package.
     files = [replace(read_scores(path), package=str(unit.package)) for path in there]
     return assemble(files)[0] if files else None
@@ -81,7 +80,7 @@ def unit_metrics(unit: Unit) -> dict[str, float]:
     Raises:
         CloraError: If its scores files do not go together.
     """
-    if not all(unit.scores(stage).exists() for stage in range(1, len(unit.recipe.tasks) + 1)):
+    if not all(unit.scores(stage).exists() for stage in unit.stages):
         return {}
     run = scored_run(unit)
     return summarise(run) if run else {}
@@ -109,7 +108,11 @@ def unequal_footing(units: Sequence[Unit]) -> list[str]:
     """
     protocols: dict[str, Protocol] = {}
     for unit in units:
-        if unit.package.is_dir() and compose(unit.entry.method, unit.entry.option_texts(1)).lead.trains:
+        if (
+            not unit.entry.is_union
+            and unit.package.is_dir()
+            and compose(unit.entry.method, unit.entry.option_texts(1)).lead.trains
+        ):
             members = read_package([unit.package], missing_ok=True)
             protocols.setdefault(
                 unit.entry.label, protocol_of([member.manifest for member in members if member.manifest])

@@ -25,7 +25,7 @@ from clora_cli.processes.leftovers import sweep
 from clora_cli.recipes.recipe import folder_name, unset_variable
 from clora_cli.recipes.settings import at_stage, build
 from clora_cli.recipes.steps import Step, Unit
-from clora_cli.store.adapter_folder import AdapterFolder, read_adapter
+from clora_cli.store.adapter_folder import AdapterFolder, is_adapter, read_adapter
 from clora_cli.store.package import read_package
 from clora_cli.store.scores import Scores, read_scores
 from clora_cli.training import make_plan
@@ -86,13 +86,15 @@ def check_inputs(units: Sequence[Unit]) -> ModelReference:
     check_answers(reference)
     tasks: dict[str, Task] = {}
     for unit in units:
-        for stage, name in enumerate(unit.recipe.tasks, start=1):
-            train = at_stage(unit.entry.train, stage)
-            key = f"{name} {json.dumps(train.get('columns'))}"
+        for stage, name in enumerate(unit.scored(len(unit.tasks)), start=1):
+            learned = stage <= len(unit.tasks) and not unit.entry.is_union
+            columns = at_stage(unit.entry.train, stage).get("columns") if learned else unit.entry.eval.get("columns")
+            key = f"{name} {json.dumps(columns)}"
             if key not in tasks:
-                tasks[key] = load_task(name, columns=train.get("columns"))
-            _check_task(tasks[key], name, unit)
-        _check_merges(unit, reference)
+                tasks[key] = load_task(name, columns=columns)
+            _check_task(tasks[key], name, unit, learned=learned)
+        if not unit.entry.is_union:
+            _check_merges(unit, reference)
     return reference
 
 
@@ -102,6 +104,9 @@ def plan_unit(unit: Unit, reference: ModelReference) -> UnitPlan:
     Raises:
         CloraError: If what is there is damaged, or another recipe made it.
     """
+    if unit.entry.is_union:
+        done = all(map(is_adapter, unit.adapters)) and scores_current(unit, len(unit.tasks), reference)
+        return UnitPlan(unit, ("up to date" if done else "to do",))
     members = {member.path.name: member for member in read_package([unit.package], missing_ok=True)}
     there = _there(unit, members)
     states: list[State] = []
@@ -133,7 +138,9 @@ def scores_current(unit: Unit, stage: int, reference: ModelReference) -> bool:
         scores = read_scores(unit.scores(stage))
     except ArtifactError:
         return False  # missing, or damaged, or of another version: made again
-    members = [read_adapter(unit.adapter(number)) for number in range(1, stage + 1)]
+    members = sorted(
+        map(read_adapter, unit.adapters[:stage]), key=lambda member: member.stage or 0
+    )  # as `eval` has them
     settings = build("eval", _without_columns(unit.entry.eval))
     wanted = {
         "base": reference.fingerprint,
@@ -161,7 +168,7 @@ def train_options(unit: Unit, stage: int) -> TrainOptions:
     options: TrainOptions = build(
         "train",
         settings,
-        data=unit.recipe.tasks[stage - 1],
+        data=unit.tasks[stage - 1],
         method=unit.entry.method,
         method_options=unit.entry.option_texts(stage),
         model=unit.model,
@@ -196,14 +203,14 @@ def _missing_task(name: str) -> str:
     return f"task '{name}' is not here: it would come from the Hub or its cache, or from CLORA_DATA"
 
 
-def _check_task(task: Task, name: str, unit: Unit) -> None:
+def _check_task(task: Task, name: str, unit: Unit, *, learned: bool) -> None:
     settings = build("eval", _without_columns(unit.entry.eval))
     if task.name != folder_name(name):
         raise OptionError(
             f"task '{name}' is called '{task.name}' in its file; use that name in the recipe",
             code="task-names-disagree",
         )
-    for split in ("train", settings.split):
+    for split in ("train", settings.split) if learned else (settings.split,):
         if not getattr(task, split):
             raise DataError(f"task '{task.name}' ({task.source}) has no {split} rows", code="task-has-no-rows")
     if settings.score == "labels" and not task.labels:
@@ -234,7 +241,7 @@ def _check_merges(unit: Unit, reference: ModelReference) -> None:
 def _there(unit: Unit, members: Mapping[str, AdapterFolder]) -> int:
     """Return how many tasks the package holds: the first ones of the recipe, in its order."""
     count = len(members)
-    wanted = {unit.adapter(stage).name: stage for stage in range(1, len(unit.recipe.tasks) + 1)}
+    wanted = {path.name: stage for stage, path in enumerate(unit.adapters, start=1)}
     for name, member in members.items():
         if wanted.get(name) != member.stage or (member.stage or 0) > count:
             place = f"stage {wanted[name]}" if name in wanted else "no place"
@@ -259,7 +266,7 @@ def _features_state(unit: Unit, step: Step, member: AdapterFolder) -> State:
     options = build(
         "stat-features",
         at_stage(unit.entry.features or {}, step.stage),
-        data=(unit.recipe.tasks[step.stage - 1],),
+        data=(unit.tasks[step.stage - 1],),
         seed=unit.seed,
     )
     (job,) = plan_features([member], options).jobs

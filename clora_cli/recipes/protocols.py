@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
+from clora_cli.recipes.method_entries import SHARED
 from clora_cli.recipes.papers import reports
-from clora_cli.recipes.reading import SHARED
 from clora_cli.recipes.shipped_tables import orders_of, table
 
 __all__ = ["Settings", "Status", "model_of", "protocol_of", "settings_of"]

@@ -18,7 +18,16 @@ from clora_cli.data.texts import bare
 from clora_cli.recipes.orders import named_orders
 from clora_cli.recipes.settings import EachTask, at_stage, spelled
 
-__all__ = ["RECIPE", "MethodEntry", "Recipe", "folder_name", "resolved_model", "to_yaml", "unset_variable"]
+__all__ = [
+    "RECIPE",
+    "MethodEntry",
+    "Recipe",
+    "folder_name",
+    "named_order",
+    "resolved_model",
+    "to_yaml",
+    "unset_variable",
+]
 
 RECIPE = "recipe.yaml"  # in the folder of a run: what it carries out
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -30,15 +39,18 @@ class MethodEntry:
 
     Attributes:
         label: The name of its folder.
-        method: What ``--method`` takes.
+        method: What ``--method`` takes; empty for a union of several methods' adapters.
         about: A line on where its settings come from.
         option: The method's options by name.
         train: Options of ``clora train-task``.
         features: Options of ``clora stat-features`` after each training; None to take no features.
         eval: Options of ``clora eval``.
-        unseen: Whether tasks that are not learned yet are scored too.
+        learns: The tasks that it learns, in order; empty for all of the recipe's.
+        stages: After which tasks it is scored: ``all``, or the ``last`` alone.
+        unseen: Whether tasks that are not learned yet, or never, are scored too.
         sources: Where settings come from, for people: what says so, to their names, such as ``train.lr``.
-        adapters_of: The label of an earlier method that trains alike, whose adapters are evaluated here; empty for its own.
+        adapters_of: Labels of earlier methods whose adapters are evaluated here: of one that trains alike, or of several together.
+            Empty for its own.
     """
 
     label: str
@@ -48,14 +60,21 @@ class MethodEntry:
     train: Mapping[str, Any] = field(default_factory=dict)
     features: Mapping[str, Any] | None = None
     eval: Mapping[str, Any] = field(default_factory=dict)
+    learns: tuple[str, ...] = ()
+    stages: str = "all"
     unseen: bool = False
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    adapters_of: str = ""
+    adapters_of: tuple[str, ...] = ()
 
     @property
     def trained(self) -> tuple[Any, ...]:
         """What its adapters depend on."""
-        return self.method, self.option, self.train, self.features
+        return self.method, self.learns, self.option, self.train, self.features
+
+    @property
+    def is_union(self) -> bool:
+        """Whether it trains nothing, and evaluates the adapters of several methods together."""
+        return len(self.adapters_of) > 1
 
     def option_texts(self, stage: int) -> dict[str, str]:
         """Return the method's options for one task, as typed."""
@@ -71,7 +90,7 @@ class Recipe:
         about: A line on what it is and where its numbers come from.
         model: The base model, or ``$VARIABLE``.
         revision: Its revision on the Hub.
-        tasks: What ``--data`` takes, in the order of learning.
+        tasks: What ``--data`` takes, in the order of learning; tasks that no method learns may be among them.
         methods: The methods, each with everything that is set for it.
         seeds: The seeds.
         out: The folder of everything that it makes.
@@ -85,6 +104,10 @@ class Recipe:
     methods: tuple[MethodEntry, ...]
     seeds: tuple[int, ...]
     out: Path
+
+    def learned_by(self, entry: MethodEntry) -> tuple[str, ...]:
+        """Return the tasks that a method learns, in order."""
+        return entry.learns or self.tasks
 
 
 def resolved_model(recipe: Recipe) -> str:
@@ -114,14 +137,15 @@ def to_yaml(recipe: Recipe) -> str:
     import yaml
 
     head: dict[str, Any] = {"name": recipe.name, "about": recipe.about, "model": recipe.model}
-    head |= {"revision": recipe.revision, "tasks": _named_order(recipe.tasks)}
+    head |= {"revision": recipe.revision, "tasks": named_order(recipe.tasks)}
     head |= {"methods": [_plain_method(entry) for entry in recipe.methods]}
     head |= {"seeds": list(recipe.seeds), "out": str(recipe.out)}
     content = {key: value for key, value in head.items() if value not in ("", None)}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
 
 
-def _named_order(tasks: Sequence[str]) -> str | list[str]:
+def named_order(tasks: Sequence[str]) -> str | list[str]:
+    """Return tasks as the name of their order if they have one, else as a list."""
     spelled_orders = {spelled: order for spelled, order in named_orders().items() if order == tuple(tasks)}
     return next(iter(spelled_orders), list(tasks))
 
@@ -129,10 +153,12 @@ def _named_order(tasks: Sequence[str]) -> str | list[str]:
 def _plain_method(entry: MethodEntry) -> dict[str, Any]:
     label = entry.label if entry.label != entry.method else ""
     evaluation = _plain(entry.eval) | ({"unseen": True} if entry.unseen else {})
+    evaluation |= {"stages": entry.stages} if entry.stages != "all" else {}
     plain: dict[str, Any] = {"method": entry.method, "label": label, "about": entry.about}
     plain |= {"sources": {source: list(names) for source, names in entry.sources.items()}}
     plain |= {"option": _plain(entry.option), "train": _plain(entry.train)}
-    plain |= {"adapters-of": entry.adapters_of}
+    plain |= {"learns": named_order(entry.learns) if entry.learns else ""}
+    plain |= {"adapters-of": list(entry.adapters_of) if entry.is_union else "".join(entry.adapters_of)}
     plain |= {"stat-features": None if entry.features is None else _plain(entry.features), "eval": evaluation}
     kept = {key: value for key, value in plain.items() if value not in ("", None) and (value or key == "stat-features")}
     return kept

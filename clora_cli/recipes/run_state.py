@@ -75,7 +75,7 @@ class RunState:
 
     def _unit(self, unit: Unit) -> dict[str, Any]:
         key, log = (unit.entry.label, unit.seed), unit.log
-        stages = [unit.scores(stage) for stage in range(1, len(unit.recipe.tasks) + 1)]
+        stages = [unit.scores(stage) for stage in unit.stages]
         journal = self._fresh((*key, "log"), [log], lambda: read_journal(log))
         scored = self._fresh((*key, "scores"), stages, lambda: _scored(unit))
         done = sum(map(_is_made, unit.steps))
@@ -105,7 +105,7 @@ def _now(unit: Unit, journal: Journal) -> dict[str, Any] | None:
     step = next((one for one in unit.steps if (one.kind, one.made.name) == (journal.kind, journal.made)), None)
     if step is None:
         return None
-    folder = unit.folder if step.kind == "eval" else unit.trained_in
+    folder = unit.folder if step.kind == "eval" else unit.trained_in[0]
     holder = _at_work(place(folder / step.words[0]))
     if holder is None:
         return None

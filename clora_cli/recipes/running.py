@@ -90,10 +90,15 @@ class _Crew:
         self.stopped = 0
         self._turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
-    def turn(self, package: Path) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def turn(self, packages: Sequence[Path]) -> Iterator[None]:
         """Have units that share a package take turns."""
         with self._lock:
-            return self._turns[package]
+            turns = [self._turns[package] for package in packages]
+        with contextlib.ExitStack() as stack:
+            for turn in turns:  # in the recipe's order, so that no two wait for one another
+                stack.enter_context(turn)
+            yield
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:
@@ -157,7 +162,7 @@ def carry_out(
 
 
 def _in_turn(plan: UnitPlan, reference: ModelReference, crew: _Crew, listener: Listener) -> UnitResult:
-    with crew.turn(plan.unit.package):
+    with crew.turn(plan.unit.packages):
         if not plan.unit.entry.adapters_of:
             return _unit(plan, reference, crew, listener)
         try:  # planned before the adapters were there
@@ -199,7 +204,7 @@ def _step(worker: Worker, unit: Unit, step: Step, listener: Listener) -> Outcome
             log(line)
             listener.says(unit, line)
 
-        return worker.run(step.words, unit.folder if step.kind == "eval" else unit.trained_in, told)
+        return worker.run(step.words, unit.folder if step.kind == "eval" else unit.trained_in[0], told)
 
 
 @contextlib.contextmanager

@@ -64,14 +64,37 @@ class Unit:
         return self.recipe.out / self.entry.label / f"seed-{self.seed}"
 
     @property
-    def package(self) -> Path:
-        """The package that grows task by task, which is another method's where that trains alike."""
-        return self.trained_in / "adapters"
+    def tasks(self) -> tuple[str, ...]:
+        """What it has learned at the end, as ``--data`` takes it, in order."""
+        return tuple(task for entry in self._trained for task in self.recipe.learned_by(entry))
 
     @property
-    def trained_in(self) -> Path:
-        """The folder of the unit that the package belongs to."""
-        return self.recipe.out / (self.entry.adapters_of or self.entry.label) / f"seed-{self.seed}"
+    def stages(self) -> range:
+        """The stages after which it is scored."""
+        last = len(self.tasks)
+        return range(last if self.entry.is_union or self.entry.stages == "last" else 1, last + 1)
+
+    @property
+    def packages(self) -> tuple[Path, ...]:
+        """The packages that grow task by task: its own, another method's where that trains alike, or those of several methods."""
+        return tuple(folder / "adapters" for folder in self.trained_in)
+
+    @property
+    def package(self) -> Path:
+        """The first of its packages; unless it is a union, the only one."""
+        return self.packages[0]
+
+    @property
+    def trained_in(self) -> tuple[Path, ...]:
+        """The folders of the units that the packages belong to."""
+        return tuple(self.recipe.out / entry.label / f"seed-{self.seed}" for entry in self._trained)
+
+    @property
+    def _trained(self) -> tuple[MethodEntry, ...]:
+        """The methods whose adapters these are."""
+        if not self.entry.adapters_of:
+            return (self.entry,)
+        return tuple(entry for entry in self.recipe.methods if entry.label in self.entry.adapters_of)
 
     @property
     def log(self) -> Path:
@@ -80,7 +103,13 @@ class Unit:
 
     def adapter(self, stage: int) -> Path:
         """Return the adapter folder of a task, by its stage."""
-        return self.package / folder_name(self.recipe.tasks[stage - 1])
+        return self.adapters[stage - 1]
+
+    @property
+    def adapters(self) -> tuple[Path, ...]:
+        """The adapter folders, in the order of ``tasks``."""
+        pairs = zip(self.packages, self._trained, strict=True)
+        return tuple(p / folder_name(task) for p, entry in pairs for task in self.recipe.learned_by(entry))
 
     def scores(self, stage: int) -> Path:
         """Return the scores file of a stage."""
@@ -88,24 +117,29 @@ class Unit:
 
     def scored(self, stage: int) -> tuple[str, ...]:
         """Return what ``--data`` names at the evaluation of a stage."""
-        return self.recipe.tasks if self.entry.unseen else self.recipe.tasks[:stage]
+        learned = self.tasks[:stage]
+        return (
+            (*learned, *(task for task in self.recipe.tasks if task not in learned)) if self.entry.unseen else learned
+        )
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """All commands, in order."""
-        return tuple(step for stage in range(1, len(self.recipe.tasks) + 1) for step in self._steps(stage))
+        return tuple(step for stage in range(1, len(self.tasks) + 1) for step in self._steps(stage))
 
     def _steps(self, stage: int) -> Iterator[Step]:
         adapter = self.adapter(stage)
-        yield Step("train", stage, adapter.name, tuple(self._train(stage)), adapter)
+        if not self.entry.is_union:
+            yield Step("train", stage, adapter.name, tuple(self._train(stage)), adapter)
         if self.entry.features is not None:
-            words = ["stat-features", str(adapter), "--data", self.recipe.tasks[stage - 1]]
+            words = ["stat-features", str(adapter), "--data", self.tasks[stage - 1]]
             words += words_of(at_stage(self.entry.features, stage))
             yield Step("stat-features", stage, adapter.name, (*words, "--seed", str(self.seed)), adapter)
-        yield Step("eval", stage, adapter.name, tuple(self._eval(stage)), self.scores(stage))
+        if stage in self.stages:
+            yield Step("eval", stage, adapter.name, tuple(self._eval(stage)), self.scores(stage))
 
     def _train(self, stage: int) -> list[str]:
-        words = ["train-task", "--method", self.entry.method, "--data", self.recipe.tasks[stage - 1]]
+        words = ["train-task", "--method", self.entry.method, "--data", self.tasks[stage - 1]]
         words += ["--model", self.model, *self._revision(), "--package", str(self.package)]
         words += words_of(at_stage(self.entry.train, stage))
         for name, value in at_stage(self.entry.option, stage).items():

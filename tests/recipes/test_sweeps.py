@@ -43,7 +43,7 @@ def test_lists_are_crossed_into_labelled_methods():
 def test_points_that_train_alike_share_their_adapters():
     recipe = swept("{eval: {top-k: [1, 2]}, train: {lr: [1e-3, 1e-2]}}")
     first, second, third, fourth = units_of(recipe)
-    assert [entry.adapters_of for entry in recipe.methods] == ["", "", first.entry.label, second.entry.label]
+    assert [entry.adapters_of for entry in recipe.methods] == [(), (), (first.entry.label,), (second.entry.label,)]
     assert third.package == first.package != second.package == fourth.package
     assert third.scores(1) != first.scores(1) and str(first.package) in " ".join(third.steps[-1].words)
 
