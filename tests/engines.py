@@ -26,6 +26,7 @@ ZERO_CONFIGURED = {
 }
 SHARED = "inc-lora"  # the method of the first adapter, where another's second task can stand on it
 WHOLE = ("penalty", "loss", "gradients", "after_step")  # moments that need whole gradients: ``Moments.needs_whole``
+LEARNING_MORE = ("prog-prompt", "sd-lora")  # that have tensors of their own to learn, which ZeRO-2 would divide too
 ADAPTER = "second/adapter_model.safetensors"
 
 
@@ -59,8 +60,8 @@ class Case:
 
     @property
     def needs_whole(self) -> bool:
-        """Whether the method acts on gradients, which ZeRO-2 divides."""
-        return any(self._composition.at(moment) for moment in WHOLE)
+        """Whether the method acts on gradients, or learns tensors of its own: ZeRO-2 divides both."""
+        return self.method in LEARNING_MORE or any(self._composition.at(moment) for moment in WHOLE)
 
     @property
     def soft(self) -> bool:
