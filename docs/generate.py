@@ -49,12 +49,14 @@ the new adapter's difference from the one that a single process trains, as a sha
 `cast` draws its masks here (`-o trim=random`): masks by a threshold differ where an entry lies on it.
 
 - **DDP**: `--nproc 2`. **Divided**: `--nproc 2 --shard`; each of the two keeps 50 % of the base model's bytes.
-- **ZeRO-2**: Accelerate's configuration for DeepSpeed. By hand, with DeepSpeed 0.19.8 on a CPU, `inc-lora`'s first task: 1e-07. The tests
-  have the others trained where DeepSpeed is installed, which has not been done yet. FSDP, ZeRO-3, tensor parallelism and Megatron-LM
-  are refused for all, before anything is loaded ([`engine-shards-by-itself`](errors.md));
-  so is `torch.compile` ([`engine-compiles`](errors.md)).
-- Below the methods: options and kinds of models, divided. `make test` measures all of it again;
-  `PUBLISH_ENGINES=1 python -m pytest tests/training/test_engines.py` writes the figures.
+- **ZeRO-2**: Accelerate's configuration for DeepSpeed, two processes, DeepSpeed 0.19.8. It divides the gradients, so methods that act on
+  them, or learn tensors of their own, are refused before the first step.
+- Refused for all methods, before anything is loaded: FSDP, ZeRO-3, tensor parallelism and Megatron-LM
+  ([`engine-shards-by-itself`](errors.md)), and `torch.compile` ([`engine-compiles`](errors.md)).
+- Below the methods: options and kinds of models, divided.
+
+`make test` measures DDP and *divided* again, and ZeRO-2 where DeepSpeed is installed;
+`PUBLISH_ENGINES=1 python -m pytest -n 0 tests/training/test_engines.py` writes the figures.
 
 | method | one process | DDP | divided | ZeRO-2 | 4 bit | 4 bit, divided |
 |---|---|---|---|---|---|---|"""

@@ -26,6 +26,7 @@ ZERO_CONFIGURED = {
 }
 SHARED = "inc-lora"  # the method of the first adapter, where another's second task can stand on it
 WHOLE = ("penalty", "loss", "gradients", "after_step")  # moments that need whole gradients: ``Moments.needs_whole``
+LEARNING_MORE = ("prog-prompt", "sd-lora")  # that have tensors of their own to learn, which ZeRO-2 would divide too
 ADAPTER = "second/adapter_model.safetensors"
 
 
@@ -59,8 +60,8 @@ class Case:
 
     @property
     def needs_whole(self) -> bool:
-        """Whether the method acts on gradients, which ZeRO-2 divides."""
-        return any(self._composition.at(moment) for moment in WHOLE)
+        """Whether the method acts on gradients, or learns tensors of its own: ZeRO-2 divides both."""
+        return self.method in LEARNING_MORE or any(self._composition.at(moment) for moment in WHOLE)
 
     @property
     def soft(self) -> bool:
@@ -104,7 +105,7 @@ def plan_of(case: Case, root: Path, package: str, task: str, method: str, **more
 
     from clora_cli.training import make_plan
 
-    given = {"max_steps": 2, **case.chosen, **more}
+    given = {"max_steps": 2, "save_steps": 2, **case.chosen, **more}
     return make_plan(options_for(root / "models" / case.family, root / task, root / package, method=method, **given))
 
 
@@ -120,6 +121,7 @@ def carry_out(root: Path, cases: list[Case]) -> None:
     """Train all cases on all their engines in this process, one of several; write what each kept of the base model."""
     import torch
     from torch import distributed
+    from torch.distributed.tensor import DTensor
 
     from clora_cli.model.sharding import local_bytes
     from clora_cli.processes.meeting import wait_for_all
@@ -141,6 +143,7 @@ def carry_out(root: Path, cases: list[Case]) -> None:
         return built
 
     fit.build = weighed
+    DTensor.full_tensor = _put_together
     found: dict[str, Any] = {}
     for case in cases:
         for engine in case.engines:
@@ -151,6 +154,10 @@ def carry_out(root: Path, cases: list[Case]) -> None:
     distributed.barrier()
     assert torch.get_num_threads() == 1
     distributed.destroy_process_group()
+
+
+def _put_together(tensor: Any, **how: Any) -> Any:
+    raise AssertionError(f"{tuple(tensor.shape)} of the base model was put together outside of a pass")
 
 
 def _carry_out_under_zero(root: Path, cases: list[Case]) -> None:

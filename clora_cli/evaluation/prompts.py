@@ -15,7 +15,7 @@ from clora_cli.model.backbone import Backbone
 from clora_cli.model.conventions import pads_left
 from clora_cli.model.prefix import Beginning
 from clora_cli.model.soft_prompts import check_room
-from clora_cli.processes.ranks import rounds
+from clora_cli.processes.ranks import processes, rounds
 
 __all__ = ["Before", "Prompts", "pass_cost"]
 
@@ -131,6 +131,17 @@ class Prompts:
         for rows, _ in rounds(self._numbers(passes * pass_cost(self.backbone.device)), equal=self.backbone.sharded):
             batch = collate([{"input_ids": self.ids[row][start:]} for row in rows])
             yield rows, {key: value.to(self.backbone.device) for key, value in batch.items()}
+
+    def in_rounds(self) -> Iterator[tuple[list[int], Prompts]]:
+        """Yield the prompts in parts of one batch for each process, with the numbers of their rows.
+
+        The batches of all parts together are those of ``batches``, however many processes there are.
+        """
+        batches = self._numbers(pass_cost(self.backbone.device))
+        for start in range(0, len(batches), processes()):
+            rows = [row for batch in batches[start : start + processes()] for row in batch]
+            examples, ids = [self.examples[row] for row in rows], [self.ids[row] for row in rows]
+            yield rows, dataclasses.replace(self, examples=examples, ids=ids)
 
     def _numbers(self, pass_cost: int) -> list[list[int]]:
         """Return the batches' rows, the longest first, for the fewest positions with what each batch costs besides."""

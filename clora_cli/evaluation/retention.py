@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -22,7 +22,6 @@ from clora_cli.model.conventions import first_position, takes_positions, token_p
 from clora_cli.model.output_layer import check_numbers
 from clora_cli.options import GENERAL, EvalOptions
 from clora_cli.processes.meeting import joined
-from clora_cli.processes.ranks import processes
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.score_cells import Retention, TaskScore
 
@@ -143,7 +142,7 @@ class Retainer:
     def _divergence(self, prompts: Prompts, adapters: Sequence[AdapterFolder]) -> tuple[float, int]:
         """Return the sum of KL(base || adapted) over a task's positions, in nats, and their number."""
         found_of = [""] * len(prompts.ids)  # nats and positions of each row that this process has
-        for start, part in _parts(prompts):
+        for numbers, part in _that_fit(prompts).in_rounds():
             self._combination.use([], part)
             base = [_log_probabilities(part, rows, batch) for rows, batch in part.batches()]
             adapted, before = self._combination.use(adapters, part)
@@ -157,23 +156,16 @@ class Retainer:
                 check_numbers(apart[mask.bool()], prompts.backbone.tokens.model)
                 sums = zip((apart * mask).sum(dim=1).tolist(), mask.sum(dim=1).tolist(), strict=True)
                 for row, (whole, tokens) in zip(rows, sums, strict=True):
-                    found_of[start + row] = f"{whole!r} {tokens}"
+                    found_of[numbers[row]] = f"{whole!r} {tokens}"
         pairs = [text.split() for text in joined(found_of)]
         return math.fsum(float(nats) for nats, _ in pairs), sum(int(tokens) for _, tokens in pairs)
 
 
-def _parts(prompts: Prompts) -> Iterator[tuple[int, Prompts]]:
-    """Yield a task's prompts in parts of one batch for each process, whose logits fit into memory, with their first row."""
+def _that_fit(prompts: Prompts) -> Prompts:
+    """Return a task's prompts in batches whose logits fit into memory."""
     longest = max(len(ids) for ids in prompts.ids)
     row = 4 * longest * prompts.backbone.model.config.get_text_config().vocab_size
-    size = max(1, min(prompts.batch_size, _HELD // row))
-    step = size * processes()
-    for start in range(0, len(prompts.ids), step):
-        here = slice(start, start + step)
-        yield (
-            start,
-            dataclasses.replace(prompts, examples=prompts.examples[here], ids=prompts.ids[here], batch_size=size),
-        )
+    return dataclasses.replace(prompts, batch_size=max(1, min(prompts.batch_size, _HELD // row)))
 
 
 def _log_probabilities(prompts: Prompts, rows: Sequence[int], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from clora_cli.model.base_model import ModelReference
 
-__all__ = ["block_modules", "divided", "give_up_whole", "local_bytes", "ready"]
+__all__ = ["block_modules", "divided", "give_up_whole", "local_bytes", "ready", "whole_tensors"]
 
 _FREED = "free_full_weight"  # Transformers' name: put together for a pass and given up after it
 
@@ -103,6 +103,13 @@ def local_bytes(model: nn.Module) -> int:
 
     held = {id(one): one.to_local() if isinstance(one, DTensor) else one for one in model.parameters()}
     return sum(one.numel() * one.element_size() for one in held.values())
+
+
+def whole_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a model's tensors by name, but for those of which each process keeps a part."""
+    from torch.distributed.tensor import DTensor
+
+    return {name: tensor for name, tensor in model.state_dict().items() if not isinstance(tensor, DTensor)}
 
 
 def block_modules(model: nn.Module) -> list[nn.Module]:

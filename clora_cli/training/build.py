@@ -39,6 +39,7 @@ from clora_cli.model.backbone import (
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.names import parse_name
+from clora_cli.model.sharding import whole_tensors
 from clora_cli.model.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
 from clora_cli.options import TrainOptions
 from clora_cli.store.adapter_folder import AdapterFolder
@@ -89,8 +90,7 @@ class Built:
         for prompting in self.promptings:
             tensors = prompting.tensors()
             return tensors, prompt_config(plan, tensors[PROMPT].shape[1]).to_dict()
-        tensors = get_peft_model_state_dict(self.model, save_embedding_layers=False)  # factors alone, no base weights
-        return tensors, self.model.peft_config[ADAPTER].to_dict()
+        return _factors(self.model), self.model.peft_config[ADAPTER].to_dict()
 
 
 def build(plan: Plan, progress: Progress | None = None) -> Built:
@@ -160,7 +160,7 @@ def _adapted(
         warnings.simplefilter("ignore", UserWarning)  # and warns that it records the model's local path
         model = get_peft_model(backbone.model, config)
     # Read back what will be written.
-    written = {parse_name(key).site for key in get_peft_model_state_dict(model, save_embedding_layers=False)}
+    written = {parse_name(key).site for key in _factors(model)}
     if odd := {*adapted_layers(model, ADAPTER), *written} ^ set(sites):
         raise OptionError(
             f"--target-modules: PEFT adapts other layers than these endings name, such as '{min(odd)}'; name whole paths",
@@ -256,6 +256,15 @@ def target_modules(targets: Sequence[str], model: nn.Module, sites: Sequence[str
         return target_names(model, sites)
     names = list(targets) or endings_of(sites)
     return names if matched(model, names) == set(sites) else list(sites)
+
+
+def _factors(model: PeftModel) -> dict[str, Tensor]:
+    """Return the new adapter's tensors as its file has them, and no base weights.
+
+    From the model alone PEFT would put a divided base model together first, all of it in the memory of every process.
+    """
+    found: dict[str, Tensor] = get_peft_model_state_dict(model, whole_tensors(model), save_embedding_layers=False)
+    return found
 
 
 def _trainable(model: PeftModel) -> dict[str, Factor]:
