@@ -81,7 +81,7 @@ OWN = {"cast": {"first": "cast", "chosen": CAST}}
 OWN |= {
     name: {"first": name} for name in ("ewc", "gain-lora", "lamol", "mocl", "pfd", "sapt", "seq-ft", "ssr", "tree-lora")
 }
-OWN |= {name: {"first": name, "engines": ("ddp",)} for name in ("dual-prompt", "l2p", "prog-prompt")}
+OWN |= {name: {"first": name, "engines": ("ddp",)} for name in ("dual-prompt", "l2p", "lfpt5", "prog-prompt")}
 METHODS = [
     Case(name, name, **OWN.get(name, {})) for name in registry.names("methods") if registry.load("methods", name).trains
 ]
