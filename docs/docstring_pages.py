@@ -49,7 +49,7 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "replay": (
         "Remembering rows",
         "A few rows of earlier tasks are kept or made, and trained on again or asked whether a step would harm them.",
-        ("replay", "gem", "a-gem", "i-lora", "lamol", "ssr", "sdft"),
+        ("replay", "gem", "a-gem", "i-lora", "lamol", "lfpt5", "ssr", "sdft"),
     ),
     "one-lora": (
         "Many tasks in one LoRA",

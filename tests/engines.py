@@ -82,7 +82,7 @@ MADE = {"method_options": {"rows": "2", "surplus": "1", "groups": "2"}}
 OWN: dict[str, Any] = {"cast": {"first": "cast", "chosen": CAST}, "ssr": {"first": "ssr", "chosen": MADE}}
 # The past of these must be of their own kind.
 OWN |= {name: {"first": name} for name in ("ewc", "gain-lora", "lamol", "mocl", "pfd", "sapt", "seq-ft", "tree-lora")}
-OWN |= {name: {"first": name, "engines": ("ddp",)} for name in ("dual-prompt", "l2p", "prog-prompt")}
+OWN |= {name: {"first": name, "engines": ("ddp",)} for name in ("dual-prompt", "l2p", "lfpt5", "prog-prompt")}
 METHODS = [
     Case(name, name, **OWN.get(name, {})) for name in registry.names("methods") if registry.load("methods", name).trains
 ]

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from clora_cli.base.intervals import check_option
-from clora_cli.data.tokens import IGNORED
-from clora_cli.methods import Batch, MadeRow, Memory, Method, Planned, Run, Text, Writer
-from clora_cli.methods._kept import check_kept
-from clora_cli.model.drawing import Draw
-from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.methods._written_rows import WrittenRows
 
 __all__ = ["Lamol"]
 
-_LONGEST = "longest"
-_ANSWER = re.compile(r"\s*\[\s*answer\s*\]\s*")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Lamol(Method):
+class Lamol(WrittenRows):
     """Train one LoRA on through all tasks, which also learns to write their rows, and rehearse those of earlier tasks.
 
     ``L = L_QA + strength * L_LM``: the answer's tokens given the question, and all tokens of ``[task] question [answer] answer``
@@ -51,63 +38,4 @@ class Lamol(Method):
         of that is no earlier task's.
     """
 
-    past = "none"
-    start = "previous"
-    combine = "last"
-
-    share: float = 0.2
-    strength: float = 0.25
-    temperature: float = 1.0
-    top_k: int = 20
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_option("lamol", "share", self.share, "[0, 1]")
-        for name in ("strength", "temperature", "top_k"):
-            check_option("lamol", name, getattr(self, name), "[0, inf)")
-
-    def memory(self) -> Memory:
-        """Return that earlier tasks' rows are made."""
-        return Memory(share=self.share, made=True)
-
-    def check(self, plan: Planned) -> None:
-        """Check that all earlier adapters learned to write rows.
-
-        Raises:
-            MismatchError: If one did not.
-        """
-        lacking = "did not learn to write rows; train the whole package with --method lamol"
-        check_kept(plan.past, lambda member: _LONGEST in member.state(), lacking)
-
-    def rehearse(self, earlier: AdapterFolder, rows: int, writer: Writer) -> Sequence[MadeRow]:
-        """Return the rows that the model writes after an earlier task's name."""
-        draw = Draw(temperature=self.temperature, top_k=self.top_k)
-        most = int(earlier.state()[_LONGEST])
-        found: dict[str, str] = {}
-        for text in writer.written(_beginning(earlier.task), draw, count=rows, most=most):
-            question, *answers = _ANSWER.split(text)
-            if question and len(answers) == 1 and answers[0]:
-                found.setdefault(question, answers[0])
-        return [MadeRow(question, answer) for question, answer in found.items()]
-
-    def loss(self, run: Run, batch: Batch) -> Tensor | None:
-        """Return the weighted loss of whole rows."""
-        if not self.strength:
-            return None
-        texts = [run.texts[row] for row in batch.rows.tolist()]
-        losses = run.text_losses([(_beginning(text.task), _whole(text)) for text in texts])
-        answers = (batch.inputs["labels"] != IGNORED).sum(dim=1)
-        return self.strength * (losses * answers).sum() / batch.tokens
-
-    def finish(self, run: Run) -> Mapping[str, Tensor]:
-        """Return how long a row of this task is at most, in tokens."""
-        own = [_whole(text) for text in run.texts if text.task == run.texts[0].task]
-        return {_LONGEST: torch.tensor(1 + max(run.lengths(own)))}
-
-
-def _beginning(task: str) -> str:
-    return f"[{task}]"
-
-
-def _whole(text: Text) -> str:
-    return f"{text.question} [answer] {text.answer}"
+    name = "lamol"

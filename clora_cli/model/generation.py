@@ -92,7 +92,7 @@ def until(ids: list[int], ends: Collection[int]) -> list[int]:
 
 
 @torch.no_grad()
-def write(
+def write(  # noqa: PLR0913 (what a pass is given, and how its tokens are chosen)
     backbone: Backbone,
     prompts: Sequence[Example],
     draws: Sequence[Draw],
@@ -101,6 +101,7 @@ def write(
     max_length: int,
     batch_size: int,
     chat: bool = False,
+    before: Sequence[int] = (),
     done: Callable[[int], None] = lambda rows: None,
 ) -> list[str]:
     """Return what the model, with the adapters that act in it, writes after each prompt.
@@ -113,6 +114,7 @@ def write(
         max_length: Tokens of a prompt at most.
         batch_size: Prompts of one forward pass.
         chat: Whether to use the tokenizer's chat template.
+        before: Tokens that stand before every prompt, such as virtual ones.
         done: Told the number of prompts after each batch.
 
     Raises:
@@ -122,7 +124,7 @@ def write(
     room = tokens.most_answer(most, causal=causal)
     limit = tokens.most(max_length, room) if causal else max_length
     kind = backbone.prompt_kind
-    ids = [encode_prompt(row, tokens, kind=kind, max_length=limit, chat=chat) for row in prompts]
+    ids = [[*before, *encode_prompt(row, tokens, kind=kind, max_length=limit, chat=chat)] for row in prompts]
     config, ends = greedy(backbone, room, chat=chat), tokens.ends(chat=chat)
     collate = Collator(tokens, side="left" if causal else "right")
     found = [""] * len(ids)

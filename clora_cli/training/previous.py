@@ -11,9 +11,9 @@ from clora_cli.algebra.lora import Factor
 from clora_cli.model.bank import AdapterBank
 from clora_cli.training.answer_logits import answer_logits, only_answers
 from clora_cli.training.build import Built
-from clora_cli.training.undisturbed import bare
+from clora_cli.training.undisturbed import bare, undisturbed
 
-__all__ = ["Previous"]
+__all__ = ["Previous", "last_prompt_logits"]
 
 
 class Previous:
@@ -51,3 +51,18 @@ class Previous:
 
     def _switch_off(self) -> None:
         self._bank.gate({site: torch.zeros(1, 1) for site in self._bank.sites})
+
+
+@torch.no_grad()
+def last_prompt_logits(built: Built, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the logits at the answers' positions under the last earlier adapter's soft prompt, shape (token, vocabulary), float32.
+
+    Args:
+        built: The run's model.
+        inputs: The model's arguments and the labels, the new prompt's virtual tokens among them.
+    """
+    arguments = built.promptings[0].instead(inputs)
+    answers = arguments.pop("labels"), built.backbone.kind == "causal"
+    with undisturbed(built.model), only_answers(built.model, *answers):
+        logits = built.model(**arguments, use_cache=False)["logits"]
+    return answer_logits(logits, *answers)[0]

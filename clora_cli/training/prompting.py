@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from torch.nn import functional
 
 from clora_cli.base.errors import CloraError
 from clora_cli.data.tokens import IGNORED
+from clora_cli.model.backbone import Backbone
 from clora_cli.model.soft_prompts import SoftPrompts, newest_first
 from clora_cli.store.soft_prompt import PROMPT
 from clora_cli.training.plan import Plan
 
-__all__ = ["Prompting", "prompt_config"]
+__all__ = ["Prompting", "last_prompt", "prompt_config"]
 
 
 class Prompting:
@@ -43,6 +45,7 @@ class Prompting:
     ) -> None:
         self._soft, self._vectors, self._choose, self._causal = soft, vectors, choose, causal
         self._usual = newest_first([*map(len, past), count])
+        self._last = range(sum(map(len, past[:-1])), sum(map(len, past)))
         self._shape = (count, soft.width)
         frozen = self._new().new_empty(0, soft.width)
         if past:
@@ -61,11 +64,21 @@ class Prompting:
             rows: Numbers of its training rows, shape (row,).
             inputs: The model's arguments and perhaps the labels, padded on the right.
         """
-        virtual = self.chosen(rows) + self._soft.first
-        before, ids = (virtual.shape[1], 0), inputs["input_ids"]
+        return self._put(self.chosen(rows), inputs)
+
+    def instead(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a batch that has virtual tokens with those of the last earlier adapter in their place."""
+        count = int((inputs["input_ids"][0] >= self._soft.first).sum())
+        beside = {"input_ids", "attention_mask", *(("labels",) if self._causal else ())}
+        own = {name: value[:, count:] if name in beside else value for name, value in inputs.items()}
+        last = torch.tensor(self._last, device=own["input_ids"].device)
+        return self._put(last.expand(len(own["input_ids"]), -1), own)
+
+    def _put(self, numbers: Tensor, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        before, ids = (numbers.shape[1], 0), inputs["input_ids"]
         given = {
             **inputs,
-            "input_ids": torch.cat([virtual.to(ids), ids], dim=1),
+            "input_ids": torch.cat([(numbers + self._soft.first).to(ids), ids], dim=1),
             "attention_mask": functional.pad(inputs["attention_mask"], before, value=1),
         }
         if self._causal and "labels" in inputs:
@@ -85,6 +98,25 @@ class Prompting:
                 code="prompt-vectors-shape",
             )
         return found
+
+
+@contextlib.contextmanager
+def last_prompt(backbone: Backbone, vectors: Tensor | None) -> Iterator[Sequence[int]]:
+    """Let an earlier adapter's soft prompt act; gives the virtual tokens to put before texts, none without one.
+
+    Args:
+        backbone: The base model.
+        vectors: The prompt's, shape (token, width); None without one.
+    """
+    if vectors is None:
+        yield ()
+        return
+    soft = SoftPrompts(backbone.model, backbone.kind)
+    soft.activate(vectors)
+    try:
+        yield range(soft.first, soft.first + len(vectors))
+    finally:
+        soft.activate(None)
 
 
 def prompt_config(plan: Plan, width: int) -> PromptTuningConfig:

@@ -21,6 +21,7 @@ from clora_cli.processes.ranks import is_main_process
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.training.build import Built
 from clora_cli.training.plan import Plan
+from clora_cli.training.prompting import last_prompt
 from clora_cli.training.undisturbed import undisturbed
 
 __all__ = ["rehearsed"]
@@ -101,14 +102,16 @@ class _Previous:
         return self._write(prompts, [Draw()] * len(prompts), self.plan.options.max_answer_length, chat=chat)
 
     def _write(self, prompts: Sequence[Example], draws: Sequence[Draw], most: int, *, chat: bool) -> list[str]:
-        options = self.plan.options
-        with undisturbed(self.built.model):
+        options, backbone = self.plan.options, self.built.backbone
+        vectors = self.built.past[-1].prompt() if self.plan.tunes_prompt else None
+        with undisturbed(self.built.model), last_prompt(backbone, vectors) as before:
             return write(
-                self.built.backbone,
+                backbone,
                 prompts,
                 draws,
                 most=most,
                 max_length=options.max_length,
                 batch_size=options.batch_size,
                 chat=chat,
+                before=before,
             )

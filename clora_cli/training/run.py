@@ -24,7 +24,7 @@ from clora_cli.training.confinement import Confinement, warmup_steps
 from clora_cli.training.hidden_states import StateServices
 from clora_cli.training.mixing import Mixture
 from clora_cli.training.plan import Plan
-from clora_cli.training.previous import Previous
+from clora_cli.training.previous import Previous, last_prompt_logits
 from clora_cli.training.prompting import Prompting
 
 __all__ = ["TrainingRun"]
@@ -248,6 +248,8 @@ class TrainingRun(StateServices):
 
     def previous(self, batch: Batch) -> Tensor:
         """Return the logits of the base model with the last earlier adapter alone."""
+        if self._built.promptings:
+            return last_prompt_logits(self._built, batch.inputs)
         self._previous = self._previous or Previous(self._built, self.past[-1].factors())
         return self._previous.logits(batch.inputs)
 

@@ -26,11 +26,12 @@ from clora_cli.training.build import build
 from clora_cli.training.fit import encoded_rows
 from clora_cli.training.run import TrainingRun
 
-METHODS = ("prog-prompt", "l2p", "dual-prompt")
+METHODS = ("prog-prompt", "l2p", "dual-prompt", "lfpt5")
 SMALL = {
     "prog-prompt": {"tokens": "3", "width": "8"},
     "l2p": {"pool": "4", "length": "2", "chosen": "2"},
     "dual-prompt": {"general": "2", "expert": "3"},
+    "lfpt5": {"tokens": "3"},
 }
 
 
@@ -94,7 +95,7 @@ def test_dual_prompt_by_hand():
     assert found.tolist() == [[3, 1, 2], [3, 4, 5]]  # the last G, then the expert of the nearest key
 
 
-@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("method", METHODS[1:3])
 def test_a_choice_is_an_input_s_own_whatever_it_is_batched_with(method):
     generator = torch.Generator().manual_seed(0)
     queries, small = torch.randn(6, 4, generator=generator), {k: int(v) for k, v in SMALL[method].items()}
@@ -128,8 +129,10 @@ def test_rows_are_read_at_evaluation_as_in_training(begun, backbone, learn, meth
         2 if family == "t5" else count + 2
     )
     base = backbone(family)
-    combination = Prompted(base, [first, second], "sum" if method == "prog-prompt" else "learned")
-    members = [second] if method == "dual-prompt" else [first, second]  # in training, the expert is the task's own
+    way = {"prog-prompt": "sum", "lfpt5": "last"}.get(method, "learned")
+    combination = Prompted(base, [first, second], way)
+    # In training, the expert is the task's own; of one prompt the last is.
+    members = [second] if method in {"dual-prompt", "lfpt5"} else [first, second]
     adapted, _ = combination.use(members, Prompts.encode(base, plan.task, plan.rows[:4], 512, 4))
     found = base.model.get_submodule(table)(torch.tensor([row[:count] for row in adapted.ids]))
     assert torch.allclose(found, seen, atol=1e-5)
@@ -182,17 +185,20 @@ def test_what_is_kept_is_what_later_tasks_and_evaluation_need(learn):
         "prog-prompt": [],
         "l2p": ["counts", "keys"],
         "dual-prompt": ["key"],
+        "lfpt5": ["longest"],
     }
     assert {method: len(member.prompt()) for method, member in kept.items()} == {
         "prog-prompt": 3,
         "l2p": 8,
         "dual-prompt": 5,
+        "lfpt5": 3,
     }
     beside = {method: member.manifest.scores.get("beside_the_lora") for method, member in kept.items()}
     assert beside == {
         "prog-prompt": {"trained": 2 * 8 * 32},
         "l2p": {"trained": 4 * 32},
         "dual-prompt": {"trained": 32},
+        "lfpt5": None,
     }
     later = learn("l2p", "second", package="l2p")
     assert later.state()["counts"].sum() == 2 * kept["l2p"].state()["counts"].sum() > 0
