@@ -19,12 +19,13 @@ from clora_cli.store.adapter_folder import AdapterFolder
 __all__ = ["WrittenRows"]
 
 _LONGEST = "longest"
-_ANSWER = re.compile(r"\s*\[\s*answer\s*\]\s*")
+_MARK = "The answer is:"  # plain words: what a model never met as a token, such as a bracket, a frozen output layer cannot say
+_ANSWER = re.compile(r"\s*the answer is:\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenRows(Method):
-    """Base of methods that learn ``[task] question [answer] answer`` given ``[task]``, and rehearse what they write from there.
+    """Base of methods that learn ``[task] question The answer is: answer`` given ``[task]``, and rehearse what they write from there.
 
     Attributes:
         share: Made rows of all earlier tasks together, as a share of the new task's, in [0, 1].
@@ -95,4 +96,4 @@ def _beginning(task: str) -> str:
 
 
 def _whole(text: Text) -> str:
-    return f"{text.question} [answer] {text.answer}"
+    return f"{text.question} {_MARK} {text.answer}"

@@ -13,9 +13,9 @@ __all__ = ["Lamol"]
 class Lamol(WrittenRows):
     """Train one LoRA on through all tasks, which also learns to write their rows, and rehearse those of earlier tasks.
 
-    ``L = L_QA + strength * L_LM``: the answer's tokens given the question, and all tokens of ``[task] question [answer] answer``
+    ``L = L_QA + strength * L_LM``: the answer's tokens given the question, and all tokens of ``[task] question The answer is: answer``
     given ``[task]``. Before each new task the model writes ``share * rows`` rows in all, as many of every earlier task, from
-    ``[task]`` on; those that lack the mark ``[answer]``, or repeat another's question, are dropped. They are trained on as
+    ``[task]`` on; those that lack the mark ``The answer is:``, or repeat another's question, are dropped. They are trained on as
     if they were the new task's. No row of an earlier task is needed.
 
     Args:
@@ -28,7 +28,7 @@ class Lamol(WrittenRows):
         Sun, Ho and Lee, LAMOL: LAnguage MOdeling for Lifelong Language Learning, ICLR 2020, arXiv:1909.03329. Both losses, what they are
         over, the rows' number, drawing and parting, strength (lambda) 0.25 and top_k 20 are those of its published code
         (jojotenya/LAMOL@03c31d9); share (gamma) is 0.2 in that code's example and 0.05 where nothing is said.
-        Differs: LoRA where the paper trains GPT-2 whole, and words in brackets where it adds tokens to the vocabulary.
+        Differs: LoRA where the paper trains GPT-2 whole, and words where it adds tokens to the vocabulary.
         Differs: the name of the task stands before its rows, as under that code's ``add_task_tokens``; otherwise it has one word for all.
         Differs: the mark counts as any other token, where that code weighs it five times in both losses.
         Differs: L_LM is each row's mean, weighed by its number of answer tokens, so that micro-batches of any size add up.

@@ -31,7 +31,7 @@ def test_by_hand():
         text_losses=lambda texts: seen.extend(texts) or torch.tensor([3.0, 2.0]),
     )
     assert Lamol().loss(run, batch_of(6)).item() == pytest.approx(0.25 * 8 / 6)
-    assert seen == [("[old]", "q1 [answer] a1"), ("[new]", "q0 [answer] a0")]
+    assert seen == [("[old]", "q1 The answer is: a1"), ("[new]", "q0 The answer is: a0")]
     assert Lamol(strength=0.0).loss(run, batch_of(6)) is None
 
 
@@ -41,13 +41,13 @@ def test_rows_are_written_from_their_own_task_s_name_and_parted_at_the_mark():
     def written(beginning, draw, *, count, most):
         asked.update(beginning=beginning, top_k=draw.top_k, count=count, most=most)
         return [
-            "a [answer] b",
-            "a [answer] c",
+            "a The answer is: b",
+            "a The answer is: c",
             "no mark",
-            "x [ answer ] y z",
-            "[answer] b",
-            "q [answer]",
-            "a [answer] b [answer] c",
+            "x the answer is: y z",
+            "The answer is: b",
+            "q The answer is:",
+            "a The answer is: b The answer is: c",
         ]
 
     earlier = SimpleNamespace(task="old", state=lambda: {"longest": torch.tensor(17)})
@@ -61,7 +61,7 @@ def test_the_loss_reaches_the_questions(model_folder, tasks, tmp_path):
     plan = make_plan(options_for(model_folder("llama"), tasks["first"], tmp_path / "adapters", method="lamol"))
     built = build(plan)
     run = run_of(plan, built)
-    pairs = [("[first]", "one two"), ("[first]", "one two three [answer] great")]
+    pairs = [("[first]", "one two"), ("[first]", "one two three The answer is: great")]
     losses = run.text_losses(pairs)
     tokenizer = built.backbone.tokenizer
     for (beginning, text), loss in zip(pairs, losses, strict=True):
