@@ -94,9 +94,7 @@ def forecast(plan: Plan, model: Any, sites: Sequence[str], weight: float, outsid
     past, logits = sum(member.weights.stat().st_size for member in acting), None if seen is None else seen.logits
     divided = sizes if options.shard and count > 1 else ()
     passes = 2 * options.grad_accum if trainable else 1
-    return of_process(
-        count, sum(blocks) * weight, [one * weight for one in divided], past, trainable, kept, logits, passes
-    )
+    return of_process(count, sum(sizes), divided, past, trainable, kept, logits, passes)
 
 
 def of_process(
