@@ -188,9 +188,13 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         CloraError: If the folder cannot be written.
     """
+    if target.exists() and not target.is_dir():
+        raise CloraError(
+            f"cannot write {target}: it exists and is no folder; choose another name", code="target-not-folder"
+        )
     with writing(target):
         if target.is_symlink():  # the link stays; its target is replaced
-            target = target.resolve()
+            target = real_path(target)
         make_folder(target.parent)
         sweep(target.parent)
         temporary = owned_name(target.parent)

@@ -111,7 +111,7 @@ def put_up(lock: Path, token: str) -> bool:
     """
     draft = owned_name(lock.parent)
     try:
-        draft.mkdir()
+        _make(draft)
         _write(draft / RECORD, token)
         draft.rename(lock)
     except OSError as error:
@@ -120,6 +120,16 @@ def put_up(lock: Path, token: str) -> bool:
             return False
         raise
     return True
+
+
+def _make(draft: Path) -> None:
+    for _ in range(3):  # the folder may vanish and come back, but hardly three times
+        with contextlib.suppress(FileNotFoundError):
+            draft.mkdir()
+            return
+        if not draft.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(draft.parent))
+    raise PermissionError(errno.EPERM, "nothing can be made there", str(draft.parent))  # as in /proc
 
 
 def adopt_lock(lock: Path, token: str) -> None:

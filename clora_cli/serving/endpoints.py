@@ -120,7 +120,7 @@ class Endpoints:
 
     async def route(self, request: Request) -> Response:
         """Tell where a prompt goes."""
-        body: Routed = read_body(Routed, await self._gate.body(request))
+        body: Routed = read_body(Routed, await self._body(request))
         verdict = await self._routed(request, body.input, body.model)
         self._told("/v1/route", body.input, body.model, verdict)
         return JSONResponse(verdict.told(per_site=body.per_site), headers=verdict.headers)
@@ -133,8 +133,16 @@ class Endpoints:
         """Answer a conversation."""
         return await self._answered(request, Chat)
 
+    async def _body(self, request: Request) -> bytes:
+        try:
+            return await asyncio.wait_for(self._gate.body(request), self._options.timeout)
+        except asyncio.TimeoutError:
+            raise Refusal(
+                408, "the body takes too long to come", code="body_late", headers={"connection": "close"}
+            ) from None
+
     async def _answered(self, request: Request, kind: type[Answered]) -> Response:
-        text = await self._gate.body(request)
+        text = await self._body(request)
         if self._upstream is not None:
             return await self._passed_on(request, self._upstream, text)
         body: Answered = read_body(kind, text)
@@ -166,9 +174,17 @@ class Endpoints:
                 self._told(request.url.path, body.input, body.model, reply.verdict, feed, found, "".join(said))
                 yield reply.closing(found, usage=body.usage)
         except CloraError as error:
-            yield event(refusal_of(error).body)
+            told = refusal_of(error)
+            self._broken(request.url.path, told.status, told.code)
+            yield event(told.body)
+        except (asyncio.CancelledError, GeneratorExit):
+            self._broken(request.url.path, 499, "client-gone")
+            raise
         finally:
             feed.leave()
+
+    def _broken(self, path: str, status: int, code: str | None) -> None:
+        self._log({"event": "failed", "path": path, "status": status, "code": code})
 
     async def _routed(self, request: Request, one: Input, model: Any) -> Verdict:
         feed = self._ask(one, model, None)

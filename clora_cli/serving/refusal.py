@@ -11,7 +11,13 @@ from clora_cli.serving.feed import LateError
 __all__ = ["Refusal", "refusal_of"]
 
 _KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "invalid_request_error"}
-_KINDS |= {413: "invalid_request_error", 415: "invalid_request_error", 429: "rate_limit_error", 504: "timeout_error"}
+_KINDS |= {
+    408: "timeout_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
 _STATUSES: tuple[tuple[type[CloraError], int], ...] = (
     (LateError, 504),
     (UnknownNameError, 404),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -62,6 +64,7 @@ class Upstream:
     ) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         self._key, self._base, self._trusts, self._log = key, base, trusts, log
+        self._seconds, self._changing = seconds, asyncio.Lock()  # one at a time changes what is loaded there
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(seconds, connect=10.0), trust_env=False)
         self._names: dict[str, str] = {}  # an adapter's own name with its digest, to what the server calls it
         self._loaded: dict[str, str] = {}  # the same for those that were loaded from here, to the path that unloads
@@ -79,22 +82,27 @@ class Upstream:
         named = {} if verdict.weights else verdict.used
         if len(named) > 1 or any(scale != 1 for scale in named.values()):
             raise Refusal(400, "this server answers with one adapter at a time, as it is; name one", param="model")
+        until = time.monotonic() + self._seconds
         await self._unload(held)
         answer = await self._sent(request, values, verdict.adapter, held)
         if answer.status_code == 404 and self._names:  # it was started again, and has forgotten
             await answer.aclose()
             self._names, self._loaded = {}, {}
             answer = await self._sent(request, values, verdict.adapter, held)
+        answer.headers.encoding = "latin-1"  # in which they are written again: the same bytes
         headers = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
-        return StreamingResponse(self._passed_back(answer), answer.status_code, headers | verdict.headers)
+        return StreamingResponse(self._passed_back(answer, until), answer.status_code, headers | verdict.headers)
 
-    async def _passed_back(self, answer: httpx.Response) -> AsyncIterator[bytes]:
-        """Yield an answer as it comes; of a stream that breaks off, an event that says so."""
+    async def _passed_back(self, answer: httpx.Response, until: float) -> AsyncIterator[bytes]:
+        """Yield an answer as it comes; of a stream that breaks off, or goes on for too long, an event that says so."""
+        parts = answer.aiter_raw()
         try:
-            async for part in answer.aiter_raw():
+            while part := await asyncio.wait_for(anext(parts, b""), until - time.monotonic()):
                 yield part
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, asyncio.TimeoutError) as error:
             told = Refusal(502, f"the upstream server broke its answer off: {error}", code="upstream")
+            if isinstance(error, (httpx.TimeoutException, asyncio.TimeoutError)):
+                told = Refusal(504, "the upstream server takes too long", code="upstream")
             self._log({"event": "failed", "status": told.status, "code": told.code, "error": str(told)})
             streams = answer.headers.get("content-type", "").startswith("text/event-stream")
             if not streams or "content-length" in answer.headers:
@@ -116,9 +124,10 @@ class Upstream:
     async def _name(self, member: AdapterFolder) -> str:
         """Return what the server calls an adapter, once it has it."""
         own = f"{member.task}@{member.digest[:_SHOWN]}"
-        if own not in self._names:
-            self._names[own] = await self._found(own, member)
-        return self._names[own]
+        async with self._changing:
+            if own not in self._names:
+                self._names[own] = await self._found(own, member)
+            return self._names[own]
 
     async def _found(self, own: str, member: AdapterFolder) -> str:
         there = await self._models()
@@ -145,10 +154,11 @@ class Upstream:
 
     async def _unload(self, held: Held) -> None:
         kept = {f"{member.task}@{member.digest[:_SHOWN]}" for member in held.members}
-        for own in set(self._names) - kept:
-            del self._names[own]
-            if path := self._loaded.pop(own, ""):
-                await self._post(path, {"lora_name": own})
+        async with self._changing:
+            for own in set(self._names) - kept:
+                del self._names[own]
+                if path := self._loaded.pop(own, ""):
+                    await self._post(path, {"lora_name": own})
 
     async def _base_name(self) -> str:
         if self._base is None:
@@ -164,7 +174,7 @@ class Upstream:
         )
         try:
             return [str(one["id"]) for one in answer.json()["data"]]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise Refusal(502, "the upstream server does not list its models", code="upstream") from None
 
     async def _post(self, path: str, values: Mapping[str, Any]) -> httpx.Response:

@@ -11,6 +11,7 @@ from clora_cli.algebra.lora import Factor, add_up, recompress
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.base.files import new_folder, read_json, sha256, to_json
 from clora_cli.base.folder_names import folder_problem
+from clora_cli.base.legible import is_legible, legible
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.model.base_model import check_base
 from clora_cli.model.checkpoint import CONFIG
@@ -120,19 +121,19 @@ def _is_there(plan: ExportPlan, *, force: bool) -> bool:
         if out.is_dir() and not any(out.iterdir()):
             return False
         raise OptionError(f"{out} exists and is no export; choose another --out", code="output-not-an-export")
+    if force:
+        return False
     there = read_json(out / RECORD, "record of an export")
     files = there.pop("files", {})
     whole = isinstance(files, dict) and all(
         (out / name).is_file() and sha256(out / name) == digest for name, digest in files.items()
     )
-    if whole and there == plan.record() and not force:
-        return True
-    if not force:
+    if not whole or there != plan.record():
         raise OptionError(
             f"{out} exists and is another export, or was changed; pass --force to replace it or --out to keep it",
             code="output-differs",
         )
-    return False
+    return True
 
 
 def _base(
@@ -141,6 +142,15 @@ def _base(
     """Return the base model as the server has it, and its configuration where the loader needs one and it is at hand."""
     known = next((str(member.base["id"]) for member in members if member.base.get("id")), None)
     name, model = options.base_name or known, options.model or known or ""
+    if name and (not is_legible(name) or (loader.name == "ollama" and len(name.split()) != 1)):
+        raise OptionError(
+            f"the adapters' base model is called '{legible(name)}', which no server takes for a name; pass --base-name",
+            code="base-name-malformed",
+        )
+    if loader.name == "ollama" and not name and not is_gguf(model):
+        raise OptionError(
+            "the adapters do not say what their base model is called; pass --base-name", code="option-missing"
+        )
     if loader.gguf and is_gguf(model):
         return ServedBase(name, layout_of_file(Path(model)), Path(model)), None
     if loader.gguf or options.model:

@@ -121,7 +121,7 @@ class Member:
         return same_size and sha256(there) == (self._known.get(current_name(source.name)) or sha256(source))
 
 
-def check_apart(out: Path, inputs: Iterable[Path]) -> None:
+def check_apart(out: Path, inputs: Iterable[Path], option: str = "--out") -> None:
     """Check that a place to write is not an input, nor inside one, nor around one.
 
     Raises:
@@ -133,7 +133,7 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
         if place.is_relative_to(source) or source.is_relative_to(place):
             where = "is" if place == source else "lies in" if place.is_relative_to(source) else "holds"
             raise OptionError(
-                f"--out {out} {where} {path}, which is read and never changed; choose another --out",
+                f"{option} {out} {where} {path}, which is read and never changed; choose another {option}",
                 code="output-would-change-input",
             )
 

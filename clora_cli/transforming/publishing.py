@@ -22,8 +22,8 @@ from clora_cli.store.package_card import package_card
 from clora_cli.store.scanning import PICKLES, scan_adapter
 from clora_cli.store.scores import read_scores
 from clora_cli.store.steady import unchanged
-from clora_cli.transforming.member import copy_file, files_of
-from clora_cli.transforming.remotes import CHECKSUMS, SCHEMA, Digest, remote_at
+from clora_cli.transforming.member import check_apart, copy_file, files_of
+from clora_cli.transforming.remotes import CHECKSUMS, SCHEMA, Digest, FolderRemote, remote_at
 
 __all__ = ["pull_package", "push_package"]
 
@@ -73,6 +73,9 @@ def push_package(
             raise OptionError(
                 f"{target} holds something else; pass --force to replace it, or another target", code="output-differs"
             )
+        if isinstance(remote, FolderRemote):
+            check_apart(remote.path, [member.path for member in members], "target")
+            _check_package(remote.path)
         with progress.track("push", len(files)) as advance:
             remote.send(folder, sorted(there.keys() - files.keys()))
             advance(len(files), target)
@@ -109,6 +112,9 @@ def pull_package(
         raise OptionError(
             f"{out} exists and is not {source}; pass --force to replace it, or another --out", code="output-differs"
         )
+    if isinstance(remote, FolderRemote):
+        check_apart(out, [remote.path])
+    _check_package(out)
     work = out.parent / f".{out.name}.unfinished"
     with locked([place(out)], patience=patience, progress=progress), progress.track("pull", len(wanted)) as advance:
         if _strange(work, wanted):
@@ -138,6 +144,20 @@ def pull_package(
     return read_package([out]), True
 
 
+def _check_package(path: Path) -> None:
+    """Refuse to replace what is no package, whatever is forced.
+
+    Raises:
+        OptionError: If a file is there, or a folder of other things.
+    """
+    inner = list(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    if inner and not (is_adapter(path) or any(map(is_adapter, inner))):
+        raise OptionError(
+            f"{path} exists and is no package; --force replaces packages alone: choose another place",
+            code="output-not-a-package",
+        )
+
+
 def _gather(members: Sequence[AdapterFolder], folder: Path) -> None:
     for member in members:
         if problem := folder_problem(member.task):
@@ -147,6 +167,11 @@ def _gather(members: Sequence[AdapterFolder], folder: Path) -> None:
         (folder / member.task).mkdir()
         with unchanged(member.path, member.seen):
             for name, file in files_of(member.path).items():
+                if problem := folder_problem(name):
+                    raise MismatchError(
+                        f"adapter '{member.task}' has a file '{name}', which not every disk can hold; {problem}",
+                        code="name-unfit-for-folder",
+                    )
                 if file.suffix not in PICKLES:
                     copy_file(file, folder / member.task / name)
 

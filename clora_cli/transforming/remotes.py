@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 from clora_cli.base.errors import ArtifactError, CloraError, OptionError
 from clora_cli.base.files import new_folder, read_json, sha256
+from clora_cli.base.intake import real_path
 
-__all__ = ["CHECKSUMS", "SCHEMA", "Digest", "HubRemote", "Remote", "remote_at"]
+__all__ = ["CHECKSUMS", "SCHEMA", "Digest", "FolderRemote", "HubRemote", "Remote", "remote_at"]
 
 CHECKSUMS = "clora-checksums.json"
 SCHEMA = "clora.checksums/1"
@@ -82,7 +83,7 @@ class FolderRemote:
     def _own(self, name: str) -> Path:
         """Return a file's path; a link out of the folder would bring in what only the reader may read."""
         path = self.path / name
-        if not path.resolve().is_relative_to(self.path.resolve()):
+        if not real_path(path).is_relative_to(real_path(self.path)):
             raise ArtifactError(
                 f"{self.path}: {name} is a link that leads out of the folder; have the package pushed again",
                 code="remote-damaged",
@@ -158,6 +159,8 @@ def remote_at(text: str, *, private: bool = True) -> Remote:
     Raises:
         OptionError: If it is another address.
     """
+    if not text.removeprefix("file:").strip("/ "):
+        raise OptionError(f"'{text}' names no folder; give one, file://…, or hf://OWNER/NAME", code="remote-malformed")
     if text.startswith("hf://"):
         repo, _, revision = text.removeprefix("hf://").partition("@")
         if repo.count("/") != 1 or not all(repo.split("/")):

@@ -295,3 +295,9 @@ def test_a_lock_that_was_there_for_an_instant_is_no_error(tmp_path, monkeypatch)
     )
     assert not holders.put_up(lock, "mine")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a file system in which nothing can be made")
+def test_a_place_where_nothing_can_be_made_is_told_at_once():
+    with refused("cannot-write", "/proc/new"):
+        entered(place(Path("/proc/new")))

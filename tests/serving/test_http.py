@@ -296,11 +296,19 @@ ENDLESS = {"prompt": "a", "model": "first", "max_tokens": 1_000_000, "stop": ["n
 
 
 def test_a_late_answer_ends(made, serve):
-    url, _ = serve(made()[0], timeout=0.02)
+    log = []
+    url, _ = serve(made()[0], log, timeout=0.02)
     late = httpx.post(f"{url}/v1/completions", json=ENDLESS, timeout=60)
     assert (late.status_code, error_of(late)["type"]) == (504, "timeout_error")
     with httpx.stream("POST", f"{url}/v1/completions", json={**ENDLESS, "stream": True}, timeout=60) as one:
         assert "timeout_error" in one.read().decode()
+    assert [entry["status"] for entry in log] == [504, 504]
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as raw:
+        raw.sendall(
+            b"POST /v1/route HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
+        )
+        assert raw.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_a_client_that_leaves_frees_the_model(made, serve):
@@ -316,7 +324,7 @@ def test_a_client_that_leaves_frees_the_model(made, serve):
         next(one.iter_lines())
     short = httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=60)
     assert short.status_code == 200  # what was left would have gone on for ten minutes
-    assert "client-gone" in {entry.get("code") for entry in log}
+    assert [entry["event"] for entry in log if entry.get("code") == "client-gone"] == ["refused", "failed"]
 
 
 def test_the_log_holds_no_prompt_unless_asked(made, serve):

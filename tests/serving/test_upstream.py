@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -43,21 +46,28 @@ class _Handler(BaseHTTPRequestHandler):
     server: Stub
 
     def do_GET(self):
-        self._reply(200, json.dumps({"data": [{"id": name} for name in self.server.names]}).encode())
+        listed = json.dumps({"data": [{"id": name} for name in self.server.names]}).encode()
+        self._reply(200, b"[" * 100_000 if self.server.kind == "garbage" else listed)
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.asked.append((self.path, body, dict(self.headers)))
-        if self.path == self.server.load:
+        if self.path == self.server.load and body["lora_name"] in self.server.names:
+            self._reply(400, b"has already been loaded")
+        elif self.path == self.server.load:
+            time.sleep(0.05)
             self.server.names.append(body["lora_name"])
             self._reply(200, b"loaded")
         elif self.path == self.server.load.replace("load", "unload", 1):
             self.server.names.remove(body["lora_name"])
+            time.sleep(0.05)
             self._reply(200, b"gone")
         elif not self.path.endswith("completions"):
             self._reply(404, b"{}")
         elif body["model"].removeprefix("the-base:") not in self.server.names:
             self._reply(404, b'{"error": {"message": "no such model"}}')
+        elif self.server.kind == "endless":
+            self._go_on()
         elif self.server.kind == "broken":
             self._break_off("text/event-stream" if body.get("stream") else "application/json")
         elif body.get("stream"):
@@ -76,6 +86,17 @@ class _Handler(BaseHTTPRequestHandler):
         for start in range(0, len(ODD), 7):  # cut anywhere, also inside a letter
             self.wfile.write(ODD[start : start + 7])
             self.wfile.flush()
+
+    def _go_on(self):
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("x-own", "\u00e9")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b": still here\n\n")
+                self.wfile.flush()
+                time.sleep(0.1)
 
     def _break_off(self, kind):
         self.wfile.write(f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n".encode())
@@ -200,6 +221,31 @@ def test_a_stream_that_breaks_off_there_ends_with_an_error_here(made, serve, stu
         ask(url)
     assert [(entry["status"], entry["code"]) for entry in log if entry["event"] == "failed"] == [(502, "upstream")] * 2
     assert ask(url, "nobody").status_code == 404
+
+
+def test_many_who_ask_at_once_load_and_unload_an_adapter_once(made, serve, stub):
+    package, _ = made()
+    server = stub("vllm")
+    url, _ = serve(package, upstream=server.url)
+    with ThreadPoolExecutor(8) as clients:
+        assert {answer.status_code for answer in clients.map(lambda _: ask(url), range(8))} == {200}
+        ask(url, "second").raise_for_status()
+        shutil.rmtree(package / "first")
+        assert {answer.status_code for answer in clients.map(lambda _: ask(url, "second"), range(8))} == {200}
+    paths = server.paths()
+    assert (paths.count("/v1/load_lora_adapter"), paths.count("/v1/unload_lora_adapter")) == (2, 1)
+
+
+def test_garbage_and_an_answer_without_an_end_are_told(made, serve, stub):
+    package, log = made()[0], []
+    url, _ = serve(package, upstream=stub("garbage").url)
+    assert "does not list its models" in ask(url).json()["error"]["message"]
+    url, _ = serve(package, log, upstream=stub("endless", ("the-base", "first")).url, timeout=1.0)
+    body = {"prompt": PROMPT, "model": "first", "stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body) as answer:
+        assert "takes too long" in answer.read().decode().splitlines()[-2]
+        assert dict(answer.headers.raw)[b"x-own"] == b"\xe9"
+    assert [(entry["status"], entry["code"]) for entry in log if entry["event"] == "failed"] == [(504, "upstream")]
 
 
 def test_keys_of_clients_stay_here_and_the_servers_own_is_sent(made, serve, stub, tmp_path):

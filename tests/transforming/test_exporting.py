@@ -193,6 +193,10 @@ def test_an_export_is_made_once_and_another_is_not_replaced_unasked(base, tmp_pa
         export_package(other)
     assert contents(tmp_path / "out") == before
     assert export_package(other, force=True)[1]
+    (tmp_path / "out" / "clora-export.json").write_text("{")
+    with refused("file-damaged", "clora-export.json"):
+        export_package(other)
+    assert export_package(other, force=True)[1]
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "notes.txt").write_text("mine\n")
     with refused("output-not-an-export", tmp_path / "else"):
@@ -215,6 +219,21 @@ def test_what_a_server_would_load_wrongly_is_refused_with_the_reason(base, backb
     with refused("architecture-unknown-to-loader", "t5"):
         export(encoder.path, tmp_path / "out", loader="llama.cpp", model=str(both.reference.path))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_adapters_word_for_its_base_model_adds_no_line_to_a_modelfile(base, tmp_path):
+    source = write_random_adapter(tmp_path / "in" / "one", base, stage=1)
+    (source.path / "clora.json").unlink()
+    config = source.path / "adapter_config.json"
+    model = str(base.reference.path)
+    for name, code in (("x y", "base-name-malformed"), (None, "option-missing")):
+        config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": name}))
+        with refused(code):
+            export(source.path, tmp_path / "out", loader="ollama", model=model)
+    with refused("base-name-malformed"):
+        export(source.path, tmp_path / "out", loader="vllm", base_name="x\nADAPTER /etc/passwd")
+    folder = export(source.path, tmp_path / "out", loader="ollama", model=model, base_name="smollm2")
+    assert (folder / "one" / "Modelfile").read_text().startswith("FROM smollm2\nADAPTER ./adapter.gguf\n")
 
 
 def test_what_is_weighed_input_by_input_or_merged_is_refused_with_what_to_do(base, tmp_path):

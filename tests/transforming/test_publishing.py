@@ -209,3 +209,34 @@ def test_what_cannot_be_stated_or_found_is_refused(package, hub, tmp_path):
         push(package, str(tmp_path / "else"))
     with refused("remote-without-adapter", tmp_path / "else"):
         pull_package(str(tmp_path / "else"), tmp_path / "pulled")
+
+
+def test_nothing_but_a_package_is_replaced_whatever_is_forced(package, tmp_path):
+    push(package, str(tmp_path / "there"))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "one.tex").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    before = contents(tmp_path)
+    for place in (tmp_path / "thesis", tmp_path / "file"):
+        with refused("output-not-a-package", place):
+            push(package, str(place), force=True)
+        with refused("output-not-a-package", place):
+            pull_package(str(tmp_path / "there"), place, force=True)
+    with refused("output-not-a-package", tmp_path / "file"):
+        push(package, str(tmp_path / "file"))
+    for place in (package, package / "first" / "inner", tmp_path):
+        with refused("output-would-change-input", place):
+            push(package, str(place), force=True)
+    with refused("output-would-change-input", tmp_path / "there" / "inner"):
+        pull_package(str(tmp_path / "there"), tmp_path / "there" / "inner")
+    for nowhere in ("", "file:", "file://", "/"):
+        with refused("remote-malformed"):
+            pull_package(nowhere, tmp_path / "new")
+    assert contents(tmp_path) == before
+
+
+def test_a_file_whose_name_not_every_disk_holds_is_named(package, tmp_path):
+    (package / "first" / "what?.txt").write_text("x")
+    with refused("name-unfit-for-folder", "what?.txt"):
+        push(package, str(tmp_path / "there"))
+    assert not (tmp_path / "there").exists()
