@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from clora_cli.data.known_tasks import fold
+from clora_cli.data.known_tasks import canonical, fold
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import TaskInfo
 from clora_cli.data.templates import options, options_head
 from clora_cli.nano import task_set as tasks
 
-__all__ = ["bundled_infos", "bundled_name", "read_bundled", "stand_in_for"]
+__all__ = ["bundled_infos", "bundled_name", "category_of", "read_bundled", "stand_in_for"]
 
 # Task types of the public benchmark, and the bundled task most like each.
 _STAND_INS = {"NLI": "inference", "QQP": "paraphrase", "SC": "sentiment-binary", "BoolQA": "yes-no", "MultiRC": "yes-no",
@@ -18,6 +18,14 @@ _STAND_INS = {"NLI": "inference", "QQP": "paraphrase", "SC": "sentiment-binary",
 def bundled_name(name: str) -> str | None:
     """Return the bundled task that a spelling names, or ``None``."""
     return {fold(known): known for known in tasks.ORDER}.get(fold(name))
+
+
+def category_of(name: str) -> str:
+    """Return a task's kind, such as ``Dialog`` or ``TC``, as the papers group tasks; ``""`` for one that is not known by name."""
+    if bundled := bundled_name(name):
+        return tasks.task(bundled).family
+    known = canonical(name)
+    return known.category or known.family if known else ""
 
 
 def stand_in_for(family: str, summary: str) -> str:

@@ -49,6 +49,7 @@ class KnownTask:
         instruction: First line of the prompt; empty where the data carry their own.
         aliases: Other spellings, folded.
         hub: Source on the Hub, if a reliable one exists.
+        category: Its kind of task as PFD, tables 6 and 8, have it; empty where the family says it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class KnownTask:
     instruction: str = ""
     aliases: tuple[str, ...] = ()
     hub: HubSource | None = None
+    category: str = ""
 
 
 TRACE = "TRACE"
@@ -181,6 +183,14 @@ _UNSEEN = {
     "task833_poem_sentiment_classification": "sentiment of a line of verse",
     "task929_products_reviews_classification": "sentiment of a product review",
 }
+_CATEGORIES = {
+    "Dialog": "task639 task1590 task1729 task360 task574 task1714",
+    "IE": "task181 task748 task1510 task180 task678 task1410",
+    "QA": "task002 task073 task591 task339 task670 task1327",
+    "Sum": "task511 task1290 task1572 task522 task1356 task1499",
+    "SA": "task363 task875 task1687 task421 task833 task929",
+}
+_CATEGORY_OF = {name: category for category, names in _CATEGORIES.items() for name in names.split()}
 _NI_LABELS = {
     "task363": ("NEG", "POS"),
     "task1687": ("negative", "positive"),
@@ -208,7 +218,8 @@ def metric_of(full_name: str) -> str:
 def _natural(full_name: str, family: str, summary: str) -> KnownTask:
     name = full_name.partition("_")[0]
     aliases = (fold(full_name),)
-    return KnownTask(name, family, summary, metric_of(full_name), _NI_LABELS.get(name, ()), "", aliases)
+    labels, category = _NI_LABELS.get(name, ()), _CATEGORY_OF[name]
+    return KnownTask(name, family, summary, metric_of(full_name), labels, "", aliases, category=category)
 
 
 def fold(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from clora_cli.base import registry
 from clora_cli.base.legible import legible
+from clora_cli.presenting.group_forms import group_data
 from clora_cli.presenting.sweep_forms import sweep_data
 from clora_cli.reporting.assembly import Report
 from clora_cli.reporting.bootstrap import RESAMPLES, Significance
@@ -56,6 +57,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "orders": {order.label: list(order.tasks) for order in results.orders},
         "methods": [_method(group, results.orders) for group in (*results.zero_shot, *results.groups)],
         "sweeps": list(map(sweep_data, report.sweeps)),
+        "task_groups": list(map(group_data, report.task_groups)),
         "row_changes": [asdict(row) for row in report.row_changes],
         "general_ability": [asdict(row) for row in report.general_abilities],
         "footing": list(report.footing),

@@ -34,6 +34,7 @@ from clora_cli.presenting.figures.magnitudes import compose_shifts
 from clora_cli.presenting.figures.metric_series import compose_metric_series
 from clora_cli.presenting.figures.report_figure import compose_matrices
 from clora_cli.presenting.figures.route_maps import compose_routes
+from clora_cli.presenting.group_forms import GROUP_NOTE, group_rows
 from clora_cli.presenting.page import Drawings, Fold, Heading, Notes, Part, Section, Table, TableCell, page
 from clora_cli.presenting.provenance_tables import provenance_parts
 from clora_cli.presenting.sweep_forms import SWEEP_NOTE, compose_sweep, sweep_rows
@@ -53,6 +54,7 @@ def report_html(report: Report) -> str:
     drawings = Drawings()
     sections = [
         Section("results", "Results", list(_results(report))),
+        Section("task-groups", "Groups of tasks", list(_groups(report))),
         Section("sweeps", "Sweeps", list(_sweeps(report, drawings))),
         Section("significance", "Significance", list(_significance(report))),
         Section("curves", "Scores over stages", list(_curves(report, drawings))),
@@ -117,6 +119,13 @@ def _standings_table(standings: Standings) -> Table:
 def _ranked(cell: Cell) -> TableCell:
     mean, _, deviation = mean_and_deviation(cell.spread).partition(" ± ")
     return TableCell(mean, rank=cell.rank, deviation=deviation)
+
+
+def _groups(report: Report) -> Iterator[Part]:
+    for groups in report.task_groups:
+        yield Heading(groups.title)
+        yield Table(*group_rows(groups))
+        yield Notes([GROUP_NOTE, *(f"{name}: {', '.join(tasks)}" for name, tasks in groups.groups.items())])
 
 
 def _sweeps(report: Report, drawings: Drawings) -> Iterator[Part]:

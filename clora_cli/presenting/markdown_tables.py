@@ -25,6 +25,7 @@ from clora_cli.presenting.cells import (
     standings_notes,
     tick,
 )
+from clora_cli.presenting.group_forms import GROUP_NOTE, group_rows
 from clora_cli.presenting.markdown import table
 from clora_cli.presenting.sweep_forms import SWEEP_NOTE, sweep_rows
 from clora_cli.reporting.bootstrap import Significance
@@ -35,11 +36,13 @@ from clora_cli.reporting.row_changes import TaskChange
 from clora_cli.reporting.scored_run import Run
 from clora_cli.reporting.standings import TRAITS, Cell, Standings
 from clora_cli.reporting.sweeps import Sweep
+from clora_cli.reporting.task_groups import GroupTable
 
 __all__ = [
     "changes_table",
     "cost_table",
     "general_table",
+    "group_table",
     "matrix_table",
     "metrics_tables",
     "significance_table",
@@ -108,6 +111,12 @@ def sweep_table(sweep: Sweep, orders: Sequence[Order]) -> str:
     header, rows = sweep_rows(sweep, orders)
     cells = [list(map(markdown, row)) for row in rows]
     return table(list(map(markdown, header)), cells, texts=len(sweep.settings)) + f"\n{SWEEP_NOTE}\n"
+
+
+def group_table(groups: GroupTable) -> str:
+    """Return scores by group of tasks as a Markdown table."""
+    header, rows = group_rows(groups)
+    return table(list(map(markdown, header)), [list(map(markdown, row)) for row in rows]) + f"\n{GROUP_NOTE}\n"
 
 
 def significance_table(pairs: Sequence[Significance]) -> str:

@@ -10,6 +10,7 @@ from clora_cli.presenting.markdown_tables import (
     changes_table,
     cost_table,
     general_table,
+    group_table,
     matrix_table,
     metrics_tables,
     significance_table,
@@ -39,10 +40,7 @@ def report_text(report: Report, *, short: bool = False) -> str:
 def _sections(report: Report, short: bool) -> Iterator[tuple[str, str]]:
     """Yield titles and bodies."""
     results = report.results
-    if len(results.groups) > 1 or report.standings.repeated:
-        yield "Results", standings_table(report.standings)
-    for sweep in report.sweeps:
-        yield f"Sweep of {markdown(sweep.stem)}", sweep_table(sweep, results.orders)
+    yield from _methods(report)
     if report.footing:
         yield "Unequal footing", "".join(f"- {markdown(note)}\n" for note in report.footing)
     if report.chosen_pairs:
@@ -59,6 +57,15 @@ def _sections(report: Report, short: bool) -> Iterator[tuple[str, str]]:
         yield f"Routing: {markdown(str(path))}", f"```\n{confusion_table(routes)}\n```\n"
     if report.costs:
         yield "Cost", cost_table(report.costs)
+
+
+def _methods(report: Report) -> Iterator[tuple[str, str]]:
+    if len(report.results.groups) > 1 or report.standings.repeated:
+        yield "Results", standings_table(report.standings)
+    for groups in report.task_groups:
+        yield groups.title, group_table(groups)
+    for sweep in report.sweeps:
+        yield f"Sweep of {markdown(sweep.stem)}", sweep_table(sweep, report.results.orders)
 
 
 def _by_stage(report: Report, short: bool) -> Iterator[tuple[str, str]]:

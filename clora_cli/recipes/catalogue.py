@@ -10,6 +10,7 @@ from typing import Any
 
 from clora_cli.base import registry
 from clora_cli.base.errors import OptionError, did_you_mean
+from clora_cli.recipes.compositions import COMPOSED, composed, composed_orders
 from clora_cli.recipes.orders import BUNDLED, orders
 from clora_cli.recipes.papers import reports
 from clora_cli.recipes.protocols import Settings, Status, model_of, protocol_of, settings_of
@@ -23,6 +24,7 @@ _ALL = "compare"
 _OWN = "nano"  # the backbone whose tasks are its own
 _OURS = (_OWN, "small", "smollm2")
 _ALONE = "per-task"
+_SEVERAL = (_ALL, *COMPOSED)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Shipped:
 
     Attributes:
         name: What ``clora run`` takes.
-        method: The method, several together, or ``compare`` for all.
+        method: The method, several together, ``compare`` for all, or a composition of several orders' tasks.
         backbone: A key of the table of backbones.
         order: A key of the table of orders.
     """
@@ -44,7 +46,7 @@ class Shipped:
     @property
     def status(self) -> Status | None:
         """Whether a paper gives ``settings`` of this, has a ``result`` of it, or ``neither``; None of a comparison."""
-        return None if self.method == _ALL else self._settings.status
+        return None if self.method in _SEVERAL else self._settings.status
 
     @property
     def published(self) -> bool:
@@ -55,18 +57,20 @@ class Shipped:
     def about(self) -> str:
         """One line on what it is and where its numbers come from."""
         what = "all methods" if self.method == _ALL else self.method
+        if self.method in COMPOSED:
+            what = str(table("compositions.yaml")[self.method]["about"])
         tasks = "the bundled tasks" if self.order == BUNDLED else self.order
         return f"{what} on {self.model}, {tasks}; {self.source}"
 
     @property
     def model(self) -> str:
         """The base model; a comparison has one for all of its methods."""
-        return model_of(self.backbone, self.order) if self.method == _ALL else self._settings.model
+        return model_of(self.backbone, self.order) if self.method in _SEVERAL else self._settings.model
 
     @property
     def source(self) -> str:
         """Where its numbers come from."""
-        if self.method != _ALL:
+        if self.method not in _SEVERAL:
             return self._settings.about
         others = protocol_of(self.backbone, self.order).about
         own = any(settings_of(method, self.backbone, self.order).protocol for method in _methods())
@@ -113,6 +117,13 @@ def _all() -> Iterator[Shipped]:
                     suffix = "" if backbone == _OWN else f"-{order}"
                     yield Shipped(f"{method}-{backbone}{suffix}", method, backbone, order)
 
+    for kind in COMPOSED:
+        for backbone in table("settings.yaml")["backbones"]:
+            for order in composed_orders(kind, backbone):
+                if (backbone == _OWN) == (order == BUNDLED):
+                    suffix = "" if backbone == _OWN else f"-{order}"
+                    yield Shipped(f"{kind}-{backbone}{suffix}", kind, backbone, order)
+
 
 def _ships(method: str, backbone: str, order: str) -> bool:
     """Tell whether there is a recipe: of methods together where a paper reports them, or the backbone is of one's own."""
@@ -126,6 +137,8 @@ def _ships(method: str, backbone: str, order: str) -> bool:
 
 def _content(chosen: Shipped) -> dict[str, Any]:
     content: dict[str, Any] = {"name": chosen.name, "about": chosen.about, "model": chosen.model, "tasks": chosen.order}
+    if chosen.method in COMPOSED:
+        return content | composed(chosen.method, chosen.backbone, chosen.order)
     if chosen.method == _ALL:
         return content | {"methods": list(_compared(chosen))}
     settings = settings_of(chosen.method, chosen.backbone, chosen.order)

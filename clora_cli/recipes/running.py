@@ -9,7 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -90,15 +90,10 @@ class _Crew:
         self.stopped = 0
         self._turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
-    @contextlib.contextmanager
-    def turn(self, packages: Sequence[Path]) -> Iterator[None]:
+    def turn(self, package: Path) -> contextlib.AbstractContextManager[Any]:
         """Have units that share a package take turns."""
         with self._lock:
-            turns = [self._turns[package] for package in packages]
-        with contextlib.ExitStack() as stack:
-            for turn in turns:  # in the recipe's order, so that no two wait for one another
-                stack.enter_context(turn)
-            yield
+            return self._turns[package]
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:
@@ -154,15 +149,26 @@ def carry_out(
     crew = _Crew(start, jobs)
     try:
         with _interruptible(crew), ThreadPoolExecutor(jobs) as pool:
-            futures = [pool.submit(_in_turn, plan, reference, crew, listener) for plan in plans]
+            futures: list[Future[UnitResult]] = []
+            for plan in plans:
+                parts = [earlier for other, earlier in zip(plans, futures, strict=False) if _is_part(other, plan)]
+                futures.append(pool.submit(_in_turn, plan, reference, crew, listener, parts))
             wait(futures)
     finally:
         crew.close()
     return [future.result() for future in futures], bool(crew.stopped)
 
 
-def _in_turn(plan: UnitPlan, reference: ModelReference, crew: _Crew, listener: Listener) -> UnitResult:
-    with crew.turn(plan.unit.packages):
+def _is_part(other: UnitPlan, plan: UnitPlan) -> bool:
+    """Tell whether a unit trains adapters that another one, a union, only evaluates."""
+    return plan.unit.entry.is_union and not other.unit.entry.is_union and other.unit.package in plan.unit.packages
+
+
+def _in_turn(
+    plan: UnitPlan, reference: ModelReference, crew: _Crew, listener: Listener, parts: Sequence[Future[UnitResult]]
+) -> UnitResult:
+    wait(parts)  # which were handed to the pool before, so that they run or are done
+    with crew.turn(plan.unit.package):
         if not plan.unit.entry.adapters_of:
             return _unit(plan, reference, crew, listener)
         try:  # planned before the adapters were there

@@ -22,6 +22,7 @@ from clora_cli.reporting.row_changes import TaskChange, changes_since_learned, c
 from clora_cli.reporting.runs import assemble
 from clora_cli.reporting.standings import Standings, standings
 from clora_cli.reporting.sweeps import Sweep, sweeps_of
+from clora_cli.reporting.task_groups import GroupTable, group_tables
 
 __all__ = ["Report", "make_report"]
 
@@ -73,6 +74,11 @@ class Report:
     def sweeps(self) -> tuple[Sweep, ...]:
         """The methods whose settings were crossed."""
         return tuple(sweeps_of(self.results))
+
+    @cached_property
+    def task_groups(self) -> tuple[GroupTable, ...]:
+        """Mean scores by group of tasks: of those never learned, and of the parts of unions."""
+        return tuple(group_tables(self.results))
 
     @cached_property
     def row_changes(self) -> tuple[TaskChange, ...]:

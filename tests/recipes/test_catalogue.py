@@ -8,6 +8,7 @@ from clora_cli.cli import app
 from clora_cli.data.known_tasks import KNOWN
 from clora_cli.recipes import read_recipe, shipped, shipped_recipe, to_yaml
 from clora_cli.recipes.catalogue import _methods
+from clora_cli.recipes.compositions import COMPOSED
 from clora_cli.recipes.orders import orders
 from clora_cli.recipes.papers import reports
 from clora_cli.recipes.protocols import protocol_of, settings_of
@@ -36,7 +37,8 @@ def test_what_a_researcher_would_type_is_there():
     assert {"n-lora-t5-order4", "pfd-llama2-7b-superni1", "cast-qwen3-8b-order1"} & names.keys() <= set(names)
     assert {"compare-nano", "compare-small-order1", "seq-lora-small-order6", "n-lora-nano"} <= set(names)
     parts = {part for recipe in names.values() for part in recipe.method.split("+")}
-    assert parts - {"compare"} <= set(registry.names("methods"))
+    assert parts - {"compare", *COMPOSED} <= set(registry.names("methods"))
+    assert {"unseen-nano", "expansion-nano", "unseen-llama2-7b-superni1", "expansion-llama2-13b-superni2"} <= set(names)
     assert {"inc-lora+migu-t5-order1", "inc-lora+migu-nano", "o-lora+ps-lora-t5-order5"} <= set(names)
     assert "inc-lora+migu-qwen3-8b-order1" not in names
     for backbone in ("mistral-7b", "llama2-7b", "gemma-2b"):
@@ -49,7 +51,7 @@ def test_what_a_researcher_would_type_is_there():
 def test_every_recipe_can_be_read_planned_and_written(backbone, monkeypatch):
     monkeypatch.setenv("CLORA_MODEL", "a-model")
     monkeypatch.delenv("CLORA_DATA", raising=False)
-    chosen = [recipe for recipe in shipped().values() if recipe.backbone == backbone]
+    chosen = [one for one in shipped().values() if one.backbone == backbone and one.method not in COMPOSED]
     assert chosen
     for one in chosen:
         recipe = shipped_recipe(one.name)
@@ -60,6 +62,38 @@ def test_every_recipe_can_be_read_planned_and_written(backbone, monkeypatch):
             known = COMMANDS["train-task"].params
             flags = {flag for parameter in known for flag in parameter.opts}
             assert {word for word in unit.steps[0].words if word.startswith("-")} <= flags
+    assert read_recipe(to_yaml(recipe), "again") == recipe
+
+
+@pytest.mark.parametrize("name", [name for name, one in shipped().items() if one.method == "unseen"])
+def test_what_nobody_learns_is_scored_once_after_the_last_task(name, monkeypatch):
+    monkeypatch.setenv("CLORA_MODEL", "a-model")
+    recipe = shipped_recipe(name)
+    for unit in units_of(recipe):
+        (scored,) = [step for step in unit.steps if step.kind == "eval"]
+        assert scored.stage == len(unit.tasks) < len(unit.scored(scored.stage)) == len(recipe.tasks)
+    assert unit.entry.label == "pfd-dot" and unit.entry.option["similarity"] == "dot"
+    never = set(recipe.tasks) - set(unit.tasks)
+    assert (
+        "bundled" in name
+        or "nano" in name
+        or {KNOWN[task].category for task in never} == {"Dialog", "IE", "QA", "Sum", "SA"}
+    )
+    assert read_recipe(to_yaml(recipe), "again") == recipe
+
+
+@pytest.mark.parametrize("name", [name for name, one in shipped().items() if one.method == "expansion"])
+def test_two_packages_are_put_together_with_what_each_lacks(name, monkeypatch):
+    monkeypatch.setenv("CLORA_MODEL", "a-model")
+    recipe = shipped_recipe(name)
+    first, first_alone, second, second_alone, *unions = units_of(recipe)
+    assert [one.entry.adapters_of for one in unions] == [
+        (first.entry.label, second_alone.entry.label),
+        (second.entry.label, first_alone.entry.label),
+        (first.entry.label, second.entry.label),
+    ]
+    assert all(set(one.tasks) == set(recipe.tasks) and len(one.steps) == 1 for one in unions)
+    assert first.tasks + second.tasks == recipe.tasks and first.entry.train == first_alone.entry.train
     assert read_recipe(to_yaml(recipe), "again") == recipe
 
 

@@ -11,6 +11,7 @@ import pytest
 from pretend import pretending
 
 from clora_cli.model.base_model import ModelReference
+from clora_cli.recipes import read_recipe
 from clora_cli.recipes.planning import UnitPlan, clean
 from clora_cli.recipes.running import carry_out
 from clora_cli.recipes.steps import script, units_of
@@ -71,6 +72,18 @@ def test_steps_of_a_unit_come_in_order_and_cost_a_line_each(go, recipe):
     log = (recipe.out / "sparse" / "seed-1" / "run.log").read_text().splitlines()
     assert log[0].startswith("$ clora train-task --method n-lora --data yes-no")
     assert log[1:4] == ["train x: 3/10  loss 1", "warning: careful", "no end of line"]
+
+
+def test_a_union_begins_when_the_adapters_that_it_evaluates_are_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts = "{method: seq-lora, label: a, learns: [yes-no]}, {method: seq-lora, label: b, learns: [inference]}"
+    text = f"model: clora-nano\ntasks: [yes-no, inference]\nmethods: [{parts}, {{label: both, adapters-of: [a, b]}}]\n"
+    units, heard = units_of(read_recipe(text, "r.yaml")), Heard()
+    for unit in units:
+        unit.folder.mkdir(parents=True)
+    plans = [UnitPlan(unit, ("to do",) * len(unit.steps)) for unit in units]
+    carry_out(plans, REFERENCE, lambda number: pretending(), jobs=3, listener=heard)
+    assert len(heard.begun) == 5 and heard.begun[-1] == ("both, seed 42", "eval", "inference")
 
 
 def test_a_failure_stops_its_unit_and_no_other(go):
