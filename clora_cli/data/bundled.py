@@ -14,10 +14,12 @@ __all__ = ["bundled_infos", "bundled_name", "category_of", "read_bundled", "stan
 _STAND_INS = {"NLI": "inference", "QQP": "paraphrase", "SC": "sentiment-binary", "BoolQA": "yes-no", "MultiRC": "yes-no",
               "WiC": "paraphrase", "COPA": "inference"}  # fmt: skip
 
+_FOLDED = {fold(known): known for known in tasks.ORDER}
+
 
 def bundled_name(name: str) -> str | None:
     """Return the bundled task that a spelling names, or ``None``."""
-    return {fold(known): known for known in tasks.ORDER}.get(fold(name))
+    return _FOLDED.get(fold(name))
 
 
 def category_of(name: str) -> str:

@@ -105,7 +105,7 @@ class Unit:
         """Return the adapter folder of a task, by its stage."""
         return self.adapters[stage - 1]
 
-    @property
+    @cached_property
     def adapters(self) -> tuple[Path, ...]:
         """The adapter folders, in the order of ``tasks``."""
         pairs = zip(self.packages, self._trained, strict=True)

@@ -235,7 +235,8 @@ class AdapterFolder:
 
         names = () if self.is_dense or self.is_prompt else names_in(self.weights)
         return {
-            name.site if self.places is None else self.places.place(name.site).site: name.embedding for name in names
+            name.site if self.places is None else self.places.place(name.site, self.path).site: name.embedding
+            for name in names
         }
 
     @property

@@ -206,7 +206,7 @@ BY_HAND = {
 @pytest.mark.parametrize("backbone", BY_HAND)
 def test_settings_results_and_neither_are_told_apart_as_the_papers_have_them(backbone):
     for one in shipped().values():
-        if one.backbone != backbone or one.method == "compare":
+        if one.backbone != backbone or one.method in {"compare", "unseen", "expansion"}:
             continue
         own, result = BY_HAND[backbone].get(one.method, ([], []))
         expected = "settings" if one.order in own else "result" if one.order in result else "neither"

@@ -168,6 +168,6 @@ def test_summarise_covers_every_plug_in():
 
 
 def test_only_methods_of_independent_adapters_tell_what_training_alone_scores():
-    assert [name for name in registry.names("methods") if _independent(name)] == ["epi", "per-task"]
+    assert [name for name in registry.names("methods") if _independent(name)] == ["epi", "per-task", "per-task-ft"]
     assert not _independent("per-task+seq-lora")
     assert not _independent("somebody-elses")

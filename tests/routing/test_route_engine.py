@@ -9,7 +9,7 @@ import pytest
 import torch
 from refusals import refused
 from routed import give_distribution, write_routable
-from support import config_of, random_factors, write_random_adapter
+from support import Signals, config_of, random_factors, write_random_adapter
 
 from clora_cli.base.errors import DataError, OptionError
 from clora_cli.data import Example, load_task
@@ -190,8 +190,10 @@ def test_the_share_that_was_asked_for_abstains(package, tasks):
     members = read_package([package])
     task = load_task(str(tasks["first"]))
     wide = dataclasses.replace(task, dev=task.train, test=task.train)
-    made = Dispatcher(members, RouteOptions(abstain=0.25, similarity="l2"), RouteSettings(**CPU))
-    assert made.start([wide]) == len(wide.train)
+    heard = Signals()
+    made = Dispatcher(members, RouteOptions(abstain=0.25, similarity="l2"), RouteSettings(**CPU), heard)
+    made.start([wide])
+    assert heard.notes[-1].endswith(f"go to the base model: 25 % of {len(wide.train)} dev rows")
     chosen = [one for decided in made.decide(inputs_of_task(wide, "test")) for one in decided.chosen]
     assert chosen.count(None) == pytest.approx(0.25 * len(chosen), abs=1)
     (far,) = made.decide(rows("}{" * 40))

@@ -10,6 +10,7 @@ import torch
 from parts import RECORDED, mean_vector, members_of, write_parts
 from refusals import refused
 from routed import give_distribution, write_routable
+from support import Signals
 from torch.nn import functional
 
 from clora_cli.data import load_task
@@ -193,9 +194,11 @@ def test_inputs_may_abstain(package, tasks):
     _, path = package()
     members = members_of(path)
     options = RouteOptions(similarity="task-vector", abstain=0.25)
-    made = Dispatcher(members, options, RouteSettings(device="cpu"))
+    heard = Signals()
+    made = Dispatcher(members, options, RouteSettings(device="cpu"), heard)
     known = calibration_tasks(members, options, [str(tasks["first"]), str(tasks["second"])])
-    assert made.start(known) == sum(len(task.dev) for task in known)
+    made.start(known)
+    assert heard.notes[-1].endswith(f"25 % of {sum(len(task.dev) for task in known)} dev rows")
     assert -1 < made.routing.threshold < 1
     (far,) = made.decide(rows("}{" * 40))
     assert far.chosen == [None]
