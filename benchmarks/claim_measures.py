@@ -47,7 +47,7 @@ def gap(evidence: Evidence, here: Mapping[str, str], tasks: int) -> Measured | N
     """A metric of one method minus that of another."""
     if here["gap"] == "order-spread":
         tables = [evidence.of_scores("average-performance", here[side], tasks) for side in ("of", "against")]
-        spreads = [_spread(table) for table in _on_common_orders(*tables)]
+        spreads = [_spread(table) for table in _in_common(*tables)]
         if any(spread is None for spread in spreads):
             return None
         return _over_draws(spreads[0] - spreads[1], [])
@@ -121,9 +121,8 @@ def _family(task: str) -> str:
 def _over_methods(evidence: Evidence, what: str, names: Sequence[str], tasks: int) -> list[Floats]:
     """Return a metric or a measure of each method; nothing if they have no order in common."""
     source = evidence.of_adapters if " " in what else evidence.of_scores
-    tables = [source(what, name, tasks) for name in names]
-    common = set.intersection(*({order for order, _ in table} for table in tables))
-    return [_average(_on(common, table)) for table in tables] if common else []
+    tables = _in_common(*(source(what, name, tasks) for name in names))
+    return [_average(table) for table in tables] if all(tables) else []
 
 
 def _of_costs(
@@ -139,9 +138,18 @@ def _on(orders: Collection[tuple[str, ...]], table: Table) -> Table:
     return {key: value for key, value in table.items() if key[0] in orders}
 
 
-def _on_common_orders(first: Table, second: Table) -> tuple[Table, Table]:
-    common = {order for order, _ in first} & {order for order, _ in second}
-    return _on(common, first), _on(common, second)
+def _in_common(*tables: Table) -> list[Table]:
+    """Keep the orders that all have; and of an order the seeds that all have learned it with, unless there are none.
+
+    What one seed draws is alike for all methods, and may be worth more than what a method does.
+    """
+    orders = set.intersection(*({order for order, _ in table} for table in tables))
+    shared = set.intersection(*(set(table) for table in tables))
+    paired = {order for order, _ in shared}
+    return [
+        {key: value for key, value in table.items() if key[0] in orders and (key[0] not in paired or key in shared)}
+        for table in tables
+    ]
 
 
 def _spread(table: Table) -> Floats | None:
@@ -162,8 +170,8 @@ def _average(table: Table) -> Floats:
 
 
 def _contrast(first: Table, second: Table, operation: Callable[..., Floats], unit: str) -> Measured | None:
-    """Contrast two methods on the orders that both have."""
-    first, second = _on_common_orders(first, second)
+    """Contrast two methods on the orders that both have, and on their common seeds."""
+    first, second = _in_common(first, second)
     if not first:
         return None
     drawn, at_seed = operation(_average(first), _average(second)), _at_seeds(first, second, operation)

@@ -109,6 +109,18 @@ def test_the_deviation_is_over_seeds_of_the_orders_that_have_several(tmp_path):
     assert (gap.deviation, gap.seeds) == pytest.approx((np.std([35, 40], ddof=1), 2))
 
 
+def test_a_method_that_learned_with_more_seeds_is_compared_at_the_common_ones(tmp_path):
+    here = {"gap": "average-performance", "of": "n-lora", "against": "o-lora"}
+    write_run(tmp_path, "n-lora", 1, KEPT, ORDER1)
+    write_run(tmp_path, "o-lora", 1, LOST, ORDER1)
+    write_run(tmp_path, "o-lora", 2, KEPT, ORDER1)
+    assert taken(tmp_path, here).value == pytest.approx(80 - 45)
+    write_run(tmp_path, "ps-lora", 3, KEPT, ORDER1)
+    assert taken(tmp_path, {**here, "of": "ps-lora"}).value == pytest.approx(
+        80 - (45 + 80) / 2
+    )  # with none in common, all
+
+
 def test_what_no_run_holds_and_what_is_unfinished_is_not_measured(tmp_path):
     write_run(tmp_path, "n-lora", 1, KEPT[:3], ORDER1)
     write_run(tmp_path, "o-lora", 1, LOST[:3], ORDER1)
