@@ -83,7 +83,7 @@ def plan_scoring(
     Raises:
         CloraError: Whatever is missing, damaged, wrong or does not fit together.
     """
-    from clora_cli.data import scored_tasks
+    from clora_cli.data import scored_tasks, tell_notes
     from clora_cli.evaluation.evaluate import check_scorable
     from clora_cli.reporting.limits import read_baselines
     from clora_cli.store.package import read_package
@@ -96,7 +96,5 @@ def plan_scoring(
     tasks = scored_tasks(options.data, members, mend, columns=options.columns)
     earlier = read_baselines(baseline, limits["max_forgetting"], options.matrix, tasks)
     check_scorable(tasks, options)
-    for task in tasks:
-        for note in task.notes:
-            progress.note(f"note: {task.name}: {note}")
+    tell_notes(tasks, progress)
     return Scoring(" ".join(map(str, adapters)), members, tasks, options, limits, earlier, out)

@@ -9,7 +9,7 @@ from clora_cli.data.encode import IGNORED, encode, encode_answer, encode_answers
 from clora_cli.data.load import list_tasks, load_task
 from clora_cli.data.recorded import Origin, named_task, origins_of, own_tasks, recorded_columns, scored_tasks
 from clora_cli.data.rows import Rows
-from clora_cli.data.task import METRICS, Example, Task, TaskInfo
+from clora_cli.data.task import METRICS, Example, Task, TaskInfo, tell_notes
 from clora_cli.data.tokens import Tokens
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "pad_id",
     "recorded_columns",
     "scored_tasks",
+    "tell_notes",
     "uses_chat",
 ]

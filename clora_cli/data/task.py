@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["METRICS", "Example", "Task", "TaskInfo"]
+from clora_cli.base.progress import Progress
+
+__all__ = ["METRICS", "Example", "Task", "TaskInfo", "tell_notes"]
 
 METRICS = ("exact-match", "rouge-l", "sari", "code-similarity", "first-character")
 
@@ -134,3 +137,9 @@ class TaskInfo:
 def _canonical(value: object) -> bytes:
     """Bytes that depend only on the value: JSON with ASCII escapes, independent of locale and encoding."""
     return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def tell_notes(tasks: Iterable[Task], progress: Progress) -> None:
+    """Tell what was noticed about tasks' rows as they were read, each note once."""
+    for note in dict.fromkeys(f"note: {task.name}: {note}" for task in tasks for note in task.notes):
+        progress.note(note)

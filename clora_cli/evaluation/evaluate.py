@@ -176,15 +176,16 @@ def combination_of(
         return Prompted(backbone, members, combine)
     bank = AdapterBank(backbone.model)
     members = [member.on(bank.places) for member in members]
-    _warn_of_gaps(backbone, [member for member in members if member.manifest is None], progress)
+    if foreign := [member for member in members if member.manifest is None]:
+        _warn_of_gaps(backbone, foreign, progress)
     return Routed(backbone, bank, members, *routed) if routed else Fixed(bank, members, combine, layers)
 
 
 def _warn_of_gaps(backbone: Backbone, members: Sequence[AdapterFolder], progress: Progress) -> None:
-    from clora_cli.model.backbone import linear_shape
+    from clora_cli.model.backbone import linear_layers
     from clora_cli.model.targets import untouched
 
-    linear = [path for path, module in backbone.model.named_modules() if linear_shape(module) is not None]
+    linear = linear_layers(backbone.model)
     for member in members:
         if gaps := untouched(linear, member.config, member.sites):
             progress.warn(

@@ -30,6 +30,7 @@ __all__ = [
     "dtype_name",
     "find_sites",
     "is_transposed",
+    "linear_layers",
     "linear_shape",
     "load_backbone",
     "load_skeleton",
@@ -210,7 +211,7 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
     Raises:
         OptionError: If a target matches no linear layer.
     """
-    linear = {name: shape for name, module in model.named_modules() if (shape := linear_shape(module)) is not None}
+    linear = linear_layers(model)
     if list(target_modules) == [ALL_LINEAR]:
         return {name: linear[name] for name in adaptable(model, all_linear(model))}
     if not target_modules:
@@ -295,6 +296,11 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     if isinstance(module, Conv1D):
         return module.nf, module.nx
     return None
+
+
+def linear_layers(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return the paths of all linear layers with their (out, in), in the model's order."""
+    return {name: shape for name, module in model.named_modules() if (shape := linear_shape(module)) is not None}
 
 
 def is_transposed(model: nn.Module, site: str) -> bool:

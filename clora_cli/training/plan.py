@@ -15,7 +15,7 @@ from clora_cli.base.intake import real_path
 from clora_cli.base.options import recorded
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.base.versions import versions
-from clora_cli.data import Example, Rows, Task, load_task
+from clora_cli.data import Example, Rows, Task, load_task, tell_notes
 from clora_cli.data.tools import with_model
 from clora_cli.model.base_model import ModelReference, check_answers, check_base, find_model
 from clora_cli.options import TrainOptions
@@ -237,8 +237,7 @@ def make_plan(options: TrainOptions, progress: Progress | None = None) -> Plan:
     plan = Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
     for part in method.acting.values():
         part.check(plan)
-    for note in task.notes:
-        (progress or Silent()).note(f"note: {task.name}: {note}")
+    tell_notes([task], progress or Silent())
     return plan
 
 

@@ -108,9 +108,8 @@ class TextServices(Services):
     def _logits(self, items: Sequence[dict[str, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the logits at the answers of encoded rows, the right tokens there, and each row's number of them."""
         batch = Collator(self._built.backbone.tokens)(items)
-        for (
-            prompting
-        ) in self._built.promptings:  # such texts are no rows: what stands before the first one stands before them
+        for prompting in self._built.promptings:
+            # Such texts are no rows: what stands before the first one stands before them.
             batch = prompting.before(torch.zeros(len(items), dtype=torch.long), batch)
         inputs, labels = model_inputs(self._built.backbone, batch)
         shift = self._built.backbone.kind == "causal"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from clora_cli.base.errors import ArtifactError, DataError, OptionError
 from clora_cli.base.files import differences
 from clora_cli.base.progress import Progress, Silent
-from clora_cli.data import Rows, Task, load_task, origins_of, recorded_columns
+from clora_cli.data import Rows, Task, load_task, origins_of, recorded_columns, tell_notes
 from clora_cli.data.tools import with_model
 from clora_cli.model.backbone import dtype_name, pick_device
 from clora_cli.model.base_model import ModelReference, check_base, same_base
@@ -122,8 +122,7 @@ def plan_features(
         recipe = _recipe(member, rows, options, reference)
         seen = mark(member.features)
         jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add), seen))
-    for note in dict.fromkeys(f"{rows.task.name}: {n}" for job in jobs for rows in job.rows for n in rows.task.notes):
-        (progress or Silent()).note(f"note: {note}")
+    tell_notes([rows.task for job in jobs for rows in job.rows], progress or Silent())
     return FeaturePlan(options, reference, jobs)
 
 
