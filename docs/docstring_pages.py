@@ -33,13 +33,13 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Every task gets a LoRA of its own, and all of them are added up. A penalty, which sees adapters and no data, keeps the new "
         "delta from changing what earlier deltas use: their input directions, their entries, or their signs. "
         "![Sparsity, collisions and forgetting](../gallery/sparsity.png)",
-        ("o-lora", "n-lora", "ps-lora", "aso-lora", "inf-lora", "ella", "osf-lora"),
+        ("o-lora", "n-lora", "ps-lora", "aso-lora", "inf-lora", "ella", "osf-lora", "lb-cl", "jump-lora"),
     ),
     "routing": (
         "Choosing among adapters",
         "Adapters stay apart, and each input chooses or mixes them, by its features, by a gate that was learned, or by masks. "
         "![Where inputs go](../gallery/routes.png)",
-        ("pfd", "epi", "mocl", "sapt", "gain-lora", "sd-lora", "l2p", "dual-prompt", "prog-prompt"),
+        ("pfd", "epi", "mocl", "sapt", "moe-lora", "gain-lora", "sd-lora", "l2p", "dual-prompt", "prog-prompt"),
     ),
     "regularisation": (
         "Staying near what was learned",
