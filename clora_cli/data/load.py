@@ -18,7 +18,7 @@ from clora_cli.data.known_tasks import KNOWN, TRACE, KnownTask, canonical
 from clora_cli.data.naming import split_names, with_names
 from clora_cli.data.paths import read_path
 from clora_cli.data.readers import is_readable
-from clora_cli.data.registries import entry_of
+from clora_cli.data.registry_names import entry_of
 from clora_cli.data.root import data_root, find, holds_task, index
 from clora_cli.data.splits import Draft, finish
 from clora_cli.data.task import METRICS, Task, TaskInfo
