@@ -167,6 +167,8 @@ class Method:
         full_rank: Whether the new adapter is a matrix of full rank at each layer, all of it trained, of which ``--rank``, ``--alpha``
             and ``--dropout`` say nothing; beside a method that is, others are.
         lr: The learning rate by default; None for what suits the base model.
+        takes_classes: Whether it can train an encoder, whose answers are classes, each task's own: not where the model is to write, or
+            answers are compared over a vocabulary that all tasks share.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
     """
 
@@ -182,6 +184,7 @@ class Method:
     joins = False
     full_rank = False
     lr: ClassVar[float | None] = None
+    takes_classes = True
     grows = False
 
     # Declarations.
