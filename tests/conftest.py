@@ -99,3 +99,34 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     root = tmp_path_factory.mktemp("tasks")
     return {name: write_task(root / name, seed) for seed, name in enumerate(("first", "second", "third"))}
+
+
+@pytest.fixture(scope="session")
+def bert(model_folder: Callable[..., Path]) -> Path:
+    """An encoder without its head."""
+    return model_folder("bert")
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two tasks of classes, ``warm`` of two and ``cold`` of three."""
+    from encoders import COLD, WARM, write_colours
+
+    root = tmp_path_factory.mktemp("colours")
+    return [write_colours(root / "warm", WARM), write_colours(root / "cold", COLD)]
+
+
+@pytest.fixture(scope="session")
+def sequence(tmp_path_factory: pytest.TempPathFactory, bert: Path, colours: list[Path]) -> Path:
+    """Both by seq-lora, whose last adapter answers for both."""
+    from encoders import train_both
+
+    return train_both(bert, colours, tmp_path_factory.mktemp("sequence") / "pkg", method="seq-lora")
+
+
+@pytest.fixture(scope="session")
+def summed(tmp_path_factory: pytest.TempPathFactory, bert: Path, colours: list[Path]) -> Path:
+    """Both by inc-lora, each of whose adapters has its own classes."""
+    from encoders import train_both
+
+    return train_both(bert, colours, tmp_path_factory.mktemp("summed") / "pkg", method="inc-lora")

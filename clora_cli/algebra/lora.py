@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clora_cli.algebra.head_names import head_modules
+
 __all__ = [
     "HUGE",
     "Factor",
@@ -102,7 +104,7 @@ def config_problem(config: Mapping[str, Any]) -> str | None:
         return f"its peft_type is {config.get('peft_type')!r}, not LORA"
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
         return "it trains biases beside the low-rank factors"
-    if config.get("modules_to_save"):
+    if config.get("modules_to_save") and not head_modules(config):
         saved = config["modules_to_save"]
         return f"it replaces whole modules ({', '.join(map(str, saved)) if isinstance(saved, list) else saved})"
     if config.get("init_lora_weights") not in _PLAIN_STARTS:

@@ -222,6 +222,7 @@ def _adapter_text(member: AdapterFolder) -> str:
     ]
     lines.append(f"  base     {member.base.get('id')}")
     lines.append(_form_text(facts))
+    lines += [f"  classes  {task}: {', '.join(labels)}" for task, labels in facts.get("classes", {}).items()]
     if facts.get("base_copies"):
         summary = ", ".join(facts["base_copies"])
         lines.append(f"  beside   {summary} of the base model, compared with it when the adapter is used")

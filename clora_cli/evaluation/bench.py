@@ -10,8 +10,9 @@ from clora_cli.base.progress import Advance, Progress
 from clora_cli.data import Task
 from clora_cli.data.tools import renderable
 from clora_cli.evaluation.answers import generate, rank_labels
+from clora_cli.evaluation.choosing import classify
 from clora_cli.evaluation.combine import Combination
-from clora_cli.evaluation.prompts import Prompts
+from clora_cli.evaluation.prompts import Before, Prompts
 from clora_cli.evaluation.text import FORMULAS, Grading
 from clora_cli.model.backbone import Backbone
 from clora_cli.options import EvalOptions
@@ -41,6 +42,11 @@ class Bench:
         self._combination, self._prompts, self._options, self._progress = combination, prompts, options, progress
         self._known: dict[tuple[str, tuple[Path, ...]], TaskScore] = {}
 
+    @property
+    def chooses(self) -> bool:
+        """Whether the model is an encoder, which chooses among classes and has none before a task is learned."""
+        return any(prompts.backbone.kind == "encoder" for prompts in self._prompts.values())
+
     def score(self, task: Task, adapters: Sequence[AdapterFolder]) -> TaskScore:
         """Return a task's score under these adapters; none for the base model alone."""
         key = (task.name, tuple(adapter.path for adapter in adapters))
@@ -55,10 +61,12 @@ class Bench:
         prompts, before = self._combination.use(adapters, prompts)
         with self._progress.track(title, len(prompts.ids)) as advance:
             done = _of_all(advance, len(prompts.ids))
-            if self._options.score == "labels":
-                answers = joined(rank_labels(prompts, task.labels, done, before))
+            labels = self._options.score == "labels"
+            if labels or prompts.backbone.kind == "encoder":
+                chosen = _chosen(prompts, task, done, before, labels=labels)
+                answers = joined(chosen)
                 done(len(prompts.ids))
-                return _score(task, "label-rank", answers, prompts)
+                return _score(task, "label-rank" if labels else task.metric, answers, prompts)
             cut: set[int] = set()
             answers = joined(generate(prompts, prompts.room, done, before, cut.update))
             done(len(prompts.ids))
@@ -74,6 +82,15 @@ class Bench:
                 f"note: {title}: {cut} of {len(prompts.ids)} answers were cut off after {prompts.room} tokens, as {reason}"
             )
         return cut
+
+
+def _chosen(
+    prompts: Prompts, task: Task, done: Callable[[int], None], before: Before | None, *, labels: bool
+) -> list[str]:
+    """Return the answers of a model that chooses: among a task's labels, or among all classes of the adapters that act."""
+    if prompts.backbone.kind == "encoder":
+        return classify(prompts, task, done, before, own=labels)
+    return rank_labels(prompts, task.labels, done, before)
 
 
 def _of_all_processes(rows: Collection[int], prompts: Prompts) -> int:

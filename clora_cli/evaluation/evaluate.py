@@ -11,10 +11,11 @@ from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.base.legible import shortened
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Task
-from clora_cli.model.base_model import ModelReference, check_answers, check_base, is_local
+from clora_cli.model.base_model import ModelReference, check_base, is_local
 from clora_cli.options import EvalOptions, RouteOptions, merges, ways
 from clora_cli.processes.meeting import agree, together
 from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.heads import check_heads
 from clora_cli.store.package import base_at_hand, find_base, marks
 from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores
 
@@ -49,6 +50,7 @@ def evaluate(
         CloraError: If adapters, base model, tasks and options do not fit together.
     """
     from clora_cli.evaluation.bench import Bench, encoded
+    from clora_cli.evaluation.choosing import choosable
     from clora_cli.evaluation.retention import Retainer, probes_of
     from clora_cli.model.backbone import load_backbone, pick_device
 
@@ -57,7 +59,9 @@ def evaluate(
     probes = probes_of(options.retention)
     combine = way_of(members, options.combine)
     reference = find_base(members, options.model, options.revision, progress)
-    check_answers(reference)
+    check_heads(members, reference)
+    if reference.kind == "encoder":
+        tasks = choosable(members, tasks, options, progress)
     for member in members:
         check_base(member.base, reference, member.path)
     layers = mergeable(members, combine, reference)
@@ -108,10 +112,11 @@ def _rows(
 ) -> list[ScoreRow]:
     from clora_cli.evaluation.combine import active
 
-    first = (1 if options.seen else 0) if options.matrix else len(members)
+    seen = options.seen or (options.matrix and bench.chooses)  # there are no classes before a task has been learned
+    first = (1 if seen else 0) if options.matrix else len(members)
     rows = []
     for stage in range(first, len(members) + 1):
-        chosen = _seen(tasks, members, stage) if options.seen else tasks
+        chosen = _seen(tasks, members, stage) if seen else tasks
         scores = {task.name: bench.score(task, active(members[:stage], combine, task.name)) for task in chosen}
         after = members[stage - 1].task if stage else ""
         references = tuple(AdapterRef(member.task, member.digest) for member in members[:stage])
@@ -168,6 +173,7 @@ def combination_of(
         layers: From ``mergeable``.
         progress: Warned of foreign adapters that lack weights for layers that they name.
     """
+    from clora_cli.evaluation.choosing import Classified
     from clora_cli.evaluation.combine import Fixed, Routed
     from clora_cli.evaluation.prompted import Prompted
     from clora_cli.model.bank import AdapterBank
@@ -178,7 +184,8 @@ def combination_of(
     members = [member.on(bank.places) for member in members]
     if foreign := [member for member in members if member.manifest is None]:
         _warn_of_gaps(backbone, foreign, progress)
-    return Routed(backbone, bank, members, *routed) if routed else Fixed(bank, members, combine, layers)
+    found: Combination = Routed(backbone, bank, members, *routed) if routed else Fixed(bank, members, combine, layers)
+    return Classified(backbone, members, found) if backbone.kind == "encoder" else found
 
 
 def _warn_of_gaps(backbone: Backbone, members: Sequence[AdapterFolder], progress: Progress) -> None:

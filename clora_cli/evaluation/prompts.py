@@ -42,6 +42,7 @@ class Prompts:
         batch_size: Rows of one forward pass.
         chat: Whether they went through the tokenizer's chat template.
         room: Tokens that an answer may have, its end included.
+        classes: Task and label of each class that an encoder chooses among under the adapters that act.
     """
 
     backbone: Backbone
@@ -51,6 +52,7 @@ class Prompts:
     batch_size: int
     chat: bool = False
     room: int = 1
+    classes: Sequence[tuple[str, str]] = ()
 
     @classmethod
     def encode(

@@ -15,9 +15,10 @@ from clora_cli.data import Rows, load_task, origins_of
 from clora_cli.data.made_rows import made_task
 from clora_cli.evaluation.evaluate import mergeable, way_of
 from clora_cli.methods import Method
-from clora_cli.model.base_model import ModelReference, check_answers, check_base
+from clora_cli.model.base_model import ModelReference, check_base, check_writes
 from clora_cli.options import SynthesizeOptions
 from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.heads import check_heads
 from clora_cli.store.package import find_base
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def plan_synthesis(
             code="examples-of-several-tasks",
         )
     reference = find_base(members, options.model, options.revision, progress)
-    check_answers(reference)
+    check_writes(reference)
+    check_heads(members, reference)
     for member in members:
         check_base(member.base, reference, member.path)
     combine = way_of(members, "auto")

@@ -169,6 +169,8 @@ class Method:
         factored: Whether the method makes those matrices of factors that it trains itself; layers and learning rate are then by
             default those of a LoRA.
         lr: The learning rate by default; None for what suits the base model.
+        takes_classes: Whether it can train an encoder, whose answers are classes, each task's own: not where the model is to write, or
+            answers are compared over a vocabulary that all tasks share.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
     """
 
@@ -185,6 +187,7 @@ class Method:
     full_rank = False
     factored = False
     lr: ClassVar[float | None] = None
+    takes_classes = True
     grows = False
 
     # Declarations.

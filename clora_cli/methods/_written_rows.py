@@ -40,6 +40,7 @@ class WrittenRows(Method):
     past = "none"
     start = "previous"
     combine = "last"
+    takes_classes = False
 
     share: float = 0.2
     strength: float = 0.25

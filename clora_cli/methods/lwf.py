@@ -35,6 +35,7 @@ class Lwf(Method):
     past = "none"
     start = "previous"
     combine = "last"
+    takes_classes = False
 
     strength: float = 1.0
     temperature: float = 2.0

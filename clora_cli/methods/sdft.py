@@ -50,6 +50,7 @@ class Sdft(SlowCopy):
     top_k: int = 20
 
     learns_answers = False
+    takes_classes = False
 
     def __post_init__(self) -> None:
         """Check the options."""

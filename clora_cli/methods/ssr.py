@@ -54,6 +54,7 @@ class Ssr(Method):
     past = "none"
     start = "previous"
     combine = "last"
+    takes_classes = False
 
     rows: int = 50
     surplus: float = 2.0

@@ -22,3 +22,4 @@ class ZeroShot(Method):
     past = "none"
     combine = "none"
     trains = False
+    takes_classes = False

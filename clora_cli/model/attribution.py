@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.data.tokens import IGNORED
 from clora_cli.model.backbone import linear_shape
+from clora_cli.model.head_layers import output_of
 from clora_cli.model.output_layer import logits_at, output_only_at
 
 __all__ = ["Answer", "attributions", "down_projections", "spearman"]
@@ -89,7 +90,7 @@ def attributions(
         MismatchError: If a layer does not run exactly once in a forward pass.
     """
     seen = _observe(model, inputs, layers)
-    shift = "decoder_input_ids" not in inputs
+    shift = "decoder_input_ids" not in inputs and output_of(model) is None
     keep = labels[:, int(shift) :].ne(IGNORED).any(dim=0).nonzero().flatten()
     task = _Task(model, inputs, labels, keep, shift, answer)
     scores: dict[str, Tensor] = {}
@@ -249,7 +250,7 @@ class _Task:
 
     Attributes:
         keep: Positions whose logits are needed.
-        shift: Whether logits at a position predict the next label (causal) or their own (encoder-decoder).
+        shift: Whether logits at a position predict the next label (causal) or their own (encoder-decoder, encoder).
     """
 
     model: nn.Module

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from clora_cli.base.errors import OptionError
 from clora_cli.model.base_model import Kind, ModelReference
 from clora_cli.model.conventions import neutral_generation, read_tokens
+from clora_cli.model.head_layers import outside
 from clora_cli.model.loading import load_skeleton, model_with_weights, read_config, read_tokenizer
 from clora_cli.model.sharding import divided, ready
 from clora_cli.model.targets import ALL_LINEAR, adaptable
@@ -232,6 +233,8 @@ def all_linear(model: nn.Module) -> list[str]:
     """Return the paths of all linear layers that texts pass through, but the output layer, in the model's order."""
     head, read = getattr(model, "get_output_embeddings", lambda: None)(), text_modules(model)
     linear = {n: m for n, m in model.named_modules() if linear_shape(m) is not None and m is not head and id(m) in read}
+    classes = set(outside(model))
+    linear = {name: module for name, module in linear.items() if f"{name}.weight" not in classes}
     plain = {
         kind: _gives_its_product(one) for kind, one in {type(module): module for module in linear.values()}.items()
     }

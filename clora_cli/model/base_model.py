@@ -19,8 +19,8 @@ from clora_cli.nano import MODEL_NAME, MODEL_PATH
 __all__ = [
     "Kind",
     "ModelReference",
-    "check_answers",
     "check_base",
+    "check_writes",
     "find_model",
     "is_local",
     "same_base",
@@ -67,8 +67,7 @@ class ModelReference:
     Attributes:
         id: Its name: ``clora-nano``, a Hub id, or the path that was given.
         path: The local folder; of a GGUF file the one in the cache.
-        kind: Decoder-only (``causal``), encoder and decoder (``seq2seq``), or an ``encoder`` alone, which has features
-            and gives no answers.
+        kind: Decoder-only (``causal``), encoder and decoder (``seq2seq``), or an ``encoder`` alone, whose answers are classes.
         fingerprint: SHA-256 over configuration, tensor names, shapes, types and sampled bytes.
         revision: The Hub commit, if it came from there.
         weights: SHA-256 over the model's type and its weights' shapes, types and sampled bytes: it stays when a model is
@@ -194,17 +193,17 @@ def _settings(config: Mapping[str, Any], where: str = "") -> Iterator[tuple[str,
             yield f"{where}{key}", value
 
 
-def check_answers(reference: ModelReference) -> None:
-    """Refuse a base model that cannot answer: an encoder without a decoder.
+def check_writes(reference: ModelReference) -> None:
+    """Refuse a base model that cannot write: an encoder without a decoder.
 
     Raises:
         MismatchError: If it is one.
     """
     if reference.kind == "encoder":
         raise MismatchError(
-            f"base model '{reference.id}' is an encoder, which generates no answers; it can be used for "
-            "`clora stat-features`, `clora route` and `clora expand`",
-            code="encoder-cannot-answer",
+            f"base model '{reference.id}' is an encoder, which chooses among classes and writes no text; it can be used for "
+            "`clora train-task`, `clora eval`, `clora route` and what needs no model",
+            code="encoder-cannot-write",
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.base.errors import ArtifactError
+from clora_cli.model.head_layers import outside
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,7 +55,8 @@ def check_complete(what: str, model: nn.Module, found: Mapping[str, Any]) -> Non
             "they are of different models; fetch both again",
             code="base-weight-shape-differs",
         )
-    weights = {name for name, _ in model.named_parameters() if _POOLER not in name}
+    head = set(outside(model))  # an encoder's files have none, or one of other classes
+    weights = {name for name, _ in model.named_parameters() if _POOLER not in name and name not in head}
     if missing := sorted(weights & set(found["missing_keys"])):
         raise ArtifactError(
             f"{what} lacks {len(missing)} of {len(weights)} weights that its configuration describes ('{missing[0]}'), which "

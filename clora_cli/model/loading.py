@@ -105,6 +105,8 @@ def _loader(reference: ModelReference, config: Any) -> Any:
     reads, sees = library.MODEL_FOR_CAUSAL_LM_MAPPING, library.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     if reference.kind == "causal" and type(config) not in reads and type(config) in sees:
         return library.AutoModelForImageTextToText
+    if reference.kind == "encoder" and type(config) in library.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return library.AutoModelForSequenceClassification
     loaders = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM", "encoder": "AutoModel"}
     return getattr(library, loaders[reference.kind])
 

@@ -9,12 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from clora_cli.base.errors import CloraError
+from clora_cli.model.head_layers import output_of
 
 __all__ = ["check_numbers", "logits_at", "output_layer", "output_only_at"]
 
 
 def output_layer(model: Any) -> nn.Module | None:
-    """Return the layer that makes logits of a model's last states; None where there is none."""
+    """Return the layer that makes logits of a model's last states, or of an encoder's; None where there is none."""
+    if (path := output_of(model)) is not None:
+        found: nn.Module = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_submodule(path)
+        return found
     return getattr(model, "get_output_embeddings", lambda: None)()
 
 
@@ -53,9 +57,12 @@ def logits_at(logits: Tensor, chosen: Tensor) -> Tensor:
     """Return the logits at some positions, shape (chosen position, vocabulary), whether or not others were computed.
 
     Args:
-        logits: Of all positions, shape (row, position, vocabulary), or as they come out of ``output_only_at``.
+        logits: Of all positions, shape (row, position, vocabulary), or as they come out of ``output_only_at``; of a classification
+            head, whose answers are one token, shape (row, class).
         chosen: Where, shape (row, position), bool.
     """
+    if logits.ndim == 2:
+        return logits
     if logits.shape[:2] == chosen.shape:  # of one row and all its positions both ways are the same
         return logits[chosen]
     return logits.flatten(0, 1)

@@ -79,8 +79,8 @@ class TrainOptions(ModelOptions):
     )
     lr: float | None = option(
         None,
-        "Peak learning rate of AdamW. By default 6e-3 for clora-nano, 1e-3 for encoder-decoders, 3e-4 for others; a tenth of it for "
-        "whole weights.",
+        "Peak learning rate of AdamW. By default 6e-3 for clora-nano, 1e-3 for encoders with or without a decoder, 3e-4 for "
+        "others; a tenth of it for whole weights.",
         interval="(0, inf)",
         most=1e3,
         table="training",

@@ -19,7 +19,7 @@ from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
 from clora_cli.model.backbone import find_sites, load_skeleton
 from clora_cli.model.base_layers import BaseLayers
-from clora_cli.model.base_model import ModelReference, check_answers, find_model, is_local
+from clora_cli.model.base_model import ModelReference, find_model, is_local
 from clora_cli.options import TrainOptions
 from clora_cli.processes.leftovers import sweep
 from clora_cli.recipes.recipe import folder_name, unset_variable
@@ -83,7 +83,6 @@ def check_inputs(units: Sequence[Unit]) -> ModelReference:
             code="base-model-unset",
         )
     reference = find_model(first.model, first.recipe.revision)
-    check_answers(reference)
     tasks: dict[str, Task] = {}
     for unit in units:
         for stage, name in enumerate(unit.scored(len(unit.tasks)), start=1):

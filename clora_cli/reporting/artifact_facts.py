@@ -71,17 +71,19 @@ def _form(member: AdapterFolder) -> dict[str, Any]:
     """Return what an adapter is made of; ``base_copies`` are weights of the base model, as PEFT saves those of a vocabulary."""
     from clora_cli.algebra.lora import Factor
     from clora_cli.store.adapter_tensors import names_in
+    from clora_cli.store.heads import has_head, head_of
 
     if member.is_prompt:
         prompt = member.prompt()
         return {"form": "prompt", "tokens": len(prompt), "hidden": prompt.shape[1], "parameters": prompt.numel()}
-    names = [] if member.is_dense else names_in(member.weights)
+    names = [] if member.is_dense else names_in(member.weights, member.config)
     deltas = member.deltas(compare=False)
     return {
         "form": "dense" if member.is_dense else "factors",
         "sites": len(deltas),
         "shapes": sorted({f"{delta.shape[0]} x {delta.shape[1]}" for delta in deltas.values()}),
         "parameters": sum(d.a.numel() + d.b.numel() if isinstance(d, Factor) else d.numel() for d in deltas.values()),
+        **({"classes": head_of(member).tasks} if has_head(member) else {}),
         "base_copies": [f"{name.site}.{name.tensor}" for name in names if name.part == "base"],
     }
 

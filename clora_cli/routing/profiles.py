@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from clora_cli.model.backbone import load_skeleton
 from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.base_model import ModelReference, check_base, same_base
 from clora_cli.model.features import sites_of_prompts
+from clora_cli.model.places import places_of
 from clora_cli.model.task_vectors import read_task_vector, table_of
 from clora_cli.options import RouteOptions
 from clora_cli.routing.learned_weights import LearnedWeights, weighing_method
@@ -75,14 +77,24 @@ class Distributions:
             )
         longest = max(record.max_length for _, record in records)
         self.record = FeatureRecord({**first.raw, "max_length": longest})
-        self.sites = common_sites([read_sites(member.features) for member in members], options)
-        self._paths = [member.features for member in members]
+        paths = [member.features for member in members]
+        self._written = [(path, {_now(reference, site): site for site in read_sites(path)}) for path in paths]
+        self.sites = common_sites([list(written) for _, written in self._written], options)
 
     def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
         """Return the weights' source."""
         # Read one at a time, and never kept: a thousand full second moments do not fit in memory, their sum does.
-        moments = (read_distribution(path, self.sites).sites for path in self._paths[:count])
+        moments = (self._moments(path, written) for path, written in self._written[:count])
         return Routing(moments, self.sites, options, threshold)
+
+    def _moments(self, path: Path, written: Mapping[str, str]) -> dict[str, Moments]:
+        found = read_distribution(path, [written[site] for site in self.sites]).sites
+        return {site: found[written[site]] for site in self.sites}
+
+
+def _now(reference: ModelReference, site: str) -> str:
+    """Return what a site is called now; version 0.1 read encoders without their head, and named their layers from the encoder on."""
+    return places_of(reference).place(site).site if reference.kind == "encoder" else site
 
 
 class TaskVectors:

@@ -24,6 +24,7 @@ from clora_cli.serving.asked import Choice
 from clora_cli.serving.chooser import Chooser, Placed
 from clora_cli.serving.verdict import Verdict
 from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.heads import check_heads
 from clora_cli.store.package import marks
 from clora_cli.store.steady import identity, mark
 
@@ -55,6 +56,7 @@ class Held:
     ) -> None:
         for member in members:
             check_base(member.base, backbone.reference, member.path)
+        check_heads(members, backbone.reference)
         self.members = [member.on(bank.places) for member in members]
         self.names = [member.task for member in members]
         self.version = _version(members, backbone.reference.fingerprint)

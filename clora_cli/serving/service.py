@@ -12,7 +12,7 @@ from clora_cli.base.progress import Progress
 from clora_cli.evaluation.prompts import pass_cost
 from clora_cli.model.backbone import load_backbone, pick_device
 from clora_cli.model.bank import AdapterBank
-from clora_cli.model.base_model import check_answers, is_local
+from clora_cli.model.base_model import check_writes, is_local
 from clora_cli.options import ServeOptions
 from clora_cli.serving.answering import Ready, Where, answer_group, encoded, groups
 from clora_cli.serving.asked import Asked, read_choice
@@ -54,7 +54,7 @@ class Service:
         state = self._watch.look()
         members = read_package(paths)
         self._reference = find_base(members, options.model, options.revision, progress)
-        check_answers(self._reference)
+        check_writes(self._reference)
         self._backbone = load_backbone(self._reference, device=pick_device(options.device), dtype=options.dtype)
         self._bank = AdapterBank(self._backbone.model)
         self.held = Held(members, self._backbone, self._bank, options)

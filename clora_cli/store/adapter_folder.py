@@ -233,7 +233,7 @@ class AdapterFolder:
         """The layers that factors are for, named as the base model that it is used with names them; and whether each is an embedding."""
         from clora_cli.store.adapter_tensors import names_in
 
-        names = () if self.is_dense or self.is_prompt else names_in(self.weights)
+        names = () if self.is_dense or self.is_prompt else names_in(self.weights, self.config)
         return {
             name.site if self.places is None else self.places.place(name.site, self.path).site: name.embedding
             for name in names

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from clora_cli.algebra.head_names import head_modules, in_head
 from clora_cli.algebra.lora import Factor, scaling_at
 from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import damage
@@ -42,10 +43,11 @@ def read_factors(
         MismatchError: If it holds more than plain LoRA factors.
     """
     sides: dict[str, dict[str, Tensor]] = {}
+    head = head_modules(config)
     for key, tensor in read_tensors(path, at_once=at_once).items():
         name = _name(path, key)
         if name.part == "base":
-            if compare:
+            if compare and not in_head(name.site, head):
                 _compare(path, name, tensor, places)
             continue
         if name.part in sides.setdefault(name.site, {}):
@@ -79,18 +81,24 @@ def read_dense(path: Path) -> dict[str, Tensor]:
     return dict(sorted(deltas.items()))
 
 
-def names_in(path: Path) -> list[TensorName]:
-    """Return the names of an adapter file's tensors, without reading the tensors.
+def names_in(path: Path, config: Mapping[str, Any]) -> list[TensorName]:
+    """Return the names of an adapter file's tensors, but for its head's, without reading the tensors.
+
+    Args:
+        path: The file.
+        config: Its ``adapter_config.json``.
 
     Raises:
         ArtifactError: If the file is damaged.
         MismatchError: If it holds more than plain LoRA factors.
     """
     try:
-        return [_name(path, key) for key in read_header(path)[0]]
+        names = [_name(path, key) for key in read_header(path)[0]]
     except (OSError, ValueError) as error:
         problem = damage(path, error, "restore it or make the adapter again")
         raise ArtifactError(f"tensor file {path} {problem}", code="tensor-file-damaged") from error
+    head = head_modules(config)
+    return [name for name in names if name.part != "base" or not in_head(name.site, head)]
 
 
 def _name(path: Path, key: str) -> TensorName:

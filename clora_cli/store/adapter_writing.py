@@ -12,7 +12,7 @@ from clora_cli.base.files import new_folder, sha256, to_json
 from clora_cli.store.adapter_config import CONFIG
 from clora_cli.store.adapter_folder import DENSE, WEIGHTS, AdapterFolder, is_adapter, read_adapter
 from clora_cli.store.manifest import MANIFEST, manifest_text
-from clora_cli.store.side_files import FEATURES, STATE
+from clora_cli.store.side_files import FEATURES, HEAD, STATE
 from clora_cli.store.tensors import (
     check_written,
     checked,
@@ -111,6 +111,7 @@ def write_dense(
     deltas: Iterable[tuple[str, Tensor]],
     manifest: Mapping[str, Any],
     texts: Mapping[str, str],
+    head: Mapping[str, Tensor] | None = None,
 ) -> AdapterFolder:
     """Write a folder of dense deltas atomically, one delta at a time, and read it back.
 
@@ -121,12 +122,15 @@ def write_dense(
         deltas: Site and delta.
         manifest: As for ``write_adapter``.
         texts: As for ``write_adapter``.
+        head: The tensors of its classification head, if it has one.
 
     Raises:
         CloraError: If a number is not finite, or the folder cannot be written; what was there stays.
     """
     with _member(target, manifest, texts) as folder:
         stream_tensors(folder / DENSE, shapes, dtype, checked(target, deltas))
+        if head:
+            save_tensors(folder / HEAD, head)
     return read_adapter(target)
 
 

@@ -26,6 +26,7 @@ from clora_cli.store.manifest_parts import (
     MANIFEST,
     BaseRecord,
     DataRecord,
+    HeadRecord,
     LoraRecord,
     MethodRecord,
     OriginRecord,
@@ -56,6 +57,12 @@ class Manifest(Record):
     lora = the_record(LoraRecord, "its form")
     parents = records_of(ParentRecord, "`task` and `sha256` of each adapter that this one builds on")
     data = the_record(DataRecord, "what it was trained on")
+    head = some(
+        records_of(
+            HeadRecord,
+            "of an encoder's adapter: `task` and `labels` of its classes, in the order of its output layer's rows",
+        )
+    )
     training = the_record(TrainingRecord, "the options that change the numbers")
     seed = a_whole("as asked for; each task mixes its name into it", -(1 << 63), (1 << 63) - 1)
     files = a_table("file name to SHA-256", records.name)

@@ -12,6 +12,7 @@ __all__ = [
     "MANIFEST",
     "BaseRecord",
     "DataRecord",
+    "HeadRecord",
     "LoraRecord",
     "MethodRecord",
     "OriginRecord",
@@ -59,7 +60,7 @@ class BaseRecord(Record):
 
     id = a_line("`clora-nano`, a Hub id, or the folder as it was given")
     revision = some(whatever(records.maybe(records.name), "string or null", "Hub commit"))
-    kind = some(a_line("`causal`, `seq2seq`, or `encoder` (in a distribution's record)"))
+    kind = some(a_line("`causal`, `seq2seq` or `encoder`"))
     weights = some(
         a_text(
             "SHA-256 over the model's type and each tensor's type, shape and 64 bytes from its middle, tensors in the order "
@@ -153,6 +154,14 @@ class DataRecord(Record):
         )
     )
     notes = some(texts("faults found in the source and what was done about them"))
+
+
+@dataclass(frozen=True)
+class HeadRecord(Record):
+    """One of ``head``: the classes of one task."""
+
+    task = a_line("its task")
+    labels = texts("the labels, one for each row of the output layer")
 
 
 @dataclass(frozen=True)

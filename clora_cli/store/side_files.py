@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["FEATURES", "STATE", "current_name", "former_name", "side_file"]
+__all__ = ["FEATURES", "HEAD", "STATE", "current_name", "former_name", "side_file"]
 
 FEATURES = "features.clora"
 STATE = "state.clora"
+HEAD = "head.clora"  # of dense deltas; beside factors it is among the weights
 _FORMER = {FEATURES: "features.safetensors", STATE: "state.safetensors"}
 _CURRENT = {former: name for name, former in _FORMER.items()}
 

@@ -44,6 +44,7 @@ from clora_cli.model.targets import ALL_LINEAR, adapted_layers, endings_of, left
 from clora_cli.options import TrainOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.soft_prompt import PROMPT
+from clora_cli.training.class_rows import Classes
 from clora_cli.training.mixing import Mixture
 from clora_cli.training.plan import Plan
 from clora_cli.training.prompting import Prompting, prompt_config
@@ -52,6 +53,8 @@ from clora_cli.training.row_order import run_seed
 __all__ = ["ADAPTER", "MIXED", "Built", "build", "lora_config"]
 
 ADAPTER = "default"  # PEFT's name of the new adapter
+# An encoder's is written with its head: PEFT would put another beside it.
+_TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "encoder": None}
 MIXED = ("route", "weighted")  # ways in which a method itself puts earlier adapters into the forward pass
 
 
@@ -72,6 +75,7 @@ class Built:
         acting: Numbers of the earlier adapters that the bank holds, in its order, where a method chose them.
         mixtures: What weighs the adapters in every forward pass, once a method asked for it; at most one.
         promptings: What puts virtual tokens before every row, once a method asked for it; at most one.
+        classes: The output layer of an encoder; None of a model that writes.
     """
 
     model: Any
@@ -84,9 +88,13 @@ class Built:
     acting: list[int] = field(default_factory=list)
     mixtures: list[Mixture] = field(default_factory=list)
     promptings: list[Prompting] = field(default_factory=list)
+    classes: Classes | None = None
 
     def written(self, plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors of the finished adapter's file, and PEFT's configuration of it."""
+        if self.classes:
+            head = self.classes.finished().tensors()
+            return {**_factors(self.model), **head}, self.classes.config(self.model.peft_config[ADAPTER])
         for prompting in self.promptings:
             tensors = prompting.tensors()
             return tensors, prompt_config(plan, tensors[PROMPT].shape[1]).to_dict()
@@ -117,6 +125,7 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
         # On a CPU the fused attention's backward pass is several times slower in half precision than the plain one.
         backbone.model.set_attn_implementation("eager")
     order = [name for name, _ in backbone.model.named_modules()]
+    classes = Classes.of(plan, backbone) if backbone.kind == "encoder" else None
     if plan.tunes_prompt:
         return Built(backbone.model, backbone, AdapterBank(backbone.model), plan.past, {}, (), order)
     # Some layers are run to see what they give, which takes whole weights, or none.
@@ -139,7 +148,9 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
     if plan.method.lead.fixed_a:
         for factor in trainable.values():
             factor.a.requires_grad_(False)
-    return Built(model, backbone, bank, past, trainable, tuple(dict.fromkeys(linear)), order)
+    if classes:
+        classes.layer.requires_grad_(True)  # PEFT has frozen all but its own
+    return Built(model, backbone, bank, past, trainable, tuple(dict.fromkeys(linear)), order, classes=classes)
 
 
 def _adapted(
@@ -227,7 +238,7 @@ def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraCon
         fan_in_fan_out=is_transposed(model, sites[0]),
         base_model_name_or_path=plan.reference.id,
         revision=plan.reference.revision,
-        task_type="SEQ_2_SEQ_LM" if plan.reference.kind == "seq2seq" else "CAUSAL_LM",
+        task_type=_TASK_TYPES[plan.reference.kind],
     )
 
 

@@ -171,6 +171,7 @@ def _write(plan: Plan, result: Result, argv: Sequence[str]) -> AdapterFolder:
     last = {key: value for key, value in final.items() if key == "loss" or key.startswith("penalty/")}
     scores = {"last_step": last, **result.report}
     manifest = plan.manifest(argv, {name: score for name, score in scores.items() if score})
+    manifest |= {"head": list(result.classes)} if result.classes else {}
     log = "".join(json.dumps(_finite(record), sort_keys=True) + "\n" for record in records)
     texts = {"log.jsonl": log, "README.md": model_card(Manifest(manifest))}
     config = _plain(result.config)

@@ -65,7 +65,10 @@ def _fitted(plan: Plan, checkpoint: Path | None, progress: Progress) -> Result:
         share = seconds / max(time.monotonic() - began - seconds, 1e-9)
         progress.note(f"attribution took {seconds:.1f} s, {share:.1%} of the training's own time")
     report = {**moments.report(), **told(plan)}
-    return Result(tensors, portable(config, plan), trainer.state.log_history, state, report, moments.distribution)
+    classes = built.classes.finished().recorded() if built.classes else ()
+    return Result(
+        tensors, portable(config, plan), trainer.state.log_history, state, report, moments.distribution, classes
+    )
 
 
 def methods_of(plan: Plan, built: Built, items: Items, progress: Progress | None = None) -> Moments:
@@ -85,6 +88,12 @@ def methods_of(plan: Plan, built: Built, items: Items, progress: Progress | None
 def encoded_rows(plan: Plan, built: Built) -> Items:
     """Return the encoded training rows: the task's own, then those of the memory."""
     options, backbone = plan.options, built.backbone
+    if built.classes:
+        return [
+            built.classes.item(rows.task, row, backbone, options)
+            for rows in (plan.drawn, *plan.memory)
+            for row in rows.examples
+        ]
     return [
         encode(
             row,
@@ -115,6 +124,7 @@ def trainer_of(plan: Plan, built: Built, items: Items, moments: Moments) -> Meth
             train_dataset=Rows(items, plan.order),
             data_collator=Collator(backbone.tokens),
             decoder_inputs=backbone.tokens.decoder_inputs if backbone.kind == "seq2seq" else None,
+            shift=backbone.kind == "causal",
         )
     except (ImportError, ValueError) as error:  # no DeepSpeed, or a configuration for other devices
         raise OptionError(

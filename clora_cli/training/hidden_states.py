@@ -40,4 +40,4 @@ class StateServices(TextServices):
                 model(**inputs, use_cache=False)
             finally:
                 handle.remove()
-        return found[0].flatten(0, 1).float()
+        return found[0].flatten(0, -2).float()

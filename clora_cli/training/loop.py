@@ -46,7 +46,7 @@ def answer_loss(
     family alike.
 
     Args:
-        shift: Whether logits at a position predict the next one (causal) or their own (encoder-decoder).
+        shift: Whether logits at a position predict the next one (causal) or their own (encoder-decoder, encoder).
         term: What is added to it, a function of the logits at the answers' positions, the answers and that number.
         learned: Whether it has a gradient; else the term alone is learned, and it is only told.
     """
@@ -68,7 +68,8 @@ class MethodTrainer(ResumableTrainer):
     Args:
         moments: The methods.
         sparing: What forward passes leave out.
-        decoder_inputs: Makes decoder inputs from labels, for encoder-decoder models; None for causal ones.
+        decoder_inputs: Makes decoder inputs from labels, for encoder-decoder models; None for others.
+        shift: Whether logits at a position predict the next one, as those of causal models do.
         arguments: The Trainer's own.
     """
 
@@ -78,9 +79,10 @@ class MethodTrainer(ResumableTrainer):
         moments: Moments,
         sparing: Sparing,
         decoder_inputs: Callable[[Tensor], Tensor] | None,
+        shift: bool,
         **arguments: Any,
     ) -> None:
-        loss = answer_loss(decoder_inputs is None, self._terms, learned=moments.learns_answers)
+        loss = answer_loss(shift, self._terms, learned=moments.learns_answers)
         super().__init__(compute_loss_func=loss, **arguments)
         self._moments, self._sparing, self._decoder_inputs = moments, sparing, decoder_inputs
         self._now: tuple[dict[str, Any], Tensor] | None = None  # the micro-batch under way and its rows

@@ -17,14 +17,16 @@ from clora_cli.base.progress import Progress, Silent
 from clora_cli.base.versions import versions
 from clora_cli.data import Example, Rows, Task, load_task, tell_notes
 from clora_cli.data.tools import with_model
-from clora_cli.model.base_model import ModelReference, check_answers, check_base, find_model
+from clora_cli.model.base_model import ModelReference, check_base, find_model
 from clora_cli.options import TrainOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.adapter_writing import check_place, finished
+from clora_cli.store.heads import check_heads
 from clora_cli.store.package import read_package
 from clora_cli.store.withholding import WITHHELD
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.earlier import check_earlier
+from clora_cli.training.encoders import check_classes, check_encoder
 from clora_cli.training.memory import read_memory
 from clora_cli.training.row_order import order_of_examples, rows_to_read, run_seed, with_defaults
 
@@ -211,7 +213,8 @@ def make_plan(options: TrainOptions, progress: Progress | None = None) -> Plan:
     if not task.train:
         raise DataError(f"task '{task.name}' ({task.source}) has no training rows", code="task-has-no-rows")
     reference = find_model(options.model, options.revision)
-    check_answers(reference)
+    if reference.kind == "encoder":
+        check_encoder(reference, method, options)
     out = options.out or options.package / task.name
     check_place(out)
     members = read_package([options.package], missing_ok=True)
@@ -233,6 +236,9 @@ def make_plan(options: TrainOptions, progress: Progress | None = None) -> Plan:
         )
     given = method.name, reference, options.seed, len(drawn.examples)
     memory = read_memory(method.memory, past, *given) if method.memory else ()
+    check_heads(past, reference)
+    for rows in (drawn, *memory) if reference.kind == "encoder" else ():
+        check_classes(rows)
     dependents = _dependents(members, out)
     plan = Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
     for part in method.acting.values():

@@ -26,6 +26,7 @@ class Result:
         state: What the methods keep for later.
         report: What they report of the result, for the manifest.
         distribution: The new adapter's feature distribution, if a method gave one.
+        classes: Of an encoder's adapter, what the manifest says of its head.
     """
 
     tensors: Mapping[str, Tensor]
@@ -34,6 +35,7 @@ class Result:
     state: Mapping[str, Tensor] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
     distribution: Distribution | None = None
+    classes: Sequence[Mapping[str, Any]] = ()
 
 
 def portable(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:

@@ -35,11 +35,12 @@ def with_defaults(
 def default_lr(model: str, kind: Kind) -> float:
     """Return the learning rate that suits a base model: larger models need smaller steps.
 
-    6e-3 was measured for clora-nano (on dev rows); 1e-3 and 3e-4 are what the papers use for T5 and for LLaMA.
+    6e-3 was measured for clora-nano (on dev rows); 1e-3 and 3e-4 are what the papers use for T5 and for LLaMA;
+    encoders are of T5's size at most.
     """
     if model == MODEL_NAME:
         return 6e-3
-    return 1e-3 if kind == "seq2seq" else 3e-4
+    return 3e-4 if kind == "causal" else 1e-3
 
 
 def default_targets(

@@ -73,6 +73,7 @@ def plan_expand(paths: Iterable[Path], options: ExpandOptions, *, progress: Prog
     routables = check_routable(folders)
     _tell_left_behind(folders, progress)
     tell_doubts(folders, routables, progress)
+    united = [dataclasses.replace(member, renamed=_new_names(member.package, united)) for member in united]
     stages = [None if member.is_bare else number for number, member in enumerate(united, start=1)]
     placed = zip(united, stages, routables, strict=True)
     return ExpandPlan(options, [dataclasses.replace(one, stage=stage, routable=r) for one, stage, r in placed])
@@ -160,6 +161,12 @@ def _renamed(members: Sequence[Member], rename: Mapping[str, str]) -> list[Membe
         )
     chosen = (next((rename[name] for name in member.names if name in rename), member.task) for member in members)
     return [dataclasses.replace(member, task=task) for member, task in zip(members, chosen, strict=True)]
+
+
+def _new_names(package: Path, members: Sequence[Member]) -> dict[str, str]:
+    """Return what a package's tasks are called in the union, of those that are called otherwise there."""
+    pairs = [(one.folder.task, one.task) for one in members if one.package == package]
+    return {old: new for old, new in pairs if old != new}
 
 
 def _without_conflicts(members: Sequence[Member], policy: str, progress: Progress) -> list[Member]:

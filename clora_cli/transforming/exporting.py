@@ -22,6 +22,7 @@ from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.spots import place
 from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.store.adapter_folder import AdapterFolder
+from clora_cli.store.heads import refuse_heads
 from clora_cli.store.package import base_at_hand, find_base
 from clora_cli.transforming.loaders import Loader, loader_named, scaled, without_gaps
 from clora_cli.transforming.member import check_apart
@@ -80,6 +81,7 @@ def plan_export(
     progress, loader = progress or Silent(), loader_named(options.loader)
     check_apart(options.out, [member.path for member in members])
     check_bases(members)
+    refuse_heads(members, f"{options.loader} serves models that write")
     base, config = _base(members, options, loader, progress)
     if options.loader == "ollama" and base.file is None:
         progress.note("note: Ollama refuses adapters since 0.34.1; --model BASE.gguf makes whole models for it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Member:
         task: What it is called in the union; its folder there, too.
         stage: Its place in the union, from 1; None for a bare PEFT folder.
         routable: What matters of its feature distribution; None until that was checked, and where it has none.
+        renamed: What tasks of its package are called in the union, where they are called otherwise there.
     """
 
     folder: AdapterFolder
@@ -40,6 +41,7 @@ class Member:
     task: str
     stage: int | None = None
     routable: Routable | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -68,8 +70,11 @@ class Member:
         """Return its ``clora.json`` in the union; None for a bare PEFT folder, which gets none."""
         if self.folder.manifest is None:
             return None
-        place = {"task": self.task, "stage": self.stage, "origin": self.origin}
-        return to_json({**self.folder.manifest.raw, **place, "files": self._known})
+        place: dict[str, Any] = {"task": self.task, "stage": self.stage, "origin": self.origin}
+        raw = self.folder.manifest.raw
+        if head := raw.get("head"):
+            place["head"] = [{**entry, "task": self.renamed.get(entry["task"], entry["task"])} for entry in head]
+        return to_json({**raw, **place, "files": self._known})
 
     def same_as(self, other: Member) -> bool:
         """Tell whether both are one adapter: equal tensors under equal scalings."""

@@ -18,6 +18,7 @@ from clora_cli.model.base_model import ModelReference
 from clora_cli.options import MergeOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.adapter_writing import finished
+from clora_cli.store.heads import Head, has_head, head_of, united
 
 __all__ = ["MergePlan", "transposed"]
 
@@ -87,6 +88,12 @@ class MergePlan:
         fullest["id"] = fullest.get("id") or (self.reference.id if self.reference else "")
         return fullest
 
+    @property
+    def head(self) -> Head | None:
+        """The classification head of all members together, of a task the last one's; None where none has one."""
+        heads = [head_of(member) for member in self.members if has_head(member)]
+        return united(heads) if heads else None
+
     def recipe(self) -> dict[str, Any]:
         """Return what decides the result: two merges with equal recipes write equal bytes."""
         options, name = self.options, f"merge/{self.options.strategy}"
@@ -125,7 +132,8 @@ class MergePlan:
         }
         known = self.reference.described() if self.reference else {}
         base = {"base_model": {**self.base, **{key: known[key] for key in ("weights", "settings") if known}}}
-        return {**recipe, **base, "argv": list(argv), "versions": versions, "scores": dict(scores)}
+        head = {"head": self.head.recorded()} if self.head else {}
+        return {**recipe, **base, **head, "argv": list(argv), "versions": versions, "scores": dict(scores)}
 
     def finished(self) -> AdapterFolder | None:
         """Return the folder that this very plan made earlier, if it is there.

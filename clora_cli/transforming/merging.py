@@ -16,6 +16,7 @@ from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.spots import place
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.adapter_writing import check_place
+from clora_cli.store.heads import refuse_heads
 from clora_cli.store.package import base_at_hand, find_base
 
 __all__ = ["merge_adapters", "plan_merge"]
@@ -59,6 +60,7 @@ def plan_merge(
     )
     merger.check()
     if options.into_model:
+        refuse_heads(members, "--into-model writes the base model's own weights")
         check_model(merger)
     return MergePlan(options, merger, reference)
 

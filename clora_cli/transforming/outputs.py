@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clora_cli.algebra.head_names import head_modules
 from clora_cli.algebra.lora import Factor, factor_keys, scaling_at
 from clora_cli.store.adapter_writing import write_adapter, write_dense
 from clora_cli.store.card import merge_card
@@ -46,6 +47,8 @@ def write_factors(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Map
         missing = rank - factor.rank
         tensors[key_a] = functional.pad(factor.a.float(), (0, 0, 0, missing))
         tensors[key_b] = functional.pad(factor.b.float() * (1.0 if own else factor.scaling), (0, missing))
+    if plan.head:
+        tensors |= plan.head.tensors()
     scores = {"energy": _energy(energies)} if energies else {}
     manifest = plan.manifest(argv, scores)
     config = _config(plan, rank) | own
@@ -60,7 +63,8 @@ def write_merged(plan: MergePlan, advance: Advance, argv: Sequence[str]) -> Mapp
         (result.site, result.delta.delta() if isinstance(result.delta, Factor) else result.delta) for result in results
     )
     manifest, dtype = plan.manifest(argv, {}), getattr(torch, plan.options.dtype)
-    write_dense(plan.options.place, plan.shapes, dtype, deltas, manifest, {"README.md": merge_card(Manifest(manifest))})
+    texts, head = {"README.md": merge_card(Manifest(manifest))}, plan.head.tensors() if plan.head else None
+    write_dense(plan.options.place, plan.shapes, dtype, deltas, manifest, texts, head)
     return {}
 
 
@@ -94,7 +98,13 @@ def _config(plan: MergePlan, rank: int) -> dict[str, Any]:
         "bias": "none",
         "fan_in_fan_out": plan.transposed,
         **_selection(plan),
+        **({"modules_to_save": _saved(configs)} if plan.head else {}),
     }
+
+
+def _saved(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the modules that hold a head, as the first adapter that has one names them."""
+    return next(list(found) for config in configs if (found := head_modules(config)))
 
 
 def _selection(plan: MergePlan) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def _check_plain(member: AdapterFolder) -> None:
     if problem := config_problem(member.config):
         raise MismatchError(f"adapter {member.path} cannot be used: {problem}", code="adapter-not-plain-lora")
     if member.manifest is None:  # a manifest's checksums have been checked already
-        names_in(member.weights)
+        names_in(member.weights, member.config)
 
 
 def _check_same_model(routables: Mapping[AdapterFolder, Routable], usual: Mapping[str, str]) -> None:

@@ -33,7 +33,7 @@ SITES = {
     "gpt2": "transformer.wte",
     "t5": "encoder.embed_tokens",
     "encoder-decoder": "encoder.embeddings.word_embeddings",
-    "bert": "embeddings.word_embeddings",
+    "bert": "bert.embeddings.word_embeddings",
 }
 EXAMPLES = [Example("Choose a word.\n", text, "\nAnswer:", (label,)) for text, label in sentences(3, 9)]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoders import scored
 from parts import write_parts
 from prompted import peft_prompt
 from refusals import refused
@@ -35,11 +36,13 @@ from clora_cli.options import ExpandOptions, MergeOptions, TrimOptions
 from clora_cli.store.adapter_folder import WEIGHTS, read_adapter
 from clora_cli.store.distribution import agree, read_distribution, read_record
 from clora_cli.store.feature_record import FeatureRecord
+from clora_cli.store.heads import head_of
+from clora_cli.store.heads import united as united_heads
 from clora_cli.store.ledger import mask_key, read_ledger, read_masks
 from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.package import read_package
 from clora_cli.store.scores import AdapterRef, BaseRef, ScoreRow, Scores, TaskScore, read_scores, write_scores
-from clora_cli.store.side_files import FEATURES
+from clora_cli.store.side_files import FEATURES, HEAD
 from clora_cli.store.withholding import withhold
 from clora_cli.training import make_plan, train_task
 from clora_cli.transforming import expand_packages, merge_adapters, plan_expand, plan_merge, plan_trim, trim_adapter
@@ -226,7 +229,12 @@ def _rows(text):
 def test_must_7_have_the_keys_of_the_table(adapter, base):
     table = dict(_rows(SPECIFICATION.read_text(encoding="utf-8")))
     whole = json.loads((adapter / MANIFEST).read_text(encoding="utf-8"))
-    assert set(table) == {*whole, "origin", "trim"}  # members of unions and trimmed ones alone have these
+    assert set(table) == {
+        *whole,
+        "origin",
+        "trim",
+        "head",
+    }  # members of unions, trimmed ones and encoders alone have these
     for key, optional in table.items():
         shortened = {name: value for name, value in whole.items() if name != key}
         (adapter / MANIFEST).write_text(json.dumps(shortened), encoding="utf-8")
@@ -241,7 +249,7 @@ def test_must_7_name_every_key_that_training_records(model_folder, tasks, tmp_pa
     manifest = train(model_folder("llama"), tasks["first"], tmp_path / "adapters", method="pfd").manifest
     text = SPECIFICATION.read_text(encoding="utf-8")
     manifest = manifest.raw
-    assert {*manifest, "origin", "trim"} == set(dict(_rows(text)))
+    assert {*manifest, "origin", "trim", "head"} == set(dict(_rows(text)))
     for part in ("method", "base_model", "lora", "data"):
         documented = set(re.findall(rf"`{part}\.(\w+)`", text))
         elsewhere = {
@@ -718,3 +726,41 @@ def test_must_43_hold_one_kind(base, tmp_path):
     write_random_adapter(tmp_path / "mixed" / "second", base, stage=1)
     with refused("adapter-kinds-differ", tmp_path / "mixed" / "first", tmp_path / "mixed" / "second"):
         read_package([tmp_path / "mixed"])
+
+
+def test_must_44_name_each_class_of_a_head(sequence, summed, tmp_path):
+    merge_adapters(plan_merge(read_package([summed]), MergeOptions(strategy="ties", out=tmp_path / "dense")))
+    for folder, name in ((sequence / "cold", WEIGHTS), (tmp_path / "dense", HEAD)):
+        rows = load_file(folder / name)["base_model.model.classifier.weight"]
+        named = json.loads((folder / MANIFEST).read_text())["head"]
+        assert [one["task"] for one in named] == ["warm", "cold"]
+        assert len(rows) == sum(len(one["labels"]) for one in named)
+    assert json.loads((sequence / "cold" / CONFIG).read_text())["modules_to_save"] == ["classifier"]
+
+
+def test_must_45_put_classes_side_by_side(summed, sequence):
+    first, second = (head_of(member) for member in read_package([summed]))
+    later = head_of(read_adapter(sequence / "cold"))
+    found = united_heads([first, second, later])
+    assert found.classes == (*first.classes, *second.classes)
+    assert torch.equal(found.weight, later.weight)
+    other = dataclasses.replace(second, inner={"bert.pooler.dense.weight": torch.ones(2, 2)})
+    with refused("heads-differ", "warm", "cold"):
+        united_heads([first, other])
+
+
+def test_must_46_hold_what_the_files_of_the_base_model_lack(summed, model_folder, bert, colours, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(bert, own)
+    tensors = {key: value for key, value in load_file(own / "model.safetensors").items() if "pooler" not in key}
+    save_file(tensors, own / "model.safetensors", {"format": "pt"})
+    made = train(own, colours[0], tmp_path / "pkg", max_steps=1)
+    assert set(head_of(made).inner) == {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert torch.equal(head_of(made).inner["bert.pooler.dense.weight"], torch.eye(32))
+    assert head_of(read_adapter(summed / "warm")).inner == {}
+    tensors = {key: value for key, value in load_file(made.path / WEIGHTS).items() if "pooler" not in key}
+    save_file(tensors, made.path / WEIGHTS)
+    (made.path / MANIFEST).unlink()
+    (made.path / "config.json").write_text(json.dumps({"id2label": {"0": "orange", "1": "red"}}))
+    with refused("head-of-other-model", made.path.name):
+        scored(made.path, colours[:1], model=str(own))

@@ -1,0 +1,28 @@
+"""What Transformers and PEFT call the modules of an encoder's classification head (layer L1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["HEAD_OUTPUTS", "head_modules", "in_head"]
+
+# A decoder's ``score`` is among what PEFT names for every model of classes: no file of an encoder's adapter has one.
+_HEADS = {"classifier", "dense", "head", "out_proj", "pooler", "pre_classifier", "score"}
+HEAD_OUTPUTS = {"classifier", "out_proj"}  # the layer that gives a number for each class
+
+
+def head_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the modules of an encoder's classification head that a PEFT folder holds beside its factors; none where it has no head."""
+    saved = config.get("modules_to_save")
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        return ()
+    last = {name.rpartition(".")[2] for name in saved}
+    return tuple(name for name in saved if name != "score") if last <= _HEADS and last & HEAD_OUTPUTS else ()
+
+
+def in_head(site: str, modules: Sequence[str]) -> bool:
+    """Tell whether a layer is one of the modules that a folder holds whole, or within one, as PEFT matches their names."""
+    parts = site.split(".")
+    paths = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return any(path.endswith(name) for path in paths for name in modules)

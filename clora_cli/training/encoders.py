@@ -1,0 +1,50 @@
+"""Whether a run can train an encoder (layer L3), told before anything is loaded."""
+
+from __future__ import annotations
+
+from clora_cli.base.errors import DataError, MismatchError
+from clora_cli.data import Rows
+from clora_cli.model.backbone import load_skeleton
+from clora_cli.model.base_model import ModelReference
+from clora_cli.model.head_layers import check_classifier, check_whole
+from clora_cli.options import TrainOptions
+from clora_cli.training.composition import Composition
+
+__all__ = ["check_classes", "check_encoder"]
+
+
+def check_encoder(reference: ModelReference, method: Composition, options: TrainOptions) -> None:
+    """Check that a method can train an encoder, before anything is loaded.
+
+    Raises:
+        MismatchError: If Transformers has no classification head for it, or the method needs a model that writes.
+        OptionError: If the encoder is to be divided or quantised.
+    """
+    check_classifier(load_skeleton(reference), reference.id)
+    unfit = [name for name, part in method.parts.items() if not part.takes_classes or part.virtual_tokens()]
+    if unfit:
+        raise MismatchError(
+            f"--method {unfit[0]} needs a base model that writes its answers, and '{reference.id}' is an encoder, which chooses among "
+            "classes; choose another method",
+            code="method-not-for-encoders",
+        )
+    check_whole(options.shard, options.quantize)
+
+
+def check_classes(drawn: Rows) -> None:
+    """Check that a task's answers are classes.
+
+    Raises:
+        DataError: If it has no label set, or a row has another answer.
+    """
+    task = drawn.task
+    if not task.labels:
+        raise DataError(
+            f"task '{task.name}' ({task.source}) has no label set, and an encoder chooses among labels; give a task with one",
+            code="task-has-no-classes",
+        )
+    if odd := next((row.references[0] for row in drawn.examples if row.references[0] not in task.labels), None):
+        raise DataError(
+            f"task '{task.name}' ({task.source}) has a row whose answer '{odd[:60]}' is none of its labels; remove it, or mend it",
+            code="answer-not-a-label",
+        )
