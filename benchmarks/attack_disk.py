@@ -62,6 +62,12 @@ COMMANDS: Mapping[str, str] = {
     "route": "route pkg --data data/second --confusion new/routes.json --heatmap heat.png --device cpu",
     "report": "report scores.json -o new/report.html -o report.md -o report.png",
     "show --diff": "show --diff pkg -o diff.svg",
+    "export": "export pkg --for vllm -o exported",
+    "export, replacing": "export pkg/second --for peft -o for-peft --force",
+    "push": "push pkg new/shared --license mit --base-name org/base --scores scores.json",
+    "push, replacing": "push pkg/second shared --license mit --base-name org/base --force",
+    "pull": "pull shared -o new/pulled",
+    "pull, replacing": "pull shared -o old --force",
     "run": "run tiny.yaml -q",
 }
 RECIPE = """\
@@ -231,6 +237,8 @@ def prepare(folder: Path) -> None:
         "expand pkg -o union.pkg",
         "eval pkg --data data/second --test-rows 4 --device cpu -o scores.json",
         "report scores.json -o report.md",
+        "export pkg --for peft -o for-peft",
+        "push pkg shared --license mit --base-name org/base",
     ]
     for words in lines:
         if writers.run([words.split()], folder) != [0]:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,6 +25,8 @@ class Hub(ThreadingHTTPServer):
         self.commits = 0
         self.fetched: list[str] = []
         self.failing: set[str] = set()
+        self.wrong: Callable[[_Handler], None] | None = None  # answers instead of the Hub
+        self.asked: list[tuple[str, str]] = []  # path and token
 
     @property
     def commit(self) -> str:
@@ -92,6 +94,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        self.server.asked.append((self.path, self.headers.get("Authorization", "")))
+        if self.server.wrong is not None:
+            self.server.wrong(self)
+            return
         words = unquote(urlsplit(self.path).path).strip("/").split("/")
         api = words[:2] == ["api", "models"]
         words = words[2:] if api else words

@@ -40,7 +40,7 @@ def package_card(
         metadata["model-index"] = [{"name": name, "results": results}]
     shown = legible(base).replace("`", "'")
     rows = "".join(
-        f"| {member.stage or '-'} | `{legible(member.task)}` | {_method(member)} | {_data(member)} |\n"
+        f"| {member.stage or '-'} | {markdown(member.task)} | {_method(member)} | {_data(member)} |\n"
         for member in members
     )
     parts = [

@@ -16,18 +16,18 @@ from typing import TypeVar
 from clora_cli.base.errors import ArtifactError, CloraError, ReplacedError
 from clora_cli.processes.owners import OLD, parse_owner
 
-__all__ = ["Identity", "identity", "mark", "steady", "unchanged"]
+__all__ = ["ANCHORS", "Identity", "identity", "mark", "steady", "unchanged"]
 
 Identity = tuple[int, int, int, int]
 _Read = TypeVar("_Read")
-_ANCHORS = ("adapter_config.json", "deltas.safetensors")
+ANCHORS = ("adapter_config.json", "deltas.safetensors")
 _TURNS = 1000
 _PAUSE = 0.02  # seconds
 
 
 def identity(path: Path) -> Identity | None:
     """Return the identity of the adapter folder at a path, which no other folder there will have; None if there is none."""
-    return next((stamp for name in _ANCHORS if (stamp := mark(path / name)) is not None), None)
+    return next((stamp for name in ANCHORS if (stamp := mark(path / name)) is not None), None)
 
 
 def mark(file: Path) -> Identity | None:

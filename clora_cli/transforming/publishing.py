@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clora_cli.base.durable import persist, publish
 from clora_cli.base.errors import ArtifactError, CloraError, MismatchError, OptionError
-from clora_cli.base.files import discard, sha256, to_json, writing
+from clora_cli.base.files import discard, to_json, writing
 from clora_cli.base.folder_names import folder_problem
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.model.base_model import is_local
@@ -21,9 +20,9 @@ from clora_cli.store.package import read_package
 from clora_cli.store.package_card import package_card
 from clora_cli.store.scanning import PICKLES, scan_adapter
 from clora_cli.store.scores import read_scores
-from clora_cli.store.steady import unchanged
-from clora_cli.transforming.member import check_apart, copy_file, files_of
-from clora_cli.transforming.remotes import CHECKSUMS, SCHEMA, Digest, FolderRemote, remote_at
+from clora_cli.store.steady import ANCHORS, unchanged
+from clora_cli.transforming.member import check_apart, files_of
+from clora_cli.transforming.remotes import CHECKSUMS, SCHEMA, Digest, FolderRemote, Item, remote_at
 
 __all__ = ["pull_package", "push_package"]
 
@@ -58,27 +57,22 @@ def push_package(
     card = package_card(
         name, members, [read_scores(path) for path in options.scores], license=options.license, base=base
     )
-    with tempfile.TemporaryDirectory(prefix="clora-push-") as temporary:
-        folder = Path(temporary)
-        _gather(members, folder)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        files = {
-            path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
-        }
-        (folder / CHECKSUMS).write_text(to_json({"schema": SCHEMA, "files": files}), encoding="utf-8")
-        there = remote.listing()
-        if there == {name: Digest("sha256", digest) for name, digest in files.items()}:
-            return files, False
-        if there and not force and not target.startswith("hf://"):
-            raise OptionError(
-                f"{target} holds something else; pass --force to replace it, or another target", code="output-differs"
-            )
-        if isinstance(remote, FolderRemote):
-            check_apart(remote.path, [member.path for member in members], "target")
-            _check_package(remote.path)
-        with progress.track("push", len(files)) as advance:
-            remote.send(folder, sorted(there.keys() - files.keys()))
-            advance(len(files), target)
+    items = {**_gathered(members), "README.md": Item.of(card.encode())}
+    files = {name: items[name].sha256 for name in sorted(items)}
+    items[CHECKSUMS] = Item.of(to_json({"schema": SCHEMA, "files": files}).encode())
+    there = remote.listing()
+    if there == {name: Digest("sha256", digest) for name, digest in files.items()}:
+        return files, False
+    if there and not force and not target.startswith("hf://"):
+        raise OptionError(
+            f"{target} holds something else; pass --force to replace it, or another target", code="output-differs"
+        )
+    if isinstance(remote, FolderRemote):
+        check_apart(remote.path, [member.path for member in members], "target")
+        _check_package(remote.path)
+    with progress.track("push", len(files)) as advance:
+        remote.send(items, sorted(there.keys() - files.keys()))
+        advance(len(files), target)
     return files, True
 
 
@@ -158,13 +152,14 @@ def _check_package(path: Path) -> None:
         )
 
 
-def _gather(members: Sequence[AdapterFolder], folder: Path) -> None:
+def _gathered(members: Sequence[AdapterFolder]) -> dict[str, Item]:
+    """Return the files of adapters, each under its name in the package."""
+    items = {}
     for member in members:
         if problem := folder_problem(member.task):
             raise MismatchError(
                 f"adapter '{member.task}' cannot be a folder's name; {problem}", code="name-unfit-for-folder"
             )
-        (folder / member.task).mkdir()
         with unchanged(member.path, member.seen):
             for name, file in files_of(member.path).items():
                 if problem := folder_problem(name):
@@ -173,7 +168,8 @@ def _gather(members: Sequence[AdapterFolder], folder: Path) -> None:
                         code="name-unfit-for-folder",
                     )
                 if file.suffix not in PICKLES:
-                    copy_file(file, folder / member.task / name)
+                    items[f"{member.task}/{name}"] = Item.of(file)
+    return items
 
 
 def _public_base(members: Sequence[AdapterFolder], given: str | None) -> str:
@@ -195,26 +191,32 @@ def _is_there(out: Path, wanted: Mapping[str, Digest]) -> bool:
 
 
 def _strange(work: Path, wanted: Mapping[str, Digest]) -> bool:
-    """Tell whether an unfinished folder holds files that are not wanted; the Hub's library has files of its own there."""
-    names = (path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file())
-    return any(name not in wanted and not name.startswith(".cache/") for name in names)
+    """Tell whether an unfinished folder holds links, or files that are not wanted; the Hub's library has its own there."""
+    paths = list(work.rglob("*"))
+    names = [path.relative_to(work).as_posix() for path in paths if path.is_file()]
+    return any(path.is_symlink() for path in (work, *paths)) or any(
+        name not in wanted and not name.startswith(".cache/") for name in names
+    )
 
 
 def _wanted(listing: Mapping[str, Digest], source: str, progress: Progress) -> dict[str, Digest]:
     """Return what to fetch: names that stay within the folder, and no pickles."""
     if not listing:
-        raise ArtifactError(f"{source} does not exist or is empty", code="remote-missing")
+        mend = "look at its name, and log in with `hf auth login` if it is private"
+        mend = mend if source.startswith("hf://") else "look at its name"
+        raise ArtifactError(f"{source} does not exist or is empty; {mend}", code="remote-missing")
     wanted = {}
     for name, digest in sorted(listing.items()):
         parts = name.split("/")
         if parts[0].startswith(".") and not {"", ".", ".."} & set(parts):
             continue  # .gitattributes and the like
-        if any(folder_problem(part) for part in parts):
+        around = {"/".join(parts[:count]) for count in range(1, len(parts))}
+        if any(folder_problem(part) for part in parts) or not around.isdisjoint(listing):
             raise ArtifactError(f"{source} lists '{name}', which is no name of a file", code="remote-damaged")
         if Path(name).suffix in PICKLES:
             progress.note(f"{name} is left out: a pickle, which clora never loads")
         else:
             wanted[name] = digest
-    if not any(name.endswith((".safetensors",)) for name in wanted):
+    if not any(name.rpartition("/")[2] in ANCHORS for name in wanted):  # a whole model may be large
         raise CloraError(f"{source} holds no adapter; see clora scan for what it is", code="remote-without-adapter")
     return wanted

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from clora_cli.base.errors import ArtifactError, CloraError, OptionError
+from clora_cli.base.errors import ArtifactError, CloraError, OptionError, ReplacedError
 from clora_cli.base.files import new_folder, read_json, sha256
 from clora_cli.base.intake import real_path
+from clora_cli.base.legible import shortened
+from clora_cli.transforming.member import copy_file
 
-__all__ = ["CHECKSUMS", "SCHEMA", "Digest", "FolderRemote", "HubRemote", "Remote", "remote_at"]
+__all__ = ["CHECKSUMS", "SCHEMA", "Digest", "FolderRemote", "HubRemote", "Item", "Remote", "remote_at"]
 
 CHECKSUMS = "clora-checksums.json"
 SCHEMA = "clora.checksums/1"
+_SMALL = 10 << 20  # bytes up to which the Hub takes a file within the commit
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN, and ask for access on its page where it is gated"
+_MENDS = {400: "mend the call", 401: _LOG_IN, 403: _LOG_IN, 404: "look at its name and revision"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,33 @@ class Digest:
         return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == self.value
 
 
+@dataclass(frozen=True)
+class Item:
+    """A file to be sent.
+
+    Attributes:
+        source: Where it is, or what it holds.
+        sha256: The checksum of its content.
+    """
+
+    source: Path | bytes
+    sha256: str
+
+    @classmethod
+    def of(cls, source: Path | bytes) -> Item:
+        """Return an item as it is now."""
+        return cls(source, hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else sha256(source))
+
+    def check(self, digest: str) -> None:
+        """Check what is about to be sent.
+
+        Raises:
+            ReplacedError: If it is another file by now.
+        """
+        if digest != self.sha256:
+            raise ReplacedError(f"{self.source!s} changed while it was sent; push again", code="replaced-while-read")
+
+
 class Remote(Protocol):
     """A place for a package."""
 
@@ -50,8 +82,8 @@ class Remote(Protocol):
     def fetch(self, name: str, folder: Path) -> None:
         """Bring one file into a folder, under its name."""
 
-    def send(self, folder: Path, gone: list[str]) -> None:
-        """Put a folder's files there, all at once, and remove some."""
+    def send(self, items: Mapping[str, Item], gone: Sequence[str]) -> None:
+        """Put files there, all at once, and remove some."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +122,17 @@ class FolderRemote:
             )
         return path
 
-    def send(self, folder: Path, gone: list[str]) -> None:
+    def send(self, items: Mapping[str, Item], gone: Sequence[str]) -> None:
         """Write the folder whole, in place of what is there."""
         with new_folder(self.path) as target:
-            shutil.copytree(folder, target, dirs_exist_ok=True)
+            for name, item in items.items():
+                file = target / name
+                file.parent.mkdir(exist_ok=True)
+                if isinstance(item.source, bytes):
+                    file.write_bytes(item.source)
+                else:
+                    copy_file(item.source, file)
+                item.check(sha256(file))
 
 
 @dataclass(frozen=True)
@@ -113,13 +152,15 @@ class HubRemote:
     def listing(self) -> Mapping[str, Digest]:
         """Return its files: those of its list of checksums, else all, as the Hub knows them."""
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import RepositoryNotFoundError
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
         from huggingface_hub.hf_api import RepoFile
 
         with _hub(self.repo):
             try:
                 tree = list(HfApi().list_repo_tree(self.repo, recursive=True, revision=self.revision))
-            except RepositoryNotFoundError:
+            except RepositoryNotFoundError as error:
+                if isinstance(error, GatedRepoError):
+                    raise
                 return {}
             files = {one.path: one for one in tree if isinstance(one, RepoFile)}
             if CHECKSUMS in files:
@@ -138,19 +179,23 @@ class HubRemote:
         with _hub(self.repo):
             HfApi().hf_hub_download(self.repo, name, revision=self.revision, local_dir=folder)
 
-    def send(self, folder: Path, gone: list[str]) -> None:
+    def send(self, items: Mapping[str, Item], gone: Sequence[str]) -> None:
         """Make one commit of all files; large ones that the Hub has already are not sent again."""
-        from huggingface_hub import HfApi
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationDelete(name) for name in gone]
+        for name, item in items.items():
+            # The Hub compares a large file with the checksum that is sent before it; small ones are sent as they are here.
+            content = item.source
+            if isinstance(content, Path) and content.stat().st_size <= _SMALL:
+                content = content.read_bytes()
+            added = CommitOperationAdd(name, content)
+            item.check(added.upload_info.sha256.hex())
+            operations.append(added)
         with _hub(self.repo):
             HfApi().create_repo(self.repo, private=self.private, exist_ok=True)
-            HfApi().upload_folder(
-                repo_id=self.repo,
-                folder_path=folder,
-                revision=self.revision,
-                commit_message="Package of adapters, by clora push",
-                delete_patterns=gone or None,
-            )
+            message = "Package of adapters, by clora push"
+            HfApi().create_commit(self.repo, operations, commit_message=message, revision=self.revision)
 
 
 def remote_at(text: str, *, private: bool = True) -> Remote:
@@ -189,19 +234,29 @@ def listed(content: Mapping[str, object], where: str) -> dict[str, Digest]:
 
 @contextlib.contextmanager
 def _hub(repo: str) -> Iterator[None]:
-    """Turn what the Hub's library raises into one line."""
+    """Turn what the Hub's library raises into one line; errors of this machine's disk are left as they are."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    # httpx's own, by whichever name the library imports it.
+    transport: type[BaseException] = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
     try:
         yield
     except HFValidationError as error:
         raise OptionError(f"hf://{repo} is no valid name on the Hub", code="remote-malformed") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HfHubHTTPError) as error:
+    except (LookupError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"hf://{repo}: what answers is not the Hub, or answers half; try again, and look at HF_ENDPOINT",
+            code="hub-answer-malformed",
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, transport) as error:
         # The library takes a file that it may not have for one that it could not look for.
         refusal = error if isinstance(error, HfHubHTTPError) else error.__cause__
         if isinstance(refusal, HfHubHTTPError) and not isinstance(refusal, LocalEntryNotFoundError):
-            why = str(refusal).strip().splitlines()[0]
-            raise ArtifactError(f"hf://{repo}: the Hub refuses: {why}", code="hub-refused") from error
+            why = shortened(" ".join(str(refusal).split()), 200).rstrip(".: ")
+            mend = _MENDS.get(refusal.response.status_code, "try again later, what is complete is kept")
+            raise ArtifactError(f"hf://{repo}: the Hub refuses: {why}; {mend}", code="hub-refused") from error
+        if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
+            raise
         raise CloraError(
             f"hf://{repo}: the Hub cannot be reached; try again, what is complete is kept", code="hub-unreachable"
         ) from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import time
 
 import huggingface_hub
 import pytest
@@ -12,10 +15,12 @@ from refusals import refused
 from reported import stage_scores
 from support import Signals, contents, write_random_adapter
 
+from clora_cli.base.errors import CloraError
 from clora_cli.options import PushOptions
 from clora_cli.store.package import read_package
 from clora_cli.store.scores import write_scores
 from clora_cli.transforming.publishing import pull_package, push_package
+from clora_cli.transforming.remotes import remote_at
 
 OPTIONS = PushOptions(license="mit", base_name="org/base")
 
@@ -122,6 +127,105 @@ def test_an_interrupted_pull_fetches_only_the_rest(package, hub, tmp_path):
     pull_package("hf://me/tasks", tmp_path / "pulled")
     assert "second/adapter_model.safetensors" in hub.fetched
     assert not [name for name in hub.fetched if name.startswith("first/")]
+
+
+def breaks_off(handler):
+    """Answer with the half of a file, and close the connection."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.send_header("ETag", '"0"')
+    handler.send_header("X-Repo-Commit", handler.server.commit)
+    handler.end_headers()
+    handler.wfile.write(b"{")
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "told"),
+    [
+        (lambda one: one.answer({}, 401), "hub-refused", "hf auth login"),
+        (lambda one: one.answer({}, 403, X_Error_Code="GatedRepo"), "hub-refused", "gated"),
+        (lambda one: one.answer({}, 404, X_Error_Code="RevisionNotFound"), "hub-refused", "revision"),
+        (lambda one: one.missing("RepoNotFound"), "remote-missing", "if it is private"),
+        (lambda one: one.answer({}, 500), "hub-refused", "try again later"),
+        (lambda one: one.answer(b"<html>"), "hub-answer-malformed", "HF_ENDPOINT"),
+        (lambda one: one.answer([{"type": "file"}]), "hub-answer-malformed", "HF_ENDPOINT"),
+        (lambda one: one.answer({"a": 1}), "hub-answer-malformed", "HF_ENDPOINT"),
+        (lambda one: one.answer(b"", 302, Location=one.path), "hub-unreachable", "try again"),
+        (breaks_off, "hub-unreachable", "try again"),
+    ],
+)
+def test_what_the_hub_answers_wrongly_is_told_in_one_line(hub, tmp_path, monkeypatch, wrong, error, told):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the library tries again after seconds
+    hub.wrong = wrong
+    with refused(error, "hf://me/tasks", told):
+        pull_package("hf://me/tasks", tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
+
+
+def test_a_file_that_breaks_off_is_fetched_again(package, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    push(package, "hf://me/tasks")
+    turns = []
+
+    def wrong(handler):
+        turns.append(handler.path)
+        hub.wrong = None if len(turns) == 3 else wrong
+        breaks_off(handler)
+
+    hub.wrong = wrong
+    with contextlib.suppress(CloraError):  # the library's own attempts may do
+        pull_package("hf://me/tasks", tmp_path / "pulled")
+    assert len(turns) == 3
+    pull_package("hf://me/tasks", tmp_path / "pulled")
+    assert [member.task for member in read_package([tmp_path / "pulled"])] == ["first", "second"]
+
+
+def test_the_token_does_not_follow_to_another_machine(package, hub, tmp_path, monkeypatch):
+    push(package, "hf://me/tasks")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with running() as other:
+        elsewhere = other.url.replace("127.0.0.1", "localhost")
+        hub.wrong = lambda handler: handler.answer(b"", 302, Location=elsewhere + handler.path)
+        hub.asked.clear()
+        with refused("remote-missing"):
+            pull_package("hf://me/tasks", tmp_path / "pulled")
+        assert [token for _, token in hub.asked] == ["Bearer hf_secret"]
+        assert [token for _, token in other.asked] == [""]
+
+
+def test_what_changes_while_it_is_sent_is_not_sent(package, target, monkeypatch):
+    remote = type(remote_at(target))
+    look = remote.listing
+
+    def late(self):
+        (package / "second" / "adapter_model.safetensors").write_bytes(b"other")
+        return look(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "listing", late)
+        with refused("replaced-while-read", "adapter_model.safetensors", "push again"):
+            push(package, target)
+    assert remote_at(target).listing() == {}
+
+
+def test_links_in_what_is_left_of_a_pull_are_not_written_through(package, tmp_path):
+    push(package, str(tmp_path / "out"))
+    (tmp_path / "mine").write_text("mine")
+    for name in ("", "first"):
+        left = tmp_path / ".pulled.unfinished" / name
+        left.mkdir(parents=True)
+        (left / "README.md").symlink_to(tmp_path / "mine")
+        pull_package(str(tmp_path / "out"), tmp_path / "pulled", force=True)
+        assert (tmp_path / "mine").read_text() == "mine"
+        shutil.rmtree(tmp_path / "pulled")
+
+
+def test_a_repository_without_an_adapter_is_not_fetched(hub, tmp_path):
+    hub.repos["org/llm"] = {"config.json": b"{}", "model.safetensors": b"0" * 100}
+    with refused("remote-without-adapter", "hf://org/llm"):
+        pull_package("hf://org/llm", tmp_path / "pulled")
+    assert hub.fetched == []
 
 
 def test_what_is_left_of_another_pull_does_not_get_into_a_package(package, tmp_path):
