@@ -63,6 +63,7 @@ _KINDS = {
     "merges": "How adapters become one. `clora merge --strategy NAME` makes a new adapter of it, `clora eval --combine NAME` scores it.",
     "trims": "Which entries of an adapter stay. `clora trim --by NAME` applies one. ![The knee](../gallery/knee.png)",
     "routers": "How near an input is to an adapter. `clora route --similarity NAME` uses one.",
+    "scorers": "How good one answer is, where no reference says. `clora eval --scorer NAME` uses one; rows of prompts alone do.",
     "metrics": "What a matrix of scores says about learning and forgetting. `clora report` computes all of them.",
 }
 
