@@ -196,7 +196,7 @@ def read(folders: Sequence[Path], draws: int, sample_rows: int) -> Evidence | No
     """Read run folders; None if there are none.
 
     Raises:
-        SystemExit: If scores are of dev rows.
+        SystemExit: If scores are of dev rows, or two folders have one run: of a method, a seed and an order.
     """
     if not folders:
         return None
@@ -204,7 +204,20 @@ def read(folders: Sequence[Path], draws: int, sample_rows: int) -> Evidence | No
     for file in material.scores:
         if file.settings.get("split") == "dev":
             raise SystemExit(f"{file.source} was scored on dev rows, which chose the settings; leave it out")
-    return Evidence(material, draws=draws, sample_rows=sample_rows)
+    evidence = Evidence(material, draws=draws, sample_rows=sample_rows)
+    _refuse_two_of_one(evidence)
+    return evidence
+
+
+def _refuse_two_of_one(evidence: Evidence) -> None:
+    found: dict[tuple[str, int | None, tuple[str, ...]], RunFolder] = {}
+    for series in evidence.series:
+        for run in series.runs:
+            known = found.setdefault((run.folder.name or run.method, run.seed, series.order.tasks), run.folder)
+            if known.root != run.folder.root:
+                raise SystemExit(
+                    f"{known.root} and {run.folder.root} both have {known.name} with seed {run.seed}; leave one out"
+                )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

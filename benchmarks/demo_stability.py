@@ -94,8 +94,9 @@ def measured(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
                 print(f"seed {seed}, {threads} threads: {task} {score:.1f}{note}", flush=True)
                 yield task, score
             for method in of_demo("methods") if options.demo else ():
-                path = folder / f"demo-{method}.json"
-                rows = kept(path, lambda m=method, f=folder, s=seed: matrix(m, f, s, given(of_demo("settings"))))
+                place = folder / "-".join(of_demo("tasks"))  # another demo is another measurement
+                path = place / f"demo-{method}.json"
+                rows = kept(path, lambda m=method, f=place, s=seed: matrix(m, f, s, given(of_demo("settings"))))
                 print(f"seed {seed}, {threads} threads: {method} {rows}", flush=True)
                 for stage, row in enumerate(rows):
                     for task, score in zip(of_demo("tasks"), row, strict=True):

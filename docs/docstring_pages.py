@@ -33,13 +33,13 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Every task gets a LoRA of its own, and all of them are added up. A penalty, which sees adapters and no data, keeps the new "
         "delta from changing what earlier deltas use: their input directions, their entries, or their signs. "
         "![Sparsity, collisions and forgetting](../gallery/sparsity.png)",
-        ("o-lora", "n-lora", "ps-lora", "aso-lora", "inf-lora", "ella", "osf-lora"),
+        ("o-lora", "n-lora", "ps-lora", "aso-lora", "inf-lora", "ella", "osf-lora", "lb-cl", "jump-lora"),
     ),
     "routing": (
         "Choosing among adapters",
         "Adapters stay apart, and each input chooses or mixes them, by its features, by a gate that was learned, or by masks. "
         "![Where inputs go](../gallery/routes.png)",
-        ("pfd", "epi", "mocl", "sapt", "gain-lora", "sd-lora", "l2p", "dual-prompt", "prog-prompt"),
+        ("pfd", "epi", "mocl", "sapt", "moe-lora", "gain-lora", "sd-lora", "l2p", "dual-prompt", "prog-prompt"),
     ),
     "regularisation": (
         "Staying near what was learned",
@@ -63,6 +63,7 @@ _KINDS = {
     "merges": "How adapters become one. `clora merge --strategy NAME` makes a new adapter of it, `clora eval --combine NAME` scores it.",
     "trims": "Which entries of an adapter stay. `clora trim --by NAME` applies one. ![The knee](../gallery/knee.png)",
     "routers": "How near an input is to an adapter. `clora route --similarity NAME` uses one.",
+    "scorers": "How good one answer is, where no reference says. `clora eval --scorer NAME` uses one; rows of prompts alone do.",
     "metrics": "What a matrix of scores says about learning and forgetting. `clora report` computes all of them.",
 }
 

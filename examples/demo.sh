@@ -12,7 +12,7 @@ run() { # show a command, then run it
   "$@"
 }
 
-tasks=(topics-news sentiment-binary topics-wiki)
+tasks=(sentiment-stars sentiment-binary topics-wiki)
 methods=(seq-lora pfd)
 settings=(--epochs 2)
 

@@ -26,7 +26,11 @@ ZERO_CONFIGURED = {
 }
 SHARED = "inc-lora"  # the method of the first adapter, where another's second task can stand on it
 WHOLE = ("penalty", "loss", "gradients", "after_step")  # moments that need whole gradients: ``Moments.needs_whole``
-LEARNING_MORE = ("prog-prompt", "sd-lora")  # that have tensors of their own to learn, which ZeRO-2 would divide too
+LEARNING_MORE = (
+    "moe-lora",
+    "prog-prompt",
+    "sd-lora",
+)  # that have tensors of their own to learn, which ZeRO-2 would divide too
 ADAPTER = "second/adapter_model.safetensors"
 
 
@@ -81,7 +85,10 @@ CAST = {"method_options": {"trim": "random"}}
 MADE = {"method_options": {"rows": "2", "surplus": "1", "groups": "2"}}
 OWN: dict[str, Any] = {"cast": {"first": "cast", "chosen": CAST}, "ssr": {"first": "ssr", "chosen": MADE}}
 # The past of these must be of their own kind.
-OWN |= {name: {"first": name} for name in ("ewc", "gain-lora", "lamol", "mocl", "pfd", "sapt", "seq-ft", "tree-lora")}
+OWN |= {
+    name: {"first": name}
+    for name in ("ewc", "gain-lora", "lamol", "mocl", "moe-lora", "pfd", "sapt", "seq-ft", "tree-lora")
+}
 OWN |= {name: {"first": name, "engines": ("ddp",)} for name in ("dual-prompt", "l2p", "lfpt5", "prog-prompt")}
 METHODS = [
     Case(name, name, **OWN.get(name, {})) for name in registry.names("methods") if registry.load("methods", name).trains

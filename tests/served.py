@@ -15,6 +15,7 @@ from clora_cli.options import ServeOptions
 from clora_cli.routing.inputs import Input
 from clora_cli.serving import server
 from clora_cli.serving.asked import Asked, Decoding
+from clora_cli.serving.gate import read_keys
 from clora_cli.serving.service import Service
 from clora_cli.serving.verdict import Verdict
 
@@ -85,14 +86,16 @@ def running(package: Path, log: list[Any], **options: Any) -> Iterator[tuple[str
     """Serve a package in threads of this process."""
     chosen = ServeOptions(device="cpu", port=0, **options)
     listening = server.bound_for(chosen)
-    service = Service([package], chosen)
+    service = Service([package], chosen, log=log.append)
     begun, stops = threading.Event(), []
 
     def ready(stop: Callable[[], None]) -> None:
         stops.append(stop)
         begun.set()
 
-    thread = threading.Thread(target=server.serve, args=(service, chosen, listening, log.append, ready))
+    thread = threading.Thread(
+        target=server.serve, args=(service, chosen, read_keys(chosen), listening, log.append, ready)
+    )
     thread.start()
     try:
         assert begun.wait(30)

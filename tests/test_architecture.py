@@ -21,7 +21,7 @@ ROOT = Path(clora_cli.__file__).parent
 LAYERS = (
     {"base", "processes"},
     {"algebra", "store", "model", "options", "routing", "data", "nano"},
-    {"methods", "merges", "trims", "routers", "metrics"},
+    {"methods", "merges", "trims", "routers", "scorers", "metrics"},
     {"training", "evaluation", "transforming", "reporting", "presenting", "testing"},
     {
         "recipes",

@@ -277,6 +277,13 @@ def test_scores_of_dev_rows_are_refused(runs):
         claims.read([runs], 50, 0)
 
 
+def test_one_run_in_two_folders_is_refused_with_both_names(runs, tmp_path_factory):
+    again = tmp_path_factory.mktemp("again")
+    write_run(again, "n-lora", 2, KEPT, ORDER1)
+    with pytest.raises(SystemExit, match=f"{runs} and {again} both have n-lora with seed 2"):
+        claims.read([runs, again], 50, 0)
+
+
 def test_missing_evaluations_are_printed_as_commands(runs, capsys):
     write_run(runs, "ps-lora", 1, KEPT, ORDER1)
     claims.main([str(runs), "--missing"])

@@ -114,6 +114,14 @@ def slug(heading):
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
+def anchors(page):
+    """Return what a link into a page, Markdown or HTML, can point at."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".html":
+        return set(re.findall(r' id="([^"]+)"', text))
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_resolve(path):
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -125,8 +133,18 @@ def test_links_resolve(path):
         assert linked.exists(), target
         assert linked.is_relative_to(ROOT), target
         if anchor:
-            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in {slug(heading) for heading in headings}, target
+            assert anchor in anchors(linked), target
+
+
+def test_long_tables_of_results_are_report_pages():
+    pages = list((ROOT / "docs").glob("*/tables.html"))
+    assert {path.parent.name for path in pages} == {"replication", "results"}
+    for page in (ROOT / "docs" / f"{path.parent.name}.md" for path in pages):
+        rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+        assert f"]({page.stem}/tables.html" in page.read_text(encoding="utf-8")
+        assert len(page.read_bytes()) < 40_000, (
+            f"{page.name} has {len(rows)} rows of tables: move the long ones to its page"
+        )
 
 
 def test_the_file_tree_that_contributors_read_exists():

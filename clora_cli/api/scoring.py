@@ -93,7 +93,7 @@ def plan_scoring(
             f"--out {out} exists and is no regular file; choose another name", code="target-not-regular-file"
         )
     members = read_package(adapters)
-    tasks = scored_tasks(options.data, members, mend, columns=options.columns)
+    tasks = scored_tasks(options.data, members, mend, columns=options.columns, prompts=bool(options.scorer))
     earlier = read_baselines(baseline, limits["max_forgetting"], options.matrix, tasks)
     check_scorable(tasks, options)
     tell_notes(tasks, progress)

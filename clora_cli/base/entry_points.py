@@ -22,7 +22,7 @@ from clora_cli.base.legible import legible, shortened
 
 __all__ = ["KINDS", "Installed", "Source", "installed", "name_problem"]
 
-KINDS = ("methods", "merges", "trims", "routers", "metrics")
+KINDS = ("methods", "merges", "trims", "routers", "scorers", "metrics")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # Words that options, recipes and manifests accept beside the names of plug-ins.
 _RESERVED = {

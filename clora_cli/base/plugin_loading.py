@@ -28,8 +28,8 @@ __all__ = ["NONE_IN_FILE", "loaded", "options", "unfit"]
 
 NONE_IN_FILE = "plugin-none-in-file"  # the code for a file without a plug-in of a kind: it may have one of another kind
 
-_BASES = {"methods": "Method", "merges": "Merge", "trims": "Trim", "routers": "Router"}
-_REQUIRED = {"trims": "keep", "routers": "fit"}
+_BASES = {"methods": "Method", "merges": "Merge", "trims": "Trim", "routers": "Router", "scorers": "Scorer"}
+_REQUIRED = {"trims": "keep", "routers": "fit", "scorers": "score"}
 _METRIC = ("single", "counts", "zero_shot")
 _LONGEST = 300  # characters of a plug-in's own error message
 

@@ -50,12 +50,14 @@ def serve(
     from clora_cli.serving.gate import read_keys
     from clora_cli.serving.service import Service
 
-    keys = read_keys(options.api_key_file, "--api-key-file")
+    keys, log = read_keys(options), _log(output)
     terminal, listening = Terminal(output), server.bound_for(options)
     with listening:
-        if not is_loopback(options.host) and not keys:
+        for path in keys.exposed:
+            terminal.warn(f"{path}: other users of this machine can read these keys; chmod 600 {path}")
+        if not is_loopback(options.host) and not keys.clients:
             terminal.warn(f"--host {options.host} lets other machines ask without a key; pass --api-key-file")
-        service = Service(package, options, terminal)
+        service = Service(package, options, terminal, log)
         url = url_of(listening)
         if dry_run:
             text = f"would serve {_told(service)} at {url}"
@@ -66,9 +68,7 @@ def serve(
         terminal.note(f"serving {_told(service)}")
         text = f"listening on {url}"
         data = {"schema": "clora.serve/1", **_facts(service, url)}
-        server.serve(
-            service, options, listening, _log(output), lambda stop: emit(output, text=text, data=data, brief=url)
-        )
+        server.serve(service, options, keys, listening, log, lambda stop: emit(output, text=text, data=data, brief=url))
 
 
 def _check_libraries() -> None:

@@ -177,9 +177,17 @@ def _recognise(
     sets = "; ".join(dict.fromkeys(" + ".join(kind.required) for kind in formats))
     raise DataError(
         f"{source}: columns not recognised: {', '.join(found) or 'none'}; expected one of: {sets}; "
-        f"say what yours are, such as {_such_as(found)}",
+        f"say what yours are, such as {_such_as(found)}{_ALONE if _is_prompt(natural, formats) else ''}",
         code="columns-not-recognised",
     )
+
+
+_ALONE = "; prompts without answers are scored by clora eval --scorer"
+
+
+def _is_prompt(natural: Fields, formats: Sequence[Format]) -> bool:
+    """Whether columns that no format with answers fits are those of prompts alone."""
+    return formats is FORMATS and any(set(kind.required) <= set(natural) for kind in ASKED)
 
 
 def _such_as(found: Sequence[str]) -> str:

@@ -67,8 +67,8 @@ def _examples(task: Any, docs: Iterable[Mapping[str, Any]]) -> Iterable[Example]
     for doc in docs:
         answers = tuple(_answers(task, doc))
         prompt = task.doc_to_text(doc)
-        if isinstance(prompt, str) and all(isinstance(answer, str) for answer in answers):
-            yield Example(description, prompt, "", tuple(answer.strip() for answer in answers))
+        if isinstance(prompt, str) and all(isinstance(answer, (str, int, float)) for answer in answers):
+            yield Example(description, prompt, "", tuple(str(answer).strip() for answer in answers))
 
 
 def _answers(task: Any, doc: Mapping[str, Any]) -> Iterable[Any]:

@@ -17,8 +17,9 @@ from clora_cli.data.harness import PREFIX, read_harness
 from clora_cli.data.known_tasks import KNOWN, TRACE, KnownTask, canonical
 from clora_cli.data.naming import split_names, with_names
 from clora_cli.data.paths import read_path
+from clora_cli.data.prompts_alone import prompts_alone
 from clora_cli.data.readers import is_readable
-from clora_cli.data.registries import entry_of
+from clora_cli.data.registry_names import entry_of
 from clora_cli.data.root import data_root, find, holds_task, index
 from clora_cli.data.splits import Draft, finish
 from clora_cli.data.task import METRICS, Task, TaskInfo
@@ -40,6 +41,7 @@ def load_task(
     columns: Mapping[str, str] | None = None,
     metric: str | None = None,
     keep_bad_labels: bool = False,
+    prompts: bool = False,
 ) -> Task:
     """Return the task that a name, a path or a Hub id stands for.
 
@@ -50,6 +52,7 @@ def load_task(
             folders and Hub datasets.
         metric: One of ``METRICS`` instead of the task's own.
         keep_bad_labels: Keep rows whose label is not in the label set.
+        prompts: Take a file of rows without answers too: as test rows without references, for a scorer that needs none.
 
     Raises:
         DataError: Nothing has that name, or its content cannot be used.
@@ -67,6 +70,8 @@ def load_task(
         )
     plain, named = split_names(name.strip())
     try:
+        if prompts and (task := prompts_alone(plain, columns)):
+            return task
         draft = _draft(plain, columns)
     except OSError as error:
         raise DataError(

@@ -13,7 +13,8 @@ from clora_cli.data.folders import read_folder
 from clora_cli.data.known_tasks import TRACE, canonical
 from clora_cli.data.layouts import is_benchmark_folder, is_task_file, read_benchmark_folder, read_task_file, task_name
 from clora_cli.data.readers import read_records
-from clora_cli.data.registries import entry_of, read_entry
+from clora_cli.data.registries import read_entry
+from clora_cli.data.registry_names import entry_of
 from clora_cli.data.splits import Draft
 from clora_cli.data.texts import bare
 

@@ -118,7 +118,12 @@ def own_tasks(members: Iterable[_Member], mend: str) -> list[Task]:
 
 
 def scored_tasks(
-    names: Iterable[str], members: Sequence[_Member], mend: str, *, columns: Mapping[str, str] | None = None
+    names: Iterable[str],
+    members: Sequence[_Member],
+    mend: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    prompts: bool = False,
 ) -> list[Task]:
     """Return the tasks that names stand for; without names those that adapters were trained on.
 
@@ -127,14 +132,23 @@ def scored_tasks(
         members: The adapters.
         mend: As for ``own_tasks``.
         columns: As for ``load_task``.
+        prompts: As for ``load_task``.
 
     Raises:
         CloraError: As ``named_task`` and ``own_tasks``.
     """
-    return [named_task(name, members, mend, columns=columns) for name in names] or own_tasks(members, mend)
+    chosen = [named_task(name, members, mend, columns=columns, prompts=prompts) for name in names]
+    return chosen or own_tasks(members, mend)
 
 
-def named_task(name: str, members: Iterable[_Member], mend: str, *, columns: Mapping[str, str] | None = None) -> Task:
+def named_task(
+    name: str,
+    members: Iterable[_Member],
+    mend: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    prompts: bool = False,
+) -> Task:
     """Return the task that a name stands for, given these adapters.
 
     If one of them was trained on a file of that name, the name stands for that file, whatever else has it; if one was
@@ -145,6 +159,7 @@ def named_task(name: str, members: Iterable[_Member], mend: str, *, columns: Map
         members: The adapters.
         mend: As for ``Origin.load``.
         columns: Role to column name.
+        prompts: As for ``load_task``.
 
     Raises:
         CloraError: As ``load_task`` and ``Origin.load``.
@@ -155,7 +170,7 @@ def named_task(name: str, members: Iterable[_Member], mend: str, *, columns: Map
             of_file = origin.name == name and origin.given != name and not _same(name, plain)
             if of_file or (with_names and _same(name, plain)):
                 return origin.load(member.path, mend, columns)
-    return load_task(name, columns=columns or recorded_columns(name, members))
+    return load_task(name, columns=columns or recorded_columns(name, members), prompts=prompts)
 
 
 def recorded_columns(name: str, members: Iterable[_Member]) -> Mapping[str, str]:

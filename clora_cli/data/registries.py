@@ -1,13 +1,10 @@
-"""LLaMA-Factory's ``dataset_info.json``: a folder's data sets by name, each with its file, columns and tags (layer L1).
-
-EasyCL, which builds on it, has a data set for each split (``agnews``, ``agnews_dev``, ``agnews_test``), labels in
-``dataset_options.json`` and orders of tasks in ``benchmark_info.json``.
-"""
+"""Rows of a data set as LLaMA-Factory's ``dataset_info.json`` describes them: their file, columns and tags (layer L1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +14,24 @@ from clora_cli.data.findings import few
 from clora_cli.data.folders import split_files
 from clora_cli.data.formats import ROLES
 from clora_cli.data.layouts import task_name
-from clora_cli.data.readers import Record, read_json, read_records
+from clora_cli.data.readers import Record, read_records
+from clora_cli.data.registry_names import (
+    ELSEWHERE,
+    REGISTRY,
+    TRAIN,
+    Entry,
+    entries_in,
+    file_of,
+    gone_of,
+    others_of,
+    read_object,
+)
 from clora_cli.data.splits import Draft
 from clora_cli.data.texts import bare
 
-__all__ = ["Entry", "entry_of", "order_of", "read_entry"]
+__all__ = ["read_entry"]
 
-REGISTRY = "dataset_info.json"
-_OPTIONS, _BENCHMARKS = "dataset_options.json", "benchmark_info.json"
-_SPLITS = {
-    "dev": ("dev", "val", "valid", "validation", "eval"),
-    "test": ("test",),
-}  # endings of a data set's other splits
-_TRAIN = "_train"
-_ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "cloud_file_name", "script_url")
+_OPTIONS = "dataset_options.json"
 _UNREAD = {"subset", "split", "folder"}
 # Its names for columns, and their roles; the defaults are those of its two formats.
 _ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
@@ -40,69 +41,6 @@ _TAGS = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assis
          "observation_tag": "observation", "function_tag": "function_call", "system_tag": "system"}  # fmt: skip
 _MEANT = {"user_tag": "user", "assistant_tag": "assistant", "observation_tag": "observation",
           "function_tag": "function_call", "system_tag": "system"}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One data set of a registry.
-
-    Attributes:
-        registry: The file.
-        name: The data set's name in it.
-        described: Its entry in the file.
-    """
-
-    registry: Path
-    name: str
-    described: Mapping[str, Any]
-
-
-def entry_of(path: Path) -> Entry | None:
-    """Return the data set that a path names: a name below a folder with a registry, a listed file, or the only data set.
-
-    Raises:
-        DataError: A folder's registry has several data sets and the path does not say which.
-    """
-    if path.name == REGISTRY and path.is_file():
-        path = path.parent
-    if path.is_dir():
-        entries = _entries(path)
-        if not entries:
-            return _entries(path.parent).get(path.name)
-        if any((path / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
-            return None
-        others = {name for each in entries for name in _others(each, entries).values()}
-        entries = {name: entry for name, entry in entries.items() if name not in others}
-        if len(entries) > 1:
-            names = few(str(path / name) for name in sorted(entries))
-            raise DataError(
-                f"{path}: its {REGISTRY} names {len(entries)} data sets; give one of {names}", code="several-data-sets"
-            )
-        return next(iter(entries.values()))
-    entries = _entries(path.parent)
-    if not path.is_file():
-        return entries.get(path.name)
-    described = [entry for entry in entries.values() if _file(entry) == path]
-    return described[0] if len(described) == 1 else None
-
-
-def order_of(path: Path) -> tuple[str, ...] | None:
-    """Return the tasks of an order that a folder's ``benchmark_info.json`` names, as ``--data`` takes them: ``FOLDER/ORDER``.
-
-    Raises:
-        DataError: If the file has several benchmarks with an order of that name.
-    """
-    registry = path.parent / _BENCHMARKS
-    try:
-        content = _object(registry) if registry.is_file() else {}
-    except OSError:  # what is no path at all names no order either
-        return None
-    benchmarks = [each.get("orders") for each in content.values() if isinstance(each, dict)]
-    found = [orders[path.name] for orders in benchmarks if isinstance(orders, dict) and path.name in orders]
-    if len(found) > 1:
-        raise DataError(f"{registry}: several benchmarks have an order '{path.name}'; keep one", code="order-ambiguous")
-    names = [name for name in found[0] if isinstance(name, str)] if found and isinstance(found[0], list) else []
-    return tuple(str(path.parent / name) for name in names) or None
 
 
 def read_entry(entry: Entry, columns: Mapping[str, str] | None = None) -> Draft:
@@ -116,51 +54,40 @@ def read_entry(entry: Entry, columns: Mapping[str, str] | None = None) -> Draft:
         DataError: It is not on this machine, or cannot be read as it is described.
     """
     notes = [f"columns are read as {REGISTRY} names them"]
-    entries = _entries(entry.registry.parent)
-    others = {split: entries[name] for split, name in _others(entry.name, entries).items()}
+    entries = entries_in(entry.registry.parent)
+    others = {split: entries[name] for split, name in others_of(entry.name, entries).items()}
     rows, named = _rows(entry, columns, notes)
     splits = {"train": rows} | {split: _rows(other, columns, notes)[0] for split, other in others.items()}
     notes += [f"{split} is '{other.name}' of {REGISTRY}" for split, other in others.items()]
-    name = entry.name.removesuffix(_TRAIN) if others else entry.name
+    notes += gone_of(entry.name, entries)
+    name = entry.name.removesuffix(TRAIN) if others else entry.name
     draft = draft_of(task_name(name), f"{REGISTRY} {name}", splits, named, notes)
     if labels := _labels(entry.registry.parent, name):
         draft = replace(draft, labels=labels, labels_from=_OPTIONS, closed=True, metric="exact-match")
     return draft
 
 
-def _others(name: str, entries: Mapping[str, Entry]) -> dict[str, str]:
-    """Return the data sets that hold a training set's other splits: those of its name with an ending, whose files are here."""
-    stem = name.removesuffix(_TRAIN)
-    found = {}
-    for split, endings in _SPLITS.items():
-        candidates = (f"{stem}_{ending}" for ending in endings)
-        if other := next((each for each in candidates if each in entries and _file(entries[each])), None):
-            found[split] = other
-    return found
-
-
 def _labels(folder: Path, name: str) -> tuple[str, ...]:
     """Return the labels that ``dataset_options.json`` gives a data set, in its folder or up to two above it."""
     for place in (folder, *list(folder.resolve().parents)[:2]):
-        described = _object(place / _OPTIONS).get(name) if (place / _OPTIONS).is_file() else None
+        described = read_object(place / _OPTIONS).get(name) if (place / _OPTIONS).is_file() else None
         if isinstance(described, dict) and isinstance(described.get("options"), list):
             return tuple(dict.fromkeys(str(label).strip() for label in described["options"]))
     return ()
 
 
-def _object(path: Path) -> Mapping[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected an object of names; mend it", code="registry-malformed")
-    return content
-
-
 def _rows(entry: Entry, columns: Mapping[str, str] | None, notes: list[str]) -> tuple[list[Record], dict[str, str]]:
     """Return the rows of one data set and its roles' columns."""
     where = f"{entry.registry}, '{entry.name}'"
-    path = _file(entry)
+    path = file_of(entry)
+    if path and not _is_below(path, entry.registry.parent):
+        raise DataError(
+            f"{where}: file_name {entry.described['file_name']!r} does not lead to a file below the registry's folder; "
+            "give the file itself as --data",
+            code="registry-file-elsewhere",
+        )
     if path is None:
-        places = (f"{key} {entry.described[key]}" for key in ("file_name", *_ELSEWHERE) if key in entry.described)
+        places = (f"{key} {entry.described[key]}" for key in ("file_name", *ELSEWHERE) if key in entry.described)
         place = next(places, "no file_name")
         raise DataError(
             f"{where}: its rows are not in this folder ({place}); give a Hub id or the file itself as --data",
@@ -168,10 +95,10 @@ def _rows(entry: Entry, columns: Mapping[str, str] | None, notes: list[str]) -> 
         )
     paths = sorted(path for each in split_files(path).values() for path in each) if path.is_dir() else [path]
     rows = [row for each in paths for row in read_records(each, notes)]
-    sharegpt = entry.described.get("formatting", "alpaca") == "sharegpt"
+    sharegpt = _turns_in(entry)
     named = _columns(entry, rows, sharegpt) | dict(columns or {})
     if sharegpt and "conversations" in named:
-        rows = _retagged(rows, named["conversations"], entry.described.get("tags") or {})
+        rows = _retagged(rows, named["conversations"], _texts(entry, "tags"))
     if unread := sorted(key for key in _UNREAD if entry.described.get(key) and not _is_ending(entry, key)):
         notes.append(f"{REGISTRY} names what is not read: {', '.join(f'{k} {entry.described[k]}' for k in unread)}")
     if limit := entry.described.get("num_samples"):
@@ -179,45 +106,42 @@ def _rows(entry: Entry, columns: Mapping[str, str] | None, notes: list[str]) -> 
     return rows, named
 
 
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether a path, as it is written, stays below a folder: a registry from elsewhere says which of its own files are rows."""
+    return Path(normpath(folder)) in Path(normpath(path)).parents
+
+
+def _turns_in(entry: Entry) -> bool:
+    """Whether the rows are conversations."""
+    named = entry.described.get("formatting", "alpaca")
+    if named not in ("alpaca", "sharegpt", "openai"):
+        raise DataError(
+            f"{entry.registry}, '{entry.name}': formatting {named!r} is none of alpaca, sharegpt, openai; mend it",
+            code="registry-malformed",
+        )
+    return bool(named != "alpaca")
+
+
+def _texts(entry: Entry, key: str) -> Mapping[str, str]:
+    """Return an entry's object of names; empty if it has none."""
+    given = entry.described.get(key) or {}
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+        raise DataError(
+            f"{entry.registry}, '{entry.name}': {key} is no object of names; mend it", code="registry-columns-malformed"
+        )
+    return given
+
+
 def _is_ending(entry: Entry, key: str) -> bool:
     """Whether ``split`` says no more than what the file's name says: of ``agnews_dev.json`` that it is dev."""
     split = str(entry.described[key])
-    return key == "split" and (path := _file(entry)) is not None and bare(path).endswith(f"_{split}")
-
-
-def _entries(folder: Path) -> dict[str, Entry]:
-    registry = folder / REGISTRY
-    if not registry.is_file():
-        return {}
-    try:
-        content = read_json(registry)
-    except DataError:
-        return {}  # not a registry: the folder is read without it
-    if not isinstance(content, dict):
-        return {}
-    keys = {"file_name", *_ELSEWHERE}
-    return {
-        name: Entry(registry, name, described)
-        for name, described in content.items()
-        if isinstance(described, dict) and keys & set(described)
-    }
-
-
-def _file(entry: Entry) -> Path | None:
-    name = entry.described.get("file_name")
-    path = entry.registry.parent / name if isinstance(name, str) else None
-    return path if path and path.exists() else None
+    return key == "split" and (path := file_of(entry)) is not None and bare(path).endswith(f"_{split}")
 
 
 def _columns(entry: Entry, rows: list[Record], sharegpt: bool) -> dict[str, str]:
     """Role to column: those that the entry names, and the format's own where they exist."""
     there = {column for row in rows for column in row.values}
-    given = entry.described.get("columns") or {}
-    if not isinstance(given, dict) or not all(isinstance(column, str) for column in given.values()):
-        raise DataError(
-            f"{entry.registry}, '{entry.name}': columns is no object of names; mend it",
-            code="registry-columns-malformed",
-        )
+    given = _texts(entry, "columns")
     roles = {"messages": "conversations", **_SHARED} if sharegpt else _ALPACA | _SHARED
     needed = ("messages",) if sharegpt else ("prompt", "response")
     if gone := next((given[key] for key in needed if key in given and given[key] not in there), None):

@@ -12,7 +12,7 @@ from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.layouts import is_task_file
 from clora_cli.data.readers import Record, is_readable, parse_json, read_records
-from clora_cli.data.registries import entry_of
+from clora_cli.data.registry_names import entry_of
 from clora_cli.data.texts import starts_with
 
 __all__ = ["read_lines", "row_file", "stream_records"]

@@ -91,7 +91,7 @@ _FORMATS = {
 
 @contextmanager
 def library(place: str, what: str, mend: str) -> Iterator[None]:
-    """Turn an error of pyarrow or ``datasets`` about a user's data into an error of one line.
+    """Turn an error of pyarrow, ``datasets`` or lm-evaluation-harness about a user's data into an error of one line.
 
     Args:
         place: The source of the data, for the message.
@@ -103,13 +103,15 @@ def library(place: str, what: str, mend: str) -> Iterator[None]:
     """
     import pyarrow as pa  # type: ignore[import-untyped]
     from datasets.exceptions import DatasetsError
+    from jinja2 import TemplateError
 
     expected = (pa.ArrowException, DatasetsError, OSError, ValueError, TypeError, LookupError, AttributeError)
+    others = (RuntimeError, ImportError, EOFError, ArithmeticError, MemoryError, StopIteration, TemplateError)
     try:
         yield
     except DataError:
         raise
-    except (*expected, RuntimeError, ImportError, EOFError, ArithmeticError, MemoryError) as error:
+    except (*expected, *others) as error:
         raise DataError(f"{place}: not {what} ({in_brief(error)}); {mend}", code="data-not-readable") from error
 
 

@@ -13,6 +13,7 @@ from clora_cli.evaluation.answers import generate, rank_labels
 from clora_cli.evaluation.choosing import classify
 from clora_cli.evaluation.combine import Combination
 from clora_cli.evaluation.prompts import Before, Prompts
+from clora_cli.evaluation.scored import scored_by
 from clora_cli.evaluation.text import FORMULAS, Grading
 from clora_cli.model.backbone import Backbone
 from clora_cli.options import EvalOptions
@@ -66,12 +67,14 @@ class Bench:
                 chosen = _chosen(prompts, task, done, before, labels=labels)
                 answers = joined(chosen)
                 done(len(prompts.ids))
-                return _score(task, "label-rank" if labels else task.metric, answers, prompts)
+                return _score(
+                    task, "label-rank" if labels else task.metric, answers, prompts, scorer=self._options.scorer
+                )
             cut: set[int] = set()
             answers = joined(generate(prompts, prompts.room, done, before, cut.update))
             done(len(prompts.ids))
             unended = 0 if task.labels else self._report_cut(title, _of_all_processes(cut, prompts), prompts)
-            return _score(task, task.metric, answers, prompts, unended)
+            return _score(task, task.metric, answers, prompts, unended, self._options.scorer)
 
     def _report_cut(self, title: str, cut: int, prompts: Prompts) -> int:
         """Report and return how many answers were graded although they were cut off."""
@@ -114,15 +117,17 @@ def _of_all(advance: Advance, total: int) -> Callable[[int], None]:
     return done
 
 
-def _score(task: Task, metric: str, answers: Sequence[str], prompts: Prompts, cut: int = 0) -> TaskScore:
+def _score(
+    task: Task, metric: str, answers: Sequence[str], prompts: Prompts, cut: int = 0, scorer: str = ""
+) -> TaskScore:
     references = (text for split in (task.train, task.dev, task.test) for row in split for text in row.references)
-    grading = Grading.of(metric, task.labels, references)
+    grading = scored_by(scorer) if scorer else Grading.of(metric, task.labels, references)
     pairs = zip(answers, prompts.examples, strict=True)
     graded = [grading.grade(answer, row.references, row.prompt) for answer, row in pairs]
     hits = None if grading.graded else round(sum(graded))
     return TaskScore(
-        metric,
-        FORMULAS.get(metric, grading.formula),
+        scorer.partition(",")[0] or metric,
+        grading.formula if scorer else FORMULAS.get(metric, grading.formula),
         100 * sum(graded) / len(graded),
         len(graded),
         hits,

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clora_cli.base.errors import DataError
+from clora_cli.base.errors import ArtifactError, DataError
 from clora_cli.base.files import read_json, to_json, write_text
-from clora_cli.data import Example, Task
+from clora_cli.base.records import any_text, listed, one_of, wrong
+from clora_cli.data import METRICS, Example, Task
 from clora_cli.evaluation.text import Grading
 from clora_cli.options import EvalOptions
 
 __all__ = ["scorer", "write_harness_task"]
 
 _SPLITS = {"training": "train", "validation": "dev", "test": "test"}  # the harness's names, and clora's
+_FACTS = {"metric": one_of(*METRICS), "labels": listed(any_text), "references": listed(any_text)}
 _CODE = '''"""How lm-evaluation-harness scores {name}: as `clora eval` does."""
 from clora_cli.evaluation.harness_tasks import scorer
 score = scorer(__file__)
@@ -66,7 +68,13 @@ def scorer(path: str) -> Callable[[Mapping[str, Any], Sequence[str]], dict[str, 
     Raises:
         ArtifactError: If the file beside it is missing or damaged.
     """
-    facts = read_json(Path(path).with_suffix(".json"), "what the scores depend on")
+    place = Path(path).with_suffix(".json")
+    facts = read_json(place, "what the scores depend on")
+    if key := wrong(facts, _FACTS):
+        raise ArtifactError(
+            f"{place} is damaged ({key}); write the task again: `clora tasks NAME --lm-eval FOLDER`",
+            code="file-damaged",
+        )
     grading = Grading.of(facts["metric"], facts["labels"], facts["references"])
     key = _metric(facts["metric"])
 

@@ -166,6 +166,8 @@ class Method:
             alone it uses its own settings. It acts after the others at every moment.
         full_rank: Whether the new adapter is a matrix of full rank at each layer, all of it trained, of which ``--rank``, ``--alpha``
             and ``--dropout`` say nothing; beside a method that is, others are.
+        factored: Whether the method makes those matrices of factors that it trains itself; layers and learning rate are then by
+            default those of a LoRA.
         lr: The learning rate by default; None for what suits the base model.
         takes_classes: Whether it can train an encoder, whose answers are classes, each task's own: not where the model is to write, or
             answers are compared over a vocabulary that all tasks share.
@@ -183,6 +185,7 @@ class Method:
     keeps: ClassVar[tuple[str, ...]] = ()
     joins = False
     full_rank = False
+    factored = False
     lr: ClassVar[float | None] = None
     takes_classes = True
     grows = False

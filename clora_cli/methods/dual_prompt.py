@@ -32,7 +32,8 @@ class DualPrompt(Method):
 
     References:
         Wang et al., DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning, ECCV 2022, arXiv:2204.04799; lengths,
-        the keys' term, ``pull`` and the choice are those of its published code (google-research/l2p@dd8836e, ImageNet-R).
+        the keys' term, ``pull`` and the choice are those of its published code (google-research/l2p@dd8836e, ImageNet-R), and of a port
+        by others (JH-LEE-KR/dualprompt-pytorch@7eb457d), in which each input chooses for itself, as here.
         Differs: both prompts stand before the input, as PEFT's folders have them; the paper puts G to the first two layers' attention
         and E to the next three's, as keys and values.
         Differs: q is of token embeddings, padding left out, where the paper takes a frozen encoder's class token; the choice is each

@@ -31,8 +31,9 @@ class ILora(SlowCopy):
 
     References:
         Ren et al., Analyzing and Reducing Catastrophic Forgetting in Parameter Efficient Tuning, 2024, arXiv:2402.18865. The target,
-        the moving average and its 0.25, the strength of 1 are those of its published code (which47/LLMCL@a9dae12); the paper's text was
-        not at hand. Other public code lets 0.999 stay.
+        the moving average and its 0.25, the strength of 1 are those of its published code (which47/LLMCL@a9dae12). The paper, as
+        notes on it quote its equations, has the same average with a fixed share, the same sum of losses over new and remembered rows, and
+        the slow copy's own states as the target: the larger of both is the code's. Other public code lets 0.999 stay.
         Differs: remembered rows are shuffled among the new ones and each counts as a new one; the code adds the mean losses of a batch
         of each.
         Differs: the hidden states are those that the output layer reads at the answers' tokens, in two passes more over a batch's

@@ -40,8 +40,9 @@ class L2p(Method):
     References:
         Wang et al., Learning to Prompt for Continual Learning, CVPR 2022, arXiv:2112.08654, eq. 2 to 5. Keys, choice and the keys'
         term are those of its published code (google-research/l2p@dd8836e); sizes and ``pull`` those of its port to language models
-        (which47/LLMCL@a9dae12), where that code has a ``pull`` of 1. The f_i are the paper's alone: neither code has them. Of other
-        public code one has them in training and from the second task on too, and multiplies a similarity by their complement.
+        (which47/LLMCL@a9dae12), where that code has a ``pull`` of 1. The f_i are eq. 4, in training alone; neither code has them. Of
+        others' code one has them as here (``scaled_frequency``), from the second task on; another multiplies a similarity by their
+        complement; a port of the whole (JH-LEE-KR/l2p-pytorch@f7bc994) has none.
         Differs: the choice is each input's own, where the published code lets a batch vote.
         Differs: q is of token embeddings, padding left out; the paper takes a frozen encoder's, the port a mean over padding too, so
         that a choice depends on the batch.

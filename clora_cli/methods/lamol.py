@@ -27,7 +27,8 @@ class Lamol(WrittenRows):
     References:
         Sun, Ho and Lee, LAMOL: LAnguage MOdeling for Lifelong Language Learning, ICLR 2020, arXiv:1909.03329. Both losses, what they are
         over, the rows' number, drawing and parting, strength (lambda) 0.25 and top_k 20 are those of its published code
-        (jojotenya/LAMOL@03c31d9); share (gamma) is 0.2 in that code's example and 0.05 where nothing is said.
+        (jojotenya/LAMOL@03c31d9); share (gamma) is 0.2 in that code's example and 0.05 where nothing is said. An implementation by others
+        has the same two losses, 0.25 and 0.2.
         Differs: LoRA where the paper trains GPT-2 whole, and words where it adds tokens to the vocabulary.
         Differs: the name of the task stands before its rows, as under that code's ``add_task_tokens``; otherwise it has one word for all.
         Differs: the mark counts as any other token, where that code weighs it five times in both losses.

@@ -34,9 +34,10 @@ class Sdft(SlowCopy):
     References:
         Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, arXiv:2601.19897. Its eq. 1 prints the divergence the
         other way round; all its results have this one, as an author says (idanshen/Self-Distillation, issue 5) and its code has it by
-        default. The decay was not checked: the paper's teacher is a moving average, Tinker's is frozen, TRL's moves by 0.05 if asked
-        to. Critics: arXiv:2607.01763 finds that dense self-distillation may forget more, and collapse; arXiv:2609.24646 bounds the
-        teacher's influence. It needs a model that uses what its prompt shows: a base model that does not is taught nothing.
+        default. The teacher moves by 0.01 at each step, a decay of 0.99, in two projects that train by the paper's algorithm 1 and its
+        code; Tinker's is frozen, TRL's moves by 0.05 if asked to. Critics: arXiv:2607.01763 finds that dense self-distillation may
+        forget more, and collapse; arXiv:2609.24646 bounds the teacher's influence. It needs a model that uses what its prompt shows: a
+        base model that does not is taught nothing.
         Differs: the demonstration is the row's own question and answer before the question, without words of instruction, where public
         code has the question, the answer as an example of a response, and a request for one's own.
         Differs: the divergence is over the teacher's likeliest tokens, as Tinker has it; TRL takes the student's, the paper the whole

@@ -41,7 +41,8 @@ class Ssr(Method):
     References:
         Huang et al., Mitigating Catastrophic Forgetting in Large Language Models with Self-Synthesized Rehearsal, ACL 2024,
         arXiv:2403.01244; the steps are those of its published code (DeepLearnXMU/SSR@38d2a06): 2 shots, temperature 0.9, 20 clusters of the
-        made questions, those nearest to each centre, 200 rows a task, answered greedily by the model as it is before each task.
+        made questions, those nearest to each centre, 200 rows a task, answered greedily by the model as it is before each task. Two
+        implementations by others (ECNU-ICALK/EasyCL one of them) have the same three steps.
         Differs: rows are 50 here, as in replay. How many are made to choose from is clora's choice.
         Differs: only the body of a question is made; instruction and cue are those of an example. The base model is asked for no answer,
         which that code wants, to see where a question ends, and then leaves out.

@@ -31,8 +31,10 @@ class TreeLora(Method):
 
     References:
         Qian et al., TreeLoRA: Efficient Continual Learning via Layer-Wise LoRAs Guided by a Hierarchical Gradient-Similarity Tree,
-        ICML 2025, arXiv:2506.10355: gradients by L1 distance, the tree. The paper's regulariser could not be checked, for want of its text;
-        inner product, growth and 0.5 are those of its published code (ZinYY/TreeLoRA@c6a9b6d).
+        ICML 2025, arXiv:2506.10355: gradients by L1 distance, the tree. Inner product, growth and 0.5 are those of its published code
+        (ZinYY/TreeLoRA@c6a9b6d).
+        Differs: the paper's regulariser, as a reader of its text quotes it, is the L1 distance of the new gradient to the earlier
+        task's, whose own gradient takes second derivatives; neither that code nor any other found has it.
         Differs: true gradients, where the code takes the parameters of ``lora_A`` for them, and adds each up once a layer.
         Differs: all tasks of a node are compared at each step, which costs a few products; the paper samples one by a lower confidence
         bound, and the code, by a sign, prefers the most distant.

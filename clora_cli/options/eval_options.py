@@ -53,6 +53,16 @@ class EvalOptions(RouteChoices):
         completes="combine",
     )
     score: str = option("generate", "generate: greedy answers; labels: the likeliest of the label set.", choices=SCORE)
+    scorer: str = option(
+        "",
+        f"Score each answer by this instead of the tasks' own metrics, also where rows have no answers: a .py file, or one of "
+        f"{registry.listed('scorers')}.",
+        metavar="NAME[,KEY=VALUE]",
+        parse=lambda text: registry.admit("scorers", text),
+        completes="scorers",
+        table="settings",
+        since="0.2.0",
+    )
     matrix: bool = option(False, "Score after every stage, from the base model on.", recipe=False)
     seen: bool = option(False, "With --matrix: leave out tasks that are not learned yet.", recipe=False)
     batch_size: int = option(
@@ -89,7 +99,9 @@ class EvalOptions(RouteChoices):
         """Refuse options that exclude each other.
 
         Raises:
-            OptionError: If routing is chosen for a combination that does not route, or ``seen`` without ``matrix``.
+            OptionError: If routing is chosen for a combination that does not route, ``seen`` without ``matrix``, or a scorer for
+                labels that are ranked.
+            UnknownNameError: If there is no such scorer.
         """
         super().check()
         if self.combine not in ways():
@@ -101,11 +113,18 @@ class EvalOptions(RouteChoices):
             raise OptionError(
                 f"--combine {self.combine} does not route: leave out {', '.join(flags)}", code="option-has-no-effect"
             )
+        if self.scorer:
+            registry.bound("scorers", self.scorer)
+            if self.score == "labels":
+                raise OptionError(
+                    "--scorer scores what is generated: leave out --score labels", code="option-has-no-effect"
+                )
         if self.seen and not self.matrix:
             raise OptionError("--seen leaves cells out of a matrix: pass --matrix too", code="option-missing")
 
     def recorded(self) -> dict[str, Any]:
         """Return what a scores file keeps of these options beside ``combine`` and ``score``: all that changes a score."""
         router = str(self.route.get("similarity", "")).partition(",")[0]
-        plugins = registry.records({"merges": [self.combine], "routers": [router]})
+        scorer = self.scorer.partition(",")[0]
+        plugins = registry.records({"merges": [self.combine], "routers": [router], "scorers": [scorer]})
         return recorded(self, "settings") | {"route": self.route, "calibrate": list(self.calibrate), **plugins}

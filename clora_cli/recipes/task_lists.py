@@ -12,7 +12,7 @@ from clora_cli.data.bundled import bundled_name
 from clora_cli.data.harness import PREFIX
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
-from clora_cli.data.registries import order_of
+from clora_cli.data.registry_names import order_of
 from clora_cli.data.root import data_root, find
 from clora_cli.recipes.document import Item
 from clora_cli.recipes.orders import named_orders, orders

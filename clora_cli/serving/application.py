@@ -38,19 +38,24 @@ def application(
         log: Takes one entry for each request.
         upstream: The server that answers instead, if any.
     """
-    app = FastAPI(title="clora", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="clora", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     served = Endpoints(service, line, options, keys, log, upstream)
     gets = {"/": served.page, "/health": served.health, "/metrics": served.metrics, "/v1/models": served.models}
+    gets["/v1/models/{name:path}"] = served.model
     posts = {"/v1/route": served.route, "/v1/completions": served.completions, "/v1/chat/completions": served.chat}
-    for method, endpoints in (("GET", gets), ("POST", posts)):
+    for methods, endpoints in ((["GET", "HEAD"], gets), (["POST"], posts)):
         for path, endpoint in endpoints.items():
-            app.add_api_route(path, served.guarded(endpoint, path), methods=[method], response_model=None)
+            app.add_api_route(path, served.guarded(endpoint, path), methods=methods, response_model=None)
 
     async def unknown(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        return served.refused(
-            "unknown", Refusal(status, f"{request.method} {request.url.path}: there is no such thing")
-        )
+        return served.refused("unknown", _unknown(request, error))
 
     app.add_exception_handler(HTTPException, unknown)
     return app
+
+
+def _unknown(request: Request, error: Exception) -> Refusal:
+    status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
+    allowed = (headers or {}).get("Allow")
+    told = f"use {allowed}" if allowed else "there is no such thing"
+    return Refusal(status, f"{request.method} {request.url.path}: {told}", headers=headers)

@@ -107,7 +107,10 @@ def read_choice(model: Any, names: Collection[str], base: str) -> Choice:
         OptionError: If it is none of these, or a scale is no finite number.
     """
     if isinstance(model, (list, dict)):
-        pairs = [_scaled(one, names, base) for one in (model if isinstance(model, list) else [model])]
+        listed = model if isinstance(model, list) else [model]
+        if alone := next((one for one in (AUTO, BASE, base) if one not in names and one in listed), None):
+            raise OptionError(f"model: '{alone}' stands alone; a list names adapters", code="served-model-malformed")
+        pairs = [_scaled(one, names, base) for one in listed]
         if len({name for name, _ in pairs}) < len(pairs) or not pairs:
             raise OptionError("model: name at least one adapter, and none twice", code="served-model-malformed")
         return Choice(scales=dict(pairs))

@@ -39,11 +39,17 @@ class Body(BaseModel):
         raise NotImplementedError
 
 
+class _StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool | None = None
+
+
 class Answered(Body):
     """What requests for answers have."""
 
     stream: bool | None = None
-    stream_options: dict[str, bool] | None = None
+    stream_options: _StreamOptions | None = None
     max_tokens: _Tokens = None
     temperature: Annotated[float | None, Field(ge=0, le=100)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
@@ -59,7 +65,7 @@ class Answered(Body):
     @property
     def usage(self) -> bool:
         """Whether a stream ends with the numbers of tokens."""
-        return bool((self.stream_options or {}).get("include_usage"))
+        return bool(self.stream_options and self.stream_options.include_usage)
 
     def decoding(self, default: int) -> Decoding:
         """Return how the answer is chosen: greedily, unless the request says how to draw.
@@ -73,6 +79,8 @@ class Answered(Body):
         for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
             if getattr(self, name):
                 raise Refusal(400, f"{name} is not supported; leave it out", param=name)
+        if self.stream_options is not None and not self.stream:
+            raise Refusal(400, "stream_options: pass stream as well", param="stream_options")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > 16 or not all(stops):
             raise Refusal(400, "stop: give at most 16 texts, none of them empty", param="stop")

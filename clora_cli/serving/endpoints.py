@@ -15,7 +15,7 @@ from clora_cli.base.addresses import is_loopback
 from clora_cli.base.errors import CloraError
 from clora_cli.options import ServeOptions
 from clora_cli.routing.inputs import Input
-from clora_cli.serving.asked import Asked, Decoding
+from clora_cli.serving.asked import Asked, Decoding, read_choice
 from clora_cli.serving.bodies import Answered, Chat, Completion, Routed, forwarded, read_body
 from clora_cli.serving.feed import Feed, Finished
 from clora_cli.serving.gate import Gate
@@ -94,10 +94,10 @@ class Endpoints:
 
     async def health(self, request: Request) -> Response:
         """Tell how the server is; what it serves is told to those alone who may ask it."""
-        held, down = self._service.held, self._line.died or self._service.lost
-        state: dict[str, Any] = {"status": "down" if down else "stale" if self._service.trouble else "ok"}
+        held, status = self._service.held, "down" if self._line.died else self._service.status
+        state: dict[str, Any] = {"status": status}
         if not self._gate.knows(request):
-            return JSONResponse(state, 503 if down else 200)
+            return JSONResponse(state, 503 if status == "down" else 200)
         state |= {
             "version": held.version,
             "adapters": len(held.names),
@@ -106,7 +106,7 @@ class Endpoints:
             "trouble": self._service.trouble,
             "unrouted": held.unrouted,
         }
-        return JSONResponse(state, 503 if down else 200)
+        return JSONResponse(state, 503 if status == "down" else 200)
 
     async def metrics(self, request: Request) -> Response:
         """Return Prometheus's text."""
@@ -114,9 +114,18 @@ class Endpoints:
 
     async def models(self, request: Request) -> Response:
         """List what a request may call its model."""
-        about = {"object": "model", "created": self._started, "owned_by": "clora"}
-        data = [{"id": name, **about} for name in self._service.models]
+        data = [self._about(name) for name in self._service.models]
         return JSONResponse({"object": "list", "data": data}, headers={"x-clora-version": self._service.held.version})
+
+    async def model(self, request: Request) -> Response:
+        """Tell of one of them."""
+        service, name = self._service, request.path_params["name"]
+        if name not in service.models:
+            read_choice(name, service.held.names, service.base)  # refuses what is none
+        return JSONResponse(self._about(name), headers={"x-clora-version": service.held.version})
+
+    def _about(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "clora"}
 
     async def route(self, request: Request) -> Response:
         """Tell where a prompt goes."""

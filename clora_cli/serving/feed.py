@@ -75,6 +75,7 @@ class Feed:
 
     def failed(self, error: CloraError) -> None:
         """Pass on why there is no answer."""
+        self.leave()
         self._put(error)
 
     def wanted(self) -> bool:

@@ -3,34 +3,72 @@
 from __future__ import annotations
 
 import hmac
+import re
+import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
 
 from clora_cli.base.addresses import names_this_machine
 from clora_cli.base.errors import OptionError
+from clora_cli.options import ServeOptions
 from clora_cli.serving.refusal import Refusal
 
-__all__ = ["Gate", "read_keys"]
+__all__ = ["Gate", "Keys", "read_keys"]
+
+_KEY = re.compile("[!-~]+")  # what a header holds as it is
 
 
-def read_keys(path: Path | None, flag: str) -> tuple[str, ...]:
-    """Return the keys in a file, one a line; none without a file.
+@dataclass(frozen=True)
+class Keys:
+    """API keys.
+
+    Attributes:
+        clients: Of which a client must have one; empty lets everybody in.
+        upstream: What another server asks for; empty for nothing.
+        exposed: The files that other users of this machine can read.
+    """
+
+    clients: tuple[str, ...]
+    upstream: str
+    exposed: tuple[Path, ...]
+
+
+def read_keys(options: ServeOptions) -> Keys:
+    """Read the files of keys, each once: it may be a pipe.
 
     Raises:
-        OptionError: If it cannot be read, or holds none.
+        OptionError: If one cannot be read, holds no key, or something that is none.
     """
+    clients = _keys(options.api_key_file, "--api-key-file")
+    upstream = _keys(options.upstream_key_file, "--upstream-key-file")
+    paths = [path for path in (options.api_key_file, options.upstream_key_file) if path is not None]
+    exposed = tuple(path for path in paths if path.is_file() and path.stat().st_mode & stat.S_IROTH)
+    return Keys(clients, upstream[0] if upstream else "", exposed)
+
+
+def _keys(path: Path | None, flag: str) -> tuple[str, ...]:
+    """Return the keys in a file, one a line, lines that begin with # left out; none without a file."""
     if path is None:
         return ()
     try:
-        keys = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no UTF-8"
         raise OptionError(
-            f"{flag} {path} cannot be read: {error}; make it readable", code="key-file-unreadable"
+            f"{flag} {path} cannot be read: {why}; make it readable", code="key-file-unreadable"
         ) from error
-    if not keys or not all(key.isascii() and key.isprintable() for key in keys):
-        raise OptionError(f"{flag} {path}: write one key of ASCII letters a line", code="key-file-malformed")
-    return keys
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
+    keys = [(number, line) for number, line in numbered if line and not line.startswith("#")]
+    odd = next((number for number, key in keys if not _KEY.fullmatch(key)), None)
+    if odd is not None or not keys:
+        where = f"line {odd} is no key" if odd is not None else "it holds no key"
+        raise OptionError(
+            f"{flag} {path}: {where}; write one a line, of ASCII letters, digits and signs without spaces",
+            code="key-file-malformed",
+        )
+    return tuple(key for _, key in keys)
 
 
 class Gate:
@@ -72,10 +110,13 @@ class Gate:
         """Return a request's body.
 
         Raises:
-            Refusal: If it is too large, or no JSON by its own word: a page of another site cannot send that unasked.
+            Refusal: If it is too large, compressed, or no JSON by its own word: a page of another site cannot
+                send that unasked.
         """
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(415, "send the header 'Content-Type: application/json'", code="content_type")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refusal(415, "send the body as it is, without a Content-Encoding", code="content_encoding")
         told = request.headers.get("content-length", "")
         size, parts = int(told) if told.isdecimal() else 0, []
         if size <= self._most:

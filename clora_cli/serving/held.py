@@ -26,7 +26,7 @@ from clora_cli.serving.verdict import Verdict
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.heads import check_heads
 from clora_cli.store.package import marks
-from clora_cli.store.steady import identity
+from clora_cli.store.steady import identity, mark
 
 __all__ = ["Held"]
 
@@ -68,6 +68,7 @@ class Held:
         except CloraError as error:
             self.unrouted = str(error)
         self.mixed = MixedAdapters(bank, backbone, self.members)
+        self._places = {member.path: _place(member) for member in members}
         self._in_time: bool | None = None
         self._keeps_company = backbone.kind == "causal" and not backbone.sharded and takes_company(backbone.model)
 
@@ -104,8 +105,8 @@ class Held:
             self._bank.clear()
 
     def is_there(self) -> bool:
-        """Tell whether every adapter is still on disk as it was read."""
-        return all(identity(member.path) == member.seen for member in self.members)
+        """Tell whether every adapter is still on disk as it was read, its weights too."""
+        return self._places == {member.path: _place(member) for member in self.members}
 
     def chooses(self, choice: Choice) -> bool:
         """Tell whether a prompt chooses by its features.
@@ -223,6 +224,10 @@ class Held:
         with self._bank.only(None):
             features = guide.of_inputs(inputs)
         return chooser.among(features, inputs, full=full)
+
+
+def _place(member: AdapterFolder) -> object:
+    return identity(member.path), mark(member.weights)
 
 
 def _version(members: Sequence[AdapterFolder], base: str) -> str:

@@ -40,6 +40,7 @@ class Line:
         self._waiting: deque[Asked] = deque()
         self._change = threading.Condition()
         self._over = self.died = False
+        self._batch: list[Asked] = []
         self.seconds = 1.0
         self._thread = threading.Thread(target=self._work, name="clora-answers", daemon=True)
 
@@ -60,7 +61,15 @@ class Line:
         with self._change:
             self._over = True
             self._change.notify()
-        self._thread.join()
+        if self._thread.ident is not None:  # a signal may come before it was started
+            self._thread.join()
+
+    def give_up(self) -> None:
+        """End now: tell all who wait, and those of the batch at hand, that there will be no answer."""
+        with self._change:
+            self._over = True
+            self._tell_of_end()
+            self._change.notify()
 
     def add(self, asked: Asked) -> bool:
         """Let a prompt wait; tell whether there was room."""
@@ -72,19 +81,22 @@ class Line:
             return True
 
     def _work(self) -> None:
-        batch: list[Asked] = []
         try:
             while not self._over:
-                batch, begun = self._next(), time.monotonic()
-                if not batch:
+                self._batch, begun = self._next(), time.monotonic()
+                if not self._batch:
                     continue
-                self._carry_out(batch)
-                batch = []
+                self._carry_out(self._batch)
+                self._batch = []
                 self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - begun)
         finally:  # what nobody foresaw must leave nobody waiting
             self.died = not self._over
-            for asked in (*batch, *self._waiting):
-                asked.listener.failed(CloraError("the server stops; ask again", code="server-stops"))
+            self._tell_of_end()
+
+    def _tell_of_end(self) -> None:
+        for asked in (*self._batch, *self._waiting):
+            asked.listener.failed(CloraError("the server stops; ask again", code="server-stops"))
+        self._waiting.clear()
 
     def _carry_out(self, batch: Sequence[Asked]) -> None:
         try:

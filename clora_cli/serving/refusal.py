@@ -6,18 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from clora_cli.base.errors import ArtifactError, CloraError, DataError, MismatchError, OptionError, UnknownNameError
+from clora_cli.base.legible import shortened
 from clora_cli.serving.feed import LateError
 
 __all__ = ["Refusal", "refusal_of"]
 
-_KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "invalid_request_error"}
-_KINDS |= {
-    408: "timeout_error",
-    413: "invalid_request_error",
-    415: "invalid_request_error",
-    429: "rate_limit_error",
-    504: "timeout_error",
-}
+_KINDS = {401: "authentication_error", 408: "timeout_error", 429: "rate_limit_error", 504: "timeout_error"}
+_CLIENTS, _SERVERS = 400, 500  # the first statuses of which either is to blame
+_MOST = 1000  # letters of a reason: what a request names may be as long as a body
 _STATUSES: tuple[tuple[type[CloraError], int], ...] = (
     (LateError, 504),
     (UnknownNameError, 404),
@@ -48,20 +44,22 @@ class Refusal(Exception):  # noqa: N818 - what a client is told, which need not 
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(text)
+        super().__init__(shortened(text, _MOST))
         self.status, self.code, self.param, self.headers = status, code, param, dict(headers or {})
 
     @property
     def body(self) -> dict[str, Any]:
         """The answer's body."""
-        kind = _KINDS.get(self.status, "server_error")
+        clients = _CLIENTS <= self.status < _SERVERS
+        kind = _KINDS.get(self.status, "invalid_request_error" if clients else "server_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
 def refusal_of(error: CloraError) -> Refusal:
     """Return what a client is told of an error."""
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-    param = "model" if isinstance(error, UnknownNameError) else None
     code = "model_not_found" if isinstance(error, UnknownNameError) else error.code or None
     code = "context_length_exceeded" if code == "prompt-too-long" else code
+    status = 503 if code == "server-stops" else status
+    param = "model" if code in {"model_not_found", "served-model-malformed"} else None
     return Refusal(status, str(error), code=code, param=param)

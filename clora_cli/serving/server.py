@@ -12,15 +12,16 @@ import uvicorn
 
 from clora_cli.base.addresses import bound, listen
 from clora_cli.options import ServeOptions
+from clora_cli.processes.signals import received
 from clora_cli.serving.application import application
-from clora_cli.serving.gate import read_keys
+from clora_cli.serving.gate import Keys
 from clora_cli.serving.line import Line
 from clora_cli.serving.service import Service
+from clora_cli.serving.stopping import Stoppable
 from clora_cli.serving.upstream import Upstream
 
 __all__ = ["bound_for", "serve"]
 
-_GRACE = 30  # seconds for answers under way when the server is told to stop
 _BACKLOG = 2048
 
 
@@ -40,6 +41,7 @@ def _flags(options: ServeOptions) -> str:
 def serve(
     service: Service,
     options: ServeOptions,
+    keys: Keys,
     listening: socket.socket,
     log: Callable[[Mapping[str, Any]], None],
     ready: Callable[[Callable[[], None]], None],
@@ -49,17 +51,18 @@ def serve(
     Args:
         service: Answers.
         options: How.
+        keys: From ``read_keys``.
         listening: From ``bound_for``.
         log: Takes one entry for each request.
         ready: Called when requests are taken, with a function that stops the server.
 
     Raises:
-        OptionError: If a file of keys cannot be read, or another process took the address meanwhile.
+        OptionError: If another process took the address meanwhile.
+        KeyboardInterrupt: At the end, if it was a signal that ended it.
     """
-    keys = read_keys(options.api_key_file, "--api-key-file")
     line = Line(service.answer, options.queue, options.batch_size, service.refresh)
-    upstream = _upstream(options, log, trusts=not keys)
-    app = application(service, line, options, keys, log, upstream)
+    upstream = _upstream(options, keys, log)
+    app = application(service, line, options, keys.clients, log, upstream)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -77,9 +80,8 @@ def serve(
         access_log=False,
         server_header=False,
         backlog=_BACKLOG,
-        timeout_graceful_shutdown=_GRACE,
     )
-    running = uvicorn.Server(config)
+    running = Stoppable(config, line, log)
     listen(
         listening, _BACKLOG, _flags(options)
     )  # so that nobody is refused between the word that it listens and uvicorn's own call
@@ -91,13 +93,15 @@ def serve(
         running.run(sockets=[listening])
     finally:
         line.stop()
+    if received():
+        raise KeyboardInterrupt
 
 
-def _upstream(options: ServeOptions, log: Callable[[Mapping[str, Any]], None], *, trusts: bool) -> Upstream | None:
+def _upstream(options: ServeOptions, keys: Keys, log: Callable[[Mapping[str, Any]], None]) -> Upstream | None:
     if options.upstream is None:
         return None
-    key = next(iter(read_keys(options.upstream_key_file, "--upstream-key-file")), "")
-    return Upstream(options.upstream, key, options.upstream_base, options.timeout, trusts=trusts, log=log)
+    how: dict[str, Any] = {"trusts": not keys.clients, "log": log}
+    return Upstream(options.upstream, keys.upstream, options.upstream_base, options.timeout, **how)
 
 
 class _Complaints(logging.Handler):

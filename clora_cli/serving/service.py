@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from clora_cli.base.errors import ArtifactError, CloraError, ReplacedError, translated
 from clora_cli.base.progress import Progress
@@ -32,6 +33,7 @@ class Service:
         paths: Adapter folders and packages.
         options: How.
         progress: Told where the adapters' own word leads to the Hub.
+        log: Takes an entry whenever what is served changes, or can no longer be.
 
     Attributes:
         trouble: Why what is on disk now is not served; empty if it is.
@@ -41,8 +43,14 @@ class Service:
         CloraError: If the package is damaged or does not fit the base model.
     """
 
-    def __init__(self, paths: Sequence[Path], options: ServeOptions, progress: Progress | None = None) -> None:
-        self._paths, self._options, self._watch = paths, options, Watch(paths)
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        options: ServeOptions,
+        progress: Progress | None = None,
+        log: Callable[[Mapping[str, Any]], None] = lambda entry: None,
+    ) -> None:
+        self._paths, self._options, self._watch, self._log = paths, options, Watch(paths), log
         state = self._watch.look()
         members = read_package(paths)
         self._reference = find_base(members, options.model, options.revision, progress)
@@ -61,6 +69,11 @@ class Service:
         return Path(name).name if is_local(name) else name
 
     @property
+    def status(self) -> str:
+        """``ok``; ``stale`` while what is on disk cannot be taken up; ``down`` if what was served is gone, too."""
+        return "down" if self.lost else "stale" if self.trouble else "ok"
+
+    @property
     def models(self) -> list[str]:
         """The names that a request may ask for."""
         return ["auto", self.base, *self.held.names]
@@ -72,7 +85,7 @@ class Service:
         """
         if not self._watch.changed():
             return
-        state = self._watch.look()
+        state, before = self._watch.look(), (self.held.version, self.trouble)
         try:
             with translated("the package on disk cannot be read", ArtifactError, code="served-package-unreadable"):
                 held = Held(read_package(self._paths), self._backbone, self._bank, self._options)
@@ -84,6 +97,9 @@ class Service:
         else:
             self.held, self.trouble, self.lost = held, "", False
         self._watch.took(state)
+        if before != (self.held.version, self.trouble):
+            told = {"status": self.status, "version": self.held.version, "adapters": len(self.held.names)}
+            self._log({"event": "package", **told, **({"trouble": self.trouble} if self.trouble else {})})
 
     def answer(self, batch: Sequence[Asked]) -> None:
         """Answer prompts, or only route those that ask for no more; every listener is told.

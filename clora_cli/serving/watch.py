@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from clora_cli.store.adapter_folder import is_adapter
-from clora_cli.store.steady import identity, mark
+from clora_cli.store.steady import mark
 
 __all__ = ["Watch"]
 
@@ -19,8 +20,8 @@ _SHARE = 50  # of the time since the last look, a look at every folder may take 
 class Watch:
     """Tells whether what is at some paths is still what was taken up.
 
-    A package's own folder is looked at every time: a task that is trained, removed or replaced changes it. The folders in it,
-    where a feature distribution may be written, are looked at as often as that costs no more than a fiftieth of the time.
+    A package's own folder is looked at every time: a task that is trained, removed or replaced changes it. The files in its
+    folders, which may be written in place, are looked at as often as that costs no more than a fiftieth of the time.
 
     Args:
         paths: Adapter folders and packages.
@@ -58,8 +59,14 @@ class Watch:
 
 def _state(path: Path) -> Any:
     if is_adapter(path):
-        return identity(path), mark(path)
+        return _marks(path)
     with contextlib.suppress(OSError):
         folders = sorted(folder for folder in path.iterdir() if not folder.name.startswith("."))
-        return [(folder.name, identity(folder), mark(folder)) for folder in folders]
+        return [(folder.name, mark(folder), _marks(folder)) for folder in folders]
+    return None
+
+
+def _marks(folder: Path) -> Any:
+    with contextlib.suppress(OSError):
+        return sorted((name, mark(folder / name)) for name in os.listdir(folder))  # noqa: PTH208 - names alone, and fast
     return None

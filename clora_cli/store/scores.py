@@ -39,6 +39,7 @@ _SETTINGS: Mapping[str, Check] = {
     "dtype?": name,
     "retention?": listed(name),
     "quantize?": name,
+    "scorer?": name,
     "route?": each(scalar),
     "calibrate?": listed(name),
 }

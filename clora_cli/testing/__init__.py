@@ -23,7 +23,7 @@ def conformance(kind: str, *plugins: str) -> Any:
     """Return a class of tests for pytest.
 
     Args:
-        kind: ``methods``, ``merges``, ``trims``, ``routers`` or ``metrics``.
+        kind: ``methods``, ``merges``, ``trims``, ``routers``, ``scorers`` or ``metrics``.
         plugins: Names, or paths of files with a plug-in; all plug-ins of the kind by default.
 
     Raises:
@@ -33,9 +33,10 @@ def conformance(kind: str, *plugins: str) -> Any:
     from clora_cli.testing.method_tests import MethodTests
     from clora_cli.testing.metric_tests import MetricTests
     from clora_cli.testing.router_tests import RouterTests
+    from clora_cli.testing.scorer_tests import ScorerTests
     from clora_cli.testing.trim_tests import TrimTests
 
-    classes = (MethodTests, MergeTests, TrimTests, RouterTests, MetricTests)
+    classes = (MethodTests, MergeTests, TrimTests, RouterTests, ScorerTests, MetricTests)
     by_kind = {tests.kind: tests for tests in classes}
     if kind not in by_kind:
         raise UnknownNameError("kind", kind, by_kind)

@@ -54,6 +54,11 @@ class Composition:
         return any(part.full_rank for part in self.parts.values())
 
     @property
+    def trains_whole(self) -> bool:
+        """Whether every entry of those matrices is trained by itself."""
+        return any(part.full_rank and not part.factored for part in self.parts.values())
+
+    @property
     def recalling(self) -> dict[str, tuple[str, ...]]:
         """What each part needs of the last earlier adapter; parts that need nothing are left out."""
         return {name: part.recalls for name, part in self.parts.items() if part.recalls}

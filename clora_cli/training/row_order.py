@@ -27,8 +27,8 @@ def with_defaults(
     """Return the options with what suits method, base model and package where they name no learning rate and no layers."""
     records = [member.manifest.lora for member in members if member.manifest]
     had = [record.target_modules for record in records if record.target_modules is not None]  # a merge has none
-    layers = options.target_modules or default_targets(reference.id, method.lead.start, had, every=method.full_rank)
-    suits = method.lead.lr or default_lr(reference.id, reference.kind) * (_FULL_RANK if method.full_rank else 1)
+    layers = options.target_modules or default_targets(reference.id, method.lead.start, had, every=method.trains_whole)
+    suits = method.lead.lr or default_lr(reference.id, reference.kind) * (_FULL_RANK if method.trains_whole else 1)
     return replace(options, target_modules=layers, lr=suits if options.lr is None else options.lr)
 
 

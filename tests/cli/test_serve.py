@@ -11,10 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import httpx
 import pytest
 from support import one_line
+
+from clora_cli.processes import signals
 
 
 @contextlib.contextmanager
@@ -37,23 +40,44 @@ def url_in(process):
     return json.loads(line)["url"]
 
 
-def test_a_server_that_is_killed_starts_again_at_its_port_and_sigterm_ends_it(package):
-    body = {"prompt": "a quiet film", "model": "first", "max_tokens": 4}
+BODY = {"prompt": "a quiet film", "model": "first", "max_tokens": 4}
+ENDLESS = {**BODY, "max_tokens": 1_000_000, "stop": ["never said"], "stream": True}
+
+
+def asked(url, **more):
+    return httpx.post(f"{url}/v1/completions", json={**BODY, **more}).json()["choices"]
+
+
+@contextlib.contextmanager
+def streaming(url):
+    """Yield the parts of an answer without an end, of which the first has come."""
+    with httpx.stream("POST", f"{url}/v1/completions", json=ENDLESS, timeout=60) as response:
+        parts = response.iter_raw()
+        next(parts)
+        yield parts
+
+
+def test_a_server_that_is_killed_starts_again_at_its_port_and_a_second_signal_ends_it_at_once(package):
     with launched(package, "--port", 0, "--json") as process:
         url = url_in(process)
-        first = httpx.post(f"{url}/v1/completions", json=body).json()["choices"]
+        first = asked(url)
         process.send_signal(signal.SIGKILL)
     with launched(package, "--port", url.rpartition(":")[2], "--json") as process:
         assert url_in(process) == url
-        assert httpx.post(f"{url}/v1/completions", json=body).json()["choices"] == first
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 143
+        assert asked(url) == first
+        with streaming(url) as parts:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(signals.ONE + 0.2)  # what comes sooner is the same signal, passed on
+            assert next(parts) and process.poll() is None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+            assert process.returncode == 143  # the first one's
     assert out == ""
     lines = err.splitlines()
     assert "model auto is not served" in lines[0] and lines[1].startswith("serving 2 adapters of ")
-    (entry,) = [json.loads(line) for line in lines[2:]]
-    assert (entry["event"], entry["adapter"], entry["answer_tokens"]) == ("answered", "first", 4)
+    answered, stopping = [json.loads(line) for line in lines[2:]]
+    assert (answered["event"], answered["adapter"], answered["answer_tokens"]) == ("answered", "first", 4)
+    assert stopping["event"] == "stopping" and "another signal" in stopping["message"]
 
 
 def test_a_dry_run_checks_everything_and_serves_nothing(clora, package):

@@ -8,7 +8,7 @@ import pytest
 from refusals import refused
 
 from clora_cli.data import load_task
-from clora_cli.data.registries import order_of
+from clora_cli.data.registry_names import order_of
 from clora_cli.recipes import read_recipe
 
 LABELS = {"SST-2": ["Good", "Bad"], "yahoo": ["Health", "Sports"]}
@@ -78,3 +78,62 @@ def test_orders_in_two_benchmarks_are_refused(benchmark):
     path.write_text(json.dumps(content | {"other": content["LNT"]}), encoding="utf-8")
     with refused("order-ambiguous", "order1"):
         order_of(benchmark / "order1")
+
+
+def described(folder, **entry):
+    """A folder whose registry has one data set, and rows to go with it."""
+    rows = [{"instruction": "Choose.", "input": f"row {number}", "output": "ab"[number % 2]} for number in range(9)]
+    (folder / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+    registry = {"a": {"file_name": "a.json", **entry}}
+    (folder / "dataset_info.json").write_text(json.dumps(registry), encoding="utf-8")
+    return str(folder / "a")
+
+
+@pytest.mark.parametrize("name", ["../rows.json", "/ABSOLUTE/rows.json", "sub/../../rows.json", "", "."])
+def test_a_registry_names_no_files_but_those_below_its_folder(name, tmp_path):
+    folder = tmp_path / "registry"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "rows.json").write_text('[{"prompt": "p", "answer": "a"}]', encoding="utf-8")
+    with refused("registry-file-elsewhere", "'a'", "below the registry's folder"):
+        load_task(described(folder, file_name=name.replace("/ABSOLUTE", str(tmp_path))))
+
+
+@pytest.mark.parametrize("tags", [["x"], "x", {"role_tag": 3}, {"role_tag": ["x"]}])
+def test_tags_that_are_no_names_are_refused(tags, tmp_path):
+    with refused("registry-columns-malformed", "tags"):
+        load_task(described(tmp_path, formatting="sharegpt", columns={"messages": "instruction"}, tags=tags))
+
+
+def test_a_format_that_is_not_known_is_refused_and_openai_is_read_as_conversations(tmp_path):
+    with refused("registry-malformed", "'banana'"):
+        load_task(described(tmp_path, formatting="banana"))
+    place = described(
+        tmp_path,
+        formatting="openai",
+        columns={"messages": "messages"},
+        tags={"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+    )
+    turns = [[{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": "yes"}] for n in range(9)]
+    (tmp_path / "a.json").write_text(json.dumps([{"messages": each} for each in turns]), encoding="utf-8")
+    assert load_task(place).test[0].references == ("yes",)
+
+
+def test_a_registry_that_cannot_be_read_says_so_where_a_data_set_is_named(tmp_path):
+    place = described(tmp_path)
+    (tmp_path / "dataset_info.json").write_text('{"a": ', encoding="utf-8")
+    with refused("json-malformed", "dataset_info.json"):
+        load_task(place)
+
+
+@pytest.mark.parametrize("order", [[], "SST-2", [1], ["SST-2", ""], ["../SST-2"], ["/etc"], ["."]])
+def test_an_order_that_is_no_list_of_names_is_refused(order, benchmark):
+    content = {"LNT": {"orders": {"order1": order}}}
+    (benchmark / "benchmark_info.json").write_text(json.dumps(content), encoding="utf-8")
+    with refused("order-malformed", "order1"):
+        order_of(benchmark / "order1")
+
+
+def test_a_split_that_is_listed_and_not_here_is_told(benchmark):
+    (benchmark / "yahoo" / "yahoo_test.json").unlink()
+    task = load_task(str(benchmark / "yahoo"))
+    assert "'yahoo_test' of dataset_info.json is not used: its rows are not in this folder" in task.notes

@@ -49,6 +49,15 @@ def test_answers_score_as_in_an_evaluation(exported):
         assert score(doc, [said]) == {"exact_match": grading.grade(said.strip(), row.references)}
 
 
+@pytest.mark.parametrize(
+    "facts", [{}, {"metric": 3, "labels": 4, "references": 5}, {"metric": "zz", "labels": [], "references": []}]
+)
+def test_damaged_facts_of_an_exported_task_are_refused_in_a_line(facts, tmp_path):
+    (tmp_path / "clora_t.json").write_text(json.dumps(facts), encoding="utf-8")
+    with refused("file-damaged", "(metric)", "--lm-eval"):
+        scorer(str(tmp_path / "clora_t.py"))
+
+
 def test_without_the_harness_its_tasks_are_refused_in_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
@@ -69,6 +78,25 @@ def test_the_harness_reads_what_was_written_and_clora_reads_it_back(exported):
         assert [(row.prompt, row.references[0]) for row in rows] == [
             (row.prompt, row.references[0]) for row in getattr(task, split)
         ]
+
+
+def described(folder, **entries):
+    """A task of the harness in a folder of its own, of rows with a question and a number."""
+    rows = entries.pop("rows", "".join(f'{{"q": "q {number}", "a": {number}}}\n' for number in range(4)))
+    (folder / "rows.jsonl").write_text(rows, encoding="utf-8")
+    told = {"doc_to_text": "q", "doc_to_target": "a", "output_type": "generate_until", **entries}
+    files = {"data_files": {"test": str(folder / "rows.jsonl")}}
+    whole = {"task": "own", "dataset_path": "json", "dataset_kwargs": files, "test_split": "test", **told}
+    (folder / "own.yaml").write_text(json.dumps(whole), encoding="utf-8")
+    return read_harness("own", include=folder)
+
+
+@installed
+def test_what_a_task_of_the_harness_lacks_ends_in_a_line(tmp_path):
+    assert [row.references for row in described(tmp_path).splits["test"]] == [(str(n),) for n in range(4)]
+    for fault in ({"doc_to_text": "{{gone}}"}, {"rows": "\n"}, {"rows": "no rows"}, {"output_type": "banana"}):
+        with refused("data-not-readable", "own"):
+            described(tmp_path, **fault)
 
 
 @installed

@@ -16,6 +16,7 @@ from clora_cli.base.errors import MismatchError
 from clora_cli.methods.gain_lora import GainLora
 from clora_cli.methods.inf_lora import InfLora
 from clora_cli.methods.mocl import Mocl
+from clora_cli.methods.moe_lora import MoeLora
 from clora_cli.methods.sapt import Sapt
 from clora_cli.testing.requirements import draw
 
@@ -107,6 +108,30 @@ def test_sapt_s_map_goes_on_from_the_last_one_and_its_key_is_new():
     new = gate_of("sapt", run_of([last], seed=1), torch.ones(3, 4))
     assert torch.equal(new["down"], last["down"]) and torch.equal(new["up"], last["up"])
     assert not torch.equal(new["key"], last["key"])
+
+
+def test_moe_lora_by_hand():
+    # q at norm 1 in 4 dimensions is doubled: scores 2 * 0.6 * 1 and 2 * 0.8 * -1
+    states = [{}, {"router": torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0]])}]
+    found = MoeLora().weigh(states, torch.tensor([[0.6, 0.8, 0.0, 0.0]]))
+    assert torch.allclose(found, torch.softmax(torch.tensor([[1.2, -1.6]]), dim=1))
+
+
+def test_moe_lora_has_an_expert_for_each_task_however_many_there_will_be():
+    state, queries = {}, functional.normalize(draw(3, 8).float(), dim=1)
+    shares = []
+    for count in range(1, 6):
+        state = gate_of("moe-lora", run_of([state] * (count - 1), seed=count), queries)
+        weights = MoeLora().weigh([state] * count, queries)
+        assert state["router"].shape == (count, 8) and torch.allclose(weights.sum(dim=1), torch.ones(3))
+        if shares:  # a new expert takes from all earlier ones alike, at the start
+            assert torch.allclose(weights[:, :-1] / weights[:, :-1].sum(dim=1, keepdim=True), shares[-1], atol=1e-6)
+        shares.append(weights)
+
+
+def test_moe_lora_misses_an_expert_that_is_not_there():
+    with refused("mixing-weights-missing", 3, 2, "--combine"):
+        MoeLora().weigh([{}, {"router": torch.ones(3, 4)}], torch.ones(1, 4))
 
 
 def test_gain_lora_by_hand():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import threading
 import time
@@ -14,12 +16,14 @@ import pytest
 from refusals import refused
 from routed import give_distribution
 from served import answered, asked, running, service_of
+from starlette.requests import Request
 from support import write_random_adapter
 
 from clora_cli.base.addresses import listen
 from clora_cli.data import load_task
 from clora_cli.options import ServeOptions
-from clora_cli.serving import server
+from clora_cli.serving import server, stopping
+from clora_cli.serving.gate import Gate, read_keys
 from clora_cli.serving.verdict import Verdict
 
 PROMPTS = ("the boat was great today", "a quiet film", "our lunch seemed so so in the end", "this long book")
@@ -46,6 +50,11 @@ def test_openai_clients_get_answers_models_and_who_answered(made, serve):
     url, service = serve(package)
     client = client_of(url)
     assert [model.id for model in client.models.list()] == ["auto", "llama-0", "first", "second"]
+    assert [client.models.retrieve(name).id for name in ("auto", "first", "base:first")] == [
+        "auto",
+        "first",
+        "base:first",
+    ]
     raw = client.completions.with_raw_response.create(model="auto", prompt=PROMPTS[0], max_tokens=6)
     expected = direct(package, PROMPTS[0], "auto")
     found = raw.parse()
@@ -135,16 +144,16 @@ def test_a_task_that_lands_while_serving_answers_the_next_request(made, serve, t
     url, _ = serve(package)
     failures, over = [], threading.Event()
 
-    def keep_asking():
+    def keep_asking(stream):
+        body = {"prompt": PROMPTS[0], "model": "first", "max_tokens": 2, "stream": stream}
         while not over.is_set():
-            response = httpx.post(
-                f"{url}/v1/completions", json={"prompt": PROMPTS[0], "model": "first", "max_tokens": 2}
-            )
-            if response.status_code != 200:
+            response = httpx.post(f"{url}/v1/completions", json=body)
+            if response.status_code != 200 or stream != response.text.endswith("[DONE]\n\n"):
                 failures.append(response.text)
 
-    asking = threading.Thread(target=keep_asking)
-    asking.start()
+    asking = [threading.Thread(target=keep_asking, args=(stream,)) for stream in (False, True)]
+    for one in asking:
+        one.start()
     before = httpx.get(f"{url}/v1/models").headers["x-clora-version"]
     third = load_task(str(tasks["third"]))
     folder = write_random_adapter(package / "third", base, stage=3).path
@@ -157,7 +166,8 @@ def test_a_task_that_lands_while_serving_answers_the_next_request(made, serve, t
     gone = httpx.post(f"{url}/v1/completions", json={"prompt": PROMPTS[0], "model": "third"})
     assert gone.status_code == 404 and error_of(gone)["code"] == "model_not_found"
     over.set()
-    asking.join()
+    for one in asking:
+        one.join()
     assert failures == []
     assert httpx.get(f"{url}/v1/models").headers["x-clora-version"] == before
 
@@ -185,6 +195,12 @@ def test_a_task_that_lands_while_serving_answers_the_next_request(made, serve, t
         ("completions", b'{"prompt": "a", "logit_bias": {"1": 2}}', 400, "logit_bias"),
         ("completions", b'{"prompt": "a", "model": "firsst"}', 404, "did you mean 'first'"),
         ("completions", b'{"prompt": "a", "model": [["first"]]}', 400, "model"),
+        ("completions", b'{"prompt": "a", "stream": true, "stream_options": {"include": true}}', 400, "stream_options"),
+        ("completions", b'{"prompt": "a", "stream_options": {"include_usage": true}}', 400, "stream"),
+        ("completions", b'{"prompt": "a", "model": ["first", "base"]}', 400, "'base' stands alone"),
+        ("completions", b'{"prompt": "a", "model": []}', 400, "model"),
+        ("completions", b'{"prompt": "a", "model": "' + b"a" * 100000 + b'"}', 404, "unknown model"),
+        ("completions", b'{"prompt": "a", "' + b"a" * 100000 + b'": 1}', 400, "aaa"),
         ("chat/completions", b'{"messages": []}', 400, "messages"),
         ("chat/completions", b'{"messages": [{"role": "king", "content": "a"}]}', 400, "messages"),
         ("chat/completions", b'{"messages": [{"role": "assistant", "content": "a"}]}', 400, "messages"),
@@ -195,7 +211,11 @@ def test_a_task_that_lands_while_serving_answers_the_next_request(made, serve, t
 def test_a_bad_request_is_told_what_is_wrong(refusing, path, body, status, named):
     response = httpx.post(f"{refusing}/v1/{path}", content=body, headers=JSON)
     assert response.status_code == status, response.text
-    assert named in error_of(response)["message"]
+    error = error_of(response)
+    assert named in error["message"] and len(error["message"]) <= 1001
+    assert error["type"] == "invalid_request_error"
+    if "'base'" in named or b'"model": []' in body:
+        assert error["param"] == "model"
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +247,18 @@ def test_other_refusals_have_their_own_status(refusing):
     assert form.status_code == 415 and "Content-Type" in error_of(form)["message"]
     long = httpx.post(f"{url}/v1/completions", json={"prompt": "word " * 60})
     assert (long.status_code, error_of(long)["code"]) == (400, "context_length_exceeded")
-    assert httpx.get(f"{url}/nothing").status_code == 404
-    assert error_of(httpx.get(f"{url}/v1/completions"))
+    packed = httpx.post(f"{url}/v1/completions", content=b"", headers={**JSON, "content-encoding": "gzip"})
+    assert (packed.status_code, error_of(packed)["code"]) == (415, "content_encoding")
+    for path in ("nothing", "v1/completions/", "v1/models/nobody"):
+        assert httpx.get(f"{url}/{path}").status_code == 404
+    wrong = httpx.get(f"{url}/v1/completions")
+    assert (wrong.status_code, wrong.headers["allow"], error_of(wrong)["type"]) == (
+        405,
+        "POST",
+        "invalid_request_error",
+    )
+    assert "use POST" in error_of(wrong)["message"]
+    assert (head := httpx.head(f"{url}/health")).status_code == 200 and head.content == b""
     for host in (
         "evil.example",
         "127.evil.example",
@@ -272,6 +302,61 @@ def test_keys_are_asked_for(made, serve, tmp_path):
     assert httpx.get(f"{url}/health").status_code == httpx.get(f"{url}/").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        (b"\xef\xbb\xbfone\r\n\r\n  two \r\n# alice's\r\nthree", ("one", "two", "three")),
+        (b"# nobody's yet\n\n", "it holds no key"),
+        ("one\nschlüssel\n".encode(), "line 2 is no key"),
+        (b"Bearer one\n", "line 1 is no key"),
+        (b"one\0\n", "line 1 is no key"),
+        ("one".encode("utf-16"), "it is no UTF-8"),
+    ],
+)
+def test_a_file_of_keys_holds_one_a_line(tmp_path, text, keys):
+    (tmp_path / "keys").write_bytes(text)
+    options = ServeOptions(api_key_file=tmp_path / "keys")
+    if isinstance(keys, tuple):
+        assert read_keys(options).clients == keys
+    else:
+        error = "key-file-unreadable" if "UTF-8" in keys else "key-file-malformed"
+        with refused(error, "--api-key-file", keys):
+            read_keys(options)
+
+
+def test_a_file_of_keys_is_read_once_and_should_be_the_owners_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # as <(pass show keys) makes one
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("one\n",))
+    writer.start()
+    assert read_keys(ServeOptions(api_key_file=tmp_path / "pipe")).clients == ("one",)
+    writer.join()
+    (tmp_path / "keys").write_text("two\n")
+    for mode, exposed in ((0o600, ()), (0o640, ()), (0o644, (tmp_path / "keys",))):
+        (tmp_path / "keys").chmod(mode)
+        assert read_keys(ServeOptions(api_key_file=tmp_path / "keys")).exposed == exposed
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ([], False),
+        (["Bearer one"], True),
+        (["bearer one"], True),
+        (["BEARER  two"], True),
+        (["Bearer one two"], False),
+        (["Bearer "], False),
+        (["one"], False),
+        (["Basic one"], False),
+        (["Bearer schlüssel"], False),
+        (["Bearer wrong", "Bearer one"], False),
+    ],
+)
+def test_a_key_is_known_by_its_header(given, known):
+    headers = [(b"authorization", one.encode("latin-1")) for one in given]
+    request = Request({"type": "http", "method": "GET", "path": "/", "headers": headers})
+    assert Gate(("one", "two"), 1, local=True).knows(request) is known
+
+
 def test_a_full_line_says_when_to_come_back(made, serve, monkeypatch):
     from clora_cli.serving.service import Service
 
@@ -309,6 +394,19 @@ def test_a_late_answer_ends(made, serve):
             b"POST /v1/route HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
         )
         assert raw.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_what_is_not_done_when_the_server_has_waited_long_enough_is_told_so(made, monkeypatch):
+    monkeypatch.setattr(stopping, "_GRACE", 0.2)
+    log = []
+    with contextlib.ExitStack() as client:
+        with running(made()[0], log, timeout=600) as (url, _):
+            endless = httpx.stream("POST", f"{url}/v1/completions", json={**ENDLESS, "stream": True}, timeout=60)
+            parts = client.enter_context(endless).iter_text()
+            assert "clora" in next(parts)
+        last = "".join(parts).split("data: ")[-1]
+    assert json.loads(last)["error"]["code"] == "server-stops"
+    assert [(entry["event"], entry.get("status")) for entry in log] == [("stopping", None), ("failed", 503)]
 
 
 def test_a_client_that_leaves_frees_the_model(made, serve):

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from parts import write_parts
-from routed import give_distribution
+from routed import give_distribution, write_routable
 from served import Heard, answered, asked, service_of
 from support import FAMILIES, write_random_adapter
 
@@ -16,7 +16,10 @@ from clora_cli.evaluation.combine import Fixed, Routed, active
 from clora_cli.evaluation.prompts import Prompts
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import prompt_ids
+from clora_cli.options import ServeOptions
 from clora_cli.routing.route_settings import route_options
+from clora_cli.serving import watch
+from clora_cli.serving.service import Service
 from clora_cli.store.package import read_package
 
 PROMPTS = ("the boat was great today", "a quiet film", "our lunch seemed so so in the end", "this long book")
@@ -257,6 +260,39 @@ def test_what_is_damaged_and_gone_is_not_answered_by_what_was_there(made):
     kept.rename(package / "first")
     (heard,) = answered(service, [asked(PROMPTS[0], "second")])
     assert (heard.text, heard.verdict.version) == (before.text, before.verdict.version)
+
+
+def test_files_that_are_written_in_place_are_noticed_and_so_is_their_mend(made, monkeypatch):
+    monkeypatch.setattr(watch, "_SHARE", 0)
+    package, log = made()[0], []
+    service = Service([package], ServeOptions(device="cpu"), log=log.append)
+    version, ask = service.held.version, lambda: answered(service, [asked(PROMPTS[0], "second")])[0]
+    expected = ask().text
+    for name, status in (("clora.json", "stale"), ("adapter_model.safetensors", "down")):
+        file = package / "second" / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        heard = ask()  # the other files are as they were: what was served is there, unless its weights are not
+        assert (heard.text, heard.error is None) == ((expected, True) if status == "stale" else ("", False))
+        assert service.status == log[-1]["status"] == status and "second" in log[-1]["trouble"]
+        file.write_bytes(whole)
+        assert ask().text == expected
+        assert log.pop() == {"event": "package", "status": "ok", "version": version, "adapters": 2}
+        log.pop()
+    assert log == []
+
+
+def test_a_package_of_another_base_model_is_not_taken_up_and_the_former_one_put_back_is(made, backbone, tasks):
+    package, _ = made()
+    service = service_of(package)
+    expected = answered(service, [asked(PROMPTS[0])])[0].verdict
+    package.rename(package.parent / "aside")
+    write_routable(package, backbone("llama", 1), [str(tasks["first"])], second="full")
+    (heard,) = answered(service, [asked(PROMPTS[0])])
+    assert heard.error.code == "served-package-gone" and "base model" in str(heard.error)
+    shutil.rmtree(package)
+    (package.parent / "aside").rename(package)
+    assert answered(service, [asked(PROMPTS[0])])[0].verdict == expected
 
 
 def test_what_was_removed_is_gone_even_if_the_rest_can_no_longer_be_chosen_among(made):

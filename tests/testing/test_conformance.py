@@ -17,6 +17,7 @@ HEAD = {
     "merges": "from clora_cli.merges import Deltas, Merge\n",
     "trims": "from clora_cli.trims import Entries, Kept, Trim\n",
     "routers": "from clora_cli.routers import Router\n",
+    "scorers": "from clora_cli.scorers import Scorer\n",
 }
 CLASS = '''"""Be a plug-in."""
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ HALF = """def keep(self, entries):
 NEAR = """def fit(self, prototypes):
         means = prototypes.means
         return lambda features: -torch.cdist(features.double(), means, compute_mode="donot_use_mm_for_euclid_dist")"""
+SHORT = """def score(self, answer, prompt, references):
+        return 1.0 / (1 + len(answer) * abs(self.strength))"""
 METRIC = '''"""Last score, L = R[T][T]; higher is better."""
 import numpy as np
 __all__ = ["last"]
@@ -77,7 +80,7 @@ def failures(tmp_path, monkeypatch):
 
 
 def source_of(kind, body):
-    base = {"methods": "Method", "merges": "Merge", "trims": "Trim", "routers": "Router"}
+    base = {"methods": "Method", "merges": "Merge", "trims": "Trim", "routers": "Router", "scorers": "Scorer"}
     return (
         METRIC.format(value=body)
         if kind == "metrics"
@@ -90,6 +93,7 @@ GOOD = {
     "merges": SUM,
     "trims": HALF,
     "routers": NEAR,
+    "scorers": SHORT,
     "metrics": "float(scores[-1, -1]) if scores.size else float('nan')",
 }
 
@@ -132,6 +136,9 @@ FAULTS = [
     ("routers", "-torch.cdist", "torch.cdist", "most_similar"),
     ("routers", "features.double()", "features.float()", "float64|finite|precision"),
     ("routers", "-torch.cdist", "-1 / torch.cdist", "finite"),
+    ("scorers", "return 1.0", "return 2.0", "between_0_and_1"),
+    ("scorers", "return 1.0", "return references[0] and 1.0", "references_or_without"),
+    ("scorers", "return 1.0", "return float(torch.rand(1)) * 1.0", "every_call"),
     ("metrics", "scores[-1, -1]", "np.nanmean(scores[-1])", "missing"),
     ("metrics", " if scores.size else float('nan')", "", "no_task"),
     ("metrics", "scores[-1, -1]", "scores[-1, -1] + (0 if single is None else 1)", "other_runs"),
