@@ -18,7 +18,7 @@ from clora_cli.store.heads import head_of
 from clora_cli.training.execute import train_task
 from clora_cli.training.plan import make_plan
 
-QUICK = {"max_steps": 1, "target_modules": ("query", "value")}
+QUICK = {"max_steps": 1, "target_modules": ("query", "value"), "train_rows": 6}
 
 
 @pytest.mark.parametrize("name", registry.names("methods"))
