@@ -57,6 +57,17 @@ def gains(work: Path) -> list[Path]:
     return list(files.values())
 
 
+def outputs(work: Path) -> list[Path]:
+    """Score the adapters after every stage, summed and the last alone, with what they answer; return the scores files."""
+    package = bundled(work)
+    files = {way: work / f"answers-{way}.json" for way in ("sum", "last")}
+    for way, file in files.items():
+        if not file.exists():
+            options = api.EvalOptions(combine=way, matrix=True, answers=True, test_rows=40, device="cpu")
+            api.eval(package, options, out=file)
+    return list(files.values())
+
+
 def sweep(work: Path) -> list[Path]:
     """Run cast with several shares of lora_B kept, and return the run's folder."""
     (work / "retention.yaml").write_text(SWEEP, encoding="utf-8")
@@ -100,6 +111,7 @@ def draw(run: Path, work: Path, names: list[str]) -> None:
         "relations": lambda: packages(run, "aso-lora"),
         "routes": lambda: routes(work),
         "gains": lambda: gains(work),
+        "outputs": lambda: outputs(work),
         "sweep": lambda: sweep(work),
     }
     for name, find in sources.items():

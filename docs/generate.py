@@ -160,7 +160,11 @@ def _lowered(sentence: str) -> str:
 
 def _kind(annotation: str) -> str:
     names = {"str": "string", "int": "whole number", "float": "number", "tuple[str, ...]": "list of strings"}
-    names |= {"tuple[float, ...]": "list of numbers", "int | None": "whole number or null"}
+    names |= {
+        "tuple[float, ...]": "list of numbers",
+        "tuple[int, ...]": "list of whole numbers",
+        "int | None": "whole number or null",
+    }
     return names.get(annotation, "list of objects" if annotation.startswith("tuple") else "object")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from clora_cli.base.errors import DataError
@@ -22,7 +24,7 @@ from clora_cli.processes.ranks import processes
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.scores import TaskScore
 
-__all__ = ["Bench", "encoded"]
+__all__ = ["Bench", "encoded", "number_of"]
 
 _NAMED = 4  # adapters at most whose names fit into a line of progress
 
@@ -64,17 +66,20 @@ class Bench:
             done = _of_all(advance, len(prompts.ids))
             labels = self._options.score == "labels"
             if labels or prompts.backbone.kind == "encoder":
-                chosen = _chosen(prompts, task, done, before, labels=labels)
-                answers = joined(chosen)
+                answers = joined(_chosen(prompts, task, done, before, labels=labels))
                 done(len(prompts.ids))
-                return _score(
-                    task, "label-rank" if labels else task.metric, answers, prompts, scorer=self._options.scorer
-                )
+                metric = "label-rank" if labels else task.metric
+                return self._kept(_score(task, metric, answers, prompts, scorer=self._options.scorer), answers)
             cut: set[int] = set()
             answers = joined(generate(prompts, prompts.room, done, before, cut.update))
             done(len(prompts.ids))
             unended = 0 if task.labels else self._report_cut(title, _of_all_processes(cut, prompts), prompts)
-            return _score(task, task.metric, answers, prompts, unended, self._options.scorer)
+            score = _score(task, task.metric, answers, prompts, unended, self._options.scorer)
+            return self._kept(score, answers)
+
+    def _kept(self, score: TaskScore, answers: Sequence[str]) -> TaskScore:
+        """Return a score with the answers' numbers, if they were asked for."""
+        return replace(score, answers=tuple(map(number_of, answers))) if self._options.answers else score
 
     def _report_cut(self, title: str, cut: int, prompts: Prompts) -> int:
         """Report and return how many answers were graded although they were cut off."""
@@ -85,6 +90,11 @@ class Bench:
                 f"note: {title}: {cut} of {len(prompts.ids)} answers were cut off after {prompts.room} tokens, as {reason}"
             )
         return cut
+
+
+def number_of(answer: str) -> int:
+    """Return a number for an answer, the same on every machine: the first 32 bits of its SHA-256."""
+    return int.from_bytes(sha256(answer.encode("utf-8")).digest()[:4], "big")
 
 
 def _chosen(

@@ -64,6 +64,11 @@ class EvalOptions(RouteChoices):
         since="0.2.0",
     )
     matrix: bool = option(False, "Score after every stage, from the base model on.", recipe=False)
+    answers: bool = option(
+        False,
+        "Keep a number for each row's answer, equal where answers are: clora report --figure outputs compares them.",
+        since="0.2.0",
+    )
     seen: bool = option(False, "With --matrix: leave out tasks that are not learned yet.", recipe=False)
     batch_size: int = option(
         64, "Rows of one forward pass.", flags=("-b", "--batch-size"), interval="[1, inf)", most=ROWS

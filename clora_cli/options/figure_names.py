@@ -20,6 +20,7 @@ FIGURE_NAMES = (
     "losses",
     "relations",
     "gains",
+    "outputs",
     "sparsity",
     "sizes",
     "costs",

@@ -148,5 +148,6 @@ def _bare(runs: Iterable[Run], order: Order) -> Run | None:
                 settings={},
                 single={},
                 row_scores={},
+                answers={},
             )
     return None

@@ -174,6 +174,7 @@ def _run(draft: Draft, manifests: _Manifests) -> Run:
         recipe=_recipe(trained),
         protocol=protocol_of(trained),
         settings=first.settings,
+        answers={place: cell.answers for place, (cell, _) in draft.cells.items() if cell.answers},
         row_scores={place: cell.per_row for place, (cell, _) in draft.cells.items() if cell.per_row},
         retention={row.after: row.retention for file in draft.files for row in file.rows if row.retention},
         sources=tuple(file.source for file in draft.files if file.source is not None),

@@ -48,6 +48,7 @@ class Run:
         settings: How it was evaluated.
         row_scores: Each test row's score, in [0, 1], by the task learned last and the task scored; without those whose files lack
             them.
+        answers: A number for each test row's answer, by the task learned last (empty for the base model) and the task scored.
         retention: What was left of general ability, by the task learned last and by probe.
         sources: Its scores files.
     """
@@ -72,6 +73,7 @@ class Run:
     single_protocol: Protocol = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     row_scores: Mapping[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
+    answers: Mapping[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
     retention: Mapping[str, Mapping[str, Retention]] = field(default_factory=dict)
     sources: tuple[Path, ...] = ()
 

@@ -19,10 +19,13 @@ _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*?)\n?```\Z", re.DOTALL)
 class ValidJson(Scorer):
     """Score 1 for an answer that is one JSON value and nothing else, 0 for any other.
 
-    A Markdown fence around it does not count against it. NaN and infinities are no JSON, RFC 8259.
+    A Markdown fence around it does not count against it. NaN and infinities are no JSON.
 
     Args:
         kind: What the value must be: any, or an object or a list.
+
+    References:
+        Bray, The JavaScript Object Notation (JSON) Data Interchange Format, RFC 8259, 2017.
     """
 
     kind: Literal["any", "object", "list"] = "any"

@@ -37,6 +37,7 @@ class TaskScore:
             them.
         normaliser: Name and version of the text normalisation; empty in files without it.
         cut: Number of graded answers that were cut off before they ended.
+        answers: One number for each row's answer, equal where answers are; empty where they were not kept.
     """
 
     metric: str
@@ -49,6 +50,7 @@ class TaskScore:
     per_row: tuple[float, ...] = ()
     normaliser: str = ""
     cut: int = 0
+    answers: tuple[int, ...] = ()
 
     @property
     def graded_by(self) -> str:
@@ -63,7 +65,7 @@ class TaskScore:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object; entries of later versions are left out if they are empty."""
         content = asdict(self)
-        return {key: value for key, value in content.items() if value or key not in {"normaliser", "cut"}}
+        return {key: value for key, value in content.items() if value or key not in {"normaliser", "cut", "answers"}}
 
 
 @dataclass(frozen=True)
@@ -190,9 +192,15 @@ def read_cell(node: Node) -> TaskScore:
     rows = _per_row(node, value, total)
     normaliser = node.text("normaliser") if "normaliser" in node.data else ""
     cut = node.count("cut") if "cut" in node.data else 0
-    return TaskScore(
-        node.text("metric"), node.text("formula"), value, total, correct, empty, dropped, rows, normaliser, cut
-    )
+    parts = (node.text("metric"), node.text("formula"), value, total, correct, empty, dropped, rows, normaliser, cut)
+    return TaskScore(*parts, _answers(node, total))
+
+
+def _answers(node: Node, total: int) -> tuple[int, ...]:
+    numbers = node.items("answers") if "answers" in node.data else []
+    if not all(map(whole(), numbers)) or len(numbers) not in (0, total):
+        node.fault("answers", f"must be {total} whole numbers, 0 or more")
+    return tuple(numbers)
 
 
 def _per_row(node: Node, value: float, total: int) -> tuple[float, ...]:

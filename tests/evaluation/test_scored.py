@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 
 import pytest
 from refusals import refused
@@ -11,6 +12,7 @@ from clora_cli.api.scoring import plan_scoring
 from clora_cli.base import plugin_sources, registry
 from clora_cli.base.progress import Silent
 from clora_cli.data import load_task
+from clora_cli.evaluation.bench import number_of
 from clora_cli.evaluation.scored import scored_by
 from clora_cli.options import EvalOptions
 from clora_cli.store.scores import read_scores
@@ -103,3 +105,18 @@ def test_what_a_scorer_cannot_go_with_is_refused():
         EvalOptions(scorer="valid-json", score="labels").check()
     with refused("unknown-name", "nosuch", "valid-json"):
         EvalOptions(scorer="nosuch").check()
+
+
+def test_answers_are_kept_as_numbers_where_they_are_asked_for(prompts, tmp_path):
+    options = {"scorer": "valid-json", "max_new_tokens": 2}
+    plain, _ = planned(prompts, **options).carry_out(Silent())
+    kept, _ = planned(prompts, tmp_path / "s.json", answers=True, **options).carry_out(Silent())
+    cell = kept.rows[-1].scores["asked"]
+    assert "answers" not in plain.rows[-1].scores["asked"].to_dict()
+    assert len(cell.answers) == 2 and all(0 <= number < 1 << 32 for number in cell.answers)
+    assert read_scores(tmp_path / "s.json").rows == kept.rows
+    assert number_of("yes") == int.from_bytes(sha256(b"yes").digest()[:4], "big") != number_of("no")
+    damaged = (tmp_path / "s.json").read_text(encoding="utf-8").replace(f"{cell.answers[0]}", "-1")
+    (tmp_path / "s.json").write_text(damaged, encoding="utf-8")
+    with refused("scores-file-damaged", "answers"):
+        read_scores(tmp_path / "s.json")

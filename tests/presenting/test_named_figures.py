@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from clora_cli.presenting.report_file import check_outs, write_reports
 from clora_cli.reporting.assembly import make_report
 from clora_cli.reporting.collect import collect
 from clora_cli.reporting.merge_gains import merge_gains
+from clora_cli.reporting.output_similarity import output_similarities
 from clora_cli.reporting.signed_shifts import TOP, measure_signed_shifts
 from clora_cli.reporting.trade_offs import numbers_kept
 from clora_cli.reporting.training_logs import read_log, relations_of
@@ -101,6 +103,23 @@ def test_gains_are_over_the_sum_of_the_same_package(tmp_path):
     gains = merge_gains(report_of(tmp_path).results)
     assert (gains.labels, gains.gains.tolist()) == (("ties",), [[30.0, -10.0]])
     assert merge_gains(report_of(tmp_path / "sum").results) is None
+
+
+def test_outputs_are_alike_where_answers_are(tmp_path):
+    said = {1: [1, 2, 3, 4, 5, 6, 7, 8, 9, 9], 2: [1, 2, 3, 4, 5, 0, 0, 0, 0, 0]}
+    for stage, numbers in said.items():
+        scores = stage_scores(stage, dict.fromkeys(ORDER, 5), "adapters", "n-lora", ORDER)
+        cells = {task: replace(cell, answers=tuple(numbers)) for task, cell in scores.rows[0].scores.items()}
+        write_scores(replace(scores, rows=(replace(scores.rows[0], scores=cells),)), tmp_path / f"{stage}.json")
+    report = report_of(tmp_path)
+    (found,) = output_similarities(report.results.runs)
+    assert (found.states, found.rows) == (tuple(ORDER[:2]), 10 * len(ORDER))
+    assert found.shares.tolist() == [[100.0, 50.0], [50.0, 100.0]]
+    draw_named(report, "outputs", tmp_path / "outputs.svg")
+    assert (tmp_path / "outputs.svg").stat().st_size
+    report = report_of(tmp_path / "1.json")
+    with refused("nothing-to-draw", "--figure outputs", "--answers", error=OptionError):
+        draw_named(report, "outputs", tmp_path / "x.svg")
 
 
 @pytest.fixture(scope="module")

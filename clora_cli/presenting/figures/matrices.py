@@ -10,7 +10,7 @@ from clora_cli.reporting.scored_run import Floats, Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_matrix", "panel_size"]
+__all__ = ["draw_matrix", "draw_values", "panel_size"]
 
 
 def panel_size(runs: list[Run]) -> tuple[float, float]:
@@ -26,7 +26,7 @@ def draw_matrix(axis: Axes, run: Run, title: str) -> None:
 
     has_base = not np.isnan(run.zero_shot).all()
     values = (np.vstack([run.zero_shot, run.matrix]) if has_base else run.matrix)[:, run.scored]
-    _draw_values(axis, values)
+    draw_values(axis, values)
     if not run.at_once:
         _outline_learned(axis, len(run.order), first_row=int(has_base))
         if run.unseen:
@@ -40,8 +40,8 @@ def draw_matrix(axis: Axes, run: Run, title: str) -> None:
     axis.set_title(short(title, 60), fontsize=10, loc="left")
 
 
-def _draw_values(axis: Axes, values: Floats) -> None:
-    """Colour the cells and write their values; those that were not evaluated stay grey."""
+def draw_values(axis: Axes, values: Floats) -> None:
+    """Colour the cells of a table of percentages and write their values; those that were not evaluated stay grey."""
     import numpy as np
 
     axis.set_facecolor("#dcdcdc")

@@ -22,6 +22,7 @@ from clora_cli.presenting.figures.loss_curves import compose_losses
 from clora_cli.presenting.figures.magnitudes import compose_shifts
 from clora_cli.presenting.figures.method_points import compose_collisions, compose_sizes
 from clora_cli.presenting.figures.metric_series import compose_metric_series
+from clora_cli.presenting.figures.output_maps import compose_outputs
 from clora_cli.presenting.figures.report_figure import compose_matrices
 from clora_cli.presenting.figures.route_maps import compose_routes
 from clora_cli.presenting.figures.spectra import compose_nuclear_norms
@@ -189,6 +190,13 @@ def _gains(report: Report) -> Iterator[Compose]:
         yield partial(compose_gains, gains=gains)
 
 
+def _outputs(report: Report) -> Iterator[Compose]:
+    from clora_cli.reporting.output_similarity import output_similarities
+
+    if similarities := list(output_similarities(report.results.runs)):
+        yield partial(compose_outputs, similarities=similarities)
+
+
 _SCORES, _ADAPTERS = "scores files", "packages of two adapters or more"
 FIGURES: Mapping[str, NamedFigure] = {
     "curves": NamedFigure("mean score over the tasks learned so far", _SCORES, _curves),
@@ -217,6 +225,9 @@ FIGURES: Mapping[str, NamedFigure] = {
     "relations": NamedFigure("aso-lora's w of each earlier task", "a package of --method aso-lora", _relations),
     "gains": NamedFigure(
         "points that each combination gains over the sum", "scores files of one package by several --combine", _gains
+    ),
+    "outputs": NamedFigure(
+        "share of test rows that two states answer alike", "scores files of clora eval --matrix --answers", _outputs
     ),
     "sparsity": NamedFigure(
         "sparsity against collisions against forgetting",
