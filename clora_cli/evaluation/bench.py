@@ -64,8 +64,7 @@ class Bench:
             done = _of_all(advance, len(prompts.ids))
             labels = self._options.score == "labels"
             if labels or prompts.backbone.kind == "encoder":
-                chosen = _chosen(prompts, task, done, before, labels=labels)
-                answers = joined(chosen)
+                answers = joined(_chosen(prompts, task, done, before, labels=labels))
                 done(len(prompts.ids))
                 return _score(
                     task, "label-rank" if labels else task.metric, answers, prompts, scorer=self._options.scorer
