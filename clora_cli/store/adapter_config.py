@@ -10,9 +10,11 @@ from clora_cli.base.errors import ArtifactError
 from clora_cli.base.files import read_json
 from clora_cli.base.records import Check, any_text, each, flag, listed, maybe, name, number, whole, wrong
 
-__all__ = ["CONFIG", "read_config"]
+__all__ = ["CONFIG", "TASK_TYPES", "read_config"]
 
 CONFIG = "adapter_config.json"
+# PEFT's words for what a model is used for. An encoder gets its own when it is written: PEFT would put another head on it.
+TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 _NAMES = listed(any_text)
 _PATTERN = maybe(each(number()))
 # The entries that clora reads, all of them optional: PEFT has a default for everything.

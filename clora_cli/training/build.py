@@ -42,6 +42,7 @@ from clora_cli.model.names import parse_name
 from clora_cli.model.sharding import whole_tensors
 from clora_cli.model.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
 from clora_cli.options import TrainOptions
+from clora_cli.store.adapter_config import TASK_TYPES
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.soft_prompt import PROMPT
 from clora_cli.training.class_rows import Classes
@@ -53,8 +54,6 @@ from clora_cli.training.row_order import run_seed
 __all__ = ["ADAPTER", "MIXED", "Built", "build", "lora_config"]
 
 ADAPTER = "default"  # PEFT's name of the new adapter
-# An encoder's is written with its head: PEFT would put another beside it.
-_TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "encoder": None}
 MIXED = ("route", "weighted")  # ways in which a method itself puts earlier adapters into the forward pass
 
 
@@ -92,13 +91,11 @@ class Built:
 
     def written(self, plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors of the finished adapter's file, and PEFT's configuration of it."""
-        if self.classes:
-            head = self.classes.finished().tensors()
-            return {**_factors(self.model), **head}, self.classes.config(self.model.peft_config[ADAPTER])
         for prompting in self.promptings:
             tensors = prompting.tensors()
             return tensors, prompt_config(plan, tensors[PROMPT].shape[1]).to_dict()
-        return _factors(self.model), self.model.peft_config[ADAPTER].to_dict()
+        found = _factors(self.model), self.model.peft_config[ADAPTER].to_dict()
+        return self.classes.beside(*found) if self.classes else found
 
 
 def build(plan: Plan, progress: Progress | None = None) -> Built:
@@ -238,7 +235,7 @@ def lora_config(plan: Plan, model: nn.Module, sites: tuple[str, ...]) -> LoraCon
         fan_in_fan_out=is_transposed(model, sites[0]),
         base_model_name_or_path=plan.reference.id,
         revision=plan.reference.revision,
-        task_type=_TASK_TYPES[plan.reference.kind],
+        task_type=TASK_TYPES.get(plan.reference.kind),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,6 @@ from clora_cli.model.classifier import Classifier
 from clora_cli.options import TrainOptions
 from clora_cli.store.heads import Head, has_head, head_of, united
 from clora_cli.training.plan import Plan
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 __all__ = ["Classes"]
 
@@ -82,9 +79,10 @@ class Classes:
         whole = Head(self.start.classes, weight, bias, self.start.module, self.start.inner)
         return united([*self.kept, whole.of(self.trained)])
 
-    def config(self, lora: LoraConfig) -> dict[str, Any]:
-        """Return PEFT's configuration of the adapter with its head."""
-        return {**lora.to_dict(), "task_type": "SEQ_CLS", "modules_to_save": list(self.classifier.modules)}
+    def beside(self, tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return a LoRA's tensors and PEFT's configuration of it with the head beside it."""
+        held = {"task_type": "SEQ_CLS", "modules_to_save": list(self.classifier.modules)}
+        return {**tensors, **self.finished().tensors()}, {**config, **held}
 
 
 def _new(plan: Plan, classifier: Classifier, known: Head | None) -> Head:

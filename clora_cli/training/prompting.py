@@ -15,6 +15,7 @@ from clora_cli.base.errors import CloraError
 from clora_cli.data.tokens import IGNORED
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.soft_prompts import SoftPrompts, newest_first
+from clora_cli.store.adapter_config import TASK_TYPES
 from clora_cli.store.soft_prompt import PROMPT
 from clora_cli.training.plan import Plan
 
@@ -132,5 +133,5 @@ def prompt_config(plan: Plan, width: int) -> PromptTuningConfig:
         num_transformer_submodules=1,
         base_model_name_or_path=plan.reference.id,
         revision=plan.reference.revision,
-        task_type="SEQ_2_SEQ_LM" if plan.reference.kind == "seq2seq" else "CAUSAL_LM",
+        task_type=TASK_TYPES[plan.reference.kind],
     )

@@ -113,6 +113,21 @@ def test_a_merge_has_the_classes_of_all(clora, summed, colours, here, strategy):
     assert clora("merge", summed, "--into-model", "whole").error == "head-not-supported"
 
 
+def test_an_adapter_of_pefts_is_merged_with_and_trained_on_top_of(clora, bert, colours, package, here):
+    peft_folder(bert, here / "theirs", ["kept", "lost"])
+    merged = clora("merge", package / "warm", "theirs", "--model", bert, "-o", "merged")
+    assert merged.code == 0, merged.err
+    assert head_of(read_adapter(here / "merged")).tasks == {"warm": WARM, "theirs": ("kept", "lost")}
+    shutil.rmtree(package / "cold")
+    shutil.move(here / "theirs", package / "theirs")
+    given = ("--model", bert, "--data", colours[1], "--method", "seq-lora", "--package", package, "--max-steps", 1)
+    made = clora(
+        "train-task", *given, "--rank", 8, "--alpha", 8, "--target-modules", "query", "--target-modules", "value"
+    )
+    assert made.code == 0, made.err
+    assert set(head_of(read_adapter(package / "cold")).tasks) == {"warm", "theirs", "cold"}
+
+
 def test_a_trimmed_adapter_keeps_its_head(clora, summed, here):
     trimmed = clora("trim", summed / "cold", "--by", "density", "--option", "density=0.5", "-o", "trimmed")
     assert trimmed.code == 0, trimmed.err

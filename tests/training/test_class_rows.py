@@ -12,9 +12,10 @@ from transformers import AutoTokenizer
 
 from clora_cli.base import registry
 from clora_cli.base.errors import InterruptedRunError
-from clora_cli.data import load_task
+from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.heads import head_of
+from clora_cli.training.encoders import check_classes
 from clora_cli.training.execute import train_task
 from clora_cli.training.plan import make_plan
 
@@ -108,3 +109,10 @@ def test_an_encoder_takes_no_open_ended_task(bert, tmp_path):
     )
     with refused("task-has-no-classes", "open"):
         make_plan(options_for(bert, tmp_path / "open.jsonl", tmp_path / "pkg"))
+
+
+def test_a_row_whose_answer_is_no_label_is_named():
+    row = Example("", "a cat", "", ("sofa",))
+    task = Task("pets", (row,), (), (), ("cat", "dog"), "exact-match", "made up", "plain")
+    with refused("answer-not-a-label", "pets", "sofa"):
+        check_classes(Rows(task, "train", [row]))
