@@ -31,8 +31,9 @@ def push(
     from clora_cli.store.package import read_package
     from clora_cli.transforming.publishing import push_package
 
-    members = read_package([Path(package)])
-    return Pushed(*push_package(members, target, settled(options), force=force, progress=heard(progress)))
+    packages, told = [Path(package)], heard(progress)
+    members = read_package(packages)
+    return Pushed(*push_package(members, target, settled(options), force=force, progress=told, packages=packages))
 
 
 @blaming()

@@ -175,5 +175,6 @@ def export(
     from clora_cli.transforming.exporting import export_package, plan_export
 
     listener, patience = heard(progress), patient(wait, break_lock)
-    plan = plan_export(read_package(paths_of(packages)), settled(options or ExportOptions()), listener)
+    paths, chosen = paths_of(packages), settled(options or ExportOptions())
+    plan = plan_export(read_package(paths), chosen, listener, packages=paths)
     return Made(*export_package(plan, force=force, progress=listener, patience=patience))

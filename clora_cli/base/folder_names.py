@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import unicodedata
@@ -56,7 +57,7 @@ def check_path(path: Path, option: str) -> None:
         option: The option that gave it, for the message, such as ``"--out"``.
 
     Raises:
-        OptionError: If it is too long, or has letters that cannot be shown.
+        OptionError: If it is too long, has letters that cannot be shown, or leads through a link to itself.
     """
     long = next((part for part in path.parts if len(os.fsencode(part)) > _LONGEST), None)
     if long is not None or len(os.fsencode(path.absolute())) > _LONGEST_PATH:
@@ -68,3 +69,11 @@ def check_path(path: Path, option: str) -> None:
         raise OptionError(
             f"{option} {path}: the name has letters that cannot be shown; choose another", code="name-not-legible"
         )
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OptionError(
+                f"{option} {path} leads through a link to itself; remove that link, or choose another",
+                code="path-loops",
+            ) from error

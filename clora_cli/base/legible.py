@@ -10,9 +10,12 @@ import re
 
 __all__ = ["is_legible", "legible", "legible_json", "markdown", "shortened"]
 
-# Controls (C0, C1), marks that set the direction of text, what has no width, tags, and halves of surrogate pairs. The joiners
-# that some scripts need (U+200C, U+200D) stay.
-_BEYOND = "\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f"
+# Controls (C0, C1), marks that set the direction of text, what has no width, tags, halves of surrogate pairs, and what is no letter
+# at all (U+FFFE, U+FFFF: no XML may hold them). The joiners that some scripts need (U+200C, U+200D) stay.
+_BEYOND = (
+    "\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f"
+)
 _ANY = re.compile(f"[\\x00-\\x1f{_BEYOND}]")
 _IN_A_TEXT = re.compile(f"[\\x00-\\x08\\x0b-\\x1f{_BEYOND}]")  # lines and tabs stay
 _SPECIAL = re.compile(

@@ -47,7 +47,7 @@ def export(
     from clora_cli.transforming.exporting import export_package, plan_export
 
     terminal = Terminal(output)
-    plan = plan_export(read_package(packages), options, terminal)
+    plan = plan_export(read_package(packages), options, terminal, packages=packages)
     data: dict[str, Any] = {**plan.record(), "path": str(options.out), "call": _call(plan)}
     if dry_run:
         emit(output, text=f"would write {options.out}\n{_table(plan)}", data=data, brief=str(options.out))

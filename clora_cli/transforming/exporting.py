@@ -65,7 +65,11 @@ class ExportPlan:
 
 
 def plan_export(
-    members: Sequence[AdapterFolder], options: ExportOptions, progress: Progress | None = None
+    members: Sequence[AdapterFolder],
+    options: ExportOptions,
+    progress: Progress | None = None,
+    *,
+    packages: Sequence[Path] = (),
 ) -> ExportPlan:
     """Read adapters and check that a server takes them.
 
@@ -73,13 +77,14 @@ def plan_export(
         members: By stage, at least one.
         options: How.
         progress: Told of energy that is cut off.
+        packages: Where the adapters were read from: nothing is written into a package.
 
     Raises:
         MismatchError: If the server takes no such adapter, or the package's way to combine adapters is none that one adapter has.
         CloraError: If an adapter is damaged, or the base model is needed and missing.
     """
     progress, loader = progress or Silent(), loader_named(options.loader)
-    check_apart(options.out, [member.path for member in members])
+    check_apart(options.out, [*packages, *(member.path for member in members)])
     check_bases(members)
     refuse_heads(members, f"{options.loader} serves models that write")
     base, config = _base(members, options, loader, progress)

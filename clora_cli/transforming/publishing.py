@@ -34,6 +34,7 @@ def push_package(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    packages: Sequence[Path] = (),
 ) -> tuple[Mapping[str, str], bool]:
     """Send a package: a folder an adapter, a model card, and the list of checksums.
 
@@ -43,6 +44,7 @@ def push_package(
         options: How.
         force: Replace another package in a folder; a repository on the Hub keeps what was there in its history.
         progress: Who to tell.
+        packages: Where the adapters were read from: nothing is written into a package.
 
     Returns:
         The checksum of each file, and whether anything was sent (False: all is there).
@@ -68,7 +70,7 @@ def push_package(
             f"{target} holds something else; pass --force to replace it, or another target", code="output-differs"
         )
     if isinstance(remote, FolderRemote):
-        check_apart(remote.path, [member.path for member in members], "target")
+        check_apart(remote.path, [*packages, *(member.path for member in members)], "target")
         _check_package(remote.path)
     with progress.track("push", len(files)) as advance:
         remote.send(items, sorted(there.keys() - files.keys()))

@@ -57,3 +57,12 @@ def test_places_that_cannot_be_written_are_refused():
     with pytest.raises(CloraError) as info:
         check_path(Path("a\nb"), "--out")
     assert info.value.code == "name-not-legible" and str(info.value).startswith("--out a")
+
+
+def test_a_path_through_a_link_to_itself_is_named(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / "loop", tmp_path / "loop" / "new"):
+        with refused("path-loops", f"--out {path}", "link to itself"):
+            check_path(path, "--out")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    check_path(tmp_path / "dangling", "--out")

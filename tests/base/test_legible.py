@@ -18,6 +18,8 @@ HOSTILE = [
     "\u2028",
     "\ufeffx",
     "\U000e0041",
+    "a\ufffe",
+    "\uffffb",
 ]
 
 

@@ -78,6 +78,21 @@ def test_junit_has_a_case_for_the_limits_and_one_for_each_slice(task):
     assert failures["length 12-15 words"] is None
 
 
+def test_junit_is_xml_whatever_the_names_and_labels_hold(task):
+    odd = "".join(map(chr, range(0x21))) + "\x7f\x85\u2028\ufffe\uffff\ud800 ]]><&\"'::%0A\U0001f600"
+    named = [replace(one, task=odd, name=odd) for one in slices_of(scores_of([0.0] * ROWS), [task], "test")]
+    text = junit_xml(odd, Verdict([odd], named, named))
+    root = ElementTree.fromstring(text.encode())
+    (suite,) = root
+    assert (root.tag, suite.tag, {case.tag for case in suite}) == ("testsuites", "testsuite", {"testcase"})
+    assert suite.get("tests") == str(len(suite)) == str(1 + len(named))
+    assert suite.get("failures") == str(sum(1 for _ in suite.iter("failure"))) == str(len(suite))
+    for case in suite:
+        assert set(case.attrib) == {"classname", "name"} and all(case.attrib.values())
+        assert set(case[0].attrib) == {"message", "type"} and "\\x00" in case[0].get("message")
+    assert all("\n" not in line and line.count("%0A") == 0 for line in github_lines(Verdict([odd], named, named)))
+
+
 def test_annotations_escape_what_github_reads_as_syntax(task):
     (one, *_) = slices_of(scores_of([0.0] * ROWS), [task], "test")
     lines = github_lines(Verdict(["100% lost\nhere"], [], [replace(one, task="a:b,c")]))

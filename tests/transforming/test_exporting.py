@@ -14,11 +14,12 @@ from support import Signals, config_of, contents, manifest_of, random_factors, w
 
 from clora_cli.algebra.lora import factor_keys
 from clora_cli.model.gguf_layout import layout_of_config
-from clora_cli.options import LOADERS, ExportOptions
+from clora_cli.options import LOADERS, ExportOptions, PushOptions
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.package import read_package
 from clora_cli.transforming.exporting import export_package, plan_export
+from clora_cli.transforming.publishing import push_package
 
 SERVERS = ("peft", "vllm", "sglang", "lorax")
 
@@ -201,6 +202,18 @@ def test_an_export_is_made_once_and_another_is_not_replaced_unasked(base, tmp_pa
     (tmp_path / "else" / "notes.txt").write_text("mine\n")
     with refused("output-not-an-export", tmp_path / "else"):
         export_package(plan_export([source], ExportOptions(out=tmp_path / "else")), force=True)
+
+
+def test_nothing_is_written_into_the_package_that_is_read(base, tmp_path):
+    package = tmp_path / "in"
+    write_random_adapter(package / "one", base, stage=1)
+    members, before = read_package([package]), contents(package)
+    for out in (package / "out", package, tmp_path):
+        with refused("output-would-change-input", "--out", package):
+            plan_export(members, ExportOptions(out=out), packages=[package])
+        with refused("output-would-change-input", "target", package):
+            push_package(members, str(out), PushOptions(license="mit", base_name="b"), force=True, packages=[package])
+    assert contents(package) == before
 
 
 def test_what_a_server_would_load_wrongly_is_refused_with_the_reason(base, backbone, tmp_path):
