@@ -31,9 +31,10 @@ from torch import Tensor
 
 from clora_cli.base.errors import CloraError
 from clora_cli.cli import main
-from clora_cli.model.backbone import find_sites, load_backbone, load_skeleton
+from clora_cli.model.backbone import load_backbone, load_skeleton
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import ModelReference, find_model
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.nano import MODEL_PATH
 from clora_cli.store.adapter_folder import read_adapter
 

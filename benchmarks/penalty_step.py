@@ -35,8 +35,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base import registry
-from clora_cli.model.backbone import find_sites
 from clora_cli.model.bank import AdapterBank
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.training.composition import compose
 from clora_cli.training.loop import answer_loss
 from clora_cli.training.penalties import Penalties

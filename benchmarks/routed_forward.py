@@ -32,10 +32,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.algebra.statistics import Moments
-from clora_cli.model.backbone import Backbone, find_sites
+from clora_cli.model.backbone import Backbone
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import ModelReference
 from clora_cli.model.features import read_features, select_sites
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.options import RouteOptions
 from clora_cli.routing.weights import Routing
 

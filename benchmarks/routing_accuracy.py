@@ -20,9 +20,10 @@ from clora_cli.algebra.clusters import classes, clusters
 from clora_cli.algebra.privacy import Ball, Guarantee, noise_multiplier, release
 from clora_cli.algebra.statistics import Groups, Moments, SecondMoment
 from clora_cli.data import Example, load_task
-from clora_cli.model.backbone import Backbone, find_sites, load_backbone, pick_device
+from clora_cli.model.backbone import Backbone, load_backbone, pick_device
 from clora_cli.model.base_model import find_model
 from clora_cli.model.features import layer_of, prompt_ids, prompt_sites, read_features
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.nano.task_set import ORDER
 from clora_cli.options import RouteOptions
 from clora_cli.routing.weights import Routing

@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.algebra.lora import Factor
-from clora_cli.model.backbone import find_sites
 from clora_cli.model.bank import AdapterBank
+from clora_cli.model.linear_layers import find_sites
 
 Row = tuple[Callable[[], None], Callable[[], object]]  # what comes before, and what is timed
 Member = dict[str, Factor]

@@ -29,6 +29,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 32, "hidden_dim": 32, "n_layers": 1, "n_heads": 2},
     "roberta": {"max_position_embeddings": 66},
     "modernbert": {"global_attn_every_n_layers": 1, **_MARKS},
+    "deberta": {"pooler_hidden_size": 32},
     "deberta-v2": {"pooler_hidden_size": 32},
 }
 

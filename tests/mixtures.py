@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from clora_cli.model.backbone import is_transposed
+from clora_cli.model.linear_layers import is_transposed
 
 TEXTS = ("the boat was great", "so so", "our lunch seemed very bad in the end")
 

@@ -11,8 +11,9 @@ from support import config_of, manifest_of
 from torch.nn import functional
 
 from clora_cli.algebra.lora import Factor, factor_keys
-from clora_cli.model.backbone import Backbone, find_sites
+from clora_cli.model.backbone import Backbone
 from clora_cli.model.features import prompt_ids
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.model.task_vectors import KEY, embeddings
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.adapter_writing import write_adapter

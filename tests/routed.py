@@ -9,8 +9,9 @@ from typing import Any
 from support import data_of, write_random_adapter
 
 from clora_cli.data import Example, load_task
-from clora_cli.model.backbone import Backbone, find_sites
+from clora_cli.model.backbone import Backbone
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.store.adapter_folder import AdapterFolder, read_adapter
 from clora_cli.store.distribution import Distribution
 from clora_cli.store.feature_record import FeatureRecord

@@ -34,8 +34,9 @@ from clora_cli.algebra.lora import Factor, factor_keys
 from clora_cli.base import registry
 from clora_cli.base.errors import OptionError
 from clora_cli.base.progress import Silent
-from clora_cli.model.backbone import Backbone, find_sites
+from clora_cli.model.backbone import Backbone
 from clora_cli.model.base_model import ModelReference
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.options import TrainOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.adapter_writing import write_adapter

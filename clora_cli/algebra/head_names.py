@@ -15,6 +15,8 @@ HEAD_OUTPUTS = {"classifier", "out_proj"}  # the layer that gives a number for e
 def head_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the modules of an encoder's classification head that a PEFT folder holds beside its factors; none where it has no head."""
     saved = config.get("modules_to_save")
+    if config.get("task_type") not in (None, "SEQ_CLS"):  # a head for each token, or for spans
+        return ()
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
         return ()
     last = {name.rpartition(".")[2] for name in saved}

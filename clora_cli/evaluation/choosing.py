@@ -59,7 +59,7 @@ def choosable(
         progress: Told of tasks that are left out.
 
     Raises:
-        MismatchError: If there is none.
+        MismatchError: If there is none, or an adapter is no plain LoRA.
         OptionError: If the encoder is to be divided or quantised, or to tell what is left of general ability.
     """
     check_whole(options.shard, options.quantize)
@@ -68,6 +68,9 @@ def choosable(
             "--retention does not go with an encoder, which knows no task before it is trained; leave it out",
             code="option-not-for-encoders",
         )
+    for member in members:
+        if not (has_head(member) or member.is_dense or member.is_prompt):
+            member.check_plain()
     classes = [one for member in members if has_head(member) for one in head_of(member).classes]
     known = [task for task in tasks if classes_for(task, classes)]
     if not known:
@@ -125,6 +128,7 @@ def classify(
 
 def _unknown(task: Task) -> MismatchError:
     return MismatchError(
-        f"no adapter that acts has a class of task '{task.name}'; train it first, or give other --data",
+        f"no adapter that acts has a class of task '{task.name}'; train it first, let its adapter act by another --combine, or give other "
+        "--data",
         code="classes-unknown",
     )

@@ -189,7 +189,7 @@ def combination_of(
 
 
 def _warn_of_gaps(backbone: Backbone, members: Sequence[AdapterFolder], progress: Progress) -> None:
-    from clora_cli.model.backbone import linear_layers
+    from clora_cli.model.linear_layers import linear_layers
     from clora_cli.model.targets import untouched
 
     linear = linear_layers(backbone.model)

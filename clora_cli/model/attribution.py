@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.data.tokens import IGNORED
-from clora_cli.model.backbone import linear_shape
 from clora_cli.model.head_layers import output_of
+from clora_cli.model.linear_layers import linear_shape
 from clora_cli.model.output_layer import logits_at, output_only_at
 
 __all__ = ["Answer", "attributions", "down_projections", "spearman"]

@@ -29,8 +29,9 @@ from torch.utils.hooks import RemovableHandle
 from clora_cli.algebra.lora import Factor, concatenate
 from clora_cli.model.changes import Change, Dense, LowRank, Shared, Subspaces, find_shared
 from clora_cli.model.inside import Inside
+from clora_cli.model.place import Place
 from clora_cli.model.placement import check_placement
-from clora_cli.model.places import Place, Places
+from clora_cli.model.places import Places
 
 __all__ = ["AdapterBank", "Choose"]
 

@@ -14,7 +14,8 @@ from clora_cli.model.base_model import HEADS, ModelReference
 from clora_cli.model.checkpoint import CONFIG, Checkpoint
 from clora_cli.model.loading import load_skeleton
 from clora_cli.model.names import parse_name
-from clora_cli.model.places import Place, Places, places_of
+from clora_cli.model.place import Place
+from clora_cli.model.places import Places, places_of
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.tensors import read_header
 

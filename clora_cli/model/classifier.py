@@ -68,18 +68,8 @@ class Classifier:
         Raises:
             MismatchError: If the head is of another model.
         """
+        self._check(head)
         old, holder = self.layer, self._model.get_submodule(self.module.rpartition(".")[0])
-        fits = (
-            head.module == self.module
-            and head.weight.shape[1] == old.in_features
-            and head.inner.keys() == self.inner.keys()
-        )
-        if not fits or any(own.shape != self.inner[name].shape for name, own in head.inner.items()):
-            raise MismatchError(
-                f"the head of {', '.join(head.tasks)} has other layers than this base model's classification head; was it trained on "
-                "another model?",
-                code="head-of-other-model",
-            )
         for name, own in head.inner.items():
             self._model.get_parameter(name).copy_(own)
         new = nn.Linear(old.in_features, len(head.weight), device=old.weight.device, dtype=dtype or old.weight.dtype)
@@ -91,6 +81,29 @@ class Classifier:
     def width(self) -> int:
         """Return how many numbers of a text the output layer reads."""
         return self.layer.in_features
+
+    def _check(self, head: Head) -> None:
+        fits = head.module == self.module and head.weight.shape[1] == self.layer.in_features
+        if not fits or any(
+            own.shape != self.inner[name].shape for name, own in head.inner.items() if name in self.inner
+        ):
+            raise MismatchError(
+                f"the head of {', '.join(head.tasks)} has other layers than this base model's classification head; was it trained on "
+                "another model?",
+                code="head-of-other-model",
+            )
+        if missing := sorted(self.inner.keys() - head.inner.keys()):
+            raise MismatchError(
+                f"the head of {', '.join(head.tasks)} was trained behind a '{missing[0]}' that neither its folder nor the base model has; "
+                "save it with that layer among PEFT's modules_to_save",
+                code="head-layer-missing",
+            )
+        if more := sorted(head.inner.keys() - self.inner.keys()):
+            raise MismatchError(
+                f"the head of {', '.join(head.tasks)} has a '{more[0]}' of its own, which the base model has too and clora leaves as it "
+                "is; train it without that layer among PEFT's modules_to_save",
+                code="head-layer-of-its-own",
+            )
 
     def _is_output(self, name: str) -> bool:
         return name.rpartition(".")[0] == self.module

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from clora_cli.algebra.statistics import Groups, Moments, SecondMoment
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.data import Collator, Example, encode_prompt
-from clora_cli.model.backbone import Backbone, linear_shape, text_modules
+from clora_cli.model.backbone import Backbone
 from clora_cli.model.capture import Capture
+from clora_cli.model.linear_layers import linear_shape, text_modules
 from clora_cli.processes.ranks import gathered, own_share, processes, rank, spread
 from clora_cli.store.feature_record import Pool
 

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import MismatchError
-from clora_cli.model.places import Place
+from clora_cli.model.place import Place
 
 __all__ = ["Inside"]
 

@@ -12,7 +12,6 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,12 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from clora_cli.base.errors import MismatchError
-from clora_cli.model.backbone import linear_shape, load_skeleton
+from clora_cli.model.backbone import load_skeleton
 from clora_cli.model.base_model import ModelReference
 from clora_cli.model.checkpoint import Checkpoint
+from clora_cli.model.linear_layers import linear_shape
+from clora_cli.model.place import Place
 from clora_cli.model.spelling import Spelled, Spelling
 
-__all__ = ["Place", "Places", "places_of"]
+__all__ = ["Places", "places_of"]
 
 _WEIGHT = ".weight"
 _PEFTS = re.compile(r"\.(base_layer|lora_)")  # modules that PEFT puts into a model
@@ -38,41 +39,6 @@ _MOST = 4000  # names at most among which the nearest is looked for
 class _Shaped(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a site's weight is.
-
-    Attributes:
-        site: The site as the model spells it: a module path; of one of the experts that a model keeps in one tensor, the
-            path of them all, the expert's number and its layer's own name.
-        parameter: Name of the model's parameter (or of the tensor in a file) that holds the weight.
-        shape: (out, in).
-        transposed: Whether it is stored as (in, out), as GPT-2's layers and tables of embeddings are.
-        expert: Its number within a parameter of several experts' weights; None for a weight of its own.
-        first: The first of the expert's rows that are this layer's, where several of its layers are one matrix.
-        hooked: Whether the site is a module whose forward is the product, so that a hook can add to it.
-    """
-
-    site: str
-    parameter: str
-    shape: tuple[int, int]
-    transposed: bool = False
-    expert: int | None = None
-    first: int = 0
-    hooked: bool = True
-
-    @property
-    def module(self) -> str:
-        """Path of the module whose parameter it is."""
-        return self.parameter.rpartition(".")[0]
-
-    def view(self, weight: Tensor) -> Tensor:
-        """Return the site's weight within its parameter, as (out, in): what is added to it is added to the parameter."""
-        if self.expert is not None:
-            return weight[self.expert][self.first : self.first + self.shape[0]]
-        return weight.T if self.transposed else weight
 
 
 class Places:

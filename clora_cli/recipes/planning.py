@@ -17,9 +17,10 @@ from clora_cli.data.harness import PREFIX
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
 from clora_cli.data.root import data_root, find
-from clora_cli.model.backbone import find_sites, load_skeleton
+from clora_cli.model.backbone import load_skeleton
 from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.base_model import ModelReference, find_model, is_local
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.options import TrainOptions
 from clora_cli.processes.leftovers import sweep
 from clora_cli.recipes.recipe import folder_name, unset_variable

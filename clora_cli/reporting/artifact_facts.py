@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clora_cli.base import registry
-from clora_cli.base.errors import ArtifactError
+from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.store.adapter_folder import AdapterFolder, is_adapter
 
 __all__ = ["Kind", "adapter_facts", "kind_of", "plugin_facts"]
@@ -71,7 +71,6 @@ def _form(member: AdapterFolder) -> dict[str, Any]:
     """Return what an adapter is made of; ``base_copies`` are weights of the base model, as PEFT saves those of a vocabulary."""
     from clora_cli.algebra.lora import Factor
     from clora_cli.store.adapter_tensors import names_in
-    from clora_cli.store.heads import has_head, head_of
 
     if member.is_prompt:
         prompt = member.prompt()
@@ -83,9 +82,19 @@ def _form(member: AdapterFolder) -> dict[str, Any]:
         "sites": len(deltas),
         "shapes": sorted({f"{delta.shape[0]} x {delta.shape[1]}" for delta in deltas.values()}),
         "parameters": sum(d.a.numel() + d.b.numel() if isinstance(d, Factor) else d.numel() for d in deltas.values()),
-        **({"classes": head_of(member).tasks} if has_head(member) else {}),
+        **_classes(member),
         "base_copies": [f"{name.site}.{name.tensor}" for name in names if name.part == "base"],
     }
+
+
+def _classes(member: AdapterFolder) -> dict[str, Any]:
+    """Return the classes of each task; those of a PEFT folder that nothing names are left out."""
+    from clora_cli.store.heads import has_head, head_of
+
+    try:
+        return {"classes": head_of(member).tasks} if has_head(member) else {}
+    except MismatchError:
+        return {}
 
 
 def _features(member: AdapterFolder) -> dict[str, Any] | None:

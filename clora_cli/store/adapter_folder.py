@@ -23,7 +23,7 @@ from clora_cli.store.adapter_config import CONFIG, read_config
 from clora_cli.store.conversion import conversion
 from clora_cli.store.distribution import read_record
 from clora_cli.store.manifest import MANIFEST, Manifest
-from clora_cli.store.side_files import FEATURES, STATE, former_name, side_file
+from clora_cli.store.side_files import FEATURES, HEAD, STATE, former_name, side_file
 from clora_cli.store.soft_prompt import is_prompt, no_deltas, read_prompt
 from clora_cli.store.steady import Identity, identity, steady, unchanged
 from clora_cli.store.tensors import (
@@ -162,7 +162,6 @@ class AdapterFolder:
             ArtifactError: If the tensor file is missing, truncated or incomplete.
             MismatchError: If it holds no factors or more than those, or does not fit the base model that it is used with.
         """
-        from clora_cli.algebra.lora import config_problem
         from clora_cli.store.adapter_tensors import read_factors
 
         if self.is_prompt:
@@ -172,12 +171,22 @@ class AdapterFolder:
                 f"{self.path} holds dense deltas, no low-rank factors; merge with --rank to have factors",
                 code="dense-deltas-no-factors",
             )
-        if problem := config_problem(self.config):
-            raise MismatchError(f"adapter {self.path} cannot be used: {problem}", code="adapter-not-plain-lora")
+        self.check_plain()
         with unchanged(self.path, self.seen):
             factors = read_factors(self.weights, self.config, self.places, compare=compare, at_once=at_once)
         check_numbers(_numbers(factors), self.path)
         return self._named(factors)
+
+    def check_plain(self) -> None:
+        """Refuse a PEFT folder that is more than a LoRA with, at most, a classification head.
+
+        Raises:
+            MismatchError: If it is.
+        """
+        from clora_cli.algebra.lora import config_problem
+
+        if problem := config_problem(self.config):
+            raise MismatchError(f"adapter {self.path} cannot be used: {problem}", code="adapter-not-plain-lora")
 
     def prompt(self) -> Tensor:
         """Read the vectors of the virtual tokens of an adapter that ``is_prompt``, shape (token, hidden), float32.
@@ -197,7 +206,9 @@ class AdapterFolder:
         Raises:
             ArtifactError: If the tensor file is damaged, or a number is not finite or absurdly large.
         """
-        check_numbers(each_tensor(self.weights), self.path)
+        for path in (self.weights, self.path / HEAD):
+            if path == self.weights or path.exists():
+                check_numbers(each_tensor(path), self.path)
 
     def state(self, *, at_once: bool = False) -> dict[str, Tensor]:
         """Read the tensors that the adapter's method stored, ``<what>/<site>`` for those of a site; empty if there are none.

@@ -13,7 +13,7 @@ from clora_cli.algebra.lora import Factor, scaling_at
 from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import damage
 from clora_cli.model.names import TensorName, parse_name
-from clora_cli.store.tensors import read_header, read_tensors
+from clora_cli.store.tensors import check_numbers, read_header, read_tensors
 
 if TYPE_CHECKING:
     from clora_cli.model.places import Places
@@ -39,7 +39,7 @@ def read_factors(
         at_once: As for ``read_tensors``.
 
     Raises:
-        ArtifactError: If the file is missing, truncated or incomplete.
+        ArtifactError: If the file is missing, truncated or incomplete, or its classification head has numbers that are not finite.
         MismatchError: If it holds more than plain LoRA factors.
     """
     sides: dict[str, dict[str, Tensor]] = {}
@@ -47,7 +47,9 @@ def read_factors(
     for key, tensor in read_tensors(path, at_once=at_once).items():
         name = _name(path, key)
         if name.part == "base":
-            if compare and not in_head(name.site, head):
+            if in_head(name.site, head):
+                check_numbers([(key, tensor)], path.parent)
+            elif compare:
                 _compare(path, name, tensor, places)
             continue
         if name.part in sides.setdefault(name.site, {}):

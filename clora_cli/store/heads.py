@@ -6,7 +6,6 @@ the head of an encoder's adapter is; of dense deltas it stands in a file of its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import read_json
 from clora_cli.model.names import TensorName, parse_name
 from clora_cli.store.side_files import HEAD
-from clora_cli.store.tensors import read_tensors
+from clora_cli.store.tensors import check_numbers, read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +136,7 @@ def head_of(member: AdapterFolder) -> Head:
     """Read the classification head of an adapter that ``has_head``.
 
     Raises:
-        ArtifactError: If the head is missing, or not what the manifest says.
+        ArtifactError: If the head is missing or not what the manifest says, or has numbers that are not finite.
         MismatchError: If nothing names its classes, as beside a bare PEFT folder without a model's ``config.json``.
     """
     recorded = member.manifest.head if member.manifest else None
@@ -159,30 +158,33 @@ def _read(path: Path, modules: Sequence[str], classes: Sequence[Class] | None) -
             f"adapter {path.parent} is damaged: {path.name} has no single output layer of a classification head; train it again",
             code="head-damaged",
         )
+    check_numbers({"weight": weight, "bias": bias, **found}.items(), path.parent)
     named = tuple(_named(path.parent, len(weight)) if classes is None else classes)
-    if len(named) != len(weight):
+    if len(set(named)) != len(weight) or len(named) != len(weight):
         raise ArtifactError(
-            f"adapter {path.parent} is damaged: its head has {len(weight)} classes, {len(named)} are named; restore it or train it again",
+            f"adapter {path.parent} is damaged: its head has {len(weight)} classes, and {len(set(named))} are named; restore it or train "
+            "it again",
             code="head-damaged",
         )
     return Head(named, weight, bias, outputs[0], found)
 
 
 def _names_beside(folder: Path) -> list[str]:
+    """Return the names of a model's classes as the configuration beside an adapter has them; empty where it has none."""
     if not (folder / _NAMES).is_file():
         return []
     names = read_json(folder / _NAMES, "model configuration").get("id2label")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        return []
-    return [names[str(row)] for row in range(len(names)) if str(row) in names]
+    listed = [names.get(str(row)) for row in range(len(names))] if isinstance(names, dict) else []
+    return [name if isinstance(name, str) and name.isprintable() else "" for name in listed]
 
 
 def _named(folder: Path, rows: int) -> list[Class]:
     names = _names_beside(folder)
-    if len(names) != rows or len(set(names)) != rows:
+    if len(set(names) - {""}) != rows or len(names) != rows:
+        found = f"which its {_NAMES} does not give {rows} different names" if names else "which nothing names"
         raise MismatchError(
-            f"adapter {folder} has a head of {rows} classes and nothing that names them; write the configuration of the model that it "
-            f"was trained on beside it, with its id2label: model.config.save_pretrained({json.dumps(str(folder))})",
+            f"adapter {folder} has a head of {rows} classes, {found}; name them in its {_NAMES}, in the order in which they were trained: "
+            '{"id2label": {"0": "a name", "1": "another"}}',
             code="head-classes-unnamed",
         )
     return [(folder.name, name) for name in names]

@@ -26,18 +26,10 @@ from clora_cli.base import registry
 from clora_cli.base.errors import MismatchError, OptionError, translated
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.merges import Merger
-from clora_cli.model.backbone import (
-    Backbone,
-    all_linear,
-    find_sites,
-    is_transposed,
-    linear_shape,
-    load_backbone,
-    load_skeleton,
-    pick_device,
-)
+from clora_cli.model.backbone import Backbone, load_backbone, load_skeleton, pick_device
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_layers import BaseLayers
+from clora_cli.model.linear_layers import all_linear, find_sites, is_transposed, linear_shape, usual_sites
 from clora_cli.model.names import parse_name
 from clora_cli.model.sharding import whole_tensors
 from clora_cli.model.targets import ALL_LINEAR, adapted_layers, endings_of, left_out, matched, target_names
@@ -69,7 +61,7 @@ class Built:
             those that some row chooses.
         past: The plan's earlier adapters, under the model's own names.
         trainable: The new adapter: site to its trainable factors; none of a soft prompt.
-        linear: All linear layers of the base model, by module path.
+        linear: The base model's query and value projections, as far as it has them, and the adapted layers, by module path.
         order: All modules of the base model, by module path, in its order.
         acting: Numbers of the earlier adapters that the bank holds, in its order, where a method chose them.
         mixtures: What weighs the adapters in every forward pass, once a method asked for it; at most one.
@@ -128,7 +120,7 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
     # Some layers are run to see what they give, which takes whole weights, or none.
     shapes = load_skeleton(plan.reference) if backbone.sharded else backbone.model
     sites = find_sites(shapes, options.target_modules)
-    linear = (*find_sites(shapes), *sites)
+    linear = (*usual_sites(shapes), *sites)
     bank = AdapterBank(backbone.model)
     past = [member.on(bank.places) for member in plan.past]
     bank.activate(_past_deltas(plan, past))

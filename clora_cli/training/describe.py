@@ -98,7 +98,8 @@ def describe(plan: Plan) -> Description:
     Raises:
         OptionError: If a target matches no layer.
     """
-    from clora_cli.model.backbone import dtype_name, find_sites, load_skeleton, pick_device
+    from clora_cli.model.backbone import dtype_name, load_skeleton, pick_device
+    from clora_cli.model.linear_layers import find_sites
 
     options, model = plan.options, load_skeleton(plan.reference)
     dtype = dtype_name(options.dtype, pick_device(options.device))

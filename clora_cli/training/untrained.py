@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from clora_cli.algebra.lora import factor_keys
-from clora_cli.model.backbone import find_sites, load_skeleton
+from clora_cli.model.backbone import load_skeleton
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.training.build import lora_config
 from clora_cli.training.plan import Plan
 from clora_cli.training.result import Result, portable

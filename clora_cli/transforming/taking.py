@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import torch
 
 from clora_cli.algebra.privacy import Ball, noise_multiplier, release
 from clora_cli.algebra.statistics import Moments
-from clora_cli.base.errors import CloraError, InterruptedRunError, MismatchError, OptionError, ReplacedError
+from clora_cli.base.errors import CloraError, InterruptedRunError, MismatchError, ReplacedError
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.base.versions import versions
 from clora_cli.data import Rows, uses_chat
-from clora_cli.model.backbone import Backbone, find_sites, linear_shape, load_backbone, pick_device
+from clora_cli.model.backbone import Backbone, load_backbone, pick_device
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, select_sites
+from clora_cli.model.linear_layers import linear_shape, usual_sites
 from clora_cli.model.places import Places, places_of
 from clora_cli.options import FeatureOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
@@ -247,10 +248,7 @@ def _sites(backbone: Backbone, member: AdapterFolder, options: FeatureOptions) -
     Any two adapters of a base model have the latter in common, whatever they change: they can be routed together.
     """
     own = [site for site in member.deltas() if _has_features(backbone, site)]
-    usual: Collection[str] = ()
-    with contextlib.suppress(OptionError):  # an architecture of its own: the adapter's sites will do
-        usual = find_sites(backbone.model)
-    if not (reached := prompt_sites(backbone, {*own, *usual})):
+    if not (reached := prompt_sites(backbone, {*own, *usual_sites(backbone.model)})):
         raise MismatchError(
             f"adapter {member.path} changes no layer that sees the prompt", code="no-layer-reached-by-prompt"
         )

@@ -17,7 +17,7 @@ from clora_cli.base.files import new_folder, read_json, to_json
 from clora_cli.merges import Merger
 from clora_cli.model.base_layers import BaseLayers, Head
 from clora_cli.model.checkpoint import CONFIG, entry_of
-from clora_cli.model.places import Place
+from clora_cli.model.place import Place
 from clora_cli.store.manifest import MANIFEST
 from clora_cli.store.tensors import read_tensors, save_tensors
 

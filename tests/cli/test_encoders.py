@@ -85,10 +85,60 @@ def test_a_peft_folder_with_a_head_is_scored_by_the_names_beside_it(clora, bert,
     assert [float(said in row.references) for said, row in zip(theirs, rows, strict=True)] == list(score.per_row)
 
 
-def test_a_head_without_names_is_refused_with_what_names_it(bert, colours, here):
+def test_a_head_without_names_is_refused_with_what_names_it(clora, bert, colours, here):
     peft_folder(bert, here / "theirs", COLD, named=False)
-    with refused("head-classes-unnamed", "theirs", "save_pretrained"):
+    with refused("head-classes-unnamed", "theirs", "id2label"):
         scored(here / "theirs", colours[1:], model=str(bert))
+    assert "classes" not in json.loads(clora("show", here / "theirs", "--json").out)["adapter"]
+
+
+@pytest.mark.parametrize(
+    "names", [["blue", "green"], ["blue", "blue", "green"], ["blue", 2, "green"], ["a", "b\nc", ""]]
+)
+def test_names_beside_a_head_are_as_many_different_texts_as_classes(bert, colours, here, names):
+    peft_folder(bert, here / "theirs", COLD)
+    (here / "theirs" / "config.json").write_text(json.dumps({"id2label": dict(enumerate(names))}))
+    with refused("head-classes-unnamed", "3 different names", "id2label"):
+        scored(here / "theirs", colours[1:], model=str(bert))
+
+
+def test_numbers_of_a_head_that_are_none_are_refused_by_every_command(clora, package, here):
+    weights = load_file(package / "warm" / WEIGHTS)
+    weights["base_model.model.classifier.bias"][0] = float("nan")
+    save_file(weights, package / "warm" / WEIGHTS)
+    (package / "warm" / "clora.json").unlink()
+    (package / "warm" / "config.json").write_text(json.dumps({"id2label": dict(enumerate(WARM))}))
+    trim = ("trim", package / "warm", "--by", "density", "--option", "density=0.5", "-o", "trimmed")
+    for words in (("show", package / "warm"), trim):
+        assert clora(*words).error == "numbers-not-finite"
+    found = clora("scan", package / "warm", "--json")
+    assert (found.code, "numbers" in found.out) == (5, True)
+
+
+@pytest.mark.parametrize(("saved", "code"), [({"task_type": "TOKEN_CLS"}, "adapter-not-plain-lora"), ({}, None)])
+def test_a_head_for_each_token_is_no_head_of_texts(bert, colours, here, saved, code):
+    peft_folder(bert, here / "theirs", COLD)
+    config = json.loads((here / "theirs" / "adapter_config.json").read_text())
+    (here / "theirs" / "adapter_config.json").write_text(json.dumps(config | saved))
+    if code:
+        with refused(code, "classifier"):
+            scored(here / "theirs", colours[1:], model=str(bert))
+    else:
+        assert scored(here / "theirs", colours[1:], model=str(bert))
+
+
+def test_a_manifest_that_names_a_class_twice_is_damaged(package, colours):
+    path = package / "warm" / "clora.json"
+    path.write_text(path.read_text().replace(f'"{WARM[1]}"', f'"{WARM[0]}"'))
+    with refused("head-damaged", "2 classes"):
+        scored(package, colours)
+
+
+def test_layers_of_the_head_are_never_adapted(clora, bert, colours, here):
+    words = ("--data", colours[0], "--method", "seq-lora", "--package", "p", "--max-steps", 1)
+    refused_one = clora("train-task", "--model", bert, *words, "--target-modules", "classifier")
+    assert (refused_one.code, refused_one.error) == (2, "target-modules-match-nothing")
+    assert "classifier" not in refused_one.err.partition("this model has")[2]
 
 
 def test_a_head_needs_an_encoder(clora, bert, model_folder, colours, here):

@@ -12,9 +12,9 @@ from clora_cli.data import load_task
 from clora_cli.evaluation.answers import generate, rank_labels
 from clora_cli.evaluation.likelihoods import Likelihoods
 from clora_cli.evaluation.prompts import Prompts
-from clora_cli.model.backbone import find_sites
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import prompt_sites, read_features
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.options import RouteOptions
 from clora_cli.routing.guide import Guide
 from clora_cli.routing.routed_adapters import RoutedAdapters

@@ -7,8 +7,8 @@ from refusals import refused
 from support import FAMILIES, TARGETS, doubled, random_factors, write_random_adapter
 
 from clora_cli.algebra.lora import Factor
-from clora_cli.model.backbone import is_transposed
 from clora_cli.model.bank import AdapterBank
+from clora_cli.model.linear_layers import is_transposed
 
 
 def logits(backbone, model=None):

@@ -21,8 +21,9 @@ from transformers import (
     T5Gemma2Config,
 )
 
-from clora_cli.model.backbone import _switch_off_dropout, find_sites, pick_device
+from clora_cli.model.backbone import _switch_off_dropout, pick_device
 from clora_cli.model.base_model import ModelReference
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.model.loading import load_skeleton
 
 SIZE = {"vocab_size": 99, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}

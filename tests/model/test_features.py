@@ -9,7 +9,6 @@ from support import random_factors, sentences
 
 from clora_cli.algebra.statistics import SECOND_MOMENTS, Moments
 from clora_cli.data import Example
-from clora_cli.model.backbone import find_sites
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.capture import pooled
 from clora_cli.model.features import (
@@ -20,6 +19,7 @@ from clora_cli.model.features import (
     read_features,
     select_sites,
 )
+from clora_cli.model.linear_layers import find_sites
 
 FAMILIES = ("llama", "gpt2", "t5", "encoder-decoder", "bert")
 EXAMPLES = [Example("Choose a word.\n", text, "\nAnswer:", (label,)) for text, label in sentences(3, 11)]

@@ -8,7 +8,7 @@ import transformers
 from causal_models import EXACT, FITTING, SIZE, UNFIT
 from peft import LoraConfig, get_peft_model
 
-from clora_cli.model.backbone import find_sites
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.model.prefix import SharedPrefix, shared_length
 
 IDS = torch.randint(3, 96, (3, 12), generator=torch.Generator().manual_seed(5))

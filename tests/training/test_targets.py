@@ -10,7 +10,7 @@ from safetensors import safe_open
 from support import Signals, options_for, train
 from torch.testing import assert_close
 
-from clora_cli.model.backbone import find_sites
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.training import make_plan, train_task
 from clora_cli.training.build import target_modules

@@ -14,9 +14,9 @@ from clora_cli.algebra.statistics import Moments
 from clora_cli.base import files
 from clora_cli.base.errors import OptionError
 from clora_cli.data import load_task
-from clora_cli.model.backbone import find_sites
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import prompt_ids, read_features
+from clora_cli.model.linear_layers import find_sites
 from clora_cli.options import FeatureOptions, MergeOptions
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.distribution import read_distribution
