@@ -16,6 +16,7 @@ from clora_cli.data.bundled import bundled_name
 from clora_cli.data.harness import PREFIX
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
+from clora_cli.data.registry_names import entry_of
 from clora_cli.data.root import data_root, find
 from clora_cli.model.backbone import load_skeleton
 from clora_cli.model.base_layers import BaseLayers
@@ -196,7 +197,8 @@ def _missing_task(name: str) -> str:
     known, root = canonical(name), data_root()
     if name.startswith(PREFIX):
         return ""  # the harness alone knows
-    if bundled_name(name) or Path(name).expanduser().exists() or (root and find(root, name, known)):
+    path = Path(name).expanduser()
+    if bundled_name(name) or path.exists() or entry_of(path) or (root and find(root, name, known)):
         return ""
     if known and not known.hub:
         return f"task '{name}' is not here: set CLORA_DATA to a folder that has it"

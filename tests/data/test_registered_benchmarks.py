@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from refusals import refused
@@ -10,6 +11,8 @@ from refusals import refused
 from clora_cli.data import load_task
 from clora_cli.data.registry_names import order_of
 from clora_cli.recipes import read_recipe
+from clora_cli.recipes.planning import missing_inputs
+from clora_cli.recipes.steps import units_of
 
 LABELS = {"SST-2": ["Good", "Bad"], "yahoo": ["Health", "Sports"]}
 
@@ -70,6 +73,12 @@ def test_files_of_a_folder_without_registry_are_splits_by_their_endings(benchmar
     (benchmark / "dataset_info.json").unlink()
     task = load_task(str(benchmark / "yahoo"))
     assert (len(task.train), len(task.dev), len(task.test)) == (6, 2, 4)
+
+
+def test_a_dry_run_of_an_order_misses_no_task_that_its_registry_has(benchmark):
+    recipe = read_recipe(f"model: clora-nano\ntasks: {benchmark}/order1\nmethods: [seq-lora]\n", "r.yaml")
+    assert missing_inputs(units_of(recipe)) == []
+    assert missing_inputs(units_of(replace(recipe, tasks=(f"{benchmark}/gone",)))) != []
 
 
 def test_orders_in_two_benchmarks_are_refused(benchmark):
