@@ -128,9 +128,9 @@ def first(arguments: argparse.Namespace) -> None:
     print("| what decides | words | named, ms | auto, ms | x |\n|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         package = arguments.package or _package(Path(folder), arguments.model, arguments.adapters)
-        for told, options in (("all layers", ()), ("a middle layer", ("middle",)), ("layer 3", ("3",))):
-            flags = ("--route-layer", *options) if options else ()
-            with _clora(package, _PORT, *flags) as server:
+        for layer in arguments.deciding:
+            told = layer if layer in {"all", "middle"} else f"layer {layer}"
+            with _clora(package, _PORT, "--route-layer", layer) as server:
                 for words in arguments.words:
                     pairs = [
                         (_first(server, "task0", turn, words), _first(server, "auto", turn, words))
@@ -260,6 +260,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--words", type=int, nargs="+", default=[60], help="first: words of a prompt")
+    parser.add_argument("--deciding", nargs="+", default=["all", "middle", "3"], help="first: layers that decide")
     parser.add_argument("--processor", action="store_true", help="first: the server's processor seconds instead")
     arguments = parser.parse_args()
     _BY_PROCESSOR = arguments.processor
