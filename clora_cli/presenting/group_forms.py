@@ -9,12 +9,16 @@ from typing import Any
 from clora_cli.presenting.cells import mean_and_deviation
 from clora_cli.reporting.task_groups import GroupRow, GroupTable
 
-__all__ = ["GROUP_NOTE", "group_data", "group_rows"]
+__all__ = ["group_data", "group_note", "group_rows"]
 
-GROUP_NOTE = (
-    "Mean scores after the last task, percent; the average is over the groups. In parentheses: the difference from the method that learned "
-    "this group of tasks alone."
-)
+
+def group_note(groups: GroupTable) -> str:
+    """Return what the cells of a table are."""
+    compared = any(not math.isnan(value) for row in groups.rows for value in row.change)
+    alone = (
+        " In parentheses: the difference from the method that learned this group of tasks alone." if compared else ""
+    )
+    return f"Mean scores after the last task, percent; the average is over the groups.{alone}"
 
 
 def group_rows(groups: GroupTable) -> tuple[list[str], list[list[str]]]:

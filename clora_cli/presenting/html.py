@@ -34,7 +34,7 @@ from clora_cli.presenting.figures.magnitudes import compose_shifts
 from clora_cli.presenting.figures.metric_series import compose_metric_series
 from clora_cli.presenting.figures.report_figure import compose_matrices
 from clora_cli.presenting.figures.route_maps import compose_routes
-from clora_cli.presenting.group_forms import GROUP_NOTE, group_rows
+from clora_cli.presenting.group_forms import group_note, group_rows
 from clora_cli.presenting.page import Drawings, Fold, Heading, Notes, Part, Section, Table, TableCell, page
 from clora_cli.presenting.provenance_tables import provenance_parts
 from clora_cli.presenting.sweep_forms import SWEEP_NOTE, compose_sweep, sweep_rows
@@ -125,7 +125,7 @@ def _groups(report: Report) -> Iterator[Part]:
     for groups in report.task_groups:
         yield Heading(groups.title)
         yield Table(*group_rows(groups))
-        yield Notes([GROUP_NOTE, *(f"{name}: {', '.join(tasks)}" for name, tasks in groups.groups.items())])
+        yield Notes([group_note(groups), *(f"{name}: {', '.join(tasks)}" for name, tasks in groups.groups.items())])
 
 
 def _sweeps(report: Report, drawings: Drawings) -> Iterator[Part]:

@@ -25,7 +25,7 @@ from clora_cli.presenting.cells import (
     standings_notes,
     tick,
 )
-from clora_cli.presenting.group_forms import GROUP_NOTE, group_rows
+from clora_cli.presenting.group_forms import group_note, group_rows
 from clora_cli.presenting.markdown import table
 from clora_cli.presenting.sweep_forms import SWEEP_NOTE, sweep_rows
 from clora_cli.reporting.bootstrap import Significance
@@ -116,7 +116,7 @@ def sweep_table(sweep: Sweep, orders: Sequence[Order]) -> str:
 def group_table(groups: GroupTable) -> str:
     """Return scores by group of tasks as a Markdown table."""
     header, rows = group_rows(groups)
-    return table(list(map(markdown, header)), [list(map(markdown, row)) for row in rows]) + f"\n{GROUP_NOTE}\n"
+    return table(list(map(markdown, header)), [list(map(markdown, row)) for row in rows]) + f"\n{group_note(groups)}\n"
 
 
 def significance_table(pairs: Sequence[Significance]) -> str:
@@ -146,12 +146,14 @@ def general_table(rows: Sequence[GeneralAbility]) -> str:
 
 
 def _stages(run: Run) -> Iterator[list[str]]:
-    """Yield the rows of the stages, with the score right after learning in bold."""
+    """Yield the rows of the stages that were scored, with the score right after learning in bold."""
     if not all(math.isnan(value) for value in run.zero_shot):
         scores = run.zero_shot[run.scored]
         yield ["0 (base model)", *map(percent, scores), percent(scores.mean()) if run.at_once else ""]
     means = run.matrix[:, run.scored].mean(axis=1) if run.at_once else run.trajectory
     for stage, (task, scores, mean) in enumerate(zip(run.order, run.matrix, means, strict=True)):
+        if all(map(math.isnan, scores)):
+            continue
         cells = [percent(value) for value in scores]
         if not math.isnan(scores[stage]):
             cells[stage] = f"**{cells[stage]}**"

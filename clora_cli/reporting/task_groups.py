@@ -26,7 +26,7 @@ class GroupRow:
 
     Attributes:
         label: The method's.
-        scores: Over runs, a mean over the tasks of each group; NaN where one was not scored.
+        scores: Over the runs that were scored on a group, a mean over its tasks; NaN where none was.
         average: The mean over the groups.
         change: For each group, the mean less that of the method which learned this group alone; NaN where there is nothing to compare.
     """
@@ -92,13 +92,18 @@ def _row(group: Group, columns: Mapping[str, Sequence[str]], own: Mapping[str, f
     by_run = np.array([[run.final(tasks).mean() for tasks in columns.values()] for run in runs])
     if not columns or np.isnan(by_run).all():
         return None
-    scores = tuple(Spread.of(list(values)) for values in by_run.T)
+    scores = tuple(_over_scored(values) for values in by_run.T)
     learned = {task for run in runs for task in run.order}
     change = [
         spread.mean - (own or {}).get(name, math.nan) if learned > set(tasks) else math.nan
         for spread, (name, tasks) in zip(scores, columns.items(), strict=True)
     ]
-    return GroupRow(group.label, scores, Spread.of(list(by_run.mean(axis=1))), tuple(change))
+    return GroupRow(group.label, scores, _over_scored(by_run.mean(axis=1)), tuple(change))
+
+
+def _over_scored(values: Sequence[float]) -> Spread:
+    """Return the spread over the runs that were scored; not every seed may be."""
+    return Spread.of([value for value in values if not math.isnan(value)])
 
 
 def _at_once(group: Group) -> bool:

@@ -62,5 +62,14 @@ def test_tasks_never_learned_are_told_by_category_with_their_spread_over_seeds(t
     assert scores["QA"].deviation == pytest.approx(7.07, abs=0.01)
 
 
+def test_seeds_that_were_not_scored_on_tasks_never_learned_do_not_hide_those_that_were(tmp_path):
+    write(tmp_path, "pfd", ["cb"], {"cb": 9, "task360": 4}, seed=1)
+    write(tmp_path, "pfd", ["cb"], {"cb": 8}, seed=2)
+    report = make_report(collect([tmp_path]))
+    (row,) = report.task_groups[0].rows
+    assert (row.scores[0].mean, row.average.mean) == (40, 40)
+    assert "In parentheses" not in report_text(report, short=True)
+
+
 def test_orders_of_the_same_tasks_are_no_parts(tmp_path):
     assert make_report(collect([write_runs(tmp_path)])).task_groups == ()
