@@ -12,7 +12,6 @@ import uvicorn
 
 from clora_cli.base.addresses import bound, listen
 from clora_cli.options import ServeOptions
-from clora_cli.processes.signals import received
 from clora_cli.serving.application import application
 from clora_cli.serving.gate import Keys
 from clora_cli.serving.line import Line
@@ -93,7 +92,7 @@ def serve(
         running.run(sockets=[listening])
     finally:
         line.stop()
-    if received():
+    if running.told:
         raise KeyboardInterrupt
 
 

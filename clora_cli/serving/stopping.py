@@ -32,12 +32,15 @@ class Stoppable(uvicorn.Server):
         config: uvicorn's.
         line: Whose prompts are under way.
         log: Told that it stops.
+
+    Attributes:
+        told: Whether a signal has come.
     """
 
     def __init__(self, config: uvicorn.Config, line: Line, log: Callable[[Mapping[str, Any]], None]) -> None:
         config.timeout_graceful_shutdown = _GRACE + _LAST
         super().__init__(config)
-        self._line, self._log = line, log
+        self._line, self._log, self.told = line, log, False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,6 +64,7 @@ class Stoppable(uvicorn.Server):
     def _told(self, number: int, frame: FrameType | None) -> None:
         if not note(number):
             return
+        self.told = True
         if self.should_exit:
             os._exit(exit_code())
         self.should_exit = True

@@ -762,5 +762,5 @@ def test_must_46_hold_what_the_files_of_the_base_model_lack(summed, model_folder
     save_file(tensors, made.path / WEIGHTS)
     (made.path / MANIFEST).unlink()
     (made.path / "config.json").write_text(json.dumps({"id2label": {"0": "orange", "1": "red"}}))
-    with refused("head-of-other-model", made.path.name):
+    with refused("head-layer-missing", made.path.name):
         scored(made.path, colours[:1], model=str(own))
