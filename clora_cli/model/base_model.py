@@ -17,6 +17,7 @@ from clora_cli.model.gguf_file import gguf_folder, is_gguf
 from clora_cli.nano import MODEL_NAME, MODEL_PATH
 
 __all__ = [
+    "ENCODERS",
     "Kind",
     "ModelReference",
     "check_base",
@@ -31,8 +32,30 @@ _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 # Keys of config.json that change without the model changing.
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 # Model types that are encoders unless their configuration says that they decode.
-_ENCODERS = {"albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "eurobert"}
-_ENCODERS |= {"modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+ENCODERS = {"albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "eurobert"}
+ENCODERS |= {"modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+ENCODERS |= {
+    "big_bird",
+    "convbert",
+    "data2vec-text",
+    "fnet",
+    "funnel",
+    "ibert",
+    "layoutlm",
+    "longformer",
+    "megatron-bert",
+}
+ENCODERS |= {
+    "mobilebert",
+    "mra",
+    "nystromformer",
+    "rembert",
+    "roberta-prelayernorm",
+    "roformer",
+    "squeezebert",
+    "xmod",
+    "yoso",
+}
 _SAMPLE = 64  # bytes read from the middle of each tensor
 # Buffers that older versions of Transformers saved beside the weights, by the ends of their names.
 _BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".position_ids")
@@ -211,7 +234,7 @@ def _kind(config: Mapping[str, Any]) -> Kind:
     if config.get("is_encoder_decoder"):
         return "seq2seq"
     decodes = config.get("is_decoder") or any("CausalLM" in name for name in config.get("architectures") or ())
-    return "encoder" if config.get("model_type") in _ENCODERS and not decodes else "causal"
+    return "encoder" if config.get("model_type") in ENCODERS and not decodes else "causal"
 
 
 def _download(name: str, revision: str | None) -> tuple[Path, str | None]:

@@ -9,10 +9,15 @@ from refusals import refused
 from safetensors.torch import load_file
 from support import Signals, contents, options_for, train
 from transformers import AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 from clora_cli.base import registry
 from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import Example, Rows, Task, load_task
+from clora_cli.model.base_model import ENCODERS
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.heads import head_of
 from clora_cli.training.encoders import check_classes
@@ -58,6 +63,11 @@ def test_heads_of_every_family_are_peft_modules_of_their_own(bert, colours, tmp_
     theirs = answered(peft, tokenizer, [row.prompt for row in rows], WARM)
     mine = scored(tmp_path / "pkg", colours[:1]).rows[-1].scores["warm"].per_row
     assert [float(said in row.references) for said, row in zip(theirs, rows, strict=True)] == list(mine)
+
+
+def test_what_is_taken_for_an_encoder_has_a_head_in_transformers():
+    assert set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES) >= ENCODERS
+    assert not ENCODERS & set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
 
 
 def test_earlier_classes_stay_as_they_are(sequence):
