@@ -66,7 +66,7 @@ def entry_of(path: Path) -> Entry | None:
     if path.is_dir():
         entries = entries_in(path)
         if not entries:
-            return entries_in(path.parent).get(path.name)
+            return _called(path.name, entries_in(path.parent))
         if any((path / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
             return None
         others = {name for each in entries for name in others_of(each, entries).values()}
@@ -78,10 +78,15 @@ def entry_of(path: Path) -> Entry | None:
             )
         return next(iter(entries.values()))
     if not path.is_file():
-        return entries_in(path.parent, strict=True).get(path.name)
+        return _called(path.name, entries_in(path.parent, strict=True))
     entries = entries_in(path.parent)
     described = [entry for entry in entries.values() if file_of(entry) == path]
     return described[0] if len(described) == 1 else None
+
+
+def _called(name: str, entries: Mapping[str, Entry]) -> Entry | None:
+    """Return the data set of a name; a training set goes by its task's name, too."""
+    return entries.get(name) or entries.get(f"{name}{TRAIN}")
 
 
 def order_of(path: Path) -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.base.legible import shortened
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Task
+from clora_cli.data.findings import few
 from clora_cli.model.base_model import ModelReference, check_base, is_local
 from clora_cli.options import EvalOptions, RouteOptions, merges, ways
 from clora_cli.processes.meeting import agree, together
@@ -64,6 +65,7 @@ def evaluate(
         tasks = choosable(members, tasks, options, progress)
     for member in members:
         check_base(member.base, reference, member.path)
+    _tell_unowned(members, tasks, combine, progress)
     layers = mergeable(members, combine, reference)
     routed = how_routed(members, combine, options)
     device = pick_device(options.device)
@@ -82,6 +84,16 @@ def evaluate(
     base = BaseRef(reference.id, reference.fingerprint)
     order = tuple(member.task for member in members)
     return Scores(base, package, method, combine, options.score, order, tuple(rows), settings=options.recorded())
+
+
+def _tell_unowned(members: Sequence[AdapterFolder], tasks: Sequence[Task], combine: str, progress: Progress) -> None:
+    """Report tasks that the base model answers alone, because adapters act on their own tasks and these have none."""
+    known = {member.task for member in members}
+    if combine in {"task-id", "progressive"} and (others := [task.name for task in tasks if task.name not in known]):
+        progress.note(
+            f"note: no adapter is for {few(others)}, which the base model answers alone: adapters act on their own tasks here; let them "
+            "act by --combine route, sum or last"
+        )
 
 
 def _facts(

@@ -97,8 +97,8 @@ def read_choice(model: Any, names: Collection[str], base: str) -> Choice:
     """Return what a request's ``model`` stands for.
 
     Args:
-        model: ``auto``; ``base`` or the base model's name; an adapter's name, alone or after ``base:``; or a list of adapters'
-            names, each alone or as ``{"name": …, "scale": …}``.
+        model: ``auto``; ``base`` or the base model's name; an adapter's name, alone or after ``base:``, which it takes for one that is
+            called like one of the former; or a list of adapters' names, each alone or as ``{"name": …, "scale": …}``.
         names: The adapters.
         base: The base model's name.
 
@@ -108,15 +108,15 @@ def read_choice(model: Any, names: Collection[str], base: str) -> Choice:
     """
     if isinstance(model, (list, dict)):
         listed = model if isinstance(model, list) else [model]
-        if alone := next((one for one in (AUTO, BASE, base) if one not in names and one in listed), None):
+        if alone := next((one for one in (AUTO, BASE, base) if one in listed), None):
             raise OptionError(f"model: '{alone}' stands alone; a list names adapters", code="served-model-malformed")
         pairs = [_scaled(one, names, base) for one in listed]
         if len({name for name, _ in pairs}) < len(pairs) or not pairs:
             raise OptionError("model: name at least one adapter, and none twice", code="served-model-malformed")
         return Choice(scales=dict(pairs))
-    if model == AUTO and AUTO not in names:
+    if model == AUTO:
         return Choice(auto=True)
-    if model in (BASE, base) and model not in names:
+    if model in (BASE, base):
         return Choice()
     return Choice(scales=dict([_scaled(model, names, base)]))
 

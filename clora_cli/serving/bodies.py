@@ -226,14 +226,17 @@ def _texts(messages: Any) -> Iterator[tuple[Any, str]]:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if isinstance(content, list):
             content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-        if role in {"system", "developer", "user", "assistant"} and isinstance(content, str) and content:
+        known = isinstance(role, str) and role in {"system", "developer", "user", "assistant"}
+        if known and isinstance(content, str) and content:
             yield role, content
 
 
 def _read_object(text: bytes) -> dict[str, Any]:
     try:
         values = json.loads(text, object_pairs_hook=each_key_once, parse_constant=_no_constant)
-        json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair could be told to nobody
+        json.dumps(
+            values, ensure_ascii=False, allow_nan=False
+        ).encode()  # half a surrogate pair, or 1e400, could be told to nobody
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the body is no JSON: {_line(error)}", code="json-malformed") from error
     if not isinstance(values, dict):

@@ -15,7 +15,7 @@ from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import check_writes, is_local
 from clora_cli.options import ServeOptions
 from clora_cli.serving.answering import Ready, Where, answer_group, encoded, groups
-from clora_cli.serving.asked import Asked, read_choice
+from clora_cli.serving.asked import AUTO, BASE, Asked, read_choice
 from clora_cli.serving.held import Held
 from clora_cli.serving.watch import Watch
 from clora_cli.store.package import find_base, read_package
@@ -76,7 +76,8 @@ class Service:
     @property
     def models(self) -> list[str]:
         """The names that a request may ask for."""
-        return ["auto", self.base, *self.held.names]
+        taken = {AUTO, BASE, self.base}
+        return [AUTO, self.base, *(f"{BASE}:{name}" if name in taken else name for name in self.held.names)]
 
     def refresh(self) -> None:
         """Take up what is on disk now, whole or not at all.

@@ -17,6 +17,7 @@ from clora_cli.model.base_model import check_base
 from clora_cli.model.checkpoint import CONFIG
 from clora_cli.model.gguf_file import gguf_digest, is_gguf
 from clora_cli.model.gguf_layout import layout_of_config, layout_of_file
+from clora_cli.model.places import places_of
 from clora_cli.options import ExportOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.spots import place
@@ -90,6 +91,7 @@ def plan_export(
     base, config = _base(members, options, loader, progress)
     if options.loader == "ollama" and base.file is None:
         progress.note("note: Ollama refuses adapters since 0.34.1; --model BASE.gguf makes whole models for it")
+    members = _apart(members, options, progress)
     served = [_served(chosen, (options, loader), config, progress) for chosen in _chosen(members, options)]
     return ExportPlan(options, loader, served, base)
 
@@ -150,8 +152,14 @@ def _base(
     known = next((str(member.base["id"]) for member in members if member.base.get("id")), None)
     name, model = options.base_name or known, options.model or known or ""
     if name and (not is_legible(name) or (loader.name == "ollama" and len(name.split()) != 1)):
+        given = (
+            f"--base-name '{legible(name)}' is"
+            if options.base_name
+            else f"the adapters' base model is called '{legible(name)}',"
+        )
+        mend = "give another" if options.base_name else "pass --base-name"
         raise OptionError(
-            f"the adapters' base model is called '{legible(name)}', which no server takes for a name; pass --base-name",
+            f"{given} {'no name that a server takes' if options.base_name else 'which no server takes for a name'}; {mend}",
             code="base-name-malformed",
         )
     if loader.name == "ollama" and not name and not is_gguf(model):
@@ -171,6 +179,18 @@ def _base(
     config = read_json(reference.path / CONFIG, "model configuration")
     layout = layout_of_config(config, model) if loader.gguf else None
     return ServedBase(name, layout), config
+
+
+def _apart(members: Sequence[AdapterFolder], options: ExportOptions, progress: Progress) -> Sequence[AdapterFolder]:
+    """Let the base model tell the experts' layers of ``target_parameters`` apart, where it is at hand."""
+    fused = [member for member in members if member.config.get("target_parameters")]
+    if not fused:
+        return members
+    reference = find_base(members, options.model, progress=progress) if options.model else base_at_hand(members)
+    if reference is None:
+        return members
+    places = places_of(reference)
+    return [member.on(places) if member in fused else member for member in members]
 
 
 def _chosen(

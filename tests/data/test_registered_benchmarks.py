@@ -9,7 +9,7 @@ import pytest
 from refusals import refused
 
 from clora_cli.data import load_task
-from clora_cli.data.registry_names import order_of
+from clora_cli.data.registry_names import entry_of, order_of
 from clora_cli.recipes import read_recipe
 from clora_cli.recipes.planning import missing_inputs
 from clora_cli.recipes.steps import units_of
@@ -40,6 +40,16 @@ def benchmark(tmp_path):
     for path, content in files.items():
         path.write_text(json.dumps(content), encoding="utf-8")
     return folder
+
+
+def test_a_training_set_goes_by_its_tasks_name_too(tmp_path):
+    rows = [{"instruction": f"is {i} even?", "output": str(i % 2 == 0)} for i in range(8)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "dataset_info.json").write_text(
+        json.dumps({"even_train": {"file_name": "rows.json"}, "other": {"file_name": "rows.json"}})
+    )
+    assert entry_of(tmp_path / "even") == entry_of(tmp_path / "even_train") != entry_of(tmp_path / "other")
+    assert entry_of(tmp_path / "eve") is None
 
 
 def test_a_data_set_has_its_splits_and_labels(benchmark):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 from parts import write_parts
+from refusals import refused
 from routed import give_distribution, write_routable
 from served import Heard, answered, asked, service_of
 from support import FAMILIES, write_random_adapter
@@ -19,6 +21,9 @@ from clora_cli.model.features import prompt_ids
 from clora_cli.options import ServeOptions
 from clora_cli.routing.route_settings import route_options
 from clora_cli.serving import watch
+from clora_cli.serving.asked import Choice, read_choice
+from clora_cli.serving.bodies import forwarded
+from clora_cli.serving.refusal import Refusal
 from clora_cli.serving.service import Service
 from clora_cli.store.package import read_package
 
@@ -324,3 +329,22 @@ def test_without_distributions_names_still_answer(tmp_path, backbone):
     named, auto = answered(service, [asked(PROMPTS[0], "first"), asked(PROMPTS[0])])
     assert named.text
     assert auto.error.code == "served-package-unrouted" and "stat-features" in str(auto.error)
+
+
+def test_names_of_requests_mean_what_they_say_whatever_tasks_are_called():
+    names = ("auto", "base", "nano", "news")
+    assert read_choice("auto", names, "nano").auto
+    assert read_choice("base", names, "nano") == read_choice("nano", names, "nano") == Choice()
+    for name in names:
+        assert read_choice(f"base:{name}", names, "nano") == Choice(scales={name: 1.0})
+    with refused("served-model-malformed", "'auto' stands alone"):
+        read_choice(["auto", "news"], names, "nano")
+
+
+def test_a_role_that_is_no_text_is_no_turn():
+    turns = [{"role": [], "content": "a"}, {"role": {"a": 1}, "content": "b"}, {"role": "user", "content": "c"}]
+    bodies = [json.dumps({"messages": each}).encode() for each in (turns, turns[2:])]
+    first, second = (forwarded(body)[1].example for body in bodies)
+    assert (first.prompt, first.messages) == (second.prompt, second.messages)
+    with pytest.raises(Refusal, match="messages with texts"):
+        forwarded(json.dumps({"messages": turns[:2]}).encode())
