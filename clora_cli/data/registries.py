@@ -98,7 +98,9 @@ def _rows(entry: Entry, columns: Mapping[str, str] | None, notes: list[str]) -> 
     sharegpt = _turns_in(entry)
     named = _columns(entry, rows, sharegpt) | dict(columns or {})
     if sharegpt and "conversations" in named:
-        rows = _retagged(rows, named["conversations"], _texts(entry, "tags"))
+        tags = _texts(entry, "tags")
+        _check_tags(entry, rows, named["conversations"], tags)
+        rows = _retagged(rows, named["conversations"], tags)
     if unread := sorted(key for key in _UNREAD if entry.described.get(key) and not _is_ending(entry, key)):
         notes.append(f"{REGISTRY} names what is not read: {', '.join(f'{k} {entry.described[k]}' for k in unread)}")
     if limit := entry.described.get("num_samples"):
@@ -157,6 +159,18 @@ def _columns(entry: Entry, rows: list[Record], sharegpt: bool) -> dict[str, str]
     ranked = bool(entry.described.get("ranking")) or "chosen" in named
     kept = named if ranked else {role: column for role, column in named.items() if role not in ("chosen", "rejected")}
     return {role: column for role, column in kept.items() if role in ROLES and not (ranked and role == "output")}
+
+
+def _check_tags(entry: Entry, rows: list[Record], column: str, tags: Mapping[str, str]) -> None:
+    cells = [row.values.get(column) for row in rows]
+    turns = [turn for cell in cells if isinstance(cell, list) for turn in cell if isinstance(turn, dict)]
+    for tag in ("role_tag", "content_tag"):
+        if turns and tag in tags and not any(tags[tag] in turn for turn in turns):
+            raise DataError(
+                f"{entry.registry}, '{entry.name}': no turn of its rows has the {tag} '{tags[tag]}', they have {few(sorted(turns[0]))}; "
+                "mend it",
+                code="column-missing",
+            )
 
 
 def _retagged(rows: list[Record], column: str, tags: Mapping[str, str]) -> list[Record]:

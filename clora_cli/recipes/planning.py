@@ -16,7 +16,7 @@ from clora_cli.data.bundled import bundled_name
 from clora_cli.data.harness import PREFIX
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
-from clora_cli.data.registry_names import entry_of
+from clora_cli.data.registry_names import REGISTRY, entries_in, entry_of
 from clora_cli.data.root import data_root, find
 from clora_cli.model.backbone import load_skeleton
 from clora_cli.model.base_layers import BaseLayers
@@ -200,6 +200,8 @@ def _missing_task(name: str) -> str:
     path = Path(name).expanduser()
     if bundled_name(name) or path.exists() or entry_of(path) or (root and find(root, name, known)):
         return ""
+    if entries_in(path.parent):
+        return f"task '{name}' is not here: {path.parent / REGISTRY} has no data set of that name"
     if known and not known.hub:
         return f"task '{name}' is not here: set CLORA_DATA to a folder that has it"
     return f"task '{name}' is not here: it would come from the Hub or its cache, or from CLORA_DATA"

@@ -88,7 +88,8 @@ def test_files_of_a_folder_without_registry_are_splits_by_their_endings(benchmar
 def test_a_dry_run_of_an_order_misses_no_task_that_its_registry_has(benchmark):
     recipe = read_recipe(f"model: clora-nano\ntasks: {benchmark}/order1\nmethods: [seq-lora]\n", "r.yaml")
     assert missing_inputs(units_of(recipe)) == []
-    assert missing_inputs(units_of(replace(recipe, tasks=(f"{benchmark}/gone",)))) != []
+    (missing,) = missing_inputs(units_of(replace(recipe, tasks=(f"{benchmark}/gone",))))
+    assert "dataset_info.json has no data set of that name" in missing
 
 
 def test_orders_in_two_benchmarks_are_refused(benchmark):
@@ -121,6 +122,16 @@ def test_a_registry_names_no_files_but_those_below_its_folder(name, tmp_path):
 def test_tags_that_are_no_names_are_refused(tags, tmp_path):
     with refused("registry-columns-malformed", "tags"):
         load_task(described(tmp_path, formatting="sharegpt", columns={"messages": "instruction"}, tags=tags))
+
+
+@pytest.mark.parametrize("tag", ["role_tag", "content_tag"])
+def test_tags_that_no_turn_has_are_refused_with_those_that_there_are(tag, tmp_path):
+    tags = {"role_tag": "role", "content_tag": "content"} | {tag: "nosuch"}
+    place = described(tmp_path, formatting="sharegpt", columns={"messages": "messages"}, tags=tags)
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "yes"}]
+    (tmp_path / "a.json").write_text(json.dumps([{"messages": turns}]), encoding="utf-8")
+    with refused("column-missing", tag, "'nosuch'", "content, role"):
+        load_task(place)
 
 
 def test_a_format_that_is_not_known_is_refused_and_openai_is_read_as_conversations(tmp_path):

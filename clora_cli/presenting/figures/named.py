@@ -220,7 +220,11 @@ FIGURES: Mapping[str, NamedFigure] = {
     "drift": NamedFigure("signed entries of the summed deltas, stage by stage", _ADAPTERS, _drift),
     "nuclear-norms": NamedFigure("nuclear norm of each layer's delta", "packages", _nuclear),
     "plane": NamedFigure("deltas as points, by multidimensional scaling", _ADAPTERS, _plane),
-    "capacity": NamedFigure("who owns what of a LoRA that tasks share", "a package of such tasks", _capacity),
+    "capacity": NamedFigure(
+        "who owns what of a LoRA that tasks share",
+        "a package whose tasks share one LoRA, as those of --method cast do",
+        _capacity,
+    ),
     "losses": NamedFigure("training loss over the sequence", "packages that were trained here", _losses),
     "relations": NamedFigure("aso-lora's w of each earlier task", "a package of --method aso-lora", _relations),
     "gains": NamedFigure(
