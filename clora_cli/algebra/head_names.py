@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["HEAD_OUTPUTS", "head_modules", "in_head"]
+__all__ = ["HEAD_OUTPUTS", "head_modules", "in_head", "paths_to"]
 
 # A decoder's ``score`` is among what PEFT names for every model of classes: no file of an encoder's adapter has one.
 _HEADS = {"classifier", "dense", "head", "out_proj", "pooler", "pre_classifier", "score"}
@@ -25,6 +25,10 @@ def head_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def in_head(site: str, modules: Sequence[str]) -> bool:
     """Tell whether a layer is one of the modules that a folder holds whole, or within one, as PEFT matches their names."""
+    return any(path.endswith(name) for path in paths_to(site) for name in modules)
+
+
+def paths_to(site: str) -> list[str]:
+    """Return the paths of the modules that a module is within, from the outermost on, and its own."""
     parts = site.split(".")
-    paths = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    return any(path.endswith(name) for path in paths for name in modules)
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]

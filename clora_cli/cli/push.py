@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -39,8 +39,7 @@ def push(
     from clora_cli.transforming.publishing import push_package
 
     members = read_package([package])
-    how: dict[str, Any] = {"force": force, "progress": Terminal(output), "packages": [package]}
-    files, sent = push_package(members, target, options, **how)
+    files, sent = push_package(members, target, options, force=force, progress=Terminal(output), packages=[package])
     text = f"{target}  ({len(members)} adapters, {len(files)} files{'' if sent else '; up to date'})"
     emit(
         output, text=text, data={"schema": "clora.push/1", "target": target, "files": files, "sent": sent}, brief=target

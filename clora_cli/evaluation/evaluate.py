@@ -88,8 +88,10 @@ def evaluate(
 
 def _tell_unowned(members: Sequence[AdapterFolder], tasks: Sequence[Task], combine: str, progress: Progress) -> None:
     """Report tasks that the base model answers alone, because adapters act on their own tasks and these have none."""
-    known = {member.task for member in members}
-    if combine in {"task-id", "progressive"} and (others := [task.name for task in tasks if task.name not in known]):
+    from clora_cli.evaluation.combine import active
+
+    others = [task.name for task in tasks if not active(members, combine, task.name)]
+    if others and combine != "none":
         progress.note(
             f"note: no adapter is for {few(others)}, which the base model answers alone: adapters act on their own tasks here; let them "
             "act by --combine route, sum or last"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.algebra.head_names import HEAD_OUTPUTS
+from clora_cli.algebra.head_names import HEAD_OUTPUTS, paths_to
 from clora_cli.base.errors import MismatchError, OptionError
 
 if TYPE_CHECKING:
@@ -48,11 +48,9 @@ def modules_around(model: nn.Module, names: Sequence[str]) -> list[str]:
     """Return the outermost modules all of whose parameters are among those named."""
     wanted, found = set(names), []
     for name in names:
-        parts = name.split(".")[:-1]
-        paths = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
         whole = (
             path
-            for path in paths
+            for path in paths_to(name.rpartition(".")[0])
             if all(f"{path}.{own}" in wanted for own, _ in model.get_submodule(path).named_parameters())
         )
         found.append(next(whole))

@@ -50,8 +50,7 @@ def find_sites(model: nn.Module, target_modules: Sequence[str] = ()) -> dict[str
     Raises:
         OptionError: If a target matches no linear layer.
     """
-    head = set(outside(model))
-    linear = {name: shape for name, shape in linear_layers(model).items() if f"{name}.weight" not in head}
+    linear = _before_head(model)
     if list(target_modules) == [ALL_LINEAR]:
         return {name: linear[name] for name in adaptable(model, all_linear(model))}
     if not target_modules:
@@ -78,9 +77,8 @@ def usual_sites(model: nn.Module) -> dict[str, tuple[int, int]]:
 def all_linear(model: nn.Module) -> list[str]:
     """Return the paths of all linear layers that texts pass through, but the output layer, in the model's order."""
     head, read = getattr(model, "get_output_embeddings", lambda: None)(), text_modules(model)
-    linear = {n: m for n, m in model.named_modules() if linear_shape(m) is not None and m is not head and id(m) in read}
-    classes = set(outside(model))
-    linear = {name: module for name, module in linear.items() if f"{name}.weight" not in classes}
+    modules = {name: model.get_submodule(name) for name in _before_head(model)}
+    linear = {name: module for name, module in modules.items() if module is not head and id(module) in read}
     plain = {
         kind: _gives_its_product(one) for kind, one in {type(module): module for module in linear.values()}.items()
     }
@@ -90,6 +88,12 @@ def all_linear(model: nn.Module) -> list[str]:
 def linear_layers(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Return the paths of all linear layers with their (out, in), in the model's order."""
     return {name: shape for name, module in model.named_modules() if (shape := linear_shape(module)) is not None}
+
+
+def _before_head(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return the linear layers without those of an encoder's classification head."""
+    head = set(outside(model))
+    return {name: shape for name, shape in linear_layers(model).items() if f"{name}.weight" not in head}
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:

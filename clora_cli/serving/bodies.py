@@ -234,9 +234,8 @@ def _texts(messages: Any) -> Iterator[tuple[Any, str]]:
 def _read_object(text: bytes) -> dict[str, Any]:
     try:
         values = json.loads(text, object_pairs_hook=each_key_once, parse_constant=_no_constant)
-        json.dumps(
-            values, ensure_ascii=False, allow_nan=False
-        ).encode()  # half a surrogate pair, or 1e400, could be told to nobody
+        # Half a surrogate pair, or 1e400, could be told to nobody.
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the body is no JSON: {_line(error)}", code="json-malformed") from error
     if not isinstance(values, dict):

@@ -99,8 +99,9 @@ def serve(
 def _upstream(options: ServeOptions, keys: Keys, log: Callable[[Mapping[str, Any]], None]) -> Upstream | None:
     if options.upstream is None:
         return None
-    how: dict[str, Any] = {"trusts": not keys.clients, "log": log}
-    return Upstream(options.upstream, keys.upstream, options.upstream_base, options.timeout, **how)
+    return Upstream(
+        options.upstream, keys.upstream, options.upstream_base, options.timeout, trusts=not keys.clients, log=log
+    )
 
 
 class _Complaints(logging.Handler):

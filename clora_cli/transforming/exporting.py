@@ -13,7 +13,7 @@ from clora_cli.base.files import new_folder, read_json, sha256, to_json
 from clora_cli.base.folder_names import folder_problem
 from clora_cli.base.legible import is_legible, legible
 from clora_cli.base.progress import Progress, Silent
-from clora_cli.model.base_model import check_base
+from clora_cli.model.base_model import ModelReference, check_base
 from clora_cli.model.checkpoint import CONFIG
 from clora_cli.model.gguf_file import gguf_digest, is_gguf
 from clora_cli.model.gguf_layout import layout_of_config, layout_of_file
@@ -88,10 +88,11 @@ def plan_export(
     check_apart(options.out, [*packages, *(member.path for member in members)])
     check_bases(members)
     refuse_heads(members, f"{options.loader} serves models that write")
-    base, config = _base(members, options, loader, progress)
+    base, reference = _base(members, options, loader, progress)
+    config = read_json(reference.path / CONFIG, "model configuration") if reference else None
     if options.loader == "ollama" and base.file is None:
         progress.note("note: Ollama refuses adapters since 0.34.1; --model BASE.gguf makes whole models for it")
-    members = _apart(members, options, progress)
+    members = _apart(members, options, reference, progress)
     served = [_served(chosen, (options, loader), config, progress) for chosen in _chosen(members, options)]
     return ExportPlan(options, loader, served, base)
 
@@ -147,19 +148,18 @@ def _is_there(plan: ExportPlan, *, force: bool) -> bool:
 
 def _base(
     members: Sequence[AdapterFolder], options: ExportOptions, loader: Loader, progress: Progress
-) -> tuple[ServedBase, Mapping[str, Any] | None]:
-    """Return the base model as the server has it, and its configuration where the loader needs one and it is at hand."""
+) -> tuple[ServedBase, ModelReference | None]:
+    """Return the base model as the server has it, and as it is here where the loader needs that and it is at hand."""
     known = next((str(member.base["id"]) for member in members if member.base.get("id")), None)
     name, model = options.base_name or known, options.model or known or ""
     if name and (not is_legible(name) or (loader.name == "ollama" and len(name.split()) != 1)):
-        given = (
-            f"--base-name '{legible(name)}' is"
-            if options.base_name
-            else f"the adapters' base model is called '{legible(name)}',"
-        )
-        mend = "give another" if options.base_name else "pass --base-name"
+        if options.base_name:
+            raise OptionError(
+                f"--base-name '{legible(name)}' is no name that a server takes; give another",
+                code="base-name-malformed",
+            )
         raise OptionError(
-            f"{given} {'no name that a server takes' if options.base_name else 'which no server takes for a name'}; {mend}",
+            f"the adapters' base model is called '{legible(name)}', which no server takes for a name; pass --base-name",
             code="base-name-malformed",
         )
     if loader.name == "ollama" and not name and not is_gguf(model):
@@ -176,17 +176,21 @@ def _base(
         reference = there
     else:
         return ServedBase(name), None
+    if not loader.gguf:
+        return ServedBase(name), reference
     config = read_json(reference.path / CONFIG, "model configuration")
-    layout = layout_of_config(config, model) if loader.gguf else None
-    return ServedBase(name, layout), config
+    return ServedBase(name, layout_of_config(config, model)), reference
 
 
-def _apart(members: Sequence[AdapterFolder], options: ExportOptions, progress: Progress) -> Sequence[AdapterFolder]:
+def _apart(
+    members: Sequence[AdapterFolder], options: ExportOptions, reference: ModelReference | None, progress: Progress
+) -> Sequence[AdapterFolder]:
     """Let the base model tell the experts' layers of ``target_parameters`` apart, where it is at hand."""
     fused = [member for member in members if member.config.get("target_parameters")]
     if not fused:
         return members
-    reference = find_base(members, options.model, progress=progress) if options.model else base_at_hand(members)
+    if reference is None:
+        reference = find_base(members, options.model, progress=progress) if options.model else base_at_hand(members)
     if reference is None:
         return members
     places = places_of(reference)
