@@ -118,7 +118,7 @@ def test_an_interrupted_launch_keeps_a_checkpoint(arguments, here):
             time.sleep(0.1)
         os.killpg(running.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
         out, err = running.communicate(timeout=300)
-    assert (running.returncode, out) == (130, "")
+    assert (running.returncode, out) == (130, ""), err
     assert err.startswith("error: interrupted at step ")
     assert err.endswith("of 100000; continue with --resume\n")
     assert err.count("\n") == 1

@@ -173,7 +173,7 @@ def test_ctrl_c_ends_in_one_line_with_what_is_complete(package, here):
             time.sleep(0.05)
         os.killpg(running.pid, signal.SIGINT)
         out, err = running.communicate(timeout=60)
-    assert (running.returncode, out) == (130, "")
+    assert (running.returncode, out) == (130, ""), err
     assert err.splitlines()[-1] == (
         "error: interrupted with 1 of 2 feature distributions written; give the same command again"
     )
