@@ -147,6 +147,12 @@ BY_HAND = {
         "inc-lora": (SIX, []),
         "pfd": (PFD, []),
         "per-task": ([], SIX + SUPERNI),
+        "seq-ft": ([], SIX),
+        "per-task-ft": ([], SIX),
+        "prog-prompt": ([], SIX + SUPERNI),
+        "l2p": ([], SIX + SUPERNI),
+        "lfpt5": ([], SIX + SUPERNI),
+        "moe-lora": ([], SIX),
         "replay": ([], SIX + SUPERNI),
         "mtl": ([], SIX),
         "ewc": ([], SIX),
@@ -178,13 +184,21 @@ BY_HAND = {
         "mocl": ([], SIX),
         "sapt": ([], PFD),
         "tasl": ([], PFD),
+        "prog-prompt": ([], PFD),
+        "lfpt5": ([], PFD),
         "inc-lora+migu": ([], SIX),
+        **{method: ([], ["trace"]) for method in ("l2p", "dual-prompt", "tree-lora")},
     },
     **{  # PS-LoRA, table 4
-        backbone: {method: ([], ["trace"]) for method in ("seq-lora", "ewc", "o-lora", "ps-lora")}
+        backbone: {
+            method: ([], ["trace"])
+            for method in ("seq-lora", "ewc", "l2p", "dual-prompt", "o-lora", "tree-lora", "ps-lora")
+        }
         for backbone in ("mistral-7b", "gemma-2b")
     },
     "llama2-13b": {
+        "prog-prompt": ([], PFD),
+        "lfpt5": ([], PFD),
         "pfd": (PFD, []),
         "sapt": ([], PFD),
         "o-lora": ([], PFD),
@@ -194,11 +208,14 @@ BY_HAND = {
     },
     "llama3.1-8b": {
         "cast": (SIX, []),
-        **{method: ([], SIX) for method in ("zero-shot", "replay", "seq-lora", "ewc", "o-lora", "per-task")},
+        **{
+            method: ([], SIX)
+            for method in ("zero-shot", "replay", "prog-prompt", "seq-lora", "ewc", "o-lora", "deal", "per-task")
+        },
     },
     "qwen3-8b": {
         "cast": (SIX, []),
-        **{method: ([], SIX) for method in ("zero-shot", "replay", "seq-lora", "ewc", "o-lora")},
+        **{method: ([], SIX) for method in ("zero-shot", "replay", "prog-prompt", "seq-lora", "ewc", "o-lora", "deal")},
     },
 }
 
