@@ -38,6 +38,12 @@ COMMANDS: Mapping[str, str] = {
     "route": "route pkg --data yes-no --confusion routes.json --device cpu",
     "report": "report scores-there.json -o report.html",
     "run": "run tiny.yaml --jobs 2 -q",
+    "train-task --keep-if": f"{TRAIN} --data sentiment-binary -p pkg --method per-task --resume --keep-if fail-under=0 "
+    "--keep-if max-forgetting=100 --keep-if rows=8",
+    "push": "push pkg shared --license mit",
+    "push, replacing": "push pkg shared-one --license mit --force",
+    "pull": "pull shared-both -o pulled",
+    "pull, replacing": "pull shared-both -o pulled-one --force",
 }
 RECIPE = """\
 name: tiny
@@ -159,6 +165,9 @@ def prepare(folder: Path) -> None:
         "merge pkg -o old",
         "expand pkg -o union.pkg",
         "eval pkg --data yes-no --test-rows 8 --device cpu -o scores-there.json",
+        "push pkg shared-both --license mit",
+        "push pkg/yes-no shared-one --license mit",
+        "pull shared-one -o pulled-one",
     ]
     for words in lines:
         if start(words, folder).wait():

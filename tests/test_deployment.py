@@ -14,6 +14,8 @@ import pytest
 import yaml
 from support import write_random_adapter
 
+from clora_cli.options import ServeOptions
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -81,3 +83,14 @@ def test_what_the_dockerfile_copies_is_a_whole_package(tmp_path):
     assert {"clora_cli/nano/model/config.json", "clora_cli/presenting/report.html.jinja"} <= names
     assert words[[each[0] for each in words].index("ENTRYPOINT")][1:] == ['["clora"]']
     assert ["USER", "clora"] in words
+
+
+def test_the_image_holds_every_extra_that_a_cpu_can_use_at_the_versions_that_are_tested():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = extras.keys() - {"docs", "test", "quantize"}  # bitsandbytes is for GPUs
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert set(re.search(r'-c constraints\.txt "\.\[(.*)\]"', dockerfile)[1].split(",")) == wanted
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {re.match(r"[\w-]+", need)[0] for name in wanted for need in extras[name]} <= pinned
+    assert f"EXPOSE {ServeOptions.port}\n" in dockerfile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -81,7 +82,7 @@ def train_behind(
         LimitError: If a limit is not met; the package is as it was.
         CloraError: As training and evaluation.
     """
-    from clora_cli.base.files import discard, new_folder
+    from clora_cli.base.files import new_folder
     from clora_cli.processes.locks import locked
     from clora_cli.processes.spots import inside
     from clora_cli.store.adapter_folder import read_adapter
@@ -89,14 +90,15 @@ def train_behind(
     from clora_cli.training import make_plan, train_task
     from clora_cli.transforming.member import copy_file, files_of
 
-    if not force and (there := plan.finished()) is not None:
-        return there, False
     package, target = plan.options.package, plan.out
+    staged = package.parent / f".{package.name}.not-kept" / target.name
+    if not force and (there := plan.finished()) is not None:
+        _clear(staged, there)  # of a call that was killed when all was in its place
+        return there, False
     if target.exists():
         raise OptionError(
             f"{target} exists; --keep-if adds an adapter and replaces none: remove it first", code="output-exists"
         )
-    staged = package.parent / f".{package.name}.not-kept" / target.name
     beside = make_plan(dataclasses.replace(plan.options, out=staged))
     folder, _ = train_task(beside, resume=resume, force=force, argv=argv, progress=progress, patience=patience)
     before = list(plan.members)
@@ -111,9 +113,9 @@ def train_behind(
         with new_folder(target) as copy:
             for name, file in files_of(staged).items():
                 copy_file(file, copy / name)
-    discard(staged)
-    _remove_if_empty(staged.parent)
-    return read_adapter(target), True
+    kept = read_adapter(target)
+    _clear(staged, kept)
+    return kept, True
 
 
 def _broken(
@@ -137,6 +139,15 @@ def _broken(
     return verdict.told if verdict.broken else ""
 
 
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def _clear(staged: Path, kept: AdapterFolder) -> None:
+    """Remove what was trained beside the package, once it is in it."""
+    from clora_cli.base.files import discard
+    from clora_cli.processes.leftovers import sweep
+    from clora_cli.store.adapter_folder import is_adapter, read_adapter
+
+    if is_adapter(staged) and read_adapter(staged).digest == kept.digest:
+        discard(staged)
+    if staged.parent.is_dir():
+        sweep(staged.parent)
+        with contextlib.suppress(OSError):  # others are there
+            staged.parent.rmdir()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from json import dumps as encoded
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,19 +69,32 @@ def _table(plan: ExportPlan) -> str:
 
 def _call(plan: ExportPlan) -> str:
     """Return the command that serves the export, or loads it."""
+    from clora_cli.transforming.loaders import called_by_ollama
+
     out, base = plan.options.out, shlex.quote(plan.base.name or "BASE")
     paths = {each.name: out / each.name for each in plan.served}
-    pairs = " ".join(shlex.quote(f"{name}={path}") for name, path in paths.items())
     first, rank = next(iter(paths.values())), max(each.rank for each in plan.served)
     vllm = f"vllm serve {base} --enable-lora --max-lora-rank {rank}"
-    on_request = f"VLLM_PLUGINS=lora_filesystem_resolver VLLM_LORA_RESOLVER_CACHE_DIR={shlex.quote(str(out))} {vllm}"
+    resolver = f"VLLM_PLUGINS=lora_filesystem_resolver VLLM_LORA_RESOLVER_CACHE_DIR={shlex.quote(str(out))}"
+    on_request = f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 {resolver} {vllm}"
     lora = " ".join(f"--lora {shlex.quote(str(path / 'adapter.gguf'))}" for path in paths.values())
-    created = (f"ollama create {shlex.quote(name)} -f {shlex.quote(str(p / 'Modelfile'))}" for name, p in paths.items())
+    called = called_by_ollama(list(paths))
+    created = (f"ollama create {called[name]} -f {shlex.quote(str(p / 'Modelfile'))}" for name, p in paths.items())
     return {
         "peft": f"PeftModel.from_pretrained(model, {str(first)!r})",
-        "vllm": f"{vllm} --lora-modules {pairs}\nor, each when it is first asked for:\nVLLM_ALLOW_RUNTIME_LORA_UPDATING=1 {on_request}",
-        "sglang": f"python -m sglang.launch_server --model-path {base} --enable-lora --max-lora-rank {rank} --lora-paths {pairs}",
-        "lorax": f'lorax-launcher --model-id {base}; in requests: "adapter_id": "{first}", "adapter_source": "local"',
+        "vllm": f"{vllm} --lora-modules {_pairs(paths, 'name', 'path')}\nor, each when it is first asked for:\n{on_request}",
+        "sglang": f"python -m sglang.launch_server --model-path {base} --enable-lora --max-lora-rank {rank} "
+        f"--lora-paths {_pairs(paths, 'lora_name', 'lora_path')}",
+        "lorax": f'lorax-launcher --model-id {base}; in requests: "adapter_id": {encoded(str(first))}, "adapter_source": "local"',
         "llama.cpp": f"llama-server -m {shlex.quote(str(plan.base.file or 'BASE.gguf'))} {lora}",
         "ollama": "\n".join(created),
     }[plan.options.loader]
+
+
+def _pairs(paths: Mapping[str, Path], name: str, path: str) -> str:
+    """Return names and paths as a command line takes them: as JSON where one holds what stands between them."""
+    texts = {
+        one: encoded({name: one, path: str(place)}) if set("=,") & set(f"{one}{place}") else f"{one}={place}"
+        for one, place in paths.items()
+    }
+    return " ".join(map(shlex.quote, texts.values()))

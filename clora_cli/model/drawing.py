@@ -63,7 +63,8 @@ def _source(seed: int | None) -> torch.Generator:
 
 
 def _drawn(scores: Tensor, draw: Draw, source: torch.Generator) -> int:
-    chances, order = (scores.double() / draw.temperature).softmax(dim=0).sort(descending=True)
+    below = scores.double() - scores.max()  # at most 0, which no temperature makes infinitely large
+    chances, order = (below / draw.temperature).softmax(dim=0).sort(descending=True)
     if draw.top_k:
         chances, order = chances[: draw.top_k], order[: draw.top_k]
     before = chances.cumsum(dim=0) - chances

@@ -21,7 +21,7 @@ from clora_cli.model.conventions import (
     token_positions,
 )
 from clora_cli.model.drawing import Draw, Drawing
-from clora_cli.model.output_layer import check_numbers
+from clora_cli.model.output_layer import check_numbers, no_numbers, not_finite
 from clora_cli.model.prefix import Beginning
 
 __all__ = ["continued", "greedy", "until", "write"]
@@ -49,6 +49,7 @@ def continued(
     begun: Beginning | None = None,
     *,
     drawing: Drawing | None = None,
+    spoiled: Callable[[int, CloraError], None] | None = None,
     **watching: Any,
 ) -> list[list[int]]:
     """Return the tokens that a model gives one batch of prompts, padding included.
@@ -59,16 +60,18 @@ def continued(
         config: From ``greedy``.
         begun: What all prompts begin with, where the model has read it and the batch lacks it.
         drawing: How tokens are chosen; without it, the likeliest.
+        spoiled: Told of each row for which the model computes values that are no numbers; the others go on.
         watching: ``stopping_criteria`` of Transformers' ``generate``.
 
     Raises:
-        CloraError: The model cannot generate, or computes values that are no numbers.
+        CloraError: The model cannot generate, or computes values that are no numbers and nobody is told of rows.
     """
     first = first_position(backbone.model) if backbone.kind == "causal" else 0
     inputs = dict(batch) if begun is None else begun.before(batch, backbone.sharing.positions)
     if first and begun is None:  # Transformers itself counts from 0
         inputs["position_ids"] = token_positions(batch["attention_mask"], first)
-    processors = LogitsProcessorList([_Numbers(backbone.tokens.model), *([drawing] if drawing else [])])
+    numbers = _Numbers(backbone.tokens.model, spoiled)
+    processors = LogitsProcessorList([numbers, *([drawing] if drawing else [])])
     with translated(f"{backbone.tokens.model} cannot generate", CloraError, code="generation-failed"):
         output = backbone.model.generate(**inputs, generation_config=config, logits_processor=processors, **watching)
     given = 1 if backbone.kind == "seq2seq" else batch["input_ids"].shape[1]
@@ -76,14 +79,19 @@ def continued(
 
 
 class _Numbers(LogitsProcessor):  # type: ignore[misc]
-    """Lets scores through as they are, if they are numbers."""
+    """Lets scores through as they are, if they are numbers; else rows of zeros, if somebody is told of them."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, model: str, spoiled: Callable[[int, CloraError], None] | None) -> None:
+        self._model, self._spoiled = model, spoiled
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        check_numbers(scores.amax(dim=-1), self._model)
-        return scores
+        if self._spoiled is None:
+            check_numbers(scores.amax(dim=-1), self._model)
+            return scores
+        odd = no_numbers(scores.amax(dim=-1))
+        for row in odd.nonzero().flatten().tolist():
+            self._spoiled(row, not_finite(self._model))
+        return scores.masked_fill(odd[:, None], 0.0)
 
 
 def until(ids: list[int], ends: Collection[int]) -> list[int]:

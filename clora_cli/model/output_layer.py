@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clora_cli.base.errors import CloraError
 from clora_cli.model.head_layers import output_of
 
-__all__ = ["check_numbers", "logits_at", "output_layer", "output_only_at"]
+__all__ = ["check_numbers", "logits_at", "no_numbers", "not_finite", "output_layer", "output_only_at"]
 
 
 def output_layer(model: Any) -> nn.Module | None:
@@ -78,9 +78,19 @@ def check_numbers(values: Tensor, model: str) -> None:
     Raises:
         CloraError: If a value is no number, or infinitely large.
     """
-    if bool((values.isnan() | values.isposinf()).any()):
-        raise CloraError(
-            f"{model} computes values that are no numbers: try --dtype float32; if that changes nothing, its weights or an "
-            "adapter's hold such values (clora scan ADAPTER tells)",
-            code="outputs-not-finite",
-        )
+    if bool(no_numbers(values).any()):
+        raise not_finite(model)
+
+
+def no_numbers(values: Tensor) -> Tensor:
+    """Tell of each value whether it is no number, or infinitely large."""
+    return values.isnan() | values.isposinf()
+
+
+def not_finite(model: str) -> CloraError:
+    """Return the error of ``check_numbers``."""
+    return CloraError(
+        f"{model} computes values that are no numbers: try --dtype float32; if that changes nothing, its weights or an "
+        "adapter's hold such values (clora scan ADAPTER tells)",
+        code="outputs-not-finite",
+    )

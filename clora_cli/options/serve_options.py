@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from clora_cli.base.errors import OptionError
 from clora_cli.base.options import option
@@ -76,7 +77,17 @@ class ServeOptions(RouteChoices):
         if self.upstream is None and (self.upstream_key_file or self.upstream_base):
             flag = "--upstream-key-file" if self.upstream_key_file else "--upstream-base"
             raise OptionError(f"{flag} is about another server: pass --upstream too", code="option-missing")
-        if self.upstream and not self.upstream.startswith(("http://", "https://")):
+        if self.upstream and not _is_server(self.upstream):
             raise OptionError(
-                f"--upstream {self.upstream}: give a URL that begins with http:// or https://", code="option-malformed"
+                f"--upstream {self.upstream}: give a URL that begins with http:// or https://, names a host, and has no ? or #",
+                code="option-malformed",
             )
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, or half an IPv6 address
+        return False
+    return known and not set("?# \t\r\n") & set(url)

@@ -161,7 +161,10 @@ def _answer_batch(
     watching = {"stopping_criteria": StoppingCriteriaList([unfolding])}
     drawing = Drawing([row.decoding.draw for row in rows])
     with deciding.around:
-        continued(backbone, batch, config, drawing=drawing, **watching)
+        # What one request asks for, such as an adapter of a large scale, ends no answer but its own.
+        continued(
+            backbone, batch, config, drawing=drawing, spoiled=lambda row, error: rows[row].fail(error), **watching
+        )
 
 
 @dataclass(frozen=True, eq=False)

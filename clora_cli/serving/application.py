@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from clora_cli.options import ServeOptions
 from clora_cli.serving.endpoints import Endpoints
 from clora_cli.serving.line import Line
+from clora_cli.serving.lingering import Lingering
 from clora_cli.serving.refusal import Refusal
 from clora_cli.serving.service import Service
 from clora_cli.serving.upstream import Upstream
@@ -51,6 +52,7 @@ def application(
         return served.refused("unknown", _unknown(request, error))
 
     app.add_exception_handler(HTTPException, unknown)
+    app.add_middleware(Lingering)
     return app
 
 

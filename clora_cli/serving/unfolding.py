@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
+from clora_cli.base.errors import CloraError
 from clora_cli.serving.asked import Asked, Decoding, Listener
 
 __all__ = ["Row", "Unfolding"]
@@ -57,6 +58,12 @@ class Row:
             self._finish("stop")
         elif len(self._tokens) >= self.decoding.max_new_tokens:
             self._finish("length")
+
+    def fail(self, error: CloraError) -> None:
+        """End without an answer."""
+        if not self.over:
+            self.over = True
+            self._listener.failed(error)
 
     def _stopped(self) -> bool:
         """Say what is certain to stay; tell whether one of the texts that stop an answer has come."""

@@ -118,8 +118,9 @@ class Upstream:
         headers = self._headers(request.headers.get("authorization", "") if self._trusts else "")
         headers["accept-encoding"] = request.headers.get("accept-encoding", "identity")
         body = json.dumps({**values, "model": name}).encode()
-        sent = self._client.build_request("POST", f"{self._url}{request.url.path}", content=body, headers=headers)
-        return await self._reached(sent, stream=True)
+        query = f"?{request.url.query}" if request.url.query else ""
+        url = f"{self._url}{request.url.path}{query}"
+        return await self._reached(self._client.build_request("POST", url, content=body, headers=headers), stream=True)
 
     async def _name(self, member: AdapterFolder) -> str:
         """Return what the server calls an adapter, once it has it."""

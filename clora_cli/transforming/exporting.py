@@ -25,7 +25,14 @@ from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.heads import refuse_heads
 from clora_cli.store.package import base_at_hand, find_base
-from clora_cli.transforming.loaders import Loader, loader_named, scaled, without_gaps
+from clora_cli.transforming.loaders import (
+    Loader,
+    called_by_ollama,
+    is_ollama_base,
+    loader_named,
+    scaled,
+    without_gaps,
+)
 from clora_cli.transforming.member import check_apart
 from clora_cli.transforming.routable import check_bases
 from clora_cli.transforming.served import RECORD, Served, ServedBase, fill
@@ -94,6 +101,9 @@ def plan_export(
         progress.note("note: Ollama refuses adapters since 0.34.1; --model BASE.gguf makes whole models for it")
     members = _apart(members, options, reference, progress)
     served = [_served(chosen, (options, loader), config, progress) for chosen in _chosen(members, options)]
+    for name, called in called_by_ollama([each.name for each in served]).items() if loader.name == "ollama" else ():
+        if called != name:
+            progress.note(f"note: Ollama has no such names as {name}; it is called {called} there")
     return ExportPlan(options, loader, served, base)
 
 
@@ -152,7 +162,7 @@ def _base(
     """Return the base model as the server has it, and as it is here where the loader needs that and it is at hand."""
     known = next((str(member.base["id"]) for member in members if member.base.get("id")), None)
     name, model = options.base_name or known, options.model or known or ""
-    if name and (not is_legible(name) or (loader.name == "ollama" and len(name.split()) != 1)):
+    if name and (not is_legible(name) or (loader.name == "ollama" and not is_ollama_base(name))):
         if options.base_name:
             raise OptionError(
                 f"--base-name '{legible(name)}' is no name that a server takes; give another",

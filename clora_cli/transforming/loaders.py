@@ -10,13 +10,14 @@
   without a word, so missing layers get zeros. It pads ranks to 8 and then to multiples of 16, to 128 at most.
 - **llama.cpp** (``src/llama-adapter.cpp``, ``convert_lora_to_gguf.py``) wants each tensor's pair, of the base tensor's shape.
 - **Ollama** took ``ADAPTER`` until 0.34.0 and refuses it since (``server/create.go``): with a base model in GGUF it is given a whole
-  model.
+  model. Names are of ASCII letters, digits, ``_``, ``-`` and ``.``, with at most 80 of them, whatever their case (``types/model/name.go``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +27,12 @@ from torch.nn import functional
 from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import MismatchError
 
-__all__ = ["Loader", "loader_named", "scaled", "without_gaps"]
+__all__ = ["Loader", "called_by_ollama", "is_ollama_base", "loader_named", "scaled", "without_gaps"]
 
 _SGLANG = {"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"}
 _LAYER = re.compile(r"(?P<before>.*?\.)(?P<number>\d+)(?P<after>\..*)")
+_OLLAMA_MOST = 80  # letters of one part of a name
+_OLLAMA_NAME = re.compile(r"(\w+://)?((\w[\w.:-]{0,349}/)?\w[\w-]{0,79}/)?\w[\w.-]{0,79}(:\w[\w.-]{0,79})?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,3 +154,25 @@ def without_gaps(factors: Mapping[str, Factor], config: Mapping[str, Any] | None
                 name = f"{match['before']}{number}{match['after']}"
                 filled.setdefault(name, Factor(torch.zeros_like(factor.a), torch.zeros_like(factor.b), 1.0))
     return dict(sorted(filled.items()))
+
+
+def is_ollama_base(name: str) -> bool:
+    """Tell whether Ollama takes a text after ``FROM``: a name, with or without host, namespace and tag, or a path."""
+    return len(name.split()) == 1 and bool(name.startswith(("/", "./", "../", "~/")) or _OLLAMA_NAME.fullmatch(name))
+
+
+def called_by_ollama(names: Sequence[str]) -> dict[str, str]:
+    """Return a name that Ollama takes for each adapter, no two of them the same to it: the adapter's own where it can be."""
+    called: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: _spelled(name) != name):  # those that stay as they are come first
+        taken, number, spelled = {other.casefold() for other in called.values()}, 1, _spelled(name)
+        while spelled.casefold() in taken:
+            number += 1
+            spelled = f"{_spelled(name)[: _OLLAMA_MOST - len(str(number)) - 1]}-{number}"
+        called[name] = spelled
+    return called
+
+
+def _spelled(name: str) -> str:
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^\w.-]+", "-", plain).lstrip("-.")[:_OLLAMA_MOST] or "adapter"

@@ -102,7 +102,11 @@ def pull_package(
     progress = progress or Silent()
     remote = remote_at(source)
     wanted = _wanted(remote.listing(), source, progress)
+    work = out.parent / f".{out.name}.unfinished"
     if _is_there(out, wanted):
+        if work.exists():  # of a call that was killed when all was in its place
+            with locked([place(out)], patience=patience, progress=progress):
+                discard(work)
         return read_package([out]), False
     if out.exists() and not force:
         raise OptionError(
@@ -111,22 +115,15 @@ def pull_package(
     if isinstance(remote, FolderRemote):
         check_apart(out, [remote.path])
     _check_package(out)
-    work = out.parent / f".{out.name}.unfinished"
     with locked([place(out)], patience=patience, progress=progress), progress.track("pull", len(wanted)) as advance:
         if _strange(work, wanted):
             discard(work)  # what is left of another package
         for name, digest in wanted.items():
-            file = work / name
-            if not (file.is_file() and digest.of(file)):
+            if not ((work / name).is_file() and digest.of(work / name)):
                 with writing(out):
-                    file.parent.mkdir(parents=True, exist_ok=True)
+                    (work / name).parent.mkdir(parents=True, exist_ok=True)
                     remote.fetch(name, work)
-                if not digest.of(file):
-                    file.unlink()
-                    raise ArtifactError(
-                        f"{source}: {name} is not the file that was pushed; pull again, or have it pushed again",
-                        code="remote-damaged",
-                    )
+                _check_file(work / name, digest, f"{source}: {name}")
             advance(1, name)
         discard(work / ".cache")  # the Hub's library's own
         members = read_package([work])
@@ -138,6 +135,14 @@ def pull_package(
             publish(work, out)
         discard(work)  # what was there before
     return read_package([out]), True
+
+
+def _check_file(file: Path, digest: Digest, what: str) -> None:
+    if not digest.of(file):
+        file.unlink()
+        raise ArtifactError(
+            f"{what} is not the file that was pushed; pull again, or have it pushed again", code="remote-damaged"
+        )
 
 
 def _check_package(path: Path) -> None:

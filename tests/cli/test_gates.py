@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from xml.etree import ElementTree
 
 import pytest
@@ -47,9 +48,11 @@ def test_an_adapter_that_does_not_meet_its_gate_leaves_the_package_as_it_was(tra
     kept = contents(here / "adapters")
     assert kept.items() > before.items()
     assert not (here / ".adapters.not-kept").exists()
+    shutil.copytree(here / "adapters" / "second", here / ".adapters.not-kept" / "second")  # as a kill leaves it
     again = train("second", "--keep-if", "fail-under=101")
     assert (again.code, "up to date" in again.out) == (0, True)
     assert contents(here / "adapters") == kept
+    assert not (here / ".adapters.not-kept").exists()
 
 
 @pytest.mark.parametrize(

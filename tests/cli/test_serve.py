@@ -98,6 +98,10 @@ def test_mistakes_are_one_line(clora, package, tmp_path):
             (("--api-key-file", tmp_path / "none"), "key-file-unreadable", 2),
             (("--api-key-file", tmp_path / "empty"), "key-file-malformed", 2),
             (("--upstream", "localhost"), "option-malformed", 2),
+            *(
+                (("--upstream", f"http://{odd}"), "option-malformed", 2)
+                for odd in ("", "[::1", "a:b", "a?x=1", "a#b", "a b")
+            ),
             (("--upstream-base", "m"), "option-missing", 2),
             (("--combine", "sum", "--upstream", "http://127.0.0.1:9"), "option-has-no-effect", 2),
             (("--combine", "sum", "--top-k", 2), "option-has-no-effect", 2),

@@ -22,7 +22,7 @@ from support import write_random_adapter
 from clora_cli.base.addresses import listen
 from clora_cli.data import load_task
 from clora_cli.options import ServeOptions
-from clora_cli.serving import server, stopping
+from clora_cli.serving import lingering, server, stopping
 from clora_cli.serving.gate import Gate, read_keys
 from clora_cli.serving.verdict import Verdict
 
@@ -232,6 +232,32 @@ def refusing(tmp_path_factory, model_folder, tasks):
     package = write_routable(tmp_path_factory.mktemp("http") / "adapters", base, names, second="diag")
     with running(package, [], max_body=200_000, max_length=50) as (url, _):
         yield url
+
+
+@pytest.mark.parametrize("asks", ["", "Connection: close\r\n"], ids=["kept alive", "to be closed"])
+@pytest.mark.parametrize(
+    ("path", "kind", "status"),
+    [("/v1/completions", "application/json", 413), ("/v1/completions", "text/plain", 415), ("/nowhere", "", 404)],
+)
+def test_a_client_that_is_still_sending_gets_its_refusal(refusing, path, kind, status, asks):
+    most = 3_000_000
+    with socket.create_connection(("127.0.0.1", httpx.URL(refusing).port), timeout=30) as connection:
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {most}\r\n{asks}\r\n"
+        )
+        connection.sendall(head.encode() + b" " * 300_000)
+        time.sleep(0.05)  # by now a server that does not wait has closed
+        connection.sendall(b" " * (most - 300_000))
+        assert connection.recv(65536).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_a_client_that_never_ends_its_body_is_left(refusing, monkeypatch):
+    monkeypatch.setattr(lingering, "_SILENCE", 0.1)
+    with socket.create_connection(("127.0.0.1", httpx.URL(refusing).port), timeout=30) as connection:
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 900000\r\n\r\n ".encode())
+        told = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert told.startswith(b"HTTP/1.1 413 ") and told.endswith(b"}")
 
 
 def test_other_refusals_have_their_own_status(refusing):

@@ -150,6 +150,28 @@ def test_what_a_pass_cannot_decide_as_it_goes_is_decided_before(made, options, h
     assert answered(service, [asked(PROMPTS[0])])[0].verdict is not None
 
 
+def test_a_request_that_makes_the_model_compute_no_numbers_ends_its_own_answer_alone(made):
+    package, base = made()
+    shutil.rmtree(package / "second")
+    write_random_adapter(package / "second", base, stage=2, factor=1e4)
+    service = service_of(package, dtype="float16")
+    models = ["first", {"name": "second", "scale": 1000}, "base", {"name": "second", "scale": -1000}]
+    odd, ways = (1, 3), ({}, {"eager": True}, {"temperature": 1.0, "seed": 1}, {"temperature": 1.0})
+    batch = [asked(PROMPTS[0], model, **way) for model, way in zip(models, ways, strict=True)]
+    alone = [answered(service, [asked(PROMPTS[0], models[row], **ways[row])])[0].text for row in (0, 2)]
+    heard = answered(service, batch)
+    assert [heard[row].text for row in (0, 2)] == alone and all(alone)
+    assert [one.error and one.error.code for one in heard] == [
+        "outputs-not-finite" if row in odd else None for row in range(4)
+    ]
+
+
+def test_the_smallest_temperature_draws_the_likeliest_token(made):
+    service = service_of(made()[0])
+    ways = ({}, {"temperature": 5e-324}, {"temperature": 5e-324, "seed": 1, "top_p": 0.5})
+    assert len({one.text for one in answered(service, [asked(PROMPTS[0], "base", **way) for way in ways])}) == 1
+
+
 def test_draws_follow_their_seed(made):
     service = service_of(made()[0])
 

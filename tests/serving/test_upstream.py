@@ -62,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.names.remove(body["lora_name"])
             time.sleep(0.05)
             self._reply(200, b"gone")
-        elif not self.path.endswith("completions"):
+        elif not self.path.partition("?")[0].endswith("completions"):
             self._reply(404, b"{}")
         elif body["model"].removeprefix("the-base:") not in self.server.names:
             self._reply(404, b'{"error": {"message": "no such model"}}')
@@ -161,6 +161,17 @@ def test_the_model_is_rewritten_to_what_the_server_has_or_loads(made, serve, stu
     assert [one["lora_name"] for one in loads] == ([] if kind == "other" else [loaded["first"], loaded["second"]])
     assert ask(url, ["first", "second"]).status_code == 400
     assert auto.headers["x-clora-version"] == service.held.version
+
+
+def test_a_requests_query_string_is_passed_on_as_it_is(made, serve, stub):
+    server = stub("vllm")
+    url, _ = serve(made()[0], upstream=server.url)
+    query = "?api-version=2024-10-21&x=%2B+a%20b&x=&empty"
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="k", default_query={"api-version": "2024-10-21"})
+    client.completions.create(model="first", prompt=PROMPT)
+    httpx.post(f"{url}/v1/completions{query}", json={"prompt": PROMPT, "model": "first"}).raise_for_status()
+    asked = [path for path in server.paths() if path.startswith("/v1/completions")]
+    assert asked == ["/v1/completions?api-version=2024-10-21", f"/v1/completions{query}"]
 
 
 def test_a_stream_comes_back_byte_for_byte(made, serve, stub):

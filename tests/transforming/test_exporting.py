@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.package import read_package
 from clora_cli.transforming.exporting import export_package, plan_export
+from clora_cli.transforming.loaders import called_by_ollama, is_ollama_base
 from clora_cli.transforming.publishing import push_package
 
 SERVERS = ("peft", "vllm", "sglang", "lorax")
@@ -282,3 +284,49 @@ def test_a_layer_of_another_shape_than_in_the_models_file_is_refused():
     for name, shape in (("blk.0.attn_q.weight", (16, 32)), ("blk.9.attn_q.weight", (32, 32))):
         with refused("layer-shape-differs", name):
             layout.check(name, shape, "site")
+
+
+def test_ollama_gets_names_that_it_takes_and_no_two_alike(base, tmp_path):
+    pytest.importorskip("gguf")
+    names = ["Großes Auto", "情感", "評判", "first", "FIRST", "-x", "l" * 90]
+    for stage, name in enumerate(names, 1):
+        write_random_adapter(tmp_path / "in" / name, base, stage=stage)
+    model, told = str(base.reference.path), Signals()
+    options = ExportOptions(out=tmp_path / "out", loader="ollama", model=model, combine="each")
+    plan = plan_export(read_package([tmp_path / "in"]), options, told)
+    called = called_by_ollama([each.name for each in plan.served])
+    assert called == dict(
+        zip(names, ["Groes-Auto", "adapter", "adapter-2", "first", "FIRST-2", "x", "l" * 80], strict=True)
+    )
+    assert sum("it is called" in note for note in told.notes) == 6
+
+
+@pytest.mark.parametrize("name", ["naïve", "a/b/c/d", "x y", "-x", "x:", "m" * 81, "x@sha256"])
+def test_ollama_is_given_no_base_model_by_a_name_that_it_refuses(base, tmp_path, name):
+    pytest.importorskip("gguf")
+    source = write_random_adapter(tmp_path / "in" / "one", base, stage=1)
+    with refused("base-name-malformed", name):
+        export(source.path, tmp_path / "out", loader="ollama", model=str(base.reference.path), base_name=name)
+    taken = (
+        "smollm2",
+        "Smollm2:135m",
+        "me/smollm2",
+        "host:5000/me/smollm2:latest",
+        "https://h/me/m",
+        "/models/smollm2",
+    )
+    assert all(map(is_ollama_base, taken))
+
+
+def test_the_call_tells_names_that_hold_what_stands_between_them_as_json(base, tmp_path):
+    from clora_cli.cli.export import _call
+
+    for stage, name in enumerate(("plain", "a=b,c"), 1):
+        write_random_adapter(tmp_path / "in" / name, base, stage=stage)
+    for loader, name, path in (("vllm", "name", "path"), ("sglang", "lora_name", "lora_path")):
+        plan = plan_export(
+            read_package([tmp_path / "in"]), ExportOptions(out=Path("out"), loader=loader, combine="each")
+        )
+        words = shlex.split(_call(plan).splitlines()[0])
+        assert words[-2] == "plain=out/plain"
+        assert json.loads(words[-1]) == {name: "a=b,c", path: "out/a=b,c"}

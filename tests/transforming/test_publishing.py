@@ -69,6 +69,7 @@ def test_what_was_pushed_is_pulled_byte_for_byte(package, target, tmp_path):
     there = contents(tmp_path / "pulled")
     assert contents(package).items() <= there.items()
     assert there.keys() - contents(package).keys() == {"README.md"}
+    shutil.copytree(tmp_path / "pulled", tmp_path / ".pulled.unfinished")  # as a kill leaves what was replaced
     assert not pull_package(target, tmp_path / "pulled")[1]
     assert not (tmp_path / ".pulled.unfinished").exists()
 
