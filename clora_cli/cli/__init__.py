@@ -94,7 +94,14 @@ _TOGETHER = {"train-task", "stat-features", "route", "eval"}
 @app.callback()
 def _clora(
     context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_print_version, is_eager=True),
+    version: bool = typer.Option(
+        False,
+        "--version",
+        help="Print the version.",
+        callback=_print_version,
+        is_eager=True,
+        allow_from_autoenv=False,  # CLORA_VERSION is what a Dockerfile may well call something else
+    ),
 ) -> None:
     """Teach one language model task after task with LoRA, without forgetting.
 

@@ -19,7 +19,7 @@ from clora_cli.data.naming import split_names, with_names
 from clora_cli.data.paths import read_path
 from clora_cli.data.prompts_alone import prompts_alone
 from clora_cli.data.readers import is_readable
-from clora_cli.data.registry_names import entry_of
+from clora_cli.data.registry_names import entry_of, names_beside
 from clora_cli.data.root import data_root, find, holds_task, index
 from clora_cli.data.splits import Draft, finish
 from clora_cli.data.task import METRICS, Task, TaskInfo
@@ -168,4 +168,5 @@ def _next(known: KnownTask) -> str:
 
 def _looked(name: str, root: Path | None) -> str:
     under = f"under CLORA_DATA ({root}{'' if root and root.is_dir() else ', no such folder'})" if root else ""
-    return f"among the bundled tasks, {under or 'under CLORA_DATA (not set)'} or at the path {Path(name)}"
+    beside = names_beside(Path(name).expanduser())
+    return f"among the bundled tasks, {under or 'under CLORA_DATA (not set)'} or at the path {Path(name)}{beside}"

@@ -37,6 +37,7 @@ _UNREAD = {"subset", "split", "folder"}
 _ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
 _SHARED = {"history": "history", "system": "system", "tools": "tools", "kto_tag": "verdict", "chosen": "chosen",
            "rejected": "rejected"}  # fmt: skip
+_KEYS = {"messages", "images", "videos", "audios", *_ALPACA, *_SHARED}
 _TAGS = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt",
          "observation_tag": "observation", "function_tag": "function_call", "system_tag": "system"}  # fmt: skip
 _MEANT = {"user_tag": "user", "assistant_tag": "assistant", "observation_tag": "observation",
@@ -57,7 +58,9 @@ def read_entry(entry: Entry, columns: Mapping[str, str] | None = None) -> Draft:
     entries = entries_in(entry.registry.parent)
     others = {split: entries[name] for split, name in others_of(entry.name, entries).items()}
     rows, named = _rows(entry, columns, notes)
-    splits = {"train": rows} | {split: _rows(other, columns, notes)[0] for split, other in others.items()}
+    splits = {"train": rows}
+    for split, other in others.items():
+        splits[split], named = _alike(entry, other, named, *_rows(other, columns, notes))
     notes += [f"{split} is '{other.name}' of {REGISTRY}" for split, other in others.items()]
     notes += gone_of(entry.name, entries)
     name = entry.name.removesuffix(TRAIN) if others else entry.name
@@ -71,9 +74,31 @@ def _labels(folder: Path, name: str) -> tuple[str, ...]:
     """Return the labels that ``dataset_options.json`` gives a data set, in its folder or up to two above it."""
     for place in (folder, *list(folder.resolve().parents)[:2]):
         described = read_object(place / _OPTIONS).get(name) if (place / _OPTIONS).is_file() else None
-        if isinstance(described, dict) and isinstance(described.get("options"), list):
-            return tuple(dict.fromkeys(str(label).strip() for label in described["options"]))
+        if isinstance(described, dict) and "options" in described:
+            labels = described["options"]
+            if not isinstance(labels, list) or not all(isinstance(each, str | int | float) for each in labels):
+                raise DataError(
+                    f"{place / _OPTIONS}, '{name}': options is no list of labels; mend it", code="registry-malformed"
+                )
+            return tuple(dict.fromkeys(str(label).strip() for label in labels))
     return ()
+
+
+def _alike(
+    entry: Entry, other: Entry, named: dict[str, str], rows: list[Record], theirs: Mapping[str, str]
+) -> tuple[list[Record], dict[str, str]]:
+    """Return the rows of another split with the training set's columns, and these with what only the other has."""
+    if _turns_in(entry) != _turns_in(other):
+        raise DataError(
+            f"{entry.registry}: '{entry.name}' and its other split '{other.name}' differ in formatting; give both one",
+            code="registry-malformed",
+        )
+    moved = {column: named[role] for role, column in theirs.items() if named.get(role, column) != column}
+    if moved:
+        kept = [{key: cell for key, cell in row.values.items() if key not in moved} for row in rows]
+        cells = [{to: row.values[key] for key, to in moved.items() if key in row.values} for row in rows]
+        rows = [replace(row, values=one | two) for row, one, two in zip(rows, kept, cells, strict=True)]
+    return rows, {**theirs, **named}
 
 
 def _rows(entry: Entry, columns: Mapping[str, str] | None, notes: list[str]) -> tuple[list[Record], dict[str, str]]:
@@ -93,10 +118,9 @@ def _rows(entry: Entry, columns: Mapping[str, str] | None, notes: list[str]) -> 
             f"{where}: its rows are not in this folder ({place}); give a Hub id or the file itself as --data",
             code="registry-rows-missing",
         )
-    paths = sorted(path for each in split_files(path).values() for path in each) if path.is_dir() else [path]
-    rows = [row for each in paths for row in read_records(each, notes)]
+    rows = [row for each in _files(path, where, notes) for row in read_records(each, notes)]
     sharegpt = _turns_in(entry)
-    named = _columns(entry, rows, sharegpt) | dict(columns or {})
+    named = _columns(entry, rows, sharegpt, notes) | dict(columns or {})
     if sharegpt and "conversations" in named:
         tags = _texts(entry, "tags")
         _check_tags(entry, rows, named["conversations"], tags)
@@ -106,6 +130,18 @@ def _rows(entry: Entry, columns: Mapping[str, str] | None, notes: list[str]) -> 
     if limit := entry.described.get("num_samples"):
         notes.append(f"{REGISTRY} asks for {limit} samples; all {len(rows)} rows are read, --train-rows takes fewer")
     return rows, named
+
+
+def _files(path: Path, where: str, notes: list[str]) -> list[Path]:
+    """Return the files of a data set: of a folder all, as LLaMA-Factory reads it, whatever splits their names speak of."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for each in split_files(path).values() for file in each)
+    if not files:
+        raise DataError(f"{where}: no file of rows lies in {path}; name the file itself", code="folder-without-splits")
+    if len(files) > 1:
+        notes.append(f"'{path.name}' is one data set: {few(file.name for file in files)}")
+    return files
 
 
 def _is_below(path: Path, folder: Path) -> bool:
@@ -125,13 +161,13 @@ def _turns_in(entry: Entry) -> bool:
 
 
 def _texts(entry: Entry, key: str) -> Mapping[str, str]:
-    """Return an entry's object of names; empty if it has none."""
+    """Return an entry's object of names, without those that are empty, which say that there is none."""
     given = entry.described.get(key) or {}
-    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+    if not isinstance(given, dict) or not all(text is None or isinstance(text, str) for text in given.values()):
         raise DataError(
             f"{entry.registry}, '{entry.name}': {key} is no object of names; mend it", code="registry-columns-malformed"
         )
-    return given
+    return {name: text for name, text in given.items() if text}
 
 
 def _is_ending(entry: Entry, key: str) -> bool:
@@ -140,7 +176,7 @@ def _is_ending(entry: Entry, key: str) -> bool:
     return key == "split" and (path := file_of(entry)) is not None and bare(path).endswith(f"_{split}")
 
 
-def _columns(entry: Entry, rows: list[Record], sharegpt: bool) -> dict[str, str]:
+def _columns(entry: Entry, rows: list[Record], sharegpt: bool, notes: list[str]) -> dict[str, str]:
     """Role to column: those that the entry names, and the format's own where they exist."""
     there = {column for row in rows for column in row.values}
     given = _texts(entry, "columns")
@@ -151,12 +187,20 @@ def _columns(entry: Entry, rows: list[Record], sharegpt: bool) -> dict[str, str]
             f"{entry.registry}, '{entry.name}': no column '{gone}' in its rows, which have {few(sorted(there))}; mend it",
             code="column-missing",
         )
+    if idle := [f"{key} {column}" for key, column in given.items() if key not in _KEYS or column not in there]:
+        notes.append(f"{REGISTRY} names columns that '{entry.name}' does not have, or roles that are none: {few(idle)}")
     named = {roles[key]: column for key, column in given.items() if key in roles and column in there}
     if sharegpt:
         named.setdefault("conversations", "conversations")
     else:
         named = {role: role for role in ("instruction", "input", "output") if role in there} | named
     ranked = bool(entry.described.get("ranking")) or "chosen" in named
+    if ranked and "chosen" not in named | dict.fromkeys(there):
+        raise DataError(
+            f"{entry.registry}, '{entry.name}': ranking asks for a column of chosen answers, its rows have "
+            f"{few(sorted(there))}; name it as columns.chosen, or take ranking out",
+            code="column-missing",
+        )
     kept = named if ranked else {role: column for role, column in named.items() if role not in ("chosen", "rejected")}
     return {role: column for role, column in kept.items() if role in ROLES and not (ranked and role == "output")}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clora_cli.base.errors import DataError
+from clora_cli.base.errors import DataError, did_you_mean
 from clora_cli.data.findings import few
 from clora_cli.data.readers import read_json
 
@@ -24,7 +24,9 @@ __all__ = [
     "entry_of",
     "file_of",
     "gone_of",
+    "names_beside",
     "order_of",
+    "orders_beside",
     "others_of",
     "read_object",
 ]
@@ -93,22 +95,47 @@ def order_of(path: Path) -> tuple[str, ...] | None:
     """Return the tasks of an order that a folder's ``benchmark_info.json`` names, as ``--data`` takes them: ``FOLDER/ORDER``.
 
     Raises:
-        DataError: If the file has several benchmarks with an order of that name, or the order is no list of data sets' names.
+        DataError: If the file has several benchmarks with an order of that name, or the order is no list of names of
+            data sets that are here.
     """
     registry = path.parent / _BENCHMARKS
-    try:
-        content = read_object(registry) if registry.is_file() else {}
-    except OSError:  # what is no path at all names no order either
-        return None
-    benchmarks = [each.get("orders") for each in content.values() if isinstance(each, dict)]
-    found = [orders[path.name] for orders in benchmarks if isinstance(orders, dict) and path.name in orders]
+    found = [orders[path.name] for orders in _orders_in(registry) if path.name in orders]
     if len(found) > 1:
         raise DataError(f"{registry}: several benchmarks have an order '{path.name}'; keep one", code="order-ambiguous")
-    if found and not (isinstance(found[0], list) and found[0] and all(map(_is_name, found[0]))):
+    if not found:
+        return None
+    if not (isinstance(found[0], list) and found[0] and all(map(_is_name, found[0]))):
         raise DataError(
             f"{registry}: order '{path.name}' must be a list of data sets' names; mend it", code="order-malformed"
         )
-    return tuple(str(path.parent / name) for name in found[0]) if found else None
+    _check_order(registry, path.name, found[0])
+    return tuple(str(path.parent / name) for name in found[0])
+
+
+def orders_beside(path: Path) -> list[str]:
+    """Return the orders that the ``benchmark_info.json`` in a path's folder names."""
+    return [name for orders in _orders_in(path.parent / _BENCHMARKS) for name in orders]
+
+
+def _orders_in(registry: Path) -> list[Mapping[str, Any]]:
+    """Return the orders of each benchmark in a file; none if there is no such file."""
+    try:
+        content = read_object(registry) if registry.is_file() else {}
+    except OSError:  # what is no path at all names no order either
+        return []
+    benchmarks = [each.get("orders") for each in content.values() if isinstance(each, dict)]
+    return [orders for orders in benchmarks if isinstance(orders, dict)]
+
+
+def _check_order(registry: Path, order: str, names: Sequence[str]) -> None:
+    entries = entries_in(registry.parent)
+    gone = [name for name in names if not (_called(name, entries) or (registry.parent / name).exists())]
+    if gone:
+        raise DataError(
+            f"{registry}: order '{order}' names '{gone[0]}', and {REGISTRY} has no such data set"
+            f"{did_you_mean(gone[0], entries)}",
+            code="order-malformed",
+        )
 
 
 def entries_in(folder: Path, strict: bool = False) -> dict[str, Entry]:
@@ -161,10 +188,20 @@ def _here(names: Sequence[str], entries: Mapping[str, Entry]) -> list[str]:
 
 
 def gone_of(name: str, entries: Mapping[str, Entry]) -> list[str]:
-    """Return notes on splits that the registry lists and whose rows are not here."""
-    listed = _named(name, entries).values()
-    gone = [each for names in listed if names and not _here(names, entries) for each in names[:1]]
-    return [f"'{each}' of {REGISTRY} is not used: its rows are not in this folder" for each in gone]
+    """Return notes on splits that the registry lists and that are not used: their rows are not here, or others serve."""
+    notes = []
+    for split, names in _named(name, entries).items():
+        here = _here(names, entries)
+        gone = names[:1] if names and not here else []
+        notes += [f"'{each}' of {REGISTRY} is not used: its rows are not in this folder" for each in gone]
+        notes += [f"'{each}' of {REGISTRY} is not used: {split} is '{here[0]}'" for each in here[1:]]
+    return notes
+
+
+def names_beside(path: Path) -> str:
+    """Return which data sets the registry in a path's folder names, as the end of a sentence; empty if there is none."""
+    names = sorted(entries_in(path.parent))
+    return f", whose {REGISTRY} names {few(names)}{did_you_mean(path.name, names)}" if names else ""
 
 
 def read_object(path: Path) -> Mapping[str, Any]:

@@ -73,7 +73,7 @@ def read_text(path: Path) -> str:
             f"{path}, line {line}: not {name} text; convert the file to UTF-8", code="text-wrong-encoding"
         ) from error
     if not text.strip():
-        raise DataError(f"{path}: the file is empty; give a file with at least three rows", code="file-empty")
+        raise DataError(f"{path}: the file is empty; give a whole one", code="file-empty")
     return text
 
 

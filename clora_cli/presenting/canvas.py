@@ -40,6 +40,10 @@ _LINES = ("-", "--", "-.", ":")
 _ENDINGS = ("png", "svg", "pdf")
 # Neither the user's matplotlib settings nor the time of day may change a report's bytes.
 _STYLE = {"svg.hashsalt": "clora", "text.usetex": False, "text.parse_math": False, "font.size": 9.0}
+# For names in scripts that the first, matplotlib's own, lacks: those of these that the machine has.
+_FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC",
+          "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS",
+          "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Symbola")  # fmt: skip
 _UNDATED: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
@@ -83,9 +87,12 @@ def render(ending: str, compose: Compose, style: Mapping[str, Any] | None = None
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import get_font_names
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context({**_STYLE, **(style or {})}):
+    here = set(get_font_names())
+    fonts = [name for name in _FONTS if name in here]
+    with matplotlib.rc_context({**_STYLE, "font.family": fonts, **(style or {})}):
         figure = Figure(layout="constrained", dpi=150)
         FigureCanvasAgg(figure)
         compose(figure)
@@ -113,7 +120,8 @@ def stage_axis(axis: Axes) -> None:
     """Make an axis's horizontal direction one of stages, which are whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
+    first, last = axis.get_xlim()
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=16 if last - first <= 16 else 8, integer=True, min_n_ticks=1))
     plain_axis(axis)
 
 

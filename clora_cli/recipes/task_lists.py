@@ -9,10 +9,11 @@ from clora_cli.base.errors import did_you_mean
 from clora_cli.base.folder_names import same_on_some_disk
 from clora_cli.base.legible import shortened
 from clora_cli.data.bundled import bundled_name
+from clora_cli.data.findings import few
 from clora_cli.data.harness import PREFIX
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.naming import split_names
-from clora_cli.data.registry_names import order_of
+from clora_cli.data.registry_names import entry_of, order_of, orders_beside
 from clora_cli.data.root import data_root, find
 from clora_cli.recipes.document import Item
 from clora_cli.recipes.orders import named_orders, orders
@@ -30,21 +31,30 @@ def read_tasks(item: Item) -> tuple[str, ...]:
     orders_by_name = named_orders()
     if not item.is_list:
         order = item.text("tasks")
-        if order not in orders_by_name and (tasks := order_of(Path(order).expanduser())):
-            return tasks
+        path = Path(order).expanduser()
+        if order not in orders_by_name and (tasks := order_of(path)):
+            return _each_once([item] * len(tasks), tasks)
         if order not in orders_by_name:
+            beside = [str(path.with_name(name)) for name in orders_beside(path)]
+            hint = did_you_mean(order, [*orders_by_name, *beside])
             item.fail(
-                f"no order '{shortened(order)}'{did_you_mean(order, orders_by_name)}; give one of {', '.join(orders())} or a list",
+                f"no order '{order if beside else shortened(order)}'{hint}; give one of {few(beside or orders())} or a list",
                 code="unknown-name",
             )
         return orders_by_name[order]
     entries = item.items("tasks")
     if not entries:
         item.fail("tasks is empty", code="recipe-list-empty")
-    names = [_task(entry) for entry in entries]
-    for number, (entry, name) in enumerate(zip(entries, names, strict=True)):
-        if _place(name) in map(_place, names[:number]):
+    return _each_once(entries, [_task(entry) for entry in entries])
+
+
+def _each_once(entries: Sequence[Item], names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of tasks, no two of which would be one folder."""
+    places: set[str] = set()
+    for entry, name in zip(entries, names, strict=True):
+        if _place(name) in places:
             entry.fail(f"task '{name}' is in the order twice", code="task-given-twice")
+        places.add(_place(name))
     return tuple(names)
 
 
@@ -54,6 +64,11 @@ def _place(task: str) -> str:
 
 def _task(item: Item) -> str:
     name, root = item.text("a task"), data_root()
+    if order_of(Path(name).expanduser()) and not entry_of(Path(name).expanduser()):
+        item.fail(
+            f"'{name}' is an order of several tasks; give it alone: tasks: {name}",
+            code="unknown-name",
+        )
     if split_names(name)[1] or name.startswith(PREFIX):
         return name
     if bundled_name(name) or (known := canonical(name)) or Path(name).expanduser().exists() or "/" in name:

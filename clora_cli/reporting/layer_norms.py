@@ -12,14 +12,14 @@ from clora_cli.store.adapter_folder import AdapterFolder
 __all__ = ["layer_norms"]
 
 
-def layer_norms(members: Sequence[AdapterFolder]) -> dict[str, list[tuple[str, float]]]:
-    """Return each adapter's nuclear norms in the order of layers, each with the kind of its projection, such as ``v_proj``.
+def layer_norms(members: Sequence[AdapterFolder]) -> dict[str, list[tuple[str, int, float]]]:
+    """Return each adapter's nuclear norms, each with the kind of its projection, such as ``v_proj``, and its layer, from 0.
 
     Raises:
         CloraError: If an adapter is damaged, or is no plain LoRA.
     """
     norms = {}
     for label, deltas in zip(distinct_labels(members), read_deltas(members).values(), strict=True):
-        sites = sorted(deltas, key=lambda site: (layer_of(site) or 0, site))
-        norms[label] = [(site.rpartition(".")[2], nuclear_norm(deltas[site])) for site in sites]
+        placed = sorted((layer_of(site) or 0, site) for site in deltas)
+        norms[label] = [(site.rpartition(".")[2], layer, nuclear_norm(deltas[site])) for layer, site in placed]
     return norms

@@ -43,7 +43,7 @@ def read_log(member: AdapterFolder) -> TrainingLog | None:
     try:
         records = [json.loads(line) for line in read_text(path).splitlines()]
         pairs = [(int(record["step"]), record["loss"]) for record in records if "loss" in record]
-        losses = [math.nan if loss is None else float(loss) for _, loss in pairs]
+        losses = [math.nan if loss is None or not math.isfinite(loss) else float(loss) for _, loss in pairs]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is no log of a training ({error}); remove it, or train the adapter again", code="log-damaged"

@@ -10,6 +10,11 @@ from clora_cli import __version__
 from clora_cli.base import registry
 
 
+def test_a_version_in_the_environment_is_not_the_option(clora, monkeypatch):
+    monkeypatch.setenv("CLORA_VERSION", "0.2.0")
+    assert "topics-news" in clora("tasks").out
+
+
 def test_version_and_help(clora):
     told = clora("--version").out
     assert told.startswith(f"clora {__version__} (python ") and told.count("\n") == 1

@@ -65,7 +65,7 @@ def test_an_order_is_named_below_its_folder(benchmark):
     assert order_of(benchmark / "order2") == (str(benchmark / "yahoo"), str(benchmark / "SST-2"))
     recipe = read_recipe(f"tasks: {benchmark}/order1\nmethods: [seq-lora]\n", "r.yaml")
     assert recipe.tasks == (str(benchmark / "SST-2"), str(benchmark / "yahoo"))
-    with refused("unknown-name", "order3"):
+    with refused("unknown-name", "order3", f"give one of {benchmark}/order1, {benchmark}/order2 or a list"):
         read_recipe(f"tasks: {benchmark}/order3\nmethods: [seq-lora]\n", "r.yaml")
     assert order_of(benchmark / "SST-2" / "order1") is None
     with refused("unknown-name"):
@@ -163,7 +163,93 @@ def test_an_order_that_is_no_list_of_names_is_refused(order, benchmark):
         order_of(benchmark / "order1")
 
 
+def test_an_order_names_data_sets_that_are_here_each_once_and_stands_alone(benchmark):
+    orders = {"gone": ["SST-2", "yaho"], "twice": ["SST-2", "yahoo", "SST-2"], "order1": ["yahoo"]}
+    (benchmark / "benchmark_info.json").write_text(json.dumps({"LNT": {"orders": orders}}), encoding="utf-8")
+    with refused("order-malformed", "'gone'", "'yaho'", "did you mean 'yahoo'"):
+        read_recipe(f"tasks: {benchmark}/gone\nmethods: [seq-lora]\n", "r.yaml")
+    with refused("task-given-twice", f"{benchmark}/SST-2"):
+        read_recipe(f"tasks: {benchmark}/twice\nmethods: [seq-lora]\n", "r.yaml")
+    with refused("unknown-name", f"tasks: {benchmark}/order1"):
+        read_recipe(f"tasks: [{benchmark}/order1]\nmethods: [seq-lora]\n", "r.yaml")
+
+
 def test_a_split_that_is_listed_and_not_here_is_told(benchmark):
     (benchmark / "yahoo" / "yahoo_test.json").unlink()
     task = load_task(str(benchmark / "yahoo"))
     assert "'yahoo_test' of dataset_info.json is not used: its rows are not in this folder" in task.notes
+
+
+def other_split(folder, rows, **entry):
+    """The folder of :func:`described` with a test set of its own."""
+    (folder / "t.json").write_text(json.dumps(rows), encoding="utf-8")
+    registry = json.loads((folder / "dataset_info.json").read_text())
+    registry["a_test"] = {"file_name": "t.json", **entry}
+    (folder / "dataset_info.json").write_text(json.dumps(registry), encoding="utf-8")
+
+
+def test_another_split_is_read_by_its_own_columns(tmp_path):
+    place = described(tmp_path)
+    rows = [{"asked": f"test {number}", "output": "not this", "said": "b"} for number in range(4)]
+    other_split(tmp_path, rows, columns={"prompt": "asked", "response": "said"})
+    task = load_task(place)
+    assert [(row.references, "test 0" in row.prompt) for row in task.test[:1]] == [(("b",), True)]
+    assert len(task.test) == 4
+
+
+def test_splits_of_two_formattings_are_refused(tmp_path):
+    place = described(tmp_path)
+    other_split(tmp_path, [{"conversations": []}], formatting="sharegpt")
+    with refused("registry-malformed", "'a'", "'a_test'", "formatting"):
+        load_task(place)
+
+
+def test_of_two_data_sets_for_a_split_the_unused_one_is_told(benchmark):
+    registry = json.loads((benchmark / "dataset_info.json").read_text())
+    registry["yahoo_val"] = registry["yahoo_dev"]
+    (benchmark / "dataset_info.json").write_text(json.dumps(registry), encoding="utf-8")
+    assert (
+        "'yahoo_val' of dataset_info.json is not used: dev is 'yahoo_dev'" in load_task(str(benchmark / "yahoo")).notes
+    )
+
+
+@pytest.mark.parametrize("columns", [{"query": None, "history": ""}, {"prompt": "instruction", "system": None}])
+def test_a_column_without_a_name_is_none(columns, tmp_path):
+    assert "row" in load_task(described(tmp_path, columns=columns)).train[0].prompt
+
+
+@pytest.mark.parametrize("columns", [{"system": "nosuch"}, {"promt": "instruction"}])
+def test_named_columns_that_are_not_used_are_told(columns, tmp_path):
+    ((role, column),) = columns.items()
+    notes = load_task(described(tmp_path, columns=columns)).notes
+    assert any(f"{role} {column}" in note for note in notes)
+
+
+def test_a_ranking_without_chosen_answers_is_refused(tmp_path):
+    with refused("column-missing", "'a'", "chosen"):
+        load_task(described(tmp_path, ranking=True))
+
+
+@pytest.mark.parametrize("options", ["a,b", [["a"], "b"], {"a": 1}, None])
+def test_options_that_are_no_list_of_labels_are_refused(options, tmp_path):
+    place = described(tmp_path)
+    (tmp_path / "dataset_options.json").write_text(json.dumps({"a": {"options": options}}), encoding="utf-8")
+    with refused("registry-malformed", "dataset_options.json", "'a'"):
+        load_task(place)
+
+
+def test_a_folder_as_file_name_is_one_data_set_and_has_rows(tmp_path):
+    place = described(tmp_path, file_name="rows")
+    (tmp_path / "rows" / "deeper").mkdir(parents=True)
+    with refused("folder-without-splits", "'a'", "rows"):
+        load_task(place)
+    for name in ("train", "test"):
+        (tmp_path / "rows" / f"{name}.json").write_bytes((tmp_path / "a.json").read_bytes())
+    task = load_task(place)
+    assert len(task.train) + len(task.dev) + len(task.test) == 18
+    assert "'rows' is one data set: test.json, train.json" in task.notes
+
+
+def test_a_name_that_a_registry_lacks_is_refused_with_those_that_it_has(tmp_path):
+    with refused("data-not-found", "aa", "dataset_info.json names a; did you mean 'a'"):
+        load_task(f"{described(tmp_path)}a")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from refusals import refused
 from reported import ORDER, stage_scores, write_packages, write_runs
 from support import write_random_adapter
@@ -16,7 +17,10 @@ from clora_cli.algebra.geometry import inner_products, nuclear_norm, plane
 from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import ArtifactError, OptionError, UnknownNameError
 from clora_cli.options.figure_names import FIGURE_NAMES
+from clora_cli.presenting.canvas import stage_axis
+from clora_cli.presenting.figures.loss_curves import compose_losses
 from clora_cli.presenting.figures.named import FIGURES, draw_named
+from clora_cli.presenting.figures.spectra import compose_nuclear_norms
 from clora_cli.presenting.report_file import check_outs, write_reports
 from clora_cli.reporting.assembly import make_report
 from clora_cli.reporting.collect import collect
@@ -24,7 +28,7 @@ from clora_cli.reporting.merge_gains import merge_gains
 from clora_cli.reporting.output_similarity import output_similarities
 from clora_cli.reporting.signed_shifts import TOP, measure_signed_shifts
 from clora_cli.reporting.trade_offs import numbers_kept
-from clora_cli.reporting.training_logs import read_log, relations_of
+from clora_cli.reporting.training_logs import TrainingLog, read_log, relations_of
 from clora_cli.store.scores import write_scores
 
 
@@ -155,6 +159,37 @@ def test_what_is_not_there_is_not_drawn(material, tmp_path):
     with refused("option-missing", "--figure plane", error=OptionError):
         check_outs([tmp_path / "x.html"], "plane")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_norms_of_adapters_that_reach_different_layers_are_means_over_those_that_do():
+    figure = Figure()
+    compose_nuclear_norms(figure, {"m": {"1 a": [("q", 1, 2.0)], "2 b": [("q", 0, 1.0), ("q", 1, 4.0), ("v", 5, 1.0)]}})
+    lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
+    assert (lines["q"], lines["v"]) == ([[0, 1.0], [1, 3.0]], [[5, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "log"), [("losses", '{"step": 1, "loss": NaN}\n{"step": 2, "loss": Infinity}\n'), ("sparsity", "")]
+)
+def test_a_figure_without_a_single_point_is_not_drawn(name, log, tmp_path, backbone):
+    write_runs(tmp_path / "all")
+    for method in ("n-lora", "seq-lora"):
+        folder = tmp_path / "all" / "order1" / method / "seed-1" / "adapters" / "first"
+        write_random_adapter(folder, backbone("llama"), stage=1)
+        (folder / "log.jsonl").write_text(log, encoding="utf-8")
+    with refused("nothing-to-draw", f"--figure {name}", error=OptionError):
+        draw_named(report_of(tmp_path / "all"), name, tmp_path / "x.svg")
+
+
+@pytest.mark.parametrize(("tasks", "named", "stages"), [(1, 1, 1), (5, 5, 5), (60, 20, 6), (500, 20, 6)])
+def test_labels_of_many_tasks_have_room(tasks, named, stages):
+    figure = Figure()
+    compose_losses(figure, {"m": [TrainingLog("a-long-name-of-a-task", [1, 2], [2.0, math.nan])] * tasks}, {})
+    assert len(figure.axes[0].get_xticks()) == named
+    axis = Figure().subplots()
+    axis.plot(range(1, tasks + 1), [0.0] * tasks)
+    stage_axis(axis)
+    assert len([tick for tick in axis.get_xticks() if 1 <= tick <= tasks]) == stages
 
 
 def test_a_figure_by_name_stands_beside_the_other_files(material, tmp_path):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,10 +12,12 @@ from clora_cli.presenting.canvas import line_style, plain_axis, shared_legend, s
 from clora_cli.reporting.training_logs import TrainingLog
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["compose_losses"]
 
+_NAMED = 20  # tasks whose names have room below
 _WINDOW = 50  # a line is the mean over so many-th part of a task's steps
 
 
@@ -36,8 +39,7 @@ def compose_losses(figure: Figure, logs: Mapping[str, Sequence[TrainingLog]], co
             axis.plot(steps, _smooth(np.array(log.losses)), linewidth=1.3, label=short(label, 40), **style)
     for place in range(1, len(longest)):
         axis.axvline(place, color="#bbbbbb", linewidth=0.8)
-    names = [f"{number} {short(log.task, 16)}" for number, log in enumerate(longest, start=1)]
-    axis.set_xticks([place + 0.5 for place in range(len(longest))], names, rotation=25 if len(longest) > 4 else 0)
+    _name_tasks(axis, [log.task for log in longest])
     axis.tick_params(axis="x", length=0)
     axis.set(xlim=(0, len(longest)), ylabel="training loss")
     axis.set_ylim(bottom=0)
@@ -45,7 +47,20 @@ def compose_losses(figure: Figure, logs: Mapping[str, Sequence[TrainingLog]], co
     shared_legend(figure, [axis])
 
 
+def _name_tasks(axis: Axes, tasks: Sequence[str]) -> None:
+    """Write each task below its part; where parts are too narrow for names, the numbers of some."""
+    apart = math.ceil(len(tasks) / _NAMED)
+    numbers = range(1, len(tasks) + 1, apart)
+    names = [f"{number} {short(tasks[number - 1], 16)}" if apart == 1 else str(number) for number in numbers]
+    slant: dict[str, Any] = (
+        {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if 4 < len(tasks) <= _NAMED else {}
+    )
+    axis.set_xticks([number - 0.5 for number in numbers], names, **slant)
+
+
 def _smooth(losses: np.ndarray) -> np.ndarray:
-    """Return the mean over a window about each step, narrower at the ends."""
+    """Return the mean over a window about each step, narrower at the ends; NaN where no loss in it is finite."""
     half = max(len(losses) // (2 * _WINDOW), 1)
-    return np.array([np.nanmean(losses[max(at - half, 0) : at + half + 1]) for at in range(len(losses))])
+    windows = [losses[max(at - half, 0) : at + half + 1] for at in range(len(losses))]
+    finite = [window[~np.isnan(window)] for window in windows]
+    return np.array([window.mean() if len(window) else np.nan for window in finite])

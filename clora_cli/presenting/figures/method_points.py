@@ -19,7 +19,7 @@ def compose_collisions(figure: Figure, points: Sequence[MethodPoint], colours: M
 
     Args:
         figure: An empty figure.
-        points: The methods; those without collisions are left out.
+        points: The methods, each with its sparsity and collisions.
         colours: The number of each method's colour.
     """
     figure.set_size_inches(7.8, 3.0)
@@ -45,17 +45,20 @@ def compose_sizes(figure: Figure, points: Sequence[MethodPoint], colours: Mappin
         points: The methods.
         colours: The number of each method's colour.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure.set_size_inches(5.4, 3.2)
     axis = figure.subplots()
     for point in points:
         style = line_style(colours[point.label]) | {"linestyle": "none", "markersize": 9}
         axis.plot(point.kept, point.score, label=short(point.label, 40), **style)
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(lambda value, _: _counted(value))
-    axis.xaxis.set_minor_formatter(lambda value, _: _counted(value))
-    axis.tick_params(axis="x", which="minor", labelsize=7)
-    axis.set(xlabel="numbers that all adapters hold", ylabel="average performance (%)")
     axis.margins(0.15)
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(subs=range(1, 10) if high < 4 * low else (1, 2, 5), numticks=6))
+    axis.xaxis.set_major_formatter(lambda value, _: _counted(value))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set(xlabel="numbers that all adapters hold", ylabel="average performance (%)")
     plain_axis(axis)
     shared_legend(figure, [axis])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -117,11 +118,15 @@ def _costs(report: Report) -> Iterator[Compose]:
         yield partial(compose_costs, costs=costs, colours=colour_numbers(report.results))
 
 
-def _points(report: Report, compose: Callable[..., None], most: int) -> Iterator[Compose]:
+def _points(report: Report, compose: Callable[..., None], colliding: bool = False) -> Iterator[Compose]:
     from clora_cli.reporting.trade_offs import method_points
 
-    points = method_points(report)
-    if len(points) >= most:
+    points = [
+        point
+        for point in method_points(report)
+        if not colliding or (point.sparsity is not None and point.collisions is not None)
+    ]
+    if len(points) > 1:
         yield partial(compose, points=points, colours=colour_numbers(report.results))
 
 
@@ -170,7 +175,7 @@ def _losses(report: Report) -> Iterator[Compose]:
     from clora_cli.reporting.training_logs import read_log
 
     logs = {label: [read_log(member) for member in members] for label, members in _packages(report).items()}
-    kept = {label: [log for log in own if log is not None and log.steps] for label, own in logs.items()}
+    kept = {label: [log for log in own if log and not all(map(math.isnan, log.losses))] for label, own in logs.items()}
     if kept := {label: own for label, own in kept.items() if own}:
         yield partial(compose_losses, logs=kept, colours=colour_numbers(report.results))
 
@@ -235,13 +240,13 @@ FIGURES: Mapping[str, NamedFigure] = {
     ),
     "sparsity": NamedFigure(
         "sparsity against collisions against forgetting",
-        "scores and packages of two methods or more",
-        partial(_points, compose=compose_collisions, most=2),
+        "scores and packages, of two adapters or more that are not zero, of two methods or more",
+        partial(_points, compose=compose_collisions, colliding=True),
     ),
     "sizes": NamedFigure(
         "average performance against numbers kept",
         "scores and packages of two methods or more",
-        partial(_points, compose=compose_sizes, most=2),
+        partial(_points, compose=compose_sizes),
     ),
     "costs": NamedFigure("time, memory and size of each further task", "the folder of a run", _costs),
 }

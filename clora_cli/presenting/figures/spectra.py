@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compose_nuclear_norms"]
 
-Norms = Mapping[str, Sequence[tuple[str, float]]]  # adapter to (projection, norm), layer by layer
+Norms = Mapping[str, Sequence[tuple[str, int, float]]]  # adapter to (projection, layer, norm)
 
 
 def compose_nuclear_norms(figure: Figure, norms: Mapping[str, Norms]) -> None:
@@ -23,7 +23,8 @@ def compose_nuclear_norms(figure: Figure, norms: Mapping[str, Norms]) -> None:
 
     Args:
         figure: An empty figure.
-        norms: By the package's label, each adapter's norms: pairs of a kind of projection and its norm, in the model's order.
+        norms: By the package's label, each adapter's norms: the kind of a projection, its layer, and its norm. Adapters may reach
+            different layers; several projections of a kind in a layer count as their mean.
     """
     from matplotlib import colormaps
 
@@ -31,16 +32,18 @@ def compose_nuclear_norms(figure: Figure, norms: Mapping[str, Norms]) -> None:
     down = math.ceil(len(norms) / across)
     figure.set_size_inches(3.3 * across + 1.2, 2.5 * down)
     axes = figure.subplots(down, across, squeeze=False, sharey=True).flatten()
-    kinds = list(dict.fromkeys(kind for package in norms.values() for own in package.values() for kind, _ in own))
+    kinds = list(dict.fromkeys(kind for package in norms.values() for own in package.values() for kind, *_ in own))
     for axis, (label, package) in zip(axes, norms.items(), strict=False):
         for number, kind in enumerate(kinds):
-            values = np.array([[norm for name, norm in own if name == kind] for own in package.values()])
+            layers, values = _by_layer(package, kind)
+            if not layers:
+                continue
             colour = colormaps["viridis"](0.1 + 0.75 * number / max(len(kinds) - 1, 1))
-            layers = range(values.shape[1])
             marker = {"marker": "o", "markersize": 4} if len(layers) < 16 else {}
-            axis.plot(layers, values.mean(0), color=colour, linewidth=1.5, label=kind, **marker)
-            axis.fill_between(layers, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-            axis.axhline(values.mean(), color=colour, linestyle=":", linewidth=1)
+            axis.plot(layers, np.nanmean(values, 0), color=colour, linewidth=1.5, label=kind, **marker)
+            low, high = np.nanmin(values, 0), np.nanmax(values, 0)
+            axis.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.axhline(float(np.nanmean(values)), color=colour, linestyle=":", linewidth=1)
         axis.set_title(short(label, 40), fontsize=10, loc="left")
         axis.set(xlabel="layer")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -50,3 +53,15 @@ def compose_nuclear_norms(figure: Figure, norms: Mapping[str, Norms]) -> None:
     axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("nuclear norm of a delta")
     shared_legend(figure, axes)
+
+
+def _by_layer(package: Norms, kind: str) -> tuple[list[int], np.ndarray]:
+    """Return the layers of a kind of projection, and its norms there: shape (adapter, layer), NaN where an adapter has none."""
+    layers = sorted({layer for own in package.values() for name, layer, _ in own if name == kind})
+    found: list[dict[int, list[float]]] = []
+    for own in package.values():
+        found.append({})
+        for name, layer, norm in own:
+            if name == kind:
+                found[-1].setdefault(layer, []).append(norm)
+    return layers, np.array([[np.mean(own[layer]) if layer in own else np.nan for layer in layers] for own in found])
