@@ -134,6 +134,11 @@ def test_published_numbers_are_the_papers():
     }  # fmt: skip
 
 
+def test_strengths_found_on_the_bundled_model_are_for_it_alone():
+    options = {name: shipped_recipe(name).methods[0].option for name in ("aso-lora-nano", "aso-lora-smollm2-order1")}
+    assert options == {"aso-lora-nano": {"strength": 500}, "aso-lora-smollm2-order1": {}}
+
+
 SIX, PFD = "order1 order2 order3 order4 order5 order6".split(), "order4 order6 superni1 superni2".split()
 SUPERNI = PFD[2:]
 # By hand from the papers' tables: backbone and method to the orders with settings of its own, and those with a result alone.
