@@ -38,7 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "route": "route pkg --data yes-no --confusion routes.json --device cpu",
     "report": "report scores-there.json -o report.html",
     "run": "run tiny.yaml --jobs 2 -q",
-    "train-task --keep-if": f"{TRAIN} --data sentiment-binary -p pkg --method per-task --resume --keep-if fail-under=0 "
+    "train-task --keep-if": f"{TRAIN} --data sentiment-binary -p pkg --method inc-lora --resume --keep-if fail-under=0 "
     "--keep-if max-forgetting=100 --keep-if rows=8",
     "push": "push pkg shared --license mit",
     "push, replacing": "push pkg shared-one --license mit --force",

@@ -99,6 +99,13 @@ def train_behind(
         raise OptionError(
             f"{target} exists; --keep-if adds an adapter and replaces none: remove it first", code="output-exists"
         )
+    if len(ways := {member.combine for member in plan.members} | {plan.method.lead.combine}) > 1:
+        told = ", ".join(sorted(map(str, ways)))
+        raise OptionError(
+            f"--keep-if scores {package} as its method combines adapters, and these are combined in different ways ({told}): leave "
+            "it out, and score with `clora eval --combine`",
+            code="ways-to-combine-differ",
+        )
     beside = make_plan(dataclasses.replace(plan.options, out=staged))
     folder, _ = train_task(beside, resume=resume, force=force, argv=argv, progress=progress, patience=patience)
     before = list(plan.members)

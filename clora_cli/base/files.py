@@ -13,7 +13,7 @@ from typing import Any
 
 from clora_cli.base.durable import make_folder, persist, publish
 from clora_cli.base.errors import ArtifactError, CloraError
-from clora_cli.base.intake import open_regular, parse_json, read_text, real_path, reason
+from clora_cli.base.intake import LONGEST_TEXT, open_regular, parse_json, read_text, real_path, reason
 from clora_cli.processes.leftovers import sweep
 from clora_cli.processes.locks import confirm
 from clora_cli.processes.owners import owned_name
@@ -72,18 +72,19 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
+def read_json(path: Path, what: str, most: int = LONGEST_TEXT) -> dict[str, Any]:
     """Read a JSON object, strictly as ``parse_json`` does.
 
     Args:
         path: The file.
         what: What the file is, for the message, such as ``"manifest"``.
+        most: The most bytes that it may have.
 
     Raises:
-        ArtifactError: If it is missing, not a regular file, unreadable, not JSON or not an object.
+        ArtifactError: If it is missing, longer, not a regular file, unreadable, not JSON or not an object.
     """
     try:
-        value = parse_json(read_text(path))
+        value = parse_json(read_text(path, most))
     except FileNotFoundError:
         raise ArtifactError(f"{what} {path} does not exist", code="file-missing") from None
     except (OSError, ValueError) as error:

@@ -14,9 +14,18 @@ from typing import Any, BinaryIO, NoReturn
 
 from clora_cli.base.legible import legible
 
-__all__ = ["each_key_once", "open_regular", "parse_json", "read_bytes", "read_text", "real_path", "reason"]
+__all__ = [
+    "LONGEST_TEXT",
+    "each_key_once",
+    "open_regular",
+    "parse_json",
+    "read_bytes",
+    "read_text",
+    "real_path",
+    "reason",
+]
 
-_MOST = 1 << 28  # bytes of a text file: scores of a million rows take a tenth
+LONGEST_TEXT = 1 << 28  # bytes of a text file: scores of a million rows take a tenth
 _DEEPEST = 64  # levels of JSON: the deepest record has six
 _NESTED = (dict, list)
 _LONGEST = 1 << 63  # whole numbers below it fit everywhere
@@ -45,7 +54,7 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def read_bytes(path: Path, most: int = _MOST) -> bytes:
+def read_bytes(path: Path, most: int = LONGEST_TEXT) -> bytes:
     """Read a regular file whole.
 
     Args:
@@ -62,7 +71,7 @@ def read_bytes(path: Path, most: int = _MOST) -> bytes:
     return content
 
 
-def read_text(path: Path, most: int = _MOST) -> str:
+def read_text(path: Path, most: int = LONGEST_TEXT) -> str:
     """Read a text file whole.
 
     Raises:

@@ -115,10 +115,9 @@ def read_document(text: str, source: str, what: str = "recipe") -> Item:
         OptionError: If it is no YAML, nested too deeply, too large, empty, or has a key twice or one that is no text.
     """
     try:
+        _check_depth(text, source, what)
         loader = _LOADER(text)
         node = loader.get_single_node()
-    except RecursionError:
-        raise OptionError(f"{source}:1: nested too deeply for a {what}", code="document-too-large") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise OptionError(
@@ -130,6 +129,16 @@ def read_document(text: str, source: str, what: str = "recipe") -> Item:
         told = "is empty; `clora run NAME --show` prints one to begin with" if what == "recipe" else "is not a mapping"
         raise OptionError(f"{source}:1: the {what} {told}", code="document-empty")
     return _Reader(loader, source, what).item(node, 0)
+
+
+def _check_depth(text: str, source: str, what: str) -> None:
+    """Refuse what is nested too deeply, part by part: the loader in C would call itself until the process is gone."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH + 1:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise OptionError(f"{source}:{line}: nested too deeply for a {what}", code="document-too-large")
 
 
 class _Reader:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clora_cli.base.intake import read_bytes
 from clora_cli.base.progress import ADVANCE_LINE
 from clora_cli.recipes.recipe import folder_name
 
@@ -70,10 +71,10 @@ def read_advance(line: str) -> Advance | None:
 
 
 def read_journal(path: Path) -> Journal:
-    """Read a log, which may be growing; an empty journal where there is none."""
+    """Read a log, which may be growing; an empty journal where there is none, or what is there is none."""
     journal = Journal()
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_bytes(path).decode("utf-8", "replace").splitlines()
     except OSError:
         return journal
     for line in lines:

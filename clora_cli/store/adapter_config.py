@@ -8,17 +8,20 @@ from typing import Any
 
 from clora_cli.base.errors import ArtifactError
 from clora_cli.base.files import read_json
-from clora_cli.base.records import Check, any_text, each, flag, listed, maybe, name, number, whole, wrong
+from clora_cli.base.records import Check, any_text, each, flag, is_table, listed, maybe, name, number, whole, wrong
 
 __all__ = ["CONFIG", "TASK_TYPES", "read_config"]
 
 CONFIG = "adapter_config.json"
 # PEFT's words for what a model is used for. An encoder gets its own when it is written: PEFT would put another head on it.
 TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
+_MOST = 1 << 24  # bytes: every expert of a large model has room to be named
 _NAMES = listed(any_text)
 _PATTERN = maybe(each(number()))
 # The entries that clora reads, all of them optional: PEFT has a default for everything.
 _WANTED: Mapping[str, Check] = {
+    "peft_type?": maybe(any_text),
+    "auto_mapping?": maybe(is_table),
     "r?": whole(1),
     "lora_alpha?": number(),
     "rank_pattern?": _PATTERN,
@@ -39,7 +42,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: If it is missing or damaged.
     """
-    config = read_json(path, "adapter configuration")
+    config = read_json(path, "adapter configuration", _MOST)
     if not config:
         raise ArtifactError(
             f"adapter configuration {path} is empty; restore it or make the adapter again",

@@ -112,7 +112,12 @@ def _is_torch(path: Path, begin: bytes) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(".pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        OSError,
+        ValueError,
+    ):  # the second: of a later version than zipfile's
         return False
 
 

@@ -48,6 +48,9 @@ def test_an_adapter_that_does_not_meet_its_gate_leaves_the_package_as_it_was(tra
     kept = contents(here / "adapters")
     assert kept.items() > before.items()
     assert not (here / ".adapters.not-kept").exists()
+    other = train("third", "--method", "per-task", "--keep-if", "fail-under=0")
+    assert (other.code, other.error) == (2, "ways-to-combine-differ")
+    assert not (here / ".adapters.not-kept").exists()
     shutil.copytree(here / "adapters" / "second", here / ".adapters.not-kept" / "second")  # as a kill leaves it
     again = train("second", "--keep-if", "fail-under=101")
     assert (again.code, "up to date" in again.out) == (0, True)

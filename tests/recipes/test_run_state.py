@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import threading
 import urllib.error
@@ -102,6 +103,13 @@ def test_a_training_that_is_resumed_repeats_no_losses(tmp_path):
     assert read_journal(log).losses == {}
     assert read_advance("train a: 3/4  loss x").loss is None
     assert read_advance("a: b: 3/4") is None
+
+
+def test_a_log_that_is_none_keeps_nobody_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder", "nothing"):
+        assert (read_journal(tmp_path / name).kind, read_journal(tmp_path / name).losses) == ("", {})
 
 
 def test_no_run_no_page(tmp_path):

@@ -203,6 +203,25 @@ def test_a_configuration_that_asks_for_code_or_is_no_plain_lora_is_found(adapter
     assert kinds(adapter) == ["format"]
 
 
+@pytest.mark.parametrize(
+    "entry", [{"auto_mapping": "x"}, {"auto_mapping": [1]}, {"peft_type": ["LORA"]}, {"x": "y" * (1 << 24)}]
+)
+def test_a_configuration_of_wrong_types_or_of_an_absurd_size_is_a_finding(adapter, entry):
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **entry}))
+    (found,) = (one for one in scan_adapter(adapter) if one.kind == "format")
+    assert found.place == "adapter_config.json"
+
+
+def test_an_archive_of_a_later_version_than_we_know_is_an_archive(adapter):
+    with zipfile.ZipFile(adapter / "notes.dat", "w") as archive:
+        archive.writestr("a.txt", "x")
+    content = bytearray((adapter / "notes.dat").read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 99  # the version that is needed to read it
+    (adapter / "notes.dat").write_bytes(content)
+    assert [(one.kind, one.place) for one in scan_adapter(adapter)] == [("code", "notes.dat")]
+
+
 def test_bytes_behind_the_last_tensor_and_a_cut_file_are_found(adapter):
     weights = adapter / "adapter_model.safetensors"
     whole = weights.read_bytes()
