@@ -17,7 +17,18 @@ from clora_cli.options.shared_options import ModelOptions
 from clora_cli.processes.locks import Patience
 from clora_cli.recipes.settings import spelled
 
-__all__ = ["Event", "Listener", "Paths", "check_alone", "heard", "paths_of", "patient", "settled", "words"]
+__all__ = [
+    "Event",
+    "Listener",
+    "Paths",
+    "check_alone",
+    "heard",
+    "paths_of",
+    "patient",
+    "settled",
+    "some_paths",
+    "words",
+]
 
 Paths = str | Path | Iterable[str | Path]
 Chosen = TypeVar("Chosen", bound=Options)
@@ -99,6 +110,17 @@ def paths_of(paths: Paths) -> list[Path]:
     return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
 
 
+def some_paths(paths: Paths, what: str) -> list[Path]:
+    """Return one path or several as a list.
+
+    Raises:
+        OptionError: If there is none.
+    """
+    if found := paths_of(paths):
+        return found
+    raise OptionError(f"no path is given; name {what}", code="option-missing")
+
+
 def check_alone(options: ModelOptions) -> None:
     """Refuse a number of processes: a call is part of the process, or of the launch, that it is made in.
 
@@ -131,8 +153,8 @@ def _settled(option: Declared, value: Any) -> Any:
         return value if option.parse is None else option.parse(value)
     if isinstance(value, str) and option.parse is not None:
         return option.parse(value)
-    if isinstance(value, str) and option.kind == "path":
-        return Path(value)
+    if isinstance(value, (str, Path)) and option.kind in ("path", "text"):
+        return Path(value) if option.kind == "path" else str(value)
     if option.kind == "number" and isinstance(value, int):
         return float(value)
     if option.kind == "numbers":

@@ -11,11 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.api.calls import Listener, Paths, check_alone, heard, paths_of, settled, words
+from clora_cli.api.calls import Listener, Paths, check_alone, heard, paths_of, settled, some_paths, words
 from clora_cli.api.returns import Reported, Routed
 from clora_cli.api.scoring import plan_scoring
 from clora_cli.base import registry
-from clora_cli.base.errors import OptionError, blaming
+from clora_cli.base.errors import DataError, OptionError, blaming
 from clora_cli.nano import MODEL_NAME
 from clora_cli.options import EvalOptions, RouteSettings
 from clora_cli.processes.ranks import is_main_process
@@ -103,7 +103,8 @@ def route(
 
     Raises:
         CloraError: As the command.
-        OptionError: If there is nothing to route.
+        OptionError: If there is nothing to route, or no adapter.
+        DataError: If a row cannot be written as JSON.
     """
     from clora_cli.presenting.canvas import check_ending
     from clora_cli.presenting.route_forms import keep_routes
@@ -114,14 +115,14 @@ def route(
     settings, listener = settled(settings or RouteSettings()), heard(progress)
     if heatmap is not None:
         check_ending(Path(heatmap))
-    lines = io.BytesIO("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    lines = io.BytesIO(_lines(rows).encode())
     sources = [*settings.data, *(["-"] if lines.getbuffer().nbytes else [])]
     if not sources or "-" in settings.data:
         raise OptionError(
             "nothing to route: name tasks in RouteSettings(data=…), or give rows", code="nothing-to-route"
         )
     check_alone(settings)
-    members = read_package(paths_of(adapters))
+    members = read_package(some_paths(adapters, "adapters to choose among"))
     options = route_options(members, settings.route, top_k=0)
     dispatcher = Dispatcher(members, options, settings, listener)
     inputs = [open_source(source, lines, settings, members) for source in sources]
@@ -135,6 +136,15 @@ def route(
     drawn, written = (None if place is None else Path(place) for place in (heatmap, confusion))
     keep_routes(routes, drawn, written, listener)
     return Routed(told, routes)
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    try:
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"rows: one is no row of JSON ({error}); give texts, numbers and lists", code="json-malformed"
+        ) from error
 
 
 @blaming()
@@ -162,7 +172,9 @@ def report(
     from clora_cli.reporting.assembly import make_report
     from clora_cli.reporting.collect import collect
 
-    files, places, listener = paths_of(paths), paths_of(out), heard(progress)
+    files, places, listener = some_paths(paths, "what to report on"), paths_of(out), heard(progress)
+    if compare is not None and len(compare) != 2:
+        raise OptionError(f"compare={compare!r}: name two methods", code="option-missing")
     check_outs(places, figure)
     line = words("report", *files, *(word for place in places for word in ("--out", place)))
     line += [*(["--figure", figure] if figure else []), *(["--compare", *compare] if compare else [])]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from clora_cli.api.calls import Listener, Paths, check_alone, heard, paths_of, patient, settled, words
+from clora_cli.api.calls import Listener, Paths, check_alone, heard, patient, settled, some_paths, words
 from clora_cli.api.keeping import parse_gate, train_behind
 from clora_cli.api.returns import MadeRows, Trained
 from clora_cli.base import registry
@@ -109,7 +109,7 @@ def stat_features(
     from clora_cli.store.package import read_package
     from clora_cli.transforming import plan_features, take_features
 
-    options, paths, listener = settled(options or FeatureOptions()), paths_of(adapters), heard(progress)
+    options, paths, listener = settled(options or FeatureOptions()), some_paths(adapters, "adapters"), heard(progress)
     check_alone(options)
     members = read_package(paths, distinct=False)
     plan = plan_features(members, options, force=force, add=add, progress=listener)
@@ -144,7 +144,11 @@ def synthesize(
     from clora_cli.evaluation.synthesis_plan import plan_synthesis
     from clora_cli.store.package import read_package
 
-    options, paths, listener = settled(options or SynthesizeOptions()), paths_of(adapters), heard(progress)
+    options, paths, listener = (
+        settled(options or SynthesizeOptions()),
+        some_paths(adapters, "a package"),
+        heard(progress),
+    )
     plan = plan_synthesis(read_package(paths), options, progress=listener)
     told = words("synthesize", *paths, options=options, force=force) if argv is None else argv
     rows, made = make(plan, force=force, argv=told, progress=listener)

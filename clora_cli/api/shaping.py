@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clora_cli.api.calls import Listener, Paths, heard, paths_of, patient, settled, words
+from clora_cli.api.calls import Listener, Paths, heard, paths_of, patient, settled, some_paths, words
 from clora_cli.api.returns import Cut, Made, Merged
 from clora_cli.base.errors import blaming
 from clora_cli.options import ExpandOptions, ExportOptions, MergeOptions, TrimOptions
@@ -109,7 +109,11 @@ def merge(
     from clora_cli.transforming import merge_adapters, plan_merge
     from clora_cli.transforming.member import check_apart
 
-    options, paths, listener = settled(options or MergeOptions()), paths_of(adapters), heard(progress)
+    options, paths, listener = (
+        settled(options or MergeOptions()),
+        some_paths(adapters, "adapters to merge"),
+        heard(progress),
+    )
     check_apart(options.place, paths)
     plan = plan_merge(read_package(paths, distinct=False), options, progress=listener)
     told = words("merge", *paths, options=options, force=force) if argv is None else argv
@@ -144,7 +148,9 @@ def expand(
     from clora_cli.transforming import expand_packages, plan_expand
 
     listener, patience = heard(progress), patient(wait, break_lock)
-    plan = plan_expand(paths_of(packages), settled(options or ExpandOptions()), progress=listener)
+    plan = plan_expand(
+        some_paths(packages, "packages to unite"), settled(options or ExpandOptions()), progress=listener
+    )
     return Made(*expand_packages(plan, force=force, progress=listener, patience=patience))
 
 
@@ -175,6 +181,6 @@ def export(
     from clora_cli.transforming.exporting import export_package, plan_export
 
     listener, patience = heard(progress), patient(wait, break_lock)
-    paths, chosen = paths_of(packages), settled(options or ExportOptions())
+    paths, chosen = some_paths(packages, "a package to export"), settled(options or ExportOptions())
     plan = plan_export(read_package(paths), chosen, listener, packages=paths)
     return Made(*export_package(plan, force=force, progress=listener, patience=patience))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from clora_cli.api.calls import Listener, Paths, heard, paths_of, settled
+from clora_cli.api.calls import Listener, Paths, heard, settled, some_paths
 from clora_cli.base import registry
 from clora_cli.base.errors import OptionError, blaming
 from clora_cli.options import ScanOptions
@@ -50,7 +50,7 @@ def show(
     from clora_cli.presenting.figures.difference_maps import draw_difference
     from clora_cli.reporting.differences import difference, read_adapters
 
-    places, target = paths_of(paths), None if out is None else Path(out)
+    places, target = some_paths(paths, "what to show"), None if out is None else Path(out)
     if not diff:
         if len(places) != 1:
             raise OptionError("show describes one artifact at a time; pass diff=True to compare", code="option-missing")
@@ -138,4 +138,4 @@ def scan(folders: Paths, options: ScanOptions | None = None) -> Mapping[str, Seq
     """
     from clora_cli.store.scanning import scan_all
 
-    return scan_all(paths_of(folders), settled(options or ScanOptions()).deviations)
+    return scan_all(some_paths(folders, "adapters to scan"), settled(options or ScanOptions()).deviations)

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from clora_cli.base.errors import OptionError
@@ -25,6 +26,12 @@ FIRST = "0.1.0"  # the version whose records hold every option that existed then
 Kind = Literal["whole", "number", "flag", "text", "texts", "numbers", "pairs", "path"]
 _DECLARED: dict[Any, Mapping[str, Declared]] = {}
 _KINDS: dict[Any, Kind] = {int: "whole", float: "number", bool: "flag", tuple: "texts", str: "text"}
+
+_TYPES: dict[str, tuple[type, str]] = {
+    "whole": (Integral, "a whole number"),
+    "number": (Real, "a number"),
+    "flag": (bool, "true or false"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +103,16 @@ class Declared(Option):
         return self.name if keyword.iskeyword(spelled) else spelled
 
     def check(self, value: Any) -> None:
-        """Check one value's range.
+        """Check one value's type, which from Python can be any, and its range.
 
         Raises:
-            OptionError: If it is out of range.
+            OptionError: If it is of another type, or out of range.
         """
+        if self.kind in _TYPES and not self._is_of_kind(value):
+            raise OptionError(
+                f"{self.flag} {value!r}: give {_TYPES[self.kind][1]}, not {type(value).__name__}",
+                code="option-wrong-type",
+            )
         if self.choices and value not in self.choices:
             raise OptionError(
                 f"{self.flag} {value}: choose one of {', '.join(self.choices)}", code="option-choice-unknown"
@@ -113,6 +125,13 @@ class Declared(Option):
                 f"{self.flag} {value}: give {_asked_for(self.interval, whole=self.kind == 'whole')}",
                 code="option-out-of-range",
             )
+
+    def _is_of_kind(self, value: Any) -> bool:
+        if value is None:
+            return self.optional
+        if isinstance(value, str):
+            return self.parse is not None  # which reads it later
+        return isinstance(value, _TYPES[self.kind][0]) and (self.kind == "flag" or not isinstance(value, bool))
 
 
 def option(default: Any = dataclasses.MISSING, help: str = "", **attributes: Any) -> Any:

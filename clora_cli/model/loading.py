@@ -71,12 +71,26 @@ def model_with_weights(reference: ModelReference, config: Any, **settings: Any) 
     check_extent(what, load_skeleton(reference), Checkpoint(reference.path).numbers)
     # What is missing or of another shape is told by name, not only that something is.
     told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    with _boundary(reference):
+    with _boundary(reference), _without_bars():
         model, found = _loader(reference, config).from_pretrained(
             reference.path, config=config, use_safetensors=True, trust_remote_code=False, **told, **settings
         )
     check_complete(what, model, found)
     return model
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep Transformers' own bars off the terminal of whoever calls: progress goes to the caller's listener."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_skeleton(reference: ModelReference, *, untied: bool = False) -> Any:

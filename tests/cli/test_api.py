@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from refusals import refused
 from reported import write_runs
@@ -246,6 +247,35 @@ def test_values_may_be_written_as_on_the_command_line(here, package):
     with refused("option-out-of-range", "--wait -1", error=api.OptionError):
         api.merge("adapters", wait=-1)
     assert api.merge(here / "adapters", wait=math.inf).path == Path("merged")
+
+
+@pytest.mark.parametrize(
+    ("code", "named", "call"),
+    [
+        ("option-missing", "adapters to merge", lambda: api.merge([])),
+        ("option-missing", "what to show", lambda: api.show([], diff=True)),
+        ("option-missing", "adapters to scan", lambda: api.scan(())),
+        ("option-missing", "what to report on", lambda: api.report([])),
+        ("option-missing", "('n-lora',)", lambda: api.report("adapters", compare=("n-lora",))),
+        ("option-wrong-type", "--lr 'abc'", lambda: api.TrainOptions(data="x", lr="abc")),
+        ("option-wrong-type", "--rank 8.5", lambda: api.TrainOptions(data="x", rank=8.5)),
+        ("option-wrong-type", "--rank True", lambda: api.TrainOptions(data="x", rank=True)),
+        ("option-wrong-type", "--shard 'no'", lambda: api.TrainOptions(data="x", shard="no")),
+        ("option-wrong-type", "--epochs None", lambda: api.TrainOptions(data="x", epochs=None)),
+        ("json-malformed", "rows", lambda: api.route("adapters", rows=[{"prompt": object()}])),
+    ],
+)
+def test_a_mistake_in_a_call_is_told_in_a_line(here, package, code, named, call):
+    with refused(code, named):
+        call()
+
+
+def test_loading_a_model_draws_no_bar(here, package, capfd):
+    from clora_cli.model.backbone import load_backbone
+    from clora_cli.model.base_model import find_model
+
+    load_backbone(find_model("clora-nano"), device=torch.device("cpu"))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_error_of_a_plug_in_file_names_it(here, package):
