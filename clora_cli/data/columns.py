@@ -12,6 +12,7 @@ sentence1 + sentence2 + label       text-label of a pair; so are premise + hypot
 input + output                      plain
 question + answer                   question-answer: ``context`` if there is one, the question, then ``Answer:``
 chosen (+ rejected)                 the chosen answer, to the prompt, the instruction or the turns before it
+image + label                       image: its bytes, its path, or the Hub's ``{bytes, path}``
 ==================================  =======================================================================
 
 The first line of the table that fits wins. Other names are given by role: ``{"prompt": "question"}``. Where ``system``,
@@ -247,7 +248,7 @@ def _write_whole_numbers(draft: Draft) -> None:
 
 
 def _open_if_many(draft: Draft) -> None:
-    if not draft.closed:
+    if not draft.closed or draft.template == "image":
         return
     rows = draft.splits.get("train") or next(iter(draft.splits.values()))
     distinct = len({row.references[0] for row in rows if row.references})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from clora_cli.data import choices
 from clora_cli.data.conversations import Found, Turn, is_turns, read_history, read_tools, read_turns, split_answer
 from clora_cli.data.findings import MISSING
+from clora_cli.data.pictures import picture_in
 from clora_cli.data.readers import Record
 from clora_cli.data.task import Example
 from clora_cli.data.templates import OPTIONS_CUE, alpaca, chat, pair, question, tooling_text
@@ -40,6 +42,7 @@ ROLES = {
     "verdict": ("kto_tag", "label"),
     "stem": ("question", "question_stem", "ctx", "goal", "sentence"),
     "choices": ("choices", "options", "endings"),
+    "image": ("image", "img"),
     "key": ("answerkey", "answer_idx", "answer_index", "answer_key", "cop", "answer", "label"),
     **choices.COLUMNS,
 }
@@ -48,6 +51,7 @@ WIDER = {
     "text": ("content", "review", "review_body", "tweet", "body"),
     "label": ("labels", "class", "category", "sentiment", "target"),
     "prompt": ("query",),
+    "image": ("file_name", "filename", "image_path"),
     "completion": ("output", "target", "targets"),
     "input": ("inputs", "source", "document", "article", "dialogue"),
     "output": ("targets", "target", "completion", "answer", "summary", "highlights"),
@@ -220,6 +224,12 @@ def _pair_label(row: Record, fields: Fields, found: Found) -> Example:
     return pair((fields[first], fields[second]), texts, _labels(row, fields, found))
 
 
+def _image_label(row: Record, fields: Fields, found: Found) -> Example:
+    column = fields["image"]
+    picture = picture_in(row.values.get(column), row.where, column, Path(row.file).parent)
+    return Example("", picture.name if picture else "", "", _labels(row, fields, found), picture=picture)
+
+
 def _question_answer(row: Record, fields: Fields, found: Found) -> Example:
     answers = _stripped(_answers(row, fields, "answer"))
     asked, context = _text(row, fields, "question"), _text(row, fields, "context")
@@ -295,6 +305,7 @@ FORMATS = (
     Format("plain", ("prompt", "chosen"), ("history", "system", "tools", "rejected"), _preferred("prompt")),
     Format("plain", ("question", "chosen"), ("history", "system", "tools", "rejected"), _preferred("question")),
     Format("chat", ("chosen",), ("system", "tools", "rejected"), _chosen),
+    Format("image", ("image", "label"), (), _image_label, closed=True),
 )
 # The formats of prompts without answers.
 ASKED = tuple(form for form in (complete.without_answer() for complete in FORMATS) if form.required)
