@@ -31,10 +31,10 @@ def pooled(output: Tensor, mask: Tensor, pool: Pool) -> Tensor:
     Returns:
         Shape (input, feature), float32.
     """
-    # DeepSeek keeps an axis of one head between inputs and tokens; Swin has an image's windows one after the other.
-    output = output.reshape(len(mask), -1, output.shape[-1])
-    if mask.shape[1] == 1:
+    if mask.shape[1] == 1:  # Swin has an image's windows one after the other
+        output = output.reshape(len(mask), -1, output.shape[-1])
         mask = mask.expand(output.shape[:2])
+    output = output.flatten(1, -2)  # DeepSeek keeps an axis of one head between inputs and tokens
     if pool == "last":
         positions = torch.arange(mask.shape[1], device=mask.device)
         last = (mask * positions).argmax(dim=1)
