@@ -12,52 +12,12 @@ from clora_cli.data.conversations import Found, Turn, is_turns, read_history, re
 from clora_cli.data.findings import MISSING
 from clora_cli.data.pictures import picture_in
 from clora_cli.data.readers import Record
+from clora_cli.data.roles import ANSWERS
 from clora_cli.data.task import Example
 from clora_cli.data.templates import OPTIONS_CUE, alpaca, chat, pair, question, tooling_text
 from clora_cli.data.values import as_answers, as_text, is_blank, missing, several
 
-__all__ = ["ANSWERS", "ASKED", "FORMATS", "ROLES", "WIDER", "Fields", "Format"]
-
-ROLES = {
-    "messages": ("messages",),
-    "conversations": ("conversations", "conversation"),
-    "instruction": ("instruction",),
-    "prompt": ("prompt",),
-    "completion": ("completion", "response", "answer"),
-    "text": ("text", "sentence"),
-    "label": ("label", "gold_label"),
-    "input": ("input", "context"),
-    "output": ("output", "response"),
-    "system": ("system", "system_prompt"),
-    "history": ("history",),
-    "tools": ("tools", "functions"),
-    "first": ("sentence1", "premise", "question1", "text1", "text_a", "sentence_a"),
-    "second": ("sentence2", "hypothesis", "question2", "text2", "text_b", "sentence_b"),
-    "question": ("question",),
-    "sentence": ("sentence", "passage"),
-    "context": ("context", "passage", "paragraph", "article", "premise"),
-    "answer": ("answer", "answers"),
-    "chosen": ("chosen",),
-    "rejected": ("rejected",),
-    "verdict": ("kto_tag", "label"),
-    "stem": ("question", "question_stem", "ctx", "goal", "sentence"),
-    "choices": ("choices", "options", "endings"),
-    "image": ("image", "img"),
-    "key": ("answerkey", "answer_idx", "answer_index", "answer_key", "cop", "answer", "label"),
-    **choices.COLUMNS,
-}
-# Ambiguous names of columns: used only if no other set of columns fits, and with a note.
-WIDER = {
-    "text": ("content", "review", "review_body", "tweet", "body"),
-    "label": ("labels", "class", "category", "sentiment", "target"),
-    "prompt": ("query",),
-    "image": ("file_name", "filename", "image_path"),
-    "completion": ("output", "target", "targets"),
-    "input": ("inputs", "source", "document", "article", "dialogue"),
-    "output": ("targets", "target", "completion", "answer", "summary", "highlights"),
-    "answer": ("response", "output", "best_answer", "target"),
-}
-ANSWERS = frozenset({"completion", "label", "output", "answer", "chosen", "key"})  # roles that a prompt does not need
+__all__ = ["ASKED", "FORMATS", "Fields", "Format"]
 
 Fields = Mapping[str, str]
 Build = Callable[[Record, Fields, Found], Example]

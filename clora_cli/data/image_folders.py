@@ -11,7 +11,7 @@ from clora_cli.base.errors import DataError
 from clora_cli.data.findings import few
 from clora_cli.data.folders import split_files
 from clora_cli.data.pictures import ENDINGS
-from clora_cli.data.readers import Record
+from clora_cli.data.readers import Record, is_readable
 from clora_cli.data.split_names import Twofold, choose_splits, split_of
 
 __all__ = ["read_image_folder"]
@@ -28,7 +28,8 @@ def read_image_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]
         return None  # files of rows, which may name the images in the folders beside them
     parts = {path.name: path for path in _folders(folder) if split_of(path.name) and _classes(path)}
     if not parts:
-        return ({"train": _rows(folder)}, _left(folder)) if not files and _classes(folder) else None
+        whole = not files and not any(map(_holds_rows, _folders(folder))) and len(_classes(folder)) > 1
+        return ({"train": _rows(folder)}, _left(folder)) if whole else None
     try:
         chosen, others = choose_splits(parts)
     except Twofold as error:
@@ -42,6 +43,13 @@ def read_image_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]
 
 def _folders(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _holds_rows(folder: Path) -> bool:
+    """Whether a folder's own folder is where its rows are; there may be pictures for people beside them."""
+    return any(map(split_of, split_files(folder))) or (
+        folder.name == "data" and any(map(is_readable, folder.iterdir()))
+    )
 
 
 def _classes(folder: Path) -> list[Path]:

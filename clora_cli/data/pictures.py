@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clora_cli.base.errors import DataError
+from clora_cli.data.values import is_blank
 
 __all__ = ["ENDINGS", "Picture", "picture_in"]
 
@@ -80,9 +81,9 @@ def picture_in(cell: object, where: str, column: str, folder: Path) -> Picture |
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes) and cell:
         return Picture.of_bytes(cell)
-    if isinstance(cell, str) and cell.strip():
+    if isinstance(cell, str) and not is_blank(cell):
         return Picture.of_file(folder / cell.strip(), where)
-    if cell:
+    if not is_blank(cell):
         raise DataError(
             f"{where}: '{column}' is a {type(cell).__name__}; expected an image: its bytes or the path of its file",
             code="value-not-image",

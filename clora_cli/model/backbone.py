@@ -179,7 +179,7 @@ def _switch_off_dropout(config: Any) -> None:
     # Set in the configuration: attention layers keep their rate as a plain number, which no walk over modules finds.
     for part in (config, *(value for value in vars(config).values() if hasattr(value, "to_diff_dict"))):
         for name, value in list(vars(part).items()):
-            if any(part in name for part in _DROPPING) and name not in _NO_DROPOUT and isinstance(value, float):
+            if any(word in name for word in _DROPPING) and name not in _NO_DROPOUT and isinstance(value, float):
                 setattr(part, name, 0.0)
 
 

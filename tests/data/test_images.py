@@ -104,6 +104,26 @@ def test_texts_and_files_of_rows_win_over_images_beside_them(tmp_path):
     assert "columns not used: image (12 rows)" in task.notes
 
 
+def test_pictures_beside_a_folders_rows_are_no_classes(tmp_path):
+    for place in ("assets", "figures"):
+        (tmp_path / "shop" / place).mkdir(parents=True)
+        (tmp_path / "shop" / place / "logo.png").write_bytes(encoded("disc", 1))
+    (tmp_path / "shop" / "data").mkdir()
+    rows = [{"content": f"a {shape}", "image": "gone.png", "label": shape} for shape in ROUND * 5]
+    (tmp_path / "shop" / "data" / "part-0.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(str(tmp_path / "shop"))
+    assert (task.template, task.train[0].body[:2]) == ("text-label", "a ")
+
+
+def test_columns_say_which_one_holds_the_images(tmp_path):
+    rows = [{"text": shape, "photo": f"{shape}.png", "label": shape, "kind": f"a {shape}"} for shape in ROUND * 3]
+    for shape in ROUND:
+        (tmp_path / f"{shape}.png").write_bytes(encoded(shape, 1))
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(str(tmp_path / "rows.jsonl"), columns={"image": "photo", "label": "kind"})
+    assert (task.template, task.labels) == ("image", ("a disc", "a ring"))
+
+
 def test_what_is_no_image_in_a_folder_of_them_is_told(shapes, tmp_path):
     folder = shutil.copytree(shapes[0], tmp_path / "round")
     (folder / "train" / "disc" / "notes.txt").write_text("no image")

@@ -75,6 +75,13 @@ def test_an_image_that_is_cut_off_is_named_when_it_is_decoded(seen):
         seen.pixels(number)
 
 
+def test_an_image_of_more_pixels_than_pillow_decodes_is_refused_by_its_head(seen):
+    head = bytearray(stored(drawn("disc", 1), "BMP").data)
+    head[18:26] = (60_000).to_bytes(4, "little") * 2  # its width and height
+    with refused("image-unreadable", "exceeds limit"):
+        seen.number(Picture.of_bytes(bytes(head)))
+
+
 def test_a_feature_is_the_mean_over_patches_in_one_piece_or_in_windows():
     patches = torch.randn(2, 6, 3)
     mean = patches.mean(dim=1)
