@@ -130,3 +130,29 @@ def summed(tmp_path_factory: pytest.TempPathFactory, bert: Path, colours: list[P
     from encoders import train_both
 
     return train_both(bert, colours, tmp_path_factory.mktemp("summed") / "pkg", method="inc-lora")
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image model without its head."""
+    from images import save_seeing
+
+    return save_seeing("vit", tmp_path_factory.mktemp("vit") / "vit")
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two tasks of drawings, ``round`` of two classes and ``straight`` of three."""
+    from images import ROUND, STRAIGHT, write_shapes
+
+    root = tmp_path_factory.mktemp("shapes")
+    return [write_shapes(root / "round", ROUND), write_shapes(root / "straight", STRAIGHT)]
+
+
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory: pytest.TempPathFactory, vit: Path, shapes: list[Path]) -> Path:
+    """Both by seq-lora, whose last adapter answers for both."""
+    from encoders import train_both
+
+    chosen = {"method": "seq-lora", "max_steps": 24, "lr": 3e-2, "target_modules": ()}
+    return train_both(vit, shapes, tmp_path_factory.mktemp("drawings") / "pkg", **chosen)

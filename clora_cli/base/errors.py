@@ -50,8 +50,8 @@ _OTHERS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError),
     *(SyntaxError, ValueError, struct.error),
 )
-# Classes of theirs that derive from Exception alone and are known by their names: of Rust, and of Hugging Face's configurations.
-_NAMED = {"PanicException", "SafetensorError", "StrictDataclassError"}
+# Classes of theirs that derive from Exception alone and are known by their names: of Rust, Hugging Face's configurations and Pillow.
+_NAMED = {"DecompressionBombError", "PanicException", "SafetensorError", "StrictDataclassError"}
 
 
 class CloraError(Exception):

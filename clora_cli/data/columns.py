@@ -12,6 +12,7 @@ sentence1 + sentence2 + label       text-label of a pair; so are premise + hypot
 input + output                      plain
 question + answer                   question-answer: ``context`` if there is one, the question, then ``Answer:``
 chosen (+ rejected)                 the chosen answer, to the prompt, the instruction or the turns before it
+image + label                       image: its bytes, its path, or the Hub's ``{bytes, path}``
 ==================================  =======================================================================
 
 The first line of the table that fits wins. Other names are given by role: ``{"prompt": "question"}``. Where ``system``,
@@ -30,8 +31,9 @@ from clora_cli.base.errors import DataError, UnknownNameError
 from clora_cli.data.choices import lettered
 from clora_cli.data.conversations import Found
 from clora_cli.data.findings import Findings, unused_columns
-from clora_cli.data.formats import ANSWERS, ASKED, FORMATS, ROLES, WIDER, Fields, Format
+from clora_cli.data.formats import ASKED, FORMATS, Fields, Format
 from clora_cli.data.readers import Record
+from clora_cli.data.roles import ANSWERS, ROLES, WIDER
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import Example
 from clora_cli.data.templates import earlier_answers
@@ -169,11 +171,13 @@ def _recognise(
             )
     natural, wider = _natural(found) | columns, _natural(found, _ALL) | columns
     filled = _natural([column for column in found if column in held]) | columns
-    for available, known in ((columns, natural), (filled, natural), (natural, natural), (wider, wider)):
-        for kind in formats:
-            named = set(columns) <= set(kind.roles)
-            if named and set(kind.required) <= set(available):
-                return kind, {role: known[role] for role in kind.roles if role in known}
+    stages = ((columns, natural), (filled, natural), (natural, natural), (wider, wider))
+    for seen in (False, True):  # a text is taken before an image
+        for available, known in stages:
+            for kind in formats:
+                named = set(columns) <= set(kind.roles) and ("image" in kind.roles) == seen
+                if named and set(kind.required) <= set(available):
+                    return kind, {role: known[role] for role in kind.roles if role in known}
     sets = "; ".join(dict.fromkeys(" + ".join(kind.required) for kind in formats))
     raise DataError(
         f"{source}: columns not recognised: {', '.join(found) or 'none'}; expected one of: {sets}; "
@@ -247,7 +251,7 @@ def _write_whole_numbers(draft: Draft) -> None:
 
 
 def _open_if_many(draft: Draft) -> None:
-    if not draft.closed:
+    if not draft.closed or draft.template == "image":
         return
     rows = draft.splits.get("train") or next(iter(draft.splits.values()))
     distinct = len({row.references[0] for row in rows if row.references})

@@ -66,13 +66,18 @@ def encode_prompt(
 ) -> list[int]:
     """Return the ids of a prompt with its special tokens, cut to ``max_length`` (None: uncut) and to the model's positions.
 
+    An image is one token, whatever its size.
+
     A long prompt loses tokens of its body from the left, or the oldest turns of its conversation and then the start
     of the last one. The remaining tokens are exactly those of the whole prompt.
 
     Raises:
-        DataError: The parts that must not be cut are already longer than ``max_length``.
+        DataError: The parts that must not be cut are already longer than ``max_length``, or an image cannot be read.
+        MismatchError: The model reads texts and the row is an image, or the other way round.
     """
     tokens = Tokens.of(tokenizer)
+    if (number := tokens.number(example)) is not None:
+        return [number]
     ids = _prompt_ids(_whole(example, tokens, chat), tokens, kind)
     return ids if max_length is None else _fitted(example, ids, tokens, kind, tokens.most(max_length), chat)
 

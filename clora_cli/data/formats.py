@@ -5,55 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from clora_cli.data import choices
 from clora_cli.data.conversations import Found, Turn, is_turns, read_history, read_tools, read_turns, split_answer
 from clora_cli.data.findings import MISSING
+from clora_cli.data.pictures import picture_in
 from clora_cli.data.readers import Record
+from clora_cli.data.roles import ANSWERS
 from clora_cli.data.task import Example
 from clora_cli.data.templates import OPTIONS_CUE, alpaca, chat, pair, question, tooling_text
 from clora_cli.data.values import as_answers, as_text, is_blank, missing, several
 
-__all__ = ["ANSWERS", "ASKED", "FORMATS", "ROLES", "WIDER", "Fields", "Format"]
-
-ROLES = {
-    "messages": ("messages",),
-    "conversations": ("conversations", "conversation"),
-    "instruction": ("instruction",),
-    "prompt": ("prompt",),
-    "completion": ("completion", "response", "answer"),
-    "text": ("text", "sentence"),
-    "label": ("label", "gold_label"),
-    "input": ("input", "context"),
-    "output": ("output", "response"),
-    "system": ("system", "system_prompt"),
-    "history": ("history",),
-    "tools": ("tools", "functions"),
-    "first": ("sentence1", "premise", "question1", "text1", "text_a", "sentence_a"),
-    "second": ("sentence2", "hypothesis", "question2", "text2", "text_b", "sentence_b"),
-    "question": ("question",),
-    "sentence": ("sentence", "passage"),
-    "context": ("context", "passage", "paragraph", "article", "premise"),
-    "answer": ("answer", "answers"),
-    "chosen": ("chosen",),
-    "rejected": ("rejected",),
-    "verdict": ("kto_tag", "label"),
-    "stem": ("question", "question_stem", "ctx", "goal", "sentence"),
-    "choices": ("choices", "options", "endings"),
-    "key": ("answerkey", "answer_idx", "answer_index", "answer_key", "cop", "answer", "label"),
-    **choices.COLUMNS,
-}
-# Ambiguous names of columns: used only if no other set of columns fits, and with a note.
-WIDER = {
-    "text": ("content", "review", "review_body", "tweet", "body"),
-    "label": ("labels", "class", "category", "sentiment", "target"),
-    "prompt": ("query",),
-    "completion": ("output", "target", "targets"),
-    "input": ("inputs", "source", "document", "article", "dialogue"),
-    "output": ("targets", "target", "completion", "answer", "summary", "highlights"),
-    "answer": ("response", "output", "best_answer", "target"),
-}
-ANSWERS = frozenset({"completion", "label", "output", "answer", "chosen", "key"})  # roles that a prompt does not need
+__all__ = ["ASKED", "FORMATS", "Fields", "Format"]
 
 Fields = Mapping[str, str]
 Build = Callable[[Record, Fields, Found], Example]
@@ -220,6 +184,12 @@ def _pair_label(row: Record, fields: Fields, found: Found) -> Example:
     return pair((fields[first], fields[second]), texts, _labels(row, fields, found))
 
 
+def _image_label(row: Record, fields: Fields, found: Found) -> Example:
+    column = fields["image"]
+    picture = picture_in(row.values.get(column), row.where, column, Path(row.file).parent)
+    return Example("", picture.name if picture else "", "", _labels(row, fields, found), picture=picture)
+
+
 def _question_answer(row: Record, fields: Fields, found: Found) -> Example:
     answers = _stripped(_answers(row, fields, "answer"))
     asked, context = _text(row, fields, "question"), _text(row, fields, "context")
@@ -295,6 +265,7 @@ FORMATS = (
     Format("plain", ("prompt", "chosen"), ("history", "system", "tools", "rejected"), _preferred("prompt")),
     Format("plain", ("question", "chosen"), ("history", "system", "tools", "rejected"), _preferred("question")),
     Format("chat", ("chosen",), ("system", "tools", "rejected"), _chosen),
+    Format("image", ("image", "label"), (), _image_label, closed=True),
 )
 # The formats of prompts without answers.
 ASKED = tuple(form for form in (complete.without_answer() for complete in FORMATS) if form.required)

@@ -125,6 +125,8 @@ def _records(rows: Any, file: str) -> Iterator[Record]:
     """Rows of a ``datasets.Dataset``, with class names instead of indices."""
     inner = {name: getattr(f, "feature", f) for name, f in rows.features.items()}
     names = {name: list(f.names) for name, f in inner.items() if type(f).__name__ == "ClassLabel"}
+    for name in (name for name, f in rows.features.items() if type(f).__name__ == "Image"):
+        rows = rows.cast_column(name, type(rows.features[name])(decode=False))  # its bytes, as in a file
     for number, row in enumerate(rows, start=1):
         yield Record(file, "row", number, with_class_names(row, names))
 

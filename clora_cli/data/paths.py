@@ -10,6 +10,7 @@ from clora_cli.base.errors import DataError
 from clora_cli.data.columns import draft_of
 from clora_cli.data.findings import few
 from clora_cli.data.folders import read_folder
+from clora_cli.data.image_folders import read_image_folder
 from clora_cli.data.known_tasks import TRACE, canonical
 from clora_cli.data.layouts import is_benchmark_folder, is_task_file, read_benchmark_folder, read_task_file, task_name
 from clora_cli.data.readers import read_records
@@ -26,8 +27,8 @@ def read_path(path: Path, columns: Mapping[str, str] | None = None) -> Draft:
 
     Args:
         path: A data file; a folder of either benchmark layout; one with ``train``, ``dev`` and ``test`` files, or
-            their parts, in it or in its ``data/``; one that ``datasets`` saved; one with LLaMA-Factory's
-            ``dataset_info.json``, or a name in that file below it.
+            their parts, in it or in its ``data/``; one of images, with a folder for each class; one that ``datasets``
+            saved; one with LLaMA-Factory's ``dataset_info.json``, or a name in that file below it.
         columns: Role to column name; not for the benchmark layouts, whose columns are fixed.
 
     Raises:
@@ -52,7 +53,7 @@ def read_path(path: Path, columns: Mapping[str, str] | None = None) -> Draft:
 
         splits, notes = read_saved(path)
     else:
-        splits, notes = read_folder(path)
+        splits, notes = read_image_folder(path) or read_folder(path)
     draft = draft_of(task_name(name), f"folder {name}", splits, columns, notes)
     return draft if columns else _as_known(draft, name)
 

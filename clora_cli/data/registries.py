@@ -12,7 +12,6 @@ from clora_cli.base.errors import DataError
 from clora_cli.data.columns import draft_of
 from clora_cli.data.findings import few
 from clora_cli.data.folders import split_files
-from clora_cli.data.formats import ROLES
 from clora_cli.data.layouts import task_name
 from clora_cli.data.readers import Record, read_records
 from clora_cli.data.registry_names import (
@@ -26,6 +25,7 @@ from clora_cli.data.registry_names import (
     others_of,
     read_object,
 )
+from clora_cli.data.roles import ROLES
 from clora_cli.data.splits import Draft
 from clora_cli.data.texts import bare
 

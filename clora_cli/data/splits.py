@@ -248,8 +248,12 @@ def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8")).digest()
 
 
+def _kind_of(draft: Draft) -> str:
+    return "images" if draft.template == "image" else "texts"
+
+
 def _report_seen(draft: Draft, train: Iterable[Example], test: Sequence[Example]) -> None:
     trained = {row.prompt for row in train}
     seen = sum(row.prompt in trained for row in test)
     if seen:
-        draft.notes.append(f"{seen} of {len(test)} test texts also occur in train; they are kept")
+        draft.notes.append(f"{seen} of {len(test)} test {_kind_of(draft)} also occur in train; they are kept")

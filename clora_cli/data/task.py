@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from clora_cli.base.progress import Progress
+from clora_cli.data.pictures import Picture
 
 __all__ = ["METRICS", "Example", "Task", "TaskInfo", "tell_notes"]
 
@@ -37,6 +38,8 @@ class Example:
         muted: Indices of the assistant's turns that must not be learned.
         tooling: The parts of a conversation with tools that only a chat template can write, as JSON: ``tools``, their
             definitions, and ``messages``, from a turn's index to its entries beside role and text; empty without tools.
+        picture: The image that a model sees in place of a text; the body is its name then, so that whatever compares rows by
+            their texts compares images. None of a text.
     """
 
     head: str
@@ -46,6 +49,7 @@ class Example:
     turns: tuple[tuple[str, str], ...] = ()
     muted: tuple[int, ...] = ()
     tooling: str = ""
+    picture: Picture | None = field(default=None, compare=False)
 
     @property
     def size(self) -> int:

@@ -9,6 +9,7 @@ alpaca                    the instruction, the input if there is one, ``Response
 text-label                the text, ``Answer:``; of two texts each on a line under its column's name
 choice                    as question-answer, the choices under letters below the question; the answer is a letter
 question-answer           the context if there is one, the question, ``Answer:``
+image                     no text: an image, which is known by its bytes
 chat                      the conversation; as ``User:``/``Assistant:`` lines where a tokenizer has no template
 ========================  ==================================================================================
 

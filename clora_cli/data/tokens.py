@@ -17,7 +17,10 @@ from clora_cli.base.errors import ArtifactError, DataError, MismatchError, trans
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["IGNORED", "Tokens"]
+    from clora_cli.data.task import Example
+    from clora_cli.model.seeing import Seen
+
+__all__ = ["IGNORED", "Tokens", "other_kind"]
 
 IGNORED = -100
 _MARKER = re.compile(r"<(?!0x).+>|\[[A-Z]+\]")  # spelling of control tokens that a tokenizer does not list as special
@@ -39,6 +42,7 @@ class Tokens:
         answer_positions: Most tokens of an encoder-decoder's answer; None for no limit.
         made_for: Positions that the model was trained for, if it can go beyond them; None if unknown.
         model: The model's name in messages.
+        seen: The images that a model sees, each of which is one token by its number there; None of a model that reads texts.
     """
 
     tokenizer: Any
@@ -51,6 +55,7 @@ class Tokens:
     answer_positions: int | None = None
     made_for: int | None = None
     model: str = "the model"
+    seen: Seen | None = None
 
     @classmethod
     def of(cls, source: Any) -> Tokens:
@@ -181,6 +186,17 @@ class Tokens:
             "tell a server to stop there too"
         )
 
+    def number(self, example: Example) -> int | None:
+        """Return the token that a row's image is; None where both the row and the model are of texts.
+
+        Raises:
+            MismatchError: One of them is, and the other is not.
+            DataError: The image cannot be read.
+        """
+        if (self.seen is None) != (example.picture is None):
+            raise other_kind(self.model, self.seen is not None)
+        return self.seen.number(example.picture) if self.seen and example.picture else None
+
     def ids(self, text: str, *, special: bool) -> list[int]:
         """Tokenise a text, with or without the special tokens that the tokenizer adds.
 
@@ -250,6 +266,15 @@ class Tokens:
     def _named(self, *roles: str) -> list[int]:
         numbers = (getattr(self.tokenizer, f"{role}_token_id", None) for role in roles)
         return [int(token) for token in numbers if token is not None]
+
+
+def other_kind(model: str, sees: bool) -> MismatchError:
+    """Return the error for rows that a model cannot read: images by one that reads texts, texts by one that sees."""
+    reads, given = ("images", "texts") if sees else ("texts", "images")
+    return MismatchError(
+        f"{model} reads {reads}, and the rows are {given}; give data of {reads}, or another model",
+        code="rows-of-other-kind",
+    )
 
 
 def _below(token: int | None, rows: int | None) -> bool:

@@ -10,12 +10,13 @@ from typing import Any
 from clora_cli.base.errors import ArtifactError, DataError
 from clora_cli.data.findings import few
 from clora_cli.data.rows import Rows
-from clora_cli.data.task import Example
+from clora_cli.data.task import Example, Task
 from clora_cli.data.templates import tool_names
 from clora_cli.data.texts import in_brief
+from clora_cli.data.tokens import other_kind
 from clora_cli.model.base_model import ModelReference
 
-__all__ = ["renderable", "renders", "with_model", "write_chat"]
+__all__ = ["check_kind", "renderable", "renders", "with_model", "write_chat"]
 
 
 def renders(example: Example, tokenizer: Any) -> bool:
@@ -104,6 +105,16 @@ def _without_tools(examples: Sequence[Example], tokenizer: Any) -> tuple[list[Ex
     )
 
 
+def check_kind(task: Task, reference: ModelReference) -> None:
+    """Refuse images for a model that reads texts, and texts for one that sees.
+
+    Raises:
+        MismatchError: If they are given.
+    """
+    if (task.template == "image") != reference.sees:
+        raise other_kind(f"base model '{reference.id}'", reference.sees)
+
+
 def with_model(rows: Rows, reference: ModelReference) -> tuple[Rows, str]:
     """Return the rows that a model's tokenizer can write, and a note on the others; it is read only for conversations.
 
@@ -113,7 +124,9 @@ def with_model(rows: Rows, reference: ModelReference) -> tuple[Rows, str]:
 
     Raises:
         ArtifactError: The tokenizer cannot be read, and there are rows with tools.
+        MismatchError: The model reads images and the rows are texts, or the other way round.
     """
+    check_kind(rows.task, reference)
     if not any(example.turns for example in rows.examples):
         return rows, ""
     from clora_cli.model.loading import read_tokenizer

@@ -12,6 +12,7 @@ from clora_cli.base.legible import shortened
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Task
 from clora_cli.data.findings import few
+from clora_cli.data.tools import check_kind
 from clora_cli.model.base_model import ModelReference, check_base, is_local
 from clora_cli.options import EvalOptions, RouteOptions, merges, ways
 from clora_cli.processes.meeting import agree, together
@@ -61,6 +62,8 @@ def evaluate(
     combine = way_of(members, options.combine)
     reference = find_base(members, options.model, options.revision, progress)
     check_heads(members, reference)
+    for task in tasks:
+        check_kind(task, reference)
     if reference.kind == "encoder":
         tasks = choosable(members, tasks, options, progress)
     for member in members:

@@ -40,11 +40,16 @@ def write_harness_task(task: Task, folder: Path) -> str:
         The task's name there: ``clora_`` and its own, with ``_`` for what is no letter or digit.
 
     Raises:
-        DataError: If it has no test rows.
+        DataError: If it has no test rows, or they are images.
         CloraError: If a file cannot be written.
     """
     if not task.test:
         raise DataError(f"task '{task.name}' ({task.source}) has no test rows to score", code="task-has-no-rows")
+    if task.template == "image":
+        raise DataError(
+            f"task '{task.name}' ({task.source}) has images, and lm-evaluation-harness scores texts; score it with `clora eval`",
+            code="harness-needs-texts",
+        )
     name, place = f"clora_{re.sub(r'[^0-9A-Za-z]', '_', task.name)}", folder.resolve()  # a module's name too
     splits = {theirs: getattr(task, ours) for theirs, ours in _SPLITS.items() if getattr(task, ours)}
     files = {theirs: place / f"{name}.{_SPLITS[theirs]}.jsonl" for theirs in splits}

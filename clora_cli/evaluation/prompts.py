@@ -38,7 +38,7 @@ class Prompts:
         backbone: The model they are for.
         examples: The rows.
         ids: Their prompt tokens.
-        labels: The label set's tokens, end of sequence included; empty for open-ended tasks.
+        labels: The label set's tokens, end of sequence included; empty for open-ended tasks, and for an encoder, which writes none.
         batch_size: Rows of one forward pass.
         chat: Whether they went through the tokenizer's chat template.
         room: Tokens that an answer may have, its end included.
@@ -71,7 +71,8 @@ class Prompts:
         """
         tokens, kind = backbone.tokens, backbone.prompt_kind
         chat = uses_chat(task, tokens)
-        labels = encode_answers(examples[0], task.labels, tokens, kind=kind, chat=chat)
+        writes = backbone.kind != "encoder"
+        labels = encode_answers(examples[0], task.labels, tokens, kind=kind, chat=chat) if writes else []
         room = 1 + max(map(len, labels)) if labels else max_new_tokens
         if kind == "causal":
             max_length = tokens.most(max_length, room)

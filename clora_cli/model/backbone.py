@@ -31,11 +31,12 @@ __all__ = [
 
 # Called a dropout, but a part of what a model computes in evaluation: NLLB's experts are scaled down by it.
 _NO_DROPOUT = {"moe_token_dropout"}
+_DROPPING = ("dropout", "pdrop", "drop_path")  # in names of settings; the last leaves out whole blocks
 
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A loaded base model with its tokenizer.
+    """A loaded base model with its tokenizer, or its image processor.
 
     Attributes:
         sharded: Whether each process keeps a part of it: then all must make equally many passes.
@@ -161,8 +162,11 @@ def load_backbone(
 
 
 def _settle(backbone: Backbone) -> None:
-    """Write what was decided about tokens where Transformers reads it."""
+    """Write what was decided about tokens where Transformers reads it; let a model that sees look its images up."""
     tokens, tokenizer = backbone.tokens, backbone.tokenizer
+    if tokens.seen is not None:
+        tokens.seen.show(backbone.model)
+        return
     if tokenizer.pad_token_id != tokens.pad:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tokens.pad)
     if backbone.kind != "encoder":
@@ -175,7 +179,7 @@ def _switch_off_dropout(config: Any) -> None:
     # Set in the configuration: attention layers keep their rate as a plain number, which no walk over modules finds.
     for part in (config, *(value for value in vars(config).values() if hasattr(value, "to_diff_dict"))):
         for name, value in list(vars(part).items()):
-            if ("dropout" in name or "pdrop" in name) and name not in _NO_DROPOUT and isinstance(value, float):
+            if any(word in name for word in _DROPPING) and name not in _NO_DROPOUT and isinstance(value, float):
                 setattr(part, name, 0.0)
 
 

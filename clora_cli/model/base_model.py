@@ -14,13 +14,14 @@ from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import read_json
 from clora_cli.model.checkpoint import CONFIG, Part, read_part, read_parts
 from clora_cli.model.gguf_file import gguf_folder, is_gguf
+from clora_cli.model.model_types import ENCODERS, SEEING
 from clora_cli.nano import MODEL_NAME, MODEL_PATH
 
 __all__ = [
-    "ENCODERS",
     "Kind",
     "ModelReference",
     "check_base",
+    "check_pool",
     "check_writes",
     "find_model",
     "is_local",
@@ -31,31 +32,6 @@ Kind = Literal["causal", "seq2seq", "encoder"]
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 # Keys of config.json that change without the model changing.
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
-# Model types that are encoders unless their configuration says that they decode.
-ENCODERS = {"albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "eurobert"}
-ENCODERS |= {"modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta", "xlm-roberta-xl"}
-ENCODERS |= {
-    "big_bird",
-    "convbert",
-    "data2vec-text",
-    "fnet",
-    "funnel",
-    "ibert",
-    "layoutlm",
-    "longformer",
-    "megatron-bert",
-}
-ENCODERS |= {
-    "mobilebert",
-    "mra",
-    "nystromformer",
-    "rembert",
-    "roberta-prelayernorm",
-    "roformer",
-    "squeezebert",
-    "xmod",
-    "yoso",
-}
 _SAMPLE = 64  # bytes read from the middle of each tensor
 # Buffers that older versions of Transformers saved beside the weights, by the ends of their names.
 _BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".position_ids")
@@ -96,6 +72,7 @@ class ModelReference:
         weights: SHA-256 over the model's type and its weights' shapes, types and sampled bytes: it stays when a model is
             saved again with other keys in its configuration or in other files, as by another version of Transformers.
         settings: What of its configuration decides what these weights compute, such as ``rope_theta``.
+        sees: Whether it reads images, not texts.
     """
 
     id: str
@@ -105,6 +82,7 @@ class ModelReference:
     revision: str | None = None
     weights: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    sees: bool = False
 
     def recorded(self) -> dict[str, Any]:
         """Return what decides results and distributions: equal where version 0.1.0 recorded it."""
@@ -137,7 +115,8 @@ def find_model(name: str, revision: str | None = None) -> ModelReference:
         )
     config = read_json(path / CONFIG, "model configuration")
     fingerprint, weights = _fingerprints(path, config)
-    return ModelReference(name, path, _kind(config), fingerprint, commit, weights, dict(sorted(_settings(config))))
+    settings, sees = dict(sorted(_settings(config))), config.get("model_type") in SEEING
+    return ModelReference(name, path, _kind(config), fingerprint, commit, weights, settings, sees)
 
 
 def is_local(name: str) -> bool:
@@ -230,11 +209,24 @@ def check_writes(reference: ModelReference) -> None:
         )
 
 
+def check_pool(reference: ModelReference, pool: str) -> None:
+    """Refuse the last token's features where inputs are images, which have no last token.
+
+    Raises:
+        MismatchError: If it is asked for.
+    """
+    if reference.sees and pool == "last":
+        raise MismatchError(
+            f"base model '{reference.id}' sees images, which have no last token; take their mean (--pool prompt-mean)",
+            code="pool-needs-texts",
+        )
+
+
 def _kind(config: Mapping[str, Any]) -> Kind:
     if config.get("is_encoder_decoder"):
         return "seq2seq"
     decodes = config.get("is_decoder") or any("CausalLM" in name for name in config.get("architectures") or ())
-    return "encoder" if config.get("model_type") in ENCODERS and not decodes else "causal"
+    return "encoder" if config.get("model_type") in ENCODERS | SEEING and not decodes else "causal"
 
 
 def _download(name: str, revision: str | None) -> tuple[Path, str | None]:

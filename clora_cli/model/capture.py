@@ -24,12 +24,16 @@ def pooled(output: Tensor, mask: Tensor, pool: Pool) -> Tensor:
 
     Args:
         output: Shape (input, token, feature).
-        mask: Shape (input, token); 1 at the tokens that count, of which each input has at least one.
+        mask: Shape (input, token); 1 at the tokens that count, of which each input has at least one. An image is one of them, and
+            all that a layer makes of it counts: patches, in one piece or in windows.
         pool: ``prompt-mean`` is the mean over them, ``last`` the last of them.
 
     Returns:
         Shape (input, feature), float32.
     """
+    if mask.shape[1] == 1:  # Swin has an image's windows one after the other
+        output = output.reshape(len(mask), -1, output.shape[-1])
+        mask = mask.expand(output.shape[:2])
     output = output.flatten(1, -2)  # DeepSeek keeps an axis of one head between inputs and tokens
     if pool == "last":
         positions = torch.arange(mask.shape[1], device=mask.device)
@@ -115,7 +119,10 @@ class Capture:
 
     def _reader(self, site: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def read(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._found[site] = pooled(inputs[0] if self._inputs else output, self._mask, self._pool)
+            given = (
+                output[0] if isinstance(output, tuple) else output
+            )  # Swin's patches come with their numbers of rows and columns
+            self._found[site] = pooled(inputs[0] if self._inputs else given, self._mask, self._pool)
             if len(self._found) == len(self._sites):
                 raise _ReachedError
 

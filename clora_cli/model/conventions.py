@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.data.tokens import Tokens
+from clora_cli.model.seeing import Seen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +43,9 @@ _MIX_ROWS = {"rwkv"}
 
 
 def read_tokens(tokenizer: Any, model: Any, reference: ModelReference) -> Tokens:
-    """Return the decisions about tokens of a tokenizer with its model."""
+    """Return the decisions about tokens of a tokenizer with its model; of an image processor, those about images."""
+    if reference.sees:
+        return Tokens(tokenizer, pads=(0,), model=f"base model '{reference.id}'", seen=Seen(tokenizer, model.config))
     configs = [getattr(model, "generation_config", None), model.config, _text_config(model.config)]
     prompts = model.get_encoder() if reference.kind == "seq2seq" else model
     answers = model.get_decoder() if reference.kind == "seq2seq" else model

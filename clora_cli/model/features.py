@@ -19,6 +19,7 @@ from clora_cli.algebra.statistics import Groups, Moments, SecondMoment
 from clora_cli.base.errors import MismatchError, OptionError
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.model.backbone import Backbone
+from clora_cli.model.base_model import check_pool
 from clora_cli.model.capture import Capture
 from clora_cli.model.linear_layers import linear_shape, text_modules
 from clora_cli.processes.ranks import gathered, own_share, processes, rank, spread
@@ -151,8 +152,9 @@ def read_features(
         The prompts' numbers, and site to features, shape (prompt, feature), float32, on the model's device.
 
     Raises:
-        MismatchError: If the model has no such site, or a site is not reached by a prompt.
+        MismatchError: If the model has no such site, or a site is not reached by a prompt; if the model sees, and ``pool`` is ``last``.
     """
+    check_pool(backbone.reference, pool)
     collate = Collator(backbone.tokens)
     order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -7,10 +7,11 @@ from the Hub where a configuration names them; and it loads an adapter found in 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-from clora_cli.base.errors import ArtifactError, translated
+from clora_cli.base.errors import ArtifactError, OptionError, translated
 from clora_cli.base.files import stand_in
 from clora_cli.model.base_model import ModelReference
 from clora_cli.model.checkpoint import Checkpoint
@@ -22,15 +23,30 @@ _KERNELS = ("_attn_implementation", "_experts_implementation")
 
 
 def read_tokenizer(reference: ModelReference) -> Any:
-    """Load a base model's tokenizer.
+    """Load a base model's tokenizer; of one that sees, its image processor.
 
     Raises:
         ArtifactError: If it cannot be loaded, or needs code of its own.
+        OptionError: If it is for images, and what reads them is not installed.
     """
+    if reference.sees:
+        return _image_processor(reference)
     from transformers import AutoTokenizer
 
     with _boundary(reference, "the tokenizer of "):
         return AutoTokenizer.from_pretrained(reference.path, trust_remote_code=False)
+
+
+def _image_processor(reference: ModelReference) -> Any:
+    if importlib.util.find_spec("PIL") is None:
+        raise OptionError(
+            f"base model '{reference.id}' sees images, and the package that reads them is not installed: pip install 'clora-cli[images]'",
+            code="extra-not-installed",
+        )
+    from transformers import AutoImageProcessor
+
+    with _boundary(reference, "the image processor of "):  # the same one wherever torchvision is installed too
+        return AutoImageProcessor.from_pretrained(reference.path, backend="pil", trust_remote_code=False)
 
 
 def read_config(reference: ModelReference) -> Any:
@@ -116,6 +132,9 @@ def _loader(reference: ModelReference, config: Any) -> Any:
     """Return the library's class for a model; most vision-language models have no class that reads text alone."""
     import transformers as library
 
+    if reference.sees:
+        config.architectures = []  # the first of DeiT's classes, not the one of two heads
+        return library.AutoModelForImageClassification
     reads, sees = library.MODEL_FOR_CAUSAL_LM_MAPPING, library.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     if reference.kind == "causal" and type(config) not in reads and type(config) in sees:
         return library.AutoModelForImageTextToText

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TypeVar
 from clora_cli.base.errors import DataError
 from clora_cli.data import Example, Task
 from clora_cli.data.columns import prompt_of
+from clora_cli.data.pictures import Picture
 from clora_cli.data.readers import Record
 
 T = TypeVar("T")
@@ -73,7 +75,17 @@ def inputs_of_rows(
     """
     for record in islice(records, limit or None):
         task, example = record.values.get("task"), prompt_of(record, columns)
-        yield Input(example, record.values, record.where, task if isinstance(task, str) else "", bool(example.turns))
+        fields = (
+            {name: _without_bytes(cell) for name, cell in record.values.items()} if example.picture else record.values
+        )
+        yield Input(example, fields, record.where, task if isinstance(task, str) else "", bool(example.turns))
+
+
+def _without_bytes(cell: object) -> object:
+    """Return what JSON can say of an image's cell."""
+    if isinstance(cell, Mapping):
+        return {name: _without_bytes(held) for name, held in cell.items()}
+    return None if isinstance(cell, bytes) else cell
 
 
 def in_batches(inputs: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -96,15 +108,30 @@ def in_batches(inputs: Iterable[T], size: int) -> Iterator[list[T]]:
 def spelled(inputs: Iterable[Input]) -> bytes:
     """Return what another process needs to read inputs' features."""
     rows = [
-        [one.example.head, one.example.body, one.example.cue, one.example.turns, one.where, one.chat] for one in inputs
+        [
+            one.example.head,
+            one.example.body,
+            one.example.cue,
+            one.example.turns,
+            _bytes_of(one.example),
+            one.where,
+            one.chat,
+        ]
+        for one in inputs
     ]
     return json.dumps(rows).encode()
+
+
+def _bytes_of(example: Example) -> str:
+    """Return a row's image as text; empty of a text. Another machine may not have its file."""
+    return base64.b64encode(example.picture.read()).decode("ascii") if example.picture else ""
 
 
 def read_spelled(text: bytes) -> list[Input]:
     """Return the inputs that ``spelled`` was given, with the fields that it keeps."""
     found = []
-    for head, body, cue, turns, where, chat in json.loads(text):
-        example = Example(head, body, cue, (), tuple((role, text) for role, text in turns))
+    for head, body, cue, turns, image, where, chat in json.loads(text):
+        picture = Picture.of_bytes(base64.b64decode(image)) if image else None
+        example = Example(head, body, cue, (), tuple((role, text) for role, text in turns), picture=picture)
         found.append(Input(example, {}, where, chat=chat))
     return found

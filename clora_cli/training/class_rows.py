@@ -36,6 +36,7 @@ class Classes:
         kept: The heads of earlier adapters that the new one is to have beside what it trains; none where they act beside it.
         trained: The tasks whose rows of the output layer are trained.
         layer: The output layer.
+        sees: Whether the rows are images.
     """
 
     classifier: Classifier
@@ -43,6 +44,7 @@ class Classes:
     kept: Sequence[Head]
     trained: Sequence[str]
     layer: nn.Linear
+    sees: bool
 
     @classmethod
     def of(cls, plan: Plan, backbone: Backbone) -> Classes:
@@ -65,7 +67,8 @@ class Classes:
         layer = classifier.put(start, torch.float32).requires_grad_(True)
         trained = [plan.task.name, *(again if plan.remembered else ())]
         _hold(layer, torch.tensor([task in trained for task, _ in start.classes]))
-        return cls(classifier, start, earlier if plan.method.lead.combine == "last" else (), trained, layer)
+        kept = earlier if plan.method.lead.combine == "last" else ()
+        return cls(classifier, start, kept, trained, layer, plan.reference.sees)
 
     def item(self, task: Task, row: Example, backbone: Backbone, options: TrainOptions) -> dict[str, list[int]]:
         """Return a training item: ``input_ids``, and as the one of ``labels`` the right class's number."""
@@ -81,7 +84,10 @@ class Classes:
 
     def beside(self, tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return a LoRA's tensors and PEFT's configuration of it with the head beside it."""
-        held = {"task_type": "SEQ_CLS", "modules_to_save": list(self.classifier.modules)}
+        task_type = (
+            None if self.sees else "SEQ_CLS"
+        )  # PEFT has no word for images, and gives a model of texts other arguments
+        held = {"task_type": task_type, "modules_to_save": list(self.classifier.modules)}
         return {**tensors, **self.finished().tensors()}, {**config, **held}
 
 

@@ -106,7 +106,7 @@ def describe(plan: Plan) -> Description:
     size = {"none": float(_BYTES[dtype]), "8bit": 1.0, "4bit": 0.5}[options.quantize]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     sites = {} if plan.tunes_prompt else find_sites(model, options.target_modules)
-    width = model.get_input_embeddings().weight.shape[1]
+    width = model.get_input_embeddings().weight.shape[1] if plan.tunes_prompt else 0  # of a virtual token
     needed = forecast(plan, model, list(sites), size, float(_BYTES[dtype]), _trainable(plan, sites, width))
     return Description(plan, sites, width, parameters, size, needed)
 

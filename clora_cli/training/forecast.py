@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from clora_cli.data import IGNORED, encode, uses_chat
+from clora_cli.data import IGNORED, encode, encode_prompt, uses_chat
 from clora_cli.model.footprint import Batch, Footprint, footprint
 from clora_cli.model.sharding import block_modules
 from clora_cli.training.plan import Plan
@@ -178,6 +178,10 @@ def _longest(plan: Plan, model: Any, rows: int) -> Batch:
     options = plan.options
     kind: Literal["causal", "seq2seq"] = "causal" if plan.reference.kind == "causal" else "seq2seq"
     tokens = read_tokens(read_tokenizer(plan.reference), model, plan.reference)
+    if tokens.seen is not None:  # images are of one size by then, and have one answer each
+        encode_prompt(plan.rows[0], tokens, kind=kind, max_length=options.max_length)
+        tokens.seen.show(model)
+        return Batch(rows, 1, 1, rows)
     chat = uses_chat(plan.task, tokens)
     given = sorted(plan.rows, key=lambda row: -len(row.head) - len(row.body) - len(row.references[0]))
     lengths: dict[str, Any] = {"max_length": options.max_length, "max_answer_length": options.max_answer_length}

@@ -14,7 +14,7 @@ from clora_cli.base.progress import Progress, Silent
 from clora_cli.data import Rows, Task, load_task, origins_of, recorded_columns, tell_notes
 from clora_cli.data.tools import with_model
 from clora_cli.model.backbone import dtype_name, pick_device
-from clora_cli.model.base_model import ModelReference, check_base, same_base
+from clora_cli.model.base_model import ModelReference, check_base, check_pool, same_base
 from clora_cli.options import FeatureOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import (
@@ -111,6 +111,12 @@ def plan_features(
         )
     members = list({member.path.resolve(): member for member in members}.values())
     reference = find_base(members, options.model, options.revision, progress)
+    check_pool(reference, options.pool)
+    if reference.sees and options.privacy is not None:
+        raise OptionError(
+            f"--privacy takes its bounds from public texts, and base model '{reference.id}' sees images; leave it out",
+            code="privacy-needs-texts",
+        )
     for member in members:
         check_base(member.manifest.base_model.raw if member.manifest else {}, reference, member.path)
     loaded: dict[str, Task] = {}

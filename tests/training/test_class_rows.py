@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
 from clora_cli.base import registry
 from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import Example, Rows, Task, load_task
-from clora_cli.model.base_model import ENCODERS
+from clora_cli.model.model_types import ENCODERS
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.heads import head_of
 from clora_cli.training.encoders import check_classes

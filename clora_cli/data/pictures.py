@@ -1,0 +1,104 @@
+"""Images as rows have them: named by their bytes, and read again when a model sees them (layer L1)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clora_cli.base.errors import DataError
+from clora_cli.data.values import is_blank
+
+__all__ = ["ENDINGS", "Picture", "picture_in"]
+
+# Of the files that are images in a folder of them: those that torchvision takes, and GIF.
+ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image.
+
+    Attributes:
+        digest: SHA-256 of its bytes as they are stored, in hex: what it is known by in fingerprints and among rows that are alike.
+        path: The file that holds it; empty where ``data`` does.
+        data: Its bytes.
+    """
+
+    digest: str
+    path: str = ""
+    data: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def of_file(cls, path: Path, where: str) -> Picture:
+        """Return the image in a file, which is read now to know it and again whenever a model sees it.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        return cls(_digest(_content(path, where)), str(path))
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> Picture:
+        """Return the image that some bytes are."""
+        return cls(_digest(data), data=data)
+
+    @property
+    def name(self) -> str:
+        """What stands for it where a row's text would."""
+        return f"image {self.digest}"
+
+    def read(self) -> bytes:
+        """Return its bytes.
+
+        Raises:
+            DataError: Its file is gone, or holds something else by now.
+        """
+        if not self.path:
+            return self.data
+        data = _content(Path(self.path), self.path)
+        if _digest(data) != self.digest:
+            raise DataError(
+                f"{self.path}: another image than when it was first read; start again", code="image-changed"
+            )
+        return data
+
+
+def picture_in(cell: object, where: str, column: str, folder: Path) -> Picture | None:
+    """Return the image that a cell holds: bytes, a path, or the Hub's ``{"bytes", "path"}``; None of an empty one.
+
+    Args:
+        cell: The cell.
+        where: File and place, for messages.
+        column: Its column, for messages.
+        folder: What paths start from.
+
+    Raises:
+        DataError: It is none of these, or its file cannot be read.
+    """
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes) and cell:
+        return Picture.of_bytes(cell)
+    if isinstance(cell, str) and not is_blank(cell):
+        return Picture.of_file(folder / cell.strip(), where)
+    if not is_blank(cell):
+        raise DataError(
+            f"{where}: '{column}' is a {type(cell).__name__}; expected an image: its bytes or the path of its file",
+            code="value-not-image",
+        )
+    return None
+
+
+def _content(path: Path, where: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{where}: image {path} cannot be read: {error.strerror or error}; check the path", code="image-unreadable"
+        ) from error
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

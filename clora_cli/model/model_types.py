@@ -1,0 +1,18 @@
+"""Model types whose models choose among classes (layer L1), as configurations spell them."""
+
+from __future__ import annotations
+
+__all__ = ["ENCODERS", "SEEING"]
+
+# Encoders of texts, unless their configuration says that they decode.
+ENCODERS = set(
+    "albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie eurobert fnet funnel ibert "
+    "layoutlm longformer megatron-bert mobilebert modernbert mpnet mra nomic_bert nystromformer rembert roberta "
+    "roberta-prelayernorm roformer squeezebert xlm-roberta xlm-roberta-xl xmod yoso".split()
+)
+# Encoders of images. Not among them are networks of convolutions alone, in which a LoRA finds no linear layer; those with batch
+# normalisation, whose statistics training would change; and CLIP and its like, which Transformers keeps below no name of their own.
+SEEING = set(
+    "beit convnext convnextv2 data2vec-vision deit dinov2 dinov2_with_registers focalnet hiera ijepa pvt pvt_v2 segformer swin swinv2 "
+    "vit vit_msn".split()
+)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from images import ROUND, STRAIGHT, encoded, write_shapes
+from refusals import refused
+
+from clora_cli.data import load_task
+from clora_cli.data.columns import prompt_of
+from clora_cli.data.readers import Record
+
+
+def table(shapes=ROUND, seeds=range(6)):
+    """Return rows as the Hub keeps them: an image's bytes beside the path that it once had, and a class's number."""
+    pairs = [(shape, seed) for seed in seeds for shape in range(len(shapes))]
+    images = [{"bytes": encoded(shapes[shape], seed), "path": f"{seed}.png"} for shape, seed in pairs]
+    features = {"label": {"_type": "ClassLabel", "names": list(shapes)}, "image": {"_type": "Image"}}
+    held = pa.table({"image": images, "label": [shape for shape, _ in pairs]})
+    return held.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def digests(rows):
+    return {row.picture.digest for row in rows}
+
+
+def test_folders_of_images_are_splits_of_classes(shapes):
+    task = load_task(str(shapes[1]))
+    assert (task.name, task.template, task.metric, task.labels) == ("straight", "image", "exact-match", STRAIGHT)
+    assert (len(task.train) + len(task.dev), len(task.test)) == (24, 9)
+    row = task.test[0]
+    assert row.references == ("bar",)
+    assert row.picture.digest == hashlib.sha256(encoded("bar", 100)).hexdigest()
+    assert row.prompt == row.picture.name
+    assert row.picture.data == b""
+
+
+def test_a_folder_for_each_class_without_splits_is_carved_into_them(shapes, tmp_path):
+    task = load_task(str(shutil.copytree(shapes[0] / "train", tmp_path / "round")))
+    assert task.labels == ROUND
+    assert len(task.train) + len(task.dev) + len(task.test) == 16
+    assert task.test
+    assert not digests(task.test) & digests((*task.train, *task.dev))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_files_of_rows_hold_images_or_their_paths(tmp_path, ending):
+    folder = tmp_path / "round"
+    folder.mkdir()
+    if ending == "parquet":
+        pq.write_table(table(), folder / "train.parquet")
+        pq.write_table(table(seeds=range(50, 52)), folder / "test.parquet")
+    else:
+        for split, seeds in (("train", range(6)), ("test", range(50, 52))):
+            pairs = [(shape, seed) for seed in seeds for shape in ROUND]
+            for shape, seed in pairs:
+                (folder / f"{shape}{seed}.png").write_bytes(encoded(shape, seed))
+            lines = [json.dumps({"image": f"{shape}{seed}.png", "label": shape}) for shape, seed in pairs]
+            (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    task = load_task(str(folder))
+    assert (task.template, task.labels, len(task.test)) == ("image", ROUND, 4)
+    assert task.test[1].picture.read() == encoded("ring", 50)
+
+
+def test_a_data_set_saved_with_images_has_them_as_they_are_stored(tmp_path):
+    import datasets
+
+    pq.write_table(table(), tmp_path / "rows.parquet")
+    rows = datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert type(rows.features["image"]).__name__ == "Image"
+    datasets.DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "saved"))
+    task = load_task(str(tmp_path / "saved"))
+    assert hashlib.sha256(encoded("disc", 0)).hexdigest() in digests((*task.train, *task.dev, *task.test))
+    assert task.labels == ROUND
+
+
+def test_the_same_images_are_the_same_data_wherever_they_are(shapes, tmp_path):
+    folder, there = load_task(str(shapes[0])), load_task(str(shutil.copytree(shapes[0], tmp_path / "other")))
+    assert folder.fingerprint == there.fingerprint
+    path = tmp_path / "other" / "test" / "disc" / "100.png"
+    path.write_bytes(encoded("disc", 999))
+    assert load_task(str(tmp_path / "other")).fingerprint != folder.fingerprint
+
+
+def test_an_image_of_the_test_that_is_also_trained_on_is_told_and_never_carved(tmp_path):
+    folder = write_shapes(tmp_path / "round", ROUND)
+    shutil.copy(folder / "test" / "disc" / "100.png", folder / "train" / "disc" / "another.png")
+    task = load_task(str(folder))
+    assert "1 of 6 test images also occur in train; they are kept" in task.notes
+    assert not digests(task.dev) & digests(task.test)
+
+
+def test_texts_and_files_of_rows_win_over_images_beside_them(tmp_path):
+    folder = write_shapes(tmp_path / "round", ROUND)
+    rows = [{"text": f"a {shape}", "image": f"test/{shape}/100.png", "label": shape} for shape in ROUND * 3]
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(str(folder))
+    assert task.template == "text-label"
+    assert "columns not used: image (12 rows)" in task.notes
+
+
+def test_pictures_beside_a_folders_rows_are_no_classes(tmp_path):
+    for place in ("assets", "figures"):
+        (tmp_path / "shop" / place).mkdir(parents=True)
+        (tmp_path / "shop" / place / "logo.png").write_bytes(encoded("disc", 1))
+    (tmp_path / "shop" / "data").mkdir()
+    rows = [{"content": f"a {shape}", "image": "gone.png", "label": shape} for shape in ROUND * 5]
+    (tmp_path / "shop" / "data" / "part-0.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(str(tmp_path / "shop"))
+    assert (task.template, task.train[0].body[:2]) == ("text-label", "a ")
+
+
+def test_columns_say_which_one_holds_the_images(tmp_path):
+    rows = [{"text": shape, "photo": f"{shape}.png", "label": shape, "kind": f"a {shape}"} for shape in ROUND * 3]
+    for shape in ROUND:
+        (tmp_path / f"{shape}.png").write_bytes(encoded(shape, 1))
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(str(tmp_path / "rows.jsonl"), columns={"image": "photo", "label": "kind"})
+    assert (task.template, task.labels) == ("image", ("a disc", "a ring"))
+
+
+def test_what_is_no_image_in_a_folder_of_them_is_told(shapes, tmp_path):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    (folder / "train" / "disc" / "notes.txt").write_text("no image")
+    (folder / "test" / "loose.png").write_bytes(encoded("disc", 7))
+    (folder / "more").mkdir()
+    notes = load_task(str(folder)).notes
+    told = [note for note in notes if note.startswith("not used")]
+    assert set(told) == {"not used in round: more", "not used in train: disc/notes.txt", "not used in test: loose.png"}
+
+
+def test_more_than_two_hundred_classes_are_classes_still(tmp_path):
+    rows = [{"image": {"bytes": bytes([i % 256, i // 256 + 1])}, "label": f"kind {i % 210}"} for i in range(420)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "many.parquet")
+    assert len(load_task(str(tmp_path / "many.parquet")).labels) == 210
+
+
+def test_a_row_of_an_image_alone_can_be_routed(shapes):
+    path = shapes[0] / "test" / "disc" / "100.png"
+    row = prompt_of(Record(str(path.parent / "rows.jsonl"), "line", 1, {"image": path.name}))
+    assert row.picture.read() == encoded("disc", 100)
+    assert row.references == ()
+
+
+@pytest.mark.parametrize(
+    ("cell", "code", "named"), [("gone.png", "image-unreadable", "gone.png"), (3, "value-not-image", "int")]
+)
+def test_a_cell_that_holds_no_image_is_named_with_its_place(tmp_path, cell, code, named):
+    rows = [{"image": cell, "label": shape} for shape in ROUND]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with refused(code, "rows.jsonl, line 1", named):
+        load_task(str(tmp_path / "rows.jsonl"))

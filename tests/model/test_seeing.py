@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from images import drawn, encoded, save_seeing
+from PIL import Image
+from refusals import refused
+from transformers import AutoConfig, AutoImageProcessor
+
+from clora_cli.data.pictures import Picture
+from clora_cli.model import seeing
+from clora_cli.model.base_model import find_model
+from clora_cli.model.capture import pooled
+from clora_cli.model.loading import load_skeleton, read_tokenizer
+from clora_cli.model.seeing import Seen
+
+
+@pytest.fixture
+def seen(vit):
+    """What a small ViT sees."""
+    return Seen(AutoImageProcessor.from_pretrained(vit, backend="pil"), AutoConfig.from_pretrained(vit))
+
+
+def stored(image, kind="PNG", **chosen):
+    held = io.BytesIO()
+    image.save(held, kind, **chosen)
+    return Picture.of_bytes(held.getvalue())
+
+
+def test_pixels_are_those_of_the_models_own_processor(seen, vit):
+    processor = AutoImageProcessor.from_pretrained(vit, backend="pil")
+    theirs = processor(drawn("disc", 1), return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(seen.pixels(seen.number(Picture.of_bytes(encoded("disc", 1)))), theirs)
+
+
+def test_an_image_has_one_number_however_often_it_is_given(seen, tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded("disc", 1))
+    given = [Picture.of_bytes(encoded("disc", 1)), Picture.of_file(tmp_path / "a.png", "a.png")]
+    assert [seen.number(one) for one in (*given, Picture.of_bytes(encoded("ring", 1)))] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_images_of_every_kind_have_three_channels(seen, mode):
+    picture = stored(drawn("square", 3).convert(mode), "TIFF" if mode == "CMYK" else "PNG")
+    assert seen.pixels(seen.number(picture)).shape == (3, 8, 8)
+
+
+def test_a_model_of_grey_images_gets_one_channel(seen, vit):
+    config = AutoConfig.from_pretrained(vit, num_channels=1)
+    grey = Seen(AutoImageProcessor.from_pretrained(vit, backend="pil", image_mean=[0.5], image_std=[0.5]), config)
+    assert grey.pixels(grey.number(Picture.of_bytes(encoded("disc", 1)))).shape == (1, 8, 8)
+
+
+def test_a_camera_that_was_turned_is_turned_back(seen):
+    turned, exif = drawn("bar", 2).transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    upright = seen.pixels(seen.number(Picture.of_bytes(encoded("bar", 2))))
+    assert torch.equal(seen.pixels(seen.number(stored(turned, exif=exif))), upright)
+
+
+def test_no_more_pixels_are_kept_than_fit(seen, monkeypatch):
+    monkeypatch.setattr(seeing, "_KEPT", 3 * 8 * 8 * 4 * 2)
+    numbers = [seen.number(Picture.of_bytes(encoded("disc", seed))) for seed in range(4)]
+    first = [seen.pixels(number) for number in numbers]
+    again = [seen.pixels(number) for number in numbers]
+    assert [one is other for one, other in zip(first, again, strict=True)] == [True, True, False, False]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+def test_an_image_that_is_cut_off_is_named_when_it_is_decoded(seen):
+    number = seen.number(Picture.of_bytes(cut := encoded("disc", 1)[:60]))
+    with refused("image-unreadable", Picture.of_bytes(cut).digest[:12]):
+        seen.pixels(number)
+
+
+def test_an_image_of_more_pixels_than_pillow_decodes_is_refused_by_its_head(seen):
+    head = bytearray(stored(drawn("disc", 1), "BMP").data)
+    head[18:26] = (60_000).to_bytes(4, "little") * 2  # its width and height
+    with refused("image-unreadable", "exceeds limit"):
+        seen.number(Picture.of_bytes(bytes(head)))
+
+
+def test_a_feature_is_the_mean_over_patches_in_one_piece_or_in_windows():
+    patches = torch.randn(2, 6, 3)
+    mean = patches.mean(dim=1)
+    for output in (patches, patches.reshape(4, 3, 3), patches.reshape(2, 2, 3, 3)):
+        assert torch.allclose(pooled(output, torch.ones(2, 1), "prompt-mean"), mean)
+
+
+def test_an_image_model_without_its_processor_says_so(tmp_path):
+    folder = save_seeing("vit", tmp_path / "vit")
+    (folder / "preprocessor_config.json").unlink()
+    with refused("base-model-not-loadable", "image processor", str(folder)):
+        read_tokenizer(find_model(str(folder)))
+
+
+def test_deit_has_the_class_of_one_head_whatever_it_was_saved_as(tmp_path):
+    folder = save_seeing("deit", tmp_path / "deit")
+    config = AutoConfig.from_pretrained(folder)
+    config.architectures = ["DeiTForImageClassificationWithTeacher"]
+    config.save_pretrained(folder)
+    assert type(load_skeleton(find_model(str(folder)))).__name__ == "DeiTForImageClassification"
