@@ -211,17 +211,20 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def discard(path: Path) -> None:
-    """Remove a folder: its name disappears at once, however long removing the content takes.
+    """Remove a folder: its name disappears at once, however long removing the content takes; of a link, the link alone.
 
     Raises:
         CloraError: If it cannot be removed.
     """
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return
     grave = owned_name(path.parent)
     try:
         path.rename(grave)
-        shutil.rmtree(grave)
+        if grave.is_symlink() or not grave.is_dir():
+            grave.unlink()
+        else:
+            shutil.rmtree(grave)
     except OSError as error:
         raise CloraError(
             f"cannot remove {path}: {error.strerror or error}; remove it by hand", code="cannot-remove"

@@ -8,7 +8,8 @@ from pathlib import Path
 from clora_cli.base.durable import persist, publish
 from clora_cli.base.errors import ArtifactError, CloraError, MismatchError, OptionError
 from clora_cli.base.files import discard, to_json, writing
-from clora_cli.base.folder_names import folder_problem
+from clora_cli.base.folder_names import check_path, folder_problem
+from clora_cli.base.intake import real_path
 from clora_cli.base.progress import Progress, Silent
 from clora_cli.model.base_model import is_local
 from clora_cli.nano import MODEL_NAME
@@ -54,6 +55,8 @@ def push_package(
         CloraError: If it cannot be sent; what was there stays.
     """
     progress, remote = progress or Silent(), remote_at(target, private=not options.public)
+    if isinstance(remote, FolderRemote):
+        check_path(remote.path, "target")
     base = _public_base(members, options.base_name)
     name = options.name or target.rstrip("/").rpartition("/")[2].partition("@")[0]
     card = package_card(
@@ -100,6 +103,8 @@ def pull_package(
         CloraError: If it cannot be fetched or written; what was there stays.
     """
     progress = progress or Silent()
+    check_path(out, "--out")
+    out = real_path(out) if out.is_symlink() else out  # the link stays; its target is replaced
     remote = remote_at(source)
     wanted = _wanted(remote.listing(), source, progress)
     work = out.parent / f".{out.name}.unfinished"
@@ -198,11 +203,13 @@ def _is_there(out: Path, wanted: Mapping[str, Digest]) -> bool:
 
 
 def _strange(work: Path, wanted: Mapping[str, Digest]) -> bool:
-    """Tell whether an unfinished folder holds links, or files that are not wanted; the Hub's library has its own there."""
-    paths = list(work.rglob("*"))
-    names = [path.relative_to(work).as_posix() for path in paths if path.is_file()]
-    return any(path.is_symlink() for path in (work, *paths)) or any(
-        name not in wanted and not name.startswith(".cache/") for name in names
+    """Tell whether an unfinished folder is none, or holds links or what is not wanted; the Hub's library has its own there."""
+    if work.is_symlink() or work.is_file():
+        return True
+    inner = {path.relative_to(work).as_posix(): path for path in work.rglob("*")}
+    return any(
+        path.is_symlink() or (path.is_dir() is (name in wanted) and not f"{name}/".startswith(".cache/"))
+        for name, path in inner.items()
     )
 
 

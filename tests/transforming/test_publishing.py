@@ -229,6 +229,46 @@ def test_a_repository_without_an_adapter_is_not_fetched(hub, tmp_path):
     assert hub.fetched == []
 
 
+def test_a_link_to_where_a_pull_goes_stays_and_its_target_is_replaced(package, tmp_path):
+    push(package, str(tmp_path / "shared"))
+    for target in ("there", "nowhere"):
+        (tmp_path / f"to-{target}").symlink_to(target)
+    push_package(read_package([package / "first"]), str(tmp_path / "other"), OPTIONS)
+    pull_package(str(tmp_path / "other"), tmp_path / "there")
+    for target in ("there", "nowhere"):
+        pull_package(str(tmp_path / "shared"), tmp_path / f"to-{target}", force=True)
+        assert (tmp_path / f"to-{target}").is_symlink()
+        assert {"first", "second"} <= {path.name for path in (tmp_path / target).iterdir()}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    (tmp_path / "loop").symlink_to("loop")
+    for odd, code in (("loop", "path-loops"), ("n" * 300, "path-too-long")):
+        with refused(code, "--out"):
+            pull_package(str(tmp_path / "shared"), tmp_path / odd)
+        with refused(code, "target"):
+            push(package, str(tmp_path / odd))
+
+
+@pytest.mark.parametrize("left", ["file", "link", "dead link", "folder in a file's place"])
+def test_whatever_is_in_the_place_of_an_unfinished_pull_is_put_away(package, tmp_path, left):
+    push(package, str(tmp_path / "shared"))
+    work, elsewhere = tmp_path / ".pulled.unfinished", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "README.md").write_text("mine\n")
+    if left == "file":
+        work.write_text("x")
+    elif "link" in left:
+        work.symlink_to(elsewhere if left == "link" else "nowhere")
+    else:
+        (work / "README.md" / "x").mkdir(parents=True)
+    pull_package(str(tmp_path / "shared"), tmp_path / "pulled")
+    assert (elsewhere / "README.md").read_text() == "mine\n"
+    assert {path.name for path in tmp_path.iterdir() if path.name not in {package.name, "adapters"}} == {
+        "shared",
+        "elsewhere",
+        "pulled",
+    }
+
+
 def test_what_is_left_of_another_pull_does_not_get_into_a_package(package, tmp_path):
     push(package, str(tmp_path / "out"))
     left = tmp_path / ".pulled.unfinished" / "third" / "adapter_config.json"
