@@ -107,6 +107,7 @@ def _clora(
 
     Each command reads and writes adapter folders on disk, which PEFT loads as they are.
     """
+    _check_here()
     if launched():
         # Before any work, which others would wait for; what cannot be reached is reported here too.
         agree(lambda: {"command": context.invoked_subcommand, "versions": versions()})
@@ -189,6 +190,15 @@ def _check_words(words: Sequence[str]) -> None:
             word.encode()
         except UnicodeEncodeError:
             raise OptionError(f"{word!a} is not UTF-8; rename the file or folder", code="argument-not-utf8") from None
+
+
+def _check_here() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # relative paths lead nowhere then, and libraries end the process in their own words
+        raise CloraError(
+            "the folder that this shell is in is no longer there; cd to one that is", code="working-folder-gone"
+        ) from None
 
 
 def _replace_closed_streams() -> None:

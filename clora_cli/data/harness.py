@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.base.errors import DataError, did_you_mean
+from clora_cli.data.findings import few
 from clora_cli.data.layouts import task_name
 from clora_cli.data.splits import Draft
 from clora_cli.data.task import Example
@@ -40,8 +41,11 @@ def read_harness(name: str, include: Path | None = None) -> Draft:
         ) from error
     manager = TaskManager(include_path=str(include) if include else None)
     if name not in manager.all_subtasks:
-        kind = "a group: name one of its tasks" if name in manager.all_tasks else "no task of lm-evaluation-harness"
-        hint = did_you_mean(name, manager.all_subtasks)
+        if name in manager.all_tasks:
+            inside = few(each for each in manager.all_subtasks if each.startswith(f"{name}_"))
+            kind, hint = "a group: name one task", f", such as one of {inside}" if inside else ""
+        else:
+            kind, hint = "no task of lm-evaluation-harness", did_you_mean(name, manager.all_subtasks)
         raise DataError(f"--data {PREFIX}{name} is {kind}{hint}; `lm_eval ls tasks` lists them", code="data-not-found")
     with library(f"lm-eval {name}", "a task that can be loaded", "see that its data are in the cache, or go online"):
         task = manager.load([name])["tasks"][name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def write_harness_task(task: Task, folder: Path) -> str:
         folder: Where to; files of the same task are replaced.
 
     Returns:
-        The task's name there: ``clora_`` and its own, with ``_`` for what is no letter or digit.
+        The task's name there: ``clora_`` and its own in ASCII, with ``_`` for hyphens; a name in which more has to go ends in a
+        checksum of the whole, so that no two tasks write the same files.
 
     Raises:
         DataError: If it has no test rows, or they are images.
@@ -50,7 +52,7 @@ def write_harness_task(task: Task, folder: Path) -> str:
             f"task '{task.name}' ({task.source}) has images, and lm-evaluation-harness scores texts; score it with `clora eval`",
             code="harness-needs-texts",
         )
-    name, place = f"clora_{re.sub(r'[^0-9A-Za-z]', '_', task.name)}", folder.resolve()  # a module's name too
+    name, place = _named(task.name), folder.resolve()
     splits = {theirs: getattr(task, ours) for theirs, ours in _SPLITS.items() if getattr(task, ours)}
     files = {theirs: place / f"{name}.{_SPLITS[theirs]}.jsonl" for theirs in splits}
     for theirs, path in files.items():
@@ -87,6 +89,13 @@ def scorer(path: str) -> Callable[[Mapping[str, Any], Sequence[str]], dict[str, 
         return {key: grading.grade(results[0].strip(), doc["references"], doc["prompt"])}
 
     return score
+
+
+def _named(task: str) -> str:
+    """Return a task's name as one of a Python module, which the harness needs it to be."""
+    plain = f"clora_{re.sub(r'[^0-9A-Za-z]', '_', task)}"
+    lossless = re.fullmatch(r"[0-9A-Za-z-]*", task)
+    return plain if lossless else f"{plain}_{sha256(task.encode()).hexdigest()[:6]}"
 
 
 def _yaml(name: str, metric: str, files: Mapping[str, Path]) -> str:

@@ -15,6 +15,15 @@ def test_a_version_in_the_environment_is_not_the_option(clora, monkeypatch):
     assert "topics-news" in clora("tasks").out
 
 
+def test_a_working_folder_that_is_gone_is_told(clora, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    told = clora("tasks")
+    assert (told.code, "no longer there" in told.err) == (1, True)
+    assert "clora" in clora("--version").out
+
+
 def test_version_and_help(clora):
     told = clora("--version").out
     assert told.startswith(f"clora {__version__} (python ") and told.count("\n") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from refusals import refused
@@ -37,6 +38,15 @@ def test_rows_are_the_prompts_and_answers_of_the_task(exported):
         assert [(doc["prompt"], tuple(doc["references"])) for doc in docs] == [
             (row.prompt, row.references) for row in getattr(task, split)
         ]
+
+
+def test_no_two_tasks_write_the_same_files(exported, tmp_path):
+    task, _, _ = exported
+    task = replace(task, train=(), dev=(), test=task.test[:1])
+    names = [write_harness_task(replace(task, name=name), tmp_path) for name in ("情感", "文本", "a-b", "a_b", "a.b")]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() and name.isascii() for name in names)
+    assert names[2] == "clora_a_b"
 
 
 def test_answers_score_as_in_an_evaluation(exported):
