@@ -204,7 +204,7 @@ def _is_there(out: Path, wanted: Mapping[str, Digest]) -> bool:
 
 def _strange(work: Path, wanted: Mapping[str, Digest]) -> bool:
     """Tell whether an unfinished folder is none, or holds links or what is not wanted; the Hub's library has its own there."""
-    if work.is_symlink() or work.is_file():
+    if work.is_symlink() or (work.exists() and not work.is_dir()):
         return True
     inner = {path.relative_to(work).as_posix(): path for path in work.rglob("*")}
     return any(
