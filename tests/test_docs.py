@@ -89,6 +89,12 @@ def test_methods_and_options_and_tasks_of_a_call_exist(words):
     for method in values(words, "--method"):
         if method.isascii() and "$" not in method and not method.isupper() and not is_example(f"{method} {settings}"):
             compose(method, settings)
+    for kind, flag in {"trims": "--by", "merges": "--strategy"}.items():
+        short = {"density": given[0]} if (given := values(words, "--density")) else {}
+        for name in values(words, flag) if words[0] in {"trim", "merge"} else ():
+            if name.isascii() and "$" not in name and not name.isupper() and not is_example(name) and name != "energy":
+                plugin = registry.load(kind, name)
+                plugin(**registry.bind(plugin, name, settings | short))
     if words[0] in {"train-task", "eval", "tasks"}:
         names = {info.name for info in list_tasks()}
         given = values(words, "-d", "--data") + (words[1:2] if words[0] == "tasks" else [])
