@@ -69,6 +69,12 @@ def test_no_more_pixels_are_kept_than_fit(seen, monkeypatch):
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 
+def test_images_that_were_sent_on_are_forgotten(seen):
+    assert [seen.number(Picture.of_bytes(encoded("disc", seed))) for seed in range(2)] == [0, 1]
+    seen.forget()
+    assert seen.number(Picture.of_bytes(encoded("disc", 1))) == 0
+
+
 def test_an_image_that_is_cut_off_is_named_when_it_is_decoded(seen):
     number = seen.number(Picture.of_bytes(cut := encoded("disc", 1)[:60]))
     with refused("image-unreadable", Picture.of_bytes(cut).digest[:12]):
