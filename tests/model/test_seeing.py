@@ -7,7 +7,7 @@ import torch
 from images import drawn, encoded, save_seeing
 from PIL import Image
 from refusals import refused
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, ResNetConfig, ResNetForImageClassification
 
 from clora_cli.data.pictures import Picture
 from clora_cli.model import seeing
@@ -100,6 +100,13 @@ def test_an_image_model_without_its_processor_says_so(tmp_path):
     (folder / "preprocessor_config.json").unlink()
     with refused("base-model-not-loadable", "image processor", str(folder)):
         read_tokenizer(find_model(str(folder)))
+
+
+def test_an_image_model_of_another_type_is_refused_by_its_name(tmp_path):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1])
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")
+    with refused("image-model-not-supported", "resnet", "swin, swinv2, vit"):
+        find_model(str(tmp_path / "resnet"))
 
 
 def test_deit_has_the_class_of_one_head_whatever_it_was_saved_as(tmp_path):
