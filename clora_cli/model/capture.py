@@ -119,10 +119,9 @@ class Capture:
 
     def _reader(self, site: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def read(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            given = (
-                output[0] if isinstance(output, tuple) else output
-            )  # Swin's patches come with their numbers of rows and columns
-            self._found[site] = pooled(inputs[0] if self._inputs else given, self._mask, self._pool)
+            whole = inputs if self._inputs else output
+            given = whole[0] if isinstance(whole, tuple) else whole  # Swin's patches come with their rows and columns
+            self._found[site] = pooled(given, self._mask, self._pool)
             if len(self._found) == len(self._sites):
                 raise _ReachedError
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["ENCODERS", "SEEING"]
+from collections.abc import Mapping
+from typing import Any
+
+from clora_cli.base.errors import MismatchError
+
+__all__ = ["ENCODERS", "SEEING", "check_seeing"]
 
 # Encoders of texts, unless their configuration says that they decode.
 ENCODERS = set(
@@ -16,3 +21,22 @@ SEEING = set(
     "beit convnext convnextv2 data2vec-vision deit dinov2 dinov2_with_registers focalnet hiera ijepa pvt pvt_v2 segformer swin swinv2 "
     "vit vit_msn".split()
 )
+
+
+def check_seeing(name: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a model sees images.
+
+    Args:
+        name: The model, for messages.
+        config: Its configuration.
+
+    Raises:
+        MismatchError: If it does, and is of a type that no adapter can be trained on.
+    """
+    kind = config.get("model_type")
+    if kind not in SEEING and any("ForImageClassification" in one for one in config.get("architectures") or ()):
+        raise MismatchError(
+            f"base model '{name}' is an image model of type '{kind}', which clora does not train; take one of {', '.join(sorted(SEEING))}",
+            code="image-model-not-supported",
+        )
+    return kind in SEEING

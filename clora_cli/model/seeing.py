@@ -70,6 +70,10 @@ class Seen:
             self._size += found.nbytes
         return found
 
+    def forget(self) -> None:
+        """Give up all images, whose numbers mean nothing from now on: of an endless row of inputs each is seen once."""
+        self._pictures, self._numbers, self._kept, self._size = [], {}, {}, 0
+
     def show(self, model: nn.Module) -> None:
         """Let a model take images' numbers as its ``input_ids``, shape (image, 1)."""
         model.register_forward_pre_hook(self._look_up, with_kwargs=True)
@@ -77,9 +81,8 @@ class Seen:
     def _look_up(self, model: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if (numbers := named.get("input_ids")) is None:
             return given, named
-        known = (
-            [0] * len(numbers) if numbers.is_meta else numbers.flatten().tolist()
-        )  # without numbers all are of the first one's shape
+        # On the meta device they are no numbers; all images are of the first one's shape.
+        known = [0] * len(numbers) if numbers.is_meta else numbers.flatten().tolist()
         pixels = torch.stack([self.pixels(number) for number in known])
         others = {name: value for name, value in named.items() if name not in _OF_TEXTS}
         return given, {**others, "pixel_values": pixels.to(numbers.device, model.dtype)}

@@ -161,6 +161,8 @@ class Dispatcher:
 
     def _weights(self, inputs: Sequence[Input], ways: Collection[bool]) -> dict[str, Tensor]:
         weights = self.routing.weights(self.routing.similarities(self.guide.of_inputs(inputs, ways)))
+        if (seen := self.guide.backbone.tokens.seen) is not None:
+            seen.forget()
         check_finite(weights, inputs[0].where)
         return weights
 

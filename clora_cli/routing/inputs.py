@@ -75,17 +75,14 @@ def inputs_of_rows(
     """
     for record in islice(records, limit or None):
         task, example = record.values.get("task"), prompt_of(record, columns)
-        fields = (
-            {name: _without_bytes(cell) for name, cell in record.values.items()} if example.picture else record.values
-        )
+        fields = _without_bytes(record.values) if example.picture else record.values
         yield Input(example, fields, record.where, task if isinstance(task, str) else "", bool(example.turns))
 
 
-def _without_bytes(cell: object) -> object:
-    """Return what JSON can say of an image's cell."""
-    if isinstance(cell, Mapping):
-        return {name: _without_bytes(held) for name, held in cell.items()}
-    return None if isinstance(cell, bytes) else cell
+def _without_bytes(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return what JSON can say of a row with an image."""
+    told = {name: _without_bytes(cell) if isinstance(cell, Mapping) else cell for name, cell in fields.items()}
+    return {name: None if isinstance(cell, bytes) else cell for name, cell in told.items()}
 
 
 def in_batches(inputs: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -108,16 +105,8 @@ def in_batches(inputs: Iterable[T], size: int) -> Iterator[list[T]]:
 def spelled(inputs: Iterable[Input]) -> bytes:
     """Return what another process needs to read inputs' features."""
     rows = [
-        [
-            one.example.head,
-            one.example.body,
-            one.example.cue,
-            one.example.turns,
-            _bytes_of(one.example),
-            one.where,
-            one.chat,
-        ]
-        for one in inputs
+        [row.head, row.body, row.cue, row.turns, _bytes_of(row), one.where, one.chat]
+        for one, row in ((one, one.example) for one in inputs)
     ]
     return json.dumps(rows).encode()
 

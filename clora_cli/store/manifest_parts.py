@@ -126,7 +126,7 @@ class DataRecord(Record):
     template = some(
         a_line(
             "the prompt template: `options`, `options-named` with the names of task and dataset before it, "
-            "`natural-instructions`, `plain`, `chat`"
+            "`natural-instructions`, `plain`, `chat`, `image`"
         )
     )
     metric = some(a_line("`exact-match` or `rouge-l`"))

@@ -29,7 +29,7 @@ def package_card(
     """
     import yaml
 
-    results = [one for file in scores for one in _results(file)]
+    results = [one for file in scores for one in _results(file, _task_type(members))]
     metadata: dict[str, Any] = {
         "base_model": base,
         "library_name": "peft",
@@ -55,11 +55,19 @@ def package_card(
     return "\n".join(parts)
 
 
-def _results(scores: Scores) -> list[dict[str, Any]]:
+def _task_type(members: Sequence[AdapterFolder]) -> str:
+    """Return the Hub's word for what the adapters do."""
+    choosing = next((one for one in members if one.manifest is not None and one.manifest.head), None)
+    if choosing is None:
+        return "text-generation"
+    return "text-classification" if choosing.config.get("task_type") == "SEQ_CLS" else "image-classification"
+
+
+def _results(scores: Scores, task_type: str) -> list[dict[str, Any]]:
     row, split = scores.rows[-1], str(scores.settings.get("split", "test"))
     return [
         {
-            "task": {"type": "text-generation"},
+            "task": {"type": task_type},
             "dataset": {"name": task, "type": task, "split": split},
             "metrics": [
                 {

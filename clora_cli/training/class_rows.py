@@ -84,9 +84,7 @@ class Classes:
 
     def beside(self, tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return a LoRA's tensors and PEFT's configuration of it with the head beside it."""
-        task_type = (
-            None if self.sees else "SEQ_CLS"
-        )  # PEFT has no word for images, and gives a model of texts other arguments
+        task_type = None if self.sees else "SEQ_CLS"  # PEFT has no word for images, and calls models of texts otherwise
         held = {"task_type": task_type, "modules_to_save": list(self.classifier.modules)}
         return {**tensors, **self.finished().tensors()}, {**config, **held}
 

@@ -114,7 +114,7 @@ def plan_features(
     check_pool(reference, options.pool)
     if reference.sees and options.privacy is not None:
         raise OptionError(
-            f"--privacy takes its bounds from public texts, and base model '{reference.id}' sees images; leave it out",
+            f"--dp-epsilon takes its bounds from public texts, and base model '{reference.id}' sees images; leave it out",
             code="privacy-needs-texts",
         )
     for member in members:

@@ -6,6 +6,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from encoders import scored
 from images import ROUND, STRAIGHT, encoded
 from safetensors.torch import load_file
 from support import contents
@@ -15,6 +16,7 @@ from clora_cli.options import FeatureOptions
 from clora_cli.store.distribution import read_distribution
 from clora_cli.store.heads import head_of
 from clora_cli.store.package import read_package
+from clora_cli.store.package_card import package_card
 from clora_cli.transforming.featuring import plan_features
 from clora_cli.transforming.taking import take_features
 
@@ -127,3 +129,10 @@ def test_what_needs_texts_refuses_images_in_a_line(clora, package, shapes, here,
 def test_a_package_of_images_is_plain_tensors(drawings):
     kept = load_file(drawings / "straight" / "adapter_model.safetensors")
     assert {"base_model.model.classifier.weight", "base_model.model.classifier.bias"} <= kept.keys()
+
+
+def test_a_packages_card_tells_the_hub_what_is_classified(drawings, shapes, sequence, colours):
+    for package, tasks, kind in ((drawings, shapes, "image"), (sequence, colours, "text")):
+        given = {"license": "mit", "base": "org/base"}
+        card = package_card("mine", read_package([package]), [scored(package, tasks[1:])], **given)
+        assert f"type: {kind}-classification" in card

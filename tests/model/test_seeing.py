@@ -7,7 +7,7 @@ import torch
 from images import drawn, encoded, save_seeing
 from PIL import Image
 from refusals import refused
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, ResNetConfig, ResNetForImageClassification
 
 from clora_cli.data.pictures import Picture
 from clora_cli.model import seeing
@@ -69,6 +69,12 @@ def test_no_more_pixels_are_kept_than_fit(seen, monkeypatch):
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 
+def test_images_that_were_sent_on_are_forgotten(seen):
+    assert [seen.number(Picture.of_bytes(encoded("disc", seed))) for seed in range(2)] == [0, 1]
+    seen.forget()
+    assert seen.number(Picture.of_bytes(encoded("disc", 1))) == 0
+
+
 def test_an_image_that_is_cut_off_is_named_when_it_is_decoded(seen):
     number = seen.number(Picture.of_bytes(cut := encoded("disc", 1)[:60]))
     with refused("image-unreadable", Picture.of_bytes(cut).digest[:12]):
@@ -94,6 +100,13 @@ def test_an_image_model_without_its_processor_says_so(tmp_path):
     (folder / "preprocessor_config.json").unlink()
     with refused("base-model-not-loadable", "image processor", str(folder)):
         read_tokenizer(find_model(str(folder)))
+
+
+def test_an_image_model_of_another_type_is_refused_by_its_name(tmp_path):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1])
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")
+    with refused("image-model-not-supported", "resnet", "swin, swinv2, vit"):
+        find_model(str(tmp_path / "resnet"))
 
 
 def test_deit_has_the_class_of_one_head_whatever_it_was_saved_as(tmp_path):
