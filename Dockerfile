@@ -7,7 +7,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY clora_cli ./clora_cli
 # uv knows where PyTorch without CUDA is, which is a tenth of the size.
 RUN python -m pip install --no-cache-dir uv \
-    && uv pip install --system --no-cache --torch-backend cpu -c constraints.txt ".[gguf,serve]" \
+    && uv pip install --system --no-cache --torch-backend cpu -c constraints.txt ".[gguf,images,serve]" \
     && useradd --create-home clora \
     && rm -rf /src/build
 

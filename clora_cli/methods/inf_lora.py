@@ -21,7 +21,8 @@ class InfLora(InputBases):
     eps_t of C's energy, with ``eps_t = energy + (1 - energy) t / tasks``.
 
     Args:
-        energy: The share of the energy of C, the sum of its squared entries, that M holds, above 0 and up to 1.
+        energy: The share of the energy of C, the sum of its squared entries, that M holds, above 0 and up to 1. The default is
+            published for images; the inputs of language models share a direction that may hold it alone: 0.999 or more there.
         tasks: The number of tasks after which M is to hold all of it, at least 1; 0 leaves the share as it is.
 
     References:
