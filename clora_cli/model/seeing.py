@@ -89,10 +89,13 @@ class Seen:
 
 
 def _opened(picture: Picture) -> Any:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     with translated(f"{_place(picture)} cannot be read", DataError, "mend or remove it", code="image-unreadable"):
-        return Image.open(io.BytesIO(picture.read()))
+        try:
+            return Image.open(io.BytesIO(picture.read()))
+        except UnidentifiedImageError:  # its message names an object of Python's
+            raise ValueError("it is in no format that Pillow knows") from None
 
 
 def _place(picture: Picture) -> str:

@@ -146,7 +146,7 @@ def test_an_image_that_changes_under_a_run_is_told(vit, shapes, tmp_path):
 def test_a_file_that_is_no_image_is_told_before_the_first_step(vit, shapes, tmp_path):
     folder = shutil.copytree(shapes[0], tmp_path / "round")
     (folder / "train" / "disc" / "000.png").write_bytes(b"no image")
-    with refused("image-unreadable", "000.png"):
+    with refused("image-unreadable", "000.png cannot be read: it is in no format that Pillow knows"):
         train(vit, folder, tmp_path / "pkg")
 
 
