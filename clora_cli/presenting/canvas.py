@@ -32,6 +32,8 @@ __all__ = [
 
 Compose = Callable[["Figure"], None]  # fills an empty figure
 CELL = 0.42  # inches a heat-map cell: "100.0" in 7.5 points takes 0.30
+_LEGEND = 2.2  # inches of a figure's width that a legend may take
+_EDGE = 0.1  # inches between a legend and the figure's edge
 OUTLINE = "#D55E00"  # of cells that stand out in a heat map
 # Okabe and Ito's palette without its yellow and black: colour-blind readers tell it apart, and it is visible on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -132,9 +134,12 @@ def bare_axis(axis: Axes) -> None:
 
 
 def shared_legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """Put one legend beside all panels, with every label once."""
+    """Put one legend beside all panels, with every label once; the figure grows where it would be cut or take the panels' room."""
     lines = {text: line for axis in axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines, loc="outside right upper", frameon=False)
+    legend = figure.legend(lines.values(), lines, loc="outside right upper", frameon=False)
+    box, (width, height) = legend.get_window_extent(), figure.get_size_inches()
+    wide, high = box.width / figure.dpi, box.height / figure.dpi
+    figure.set_size_inches(width + max(0.0, wide - _LEGEND), max(height, high + 2 * _EDGE))
 
 
 def short(text: str, length: int = 22) -> str:

@@ -19,6 +19,7 @@ from clora_cli.base.errors import ArtifactError, OptionError, UnknownNameError
 from clora_cli.options.figure_names import FIGURE_NAMES
 from clora_cli.presenting.canvas import stage_axis
 from clora_cli.presenting.figures.loss_curves import compose_losses
+from clora_cli.presenting.figures.method_points import compose_sizes
 from clora_cli.presenting.figures.named import FIGURES, draw_named
 from clora_cli.presenting.figures.spectra import compose_nuclear_norms
 from clora_cli.presenting.report_file import check_outs, write_reports
@@ -27,7 +28,7 @@ from clora_cli.reporting.collect import collect
 from clora_cli.reporting.merge_gains import merge_gains
 from clora_cli.reporting.output_similarity import output_similarities
 from clora_cli.reporting.signed_shifts import TOP, measure_signed_shifts
-from clora_cli.reporting.trade_offs import numbers_kept
+from clora_cli.reporting.trade_offs import MethodPoint, numbers_kept
 from clora_cli.reporting.training_logs import TrainingLog, read_log, relations_of
 from clora_cli.store.scores import write_scores
 
@@ -190,6 +191,20 @@ def test_labels_of_many_tasks_have_room(tasks, named, stages):
     axis.plot(range(1, tasks + 1), [0.0] * tasks)
     stage_axis(axis)
     assert len([tick for tick in axis.get_xticks() if 1 <= tick <= tasks]) == stages
+
+
+@pytest.mark.parametrize("methods", [1, 40])
+def test_a_legend_is_whole_and_leaves_the_panel_its_room(methods):
+    figure = Figure(layout="constrained")
+    points = [
+        MethodPoint(f"a-method-of-a-long-name-{number:02}-and-more", 0.5, 0.1, 1000, 50.0, 0.0)
+        for number in range(methods)
+    ]
+    compose_sizes(figure, points, {point.label: number for number, point in enumerate(points)})
+    figure.draw_without_rendering()
+    (legend,), (axis,) = figure.legends, figure.axes
+    names = legend.get_window_extent()
+    assert names.y0 >= 0 and names.x1 <= figure.bbox.x1 and axis.get_window_extent().width > 2 * figure.dpi
 
 
 def test_a_figure_by_name_stands_beside_the_other_files(material, tmp_path):
