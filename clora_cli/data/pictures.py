@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clora_cli.base.errors import DataError
+from clora_cli.base.intake import read_bytes, reason
 from clora_cli.data.values import is_blank
 
 __all__ = ["ENDINGS", "Picture", "picture_in"]
@@ -93,10 +94,10 @@ def picture_in(cell: object, where: str, column: str, folder: Path) -> Picture |
 
 def _content(path: Path, where: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise DataError(
-            f"{where}: image {path} cannot be read: {error.strerror or error}; check the path", code="image-unreadable"
+            f"{where}: image {path} cannot be read: {reason(error)}; check the path", code="image-unreadable"
         ) from error
 
 

@@ -112,13 +112,8 @@ def _is_torch(path: Path, begin: bytes) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(".pkl") for name in archive.namelist())
-    except (
-        zipfile.BadZipFile,
-        NotImplementedError,
-        OSError,
-        ValueError,
-    ):  # the second: of a later version than zipfile's
-        return False
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+        return False  # or it is of a later version than zipfile's
 
 
 def _of_header(path: Path, place: str) -> Iterator[Finding]:

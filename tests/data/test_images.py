@@ -148,7 +148,12 @@ def test_a_row_of_an_image_alone_can_be_routed(shapes):
 
 
 @pytest.mark.parametrize(
-    ("cell", "code", "named"), [("gone.png", "image-unreadable", "gone.png"), (3, "value-not-image", "int")]
+    ("cell", "code", "named"),
+    [
+        ("gone.png", "image-unreadable", "gone.png"),
+        ("/dev/null", "image-unreadable", "no regular file"),
+        (3, "value-not-image", "int"),
+    ],
 )
 def test_a_cell_that_holds_no_image_is_named_with_its_place(tmp_path, cell, code, named):
     rows = [{"image": cell, "label": shape} for shape in ROUND]
