@@ -1,8 +1,9 @@
 """The claims of five papers beside what finished runs show, as tables in docs/claims.md.
 
-``claims.yaml`` has the claims; ``claim_measures`` takes the measures. The page keeps its own text: what lies between its
-``filled`` and ``end`` comments is written anew. What the runs do not hold is *not measured*. Runs that were scored on dev rows
-are no evidence and refused.
+``claims.yaml`` has the claims; ``claim_measures`` takes the measures; ``claim_page`` reads and fills the page, which keeps its own
+text: what lies between its ``filled`` and ``end`` comments is written anew. What the runs do not hold is *not measured*, unless
+the page's rows are to be kept: then what it has of more seeds, or of runs that are not at hand, stands. Runs that were scored on
+dev rows are no evidence and refused.
 
 The verdict of a number that the paper prints: it *shows* where the interval lies wholly on the paper's side of no effect and the
 estimate is at least half as large as the paper's (ratios: their logarithms), *shows, but smaller* where it is less, and *does not
@@ -14,16 +15,17 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from claim_evidence import Evidence
 from claim_measures import KINDS, Measured
+from claim_page import fill, rows_of, seeds_of
 
 from clora_cli.reporting.collect import Material, collect
 from clora_cli.reporting.run_folders import RunFolder
@@ -38,6 +40,8 @@ SHOWS, SMALLER, NOT, UNMEASURED, UNTESTABLE = VERDICTS = (
     "cannot be tested here",
 )
 OPEN = "open"
+_OF_CLAIMS = ("claim", "where", "the paper", "here", "verdict", "measure")
+_OF_RUNS = ("tasks", "run", "seeds", "rows a training", "test rows", "numbers", "hours")
 _SHORT = {
     "average-performance": "AP",
     "forgetting-rate": "F.Ra",
@@ -114,36 +118,75 @@ def taken(claim: Mapping[str, Any]) -> str:
     return f"{_SHORT.get(name, name)}: {joint.join(sides)}"
 
 
-def tables(papers: Sequence[Mapping[str, Any]], evidence: Evidence | None) -> Iterator[str]:
+@dataclass(frozen=True)
+class Judged:
+    """What a row of the page says of a claim."""
+
+    told: str
+    verdict: str
+    is_open: bool
+
+    @property
+    def word(self) -> str:
+        """The verdict as the page has it."""
+        return f"{self.verdict}; {OPEN}" if self.is_open else self.verdict
+
+
+def judge(claim: Mapping[str, Any], evidence: Evidence | None, earlier: Mapping[tuple[str, ...], Judged]) -> Judged:
+    """Return what is said of a claim: what the runs show, or what an earlier row says that has more seeds."""
+    measured = measure(claim, evidence)
+    found = Judged(tell(claim, measured), verdict(claim, measured), is_open(claim, measured))
+    known = earlier.get((claim["claim"], claim["place"]), found)
+    if {known.verdict, found.verdict} & {UNTESTABLE} or known.verdict == UNMEASURED:
+        return found
+    return known if measured is None or seeds_of(known.told) > seeds_of(found.told) else found
+
+
+def judged_on(page: str) -> dict[tuple[str, ...], Judged]:
+    """Return what a page's rows say, by claim and place."""
+    rows = (row for row in rows_of(page, "claims") if len(row) == len(_OF_CLAIMS))
+    parted = {row[:2]: (row[3], *row[4].partition("; ")) for row in rows}
+    return {key: Judged(told, word, bool(rest)) for key, (told, word, _, rest) in parted.items()}
+
+
+def tables(
+    papers: Sequence[Mapping[str, Any]], evidence: Evidence | None, earlier: Mapping[tuple[str, ...], Judged]
+) -> Iterator[str]:
     """Yield the lines of a count of verdicts, and a table of each paper."""
-    judged = {paper["name"]: [(claim, measure(claim, evidence)) for claim in paper["claims"]] for paper in papers}
+    judged = {
+        paper["name"]: [(claim, judge(claim, evidence, earlier)) for claim in paper["claims"]] for paper in papers
+    }
     words = (*VERDICTS[:3], f"of these {OPEN}", *VERDICTS[3:])
     yield from ("", f"| paper | claims | {' | '.join(words)} |", f"|---|---:|{'---:|' * len(words)}")
     for name, rows in judged.items():
-        counts = Counter(verdict(claim, found) for claim, found in rows)
-        counts[f"of these {OPEN}"] = sum(is_open(claim, found) for claim, found in rows)
+        counts = Counter(found.verdict for _, found in rows)
+        counts[f"of these {OPEN}"] = sum(found.is_open for _, found in rows)
         yield f"| [{name}](#{name.lower()}) | {len(rows)} | {' | '.join(str(counts[word]) for word in words)} |"
     for paper in papers:
         yield from ("", f"### {paper['name']}", "", f"*{paper['title']}*", "")
-        yield from ("| claim | where | the paper | here | verdict | measure |", "|---|---|---|---|---|---|")
+        yield from (f"| {' | '.join(_OF_CLAIMS)} |", f"|{'---|' * len(_OF_CLAIMS)}")
         for claim, found in judged[paper["name"]]:
-            word = verdict(claim, found) + (f"; {OPEN}" if is_open(claim, found) else "")
-            cells = (claim["claim"], claim["place"], claim["figure"], tell(claim, found), word, taken(claim))
+            cells = (claim["claim"], claim["place"], claim["figure"], found.told, found.word, taken(claim))
             yield f"| {' | '.join(cells)} |"
 
 
-def runs(evidence: Evidence | None) -> Iterator[str]:
-    """Yield the lines of a table of the runs that were read."""
-    yield from ("", "| tasks | run | seeds | rows a training | test rows | hours |", "|---|---|---|---:|---:|---:|")
+def runs(evidence: Evidence | None, earlier: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Yield the lines of a table of the runs that were read, and of earlier ones that have more seeds or are not at hand."""
+    yield from ("", f"| {' | '.join(_OF_RUNS)} |", "|---|---|---|---:|---:|---|---:|")
     series = [] if evidence is None else [one for one in evidence.series if one.runs[0].folder.name]
+    rows = {row[:2]: row for row in earlier}
     for one in series:
         first = one.runs[0]
         trained = {part["rows"] for run in one.runs for part in run.protocol.values() if "rows" in part}
         cells = (", ".join(one.order.tasks), one.label, ", ".join(str(run.seed) for run in one.runs), _listed(trained))
         hours = sum(_seconds(evidence.material, run.folder) for run in one.runs) / 3600
-        yield f"| {' | '.join(cells)} | {first.settings.get('test_rows') or 'all'} | {hours:.1f} |"
-    if not series:
-        yield f"| {UNMEASURED} | | | | | |"
+        settings = (str(first.settings.get("test_rows") or "all"), str(first.settings.get("dtype", "float32")))
+        known = rows.get(cells[:2], ("", "", ""))
+        if known[2].count(",") <= cells[2].count(","):
+            rows[cells[:2]] = (*cells, *settings, f"{hours:.1f}")
+    yield from (f"| {' | '.join(row)} |" for row in rows.values())
+    if not rows:
+        yield f"| {UNMEASURED} |{' |' * (len(_OF_RUNS) - 1)}"
 
 
 def _listed(numbers: set[int]) -> str:
@@ -179,17 +222,6 @@ def _wanted(papers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, int
         for name in (*(here[side] for side in ("of", "against") if side in here), *here.get("over", ())):
             label, _, evaluation = name.partition(":")
             yield label, "unseen" if here.get("gap") == "unseen" else evaluation, claim.get("tasks", 0)
-
-
-def fill(page: str, parts: Mapping[str, Iterator[str]]) -> str:
-    """Return a page with new lines between the comments of each part."""
-    for name, lines in parts.items():
-        pattern = rf"(<!-- filled: {name} -->\n).*?(<!-- end -->)"
-        if not re.search(pattern, page, re.DOTALL):
-            raise SystemExit(f"the page has no lines '<!-- filled: {name} -->' and '<!-- end -->'; add them")
-        text = "".join(f"{line}\n" for line in lines)
-        page = re.sub(pattern, lambda found, text=text: found[1] + text + found[2], page, count=1, flags=re.DOTALL)
-    return page
 
 
 def read(folders: Sequence[Path], draws: int, sample_rows: int) -> Evidence | None:
@@ -230,6 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--missing", action="store_true", help="print the evaluations that claims still need, as commands"
     )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what the page has of more seeds or of runs that are not named"
+    )
     parser.add_argument("--draws", type=int, default=2000, help="how many times test rows are drawn (2000)")
     parser.add_argument(
         "--sample-rows", type=int, default=0, help="rows of each layer to count collisions in; 0 for all"
@@ -243,7 +278,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(*missing(content["papers"], content["evaluations"], evidence), sep="\n")
         return
     page = options.page.read_text(encoding="utf-8")
-    parts = {"runs": runs(evidence), "claims": tables(content["papers"], evidence)}
+    kept = page if options.keep else ""
+    parts = {
+        "runs": runs(evidence, list(rows_of(kept, "runs"))),
+        "claims": tables(content["papers"], evidence, judged_on(kept)),
+    }
     options.page.write_text(fill(page, parts), encoding="utf-8")
     print(options.page, file=sys.stderr)
 

@@ -19,7 +19,9 @@ from clora_cli.reporting.bootstrap import compare
 from clora_cli.reporting.collect import collect
 from clora_cli.store.scores import read_scores, write_scores
 
-evidence_module, measures, claims = (benchmark(name) for name in ("claim_evidence", "claim_measures", "claims"))
+_page, evidence_module, measures, claims = (
+    benchmark(name) for name in ("claim_page", "claim_evidence", "claim_measures", "claims")
+)
 
 ROOT = Path(__file__).parents[1]
 CONTENT = yaml.safe_load(claims.CLAIMS.read_text(encoding="utf-8"))
@@ -268,6 +270,34 @@ def test_a_page_is_filled_between_its_comments_and_again_to_the_same_bytes(runs,
     page.write_text("nothing to fill")
     with pytest.raises(SystemExit, match="no lines '<!-- filled: runs"):
         claims.main([str(runs), "--page", str(page), "--draws", "50"])
+
+
+def test_what_the_page_has_of_more_seeds_or_of_runs_not_at_hand_is_kept_where_that_is_asked_for(runs, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- filled: runs -->\n<!-- end -->\n<!-- filled: claims -->\n<!-- end -->\n")
+    (of_both := tmp_path / "both").mkdir()
+    for folder in list(runs.glob("?-lora")):
+        folder.rename(of_both / folder.name)
+    claims.main([str(of_both), "--page", str(page), "--draws", "50"])
+    first = page.read_text()
+    (later := tmp_path / "later").mkdir()
+    write_run(later, "n-lora", 1, LOST, ORDER1)  # one seed, and with it o-lora would be as good
+    write_run(later, "o-lora", 1, LOST, ORDER1)
+    write_run(later, "cast", 1, KEPT, ORDER1)
+    claims.main([str(later), "--page", str(page), "--draws", "50", "--keep"])
+    kept = page.read_text()
+    above = [line for line in first.splitlines() if line.startswith("| N-LoRA ends above O-LoRA.")]
+    assert "| +35.0 [" in above[0]
+    assert above[0] in kept.splitlines()
+    assert "| dbpedia, amazon, yahoo, agnews | n-lora | 1, 2 |" in kept
+    assert "| dbpedia, amazon, yahoo, agnews | cast | 1 |" in kept
+    assert (
+        "CAST ends above O-LoRA. | Table 1, orders 1 to 3 | 81.1 against 76.2: +4.9 (Qwen, table 2: +3.1) | +35.0 ["
+        in kept
+    )
+    claims.main([str(later), "--page", str(page), "--draws", "50"])
+    assert "| dbpedia, amazon, yahoo, agnews | n-lora | 1 |" in page.read_text()
+    assert above[0] not in page.read_text()
 
 
 def test_scores_of_dev_rows_are_refused(runs):
