@@ -226,3 +226,26 @@ def test_tree_lora_keeps_a_gradient_of_norm_1_for_each_task_and_site(learn):
         )
     alone, plain = (learn(method, "second", package=method, lr=0.05) for method in ("tree-lora", "seq-lora"))
     assert all(torch.equal(factor.a, plain.factors()[site].a) for site, factor in alone.factors().items())
+
+
+def test_inf_lora_goes_on_from_adapters_alone_that_tell_what_their_inputs_use(learn):
+    first = learn("o-lora", "first")
+    with refused("method-state-missing", first.path, "the same method"):
+        learn("inf-lora", "second")
+
+
+def test_inf_lora_remembers_inputs_of_layers_that_a_task_leaves_out(learn):
+    first = learn("inf-lora", "first", target_modules=("q_proj",))
+    second = learn("inf-lora", "second", target_modules=("v_proj",))
+    queries = {key for key in first.state() if "q_proj" in key}
+    assert queries
+    assert {key: second.state()[key].tolist() for key in queries} == {
+        key: first.state()[key].tolist() for key in queries
+    }
+    assert any("v_proj" in key for key in second.state())
+
+
+def test_epi_goes_on_from_adapters_alone_that_inputs_can_find(learn):
+    first = learn("per-task", "first")
+    with refused("method-state-missing", first.path, "--method epi"):
+        learn("epi", "second")
