@@ -56,6 +56,8 @@ class Gated(Method):
         earlier = [adapter.state() for adapter in run.past]
         for name, start in self.gate(run, queries).items():
             run.parameter(name, start)
+        if run.memory:  # of a filter beside this method, say, which asks for gradients of remembered rows
+            queries = torch.cat([queries, run.embedded([run.texts[row].question for row in run.memory]).to(queries)])
 
         def weigh(rows: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             return {"": self.weigh([*earlier, run.own], queries[rows.cpu()].to(rows.device))}

@@ -249,3 +249,52 @@ def test_epi_goes_on_from_adapters_alone_that_inputs_can_find(learn):
     first = learn("per-task", "first")
     with refused("method-state-missing", first.path, "--method epi"):
         learn("epi", "second")
+
+
+def _deltas(adapter):
+    return {site: factor.delta() for site, factor in adapter.factors().items()}
+
+
+def _alike(first, second):
+    one, other = _deltas(first), _deltas(second)
+    return all(torch.equal(delta, other[site]) for site, delta in one.items())
+
+
+@pytest.mark.parametrize("other", ["ewc", "migu", "tree-lora"])
+def test_deal_hands_on_what_others_make_of_the_gradients_in_either_order(learn, other):
+    found = {}
+    for name in ("deal", f"deal+{other}", f"{other}+deal"):
+        learn(name, "first", package=name)
+        found[name] = learn(name, "second", package=name)
+    assert _alike(found[f"deal+{other}"], found[f"{other}+deal"])
+    assert not _alike(found["deal"], found[f"deal+{other}"])
+
+
+def test_jump_lora_hands_on_what_a_filter_leaves(learn):
+    plain, filtered = (learn(name, "first", package=name) for name in ("jump-lora", "jump-lora+migu"))
+    assert _alike(plain, filtered)  # migu leaves the first task alone
+    plain, filtered = (learn(name, "second", package=name) for name in ("jump-lora", "jump-lora+migu"))
+    assert not _alike(plain, filtered)
+
+
+@pytest.mark.parametrize("name", ["deal", "tasl", "slao", "jump-lora"])
+def test_a_slow_copy_without_decay_is_the_other_method(learn, name):
+    both = f"{name}+slow"
+    for task in ("first", "second"):
+        plain = learn(name, task, package=name)
+        slow = learn(both, task, package=both, method_options={"slow.decay": "0"})
+        assert _alike(plain, slow), task
+
+
+@pytest.mark.parametrize("name", ["mocl", "moe-lora", "gain-lora", "sapt"])
+def test_remembered_rows_pass_a_learned_gate_too(learn, name):
+    both = f"{name}+gem"
+    learn(name, "first", package=both)
+    plain = learn(name, "first", package=name)
+    found = learn(both, "second", package=both, method_options={"gem.margin": "0"})
+    assert set(found.state()) == set(plain.state()) | {key for key in found.state() if "basis" in key}
+
+
+def test_osf_lora_is_refused_where_the_rank_leaves_the_model_no_direction(learn):
+    with refused("no-room-for-rank", "--rank"):
+        learn("osf-lora+jump-lora", "first")
