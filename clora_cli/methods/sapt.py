@@ -74,6 +74,7 @@ class Sapt(Gated):
             MismatchError: If one does not.
         """
         super().check(plan)
+        self.check_width(plan, "down", self.width)
         if self.memory():
             lacking = f"keeps no '{_ATTENTION}', which a memory holds; train the whole package with rows or pseudo"
             check_kept(plan.past, lambda member: _ATTENTION in member.state(), lacking)

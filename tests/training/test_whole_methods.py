@@ -298,3 +298,11 @@ def test_remembered_rows_pass_a_learned_gate_too(learn, name):
 def test_osf_lora_is_refused_where_the_rank_leaves_the_model_no_direction(learn):
     with refused("no-room-for-rank", "--rank"):
         learn("osf-lora+jump-lora", "first")
+
+
+@pytest.mark.parametrize("name", ["sapt", "gain-lora"])
+def test_a_gate_goes_on_at_its_own_width_alone(learn, name):
+    learn(name, "first", method_options={"width": "6"})
+    with refused("gate-width-differs", "width=6"):
+        learn(name, "second")
+    assert learn(name, "second", method_options={"width": "6"}).stage == 2
