@@ -115,7 +115,11 @@ def triplets(factor: Factor, rank: int) -> _Triplets:
     small, _, _ = recompress(Factor(factor.a.cpu(), factor.b.cpu(), factor.scaling), rank)
     values = small.b.norm(dim=0) * small.a.norm(dim=1)
     real = values > _ROUNDING * values.max()  # what is beyond a delta's rank has no direction
-    return functional.normalize(small.b, dim=0) * real, values * real, functional.normalize(small.a, dim=1) * real[:, None]
+    return (
+        functional.normalize(small.b, dim=0) * real,
+        values * real,
+        functional.normalize(small.a, dim=1) * real[:, None],
+    )
 
 
 def start(known: Sequence[_Triplets], felt: Tensor) -> Factor:

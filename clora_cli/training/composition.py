@@ -201,7 +201,10 @@ def _check_agree(name: str, parts: Mapping[str, Method]) -> None:
         raise OptionError(
             f"--method {name}: {prompt} trains a soft prompt, which goes with no other method", code="methods-disagree"
         )
-    for does, what in (("passes_on", "make the LoRA of tensors of their own"), ("replaces", "write another copy of the LoRA")):
+    for does, what in (
+        ("passes_on", "make the LoRA of tensors of their own"),
+        ("replaces", "write another copy of the LoRA"),
+    ):
         if len(both := [part for part, method in parts.items() if getattr(method, does)]) > 1:
             raise OptionError(
                 f"--method {name}: {' and '.join(both)} each {what}; name one of them", code="methods-disagree"

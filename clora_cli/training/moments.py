@@ -111,9 +111,10 @@ class Moments:
                 f"--method {self._method.name} has virtual tokens and puts them nowhere: begin() is to call run.prompt()",
                 code="method-prompts-nothing",
             )
-        for name in self.penalties.inactive():
-            known = self._runs[name].past
-            reason = "no earlier adapter shares a layer with the new one" if known else "there is no earlier adapter"
+        for name, held in self.penalties.inactive().items():
+            reason = "no earlier adapter shares a layer with the new one"
+            reason = reason if self._runs[name].past else "there is no earlier adapter"
+            reason = "it is of factors that this run does not train" if held else reason
             progress.warn(f"{name}: its penalty is inactive in this run: {reason}")
 
     @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from refusals import refused
-from support import contents, options_for, save_model, write_task
+from support import Signals, contents, options_for, save_model, write_task
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import InterruptedRunError
@@ -306,3 +306,16 @@ def test_a_gate_goes_on_at_its_own_width_alone(learn, name):
     with refused("gate-width-differs", "width=6"):
         learn(name, "second")
     assert learn(name, "second", method_options={"width": "6"}).stage == 2
+
+
+def test_a_penalty_of_factors_that_are_not_trained_changes_nothing_not_even_what_is_clipped(learn, inputs, tmp_path):
+    # inf-lora holds lora_A still, which o-lora's penalty is of
+    both = "inf-lora+o-lora"
+    for name in ("inf-lora", both):
+        learn(name, "first", package=name)
+    plain = learn("inf-lora", "second", package="inf-lora")
+    told, (model, tasks) = Signals(), inputs
+    chosen = {"method": both, "method_options": {"strength": "1000"}}
+    plan = make_plan(options_for(model, tasks["second"], tmp_path / both, **chosen))
+    assert _alike(plain, train_task(plan, progress=told)[0])
+    assert told.warnings == ["o-lora: its penalty is inactive in this run: it is of factors that this run does not train"]
