@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from support import write_random_adapter
 
 from clora_cli.algebra.lora import Factor
@@ -165,3 +166,10 @@ def test_sign_part_marks_the_last_adapters_entries_also_where_it_has_none():
     found = dict(merge_sites(merge, adapters, torch.ones(3)))
     assert found["s"].tolist() == [[3.0, -1.0]]  # all of the earlier ones; the second is not the last
     assert found["other"].tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("weights", [[0.1, 0.2, -0.3], [1.0, -1.0, 0.0]])
+def test_average_divides_by_no_sum_that_is_rounding(weights):
+    with refused("merge-weights-sum-to-zero"):
+        merged("average", [torch.ones(1, 1)] * 3, weights)
+    assert merged("average", [torch.ones(1, 1)] * 3, [0.1, 0.2, -0.2]).item() == pytest.approx(1)

@@ -318,4 +318,6 @@ def test_a_penalty_of_factors_that_are_not_trained_changes_nothing_not_even_what
     chosen = {"method": both, "method_options": {"strength": "1000"}}
     plan = make_plan(options_for(model, tasks["second"], tmp_path / both, **chosen))
     assert _alike(plain, train_task(plan, progress=told)[0])
-    assert told.warnings == ["o-lora: its penalty is inactive in this run: it is of factors that this run does not train"]
+    assert told.warnings == [
+        "o-lora: its penalty is inactive in this run: it is of factors that this run does not train"
+    ]
