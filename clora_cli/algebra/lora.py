@@ -153,10 +153,11 @@ def concatenate(factors: list[Factor]) -> Factor:
         factors: One or more pairs of one site; ranks may differ.
 
     Returns:
-        ``a`` of shape (sum of ranks, in) and ``b`` of shape (out, sum of ranks), scalings folded into ``b``.
+        ``a`` of shape (sum of ranks, in) and ``b`` of shape (out, sum of ranks), scalings folded into ``b``, which is float32 at
+        least: times a scaling, half precision would be rounded.
     """
     a = torch.cat([factor.a for factor in factors], dim=0)
-    b = torch.cat([factor.b * factor.scaling for factor in factors], dim=1)
+    b = torch.cat([_wide(factor.b) * factor.scaling for factor in factors], dim=1)
     return Factor(a, b, 1.0)
 
 
@@ -273,7 +274,12 @@ def _shared_sum(factors: Sequence[Factor], coefficients: Sequence[float]) -> Fac
     total = torch.zeros_like(b, dtype=torch.float64)
     for factor, coefficient in zip(factors, coefficients, strict=True):
         total.add_(factor.b, alpha=1.0 if alike else coefficient)
-    return Factor(first.a, total.to(b.dtype), first.scaling * coefficients[0] if alike else first.scaling)
+    return Factor(first.a, total.to(_wide(b).dtype), first.scaling * coefficients[0] if alike else first.scaling)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32, or float64 where it has that."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _balanced(u: Tensor, values: Tensor, vh: Tensor, rank: int) -> Factor:

@@ -24,7 +24,7 @@ from torch import Tensor
 from clora_cli.algebra.lora import HUGE, Factor, add_up, bound, recompress, row_tiles, truncate
 from clora_cli.base.errors import ArtifactError, OptionError
 from clora_cli.merges._checks import check_member, states_of
-from clora_cli.merges._combine import product, weighted_sum, working
+from clora_cli.merges._combine import nothing, product, weighted_sum, working
 from clora_cli.model.base_layers import BaseLayers
 from clora_cli.store.adapter_folder import AdapterFolder
 
@@ -106,6 +106,7 @@ class Merge:
         needs: What it reads beside the deltas: ``base`` (the base model's weights), ``fisher`` (of each adapter's state).
         low_rank: Whether a merge that is not linear gives factors where all adapters are factors.
         ordered: Whether the adapters' order matters, as where one is merged after the other.
+        last_apart: Whether the last adapter is treated unlike the others: also at a site that it lacks, and there as 0.
         refactors: Whether the result is cut to the largest rank among the adapters where the user names no rank.
     """
 
@@ -115,6 +116,7 @@ class Merge:
     needs = ()  # type: tuple[str, ...]
     low_rank = False
     ordered = False
+    last_apart = False
     refactors = False
 
     def coefficients(self, weights: Tensor) -> Tensor:
@@ -269,8 +271,11 @@ def merge_sites(
     """
     for site in sorted({site for adapter in adapters for site in adapter}):
         having = [number for number, adapter in enumerate(adapters) if site in adapter]
+        absent = nothing(adapters[having[0]][site])
+        if merge.last_apart and having[-1] < len(adapters) - 1:
+            having = [*having, len(adapters) - 1]
         deltas = Deltas(
-            [adapters[number][site] for number in having],
+            [adapters[number].get(site, absent) for number in having],
             weights[having],
             seed=_site_seed(seed, site),
             base=base(site) if base and "base" in merge.needs else None,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clora_cli.algebra.lora import Factor
 
-__all__ = ["Election", "product", "weighted_sum", "working"]
+__all__ = ["Election", "nothing", "product", "weighted_sum", "working"]
 
 
 def weighted_sum(weights: Tensor, deltas: Iterable[Tensor]) -> Tensor:
@@ -31,9 +31,14 @@ class Election:
 
     The elected sign is that of the weighted sum. A delta of 0 takes no part; a negative weight turns its delta around
     and counts by its absolute value. Where the weighted sum is 0, no sign wins and the mean is 0.
+
+    Args:
+        rounding: A sum counts as 0 up to this share of the sum of magnitudes: what opposite entries that were computed leave of each
+            other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rounding: float = 0.0) -> None:
+        self._rounding = rounding
         # Sums and weights of the positive and of the negative entries, each of the deltas' shape.
         self._totals: list[Tensor] = []
         self._weights: list[Tensor] = []
@@ -55,7 +60,14 @@ class Election:
         positive = elected > 0
         total = torch.where(positive, self._totals[0], self._totals[1])
         weights = torch.where(positive, self._weights[0], self._weights[1])
-        return total.div_(weights).masked_fill_(elected == 0, 0)
+        none = elected.abs() <= self._rounding * (self._totals[0] - self._totals[1]) if self._rounding else elected == 0
+        return total.div_(weights).masked_fill_(none, 0)
+
+
+def nothing(like: Factor | Tensor) -> Factor:
+    """Return a delta of a given one's shape that is 0, of rank 0."""
+    out, columns = like.shape
+    return Factor(torch.zeros(0, columns), torch.zeros(out, 0), 1.0)
 
 
 def product(factor: Factor, rows: slice, buffer: Tensor | None) -> Tensor:

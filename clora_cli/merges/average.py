@@ -11,6 +11,8 @@ from clora_cli.merges import Merge
 
 __all__ = ["Average"]
 
+_ROUNDING = 1e-6  # of the sum of magnitudes: 0.1, 0.2 and -0.3 leave that of float32, which would be divided by
+
 
 @dataclass(frozen=True, kw_only=True)
 class Average(Merge):
@@ -32,8 +34,8 @@ class Average(Merge):
         Raises:
             OptionError: If they add up to 0.
         """
-        total = weights.double().sum()
-        if total == 0:
+        total, whole = weights.double().sum(), weights.double().abs().sum()
+        if total.abs() <= _ROUNDING * whole:
             raise OptionError(
                 "the --weights of --strategy average add up to 0; give others or use --strategy linear",
                 code="merge-weights-sum-to-zero",

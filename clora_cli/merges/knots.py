@@ -16,6 +16,8 @@ from clora_cli.merges._prune import keep_largest
 
 __all__ = ["Knots"]
 
+_ROUNDING = 1e-6  # of the V_i^T, which come of deltas in float32
+
 
 @dataclass(frozen=True, kw_only=True)
 class Knots(Merge):
@@ -54,7 +56,7 @@ class Knots(Merge):
         left, sizes = left[:, real], energies[real].sqrt()
         if not len(sizes):
             return cores.whole(torch.zeros_like(next(iter(cores))))
-        election = Election()
+        election = Election(_ROUNDING)
         for weight, core in zip(deltas.weights.tolist(), cores, strict=True):
             election.add(weight, keep_largest(cores.rows((left.mT @ core) / sizes[:, None]), self.density))
         return cores.of_rows(self.scale * left * sizes, election.mean())

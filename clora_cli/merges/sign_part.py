@@ -37,6 +37,7 @@ class SignPart(Merge):
     share: float = 1.0
 
     ordered = True
+    last_apart = True
 
     def __post_init__(self) -> None:
         """Check the option."""

@@ -14,6 +14,9 @@ from clora_cli.merges._cores import Cores
 __all__ = ["Slerp"]
 
 _FLAT = 1e-6  # sine of an angle below which the arc is taken for a line
+_NOTHING = (
+    1e-6  # of the longer of two matrices: what opposite ones leave of each other is rounding, and has no direction
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,8 @@ def on_the_arc(start: Tensor, end: Tensor, share: float) -> Tensor:
         return torch.lerp(start, end, share)
     angle = ((start * end).sum() / (sizes[0] * sizes[1])).clamp(-1, 1).acos()
     if angle.sin() < _FLAT:
-        return torch.lerp(start, end, share)
+        between = torch.lerp(start, end, share)
+        return between if between.norm() > _NOTHING * max(sizes) else torch.zeros_like(between)
     along = ((1 - share) * angle).sin() * start / sizes[0] + (share * angle).sin() * end / sizes[1]
     found: Tensor = along / angle.sin() * torch.lerp(*sizes, share)
     return found

@@ -169,6 +169,10 @@ class Method:
         factored: Whether the method makes those matrices of factors that it trains itself; layers and learning rate are then by
             default those of a LoRA.
         lr: The learning rate by default; None for what suits the base model.
+        passes_on: Whether it hands the factors' gradients on to tensors of its own, and sets the factors from these: it acts last on
+            gradients, and first after a step. At most one method of a run does.
+        replaces: Whether ``finish`` puts other factors in the place of those that were trained: it then acts first, so that what others
+            keep is of those that are written. At most one method of a run does.
         takes_classes: Whether it can train an encoder, whose answers are classes, each task's own: not where the model is to write, or
             answers are compared over a vocabulary that all tasks share.
         grows: Whether what inference needs grows with the number of tasks by more than a few bytes.
@@ -187,6 +191,8 @@ class Method:
     full_rank = False
     factored = False
     lr: ClassVar[float | None] = None
+    passes_on = False
+    replaces = False
     takes_classes = True
     grows = False
 

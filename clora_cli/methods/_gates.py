@@ -46,6 +46,23 @@ class Gated(Method):
                     code="method-state-missing",
                 )
 
+    def check_width(self, plan: Planned, tensor: str, width: int) -> None:
+        """Check that the last gate, which the new one goes on from, has the width that is asked for.
+
+        Args:
+            plan: The run.
+            tensor: The gate's tensor that has a row for each of its outputs.
+            width: The option.
+
+        Raises:
+            MismatchError: If it has another.
+        """
+        if plan.past and (found := len(plan.past[-1].state()[tensor])) != width:
+            raise MismatchError(
+                f"the gate of {plan.past[-1].path} has a width of {found}, and the new one goes on from it; pass -o width={found}",
+                code="gate-width-differs",
+            )
+
     def gate(self, run: Run, queries: Tensor) -> Mapping[str, Tensor]:
         """Return where the new gate's tensors start, by name, from the task's queries, shape (row, hidden)."""
         return {_KEY: drawn(run, queries.shape[1])}
@@ -56,6 +73,8 @@ class Gated(Method):
         earlier = [adapter.state() for adapter in run.past]
         for name, start in self.gate(run, queries).items():
             run.parameter(name, start)
+        if run.memory:  # of a filter beside this method, say, which asks for gradients of remembered rows
+            queries = torch.cat([queries, run.embedded([run.texts[row].question for row in run.memory]).to(queries)])
 
         def weigh(rows: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             return {"": self.weigh([*earlier, run.own], queries[rows.cpu()].to(rows.device))}

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from clora_cli.base.errors import MismatchError
-from clora_cli.methods import Method, Run
+from clora_cli.methods import Method, Planned, Run
+from clora_cli.methods._kept import check_kept
 
 __all__ = ["InputBases", "grown", "leading", "residual"]
 
@@ -31,6 +32,15 @@ class InputBases(Method):
     energy: float
     tasks: int
 
+    def check(self, plan: Planned) -> None:
+        """Check that all earlier adapters keep what their tasks' inputs use.
+
+        Raises:
+            MismatchError: If one does not: the new LoRA would read its inputs.
+        """
+        lacking = f"keeps no '{_BASIS}' of what its task's inputs use; train the whole package with the same method"
+        check_kept(plan.past, lambda member: any(key.startswith(f"{_BASIS}/") for key in member.state()), lacking)
+
     def begin(self, run: Run) -> None:
         """Set lora_A; where a run is continued, its checkpoint has it."""
         if run.step:
@@ -50,10 +60,12 @@ class InputBases(Method):
                 a.copy_(directions.mT / math.sqrt(3))
 
     def finish(self, run: Run) -> Mapping[str, Tensor]:
-        """Return M, which the finished model's inputs have made grow."""
+        """Return M, which the finished model's inputs have made grow; at layers that this run leaves out, as it was."""
         old, share = _bases(run), self.share(len(run.past) + 1)
-        found = ((site, grown(moment, old.get(site, moment[:, :0]), share)) for site, moment in run.input_moments())
-        return {f"{_BASIS}/{site}": basis.float() for site, basis in found}
+        found = dict(old)
+        for site, moment in run.input_moments():
+            found[site] = grown(moment, old.get(site, moment[:, :0]), share)
+        return {f"{_BASIS}/{site}": basis.float() for site, basis in found.items()}
 
     def share(self, stage: int) -> float:
         """Return the share of the energy that is held after so many tasks."""

@@ -25,6 +25,7 @@ class SlowCopy(Method):
     past = "none"
     start = "previous"
     combine = "last"
+    replaces = True
 
     decay: float = 0.99
 

@@ -42,6 +42,7 @@ class Deal(Method):
     past = "none"
     start = "previous"
     combine = "last"
+    passes_on = True
 
     strength: float = 0.01
     norm: float = 10.0

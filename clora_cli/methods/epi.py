@@ -13,7 +13,8 @@ from torch.nn import functional
 from clora_cli.algebra.clusters import classes
 from clora_cli.algebra.gaussians import gaussians
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Method, Run
+from clora_cli.methods import Method, Planned, Run
+from clora_cli.methods._kept import check_kept
 
 __all__ = ["Epi"]
 
@@ -37,6 +38,7 @@ class Epi(Method):
         a class and one covariance for all tasks. arXiv:1807.03888: Gaussians with a tied covariance.
         Differs: LoRAs, where EPI trains prefixes.
         Differs: q is the mean of the prompt's frozen token embeddings at norm 1, where EPI takes a frozen encoder's feature.
+        Differs: where some adapters keep a diagonal alone, those of all count.
         Differs: the covariance is shrunk, without which few rows give none that can be inverted.
     """
 
@@ -52,6 +54,15 @@ class Epi(Method):
         """Check the options."""
         check_option("epi", "shrinkage", self.shrinkage, "(0, 1]")
 
+    def check(self, plan: Planned) -> None:
+        """Check that all earlier adapters keep means and a covariance.
+
+        Raises:
+            MismatchError: If one does not: no input would find it.
+        """
+        lacking = "keeps no means and covariance, by which inputs find it; train the whole package with --method epi"
+        check_kept(plan.past, lambda member: {"means", "covariance"} <= member.state().keys(), lacking)
+
     def finish(self, run: Run) -> Mapping[str, Tensor]:
         """Return the means and the covariance of the task's inputs."""
         queries, answers = run.embeddings().double(), run.answers
@@ -63,7 +74,10 @@ class Epi(Method):
 
     def weigh(self, states: Sequence[Mapping[str, Tensor]], queries: Tensor) -> Tensor:
         """Return 1 for the adapter that each input goes to and 0 for the others, shape (input, adapter)."""
-        spread = torch.stack([state["covariance"].cpu().double() for state in states]).mean(dim=0)
+        each = [state["covariance"].cpu().double() for state in states]
+        if len({own.ndim for own in each}) > 1:
+            each = [own.diagonal() if own.ndim > 1 else own for own in each]
+        spread = torch.stack(each).mean(dim=0)
         means = [state["means"].cpu().double() for state in states]
         near = gaussians(torch.cat(means), spread, self.shrinkage)(queries.cpu())
         nearest = [own.amax(dim=1) for own in torch.split(near, list(map(len, means)), dim=1)]

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from clora_cli.base.errors import MismatchError
 from clora_cli.base.intervals import check_option
-from clora_cli.methods import Run
+from clora_cli.methods import Planned, Run
 from clora_cli.methods._gates import Gated, drawn
 from clora_cli.methods._input_bases import InputBases, grown, leading, residual
 
@@ -58,6 +58,15 @@ class GainLora(Gated, InputBases):
         check_option("gain-lora", "energy", self.energy, "(0, 1]")
         check_option("gain-lora", "tasks", self.tasks, "[0, inf)")
         check_option("gain-lora", "width", self.width, "[1, inf)")
+
+    def check(self, plan: Planned) -> None:
+        """Check that all earlier adapters learned a gate of the same kind and width.
+
+        Raises:
+            MismatchError: If one did not.
+        """
+        super().check(plan)
+        self.check_width(plan, "first", self.width)
 
     def begin(self, run: Run) -> None:
         """Open the gates, then set lora_A from the inputs that the gated model has."""

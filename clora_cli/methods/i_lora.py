@@ -19,9 +19,9 @@ __all__ = ["ILora"]
 class ILora(SlowCopy):
     """Replay, and hold a fast LoRA's hidden states of remembered rows to those of a slow copy of it.
 
-    ``L = L_CE + strength * mean (h_fast - max(h_fast, h_slow))^2`` over the last hidden states at the answers' tokens of remembered
-    rows and over their entries: what counts is where the slow copy's are larger. After step n, ``slow <- d slow + (1 - d) fast`` with
-    ``d = min(decay, 1 - 1 / (n + 1))``; the slow copy is what is written.
+    ``L = L_CE + strength * mean (h_fast - max(h_fast, h_slow))^2`` over entries of the last hidden states at a step's answer tokens,
+    of which new rows' count as 0: what counts is where the slow copy's are larger. After step n, ``slow <- d slow + (1 - d) fast``
+    with ``d = min(decay, 1 - 1 / (n + 1))``; the slow copy is what is written.
 
     Args:
         rows: Rows of each earlier task in the memory at most; 0 for all.
@@ -36,6 +36,8 @@ class ILora(SlowCopy):
         the slow copy's own states as the target: the larger of both is the code's. Other public code lets 0.999 stay.
         Differs: remembered rows are shuffled among the new ones and each counts as a new one; the code adds the mean losses of a batch
         of each.
+        Differs: the distance counts as the answers' loss does, summed over remembered rows' answer tokens, over the number of all of a
+        step's. That code's is a mean over remembered rows alone, beside half of each mean loss.
         Differs: the hidden states are those that the output layer reads at the answers' tokens, in two passes more over a batch's
         remembered rows; that code takes those of all layers at all tokens, padding among them.
         Differs: the slow copy is what is written, and the next task goes on from it; that code writes the fast one, and calls a function

@@ -51,6 +51,7 @@ class JumpLora(Method):
     joins = True
     full_rank = True
     factored = True
+    passes_on = True
 
     rank: int = 8
     alpha: float = 32.0

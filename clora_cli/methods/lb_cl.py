@@ -18,6 +18,7 @@ __all__ = ["LbCl"]
 
 _Triplets = tuple[Tensor, Tensor, Tensor]  # U (out, rank), singular values (rank,), V (rank, in)
 _SIDES = ("a", "b")
+_ROUNDING = 1e-6  # of the largest singular value, up to which one counts as 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,8 @@ class LbCl(Method):
         Differs: the triplets are the singular value decomposition of each delta. The paper trains three matrices, and a penalty holds
         two of them nearly orthogonal.
         Differs: a triplet's sign, which no decomposition determines, is that under which it agrees with the first task's.
-        Differs: of a LoRA of another rank the leading triplets count; missing ones are 0.
+        Differs: of a LoRA of another rank the leading triplets count. Where no earlier one has a triplet that is felt, by a smaller rank or
+        at a layer that none adapts, the new LoRA starts as a fresh one.
         Differs: orthogonal to the whole subspace of all earlier triplets. Printed is the sum of projections onto one after the other,
         which takes too much where these overlap.
         Differs: what a step changed is projected, not its gradient, so that no optimizer's momentum leads back.
@@ -61,6 +63,7 @@ class LbCl(Method):
                 code="methods-disagree",
             )
         earlier = [adapter.factors() for adapter in run.past]
+        fresh = {site: own.a.detach().clone() for site, own in run.trainable.items()}
         known = {
             site: [triplets(one[site] if site in one else _nothing(own), own.rank) for one in earlier]
             for site, own in run.trainable.items()
@@ -71,7 +74,9 @@ class LbCl(Method):
         ]
         for site, own in run.trainable.items():
             began = start(known[site], torch.stack([one[site] for one in felt]))
-            _set(own, began.b / own.scaling, began.a)
+            # From two zeros nothing would ever be learned: no slope leads away from them.
+            empty = (began.b == 0).all(dim=0)[:, None]
+            _set(own, began.b / own.scaling, torch.where(empty, fresh[site].cpu(), began.a))
             spanned = {"a": [v.mT for _, _, v in known[site]], "b": [u for u, _, _ in known[site]]}
             for side in _SIDES:
                 run.kept[f"start_{side}/{site}"] = getattr(own, side).detach().clone()
@@ -109,7 +114,12 @@ def triplets(factor: Factor, rank: int) -> _Triplets:
     """Return the leading singular triplets of a delta, as many as asked for, those that are missing as 0; float32."""
     small, _, _ = recompress(Factor(factor.a.cpu(), factor.b.cpu(), factor.scaling), rank)
     values = small.b.norm(dim=0) * small.a.norm(dim=1)
-    return functional.normalize(small.b, dim=0), values, functional.normalize(small.a, dim=1)
+    real = values > _ROUNDING * values.max()  # what is beyond a delta's rank has no direction
+    return (
+        functional.normalize(small.b, dim=0) * real,
+        values * real,
+        functional.normalize(small.a, dim=1) * real[:, None],
+    )
 
 
 def start(known: Sequence[_Triplets], felt: Tensor) -> Factor:

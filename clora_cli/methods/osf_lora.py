@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clora_cli.algebra.lora import truncate
+from clora_cli.base.errors import MismatchError
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Method, Run
 
@@ -49,6 +50,12 @@ class OsfLora(Method):
                 room = min(weight.shape) - run.trainable[site].rank
                 outputs, inputs = leading(weight, max(0, min(self.directions, room)), run.seed)
                 run.kept |= {f"{_OUTPUTS}/{site}": outputs, f"{_INPUTS}/{site}": inputs}
+            if self.directions and not any(tensor.numel() for tensor in run.kept.values()):
+                raise MismatchError(
+                    "osf-lora: the LoRA's rank leaves no layer a direction of its own; pass a smaller --rank, and no method whose matrices "
+                    "are of full rank",
+                    code="no-room-for-rank",
+                )
         self.after_step(run)
 
     @torch.no_grad()

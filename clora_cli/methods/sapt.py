@@ -74,6 +74,7 @@ class Sapt(Gated):
             MismatchError: If one does not.
         """
         super().check(plan)
+        self.check_width(plan, "down", self.width)
         if self.memory():
             lacking = f"keeps no '{_ATTENTION}', which a memory holds; train the whole package with rows or pseudo"
             check_kept(plan.past, lambda member: _ATTENTION in member.state(), lacking)
@@ -81,7 +82,7 @@ class Sapt(Gated):
     def begin(self, run: Run) -> None:
         """Make the gate trainable; look at the memory's rows, and at how earlier adapters weighed their own."""
         super().begin(run)
-        if not run.memory:
+        if not self._held(run):
             return
         states = [adapter.state() for adapter in run.past]
         run.kept[_REMEMBERED] = run.embedded([run.texts[row].question for row in run.memory])
@@ -92,7 +93,7 @@ class Sapt(Gated):
 
     def loss(self, run: Run, batch: Batch) -> Tensor | None:
         """Return how far remembered rows' weights are from what they were; None without a memory."""
-        if not run.memory:
+        if not self._held(run):
             return None
         keys, queries = (run.kept[name].to(batch.logits.device) for name in (_KEYS, _REMEMBERED))
         earlier: list[Mapping[str, Tensor]] = [{"key": key} for key in keys]
@@ -104,6 +105,10 @@ class Sapt(Gated):
             if adapter.task in tasks
         ]
         return self.strength * torch.stack(terms).sum() * len(batch.answers) / batch.tokens if terms else None
+
+    def _held(self, run: Run) -> bool:
+        """Tell whether remembered rows hold the attention; those of another method of the run do not."""
+        return self.memory() is not None and len(run.memory) > 0
 
     def divergence(self, weights: Tensor, before: Tensor) -> Tensor:
         """Return KL(before || weights), mean over rows.

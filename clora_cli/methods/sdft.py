@@ -50,6 +50,7 @@ class Sdft(SlowCopy):
     decay: float = 0.99
     top_k: int = 20
 
+    replaces = False
     learns_answers = False
     takes_classes = False
 

@@ -117,7 +117,7 @@ class Shared:
         for place, (_, factor) in enumerate(held, start=1):
             total += factor.b  # exact: all but one of an entry's terms are zero
             owner += (factor.b.mT != 0).to(owner.dtype) * place
-        b = (total * first.scaling).to(like)
+        b = (total.to(torch.promote_types(total.dtype, torch.float32)) * first.scaling).to(like)
         return cls(first.a.to(like), b, owner.to(like.device), tuple(number for number, _ in held))
 
     @property

@@ -286,7 +286,8 @@ def _continue_from(model: PeftModel, last: AdapterFolder) -> None:
         )
     problems = set_peft_model_state_dict(model, state)
     if problems.unexpected_keys:
+        site = parse_name(problems.unexpected_keys[0]).site
         raise MismatchError(
-            f"{last.path} adapts layer '{problems.unexpected_keys[0]}', which this run does not; pass its --target-modules",
+            f"{last.path} adapts layer '{site}', which this run does not; pass its --target-modules",
             code="target-modules-differ",
         )

@@ -43,6 +43,21 @@ class Composition:
         """The parts in the order in which they act at every moment: those that join others come last."""
         return dict(sorted(self.parts.items(), key=lambda part: part[1].joins and part[1] is not self.lead))
 
+    @property
+    def filtering(self) -> dict[str, Method]:
+        """The parts in the order in which they act on gradients: what hands them on to tensors of its own comes last."""
+        return dict(sorted(self.acting.items(), key=lambda part: part[1].passes_on))
+
+    @property
+    def stepping(self) -> dict[str, Method]:
+        """The parts in the order in which they act after a step: what sets the factors from tensors of its own comes first."""
+        return dict(sorted(self.acting.items(), key=lambda part: not part[1].passes_on))
+
+    @property
+    def ending(self) -> dict[str, Method]:
+        """The parts in the order in which they end: what puts others in the factors' place comes first."""
+        return dict(sorted(self.acting.items(), key=lambda part: not part[1].replaces))
+
     def at(self, moment: str) -> dict[str, Method]:
         """Return the parts that have something to do at a moment, in the order in which they act."""
         default = getattr(Method, moment)
@@ -185,6 +200,20 @@ def _check_agree(name: str, parts: Mapping[str, Method]) -> None:
     if len(parts) > 1 and (prompt := next((part for part, method in parts.items() if method.virtual_tokens()), None)):
         raise OptionError(
             f"--method {name}: {prompt} trains a soft prompt, which goes with no other method", code="methods-disagree"
+        )
+    for does, what in (
+        ("passes_on", "make the LoRA of tensors of their own"),
+        ("replaces", "write another copy of the LoRA"),
+    ):
+        if len(both := [part for part, method in parts.items() if getattr(method, does)]) > 1:
+            raise OptionError(
+                f"--method {name}: {' and '.join(both)} each {what}; name one of them", code="methods-disagree"
+            )
+    routed = next((part for part, method in parts.items() if method.past == "route"), None)
+    if routed and (reader := next((part for part, method in parts.items() if method.memory()), None)):
+        raise OptionError(
+            f"--method {name}: {routed} weighs adapters for the task's own rows alone, and {reader} reads those of earlier tasks",
+            code="methods-disagree",
         )
     if len(several := [part for part, method in parts.items() if method.memory()]) > 1:
         raise OptionError(

@@ -111,9 +111,10 @@ class Moments:
                 f"--method {self._method.name} has virtual tokens and puts them nowhere: begin() is to call run.prompt()",
                 code="method-prompts-nothing",
             )
-        for name in self.penalties.inactive():
-            known = self._runs[name].past
-            reason = "no earlier adapter shares a layer with the new one" if known else "there is no earlier adapter"
+        for name, held in self.penalties.inactive().items():
+            reason = "no earlier adapter shares a layer with the new one"
+            reason = reason if self._runs[name].past else "there is no earlier adapter"
+            reason = "it is of factors that this run does not train" if held else reason
             progress.warn(f"{name}: its penalty is inactive in this run: {reason}")
 
     @contextlib.contextmanager
@@ -153,15 +154,16 @@ class Moments:
         Args:
             scale: The loss scale of mixed precision that the gradients carry.
         """
-        for name, part in self._method.acting.items():
+        for name, part in self._method.filtering.items():
             part.gradients(self._runs[name])
             self.penalties.add(name, self._runs[name].kept, scale)
         self.penalties.end_step()
 
     def after_step(self, step: int) -> None:
         """Let all act after an optimizer step; ``step`` are done."""
-        for name, part in self._method.acting.items():
-            self._runs[name].step = step
+        for run in self._runs.values():
+            run.step = step
+        for name, part in self._method.stepping.items():
             part.after_step(self._runs[name])
 
     @torch.no_grad()
@@ -172,7 +174,7 @@ class Moments:
             MismatchError: If two methods keep something under one name.
         """
         state: dict[str, Tensor] = {}
-        for name, part in self._method.acting.items():
+        for name, part in self._method.ending.items():
             with torch.enable_grad():
                 kept = part.finish(self._runs[name])
             if not isinstance(kept, Mapping) or not all(isinstance(value, Tensor) for value in kept.values()):

@@ -73,12 +73,17 @@ class Penalties:
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
 
-    def inactive(self) -> list[str]:
-        """Return the names of the methods that act on no site, such as an orthogonality term without a past."""
-        stacks = [stack.factors({}) for stack in self._stacks]
-        found = [
-            name for name, method in self._methods.items() if all(method.penalty(given) is None for given in stacks)
-        ]
+    def inactive(self) -> dict[str, bool]:
+        """Return the names of the methods that act on no site, such as an orthogonality term without a past.
+
+        Returns:
+            Name to whether there is a penalty, of factors that this run does not train.
+        """
+        found = {}
+        for name, method in self._methods.items():
+            terms = [(stack, method.penalty(stack.factors({}))) for stack in self._stacks]
+            if not any(_acts(stack, term) for stack, term in terms):
+                found[name] = any(term is not None for _, term in terms)
         self._forget()
         return found
 
@@ -149,11 +154,19 @@ def _check(name: str, penalty: Penalty, given: Factors) -> None:
             )
 
 
+def _acts(stack: _Stack, penalty: Penalty | None) -> bool:
+    """Tell whether a penalty has a gradient for anything that is trained."""
+    sides = [] if penalty is None else [(stack.a, penalty.grad_a), (stack.b, penalty.grad_b)]
+    return any(gradient is not None and any(own.requires_grad for own in side) for side, gradient in sides)
+
+
 def _accumulate(stack: _Stack, penalty: Penalty, scale: float) -> None:
     for parameters, gradient in ((stack.a, penalty.grad_a), (stack.b, penalty.grad_b)):
         if gradient is None:
             continue
         for parameter, own in zip(parameters, gradient, strict=True):
+            if not parameter.requires_grad:  # no step would take it, and yet it would count when gradients are clipped
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad.add_(own.to(parameter.grad.dtype), alpha=scale)

@@ -25,6 +25,7 @@ from clora_cli.routing.fixed_weights import fixed_weights
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.heads import refuse_heads
 from clora_cli.store.package import base_at_hand, find_base
+from clora_cli.store.soft_prompt import no_deltas
 from clora_cli.transforming.loaders import (
     Loader,
     called_by_ollama,
@@ -211,6 +212,8 @@ def _chosen(
     members: Sequence[AdapterFolder], options: ExportOptions
 ) -> list[tuple[str, Sequence[AdapterFolder], dict[str, Factor]]]:
     """Return what the server gets: each adapter by its name, with those that it is made of."""
+    if prompt := next((member for member in members if member.is_prompt), None):
+        raise no_deltas(prompt.path)
     way = options.combine if options.combine != "auto" else members[-1].combine
     way = "each" if way in _EACH or (len(members) == 1 and way in {"sum", "last"}) else way
     if way == "each":

@@ -178,3 +178,31 @@ def test_pairs_share_if_every_number_of_a_is_equal_and_the_scaling():
     ]
     assert sharing([one, *others]) == [[0], [1, 5], [2], [3], [4]]
     assert sharing([]) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_of_half_precision_are_not_rounded_to_it(dtype):
+    generator = torch.Generator().manual_seed(5)
+    pairs = [
+        Factor(
+            torch.randn(rank, 9, generator=generator).to(dtype),
+            torch.randn(7, rank, generator=generator).to(dtype),
+            1.7,
+        )
+        for rank in (2, 3)
+    ]
+    shared = [pairs[0], Factor(pairs[0].a, pairs[0].b.flip(0), 1.7)]
+    for factors, coefficients in (
+        (pairs, [1.0, 1.0]),
+        (pairs, [0.7, -1.3]),
+        (shared, [0.7, 0.1]),
+        (shared, [0.3, 0.3]),
+    ):
+        terms = (c * f.scaling * f.b.double() @ f.a.double() for c, f in zip(coefficients, factors, strict=True))
+        expected, found = sum(terms), add_up(factors, coefficients)
+        assert ((found.scaling * found.b.double() @ found.a.double()) - expected).norm() < 1e-6 * expected.norm()
+
+
+def test_a_scaling_takes_half_precision_beyond_its_range():
+    large = Factor(torch.full((1, 2), 1e-3).half(), torch.full((2, 1), 4e4).half(), 4.0)
+    assert concatenate([large, large]).b.isfinite().all()

@@ -78,3 +78,10 @@ def test_scan_looks_at_a_soft_prompt(clora, prompts):
     save_file({name: tensor * float("nan") for name, tensor in tensors.items()}, file)
     result = clora("scan", "theirs/first")
     assert result.code == 5 and "not finite" in result.out
+
+
+def test_no_server_is_promised_a_merge_of_soft_prompts_that_were_trained_to_stand_together(clora, model_folder, tasks):
+    trained = ["--method", "prog-prompt", "--data", tasks["first"], "--model", model_folder("llama"), "--device", "cpu"]
+    assert clora("train-task", *trained, "--package", "own", "--max-steps", 1).code == 0
+    result = clora("export", "own", "--for", "peft", "-o", "out", "--model", model_folder("llama"))
+    assert (result.code, result.error) == (4, "soft-prompt-changes-no-weight")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from support import write_random_adapter
 
 from clora_cli.algebra.lora import Factor
@@ -135,3 +136,40 @@ def test_slerp_of_what_is_in_line_is_the_line():
     assert torch.allclose(merged("slerp", [one, 3 * one]), 2 * one)
     assert torch.allclose(merged("slerp", [one, -one]), 0 * one)
     assert torch.allclose(merged("slerp", [0 * one, one]), one / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slerp_has_no_direction_where_opposite_adapters_leave_only_rounding(dtype):
+    one, opposite, last = (draw(2, 7, seed=seed).to(dtype) for seed in (1, 1, 2))
+    b = draw(5, 2, seed=3).to(dtype)
+    adapters = [Factor(one, b, 1.7), Factor(opposite, -b, 1.7), Factor(last, b, 1.0)]
+    expected = dense(adapters[2]) / 3  # from 0, a third of the way
+    assert torch.allclose(dense(merged("slerp", adapters)), expected, atol=1e-6)
+
+
+def test_knots_elects_no_sign_where_opposite_adapters_leave_only_rounding():
+    a, b = draw(2, 7, seed=1), draw(5, 2, seed=3)
+    pair = [Factor(a, b, 1.7), Factor(a, -b, 1.7)]
+    assert dense(merged("knots", pair, density=1.0)).abs().max() < 1e-6
+    other = Factor(draw(2, 7, seed=4), draw(5, 2, seed=5), 1.0)
+    # where all three have entries that of the third decides, and is averaged with the one that has its sign
+    factored = dense(merged("knots", [*pair, other], density=1.0))
+    assert torch.allclose(
+        factored, dense(merged("knots", [dense(one) for one in (*pair, other)], density=1.0)), atol=1e-5
+    )
+
+
+def test_sign_part_marks_the_last_adapters_entries_also_where_it_has_none():
+    merge = registry.load("merges", "sign-part")(keep="opposite")
+    first, second = torch.tensor([[1.0, -2.0]]), torch.tensor([[2.0, 1.0]])
+    adapters = [{"s": first}, {"s": second}, {"other": first}]
+    found = dict(merge_sites(merge, adapters, torch.ones(3)))
+    assert found["s"].tolist() == [[3.0, -1.0]]  # all of the earlier ones; the second is not the last
+    assert found["other"].tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("weights", [[0.1, 0.2, -0.3], [1.0, -1.0, 0.0]])
+def test_average_divides_by_no_sum_that_is_rounding(weights):
+    with refused("merge-weights-sum-to-zero"):
+        merged("average", [torch.ones(1, 1)] * 3, weights)
+    assert merged("average", [torch.ones(1, 1)] * 3, [0.1, 0.2, -0.2]).item() == pytest.approx(1)

@@ -46,3 +46,11 @@ def test_few_rows_still_give_a_choice():
         [1.0, 0.0],
         [0.0, 1.0],
     ]
+
+
+def test_adapters_with_a_whole_covariance_and_with_its_diagonal_go_together():
+    queries = [(draw(6, 4, seed=seed).float() + 9 * seed).tolist() for seed in (0, 1)]
+    mixed = [state_of(rows, ["a"] * 6, covariance=form) for rows, form in zip(queries, ("full", "diag"), strict=True)]
+    plain = [state_of(rows, ["a"] * 6, covariance="diag") for rows in queries]
+    asked = torch.tensor([*queries[0], *queries[1]])
+    assert torch.equal(Epi().weigh(mixed, asked), Epi(covariance="diag").weigh(plain, asked))

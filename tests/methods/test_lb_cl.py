@@ -124,3 +124,27 @@ def test_a_training_starts_beside_the_sum_and_moves_outside_of_it(model_folder, 
         change = factor.a - (factor.a @ v.mT) @ v
         assert float(change.norm()) > 1e-4 and float(torch.linalg.norm(factor.delta() @ v.mT)) > 0
         assert torch.allclose(change @ v.mT, torch.zeros(()), atol=1e-5)
+
+
+def test_a_larger_rank_and_a_layer_that_no_earlier_adapter_has_start_as_a_fresh_lora():
+    # one earlier triplet at "s", none at "other": the second rank, and all of "other", would otherwise stay 0 for ever
+    run = run_of([earlier(1, rank=1)], {row: draw(OUT, IN, seed=row).float() for row in (1, 2, 3)})
+    fresh = run.trainable["s"].a.detach().clone()
+    LbCl(seeds=1).begin(run)
+    own = run.trainable["s"]
+    assert torch.equal(own.a[1], fresh[1])
+    assert not own.b[:, 1].any()
+    assert own.b[:, 0].any()
+    assert run.kept["basis_a/s"].shape == (IN, 1)
+
+    run = run_of([earlier(1)], {row: draw(OUT, IN, seed=row).float() for row in (1, 2, 3)})
+    run.past = [SimpleNamespace(factors=dict)]
+    LbCl(seeds=1).begin(run)
+    assert torch.equal(run.trainable["s"].a, fresh)
+    assert run.kept["basis_b/s"].shape == (OUT, 0)
+
+
+def test_what_rounding_leaves_beyond_a_delta_s_rank_is_no_triplet():
+    a = draw(1, IN, seed=1).float()
+    u, values, v = triplets(Factor(torch.cat([a, a, a]), draw(OUT, 3, seed=2).float(), 0.7), 3)
+    assert [bool(one.any()) for one in (values[0], values[1:], u[:, 1:], v[1:])] == [True, False, False, False]

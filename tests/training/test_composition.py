@@ -95,3 +95,27 @@ def test_what_does_not_go_together(name, options, code, values):
 def test_unknown_names(name, options, values):
     with refused("unknown-name", *values, error=UnknownNameError):
         compose(name, options)
+
+
+@pytest.mark.parametrize("name", ["deal+jump-lora", "i-lora+slow", "slow+i-lora"])
+def test_what_only_one_method_of_a_run_can_do_is_refused_of_two(name):
+    with refused("methods-disagree", *name.split("+"), error=OptionError):
+        compose(name, {})
+
+
+@pytest.mark.parametrize("name", ["deal+ewc+migu", "migu+ewc+deal", "inc-lora+jump-lora+a-gem", "jump-lora+migu"])
+def test_what_hands_gradients_on_does_so_last_and_sets_the_factors_first(name):
+    method, owner = compose(name, {}), "deal" if "deal" in name else "jump-lora"
+    assert list(method.filtering)[-1] == owner
+    assert next(iter(method.stepping)) == owner
+
+
+def test_what_writes_a_copy_ends_before_what_merges_it():
+    assert list(compose("tasl+slow", {}).ending) == ["slow", "tasl"]
+    assert list(compose("sdft+slow", {}).ending) == ["slow", "sdft"]
+
+
+@pytest.mark.parametrize("name", ["pfd+a-gem", "gem+pfd"])
+def test_a_memory_beside_weights_of_the_task_s_own_rows_is_refused(name):
+    with refused("methods-disagree", *name.split("+"), error=OptionError):
+        compose(name, {})

@@ -8,10 +8,12 @@ from other_models import through_bank, through_peft
 from refusals import refused
 from support import trainer_for
 
+from clora_cli.base.progress import Silent
 from clora_cli.recipes.running import _size
 from clora_cli.training import train_task
 from clora_cli.training.build import build
 from clora_cli.training.describe import describe
+from clora_cli.training.fit import encoded_rows, methods_of
 
 
 def batch_of(plan, built):
@@ -79,3 +81,17 @@ def test_whole_weights_and_loras_do_not_go_on_from_one_another(plan_for, tmp_pat
         plan_for("second", method="seq-lora", package="whole")
     with refused("adapter-kinds-differ", tmp_path / "loras", "seq-ft", "full rank"):
         plan_for("second", method="seq-ft", package="loras")
+
+
+def test_a_penalty_beside_jump_lora_leaves_no_gradient_at_the_identity(plan_for):
+    train_task(plan_for(method="ella+jump-lora"))
+    plan = plan_for("second", method="ella+jump-lora")
+    built = build(plan)
+    moments = methods_of(plan, built, encoded_rows(plan, built))
+    moments.begin(None, Silent())
+    for factor in built.trainable.values():
+        with torch.no_grad():
+            (factor.b if factor.b.requires_grad else factor.a).normal_()
+    moments.gradients(1.0)
+    assert any(own.grad is not None for run in moments._runs.values() for own in run.own.values())
+    assert all(side.grad is None for factor in built.trainable.values() for side in (factor.a, factor.b))

@@ -155,4 +155,4 @@ def test_gradient_accumulation_does_not_change_the_adapter(tmp_path, model_folde
 def test_penalties_that_act_on_nothing_are_named(tmp_path, model_folder, tasks):
     plan = make_plan(options_for(model_folder("llama"), tasks["first"], tmp_path, method="o-lora+n-lora"))
     built = build(plan)
-    assert Penalties(plan.method.at("penalty"), built.trainable, built.bank).inactive() == ["o-lora"]
+    assert Penalties(plan.method.at("penalty"), built.trainable, built.bank).inactive() == {"o-lora": False}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from refusals import refused
-from support import contents, options_for, save_model, write_task
+from support import Signals, contents, options_for, save_model, write_task
 
 from clora_cli.algebra.lora import Factor
 from clora_cli.base.errors import InterruptedRunError
@@ -226,3 +226,98 @@ def test_tree_lora_keeps_a_gradient_of_norm_1_for_each_task_and_site(learn):
         )
     alone, plain = (learn(method, "second", package=method, lr=0.05) for method in ("tree-lora", "seq-lora"))
     assert all(torch.equal(factor.a, plain.factors()[site].a) for site, factor in alone.factors().items())
+
+
+def test_inf_lora_goes_on_from_adapters_alone_that_tell_what_their_inputs_use(learn):
+    first = learn("o-lora", "first")
+    with refused("method-state-missing", first.path, "the same method"):
+        learn("inf-lora", "second")
+
+
+def test_inf_lora_remembers_inputs_of_layers_that_a_task_leaves_out(learn):
+    first = learn("inf-lora", "first", target_modules=("q_proj",))
+    second = learn("inf-lora", "second", target_modules=("v_proj",))
+    queries = {key for key in first.state() if "q_proj" in key}
+    assert queries
+    assert {key: second.state()[key].tolist() for key in queries} == {
+        key: first.state()[key].tolist() for key in queries
+    }
+    assert any("v_proj" in key for key in second.state())
+
+
+def test_epi_goes_on_from_adapters_alone_that_inputs_can_find(learn):
+    first = learn("per-task", "first")
+    with refused("method-state-missing", first.path, "--method epi"):
+        learn("epi", "second")
+
+
+def _deltas(adapter):
+    return {site: factor.delta() for site, factor in adapter.factors().items()}
+
+
+def _alike(first, second):
+    one, other = _deltas(first), _deltas(second)
+    return all(torch.equal(delta, other[site]) for site, delta in one.items())
+
+
+@pytest.mark.parametrize("other", ["ewc", "migu", "tree-lora"])
+def test_deal_hands_on_what_others_make_of_the_gradients_in_either_order(learn, other):
+    found = {}
+    for name in ("deal", f"deal+{other}", f"{other}+deal"):
+        learn(name, "first", package=name)
+        found[name] = learn(name, "second", package=name)
+    assert _alike(found[f"deal+{other}"], found[f"{other}+deal"])
+    assert not _alike(found["deal"], found[f"deal+{other}"])
+
+
+def test_jump_lora_hands_on_what_a_filter_leaves(learn):
+    plain, filtered = (learn(name, "first", package=name) for name in ("jump-lora", "jump-lora+migu"))
+    assert _alike(plain, filtered)  # migu leaves the first task alone
+    plain, filtered = (learn(name, "second", package=name) for name in ("jump-lora", "jump-lora+migu"))
+    assert not _alike(plain, filtered)
+
+
+@pytest.mark.parametrize("name", ["deal", "tasl", "slao", "jump-lora"])
+def test_a_slow_copy_without_decay_is_the_other_method(learn, name):
+    both = f"{name}+slow"
+    for task in ("first", "second"):
+        plain = learn(name, task, package=name)
+        slow = learn(both, task, package=both, method_options={"slow.decay": "0"})
+        assert _alike(plain, slow), task
+
+
+@pytest.mark.parametrize("name", ["mocl", "moe-lora", "gain-lora", "sapt"])
+def test_remembered_rows_pass_a_learned_gate_too(learn, name):
+    both = f"{name}+gem"
+    learn(name, "first", package=both)
+    plain = learn(name, "first", package=name)
+    found = learn(both, "second", package=both, method_options={"gem.margin": "0"})
+    assert set(found.state()) == set(plain.state()) | {key for key in found.state() if "basis" in key}
+
+
+def test_osf_lora_is_refused_where_the_rank_leaves_the_model_no_direction(learn):
+    with refused("no-room-for-rank", "--rank"):
+        learn("osf-lora+jump-lora", "first")
+
+
+@pytest.mark.parametrize("name", ["sapt", "gain-lora"])
+def test_a_gate_goes_on_at_its_own_width_alone(learn, name):
+    learn(name, "first", method_options={"width": "6"})
+    with refused("gate-width-differs", "width=6"):
+        learn(name, "second")
+    assert learn(name, "second", method_options={"width": "6"}).stage == 2
+
+
+def test_a_penalty_of_factors_that_are_not_trained_changes_nothing_not_even_what_is_clipped(learn, inputs, tmp_path):
+    # inf-lora holds lora_A still, which o-lora's penalty is of
+    both = "inf-lora+o-lora"
+    for name in ("inf-lora", both):
+        learn(name, "first", package=name)
+    plain = learn("inf-lora", "second", package="inf-lora")
+    told, (model, tasks) = Signals(), inputs
+    chosen = {"method": both, "method_options": {"strength": "1000"}}
+    plan = make_plan(options_for(model, tasks["second"], tmp_path / both, **chosen))
+    assert _alike(plain, train_task(plan, progress=told)[0])
+    assert told.warnings == [
+        "o-lora: its penalty is inactive in this run: it is of factors that this run does not train"
+    ]
