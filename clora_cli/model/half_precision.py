@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +22,10 @@ def computes_in(dtype: str) -> bool:
     """
     import torch
 
-    if dtype not in _ASKED or not torch.backends.mkldnn.is_available():
+    library: Any = torch.backends.mkldnn
+    if dtype not in _ASKED or not library.is_available():
         return True
-    asked = getattr(torch.ops.mkldnn, _ASKED[dtype], None)
+    asked: Any = getattr(torch.ops.mkldnn, _ASKED[dtype], None)
     return asked is None or bool(asked())
 
 

@@ -39,7 +39,7 @@ __all__ = [
 _SHAREABLE = {DynamicLayer, DynamicSlidingWindowLayer}
 _INPUTS = {"input_ids", "attention_mask"}
 # What configurations call the number of tokens that a layer looks back over, or from which on it leaves some out.
-_WINDOW = re.compile(r"window(?:_size|_len)?$|^(?:local_attention|attention_chunk_size|index_topk)$")
+_WINDOW = re.compile(r"window(?:_size|_len)?$|^(?:local_attention|attention_chunk_size|index_topk|index_block_size)$")
 WORTH = 0.1  # of a batch's positions must be left out, for a second pass through the layers to pay
 # How far logits may be from those of the whole, as a share of their norm; in half precision every layer rounds both.
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
