@@ -16,7 +16,7 @@ import random
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -119,21 +119,21 @@ class Step:
             return self.batch["labels"].shape[1] - inputs["labels"].shape[1]
 
 
-def compared(step: Step, turns: int) -> list[str]:
-    """Return the table's rows: medians over turns, each of which begins with another way."""
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+def compared(step: Step, turns: int, ways: Sequence[str]) -> list[str]:
+    """Return the table's rows beside the first way's: medians over turns, each of which begins with another way."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     slopes: dict[str, list[Tensor]] = {}
     for turn in range(-1, turns):  # the first one is not counted: allocators settle, the beginning is tried out
-        for way in WAYS[turn % len(WAYS) :] + WAYS[: turn % len(WAYS)]:
+        for way in (*ways[turn % len(ways) :], *ways[: turn % len(ways)]):
             took, slopes[way] = step.seconds(way)
             if turn >= 0:
                 seconds[way].append(took)
-    norm = torch.stack([one.double().norm() for one in slopes["plain"]]).norm()
+    norm = torch.stack([one.double().norm() for one in slopes[ways[0]]]).norm()
     rows = []
-    for way in WAYS:
-        pairs = zip(slopes[way], slopes["plain"], strict=True)
+    for way in ways:
+        pairs = zip(slopes[way], slopes[ways[0]], strict=True)
         apart = torch.stack([(one - other).double().norm() for one, other in pairs]).norm() / norm
-        ratio = median(plain / own for plain, own in zip(seconds["plain"], seconds[way], strict=True))
+        ratio = median(first / own for first, own in zip(seconds[ways[0]], seconds[way], strict=True))
         rows.append(f"| {way} | {median(seconds[way]):.3f} | {ratio:.2f} | {apart.item():.0e} |")
     return rows
 
@@ -145,6 +145,9 @@ def main() -> None:
     parser.add_argument("--data", help="a task; random words under an instruction with ten labels unless given")
     parser.add_argument("--words", type=int, default=40, help="least number of words of a random text")
     parser.add_argument("--steps", type=int, default=20, help="turns that count")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=WAYS, help="the first is what others are compared with"
+    )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto")
@@ -164,8 +167,8 @@ def main() -> None:
         step = Step(make_plan(chosen), torch.device(options.device))
         rows, width = step.batch["input_ids"].shape
         print(f"{rows} rows of at most {width} tokens, which begin with the same {step.shared()}\n")
-        print("| step | s | plain / it | gradients differ by |", "|---|--:|--:|--:|", sep="\n")
-        print("\n".join(compared(step, options.steps)))
+        print(f"| step | s | {options.ways[0]} / it | gradients differ by |", "|---|--:|--:|--:|", sep="\n")
+        print("\n".join(compared(step, options.steps, options.ways)))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ for line in sys.stdin:
     signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
     tell(pid=os.getpid())
     code = 0
+    os.write(1, os.environ.get("SAYS", "").encode())
     os.write(1, b"train x: 3/10  loss 1\nwarning: careful\nno end of line")
     if words[0] == "train-task":
         task = words[words.index("--data") + 1]
@@ -39,5 +40,5 @@ for line in sys.stdin:
 
 
 def pretending(**environment: str) -> Worker:
-    """Start one; ``FAIL=<task>``, ``WAIT=<command>``, ``DIE=<command>`` say what is to go wrong."""
+    """Start one; ``FAIL=<task>``, ``WAIT=<command>``, ``DIE=<command>`` say what is to go wrong, ``SAYS=<text>`` what else it prints."""
     return Worker([sys.executable, "-c", PRETEND], {**os.environ, **environment})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from clora_cli.base.errors import ArtifactError
 from clora_cli.base.legible import legible
 from clora_cli.cli._output import SECONDS_BETWEEN_LINES, Terminal, _console
+from clora_cli.model.half_precision import OF_MACHINE
 from clora_cli.recipes.journal import read_advance
 from clora_cli.recipes.running import Listener
 from clora_cli.recipes.steps import Step, Unit
@@ -53,14 +54,19 @@ class _Plain:
         self._terminal = terminal
         self._now: dict[Unit, Step] = {}
         self._last: dict[Unit, float] = {}
+        self._machine_told = False
 
     def begins(self, unit: Unit, step: Step) -> None:
         """Remember what is being done."""
         self._now[unit], self._last[unit] = step, -math.inf
 
     def says(self, unit: Unit, line: str) -> None:
-        """Pass on progress, and warnings."""
-        if line.startswith("warning: "):
+        """Pass on progress, and warnings; what is so of the machine in every step, once."""
+        if line.startswith(f"warning: {OF_MACHINE} "):
+            if not self._machine_told:
+                self._terminal.warn(line.removeprefix("warning: "))
+            self._machine_told = True
+        elif line.startswith("warning: "):
             self._terminal.warn(f"{self._place(unit)}: {line.removeprefix('warning: ')}")
         elif (advance := read_advance(line)) and advance.done != advance.total:
             now = time.monotonic()

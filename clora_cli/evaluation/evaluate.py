@@ -77,7 +77,12 @@ def evaluate(
     agree(lambda: _facts(members, read, options, reference, device))
     with together(device):
         backbone = load_backbone(
-            reference, device=device, dtype=options.dtype, quantize=options.quantize, shard=options.shard
+            reference,
+            device=device,
+            dtype=options.dtype,
+            quantize=options.quantize,
+            shard=options.shard,
+            progress=progress,
         )
         combination = combination_of(backbone, members, combine, routed, layers, progress)
         bench = Bench(combination, encoded(backbone, tasks, options, progress), options, progress)

@@ -32,7 +32,9 @@ def made_rows(plan: SynthesisPlan, progress: Progress) -> Iterator[tuple[str, li
     """
     options = plan.options
     device = pick_device(options.device)
-    backbone = load_backbone(plan.reference, device=device, dtype=options.dtype, quantize=options.quantize)
+    backbone = load_backbone(
+        plan.reference, device=device, dtype=options.dtype, quantize=options.quantize, progress=progress
+    )
     # No adapter acts yet: it is the base model that makes questions.
     asked_first = {
         name: _questions(plan, backbone, name, progress) for name, rows in plan.sources.items() if rows.examples

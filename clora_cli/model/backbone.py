@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from clora_cli.base.errors import OptionError
+from clora_cli.base.progress import Progress
 from clora_cli.model.base_model import Kind, ModelReference
 from clora_cli.model.conventions import neutral_generation, read_tokens
+from clora_cli.model.half_precision import slow_here
 from clora_cli.model.loading import load_skeleton, model_with_weights, read_config, read_tokenizer
 from clora_cli.model.sharding import divided, ready
 from clora_cli.processes.engines import refuse_other_engines
@@ -29,9 +31,11 @@ __all__ = [
 ]
 
 
-# Called a dropout, but a part of what a model computes in evaluation: NLLB's experts are scaled down by it.
-_NO_DROPOUT = {"moe_token_dropout"}
-_DROPPING = ("dropout", "pdrop", "drop_path")  # in names of settings; the last leaves out whole blocks
+# Called a dropout or a noise, but a part of what a model computes in evaluation, by type and name: NLLB's experts are scaled
+# down by the one, and the other is how far apart the scores of PhiMoE's experts may be.
+_NO_DROPOUT = {("nllb-moe", "moe_token_dropout"), ("phimoe", "router_jitter_noise")}
+# In names of settings: what is left out at random, single numbers or whole blocks and layers, and what routers' inputs are multiplied with.
+_DROPPING = ("dropout", "pdrop", "drop_path", "layerdrop", "drop_rate", "jitter_noise", "jitter_eps")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +128,7 @@ def load_backbone(
     quantize: str = "none",
     dropout: bool = False,
     shard: bool = False,
+    progress: Progress | None = None,
 ) -> Backbone:
     """Load a base model, frozen and in evaluation mode, with its tokenizer.
 
@@ -134,6 +139,7 @@ def load_backbone(
         quantize: ``none``, ``4bit`` (NF4) or ``8bit``; needs the ``quantize`` extra and an accelerator.
         dropout: Whether the base model keeps its own dropout in training mode.
         shard: Whether each of the processes, which have met, keeps a part of it.
+        progress: Told if this type is slow on this processor.
 
     Raises:
         ArtifactError: If the files cannot be loaded.
@@ -143,7 +149,10 @@ def load_backbone(
 
     refuse_other_engines()
 
-    torch_dtype = getattr(torch, dtype_name(dtype, device))
+    name = dtype_name(dtype, device)
+    if progress is not None and (remark := slow_here(name, device)):
+        progress.warn(remark)
+    torch_dtype = getattr(torch, name)
     extra = divided(reference, device, quantize) if shard else {}  # each part is read to where it will be
     if quantize != "none":  # such weights are placed while they are read, on the first device unless told
         extra = {"quantization_config": _quantization(quantize, torch_dtype, device), "device_map": {"": device}}
@@ -179,7 +188,8 @@ def _switch_off_dropout(config: Any) -> None:
     # Set in the configuration: attention layers keep their rate as a plain number, which no walk over modules finds.
     for part in (config, *(value for value in vars(config).values() if hasattr(value, "to_diff_dict"))):
         for name, value in list(vars(part).items()):
-            if any(word in name for word in _DROPPING) and name not in _NO_DROPOUT and isinstance(value, float):
+            acts = (getattr(config, "model_type", ""), name) in _NO_DROPOUT
+            if any(word in name for word in _DROPPING) and not acts and isinstance(value, float):
                 setattr(part, name, 0.0)
 
 

@@ -7,20 +7,24 @@ that adapters learn on exactly the weights that llama.cpp multiplies with.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from clora_cli.base.errors import ArtifactError, OptionError, translated
+from clora_cli.base.errors import ArtifactError, CloraError, OptionError, translated
 from clora_cli.base.files import new_folder
 from clora_cli.model.completeness import check_complete, check_extent
+from clora_cli.processes.locks import Patience, locked
+from clora_cli.processes.spots import place
 
 __all__ = ["check_gguf_installed", "gguf_digest", "gguf_folder", "is_gguf", "open_gguf"]
 
 _SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
+_HEADER = 1 << 26  # bytes that are looked at whole: settings and vocabulary, which tools change in place
 _SAMPLES = 256
 _SAMPLE = 4096  # bytes
 
@@ -61,19 +65,35 @@ def gguf_folder(file: Path) -> Path:
     folder = Path(root) / "clora" / "gguf" / gguf_digest(file)[:32]
     if not folder.is_dir():
         check_gguf_installed(f"base model {file} is a GGUF file")
-        with new_folder(folder) as unfinished:
-            _convert(file, unfinished)
+        try:
+            _make(file, folder)
+        except CloraError as error:
+            if error.code != "cannot-write":
+                raise
+            raise CloraError(
+                f"base model {file} is a GGUF file, which is made into a folder once: {error}, in XDG_CACHE_HOME",
+                code="gguf-cache-not-writable",
+            ) from error
     return folder
 
 
+def _make(file: Path, folder: Path) -> None:
+    with locked([place(folder)], patience=Patience(math.inf)):  # who comes while it is made finds it made
+        if not folder.is_dir():
+            with new_folder(folder) as unfinished:
+                _convert(file, unfinished)
+
+
 def gguf_digest(file: Path) -> str:
-    """Return a digest of a file's size and of samples from its first byte to its last: header and all tensors."""
+    """Return a digest of a file's size, of its header and of samples from all of its tensors."""
     try:
         size = file.stat().st_size
         digest = hashlib.sha256(str(size).encode())
         with file.open("rb") as stream:
             if stream.read(len(_MAGIC)) != _MAGIC:
                 raise ArtifactError(f"{file} is no GGUF file; fetch it again", code="gguf-damaged")
+            stream.seek(0)
+            digest.update(stream.read(_HEADER))
             for number in range(_SAMPLES):
                 stream.seek(max(0, size - _SAMPLE) * number // (_SAMPLES - 1))
                 digest.update(stream.read(_SAMPLE))
@@ -136,5 +156,12 @@ def _convert(file: Path, folder: Path) -> None:
         # The weights are plain numbers by now; their format in the file is nobody's concern any more.
         model.hf_quantizer, model.is_quantized = None, False
         vars(model.config).pop("quantization_config", None)
+        tokenizer = library.AutoTokenizer.from_pretrained(source, gguf_file=name, trust_remote_code=False)
+    with translated(
+        f"{what} cannot be made into a folder below XDG_CACHE_HOME",
+        CloraError,
+        "free space there or name another place",
+        code="gguf-cache-not-writable",
+    ):
         model.save_pretrained(folder)
-        library.AutoTokenizer.from_pretrained(source, gguf_file=name, trust_remote_code=False).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,11 +38,14 @@ __all__ = [
 # cannot repeat it, and some go on from it as if there had been none (Jamba).
 _SHAREABLE = {DynamicLayer, DynamicSlidingWindowLayer}
 _INPUTS = {"input_ids", "attention_mask"}
+# What configurations call the number of tokens that a layer looks back over, or from which on it leaves some out.
+_WINDOW = re.compile(r"window(?:_size|_len)?$|^(?:local_attention|attention_chunk_size|index_topk|index_block_size)$")
 WORTH = 0.1  # of a batch's positions must be left out, for a second pass through the layers to pay
 # How far logits may be from those of the whole, as a share of their norm; in half precision every layer rounds both.
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
 _CLOSE_IN_HALF = 0.05
-UNFIT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+# What models raise that cannot go on: XLM asserts that a mask has two axes.
+UNFIT = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 class SharedPrefix:
@@ -224,5 +228,8 @@ def alike_up_to(config: Any) -> int:
 def window(config: Any) -> int:
     """Return over how many tokens every layer can look back."""
     text = config.get_text_config(decoder=True)
-    windows = (getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return min((size for size in windows if isinstance(size, int) and size > 0), default=1 << 30)
+    named = [name for name in vars(text) if _WINDOW.search(name)]
+    windows = (
+        getattr(text, name, None) for name in ("sliding_window", *named)
+    )  # of some it follows from another number
+    return min((size for size in windows if type(size) is int and size > 0), default=1 << 30)

@@ -23,6 +23,7 @@ from clora_cli.base.versions import installed_version, library_versions
 from clora_cli.data import list_tasks
 from clora_cli.data.root import data_root
 from clora_cli.model.base_model import find_model
+from clora_cli.model.half_precision import computes_in
 from clora_cli.nano import MODEL_NAME
 
 __all__ = ["BROKEN", "MISSING", "OK", "Check", "look"]
@@ -33,6 +34,7 @@ BROKEN = "broken"
 DISTRIBUTION = "clora-cli"
 _LOADED = ("torch", "transformers", "peft")
 _GIB = 1 << 30
+_HALF = ("bfloat16", "float16")
 # Where `clora --install-completion` writes, by shell.
 _COMPLETIONS = {
     "bash": ".bash_completions/clora.sh",
@@ -61,7 +63,19 @@ class Check:
 def look() -> Iterator[Check]:
     """Look at everything, one thing after another."""
     yield from _requirements()
-    for check in (_imports, _pytorch, _devices, _memory, _disk, _bundled_model, _data, _hub, _variables, _completion):
+    for check in (
+        _imports,
+        _pytorch,
+        _half_precision,
+        _devices,
+        _memory,
+        _disk,
+        _bundled_model,
+        _data,
+        _hub,
+        _variables,
+        _completion,
+    ):
         yield _guarded(check)
 
 
@@ -127,6 +141,13 @@ def _pytorch() -> Check:
     product = torch.ones(2, 2) @ torch.ones(2, 2)
     right = float(product.sum()) == 8
     return Check("pytorch", OK if right else BROKEN, f"computes, {threads} threads of {os.cpu_count()} processors")
+
+
+def _half_precision() -> Check:
+    lacking = [name for name in _HALF if not computes_in(name)]
+    told = f"the processor has {'no ' if lacking else ''}instructions for {' and '.join(lacking or _HALF)}"
+    mend = "on the processor leave --dtype at float32, its default; half precision takes many times as long"
+    return Check("half precision", MISSING if lacking else OK, told, mend if lacking else "")
 
 
 def _devices() -> Check:

@@ -95,7 +95,7 @@ class Dispatcher:
         if self._settings.shard:  # until the last input is decided
             self._joined.enter_context(together(self._device))
         how: dict[str, Any] = {name: getattr(self._settings, name) for name in ("dtype", "quantize", "shard")}
-        self.guide.backbone = load_backbone(self.reference, device=self._device, **how)
+        self.guide.backbone = load_backbone(self.reference, device=self._device, progress=self._progress, **how)
         for remark in self.guide.backbone.tokens.remarks(self.guide.record.max_length, 0):
             self._progress.note(f"note: {remark}")
         if not calibration:

@@ -55,7 +55,9 @@ class Service:
         members = read_package(paths)
         self._reference = find_base(members, options.model, options.revision, progress)
         check_writes(self._reference)
-        self._backbone = load_backbone(self._reference, device=pick_device(options.device), dtype=options.dtype)
+        self._backbone = load_backbone(
+            self._reference, device=pick_device(options.device), dtype=options.dtype, progress=progress
+        )
         self._bank = AdapterBank(self._backbone.model)
         self.held = Held(members, self._backbone, self._bank, options)
         self.held.activate()

@@ -95,7 +95,7 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
 
     Args:
         plan: The run.
-        progress: Reports which layers ``all-linear`` leaves out.
+        progress: Reports a type that is slow here, and which layers ``all-linear`` leaves out.
 
     Raises:
         CloraError: If the model cannot be loaded, a target matches nothing, or an adapter does not fit.
@@ -109,6 +109,7 @@ def build(plan: Plan, progress: Progress | None = None) -> Built:
         quantize=options.quantize,
         dropout=options.base_dropout,
         shard=options.shard,
+        progress=progress,
     )
     if device.type == "cpu" and backbone.dtype != torch.float32:
         # On a CPU the fused attention's backward pass is several times slower in half precision than the plain one.

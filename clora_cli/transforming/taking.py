@@ -184,7 +184,7 @@ def _taken(
 ) -> Iterator[tuple[FeatureJob, Distribution]]:
     options = plan.options
     device = pick_device(options.device)
-    backbone = load_backbone(plan.reference, device=device, dtype=options.dtype, shard=options.shard)
+    backbone = load_backbone(plan.reference, device=device, dtype=options.dtype, shard=options.shard, progress=progress)
     places = Places(backbone.model)
     sites = {job: _sites(backbone, job.member.on(places), options) for job in todo}
     for job in todo:

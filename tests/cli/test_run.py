@@ -15,6 +15,7 @@ from pretend import pretending
 from refusals import refused
 from support import contents
 
+from clora_cli.model.half_precision import OF_MACHINE
 from clora_cli.recipes import shipped
 
 RECIPE = """\
@@ -207,6 +208,16 @@ def test_a_failed_unit_is_told_in_one_line_and_the_others_go_on(clora, here, mon
     assert "warning: seq-lora, seed 42, 2/2 inference: careful" in result.err
     assert "seq-lora, seed 42, 1/2 yes-no: train x: 3/10  loss 1" in result.err
     assert "n-lora, seed 42, 2/2 inference: train ended with status 3 in 0 s" in result.err
+
+
+def test_what_every_step_says_of_the_machine_is_told_once(clora, here, monkeypatch):
+    text = "name: two\nmodel: clora-nano\ntasks: [yes-no, inference]\nmethods: [n-lora, seq-lora]\n"
+    (here / "two.yaml").write_text(text, encoding="utf-8")
+    says = f"warning: {OF_MACHINE} has no instructions\n"
+    monkeypatch.setattr("clora_cli.cli._crew.Crew.worker", lambda crew, number: pretending(SAYS=says))
+    result = clora("run", "two.yaml")
+    assert (result.code, result.err.count(says)) == (0, 1)
+    assert result.err.count("careful") == 8
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,18 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     CLIPVisionConfig,
+    DbrxConfig,
     DebertaV2Config,
     Llama4TextConfig,
     LlamaConfig,
     LlavaConfig,
+    M2M100Config,
+    MixtralConfig,
     MptConfig,
     NllbMoeConfig,
+    OPTConfig,
+    PhimoeConfig,
+    SwitchTransformersConfig,
     T5Gemma2Config,
 )
 
@@ -27,6 +33,13 @@ from clora_cli.model.linear_layers import find_sites
 from clora_cli.model.loading import load_skeleton
 
 SIZE = {"vocab_size": 99, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+SEQ2SEQ = {"vocab_size": 99, "d_model": 16, "max_position_embeddings": 64}
+SEQ2SEQ |= {
+    f"{side}_{what}": n
+    for side in ("encoder", "decoder")
+    for what, n in (("layers", 3), ("attention_heads", 2), ("ffn_dim", 24))
+}
 
 
 @pytest.fixture
@@ -111,6 +124,42 @@ def test_all_linear_leaves_out_a_router_that_returns_more_than_its_product():
         model = AutoModelForCausalLM.from_config(Llama4TextConfig(**SIZE, num_key_value_heads=2, head_dim=8))
     found = {site.rpartition(".")[2] for site in find_sites(model, ["all-linear"])}
     assert "router" not in found and {"q_proj", "down_proj"} <= found
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        M2M100Config(encoder_layerdrop=0.5, decoder_layerdrop=0.5, **SEQ2SEQ),
+        SwitchTransformersConfig(
+            router_jitter_noise=0.5, vocab_size=99, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2
+        ),
+        MixtralConfig(router_jitter_noise=0.5, num_key_value_heads=1, num_local_experts=2, **SIZE),
+        OPTConfig(layerdrop=0.5, ffn_dim=24, word_embed_proj_dim=16, **SIZE),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_nothing_is_left_to_chance_in_training_mode(config):
+    _switch_off_dropout(config)
+    torch.manual_seed(0)
+    loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = loader.from_config(config).train()
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    given = {"input_ids": ids, **({"decoder_input_ids": ids} if config.is_encoder_decoder else {})}
+    logits = [model(**given).logits for _ in range(4)]
+    assert all(torch.equal(one, logits[0]) for one in logits)
+    assert torch.allclose(model.eval()(**given).logits, logits[0], atol=1e-5)
+
+
+def test_a_part_of_a_configuration_is_looked_at_too():
+    config = DbrxConfig(ffn_config={"moe_jitter_eps": 0.1})
+    _switch_off_dropout(config)
+    assert config.ffn_config.moe_jitter_eps == 0.0
+
+
+def test_phimoe_keeps_what_its_router_needs_and_lets_its_inputs_be():
+    config = PhimoeConfig(input_jitter_noise=0.1)
+    _switch_off_dropout(config)
+    assert (config.input_jitter_noise, config.router_jitter_noise) == (0.0, 0.01)
 
 
 def test_a_rate_that_acts_in_evaluation_too_is_no_dropout():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -52,6 +55,48 @@ def test_it_is_converted_once_wherever_it_lies(file, cache, tmp_path, monkeypatc
     assert is_local(str(copy)) and list(cache.iterdir()) == [first.path]
 
 
+def test_of_two_that_come_at_once_one_converts_it(file, cache, monkeypatch):
+    convert, turns = gguf_file._convert, []
+
+    def slow(*given):
+        turns.append(time.sleep(0.5))
+        convert(*given)
+
+    monkeypatch.setattr(gguf_file, "_convert", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(gguf_file.gguf_folder, [file, file])
+    assert first == second and len(turns) == 1
+    assert list(cache.iterdir()) == [first]
+
+
+def test_a_setting_that_is_changed_in_place_makes_another_model(tmp_path):
+    content = bytearray(b"GGUF" + bytes(4_000_000))
+    (tmp_path / "a.gguf").write_bytes(content)
+    before = gguf_file.gguf_digest(tmp_path / "a.gguf")
+    content[6_000] = 1  # between two samples
+    (tmp_path / "a.gguf").write_bytes(content)
+    assert gguf_file.gguf_digest(tmp_path / "a.gguf") != before
+
+
+def test_a_cache_that_cannot_be_written_is_named(file, tmp_path, monkeypatch):
+    (tmp_path / "blocked").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
+    with refused("gguf-cache-not-writable", file, "blocked", "XDG_CACHE_HOME"):
+        find_model(str(file))
+
+
+def test_a_cache_without_room_is_not_taken_for_a_damaged_file(file, cache, monkeypatch):
+    from transformers import PreTrainedModel
+
+    def full(*given, **named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    with refused("gguf-cache-not-writable", file, "No space left", "XDG_CACHE_HOME"):
+        find_model(str(file))
+    assert not [*cache.glob("*")]
+
+
 def test_an_adapter_is_trained_on_it_and_names_the_file(file, tmp_path):
     adapter = train(file, write_task(tmp_path / "task"), tmp_path / "package", epochs=1)
     assert adapter.base["id"] == str(file)
@@ -68,7 +113,7 @@ def test_a_cut_off_file_is_refused_and_nothing_stays_in_the_cache(file, cache):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with refused("gguf-damaged", file, error=ArtifactError):
         find_model(str(file))
-    assert not any(cache.iterdir())
+    assert not [*cache.glob("*")]
 
 
 def test_a_file_without_some_weights_is_refused(model_folder, tmp_path):

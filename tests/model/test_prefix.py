@@ -40,13 +40,14 @@ def test_logits_and_gradients_after_a_shared_beginning_are_those_of_the_whole(na
     rest = MASK[:, length:].bool()
     expected = model(**INPUTS).logits[:, length:][rest]
     found = model(**prefix.after(INPUTS, length)).logits[rest]
-    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10)
+    # Some normalise, or take a softmax, in float32 whatever their type; what rounds there depends on the processor, too.
+    tolerance = 1e-12 if name in EXACT else 1e-6
+    assert (found - expected).norm() <= tolerance * expected.norm()
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).double()
     both = [torch.autograd.grad((one * weights).sum(), trained(model), allow_unused=True) for one in (found, expected)]
     for own, plain in zip(*both, strict=True):
         assert (own is None) == (plain is None)
-        # Some normalise, or take the softmax of a backward pass, in float32 whatever their type.
-        assert own is None or (own - plain).norm() <= (1e-12 if name in EXACT else 1e-6) * plain.norm()
+        assert own is None or (own - plain).norm() <= tolerance * plain.norm()
 
 
 @pytest.mark.parametrize("name", UNFIT)

@@ -8,7 +8,7 @@ import transformers
 from causal_models import FITTING, SIZE, UNFIT
 
 from clora_cli.model.continuations import Continuations
-from clora_cli.model.prefix import Beginning, alike_up_to, common_beginning
+from clora_cli.model.prefix import Beginning, alike_up_to, common_beginning, window
 from clora_cli.model.sharing import Sharing
 
 START = [5, 6, 7, 8, 9, 10, 11]
@@ -65,6 +65,54 @@ def test_a_model_goes_on_from_a_beginning_whatever_pads_the_rest(name, side):
         kept = batch["attention_mask"][row].bool()
         whole = model(input_ids=torch.tensor([[*START, *batch["input_ids"][row][kept].tolist()]])).logits[0, 7:]
         assert torch.allclose(found[row][kept], whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (transformers.GPTNeoConfig(window_size=20), 20),
+        (transformers.MistralConfig(sliding_window=21), 21),
+        (transformers.Llama4TextConfig(attention_chunk_size=22), 22),
+        (transformers.DogeConfig(keep_window_size=23), 23),
+        (transformers.ModernBertDecoderConfig(local_attention=24), 12),
+        (transformers.Qwen2Config(use_sliding_window=False), 1 << 30),
+        (transformers.LlamaConfig(), 1 << 30),
+    ],
+)
+def test_a_window_is_found_whatever_a_configuration_calls_it(config, size):
+    assert window(config) == size
+
+
+def test_labels_stand_behind_no_text_that_a_window_would_not_reach_from_there():
+    config = transformers.GPTNeoConfig(
+        vocab_size=96, hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]
+    )
+    config.window_size, config.initializer_range = 14, 0.4
+    model = model_of(config)
+    sharing, tree = Sharing(model), Continuations(LABELS, model.device)
+    texts = [text[:10] for text in TEXTS]
+    assert sharing.packs(texts, LABELS, len(tree.nodes))
+    found = tree.likelihoods(model, texts[:2])
+    expected = torch.stack([torch.stack([alone(model, text, label) for label in LABELS]) for text in texts[:2]])
+    assert torch.allclose(found, expected)
+    longer = [[*text, 30] for text in texts]  # 11 tokens and 4 nodes
+    assert not sharing.packs(longer, LABELS, len(tree.nodes))
+    assert not torch.allclose(
+        tree.likelihoods(model, longer[:1])[0], torch.stack([alone(model, longer[0], label) for label in LABELS])
+    )
+
+
+def test_a_model_that_asserts_what_masks_it_takes_reads_labels_one_by_one(monkeypatch):
+    model = model_of(WIDE["gpt2"])
+    plain = model.forward
+
+    def forward(input_ids, attention_mask, position_ids=None, **given):
+        if attention_mask.ndim != 2:
+            raise AssertionError
+        return plain(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **given)
+
+    monkeypatch.setattr(model, "forward", forward)
+    assert not Sharing(model).packs(TEXTS, LABELS, 4)
 
 
 @pytest.mark.parametrize("name", UNFIT)
