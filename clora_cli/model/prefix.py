@@ -40,6 +40,7 @@ _SHAREABLE = {DynamicLayer, DynamicSlidingWindowLayer}
 _INPUTS = {"input_ids", "attention_mask"}
 # What configurations call the number of tokens that a layer looks back over, or from which on it leaves some out.
 _WINDOW = re.compile(r"window(?:_size|_len)?$|^(?:local_attention|attention_chunk_size|index_topk|index_block_size)$")
+_TRIED = 24  # tokens after a beginning that are tried out, of two rows
 WORTH = 0.1  # of a batch's positions must be left out, for a second pass through the layers to pay
 # How far logits may be from those of the whole, as a share of their norm; in half precision every layer rounds both.
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -78,7 +79,7 @@ class SharedPrefix:
         if length < 1 or (len(ids) - 1) * length < WORTH * ids.numel():
             return 0
         if self._fits is None:
-            self._fits = self._tried({name: tensor[:2] for name, tensor in inputs.items()}, length)
+            self._fits = self._tried({name: tensor[:2, : length + _TRIED] for name, tensor in inputs.items()}, length)
         return length if self._fits else 0
 
     def after(self, inputs: Mapping[str, Tensor], length: int) -> dict[str, Any] | None:

@@ -97,6 +97,19 @@ def test_rows_share_the_tokens_before_their_first_difference_or_padding(ids, mas
     assert shared_length(torch.tensor(ids), torch.tensor(mask)) == length
 
 
+def test_what_is_tried_out_is_short_and_later_batches_are_not_tried():
+    model = model_of(FITTING["llama"])
+    read = []
+    model.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(tuple(given[0].shape)))
+    ids = torch.randint(3, 96, (3, 65), generator=torch.Generator().manual_seed(6))
+    ids[:, :20] = ids[0, :20]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    prefix = SharedPrefix(model)
+    assert prefix.length(inputs, 99) >= 20
+    assert read == [(1, 20), (2, 24), (2, 44)]
+    assert prefix.length(inputs, 99) >= 20 and len(read) == 3
+
+
 def test_little_is_not_shared():
     prefix = SharedPrefix(model_of(FITTING["llama"]))
     assert prefix.length(INPUTS, 1) == 0  # two of 36 positions

@@ -32,6 +32,7 @@ CHOSEN |= {
 }  # 0.1.0 took these by itself
 # On another processor the sign of a gradient that is nearly 0 may turn, and Adam moves that entry by the learning rate.
 CLOSE, TURNED = 0.03, 8 * 2 * 0.006
+FISHER = 0.3  # by so much a gradient that is off by 2e-5 moves ewc's Fisher information, which is compared to the byte elsewhere
 # On one processor, with sums rounded otherwise: four entries may turn.
 ROUNDED, ROUNDED_TURNED = 0.02, 4 * 2 * 0.006
 SPARED = (
@@ -74,8 +75,9 @@ def check(path, expected, choosing, close=CLOSE, turned=TURNED):
         assert math.hypot(*norms[0]) == pytest.approx(math.hypot(*norms[1]), rel=0.1)
     for name, tensor in found.items() if not choosing else ():
         norm, product = expected["tensors"][name]
-        assert sketch(tensor)[0] == pytest.approx(norm, rel=close, abs=1e-12), name
-        assert sketch(tensor)[1] == pytest.approx(product, abs=max(turned, close / CLOSE * 0.1 * norm)), name
+        share = FISHER if name.startswith("fisher") else close
+        assert sketch(tensor)[0] == pytest.approx(norm, rel=share, abs=1e-12), name
+        assert sketch(tensor)[1] == pytest.approx(product, abs=max(turned, share / CLOSE * 0.1 * norm)), name
 
 
 def trained(method, package):
