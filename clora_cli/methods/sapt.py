@@ -82,7 +82,7 @@ class Sapt(Gated):
     def begin(self, run: Run) -> None:
         """Make the gate trainable; look at the memory's rows, and at how earlier adapters weighed their own."""
         super().begin(run)
-        if not self._held(run):
+        if not (self.memory() and run.memory):  # of another method of the run, its rows hold nothing
             return
         states = [adapter.state() for adapter in run.past]
         run.kept[_REMEMBERED] = run.embedded([run.texts[row].question for row in run.memory])
@@ -93,7 +93,7 @@ class Sapt(Gated):
 
     def loss(self, run: Run, batch: Batch) -> Tensor | None:
         """Return how far remembered rows' weights are from what they were; None without a memory."""
-        if not self._held(run):
+        if _ATTENTION not in run.kept:
             return None
         keys, queries = (run.kept[name].to(batch.logits.device) for name in (_KEYS, _REMEMBERED))
         earlier: list[Mapping[str, Tensor]] = [{"key": key} for key in keys]
@@ -105,10 +105,6 @@ class Sapt(Gated):
             if adapter.task in tasks
         ]
         return self.strength * torch.stack(terms).sum() * len(batch.answers) / batch.tokens if terms else None
-
-    def _held(self, run: Run) -> bool:
-        """Tell whether remembered rows hold the attention; those of another method of the run do not."""
-        return self.memory() is not None and len(run.memory) > 0
 
     def divergence(self, weights: Tensor, before: Tensor) -> Tensor:
         """Return KL(before || weights), mean over rows.
