@@ -145,6 +145,10 @@ def _query_value(linear: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
         if all(any(_ends(name, target) for name in linear) for target in group):
             return group
     endings = sorted({name.rpartition(".")[2] for name in linear})
+    if not endings:
+        raise OptionError(
+            "the base model has no linear layer that a LoRA could change; take another one", code="no-linear-layers"
+        )
     raise OptionError(
         f"no query and value projections found; pass --target-modules with some of {', '.join(endings)}",
         code="no-default-target-modules",

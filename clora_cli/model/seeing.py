@@ -7,7 +7,6 @@ a batch needs it; as many as fit into a part of memory are kept. A random view o
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -100,8 +99,7 @@ class Seen:
     def _decoded(self, picture: Picture) -> Any:
         """Return an image the right way up, in colours or grey as the model sees it."""
         image = _opened(picture)
-        with _mending(picture, "decoded"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of what it makes the best of
+        with _mending(picture, "decoded"):
             from PIL import ImageOps
 
             return _in_bytes(ImageOps.exif_transpose(image)).convert(self._mode)
@@ -124,58 +122,49 @@ class Seen:
             return given, named
         # On the meta device they are no numbers; all images are of the first one's shape.
         known = [0] * len(numbers) if numbers.is_meta else numbers.flatten().tolist()
-        pixels = self._stacked([self.pixels(number) for number in known], known)
+        pixels = self._stacked(known)
         others = {name: value for name, value in named.items() if name not in _OF_TEXTS}
         return given, {**others, "pixel_values": pixels.to(numbers.device, model.dtype)}
 
-    def _stacked(self, pixels: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
-        odd = next((place for place, one in enumerate(pixels) if one.shape != pixels[0].shape), None)
-        if odd is not None:
-            names, sizes = zip(
-                *((_place(self._pictures[numbers[at] % _VIEW]), _size_of(pixels[at])) for at in (0, odd)), strict=True
-            )
+    def _stacked(self, numbers: Sequence[int]) -> Tensor:
+        pixels = [self.pixels(number) for number in numbers]
+        sizes = {tuple(one.shape[1:]): number % _VIEW for number, one in zip(numbers, pixels, strict=True)}
+        if len(sizes) > 1:
+            told = [f"{_place(self._pictures[of])} {width} by {height}" for (height, width), of in sizes.items()]
             raise MismatchError(
-                f"the base model's image processor makes {names[0]} {sizes[0]} and {names[1]} {sizes[1]} pixels, and a batch has one size; "
-                "let its preprocessor_config.json give a height and a width, or do_center_crop",
+                f"the base model's image processor makes {told[0]} pixels and {told[1]}, and a batch has one size; let its "
+                "preprocessor_config.json give a height and a width, or do_center_crop",
                 code="images-differ-in-size",
             )
-        return torch.stack(list(pixels))
+        return torch.stack(pixels)
 
 
 def _opened(picture: Picture) -> Any:
     from PIL import Image, UnidentifiedImageError
 
-    with _mending(picture, "read"), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow's, of images of more than 89 million pixels; it refuses those of twice as many
+    with _mending(picture, "read"):
         try:
-            return Image.open(io.BytesIO(picture.read()))
+            image = Image.open(io.BytesIO(picture.read()))
         except UnidentifiedImageError:  # its message names an object of Python's
             raise ValueError("it is in no format that Pillow knows") from None
         except Image.DecompressionBombError:
             raise ValueError(f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
+        if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN):
+            raise ValueError("its pixels are 32-bit numbers, of which nothing tells the white one (8 and 16 bits go)")
+        return image
 
 
 def _in_bytes(image: Any) -> Any:
     """Return an image of 8 bits a channel; Pillow's own ``convert`` cuts larger numbers off at 255 instead of scaling them."""
     if image.mode == "P":  # may be transparent in part, which only this conversion takes without a word
         return image.convert("RGBA") if "transparency" in image.info else image
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN):
+    if image.mode.startswith("I"):
         return image.convert("I").point(lambda value: value / 257).convert("L")
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            "its pixels are 32-bit numbers, of which nothing tells what is white: store them as 8 or 16 bits"
-        )
     return image
 
 
 def _mending(picture: Picture, what: str) -> AbstractContextManager[None]:
     return translated(f"{_place(picture)} cannot be {what}", DataError, "mend or remove it", code="image-unreadable")
-
-
-def _size_of(pixels: Tensor) -> str:
-    return f"{pixels.shape[2]} by {pixels.shape[1]}"
 
 
 def _place(picture: Picture) -> str:

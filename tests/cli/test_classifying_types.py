@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
+
+import encoders
 import pytest
 import torch
 from encoders import scored
 from images import FAMILIES, ROUND, STRAIGHT, drawn_again, save_seeing
 from peft import PeftModel
 from refusals import refused
-from support import train
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from safetensors.torch import save_file
+from support import one_line, train
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    FunnelConfig,
+    FunnelModel,
+)
 
 from clora_cli.data import load_task
 from clora_cli.model.backbone import load_backbone
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import find_model
 from clora_cli.model.classifier import Classifier
-from clora_cli.model.model_types import SEEING
+from clora_cli.model.model_types import ENCODERS, SEEING, UNFIT
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.heads import head_of
 
@@ -45,20 +56,18 @@ def taken_through(clora, package, tasks):
     first, second = (package / task.name for task in tasks)
     commands = [
         ("stat-features", package),
-        ("route", package, *data),
         ("eval", package, *data, "--combine", "route", "--json"),
         ("merge", first, second, "--strategy", "ties", "--out", "merged"),
         ("trim", second, "--by", "density", "--option", "density=0.5", "--out", "trimmed"),
-        ("show", second),
-        ("eval", "merged", *data, "--json"),
     ]
     for words in commands:
         made = clora(*words)
         assert made.code == 0, (words[0], made.err)
 
 
-def test_every_type_of_image_model_is_tried():
+def test_every_type_is_tried():
     assert set(FAMILIES) == SEEING
+    assert {*encoders.FAMILIES, *encoders.OTHERS, "funnel"} == ENCODERS
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -82,3 +91,33 @@ def test_every_command_takes_every_type_of_image_model(clora, shapes, here, fami
     said = [STRAIGHT[number] for number in theirs.argmax(dim=1).tolist()]
     cell = scored(adapter, shapes[1:]).rows[-1].scores["straight"]
     assert [float(one in row.references) for one, row in zip(said, rows, strict=True)] == list(cell.per_row)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", sorted(encoders.OTHERS))
+def test_peft_reads_what_every_type_of_encoder_was_trained_to(bert, colours, here, family):
+    model = encoders.save_encoder(family, here / "model", bert)
+    made = train(model, colours[0], here / "pkg", max_steps=1, lr=1e-2, target_modules=encoders.OTHERS[family][1])
+    inputs = {"input_ids": torch.tensor([[2, 17, 90, 41, 3], [2, 60, 8, 120, 3]])}
+    mine, without = by_clora(model, made.path, inputs)
+    theirs = by_peft(model, made.path, inputs, AutoModelForSequenceClassification)
+    assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(mine, without)
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_encoders_that_no_adapter_fits_are_refused_by_their_type(clora, here, kind):
+    (here / "model").mkdir()
+    (here / "model" / "config.json").write_text(json.dumps({"model_type": kind}))
+    save_file({"weight": torch.zeros(1)}, here / "model" / "model.safetensors")
+    told = clora("train-task", "--model", "model", "--data", "topics-news", "--package", "p")
+    assert (told.code, told.error) == (4, "encoder-not-supported")
+    assert f"type '{kind}'" in one_line(told)
+
+
+def test_an_encoder_whose_head_has_no_plain_output_layer_is_refused_for_answers(colours, bert, here):
+    layers = {"d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 32, "block_sizes": [1, 1], "vocab_size": 200}
+    FunnelModel(FunnelConfig(**layers)).save_pretrained(here / "model")
+    AutoTokenizer.from_pretrained(bert).save_pretrained(here / "model")
+    with refused("encoder-cannot-answer", here / "model"):
+        train(here / "model", colours[0], here / "pkg")
