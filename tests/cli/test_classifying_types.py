@@ -14,6 +14,7 @@ from refusals import refused
 from safetensors.torch import save_file
 from support import one_line, train
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -27,8 +28,10 @@ from clora_cli.model.backbone import load_backbone
 from clora_cli.model.bank import AdapterBank
 from clora_cli.model.base_model import find_model
 from clora_cli.model.classifier import Classifier
+from clora_cli.model.linear_layers import all_linear, linear_layers
 from clora_cli.model.model_types import ENCODERS, SEEING, UNFIT
 from clora_cli.store.adapter_folder import read_adapter
+from clora_cli.store.distribution import read_distribution
 from clora_cli.store.heads import head_of
 
 
@@ -121,3 +124,29 @@ def test_an_encoder_whose_head_has_no_plain_output_layer_is_refused_for_answers(
     AutoTokenizer.from_pretrained(bert).save_pretrained(here / "model")
     with refused("encoder-cannot-answer", here / "model"):
         train(here / "model", colours[0], here / "pkg")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_layers_that_make_something_of_positions_alone_are_no_sites_of_features(clora, shapes, here):
+    model = save_seeing("swinv2", here / "model")
+    positions = "continuous_position_bias_mlp.0"
+    made = train(model, shapes[0], here / "every", max_steps=1, target_modules=("all-linear",))
+    assert not [site for site in made.sites if positions in site]
+    named = train(model, shapes[0], here / "named", max_steps=1, target_modules=("query", positions))
+    assert [site for site in named.sites if positions in site]
+    taken = clora("stat-features", here / "named")
+    assert taken.code == 0, taken.err
+    sites = read_distribution(named.features).sites
+    assert sites
+    assert not [site for site in sites if positions in site]
+    routed = clora("eval", here / "named", f"--data={shapes[0]}", "--combine", "route")
+    assert (routed.code, routed.error) == (4, "gated-inputs-differ")
+
+
+def test_deberta_has_layers_of_positions_that_all_linear_leaves_out():
+    settings = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "num_hidden_layers": 1}
+    for family in ("deberta", "deberta-v2"):
+        config = AutoConfig.for_model(family, **settings, hidden_size=16, num_attention_heads=2, intermediate_size=16)
+        layers = linear_layers(model := AutoModelForSequenceClassification.from_config(config))
+        assert {name.rpartition(".")[2] for name in layers.keys() - set(all_linear(model))} > {"classifier"}
+        assert not [name for name in all_linear(model) if "pos" in name.rpartition(".")[2]]
