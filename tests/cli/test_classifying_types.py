@@ -108,6 +108,16 @@ def test_peft_reads_what_every_type_of_encoder_was_trained_to(bert, colours, her
     assert not torch.equal(mine, without)
 
 
+def test_a_norm_in_a_head_is_no_layer_to_merge(clora, bert, colours, here):
+    model = encoders.save_encoder("modernbert", here / "model", bert)
+    for task in colours:
+        made = train(model, task, here / "pkg", method="inc-lora", max_steps=1)
+    assert [name for name in head_of(made).inner if "norm" in name]
+    merged = clora("merge", *(here / "pkg" / task.name for task in colours), "--strategy", "ties", "--out", "both")
+    assert merged.code == 0, merged.err
+    assert head_of(read_adapter(here / "both")).inner.keys() == head_of(made).inner.keys()
+
+
 @pytest.mark.parametrize("kind", UNFIT)
 def test_encoders_that_no_adapter_fits_are_refused_by_their_type(clora, here, kind):
     (here / "model").mkdir()
