@@ -32,6 +32,33 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deberta": {"pooler_hidden_size": 32},
     "deberta-v2": {"pooler_hidden_size": 32},
 }
+# Of all others with a head that clora fills, and the layers that are adapted where there is no query and value.
+_PADDED = {"max_position_embeddings": 66}
+OTHERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "albert": ({"embedding_size": 16}, ()),
+    "bert": ({}, ()),
+    "big_bird": ({"attention_type": "original_full"}, ()),
+    "camembert": (_PADDED, ()),
+    "convbert": ({"embedding_size": 32, "head_ratio": 1}, ()),
+    "data2vec-text": (_PADDED, ()),
+    "electra": ({"embedding_size": 16}, ()),
+    "ernie": ({}, ()),
+    "eurobert": ({"num_key_value_heads": 2, **_MARKS}, ()),
+    "fnet": ({}, ("dense",)),
+    "layoutlm": ({}, ()),
+    "megatron-bert": ({}, ()),
+    "mobilebert": ({"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16}, ()),
+    "mpnet": (_PADDED, ()),
+    "nomic_bert": ({}, ()),
+    "nystromformer": ({}, ()),
+    "rembert": ({"input_embedding_size": 16, "output_embedding_size": 16}, ()),
+    "roberta-prelayernorm": (_PADDED, ()),
+    "roformer": ({"embedding_size": 16}, ()),
+    "xlm-roberta": (_PADDED, ()),
+    "xlm-roberta-xl": (_PADDED, ()),
+    "xmod": ({**_PADDED, "languages": ["en_XX"], "default_language": "en_XX"}, ()),
+    "yoso": ({}, ()),
+}
 
 
 def write_colours(folder: Path, labels: Sequence[str]) -> Path:
@@ -46,7 +73,8 @@ def write_colours(folder: Path, labels: Sequence[str]) -> Path:
 def save_encoder(family: str, folder: Path, like: Path) -> Path:
     """Save a random encoder of a family without its head, with the tokenizer of another one."""
     set_seed(0)
-    config = transformers.AutoConfig.for_model(family, **{**_SMALL, **FAMILIES[family]})
+    given = {**_SMALL, **(FAMILIES[family] if family in FAMILIES else OTHERS[family][0])}
+    config = transformers.AutoConfig.for_model(family, **given)
     transformers.AutoModel.from_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(like).save_pretrained(folder)
     return folder

@@ -21,15 +21,17 @@ def read_image_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]
     """Return the rows of a folder's images by split, with columns ``image`` and ``label``, and notes; None if it holds other data.
 
     Raises:
-        DataError: A split is there twice.
+        DataError: A split is there twice, or there are images and no two classes.
     """
     files = split_files(folder)
     if any(map(split_of, files)):
         return None  # files of rows, which may name the images in the folders beside them
     parts = {path.name: path for path in _folders(folder) if split_of(path.name) and _classes(path)}
     if not parts:
-        whole = not files and not any(map(_holds_rows, _folders(folder))) and len(_classes(folder)) > 1
-        return ({"train": _rows(folder)}, _left(folder)) if whole else None
+        if files or any(map(_holds_rows, _folders(folder))):
+            return None
+        _check_classes(folder)
+        return ({"train": _rows(folder)}, _left(folder)) if _classes(folder) else None
     try:
         chosen, others = choose_splits(parts)
     except Twofold as error:
@@ -57,6 +59,19 @@ def _classes(folder: Path) -> list[Path]:
     return [path for path in _folders(folder) if any(map(_is_image, path.rglob("*")))]
 
 
+def _check_classes(folder: Path) -> None:
+    """Refuse images from which no classes can be told."""
+    classes = _classes(folder)
+    if len(classes) > 1 or not (classes or any(map(_is_image, folder.iterdir()))):
+        return
+    there = f"images of one folder alone, '{classes[0].name}'" if classes else "images without folders"
+    raise DataError(
+        f"{folder}: it holds {there}, and classes are told by folders: {folder.name}/CLASS/x.png for each class, or "
+        f"{folder.name}/train/CLASS/x.png with test beside train",
+        code="images-without-classes",
+    )
+
+
 def _rows(folder: Path) -> list[Record]:
     """An image and the name of its class's folder, in the order of the files' names."""
     files = [(path, one.name) for one in _classes(folder) for path in sorted(one.rglob("*")) if _is_image(path)]
@@ -65,8 +80,9 @@ def _rows(folder: Path) -> list[Record]:
 
 def _left(folder: Path) -> list[str]:
     odd = [
-        str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file() and not _is_image(path)
+        str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if not (path.is_dir() or _is_image(path))
     ]
+    odd += [f"{path.name} (empty)" for path in _folders(folder) if not any(path.iterdir())]
     odd += [path.name for path in sorted(folder.iterdir()) if _is_image(path)]
     return [f"not used in {folder.name}: {few(odd)}"] if odd else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ __all__ = ["ENDINGS", "Picture", "picture_in"]
 
 # Of the files that are images in a folder of them: those that torchvision takes, and GIF.
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,18 @@ def picture_in(cell: object, where: str, column: str, folder: Path) -> Picture |
         folder: What paths start from.
 
     Raises:
-        DataError: It is none of these, or its file cannot be read.
+        DataError: It is none of these, an address, or its file cannot be read.
     """
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes) and cell:
-        return Picture.of_bytes(cell)
+    if isinstance(cell, bytes):
+        return Picture.of_bytes(cell) if cell else None
     if isinstance(cell, str) and not is_blank(cell):
+        if _ADDRESS.match(cell.strip()):
+            raise DataError(
+                f"{where}: image {cell.strip()} is an address, and images are read from disk; download it and give its path",
+                code="image-not-on-disk",
+            )
         return Picture.of_file(folder / cell.strip(), where)
     if not is_blank(cell):
         raise DataError(

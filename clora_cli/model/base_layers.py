@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from clora_cli.algebra.head_names import head_modules, in_head
 from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import read_json
 from clora_cli.model.base_model import HEADS, ModelReference
@@ -210,6 +211,7 @@ class BaseLayers:
 def _shapes(member: AdapterFolder) -> dict[str, tuple[int, ...]]:
     """Return (out, in) of an adapter's sites, from its file's header; () for what is more than a linear layer's factors.
 
+    The layers of a classification head are none of them: an encoder's files lack these, and a norm among them takes no factors.
     Nothing is returned for a file that cannot be read: the next reader says why.
     """
     try:
@@ -217,8 +219,11 @@ def _shapes(member: AdapterFolder) -> dict[str, tuple[int, ...]]:
         if member.is_dense:
             return {site: tuple(entry["shape"]) for site, entry in header.items()}
         sides: dict[str, dict[str, tuple[int, ...]]] = {}
+        head = head_modules(member.config)
         for key, entry in header.items():
             name = parse_name(key)
+            if name.part == "base" and in_head(name.site, head):
+                continue
             sides.setdefault(name.site, {})["table" if name.embedding else name.part] = tuple(entry["shape"])
     except (OSError, ValueError, MismatchError):
         return {}

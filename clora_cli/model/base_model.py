@@ -14,7 +14,7 @@ from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import read_json
 from clora_cli.model.checkpoint import CONFIG, Part, read_part, read_parts
 from clora_cli.model.gguf_file import gguf_folder, is_gguf
-from clora_cli.model.model_types import ENCODERS, SEEING, check_seeing
+from clora_cli.model.model_types import ENCODERS, SEEING, check_type
 from clora_cli.nano import MODEL_NAME, MODEL_PATH
 
 __all__ = [
@@ -116,7 +116,7 @@ def find_model(name: str, revision: str | None = None) -> ModelReference:
         )
     config = read_json(path / CONFIG, "model configuration")
     fingerprint, weights = _fingerprints(path, config)
-    settings, sees = dict(sorted(_settings(config))), check_seeing(name, config)
+    settings, sees = dict(sorted(_settings(config))), check_type(name, config)
     return ModelReference(name, path, _kind(config), fingerprint, commit, weights, settings, sees)
 
 

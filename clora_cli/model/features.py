@@ -21,7 +21,7 @@ from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.base_model import check_pool
 from clora_cli.model.capture import Capture
-from clora_cli.model.linear_layers import linear_shape, text_modules
+from clora_cli.model.linear_layers import linear_shape, sees_rows, text_modules
 from clora_cli.processes.ranks import gathered, own_share, processes, rank, spread
 from clora_cli.store.feature_record import Pool
 
@@ -73,7 +73,7 @@ def _body(example: Example) -> Example:
 
 
 def prompt_sites(backbone: Backbone, sites: Collection[str]) -> list[str]:
-    """Return those sites that see the prompt, in the model's order: not those of an encoder-decoder's decoder or of vision."""
+    """Return those sites that see the prompt, in the model's order: not those of a decoder behind an encoder, of vision, of positions."""
     return sites_of_prompts(backbone.model, backbone.kind, sites)
 
 
@@ -81,7 +81,8 @@ def sites_of_prompts(model: Any, kind: str, sites: Collection[str]) -> list[str]
     """Return ``prompt_sites`` of a model of a kind, which may be without weights."""
     encoder = model.get_encoder() if kind == "seq2seq" else None
     inside = {id(module) for module in encoder.modules()} if encoder else text_modules(model)
-    return [name for name, module in model.named_modules() if name in sites and id(module) in inside]
+    named = ((name, id(module)) for name, module in model.named_modules() if name in sites)
+    return [name for name, module in named if module in inside and sees_rows(name)]
 
 
 def layer_of(site: str) -> int | None:

@@ -14,7 +14,16 @@ from clora_cli.model.targets import ALL_LINEAR, adaptable
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["all_linear", "find_sites", "is_transposed", "linear_layers", "linear_shape", "text_modules", "usual_sites"]
+__all__ = [
+    "all_linear",
+    "find_sites",
+    "is_transposed",
+    "linear_layers",
+    "linear_shape",
+    "sees_rows",
+    "text_modules",
+    "usual_sites",
+]
 
 # Query and value projections, under the names that model families give them; the first group found wins.
 _QUERY_VALUE = (
@@ -31,6 +40,10 @@ _QUERY_VALUE = (
     ("self.in_proj",),  # DeBERTa's
     ("q_proj", "kv_b_proj"),  # DeepSeek's keys and values come out of one layer, from a few numbers a token
     ("q_b_proj", "kv_b_proj"),
+)
+# Layers of Swin v2 and DeBERTa that make something of positions alone, once for all rows.
+_OF_POSITIONS = re.compile(
+    r"(^|\.)(continuous_position_bias_mlp\.|pos_proj$|pos_q_proj$|pos_key_proj$|pos_query_proj$)"
 )
 _OTHER_SENSES = re.compile(r"vision|visual|image|audio|speech|multi_modal")
 
@@ -82,7 +95,12 @@ def all_linear(model: nn.Module) -> list[str]:
     plain = {
         kind: _gives_its_product(one) for kind, one in {type(module): module for module in linear.values()}.items()
     }
-    return [name for name, module in linear.items() if plain[type(module)]]
+    return [name for name, module in linear.items() if plain[type(module)] and sees_rows(name)]
+
+
+def sees_rows(site: str) -> bool:
+    """Tell whether a layer's output depends on the rows at all, not on their positions alone."""
+    return _OF_POSITIONS.search(site) is None
 
 
 def linear_layers(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -145,6 +163,10 @@ def _query_value(linear: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
         if all(any(_ends(name, target) for name in linear) for target in group):
             return group
     endings = sorted({name.rpartition(".")[2] for name in linear})
+    if not endings:
+        raise OptionError(
+            "the base model has no linear layer that a LoRA could change; take another one", code="no-linear-layers"
+        )
     raise OptionError(
         f"no query and value projections found; pass --target-modules with some of {', '.join(endings)}",
         code="no-default-target-modules",

@@ -7,14 +7,21 @@ from typing import Any
 
 from clora_cli.base.errors import MismatchError
 
-__all__ = ["ENCODERS", "SEEING", "check_seeing"]
+__all__ = ["ENCODERS", "SEEING", "UNFIT", "check_type"]
 
 # Encoders of texts, unless their configuration says that they decode.
 ENCODERS = set(
-    "albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie eurobert fnet funnel ibert "
-    "layoutlm longformer megatron-bert mobilebert modernbert mpnet mra nomic_bert nystromformer rembert roberta "
-    "roberta-prelayernorm roformer squeezebert xlm-roberta xlm-roberta-xl xmod yoso".split()
+    "albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie eurobert fnet funnel "
+    "layoutlm megatron-bert mobilebert modernbert mpnet nomic_bert nystromformer rembert roberta "
+    "roberta-prelayernorm roformer xlm-roberta xlm-roberta-xl xmod yoso".split()
 )
+# Encoders of texts on which no adapter can be trained, and why.
+UNFIT = {
+    "ibert": "its layers compute in whole numbers and take no LoRA",
+    "longformer": "its attention has tokens before rows, which adapters cannot be weighed by",
+    "mra": "its attention needs kernels from the Hub and gives zeros without them",
+    "squeezebert": "its projections are convolutions",
+}
 # Encoders of images. Not among them are networks of convolutions alone, in which a LoRA finds no linear layer; those with batch
 # normalisation, whose statistics training would change; and CLIP and its like, which Transformers keeps below no name of their own.
 SEEING = set(
@@ -23,17 +30,23 @@ SEEING = set(
 )
 
 
-def check_seeing(name: str, config: Mapping[str, Any]) -> bool:
-    """Return whether a model sees images.
+def check_type(name: str, config: Mapping[str, Any]) -> bool:
+    """Refuse an encoder of a type that no adapter can be trained on; return whether a model sees images.
 
     Args:
         name: The model, for messages.
         config: Its configuration.
 
     Raises:
-        MismatchError: If it does, and is of a type that no adapter can be trained on.
+        MismatchError: If it is of such a type.
     """
     kind = config.get("model_type")
+    if kind in UNFIT:
+        raise MismatchError(
+            f"base model '{name}' is an encoder of type '{kind}', which clora does not train: {UNFIT[kind]}; take another, such as "
+            "roberta or modernbert",
+            code="encoder-not-supported",
+        )
     if kind not in SEEING and any("ForImageClassification" in one for one in config.get("architectures") or ()):
         raise MismatchError(
             f"base model '{name}' is an image model of type '{kind}', which clora does not train; take one of {', '.join(sorted(SEEING))}",

@@ -1,24 +1,29 @@
 """Images as an image model's tokens (layer L1): each is one token, and the model looks its pixels up by its number.
 
 Batches, their order and their rows' numbers are then those of texts, in training, scoring and features alike. An image is decoded when
-a batch needs it; as many as fit into a part of memory are kept.
+a batch needs it; as many as fit into a part of memory are kept. A random view of an image is a token of its own, which is never kept.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from clora_cli.base.errors import DataError, translated
+from clora_cli.base.errors import DataError, MismatchError, translated
 from clora_cli.data.pictures import Picture
+from clora_cli.model.views import Views
 
 __all__ = ["Seen"]
 
 _KEPT = 1 << 28  # bytes of pixels that are kept, so that images are not decoded in every epoch
 _OF_TEXTS = ("input_ids", "attention_mask", "use_cache")
+_SIXTEEN = ("PNG", "PPM")  # whose grey images Pillow may give as 32-bit numbers that go up to 65,535
+_VIEW = 1 << 32  # more than there are images: numbers from here on are those of views
 
 
 class Seen:
@@ -35,6 +40,7 @@ class Seen:
         self._numbers: dict[str, int] = {}
         self._kept: dict[int, Tensor] = {}
         self._size = 0
+        self._views = Views("none", 0)
 
     def number(self, picture: Picture) -> int:
         """Return an image's number, a new one if it has none.
@@ -48,26 +54,59 @@ class Seen:
             self._pictures.append(picture)
         return self._numbers[picture.digest]
 
+    def vary(self, augment: str, seed: int) -> None:
+        """Decide how views differ from their images, as ``Views`` has it."""
+        self._views = Views(augment, seed)
+
+    def view(self, number: int, place: int) -> int:
+        """Return the number of an image's view at a place in the order of training, from 0; the image's own where nothing is varied."""
+        return number + (place + 1) * _VIEW if self._views else number
+
     def pixels(self, number: int) -> Tensor:
-        """Return an image as the model sees it, shape (channel, height, width), float32.
+        """Return an image or a view as the model sees it, shape (channel, height, width), float32.
 
         Raises:
             DataError: If it cannot be decoded.
         """
+        place, own = divmod(number, _VIEW)
+        return self._viewed(own, place) if place else self._whole(own)
+
+    def _whole(self, number: int) -> Tensor:
         if number in self._kept:
             return self._kept[number]
         picture = self._pictures[number]
-        image = _opened(picture)
-        with translated(
-            f"{_place(picture)} cannot be decoded", DataError, "mend or remove it", code="image-unreadable"
-        ):
-            from PIL import ImageOps
-
-            upright = ImageOps.exif_transpose(image).convert(self._mode)
-            found: Tensor = self._processor(upright, return_tensors="pt")["pixel_values"][0]
+        found = self._processed(picture, self._decoded(picture))
         if self._size + found.nbytes <= _KEPT:
             self._kept[number] = found
             self._size += found.nbytes
+        return found
+
+    def _viewed(self, number: int, place: int) -> Tensor:
+        """Return a view: a part in the size that the model sees whole images in, whatever its processor cuts off those."""
+        picture = self._pictures[number]
+        if not self._views.crops:
+            whole = self._whole(number)
+            return whole.flip(-1) if self._views.view(place, 1.0).mirrored else whole
+        image = self._decoded(picture)
+        view = self._views.view(place, image.width / image.height)
+        left, top, right, bottom = view.part or (0.0, 0.0, 1.0, 1.0)
+        box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
+        height, width = self._whole(0).shape[1:]
+        part = image.resize((width, height), getattr(self._processor, "resample", None), box=box)
+        found = self._processed(picture, part, do_resize=False, do_center_crop=False)
+        return found.flip(-1) if view.mirrored else found
+
+    def _decoded(self, picture: Picture) -> Any:
+        """Return an image the right way up, in colours or grey as the model sees it."""
+        image = _opened(picture)
+        with _mending(picture, "decoded"):
+            from PIL import ImageOps
+
+            return _in_bytes(ImageOps.exif_transpose(image)).convert(self._mode)
+
+    def _processed(self, picture: Picture, image: Any, **chosen: Any) -> Tensor:
+        with _mending(picture, "decoded"):
+            found: Tensor = self._processor(image, return_tensors="pt", **chosen)["pixel_values"][0]
         return found
 
     def forget(self) -> None:
@@ -83,19 +122,49 @@ class Seen:
             return given, named
         # On the meta device they are no numbers; all images are of the first one's shape.
         known = [0] * len(numbers) if numbers.is_meta else numbers.flatten().tolist()
-        pixels = torch.stack([self.pixels(number) for number in known])
+        pixels = self._stacked(known)
         others = {name: value for name, value in named.items() if name not in _OF_TEXTS}
         return given, {**others, "pixel_values": pixels.to(numbers.device, model.dtype)}
+
+    def _stacked(self, numbers: Sequence[int]) -> Tensor:
+        pixels = [self.pixels(number) for number in numbers]
+        sizes = {tuple(one.shape[1:]): number % _VIEW for number, one in zip(numbers, pixels, strict=True)}
+        if len(sizes) > 1:
+            told = [f"{_place(self._pictures[of])} {width} by {height}" for (height, width), of in sizes.items()]
+            raise MismatchError(
+                f"the base model's image processor makes {told[0]} pixels and {told[1]}, and a batch has one size; let its "
+                "preprocessor_config.json give a height and a width, or do_center_crop",
+                code="images-differ-in-size",
+            )
+        return torch.stack(pixels)
 
 
 def _opened(picture: Picture) -> Any:
     from PIL import Image, UnidentifiedImageError
 
-    with translated(f"{_place(picture)} cannot be read", DataError, "mend or remove it", code="image-unreadable"):
+    with _mending(picture, "read"):
         try:
-            return Image.open(io.BytesIO(picture.read()))
+            image = Image.open(io.BytesIO(picture.read()))
         except UnidentifiedImageError:  # its message names an object of Python's
             raise ValueError("it is in no format that Pillow knows") from None
+        except Image.DecompressionBombError:
+            raise ValueError(f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
+        if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN):
+            raise ValueError("its pixels are 32-bit numbers, of which nothing tells the white one (8 and 16 bits go)")
+        return image
+
+
+def _in_bytes(image: Any) -> Any:
+    """Return an image of 8 bits a channel; Pillow's own ``convert`` cuts larger numbers off at 255 instead of scaling them."""
+    if image.mode == "P":  # may be transparent in part, which only this conversion takes without a word
+        return image.convert("RGBA") if "transparency" in image.info else image
+    if image.mode.startswith("I"):
+        return image.convert("I").point(lambda value: value / 257).convert("L")
+    return image
+
+
+def _mending(picture: Picture, what: str) -> AbstractContextManager[None]:
+    return translated(f"{_place(picture)} cannot be {what}", DataError, "mend or remove it", code="image-unreadable")
 
 
 def _place(picture: Picture) -> str:

@@ -24,6 +24,7 @@ __all__ = ["TrainOptions"]
 
 SCHEDULES = ("linear", "constant", "cosine")
 LEARN = ("last", "all")
+AUGMENT = ("none", "crop", "flip", "crop,flip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,14 @@ class TrainOptions(ModelOptions):
         "Micro-batches among whose rows those of like length come together, which pads less; 1 takes rows as the seed has them.",
         interval="[1, inf)",
         most=ROWS,
+        table="training",
+        since="0.2.0",
+    )
+    augment: str = option(
+        "none",
+        "What varies a training image each time that it is seen: none, crop (a random part of it), flip (its mirror image, half of the "
+        "times) or crop,flip.",
+        choices=AUGMENT,
         table="training",
         since="0.2.0",
     )

@@ -50,6 +50,7 @@ def _protocol(manifest: Manifest) -> dict[str, Any]:
         "scaling": lora.alpha / lora.rank if lora.alpha and lora.rank else None,
         "dropout": lora.dropout,
         "layers": None if lora.target_modules is None else ", ".join(lora.target_modules) or "query and value",
+        "augment": training.get("augment", "none") if data.template == "image" else None,
         **{name.replace("_", " "): training.get(name) for name in _UNCHANGED},
     }
     return {name: value for name, value in entries.items() if value is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clora_cli.base.errors import DataError, MismatchError
+from clora_cli.base.errors import DataError, MismatchError, OptionError
 from clora_cli.data import Rows
 from clora_cli.model.backbone import load_skeleton
 from clora_cli.model.base_model import ModelReference
@@ -10,7 +10,7 @@ from clora_cli.model.head_layers import check_classifier, check_whole
 from clora_cli.options import TrainOptions
 from clora_cli.training.composition import Composition
 
-__all__ = ["check_classes", "check_encoder"]
+__all__ = ["check_augment", "check_classes", "check_encoder"]
 
 
 def check_encoder(reference: ModelReference, method: Composition, options: TrainOptions) -> None:
@@ -29,6 +29,19 @@ def check_encoder(reference: ModelReference, method: Composition, options: Train
             code="method-not-for-encoders",
         )
     check_whole(options.shard, options.quantize)
+
+
+def check_augment(reference: ModelReference, options: TrainOptions) -> None:
+    """Refuse to vary rows that are texts.
+
+    Raises:
+        OptionError: If it is asked for.
+    """
+    if options.augment != "none" and not reference.sees:
+        raise OptionError(
+            f"--augment {options.augment} varies images, and base model '{reference.id}' reads texts; leave it out",
+            code="augment-needs-images",
+        )
 
 
 def check_classes(drawn: Rows) -> None:

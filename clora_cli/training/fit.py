@@ -12,6 +12,7 @@ from clora_cli.base.errors import InterruptedRunError, OptionError, translated
 from clora_cli.base.progress import Progress
 from clora_cli.data import Collator, encode, uses_chat
 from clora_cli.model.backbone import pick_device
+from clora_cli.model.seeing import Seen
 from clora_cli.processes.meeting import together
 from clora_cli.training.arguments import training_arguments
 from clora_cli.training.build import Built, build
@@ -121,7 +122,7 @@ def trainer_of(plan: Plan, built: Built, items: Items, moments: Moments) -> Meth
             sparing=Sparing(built, plan.options, lambda: moments.row_by_row),
             model=built.model,
             args=training_arguments(plan, backbone),
-            train_dataset=Rows(items, plan.order),
+            train_dataset=Rows(items, plan.order, _varied(plan, backbone.tokens.seen)),
             data_collator=Collator(backbone.tokens),
             decoder_inputs=backbone.tokens.decoder_inputs if backbone.kind == "seq2seq" else None,
             shift=backbone.kind == "causal",
@@ -133,6 +134,13 @@ def trainer_of(plan: Plan, built: Built, items: Items, moments: Moments) -> Meth
         ) from error
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _varied(plan: Plan, seen: Seen | None) -> Seen | None:
+    """Let a run's images vary as its options say."""
+    if seen is not None:
+        seen.vary(plan.options.augment, plan.seed)
+    return seen
 
 
 def _run(plan: Plan, trainer: MethodTrainer, checkpoint: Path | None, progress: Progress) -> None:

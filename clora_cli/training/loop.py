@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from clora_cli.base.errors import OptionError
 from clora_cli.methods import Batch
+from clora_cli.model.seeing import Seen
 from clora_cli.training.answer_logits import answer_logits
 from clora_cli.training.callbacks import AfterSteps
 from clora_cli.training.moments import Moments
@@ -22,19 +23,28 @@ __all__ = ["MethodTrainer", "Rows", "answer_loss"]
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Encoded rows in the order of a whole run; the Trainer reads them as one epoch, in sequence."""
+    """Encoded rows in the order of a whole run; the Trainer reads them as one epoch, in sequence.
 
-    def __init__(self, items: Sequence[dict[str, list[int]]], order: Sequence[int]) -> None:
-        self._items, self._order = items, order
+    Args:
+        items: The rows.
+        order: Their numbers in the order of the run.
+        seen: The images that the rows are; None of texts.
+    """
+
+    def __init__(self, items: Sequence[dict[str, list[int]]], order: Sequence[int], seen: Seen | None = None) -> None:
+        self._items, self._order, self._seen = items, order, seen
 
     def __len__(self) -> int:
         """Return the number of rows over all epochs."""
         return len(self._order)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return one encoded row and its number."""
+        """Return one encoded row and its number; of an image the view that this place in the order has."""
         row = self._order[index]
-        return {**self._items[row], "row": row}
+        item: dict[str, Any] = {**self._items[row], "row": row}
+        if self._seen is not None:
+            item["input_ids"] = [self._seen.view(number, index) for number in item["input_ids"]]
+        return item
 
 
 def answer_loss(

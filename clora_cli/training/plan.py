@@ -26,7 +26,7 @@ from clora_cli.store.package import read_package
 from clora_cli.store.withholding import WITHHELD
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.earlier import check_earlier
-from clora_cli.training.encoders import check_classes, check_encoder
+from clora_cli.training.encoders import check_augment, check_classes, check_encoder
 from clora_cli.training.memory import read_memory
 from clora_cli.training.row_order import order_of_examples, rows_to_read, run_seed, with_defaults
 
@@ -215,6 +215,7 @@ def make_plan(options: TrainOptions, progress: Progress | None = None) -> Plan:
     reference = find_model(options.model, options.revision)
     if reference.kind == "encoder":
         check_encoder(reference, method, options)
+    check_augment(reference, options)
     out = options.out or options.package / task.name
     check_place(out)
     members = read_package([options.package], missing_ok=True)

@@ -160,3 +160,42 @@ def test_a_cell_that_holds_no_image_is_named_with_its_place(tmp_path, cell, code
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with refused(code, "rows.jsonl, line 1", named):
         load_task(str(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize(("place", "told"), [("disc", "one folder alone, 'disc'"), (".", "without folders")])
+def test_images_without_two_folders_of_classes_are_refused_with_the_layout(tmp_path, place, told):
+    (tmp_path / "shapes" / place).mkdir(parents=True)
+    (tmp_path / "shapes" / place / "1.png").write_bytes(encoded("disc", 1))
+    with refused("images-without-classes", tmp_path / "shapes", told, "shapes/CLASS/x.png"):
+        load_task(str(tmp_path / "shapes"))
+
+
+def test_names_of_classes_are_whole_whatever_they_have_in_common(tmp_path):
+    names = ("1", "10", "cat", "cat fish", "chat \u00e9t\u00e9", "\u732b")
+    for name, shape in zip(names, (*ROUND, *STRAIGHT, "disc"), strict=True):
+        (tmp_path / "kinds" / name / "deep er").mkdir(parents=True)
+        for seed in range(8):
+            (tmp_path / "kinds" / name / "deep er" / f"{seed} \u00fc.png").write_bytes(
+                encoded(shape, seed + 10 * len(name))
+            )
+    assert load_task(str(tmp_path / "kinds")).labels == names
+
+
+def test_folders_without_images_and_links_to_nothing_are_told(shapes, tmp_path):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    (folder / "train" / "square").mkdir()
+    (folder / "train" / "disc" / "gone.png").symlink_to("nowhere.png")
+    assert "not used in train: disc/gone.png, square (empty)" in load_task(str(folder)).notes
+
+
+def test_empty_bytes_are_an_empty_cell(tmp_path):
+    rows = [{"image": encoded(shape, seed) if seed else b"", "label": shape} for seed in range(7) for shape in ROUND]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert "dropped 2 of 14 train rows: empty prompt or answer" in load_task(str(tmp_path / "rows.parquet")).notes
+
+
+def test_an_address_of_an_image_is_refused_as_one(tmp_path):
+    rows = [{"image": "https://example.com/a.png", "label": shape} for shape in ROUND]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with refused("image-not-on-disk", "rows.jsonl, line 1", "https://example.com/a.png"):
+        load_task(str(tmp_path / "rows.jsonl"))

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from images import drawn, encoded, save_seeing
 from PIL import Image
 from refusals import refused
 from transformers import AutoConfig, AutoImageProcessor, ResNetConfig, ResNetForImageClassification
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from clora_cli.data.pictures import Picture
 from clora_cli.model import seeing
@@ -47,6 +50,93 @@ def test_images_of_every_kind_have_three_channels(seen, mode):
     assert seen.pixels(seen.number(picture)).shape == (3, 8, 8)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_grey_images_of_16_bits_are_scaled_not_cut_off(seen, kind):
+    grey = drawn("disc", 1).convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    given = [stored(grey), stored(deep, kind)]
+    few, many = (seen.pixels(seen.number(picture)) for picture in given)
+    assert torch.equal(few, many)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_that_are_numbers_without_a_scale_are_refused_by_the_files_head(seen, mode):
+    with refused("image-unreadable", "32-bit"):
+        seen.number(stored(drawn("disc", 1).convert("L").convert(mode), "TIFF"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 1), (10, 3), (1, 10), (3, 3), (4000, 2)])
+def test_images_of_few_rows_of_pixels_keep_their_colours(seen, size):
+    red = seen.pixels(seen.number(stored(Image.new("RGB", size, (255, 0, 0)))))
+    assert torch.allclose(red.amax(dim=(1, 2)), torch.tensor([1.0, -1.0, -1.0]), atol=1e-3)
+
+
+def test_palettes_that_are_transparent_in_part_are_read_without_a_warning(seen):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seen.pixels(seen.number(stored(drawn("disc", 1).convert("P"), transparency=bytes(range(200)))))
+
+
+def test_of_images_that_move_the_first_is_seen(seen):
+    first, second = (drawn(shape, 1).convert("P") for shape in ("disc", "bar"))
+    moving = stored(first, "GIF", save_all=True, append_images=[second])
+    assert torch.equal(seen.pixels(seen.number(moving)), seen.pixels(seen.number(stored(first, "GIF"))))
+
+
+def test_sizes_that_make_no_batch_are_told_with_their_images(vit):
+    processor = ViTImageProcessorPil(do_resize=False)
+    seen = Seen(processor, AutoConfig.from_pretrained(vit))
+    small, large = stored(Image.new("RGB", (8, 8))), stored(Image.new("RGB", (8, 16)))
+    numbers = torch.tensor([[seen.number(small)], [seen.number(large)]])
+    model = load_skeleton(find_model(str(vit)))
+    seen.show(model)
+    with refused("images-differ-in-size", small.digest[:12], "8 by 8", large.digest[:12], "8 by 16"):
+        model(input_ids=numbers)
+
+
+def test_a_view_that_is_mirrored_is_the_images_own_pixels_from_right_to_left(seen):
+    number = seen.number(Picture.of_bytes(encoded("bar", 1)))
+    whole = seen.pixels(number)
+    assert seen.view(number, 7) == number  # nothing is varied unless it is asked for
+    seen.vary("flip", 3)
+    found = [seen.pixels(seen.view(number, place)) for place in range(20)]
+    mirrored = [torch.equal(one, whole.flip(-1)) for one in found]
+    assert [torch.equal(one, whole) for one in found] == [not one for one in mirrored]
+    assert 3 < sum(mirrored) < 17
+    assert torch.equal(seen.pixels(number), whole)
+
+
+@pytest.mark.parametrize("family", ["convnext", "deit", "dinov2", "vit"])
+def test_a_view_is_a_part_of_the_image_in_the_size_of_the_whole(tmp_path, family):
+    folder = save_seeing(family, tmp_path / family)
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    seen = Seen(processor, AutoConfig.from_pretrained(folder))
+    number = seen.number(stored(gradient := Image.linear_gradient("L").convert("RGB")))
+    seen.vary("crop", 3)
+    views = [seen.pixels(seen.view(number, place)) for place in range(12)]
+    whole = seen.pixels(number)
+    assert {one.shape for one in views} == {whole.shape}
+    share = [((one.max() - one.min()) / (whole.max() - whole.min())).item() for one in views]
+    assert min(share) < 0.7
+    assert max(share) > 0.8
+    low, high = (
+        processor(gradient.resize((1, 1), box=(0, y, 1, y + 1)).resize((64, 64)), return_tensors="pt") for y in (0, 255)
+    )
+    assert all(low["pixel_values"].min() <= one.min() and one.max() <= high["pixel_values"].max() for one in views)
+
+
+def test_a_view_depends_on_the_seed_and_its_place_alone(vit):
+    def views(seed, places):
+        seen = Seen(AutoImageProcessor.from_pretrained(vit, backend="pil"), AutoConfig.from_pretrained(vit))
+        seen.vary("crop,flip", seed)
+        number = seen.number(Picture.of_bytes(encoded("bar", 1)))
+        return {place: seen.pixels(seen.view(number, place)) for place in places}
+
+    first, again, other = views(1, range(6)), views(1, reversed(range(3, 6))), views(2, range(6))
+    assert all(torch.equal(again[place], first[place]) for place in again)
+    assert not any(torch.equal(other[place], first[place]) for place in other)
+
+
 def test_a_model_of_grey_images_gets_one_channel(seen, vit):
     config = AutoConfig.from_pretrained(vit, num_channels=1)
     grey = Seen(AutoImageProcessor.from_pretrained(vit, backend="pil", image_mean=[0.5], image_std=[0.5]), config)
@@ -84,7 +174,7 @@ def test_an_image_that_is_cut_off_is_named_when_it_is_decoded(seen):
 def test_an_image_of_more_pixels_than_pillow_decodes_is_refused_by_its_head(seen):
     head = bytearray(stored(drawn("disc", 1), "BMP").data)
     head[18:26] = (60_000).to_bytes(4, "little") * 2  # its width and height
-    with refused("image-unreadable", "exceeds limit"):
+    with refused("image-unreadable", "more than 178,956,970 pixels"):
         seen.number(Picture.of_bytes(bytes(head)))
 
 

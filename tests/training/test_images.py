@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from encoders import scored
-from images import FAMILIES, ROUND, STRAIGHT, drawn, save_seeing
+from images import ROUND, STRAIGHT, drawn_again
 from peft import LoraConfig, PeftModel, get_peft_model
 from refusals import refused
 from support import Signals, contents, options_for, train
@@ -53,12 +53,6 @@ def answered(model, processor, task, labels):
     return found
 
 
-def drawn_again(row):
-    """Return a row's image, drawn anew by its file's name."""
-    *_, shape, name = row.picture.path.split("/")
-    return drawn(shape, int(name.removesuffix(".png")))
-
-
 def peft_base(vit, classes, **more):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -78,16 +72,6 @@ def test_methods_that_look_at_rows_themselves_train_an_image_model(vit, shapes, 
 def test_methods_that_need_texts_refuse_an_image_model_by_name(vit, shapes, tmp_path, name):
     with refused("method-not-for-encoders", name):
         make_plan(options_for(vit, shapes[0], tmp_path / "pkg", method=name))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_models_of_every_family_learn_and_tell_shapes_apart(shapes, tmp_path, family):
-    model, modules = save_seeing(family, tmp_path / "model"), FAMILIES[family][1]
-    made = train(model, shapes[0], tmp_path / "pkg", max_steps=2, target_modules=modules)
-    cell = scored(made.path, shapes[:1]).rows[-1].scores["round"]
-    labels, processor = ROUND, AutoImageProcessor.from_pretrained(model, backbone="pil")
-    theirs = PeftModel.from_pretrained(peft_base(model, 2), str(made.path)).eval()
-    assert answered(theirs, processor, shapes[0], labels) == list(cell.per_row)
 
 
 def test_what_is_learned_is_seen_in_new_drawings(drawings, shapes):
