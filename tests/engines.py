@@ -79,15 +79,28 @@ class Case:
         return compose(self.method, self.chosen.get("method_options", {}))
 
 
-# Masks are drawn by the seed here: those that a threshold chooses differ where an entry lies on it.
-CAST = {"method_options": {"trim": "random"}}
+# Masks are drawn by the seed here, few enough that no limit cuts them by size: those that a threshold chooses differ where an entry
+# lies on it.
+CAST = {"method_options": {"trim": "random,density=0.04"}}
 # A few rows that the model makes show as much as fifty.
 MADE = {"method_options": {"rows": "2", "surplus": "1", "groups": "2"}}
 OWN: dict[str, Any] = {"cast": {"first": "cast", "chosen": CAST}, "ssr": {"first": "ssr", "chosen": MADE}}
 # The past of these must be of their own kind.
 OWN |= {
     name: {"first": name}
-    for name in ("ewc", "gain-lora", "lamol", "mocl", "moe-lora", "pfd", "sapt", "seq-ft", "tree-lora")
+    for name in (
+        "epi",
+        "ewc",
+        "gain-lora",
+        "inf-lora",
+        "lamol",
+        "mocl",
+        "moe-lora",
+        "pfd",
+        "sapt",
+        "seq-ft",
+        "tree-lora",
+    )
 }
 OWN |= {name: {"first": name, "engines": ("ddp",)} for name in ("dual-prompt", "l2p", "lfpt5", "prog-prompt")}
 METHODS = [

@@ -21,6 +21,8 @@ from clora_cli.base import registry
 from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import load_task
 from clora_cli.methods._gates import Gated
+from clora_cli.methods._input_bases import InputBases
+from clora_cli.methods.epi import Epi
 from clora_cli.model.bank import AdapterBank
 from clora_cli.store.adapter_writing import write_adapter
 from clora_cli.store.package import read_package
@@ -42,9 +44,9 @@ def test_every_method_trains_an_adapter_that_peft_loads(tmp_path, plan_for, back
     base, other = backbone(family), backbone(family)
     plugin = registry.load("methods", method.partition("+")[0])
     shared = plugin.start == "shared"  # a site may have nothing that is worth a place
-    gated = issubclass(plugin, Gated)
+    keeps = issubclass(plugin, (Gated, InputBases, Epi))  # what the next task goes on from
     chosen = MADE if method == "ssr" else {}
-    if shared or gated or plugin.full_rank or plugin.recalls or plugin().memory():  # its past must be of its own kind
+    if shared or keeps or plugin.full_rank or plugin.recalls or plugin().memory():  # its past must be of its own kind
         past, _ = train_task(plan_for("second", family=family, method=method, max_steps=1, **chosen))
     else:
         past = write_random_adapter(tmp_path / "adapters" / "second", base, stage=1)
