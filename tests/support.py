@@ -32,7 +32,7 @@ from transformers import (
 
 from clora_cli.algebra.lora import Factor, factor_keys
 from clora_cli.base import registry
-from clora_cli.base.errors import OptionError
+from clora_cli.base.errors import InterruptedRunError, OptionError
 from clora_cli.base.progress import Silent
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.base_model import ModelReference
@@ -344,6 +344,13 @@ class Signals(Silent):
                 os.kill(os.getpid(), self.number)
 
         yield advance
+
+
+def continued(plan, after=2, number=signal.SIGINT, **given):
+    """Return the adapter of a run that a signal interrupts after so many steps and that then goes on."""
+    with pytest.raises(InterruptedRunError):
+        train_task(plan, progress=Signals(after, number), **given)
+    return train_task(plan, resume=True, **given)[0]
 
 
 def check_source_given(kind: str, name: str) -> None:

@@ -30,8 +30,7 @@ def read_image_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]
     if not parts:
         if files or any(map(_holds_rows, _folders(folder))):
             return None
-        _check_classes(folder)
-        return ({"train": _rows(folder)}, _left(folder)) if _classes(folder) else None
+        return ({"train": _rows(folder)}, _left(folder)) if _has_classes(folder) else None
     try:
         chosen, others = choose_splits(parts)
     except Twofold as error:
@@ -59,11 +58,11 @@ def _classes(folder: Path) -> list[Path]:
     return [path for path in _folders(folder) if any(map(_is_image, path.rglob("*")))]
 
 
-def _check_classes(folder: Path) -> None:
-    """Refuse images from which no classes can be told."""
+def _has_classes(folder: Path) -> bool:
+    """Tell whether a folder has classes of images; refuse images from which none can be told."""
     classes = _classes(folder)
     if len(classes) > 1 or not (classes or any(map(_is_image, folder.iterdir()))):
-        return
+        return bool(classes)
     there = f"images of one folder alone, '{classes[0].name}'" if classes else "images without folders"
     raise DataError(
         f"{folder}: it holds {there}, and classes are told by folders: {folder.name}/CLASS/x.png for each class, or "

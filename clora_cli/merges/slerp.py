@@ -14,9 +14,8 @@ from clora_cli.merges._cores import Cores
 __all__ = ["Slerp"]
 
 _FLAT = 1e-6  # sine of an angle below which the arc is taken for a line
-_NOTHING = (
-    1e-6  # of the longer of two matrices: what opposite ones leave of each other is rounding, and has no direction
-)
+# Of the longer of two matrices: what opposite ones leave of each other is rounding, and has no direction.
+_NOTHING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)

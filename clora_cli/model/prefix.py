@@ -230,7 +230,6 @@ def window(config: Any) -> int:
     """Return over how many tokens every layer can look back."""
     text = config.get_text_config(decoder=True)
     named = [name for name in vars(text) if _WINDOW.search(name)]
-    windows = (
-        getattr(text, name, None) for name in ("sliding_window", *named)
-    )  # of some it follows from another number
+    # Asked for by name too: of some the sliding window follows from another number.
+    windows = (getattr(text, name, None) for name in ("sliding_window", *named))
     return min((size for size in windows if type(size) is int and size > 0), default=1 << 30)

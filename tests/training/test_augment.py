@@ -3,12 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from refusals import refused
-from support import Signals, contents, options_for, train
+from support import contents, continued, options_for, train
 
-from clora_cli.base.errors import InterruptedRunError
 from clora_cli.reporting.training_protocol import differing, protocol_of
 from clora_cli.store.tensors import read_tensors
-from clora_cli.training.execute import train_task
 from clora_cli.training.loop import Rows
 from clora_cli.training.plan import make_plan
 
@@ -37,9 +35,7 @@ def test_an_interrupted_run_sees_the_views_that_it_would_have_seen(vit, shapes, 
         train(vit, shapes[1], tmp_path / folder, **{**chosen, "max_steps": 1})
     whole = train(vit, shapes[0], tmp_path / "whole", **chosen)
     plan = make_plan(options_for(vit, shapes[0], tmp_path / "parts", **chosen))
-    with pytest.raises(InterruptedRunError):
-        train_task(plan, argv=["clora", "train-task"], progress=Signals(after=2))
-    resumed, _ = train_task(plan, argv=["clora", "train-task"], resume=True)
+    resumed = continued(plan, argv=["clora", "train-task"])
     assert contents(resumed.path) == contents(whole.path)
 
 

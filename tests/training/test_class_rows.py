@@ -7,7 +7,7 @@ import torch
 from encoders import COLD, FAMILIES, WARM, answered, save_encoder, scored, through_peft, train_both
 from refusals import refused
 from safetensors.torch import load_file
-from support import Signals, contents, options_for, train
+from support import contents, continued, options_for, train
 from transformers import AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -15,7 +15,6 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from clora_cli.base import registry
-from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.model.model_types import ENCODERS
 from clora_cli.store.adapter_folder import read_adapter
@@ -92,9 +91,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(bert, colours, tmp_path)
     options = {"max_steps": 4, "save_steps": 1, "target_modules": ("query", "value")}
     whole = train(bert, colours[0], tmp_path / "whole", **options)
     plan = make_plan(options_for(bert, colours[0], tmp_path / "cut", **options))
-    with pytest.raises(InterruptedRunError):
-        train_task(plan, argv=["clora", "train-task"], progress=Signals(after=2))
-    resumed, _ = train_task(plan, argv=["clora", "train-task"], resume=True)
+    resumed = continued(plan, argv=["clora", "train-task"])
     assert contents(resumed.path) == contents(whole.path)
     again, now = train_task(plan, argv=["clora", "train-task"])
     assert (again.path, now) == (resumed.path, False)

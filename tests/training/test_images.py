@@ -10,12 +10,11 @@ from encoders import scored
 from images import ROUND, STRAIGHT, drawn_again
 from peft import LoraConfig, PeftModel, get_peft_model
 from refusals import refused
-from support import Signals, contents, options_for, train
+from support import contents, continued, options_for, train
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from clora_cli.base import registry
-from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import load_task
 from clora_cli.model.model_types import SEEING
 from clora_cli.store.adapter_folder import read_adapter
@@ -111,9 +110,7 @@ def test_an_adapter_that_peft_made_is_scored_and_built_upon(vit, shapes, tmp_pat
 def test_an_interrupted_run_ends_as_if_it_had_not_been(vit, shapes, tmp_path):
     whole = train(vit, shapes[0], tmp_path / "whole", max_steps=4)
     plan = make_plan(options_for(vit, shapes[0], tmp_path / "parts", max_steps=4))
-    with pytest.raises(InterruptedRunError):
-        train_task(plan, progress=Signals(after=2))
-    resumed, _ = train_task(plan, resume=True)
+    resumed = continued(plan)
     kept = "adapter_model.safetensors"
     assert contents(resumed.path)[kept] == contents(whole.path)[kept]
 

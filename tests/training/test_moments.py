@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from refusals import refused
-from support import Signals, contents, run_of, trainer_for, write_random_adapter
+from support import Signals, contents, continued, run_of, trainer_for, write_random_adapter
 
 from clora_cli.base import registry
-from clora_cli.base.errors import InterruptedRunError
 from clora_cli.data import Collator, load_task
 from clora_cli.evaluation import evaluate
 from clora_cli.evaluation.combine import Routed
@@ -198,9 +197,7 @@ def test_what_a_method_keeps_and_trains_outlasts_an_interruption(plan_for, backb
         write_random_adapter(tmp_path / package / "second", backbone(), stage=1)
     expected = contents(train_task(plan_for(package="whole", **chosen))[0].path)
     plan = plan_for(package="cut", **chosen)
-    with pytest.raises(InterruptedRunError):
-        train_task(plan, progress=Signals(after=2))
-    folder, _ = train_task(plan, resume=True)
+    folder = continued(plan)
     assert contents(folder.path) == expected
     if method == "mixing":
         assert folder.state()["share"].shape == () and float(folder.state()["share"]) != 0.5

@@ -9,10 +9,10 @@ import pytest
 import torch
 from mixtures import batch_of, logits, weights_of
 from refusals import refused
-from support import FAMILIES, Signals, contents, train, write_random_adapter, write_task
+from support import FAMILIES, Signals, contents, continued, train, write_random_adapter, write_task
 
 from clora_cli.algebra.lora import Factor
-from clora_cli.base.errors import InterruptedRunError, OptionError
+from clora_cli.base.errors import OptionError
 from clora_cli.methods import Trimming
 from clora_cli.methods.cast import Cast
 from clora_cli.model.bank import AdapterBank
@@ -193,9 +193,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(learn, plan_for, after, 
     learn("second", package="undisturbed")
     expected = contents(train_task(plan_for(package="undisturbed", **chosen))[0].path)
     plan = plan_for(**chosen)
-    with pytest.raises(InterruptedRunError):
-        train_task(plan, progress=Signals(after=after, number=signal.SIGTERM))
-    folder, _ = train_task(plan, resume=True)
+    folder = continued(plan, after, signal.SIGTERM)
     assert contents(folder.path) == expected
     assert bool(folder.manifest.raw["scores"]["subspace"]["warnings"]) == (options is not SOME)
 
