@@ -19,7 +19,7 @@ ENCODERS = set(
 UNFIT = {
     "ibert": "its layers compute in whole numbers and take no LoRA",
     "longformer": "its attention has tokens before rows, which adapters cannot be weighed by",
-    "mra": "its attention needs kernels from the Hub and gives zeros without them",
+    "mra": "its attention needs kernels from the Hub, and gives zeros on a processor, which has none",
     "squeezebert": "its projections are convolutions",
 }
 # Encoders of images. Not among them are networks of convolutions alone, in which a LoRA finds no linear layer; those with batch
