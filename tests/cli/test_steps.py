@@ -41,10 +41,23 @@ def test_commands_run_one_after_another_as_by_hand(worker, tmp_path):
     assert "compare-nano" in said
 
 
-def test_a_command_is_ended_by_a_signal(worker, endless, tmp_path):
-    threading.Timer(2.0, worker.stop, [signal.SIGTERM]).start()
-    outcome = worker.run(endless, tmp_path, lambda line: None)
-    assert (outcome.code, outcome.message) == (128 + signal.SIGTERM, "ended by SIGTERM")
+@pytest.fixture
+def waiting(worker, endless, tmp_path):
+    """The thread in which that command runs, by now in a process of its own, and what came of it."""
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(worker.run(endless, tmp_path, lambda line: None)))
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not worker._pid and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return thread, outcomes
+
+
+def test_a_command_is_ended_by_a_signal(worker, waiting):
+    thread, outcomes = waiting
+    worker.stop(signal.SIGTERM)
+    thread.join(timeout=60)
+    assert (outcomes[0].code, outcomes[0].message) == (128 + signal.SIGTERM, "ended by SIGTERM")
 
 
 def test_it_can_be_stopped_before_a_command_runs(worker, tmp_path):
@@ -53,16 +66,11 @@ def test_it_can_be_stopped_before_a_command_runs(worker, tmp_path):
     assert (outcome.code, worker.alive) == (128 + signal.SIGKILL, False)
 
 
-def test_it_ends_with_its_command_when_nobody_is_left(worker, endless, tmp_path):
-    outcomes = []
-    thread = threading.Thread(target=lambda: outcomes.append(worker.run(endless, tmp_path, lambda line: None)))
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not worker._pid and time.monotonic() < deadline:
-        time.sleep(0.05)
+def test_it_ends_with_its_command_when_nobody_is_left(worker, waiting, tmp_path):
+    thread, outcomes = waiting
     child = worker._pid
     worker._process.stdin.close()
-    thread.join(timeout=20)
+    thread.join(timeout=60)
     assert not thread.is_alive()
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)

@@ -34,16 +34,30 @@ class Heard:
         self.ended.append(outcome)
 
 
+class Interrupting(Heard):
+    """Interrupts this process when the evaluations of two units run."""
+
+    def __init__(self):
+        super().__init__()
+        self._both_run = threading.Barrier(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    def says(self, unit, line):
+        super().says(unit, line)
+        kind = next(kind for name, kind, _ in reversed(self.begun) if name == unit.name)
+        if kind == "eval" and line == "warning: careful":
+            self._both_run.wait(timeout=60)
+
+
 @pytest.fixture
 def go(recipe, tmp_path):
     """Carry out the small recipe with the pretending worker."""
 
-    def run(jobs=1, only=(), **environment):
+    def run(jobs=1, only=(), heard=None, **environment):
         units = units_of(recipe, only)
         plans = [UnitPlan(unit, ("to do",) * len(unit.steps)) for unit in units]
         for unit in units:
             unit.folder.mkdir(parents=True, exist_ok=True)
-        heard = Heard()
+        heard = heard or Heard()
         numbers = []
 
         def start(number):
@@ -105,8 +119,7 @@ def test_a_worker_that_is_gone_is_a_failure_with_its_signal(go):
 
 
 def test_a_signal_reaches_the_running_commands_and_nothing_more_begins(go):
-    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    results, interrupted, heard = go(jobs=2, WAIT="eval")
+    results, interrupted, heard = go(jobs=2, WAIT="eval", heard=Interrupting())
     assert interrupted
     assert [one.failure for one in results] == [None] * 4
     assert {kind for _, kind, _ in heard.begun} == {"train", "eval"}

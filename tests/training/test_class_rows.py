@@ -47,7 +47,7 @@ def test_peft_reads_an_adapter_with_its_head(bert, colours, sequence):
     mine = scored(sequence, colours[1:]).rows[-1].scores["cold"].per_row
     theirs = answered(model, tokenizer, [row.prompt for row in rows], labels)
     assert [float(said in row.references) for said, row in zip(theirs, rows, strict=True)] == list(mine)
-    assert set(mine) == {0, 1}
+    assert len(set(theirs)) > 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
