@@ -5,6 +5,7 @@
 - ``answer``: CPU seconds a row for a greedy answer.
 
 All read the same rows under the same prompts, and rank and answer with the adapter that ``clora train-task`` has just trained.
+``--length-window`` is clora's alone: its batches then hold rows of like length, and the first losses are of other rows.
 Every measurement is a process of its own with one thread, in turns. lm-evaluation-harness is found on PYTHONPATH.
 """
 
@@ -42,12 +43,13 @@ def clock(marks: list[float], losses: list[float]) -> Any:
     return Clock()
 
 
-def plan_of(options: Measured) -> Any:
+def plan_of(options: Measured, length_window: int = 1) -> Any:
     """Return clora's plan, which fixes the rows and their order."""
     from clora_cli.options import TrainOptions
     from clora_cli.training import make_plan
 
     chosen = {"rank": RANK, "batch_size": options["batch"], "max_steps": options["steps"], "max_length": MAX_LENGTH}
+    chosen["length_window"] = length_window
     return make_plan(
         TrainOptions(
             model=options["model"],
@@ -77,7 +79,7 @@ def train_by_clora(options: Measured) -> Measured:
     marks: list[float] = []
     losses: list[float] = []
     trainer.DEFAULT_CALLBACKS.append(clock(marks, losses))
-    train_task(plan_of(options))
+    train_task(plan_of(options, options["window"]))
     return trained(marks, losses, options)
 
 
@@ -273,6 +275,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=24, help="test rows a task")
     parser.add_argument("--steps", type=int, default=5, help="training steps, of which the first is not counted")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--length-window", type=int, default=1, help="batches whose rows clora puts together by length")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.work:
@@ -281,6 +284,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as place:
         options = {"model": chosen.model, "batch": chosen.batch_size, "rows": chosen.rows, "steps": chosen.steps}
+        options["window"] = chosen.length_window
         measured({**options, "what": "train", "by": "clora", "task": chosen.tasks[0], "package": place})
         adapter = next(Path(place).rglob("adapter_config.json")).parent
         print("| | task | clora | other | times | peak | same |", "|---|---|--:|--:|--:|--:|---|", sep="\n")

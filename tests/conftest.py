@@ -26,8 +26,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    # A shell starts its background jobs with SIGINT ignored, and so would be every process that the tests start.
+    # A shell starts its background jobs with SIGINT ignored, nohup all with SIGHUP, and so would be every process that tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
