@@ -14,6 +14,8 @@ from engines import ADAPTER, CASES, ZERO, ZERO_CONFIGURED, distance, prepare, ta
 
 from clora_cli.training import train_task
 
+HANGING = 1800  # seconds that all trainings take on no machine, however busy
+
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, ranks, model_folder, tasks):
@@ -24,10 +26,10 @@ def trained(tmp_path_factory, ranks, model_folder, tasks):
     for task in ("first", "second"):
         shutil.copytree(tasks[task], root / task)
     prepare(root, CASES, train_task)
-    ended = ranks(root, folders=[root, root], script=Path(engines.__file__), timeout=500)
+    ended = ranks(root, folders=[root, root], script=Path(engines.__file__), timeout=HANGING)
     assert ended.codes == [0, 0], ended.err
     if find_spec("deepspeed"):
-        chosen = {"environment": [ZERO_CONFIGURED] * 2, "timeout": 500}
+        chosen = {"environment": [ZERO_CONFIGURED] * 2, "timeout": HANGING}
         ended = ranks(root, folders=[root, root], script=Path(engines.__file__), **chosen)
         assert ended.codes == [0, 0], ended.err
     return root, [json.loads((root / f"kept-{rank}.json").read_text()) for rank in range(2)]
