@@ -85,6 +85,13 @@ def test_a_cache_that_cannot_be_written_is_named(file, tmp_path, monkeypatch):
         find_model(str(file))
 
 
+def test_where_no_home_is_known_a_cache_is_asked_for(file, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda name: name)
+    with refused("gguf-cache-not-writable", file, "XDG_CACHE_HOME"):
+        find_model(str(file))
+
+
 def test_a_cache_without_room_is_not_taken_for_a_damaged_file(file, cache, monkeypatch):
     from transformers import PreTrainedModel
 
