@@ -143,7 +143,7 @@ def test_a_damaged_entry_is_refused(parts, tmp_path):
 
 
 def test_a_probe_that_is_none_is_refused(parts):
-    with refused("data-name-empty", "--retention", error=OptionError):
+    with refused("data-name-empty", "--retention", error=DataError):
         probes_of([" "])
     with refused("option-given-twice", "general", error=OptionError):
         probes_of(["general", "general"])
