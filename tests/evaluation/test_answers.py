@@ -7,12 +7,14 @@ import dataclasses
 import pytest
 import torch
 from refusals import refused
-from support import FAMILIES
+from support import FAMILIES, Signals
 
 from clora_cli.data import IGNORED, Example, Task, encode, encode_answer, load_task
 from clora_cli.evaluation.answers import generate, rank_labels
+from clora_cli.evaluation.bench import encoded
 from clora_cli.evaluation.likelihoods import Likelihoods
 from clora_cli.evaluation.prompts import Prompts
+from clora_cli.options import EvalOptions
 
 
 @pytest.fixture
@@ -155,3 +157,11 @@ def test_a_label_that_has_no_room_after_some_prompts_alone_is_refused_before_any
     monkeypatch.setattr(base.model, "forward", lambda **given: pytest.fail("a prompt is read"))
     with refused("label-too-long", max(longest) - 1):
         rank_labels(dataclasses.replace(prompts, room=max(longest) - 1), plain.labels, lambda rows: None)
+
+
+@pytest.mark.parametrize(("family", "told"), [("t5", 1), ("llama", 0)])
+def test_labels_that_are_the_same_tokens_are_told(backbone, plain, family, told):
+    signs, listener = ("very", "正", "负"), Signals()
+    encoded(backbone(family), [dataclasses.replace(plain, labels=signs)], EvalOptions(), listener)
+    notes = [note for note in listener.notes if "same tokens" in note]
+    assert len(notes) == told and all("'正' and '负'" in note for note in notes)
