@@ -24,7 +24,8 @@ from clora_cli.processes.spots import place
 __all__ = ["check_gguf_installed", "gguf_digest", "gguf_folder", "is_gguf", "open_gguf"]
 
 _MAGIC = b"GGUF"
-_FILES = "files.json"  # of a folder in the cache: the size of each other file
+# Of a folder in the cache: the size of each other file. No .json, which goes along where a model is written again.
+_FILES = "files.clora"
 _HEADER = 1 << 26  # bytes that are looked at whole: settings and vocabulary, which tools change in place
 _SAMPLES = 256
 _SAMPLE = 4096  # bytes

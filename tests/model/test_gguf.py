@@ -178,7 +178,7 @@ def test_a_file_cut_in_its_header_is_refused(file, size):
         find_model(str(file))
 
 
-@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "files.json", ""])
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "files.clora", ""])
 def test_a_cached_model_of_which_something_was_removed_is_made_again(file, cache, damage):
     first = find_model(str(file))
     before = {path.name: path.stat().st_size for path in first.path.iterdir()}
