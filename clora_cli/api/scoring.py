@@ -93,6 +93,11 @@ def plan_scoring(
             f"--out {out} exists and is no regular file; choose another name", code="target-not-regular-file"
         )
     members = read_package(adapters)
+    if limits["max_general_loss"] is not None and not members:  # nothing is lost without any, whatever the limit
+        raise OptionError(
+            "--max-general-loss compares adapters with their base model, and none are named: name some, or leave it out",
+            code="option-has-no-effect",
+        )
     tasks = scored_tasks(options.data, members, mend, columns=options.columns, prompts=bool(options.scorer))
     earlier = read_baselines(baseline, limits["max_forgetting"], options.matrix, tasks)
     check_scorable(tasks, options)

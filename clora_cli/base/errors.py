@@ -197,7 +197,9 @@ def translated(what: str, error: type[CloraError] = CloraError, mend: str = "", 
         reason = _first_said(str(other).strip() or type(other).__name__)
         if not bare and not isinstance(other, (OSError, RuntimeError, ValueError)):
             reason = f"{type(other).__name__}: {reason}"
-        raise error(f"{what}: {reason}{f'; {mend}' if mend else ''}", code=code) from other
+        raise error(
+            f"{what}: {reason.rstrip('.') if mend else reason}{f'; {mend}' if mend else ''}", code=code
+        ) from other
 
 
 def _first_said(message: str) -> str:

@@ -17,6 +17,7 @@ from clora_cli.base.legible import legible
 __all__ = [
     "LONGEST_TEXT",
     "each_key_once",
+    "named_path",
     "open_regular",
     "parse_json",
     "read_bytes",
@@ -47,6 +48,11 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "no regular file", str(path))
     return io.BufferedReader(io.FileIO(descriptor))
+
+
+def named_path(name: str | Path) -> Path:
+    """Return the path that a name stands for: ``~`` is a home folder where there is one, and a letter like any other elsewhere."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 (Path.expanduser fails where there is none)
 
 
 def real_path(path: Path) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clora_cli.base.errors import DataError, UnknownNameError, did_you_mean
+from clora_cli.base.intake import named_path
 from clora_cli.data.bundled import bundled_infos, bundled_name, read_bundled, stand_in_for
 from clora_cli.data.harness import PREFIX, read_harness
 from clora_cli.data.known_tasks import KNOWN, TRACE, KnownTask, canonical
@@ -98,7 +99,7 @@ def _info(task: KnownTask, places: Mapping[str, list[Path]]) -> TaskInfo:
 def _draft(name: str, columns: Mapping[str, str] | None) -> Draft:
     if name.startswith(PREFIX):
         return read_harness(name.removeprefix(PREFIX))
-    bundled, known, path = bundled_name(name), canonical(name), Path(name).expanduser()
+    bundled, known, path = bundled_name(name), canonical(name), named_path(name)
     if bundled:
         return _beside(read_bundled(bundled), path)
     if not known and (_is_path(path) or entry_of(path)):
@@ -168,5 +169,5 @@ def _next(known: KnownTask) -> str:
 
 def _looked(name: str, root: Path | None) -> str:
     under = f"under CLORA_DATA ({root}{'' if root and root.is_dir() else ', no such folder'})" if root else ""
-    beside = names_beside(Path(name).expanduser())
+    beside = names_beside(named_path(name))
     return f"among the bundled tasks, {under or 'under CLORA_DATA (not set)'} or at the path {Path(name)}{beside}"

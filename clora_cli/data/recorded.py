@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clora_cli.base.errors import DataError, MismatchError, OptionError
+from clora_cli.base.intake import named_path
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.load import load_task
@@ -77,7 +78,7 @@ class Origin:
         return task
 
     def _is_gone_file(self) -> bool:
-        path = Path(self.given).expanduser()
+        path = named_path(self.given)
         looks = is_readable(path) or path.is_absolute() or self.given.startswith((".", "~"))
         return looks and not path.exists() and not (bundled_name(self.given) or canonical(self.given))
 
@@ -183,11 +184,11 @@ def recorded_columns(name: str, members: Iterable[_Member]) -> Mapping[str, str]
     Raises:
         OptionError: Two of them were trained on it with different columns.
     """
-    place = Path(name).expanduser().absolute()
+    place = named_path(name).absolute()
     found: list[Mapping[str, str]] = []
     for member in members:
         for origin in origins_of(member.manifest):
-            if Path(origin.given).expanduser().absolute() == place and origin.columns not in found:
+            if named_path(origin.given).absolute() == place and origin.columns not in found:
                 found.append(origin.columns)
     if len(found) > 1:
         raise OptionError(

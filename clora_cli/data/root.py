@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from clora_cli.base.intake import named_path
 from clora_cli.data.known_tasks import KnownTask, canonical, fold
 from clora_cli.data.readers import is_readable
 from clora_cli.data.split_names import split_of
@@ -22,7 +23,7 @@ _DEPTH = 5  # root/CL_Benchmark/Type/Dataset is 3; the rest is for a checkout in
 def data_root() -> Path | None:
     """Return the folder that ``CLORA_DATA`` names, or ``None`` if it is not set; it may not exist."""
     value = os.environ.get("CLORA_DATA", "").strip()
-    return Path(value).expanduser() if value else None
+    return named_path(value) if value else None
 
 
 def find(root: Path, name: str, known: KnownTask | None = None) -> list[Path]:

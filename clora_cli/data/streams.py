@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from clora_cli.base.errors import DataError
+from clora_cli.base.intake import named_path
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.known_tasks import canonical
 from clora_cli.data.layouts import is_task_file
@@ -26,7 +27,7 @@ def row_file(name: str) -> Path | None:
     Files with a known ending and named pipes are files of rows; a file that holds a whole task with its definition is not, nor
     is one whose columns a registry names.
     """
-    path = Path(name).expanduser()
+    path = named_path(name)
     if bundled_name(name) or canonical(name):
         return None
     if path.is_fifo():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from clora_cli.base.errors import CloraError, MismatchError, translated
 from clora_cli.evaluation.likelihoods import Likelihoods
@@ -74,17 +75,31 @@ def rank_labels(
         MismatchError: A label has no room in the model's positions.
         CloraError: The model fails, or computes values that are no numbers.
     """
-    backbone = prompts.backbone
+    for _, part in (parts := list(prompts.by_labels())):
+        _check_room(part, labels)
+    chosen = [""] * len(prompts.ids)
+    for numbers, part in parts:
+        for row, index in _likeliest(part, done, before and _of_part(before, numbers)):
+            chosen[numbers[row]] = labels[index]
+    return chosen
+
+
+def _check_room(prompts: Prompts, labels: Sequence[str]) -> None:
     longest = max(range(len(labels)), key=lambda index: len(prompts.labels[index]))
     if len(prompts.labels[longest]) > prompts.room:
+        model = prompts.backbone.tokens.model
         raise MismatchError(
-            f"label '{labels[longest]}' has {len(prompts.labels[longest])} tokens, and {backbone.tokens.model} has room "
+            f"label '{labels[longest]}' has {len(prompts.labels[longest])} tokens, and {model} has room "
             f"for {prompts.room} after a prompt; pass a smaller --max-length or a model of more positions",
             code="label-too-long",
         )
+
+
+def _likeliest(prompts: Prompts, done: Callable[[int], None], before: Before | None) -> Iterator[tuple[int, int]]:
+    """Yield each prompt's number and that of its likeliest label; after all prompts the labels are the same tokens."""
+    backbone = prompts.backbone
     # Adapters that a pass over the prompts alone weighs, or that may be: the labels come after it.
     decides = before is not None and not (isinstance(before, Gates) and not before.within)
-    chosen = [""] * len(prompts.ids)
     with translated(f"{backbone.tokens.model} cannot rank labels", CloraError, code="label-ranking-failed"):
         likelihoods = Likelihoods(backbone, prompts.labels, () if decides else prompts.ids)
         begun = prompts.begin(likelihoods.behind) if before is None and likelihoods.behind else None
@@ -95,7 +110,14 @@ def rank_labels(
         with translated(f"{backbone.tokens.model} cannot rank labels", CloraError, code="label-ranking-failed"):
             found = likelihoods.of(batch, begun, decides=decides)
         check_numbers(found, backbone.tokens.model)
-        for row, index in zip(rows, found.argmax(dim=1).tolist(), strict=True):
-            chosen[row] = labels[index]
+        yield from zip(rows, found.argmax(dim=1).tolist(), strict=True)
         done(len(rows))
-    return chosen
+
+
+def _of_part(before: Before, numbers: Sequence[int]) -> Before:
+    """Return what to call before each batch of some of the prompts."""
+
+    def weigh(rows: list[int], mask: Tensor) -> None:
+        before([numbers[row] for row in rows], mask)
+
+    return Gates(weigh, before.within) if isinstance(before, Gates) else weigh

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 from clora_cli.base.errors import DataError
+from clora_cli.base.legible import shortened
 from clora_cli.base.progress import Advance, Progress
 from clora_cli.data import Task
 from clora_cli.data.tools import renderable
@@ -167,8 +168,18 @@ def encoded(backbone: Backbone, tasks: Sequence[Task], options: EvalOptions, pro
             progress.note(f"note: {task.name}: {note}")
         limits = (options.max_length, options.batch_size, options.max_new_tokens)
         prompts = chosen[task.name] = Prompts.encode(backbone, task, examples, *limits)
-        for remark in prompts.remarks(options.max_length):
+        for remark in (*prompts.remarks(options.max_length), *_twins(task.labels, prompts)):
             progress.note(f"note: {task.name}: {remark}")
     if remark := backbone.tokens.disagreement:
         progress.note(f"note: {remark}")
     return chosen
+
+
+def _twins(labels: Sequence[str], prompts: Prompts) -> Iterator[str]:
+    """Yield a remark if two labels are the same tokens, as words that a tokenizer does not know are to it."""
+    firsts: dict[tuple[int, ...], str] = {}
+    for label, ids in zip(labels, prompts.labels, strict=False):  # an encoder has none
+        if (first := firsts.setdefault(tuple(ids), label)) != label:
+            model = prompts.backbone.tokens.model
+            yield f"labels '{shortened(first)}' and '{shortened(label)}' are the same tokens to {model}, which cannot tell them apart"
+            return

@@ -69,6 +69,8 @@ def evaluate(
     for member in members:
         check_base(member.base, reference, member.path)
     _tell_unowned(members, tasks, combine, progress)
+    if probes and not members:
+        progress.note("note: --retention tells what adapters leave of general ability, and none are named")
     layers = mergeable(members, combine, reference)
     routed = how_routed(members, combine, options)
     device = pick_device(options.device)

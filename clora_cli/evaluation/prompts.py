@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from clora_cli.base.errors import MismatchError, translated
-from clora_cli.data import Collator, Example, Task, encode_answers, encode_prompt, uses_chat
+from clora_cli.data import Collator, Example, Task, Tokens, encode_answers, encode_prompt, uses_chat
+from clora_cli.data.encode import Kind
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.conventions import pads_left
 from clora_cli.model.prefix import Beginning
@@ -39,10 +40,12 @@ class Prompts:
         examples: The rows.
         ids: Their prompt tokens.
         labels: The label set's tokens, end of sequence included; empty for open-ended tasks, and for an encoder, which writes none.
+            Where prompts end in different ways, those after the first one: see ``by_labels``.
         batch_size: Rows of one forward pass.
         chat: Whether they went through the tokenizer's chat template.
         room: Tokens that an answer may have, its end included.
         classes: Task and label of each class that an encoder chooses among under the adapters that act.
+        own: The label set's tokens after each prompt.
     """
 
     backbone: Backbone
@@ -53,6 +56,7 @@ class Prompts:
     chat: bool = False
     room: int = 1
     classes: Sequence[tuple[str, str]] = ()
+    own: Sequence[Sequence[list[int]]] = ()
 
     @classmethod
     def encode(
@@ -64,7 +68,7 @@ class Prompts:
         batch_size: int,
         max_new_tokens: int = 50,
     ) -> Prompts:
-        """Tokenise rows of one task. Labels follow the same cue in every row, so one row's tokens serve for all.
+        """Tokenise rows of one task.
 
         Answers from a label set may be one token longer than the longest label: enough to see that one went on and is
         none of the labels. Where the model's positions end, prompts leave room for an answer.
@@ -72,15 +76,16 @@ class Prompts:
         tokens, kind = backbone.tokens, backbone.prompt_kind
         chat = uses_chat(task, tokens)
         writes = backbone.kind != "encoder"
-        labels = encode_answers(examples[0], task.labels, tokens, kind=kind, chat=chat) if writes else []
-        room = 1 + max(map(len, labels)) if labels else max_new_tokens
+        own = _labels(examples, task.labels, tokens, kind, chat) if writes and task.labels else []
+        room = 1 + max(len(ids) for labels in own for ids in labels) if own else max_new_tokens
         if kind == "causal":
             max_length = tokens.most(max_length, room)
         ids = [encode_prompt(row, tokens, kind=kind, max_length=max_length, chat=chat) for row in examples]
         limit = tokens.answer_positions
         if kind == "causal" and tokens.positions is not None:
             limit = tokens.positions - max(map(len, ids))
-        return cls(backbone, examples, ids, labels, batch_size, chat, room if limit is None else min(room, limit))
+        room, labels = room if limit is None else min(room, limit), own[0] if own else []
+        return cls(backbone, examples, ids, labels, batch_size, chat, room, own=own)
 
     def after(self, beginnings: Sequence[list[int]]) -> Prompts:
         """Return the prompts with tokens before each of them, which count as none of its own.
@@ -143,8 +148,22 @@ class Prompts:
         batches = self._numbers(pass_cost(self.backbone.device))
         for start in range(0, len(batches), processes()):
             rows = [row for batch in batches[start : start + processes()] for row in batch]
-            examples, ids = [self.examples[row] for row in rows], [self.ids[row] for row in rows]
-            yield rows, dataclasses.replace(self, examples=examples, ids=ids)
+            yield rows, self._part(rows)
+
+    def by_labels(self) -> Iterator[tuple[list[int], Prompts]]:
+        """Yield the prompts in parts after which the labels are the same tokens, with the numbers of their rows."""
+        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        if not self.own:
+            yield list(range(len(self.ids))), self
+        for row, labels in enumerate(self.own):
+            groups.setdefault(tuple(map(tuple, labels)), []).append(row)
+        for rows in groups.values():
+            yield rows, dataclasses.replace(self._part(rows), labels=self.own[rows[0]])
+
+    def _part(self, rows: Sequence[int]) -> Prompts:
+        examples, ids = [self.examples[row] for row in rows], [self.ids[row] for row in rows]
+        own = [self.own[row] for row in rows] if self.own else ()
+        return dataclasses.replace(self, examples=examples, ids=ids, own=own)
 
     def _numbers(self, pass_cost: int) -> list[list[int]]:
         """Return the batches' rows, the longest first, for the fewest positions with what each batch costs besides."""
@@ -162,3 +181,21 @@ class Prompts:
             batches.append(order[best[stop][1] : stop])
             stop = best[stop][1]
         return batches[::-1]
+
+
+def _labels(
+    examples: Sequence[Example], labels: Sequence[str], tokens: Tokens, kind: Kind, chat: bool
+) -> list[list[list[int]]]:
+    """Return the label set's tokens after each prompt.
+
+    They depend on how it ends: no space stands before an answer where one ends the prompt. Prompts of one cue end alike, and so do
+    those of a chat template.
+    """
+    known: dict[str, list[list[int]]] = {}
+    found = []
+    for row in examples:
+        ending = "" if chat or kind == "seq2seq" else row.cue or row.prompt
+        if ending not in known:
+            known[ending] = encode_answers(row, labels, tokens, kind=kind, chat=chat)
+        found.append(known[ending])
+    return found

@@ -55,8 +55,10 @@ def probes_of(names: Sequence[str]) -> list[Probe]:
 
     Raises:
         OptionError: If a name is given twice.
-        DataError: As ``load_task``, or a task has no test rows.
+        DataError: If one is empty; as ``load_task``, or a task has no test rows.
     """
+    if not all(name.strip() for name in names):
+        raise DataError(f"--retention is empty: name a task, or {GENERAL}", code="data-name-empty")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise OptionError(f"--retention names '{twice}' twice", code="option-given-twice")
     probes = [_general() if name == GENERAL else Probe(name, (load_task(name),)) for name in names]

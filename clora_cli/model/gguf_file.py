@@ -15,23 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from clora_cli.base.errors import ArtifactError, CloraError, OptionError, translated
-from clora_cli.base.files import new_folder
+from clora_cli.base.files import new_folder, read_json, to_json, write_text
+from clora_cli.base.intake import named_path
 from clora_cli.model.completeness import check_complete, check_extent
 from clora_cli.processes.locks import Patience, locked
 from clora_cli.processes.spots import place
 
 __all__ = ["check_gguf_installed", "gguf_digest", "gguf_folder", "is_gguf", "open_gguf"]
 
-_SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
+# Of a folder in the cache: the size of each other file. No .json, which goes along where a model is written again.
+_FILES = "files.clora"
 _HEADER = 1 << 26  # bytes that are looked at whole: settings and vocabulary, which tools change in place
 _SAMPLES = 256
 _SAMPLE = 4096  # bytes
 
 
 def is_gguf(name: str) -> bool:
-    """Tell whether a base model's name is that of a GGUF file here."""
-    return name.endswith(_SUFFIX) and Path(name).is_file()
+    """Tell whether a base model's name is that of a file here: only a GGUF file can be one, whatever it is called."""
+    return Path(name).is_file()
 
 
 def check_gguf_installed(why: str) -> None:
@@ -61,9 +63,15 @@ def gguf_folder(file: Path) -> Path:
         ArtifactError: If the file is damaged, or of an architecture that Transformers does not read from GGUF.
         CloraError: If the folder cannot be written.
     """
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(root) / "clora" / "gguf" / gguf_digest(file)[:32]
-    if not folder.is_dir():
+    root = named_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if root.parts[0] == "~":
+        raise CloraError(
+            f"base model {file} is a GGUF file, which is made into a folder once, and no home folder is known to hold it: name a "
+            "place in XDG_CACHE_HOME",
+            code="gguf-cache-not-writable",
+        )
+    folder = root / "clora" / "gguf" / gguf_digest(file)[:32]
+    if not _is_whole(folder):
         check_gguf_installed(f"base model {file} is a GGUF file")
         try:
             _make(file, folder)
@@ -79,9 +87,23 @@ def gguf_folder(file: Path) -> Path:
 
 def _make(file: Path, folder: Path) -> None:
     with locked([place(folder)], patience=Patience(math.inf)):  # who comes while it is made finds it made
-        if not folder.is_dir():
+        if not _is_whole(folder):
             with new_folder(folder) as unfinished:
                 _convert(file, unfinished)
+                sizes = {}
+                for path in unfinished.iterdir():
+                    path.chmod(0o644)  # weights are written readable for the owner only, and caches are shared
+                    sizes[path.name] = path.stat().st_size
+                write_text(unfinished / _FILES, to_json({"files": sizes}))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a folder of the cache holds all that was written there: what cleans caches up removes files one by one."""
+    try:
+        sizes = read_json(folder / _FILES, "record of a cached model")["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (ArtifactError, AttributeError, KeyError, OSError):
+        return False
 
 
 def gguf_digest(file: Path) -> str:
@@ -91,7 +113,10 @@ def gguf_digest(file: Path) -> str:
         digest = hashlib.sha256(str(size).encode())
         with file.open("rb") as stream:
             if stream.read(len(_MAGIC)) != _MAGIC:
-                raise ArtifactError(f"{file} is no GGUF file; fetch it again", code="gguf-damaged")
+                raise ArtifactError(
+                    f"base model {file} is no GGUF file; name a folder of Transformers, or fetch the file again",
+                    code="gguf-damaged",
+                )
             stream.seek(0)
             digest.update(stream.read(_HEADER))
             for number in range(_SAMPLES):
@@ -143,7 +168,8 @@ def _convert(file: Path, folder: Path) -> None:
     what, source, name = f"base model {file}", file.parent, file.name
     reader = open_gguf(file)
     _check_whole_model(file, reader.fields)
-    with translated(f"{what} cannot be read", ArtifactError, code="gguf-damaged"):
+    mend = "name a folder of Transformers, or fetch the file again"
+    with translated(f"{what} cannot be read", ArtifactError, mend, code="gguf-damaged"):
         config = library.AutoConfig.from_pretrained(source, gguf_file=name, trust_remote_code=False)
         loader = library.AutoModelForSeq2SeqLM if config.is_encoder_decoder else library.AutoModelForCausalLM
         with torch.device("meta"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from itertools import chain, cycle, islice
 from typing import Any
 
 import torch
@@ -78,12 +79,21 @@ class Sharing:
         """
         fits = nodes <= _MOST_NODES and max(map(len, texts)) + nodes <= self._most
         if self._packs is None and self.shares and fits:
-            some = sorted(continuations, key=len)[-4:]
             try:
-                self._packs = self._packed_alike([text[: _TRIED - 4 * row] for row, text in enumerate(texts[:2])], some)
+                self._packs = self._packed_alike(*self._samples(texts[0], continuations))
             except UNFIT:
                 self._packs = False
         return self.shares and fits and self._packs is True
+
+    def _samples(self, text: list[int], continuations: Sequence[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+        """Return texts of two lengths and continuations of which two part at once, whatever those are that are to be read first."""
+        some = sorted(continuations, key=len)[-4:]
+        tokens = list(dict.fromkeys([*text, *chain(*some)]))[:2]
+        if len({one[0] for one in some if len(one) > 1}) < 2 and len(tokens) == 2:
+            some += [tokens, tokens[::-1]]
+        room = self._most - len(Continuations(some, self._model.device).nodes)
+        longer = _long(text, min(_TRIED, max(2, room)))
+        return [longer, longer[: max(1, len(longer) - 4)]], some
 
     def _packed_alike(self, texts: Sequence[list[int]], continuations: Sequence[list[int]]) -> bool:
         """Tell whether what is foretold after texts and in their continuations is what is foretold in each pair alone."""
@@ -99,8 +109,8 @@ class Sharing:
     def _tried(self, texts: Sequence[list[int]], length: int) -> bool:
         """Tell whether the model goes on from a beginning as if it had read all, also where padding stands in between."""
         first = texts[0][: min(length, _TRIED)]
-        longest = max(texts, key=len)[length : length + _TRIED]
-        rests = [longest, texts[-1][length : length + max(1, len(longest) - 5)]]
+        longest = _long(max(texts, key=len)[length:], min(_TRIED, max(2, self._most - len(first))))
+        rests = [longest, longest[min(5, len(longest) - 1) :]]  # one is padded, also where all texts are alike
         widths = [len(longest) - len(rest) for rest in rests]
         batch = {
             "input_ids": self._tensor([rest[:1] * width + rest for rest, width in zip(rests, widths, strict=True)]),
@@ -121,3 +131,8 @@ class Sharing:
 
     def _tensor(self, rows: list[list[int]]) -> Tensor:
         return torch.tensor(rows, device=self._model.device)
+
+
+def _long(tokens: Sequence[int], length: int) -> list[int]:
+    """Return so many tokens: those of a text, again and again."""
+    return list(islice(cycle(tokens), length))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from clora_cli.base import registry
 from clora_cli.base.errors import ArtifactError, DataError, MismatchError, OptionError
 from clora_cli.base.files import discard
+from clora_cli.base.intake import named_path
 from clora_cli.data import Task, load_task
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.harness import PREFIX
@@ -197,7 +198,7 @@ def _missing_task(name: str) -> str:
     known, root = canonical(name), data_root()
     if name.startswith(PREFIX):
         return ""  # the harness alone knows
-    path = Path(name).expanduser()
+    path = named_path(name)
     if bundled_name(name) or path.exists() or entry_of(path) or (root and find(root, name, known)):
         return ""
     if entries_in(path.parent):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from clora_cli.base.errors import did_you_mean
 from clora_cli.base.folder_names import same_on_some_disk
+from clora_cli.base.intake import named_path
 from clora_cli.base.legible import shortened
 from clora_cli.data.bundled import bundled_name
 from clora_cli.data.findings import few
@@ -31,7 +31,7 @@ def read_tasks(item: Item) -> tuple[str, ...]:
     orders_by_name = named_orders()
     if not item.is_list:
         order = item.text("tasks")
-        path = Path(order).expanduser()
+        path = named_path(order)
         if order not in orders_by_name and (tasks := order_of(path)):
             return _each_once([item] * len(tasks), tasks)
         if order not in orders_by_name:
@@ -64,14 +64,14 @@ def _place(task: str) -> str:
 
 def _task(item: Item) -> str:
     name, root = item.text("a task"), data_root()
-    if order_of(Path(name).expanduser()) and not entry_of(Path(name).expanduser()):
+    if order_of(named_path(name)) and not entry_of(named_path(name)):
         item.fail(
             f"'{name}' is an order of several tasks; give it alone: tasks: {name}",
             code="unknown-name",
         )
     if split_names(name)[1] or name.startswith(PREFIX):
         return name
-    if bundled_name(name) or (known := canonical(name)) or Path(name).expanduser().exists() or "/" in name:
+    if bundled_name(name) or (known := canonical(name)) or named_path(name).exists() or "/" in name:
         return name
     if root and find(root, name, known):
         return name

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 from clora_cli import __version__
 from clora_cli.base.errors import CloraError
+from clora_cli.base.intake import named_path
 from clora_cli.base.versions import installed_version, library_versions
 from clora_cli.data import list_tasks
 from clora_cli.data.root import data_root
@@ -218,6 +219,6 @@ def _completion() -> Check:
     where = _COMPLETIONS.get(shell)
     if where is None:
         return Check("completion", MISSING, f"{shell or 'no shell'} is none of {', '.join(_COMPLETIONS)}")
-    there = (Path.home() / where).is_file()
+    there = (named_path("~") / where).is_file()
     told = f"{shell}, {'in' if there else 'not in'} ~/{where}"
     return Check("completion", OK if there else MISSING, told, "" if there else "clora --install-completion")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 from clora_cli.base.errors import DataError, MismatchError
+from clora_cli.base.intake import named_path
 from clora_cli.data import Example, Rows, Task, origins_of
 from clora_cli.data.made_rows import made_task, read_made
 from clora_cli.data.tools import with_model
@@ -44,7 +44,7 @@ def read_memory(
         counts = [total * (place + 1) // len(past) - total * place // len(past) for place in range(len(past))]
         return [_wanted(member, count if total else memory.rows) for member, count in zip(past, counts, strict=True)]
     if memory.file:
-        return [_some(memory, rows, model, seed) for rows in read_made(Path(memory.file).expanduser())]
+        return [_some(memory, rows, model, seed) for rows in read_made(named_path(memory.file))]
     return [_drawn(memory, member, method, model) for member in past]
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from refusals import refused
 
 from clora_cli.base.files import read_json, sha256
-from clora_cli.base.intake import open_regular, parse_json, read_bytes, real_path
+from clora_cli.base.intake import named_path, open_regular, parse_json, read_bytes, real_path
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,10 @@ def test_a_file_has_a_length_that_fits_its_kind(tmp_path):
     assert read_bytes(tmp_path / "a", 5) == b"12345"
     with pytest.raises(OSError, match="longer than"):
         read_bytes(tmp_path / "a", 4)
+
+
+def test_a_tilde_is_a_home_folder_only_where_there_is_one(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    assert named_path("~/rows.csv") == Path("/home/of/mine/rows.csv")
+    for name in ("~no-such-user-here/rows.csv", "a/~/b", "rows~"):
+        assert named_path(name) == Path(name)

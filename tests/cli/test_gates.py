@@ -71,3 +71,22 @@ def test_a_gate_that_says_nothing_is_refused(train, here, given, error):
     result = train("first", *given)
     assert (result.code, result.error) == (2, error)
     assert not (here / "adapters").exists()
+
+
+def test_a_limit_of_general_loss_decides_the_exit_code(clora, package, model_folder, tasks):
+    base = ["--model", model_folder("llama"), "--data", tasks["first"], "--device", "cpu"]
+    probe, call = ["--retention", tasks["third"]], ["eval", package, *base]
+    for given, error in {
+        ("--max-general-loss", 1): "option-missing",
+        (*probe, "--max-general-loss", "nan"): "option-out-of-range",
+    }.items():
+        result = clora(*call, *given)
+        assert (result.code, result.error) == (2, error)
+    alone = clora("eval", *base, *probe, "--max-general-loss", 1)
+    assert (alone.code, alone.error) == (2, "option-has-no-effect")
+    broken = clora(*call, *probe, "--max-general-loss", -200)
+    assert (broken.code, broken.error) == (5, "limit-broken") and "general ability by" in broken.err
+    assert clora(*call, *probe, "--max-general-loss", 100).code == 0
+    assert clora("merge", package, "--out", "merged").code == 0
+    merged = clora("eval", "merged", *base, *probe, "--max-general-loss", -200)
+    assert (merged.code, merged.error) == (5, "limit-broken") and "general ability by" in merged.err

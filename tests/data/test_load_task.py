@@ -139,6 +139,7 @@ def test_a_trailing_cue_in_some_rows_is_removed_and_reported(folder: Path) -> No
     ("nothing-like-it", "`clora tasks`"),
     ("reviews.csv", "path reviews.csv"),
     ("./some/where", "path some/where"),
+    ("~no-such-user-here/rows.csv", "path ~no-such-user-here/rows.csv"),
     ("task1572", "Natural-Instructions"),
     ("amazon", "CL_Benchmark"),
 ])  # fmt: skip

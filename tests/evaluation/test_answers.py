@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
-from support import FAMILIES
+from refusals import refused
+from support import FAMILIES, Signals
 
-from clora_cli.data import encode_answer, load_task
+from clora_cli.data import IGNORED, Example, Task, encode, encode_answer, load_task
 from clora_cli.evaluation.answers import generate, rank_labels
+from clora_cli.evaluation.bench import encoded
 from clora_cli.evaluation.likelihoods import Likelihoods
 from clora_cli.evaluation.prompts import Prompts
+from clora_cli.options import EvalOptions
 
 
 @pytest.fixture
@@ -101,3 +106,62 @@ def test_prompts_come_longest_first_and_every_row_once(backbone, task, family):
         assert batch["attention_mask"][:, side].all()
     assert sorted(rows) == list(range(len(task.test)))
     assert widths == sorted(widths, reverse=True)
+
+
+ENDS = ("", " ", ".", "\n", "", "  ")
+
+
+@pytest.fixture
+def plain():
+    """A task of plain prompts, of which some end in white space, with labels that begin with one another."""
+    labels = ("great", "great deal", "very bad", "very")
+    ends = enumerate(ENDS * 2)
+    rows = tuple(Example("", f"the boat was seen {'now ' * (row % 5)}{row}{end}", "", ("very",)) for row, end in ends)
+    return Task("plain", (), (), rows, labels, "exact-match", "made up", "plain")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_labels_are_ranked_as_training_writes_them_after_each_prompt(backbone, plain, family):
+    base = backbone(family)
+    base.model.double()
+    prompts = Prompts.encode(base, plain, plain.test, 512, 4)
+    parts = [numbers for numbers, _ in prompts.by_labels()]
+    assert len(parts) == (2 if base.kind == "causal" else 1)
+    assert sorted(row for numbers in parts for row in numbers) == list(range(len(plain.test)))
+    best = []
+    for row, ids in zip(plain.test, prompts.ids, strict=True):
+        items = [encode(row, base.tokens, kind=base.kind, max_length=512, answer=label) for label in plain.labels]
+        learned = [[token for token in item["labels"] if token != IGNORED] for item in items]
+        scores = [logits_after(base, ids, a).log_softmax(-1)[range(len(a)), a].sum().item() for a in learned]
+        best.append(plain.labels[scores.index(max(scores))])
+    assert rank_labels(prompts, plain.labels, lambda rows: None) == best
+
+
+def test_whoever_weighs_adapters_is_told_the_rows_of_each_batch_however_prompts_end(backbone, plain):
+    base = backbone("llama")
+    prompts, told = Prompts.encode(base, plain, plain.test, 512, 4), []
+
+    def before(rows, mask):
+        assert mask.sum(dim=1).tolist() == [len(prompts.ids[row]) for row in rows]
+        told.extend(rows)
+
+    rank_labels(prompts, plain.labels, lambda rows: None, before)
+    assert sorted(told) == list(range(len(plain.test)))
+
+
+def test_a_label_that_has_no_room_after_some_prompts_alone_is_refused_before_any_is_read(backbone, plain, monkeypatch):
+    base = backbone("llama")
+    prompts = Prompts.encode(base, plain, plain.test, 512, 4)
+    longest = [max(map(len, part.labels)) for _, part in prompts.by_labels()]
+    assert longest[0] != longest[1]
+    monkeypatch.setattr(base.model, "forward", lambda **given: pytest.fail("a prompt is read"))
+    with refused("label-too-long", max(longest) - 1):
+        rank_labels(dataclasses.replace(prompts, room=max(longest) - 1), plain.labels, lambda rows: None)
+
+
+@pytest.mark.parametrize(("family", "told"), [("t5", 1), ("llama", 0)])
+def test_labels_that_are_the_same_tokens_are_told(backbone, plain, family, told):
+    signs, listener = ("very", "正", "负"), Signals()
+    encoded(backbone(family), [dataclasses.replace(plain, labels=signs)], EvalOptions(), listener)
+    notes = [note for note in listener.notes if "same tokens" in note]
+    assert len(notes) == told and all("'正' and '负'" in note for note in notes)

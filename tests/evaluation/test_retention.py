@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from refusals import refused
-from support import train, write_task
+from support import Signals, train, write_task
 
 from clora_cli.base.errors import DataError, OptionError
 from clora_cli.data import encode_prompt, load_task
@@ -131,6 +131,13 @@ def test_the_limit_of_general_loss_names_probe_and_rows(parts, limit, breaks):
         assert f"{found.lost} rows lost" in broken[0] and "'general'" in broken[0]
 
 
+def test_the_base_model_alone_is_compared_with_nothing_and_that_is_told(parts):
+    model, task, _, probe = parts
+    listener = Signals()
+    scores = evaluate([], [task], EvalOptions(model=str(model), retention=(str(probe),)), progress=listener)
+    assert not scores.rows[0].retention and any("none are named" in note for note in listener.notes)
+
+
 def test_a_damaged_entry_is_refused(parts, tmp_path):
     write_scores(kept(parts, retention=(str(parts[3]),)), tmp_path / "scores.json")
     whole = json.loads((tmp_path / "scores.json").read_text())
@@ -143,6 +150,8 @@ def test_a_damaged_entry_is_refused(parts, tmp_path):
 
 
 def test_a_probe_that_is_none_is_refused(parts):
+    with refused("data-name-empty", "--retention", error=DataError):
+        probes_of([" "])
     with refused("option-given-twice", "general", error=OptionError):
         probes_of(["general", "general"])
     with refused("data-not-found", "no-such-task", error=DataError):

@@ -85,6 +85,13 @@ def test_a_cache_that_cannot_be_written_is_named(file, tmp_path, monkeypatch):
         find_model(str(file))
 
 
+def test_where_no_home_is_known_a_cache_is_asked_for(file, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda name: name)
+    with refused("gguf-cache-not-writable", file, "XDG_CACHE_HOME"):
+        find_model(str(file))
+
+
 def test_a_cache_without_room_is_not_taken_for_a_damaged_file(file, cache, monkeypatch):
     from transformers import PreTrainedModel
 
@@ -168,4 +175,46 @@ def test_a_file_without_the_model_s_sizes_is_refused_before_memory_is_taken(tmp_
 def test_a_file_cut_in_its_header_is_refused(file, size):
     file.write_bytes(file.read_bytes()[:size])
     with refused("gguf-damaged", file, error=ArtifactError):
+        find_model(str(file))
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "files.clora", ""])
+def test_a_cached_model_of_which_something_was_removed_is_made_again(file, cache, damage):
+    first = find_model(str(file))
+    before = {path.name: path.stat().st_size for path in first.path.iterdir()}
+    for path in first.path.glob(damage or "*"):
+        path.unlink()
+    again = find_model(str(file))
+    assert again == first and list(cache.iterdir()) == [first.path]
+    assert {path.name: path.stat().st_size for path in again.path.iterdir()} == before
+
+
+def test_a_cached_model_that_was_cut_short_is_made_again(file):
+    first = find_model(str(file))
+    weights = first.path / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-8])
+    assert find_model(str(file)) == first and weights.read_bytes() == content
+
+
+def test_the_cached_weights_can_be_read_by_all_who_share_the_cache(file):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in find_model(str(file)).path.iterdir()}
+    assert set(modes.values()) == {0o644}, modes
+
+
+@pytest.mark.parametrize("name", ["sha256-90d2e4", "SMALL.GGUF"])
+def test_a_gguf_file_may_be_called_anything(file, tmp_path, name):
+    copy = shutil.copy(file, tmp_path / name)
+    assert find_model(str(copy)).fingerprint == find_model(str(file)).fingerprint and is_local(str(copy))
+
+
+def test_another_file_of_a_model_is_refused_with_what_to_name(model_folder):
+    weights = model_folder("llama") / "model.safetensors"
+    with refused("gguf-damaged", weights, "name a folder", error=ArtifactError):
+        find_model(str(weights))
+
+
+def test_an_architecture_that_is_not_read_is_refused_with_what_to_name(file):
+    file.write_bytes(file.read_bytes().replace(b"llama", b"lxama"))
+    with refused("gguf-damaged", file, "lxama", "name a folder of Transformers", error=ArtifactError):
         find_model(str(file))

@@ -148,6 +148,39 @@ def test_a_model_that_answers_otherwise_reads_texts_whole(monkeypatch):
     assert not Sharing(model).packs(TEXTS, LABELS, 4)
 
 
+def test_one_text_with_one_label_does_not_vouch_for_labels_side_by_side(monkeypatch):
+    model = model_of(WIDE["llama"])
+    plain = model.model.forward
+
+    def forward(attention_mask=None, **given):  # as attention of a kind that takes no mask but its own
+        return plain(attention_mask=None, **given)
+
+    monkeypatch.setattr(model.model, "forward", forward)
+    sharing = Sharing(model)
+    assert not sharing.packs(TEXTS[:1], [[30, 2]], 1)
+    assert not sharing.packs(TEXTS, LABELS, 4)
+
+
+def test_texts_that_are_all_alike_do_not_vouch_for_padded_ones(monkeypatch):
+    model = model_of(WIDE["gpt2"])
+    plain = model.transformer.forward
+
+    def forward(attention_mask=None, **given):
+        return plain(attention_mask=None, **given)
+
+    monkeypatch.setattr(model.transformer, "forward", forward)
+    alike = [[*START, 20]] * 40
+    assert Sharing(model).begin(alike) is None
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_texts_of_one_token_and_labels_of_one_are_tried_out_as_others_are(name):
+    sharing = Sharing(model_of(WIDE[name]))
+    assert sharing.packs([[5]], [[2]], 0)
+    assert sharing.packs(TEXTS, LABELS, 4)
+    assert sharing.begin([[*START, 20]] * 40).ids == START
+
+
 def test_what_is_switched_off_is_not_shared():
     sharing = Sharing(model_of(WIDE["llama"]))
     sharing.shares = False

@@ -117,6 +117,57 @@ def test_what_rows_begin_with_is_run_once(plan_for, backbone, tmp_path, family, 
     assert first >= 8
 
 
+ODD = {
+    "all rows alike": lambda batch: {name: one[:1].repeat(4, *[1] * (one.ndim - 1)) for name, one in batch.items()},
+    "one row": lambda batch: {name: one[:1] for name, one in batch.items()},
+    "prompts and answers of one token": lambda batch: {
+        "input_ids": torch.tensor([[5, 1], [5, 6], [7, 1]]),
+        "attention_mask": torch.ones(3, 2, dtype=torch.long),
+        "labels": torch.tensor([[-100, 1], [-100, 6], [-100, 1]]),
+        "row": torch.arange(3),
+    },
+    "an answer that begins with what others ask": lambda batch: {
+        "input_ids": torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, 1]]),
+        "attention_mask": torch.ones(2, 5, dtype=torch.long),
+        "labels": torch.tensor([[-100, -100, -100, -100, 9], [-100, 6, 7, 8, 1]]),
+        "row": torch.arange(2),
+    },
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_batches_are_trained_on_as_whole_ones(plan_for, backbone, tmp_path, family, kind, monkeypatch):
+    write_random_adapter(tmp_path / "adapters" / "second", backbone(family), stage=1)
+    trainer, built = begun(plan_for(family=family, method="inc-lora"))
+    batch = ODD[kind](with_common_start(next(iter(trainer.get_train_dataloader()))))
+    same(trainer, built, batch, monkeypatch)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("method", ["prog-prompt", "dual-prompt"])
+def test_virtual_tokens_that_all_rows_begin_with_are_run_once(plan_for, family, method, monkeypatch):
+    plan = plan_for(family=family, method=method)
+    built = build(plan)
+    trainer = trainer_for(plan, built)
+    trainer._moments.begin(None, None)
+    own = [tensor for run in trainer._moments._runs.values() for tensor in run.own.values()]
+    with torch.no_grad():
+        for tensor in own:  # a layer that starts at 0 gives others no gradient
+            tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(7)) * 0.1)
+    batch = next(iter(trainer.get_train_dataloader()))
+    read, found = [], []
+    built.backbone.model.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(given[0].shape))
+    for way in (plain(trainer, monkeypatch), contextlib.nullcontext()):
+        with way:
+            read.clear()
+            loss = trainer.compute_loss(built.model.train(), dict(batch), num_items_in_batch=torch.tensor(9))
+            found.append([loss.detach(), *torch.autograd.grad(loss, own)])
+    assert read[-2][0] == 1 and read[-1][0] == 4
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm() and other.any()
+
+
 @pytest.mark.parametrize(
     "chosen",
     [
