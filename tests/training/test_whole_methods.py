@@ -162,10 +162,13 @@ def test_gates_choose_at_evaluation_as_they_did_in_training(learn, inputs, metho
 
 
 @pytest.mark.parametrize("method", ["gem", "inc-lora+gem", "a-gem"])
-def test_remembered_rows_are_read_and_not_trained_on(learn, method):
+def test_remembered_rows_are_read_and_not_trained_on(learn, inputs, tmp_path, method):
+    rows = {"method_options": {"gem.rows" if "+" in method else "rows": "3"}}
     learn(method, "first")
-    learn(method, "second", method_options={"gem.rows" if "+" in method else "rows": "3"})
-    third = learn(method, "third", method_options={"gem.rows" if "+" in method else "rows": "3"})
+    learn(method, "second", **rows)
+    plan = make_plan(options_for(inputs[0], inputs[1]["third"], tmp_path / "adapters", method=method, **rows))
+    assert plan.remembered == 0 and set(plan.order) <= set(range(len(plan.rows)))
+    third = train_task(plan)[0]
     assert [entry["rows"] for entry in third.manifest.raw["data"]["memory"]] == [3, 3]
 
 
