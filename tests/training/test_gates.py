@@ -200,12 +200,25 @@ def test_the_distribution_is_that_of_the_training_rows_under_the_bare_base_model
     )
     twin = write_random_adapter(tmp_path / "twin" / "first", backbone("llama"), stage=1)
     give_distribution(twin.path, backbone("llama"), plan.rows, data="first")
-    one, two = read_distribution(folder.features).sites, read_distribution(twin.features).sites
-    assert list(one) == list(two)
-    for site in one:
-        assert one[site].count == two[site].count == 11
-        assert torch.allclose(one[site].mean, two[site].mean, atol=1e-6)
-        assert torch.allclose(one[site].scatter, two[site].scatter, rtol=1e-4)
+    # Public code takes them of the model that is being trained: whatever the new adapter and the earlier one are by then.
+    built = build(plan)
+    run = run_of(plan, built)
+    for factor in built.trainable.values():
+        torch.nn.init.normal_(factor.b, generator=torch.Generator().manual_seed(0))
+    built.model.train()
+    later = run.distribution(pool="prompt-mean", text="prompt", second_moment="diag").sites
+    two = read_distribution(twin.features).sites
+    for one in (read_distribution(folder.features).sites, later):
+        assert list(one) == list(two)
+        for site in one:
+            assert one[site].count == two[site].count == 11
+            assert torch.allclose(one[site].mean, two[site].mean, atol=1e-6)
+            assert torch.allclose(one[site].scatter, two[site].scatter, rtol=1e-4)
+    for rows, found in run.features(list(two), pool="prompt-mean", text="prompt"):
+        assert sorted(rows) == list(range(11))
+        assert all(
+            torch.allclose(vectors.double().mean(dim=0), two[site].mean, atol=1e-5) for site, vectors in found.items()
+        )
     record = read_record(folder.features).raw
     assert (record["data"][0]["name"], record["data"][0]["rows"]) == ("first", 11)
     assert folder.manifest.raw["method"]["route"]["similarity"] == "l2"

@@ -117,12 +117,26 @@ def test_sd_lora_begins_where_the_last_task_ended(learn, inputs):
 def test_sd_lora_is_evaluated_with_its_magnitudes(learn, inputs):
     from clora_cli.data import load_task
     from clora_cli.evaluation import evaluate
+    from clora_cli.evaluation.combine import Fixed
+    from clora_cli.evaluation.prompts import Prompts
+    from clora_cli.model.backbone import load_backbone
+    from clora_cli.model.base_model import find_model
     from clora_cli.options import EvalOptions
 
     members = [learn("sd-lora", task, lr=0.05) for task in ("first", "second")]
     task = load_task(str(inputs[1]["first"]))
     scores = evaluate(members, [task], EvalOptions(score="labels", device="cpu", matrix=True))
     assert scores.combine == "weighted" and len(scores.rows) == 3
+    base = load_backbone(find_model(str(inputs[0])), device=torch.device("cpu"))
+    bank = AdapterBank(base.model)
+    Fixed(bank, members, "weighted").use(members, Prompts.encode(base, task, task.test[:1], 64, 1))
+    with torch.no_grad():
+        found = base.model(input_ids=torch.tensor([[5, 6, 7, 30, 31, 32]])).logits
+    weights = fixed_weights(members)
+    plain, last = ({site: torch.tensor([row]) for site in weights} for row in ([1.0, 1.0], [0.0, 1.0]))
+    assert torch.allclose(found, logits_of(inputs[0], members, weights), atol=1e-6)
+    for other in (plain, last):
+        assert not torch.allclose(found, logits_of(inputs[0], members, other), atol=1e-5)
     first = learn("sd-lora", "first", package="other")
     with refused("mixing-weights-missing", members[1].path, first.path):
         fixed_weights([first, members[1]])
