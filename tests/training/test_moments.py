@@ -139,6 +139,19 @@ def test_a_step_straight_against_the_memory_is_not_taken(second, monkeypatch, me
         assert torch.allclose(found.factors()[site].b, factor.b, atol=1e-6) and bool(factor.b.any())
 
 
+def test_a_filter_acts_on_the_penalties_of_the_method_that_it_joins(plan_for, monkeypatch):
+    def opposite(run, rows):
+        return [(own, -own.grad) for factor in run.trainable.values() for own in (factor.a, factor.b)]
+
+    monkeypatch.setattr(TrainingRun, "slopes", opposite)
+    found = []
+    for strength in ("0", "100"):
+        train_task(plan_for("first", package=strength, method="o-lora"))
+        chosen = {"method": "o-lora+a-gem", "method_options": {"o-lora.strength": strength}, "max_steps": 2}
+        found.append(train_task(plan_for("second", package=strength, **chosen))[0].factors())
+    assert all(torch.equal(factor.a, found[1][site].a) for site, factor in found[0].items())
+
+
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_slopes_are_those_of_the_mean_loss_of_the_rows(plan_for, family):
     plan = plan_for(method="seq-lora", family=family, dropout=0.3)
