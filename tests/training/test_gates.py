@@ -184,6 +184,25 @@ def test_rows_nearer_to_an_old_task_teach_nothing_when_adapters_compete(package,
     assert (weights[:, -1] > 0).all()
 
 
+def test_the_new_adapter_takes_the_place_of_a_nearer_one_where_it_is_included(package, plan_for, backbone, tmp_path):
+    package()
+    write_random_adapter(tmp_path / "adapters" / "third", backbone("llama"), stage=2)
+    for name in (
+        "second",
+        "third",
+    ):  # each lies on the first row, which is then nearer to both than to its own task's mean
+        row = plan_for(method="seq-lora").rows[:1]
+        give_distribution(tmp_path / "adapters" / name, backbone("llama"), row, data=name)
+    starved = {}
+    for current in ("included", "compete"):
+        chosen = {"train_top_k": "2", "layer": "last", "module": "v_proj", "current": current}
+        _, mixture, _ = begun(plan_for(method="pfd", method_options=chosen))
+        (weights,) = weights_of(mixture, range(24)).values()
+        assert ((weights > 0).sum(dim=1) <= 2).all()
+        starved[current] = bool((weights[0, -1] == 0).item())
+    assert starved == {"included": False, "compete": True}
+
+
 def test_a_floor_lifts_the_new_adapter_and_keeps_the_sum():
     weights = torch.tensor([[0.6, 0.3, 0.1], [0.0, 0.2, 0.8], [1.0, 0.0, 0.0]])
     lifted = with_floor(weights, 0.4)
