@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clora_cli.base.errors import OptionError
+from clora_cli.base.folder_names import check_file
 from clora_cli.base.progress import Progress
 from clora_cli.options import EvalOptions
 from clora_cli.processes.ranks import is_main_process
@@ -88,10 +88,7 @@ def plan_scoring(
     from clora_cli.reporting.limits import read_baselines
     from clora_cli.store.package import read_package
 
-    if out is not None and out.exists() and not out.is_file():
-        raise OptionError(
-            f"--out {out} exists and is no regular file; choose another name", code="target-not-regular-file"
-        )
+    check_file(out, "--out")
     members = read_package(adapters)
     if limits["max_general_loss"] is not None and not members:  # nothing is lost without any, whatever the limit
         raise OptionError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from clora_cli.base.errors import OptionError
 from clora_cli.base.legible import is_legible
 
-__all__ = ["check_path", "folder_problem", "same_on_some_disk", "twin"]
+__all__ = ["check_file", "check_path", "folder_problem", "same_on_some_disk", "twin"]
 
 _LONGEST = 200  # bytes: file systems take 255, and temporary names beside a folder add some
 _LONGEST_PATH = 4000  # bytes; Linux takes 4096
@@ -47,6 +47,22 @@ def twin(name: str, others: Iterable[str]) -> str | None:
     """Return another name that some file system takes for this one; None if there is none."""
     key = same_on_some_disk(name)
     return next((other for other in others if other != name and same_on_some_disk(other) == key), None)
+
+
+def check_file(path: Path | None, option: str) -> None:
+    """Refuse a place for a file that something else holds, before anything is computed for it.
+
+    Args:
+        path: The place; None for no file.
+        option: The option that gave it, for the message, such as ``"--out"``.
+
+    Raises:
+        OptionError: If a folder is there, or a device.
+    """
+    if path is not None and path.exists() and not path.is_file():
+        raise OptionError(
+            f"{option} {path} exists and is no regular file; choose another name", code="target-not-regular-file"
+        )
 
 
 def check_path(path: Path, option: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli.base.errors import OptionError
+from clora_cli.base.folder_names import check_file
 from clora_cli.cli._declared import takes_declared
 from clora_cli.cli._launch import relaunch
 from clora_cli.cli._options import ConfigOption, DryRunOption, QuietOption, writable
@@ -64,6 +65,8 @@ def route(
 
     if heatmap is not None:
         check_ending(heatmap)
+    check_file(heatmap, "--heatmap")
+    check_file(confusion, "--confusion")
     sources = settings.data or _standard_input()
     if sources.count("-") > 1:
         raise OptionError("--data - is given twice, and stdin can be read once", code="option-given-twice")

@@ -29,6 +29,7 @@ from shlex import quote
 
 from clora_cli.base.errors import DataError, UnknownNameError
 from clora_cli.data.choices import lettered
+from clora_cli.data.class_names import are_named, told_of_spaces
 from clora_cli.data.conversations import Found
 from clora_cli.data.findings import Findings, unused_columns
 from clora_cli.data.formats import ASKED, FORMATS, Fields, Format
@@ -76,6 +77,8 @@ def draft_of(
     if kind.template == "choice":
         splits, labels, told_keys = lettered(splits, fields)
         notes += told_keys
+    column = fields.get("label", "")
+    notes += told_of_spaces(splits, column, source)
     findings = Findings()
     examples = {split: _examples(kind, fields, part, findings, split) for split, part in splits.items()}
     metric = "exact-match" if kind.closed else "rouge-l"
@@ -87,7 +90,7 @@ def draft_of(
     )
     if labels:
         draft.labels_from = "the choices"
-    _write_whole_numbers(draft)
+    _write_whole_numbers(draft, apart=are_named(rows, column))
     _open_if_many(draft)
     return draft
 
@@ -237,11 +240,15 @@ def _build(kind: Format, fields: Fields, row: Record, found: Found) -> Example:
     return kind.build(row, fields, found)
 
 
-def _write_whole_numbers(draft: Draft) -> None:
+def _write_whole_numbers(draft: Draft, *, apart: bool) -> None:
+    """Write labels such as ``1.0`` as ``1``; where they are to stay apart, only if no two become one."""
     if not draft.closed:
         return
     found = {label for rows in draft.splits.values() for row in rows for label in row.references}
-    if written := whole_numbers(found):
+    written = whole_numbers(found)
+    if apart and len({written.get(label, label) for label in found}) < len(found):
+        return
+    if written:
         for split, rows in draft.splits.items():
             draft.splits[split] = [
                 replace(row, references=tuple(written.get(label, label) for label in row.references)) for row in rows

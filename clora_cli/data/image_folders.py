@@ -11,7 +11,7 @@ from clora_cli.base.errors import DataError
 from clora_cli.data.findings import few
 from clora_cli.data.folders import split_files
 from clora_cli.data.pictures import ENDINGS
-from clora_cli.data.readers import Record, is_readable
+from clora_cli.data.readers import ClassName, Record, is_readable
 from clora_cli.data.split_names import Twofold, choose_splits, split_of
 
 __all__ = ["read_image_folder"]
@@ -73,7 +73,9 @@ def _has_classes(folder: Path) -> bool:
 
 def _rows(folder: Path) -> list[Record]:
     """An image and the name of its class's folder, in the order of the files' names."""
-    files = [(path, one.name) for one in _classes(folder) for path in sorted(one.rglob("*")) if _is_image(path)]
+    files = [
+        (path, ClassName(one.name)) for one in _classes(folder) for path in sorted(one.rglob("*")) if _is_image(path)
+    ]
     return [Record(str(path), "image", 1, {"image": str(path.absolute()), "label": label}) for path, label in files]
 
 

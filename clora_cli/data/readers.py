@@ -18,7 +18,16 @@ from clora_cli.base.intake import each_key_once
 from clora_cli.data.delimited import read_table
 from clora_cli.data.texts import COMPRESSED, ending, library, read_bytes, read_text
 
-__all__ = ["READERS", "Record", "is_readable", "parse_json", "read_json", "read_records", "with_class_names"]
+__all__ = [
+    "READERS",
+    "ClassName",
+    "Record",
+    "is_readable",
+    "parse_json",
+    "read_json",
+    "read_records",
+    "with_class_names",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,10 @@ class Record:
     def where(self) -> str:
         """File and place, for messages."""
         return f"{self.file}, {self.unit} {self.number}"
+
+
+class ClassName(str):
+    """A class's name as the data give it themselves, of a folder or in a list of names: never an empty cell, whatever it says."""
 
 
 def is_readable(path: Path) -> bool:
@@ -232,7 +245,7 @@ def with_class_names(row: Mapping[str, object], names: Mapping[str, list[str]]) 
 def _class_name(index: object, labels: list[str]) -> object:
     if not isinstance(index, int):
         return index
-    return labels[index] if 0 <= index < len(labels) else None
+    return ClassName(labels[index]) if 0 <= index < len(labels) else None
 
 
 READERS: dict[str, Callable[[Path, list[str]], Iterator[Record]]] = {

@@ -10,7 +10,7 @@ from datetime import date, time
 from decimal import Decimal
 
 from clora_cli.base.errors import DataError
-from clora_cli.data.readers import parse_json
+from clora_cli.data.readers import ClassName, parse_json
 
 __all__ = ["as_answers", "as_flag", "as_text", "is_blank", "missing", "several", "unpacked", "whole_numbers"]
 
@@ -120,7 +120,7 @@ def missing(value: object, *, label: bool = False) -> str:
     """
     if value is None:
         return "null"
-    text = str(value).strip() if isinstance(value, str | float) else ""
+    text = str(value).strip() if isinstance(value, str | float) and not isinstance(value, ClassName) else ""
     return text if text.casefold() in _LOST or (label and text in _NOTHING) else ""
 
 

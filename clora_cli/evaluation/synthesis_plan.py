@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clora_cli.base import registry
 from clora_cli.base.errors import DataError, OptionError, did_you_mean
+from clora_cli.base.folder_names import check_file
 from clora_cli.base.options import recorded
 from clora_cli.base.progress import Progress
 from clora_cli.data import Rows, load_task, origins_of
@@ -80,6 +81,7 @@ def plan_synthesis(
     Raises:
         CloraError: If a task is not in the package, or whatever is missing, damaged or does not fit together.
     """
+    check_file(options.out, "--out")
     chosen = _chosen(members, options.task)
     if options.examples is not None and len(chosen) > 1:
         raise OptionError(

@@ -46,6 +46,7 @@ class Deltas:
         base: The base model's weight, rows of it alike, shape (rows, in), where the merge ``needs`` it; else None.
         states: Each adapter's ``state.clora`` at this site: name to tensor of shape (out, in), where ``needs`` asks.
         buffer: Where to put products of factors, shape (at least rows, in); None for fresh memory each time.
+        numbers: Each adapter's place among all of the merge, some of which may lack the site; from 0 without it.
     """
 
     adapters: Sequence[Factor | Tensor]
@@ -55,6 +56,7 @@ class Deltas:
     base: Tensor | None = None
     states: Sequence[Mapping[str, Tensor]] = ()
     buffer: Tensor | None = None
+    numbers: Sequence[int] = ()
 
     def __len__(self) -> int:
         """Return the number of adapters."""
@@ -92,8 +94,9 @@ class Deltas:
             yield state[name][self.rows].to(torch.float32, copy=True)
 
     def generator(self, adapter: int) -> torch.Generator:
-        """Return a generator for one adapter at this site, the same at every call: its numbers depend on the seed alone."""
-        return torch.Generator().manual_seed((self.seed + 0x9E3779B97F4A7C15 * (adapter + 1)) % (1 << 63))
+        """Return a generator for one adapter at this site, the same at every call, whichever other adapters have the site."""
+        number = self.numbers[adapter] if self.numbers else adapter
+        return torch.Generator().manual_seed((self.seed + 0x9E3779B97F4A7C15 * (number + 1)) % (1 << 63))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +259,7 @@ def merge_sites(
 ) -> Iterator[tuple[str, Factor | Tensor]]:
     """Merge adapters site by site, in the order of the sites' names; no more than one site's result is held.
 
-    An adapter that lacks a site adds nothing there.
+    An adapter that lacks a site adds nothing there, and is not among those that a merge which is not linear sees at that site.
 
     Args:
         merge: The bound merge.
@@ -280,6 +283,7 @@ def merge_sites(
             seed=_site_seed(seed, site),
             base=base(site) if base and "base" in merge.needs else None,
             states=[states[number].get(site, {}) for number in having] if states else (),
+            numbers=having,
         )
         if merge.linear:
             # Weights are normalised over all adapters, also where one of them lacks the site.

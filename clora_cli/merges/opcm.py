@@ -21,7 +21,8 @@ class Opcm(Merge):
 
     In the singular basis ``M = U S V^T`` of what was merged so far, the next delta is ``U^T delta V``. Its diagonal, and its block
     of the leading directions that hold ``alpha`` of the sum of singular values, are taken out, and the rest is added to M.
-    At the end M is scaled to the mean norm of the deltas. The adapters' order matters. Exact on factors.
+    At the end M is scaled to the mean norm of the deltas. The adapters' order matters. Exact on factors. At a layer that an adapter
+    lacks it does not count, nor for the mean norm.
 
     Args:
         alpha: The share of the sum of singular values that leading directions hold, in [0, 1]; 0 takes the diagonal alone.

@@ -25,7 +25,7 @@ class Slerp(Merge):
     ``M_t`` lies ``1 / t`` of the way from ``M_{t-1}`` to ``w_t delta_t``: with the angle o between both, seen as vectors, its
     direction is ``(sin((1 - 1/t) o) m + sin(o / t) d) / sin(o)`` of their directions m and d, and its norm changes by
     ``1 / t`` of the difference. So a mean of adapters that point elsewhere does not shrink. The adapters' order matters. Exact
-    on factors.
+    on factors. At a layer that an adapter lacks it does not count, nor for t: nothing shrinks towards what it never changed.
 
     References:
         Goddard et al., Arcee's MergeKit: A Toolkit for Merging Large Language Models, 2024, arXiv:2403.13257, whose SLERP is of two

@@ -27,8 +27,8 @@ class AGem(Remembered):
     References:
         Chaudhry et al., Efficient Lifelong Learning with A-GEM, ICLR 2019, arXiv:1812.00420, eq. 11.
         Differs: over the LoRA's entries instead of all weights of the model.
-        Differs: the step is projected before penalties are added, before clipping and before the optimizer, whose momentum may
-        still point elsewhere. Public code for language models does it after the step, where it changes nothing.
+        Differs: the step is projected with the penalties of the method that it joins, before clipping and before the optimizer, whose
+        momentum may still point elsewhere. Public code for language models does it after the step, where it changes nothing.
         Differs: m is taken without dropout.
     """
 

@@ -36,8 +36,8 @@ class Gem(Remembered):
         Differs: over the LoRA's entries instead of all weights of the model.
         Differs: the dual is solved by coordinate descent without the code's ridge of 1e-3, so that the constraints hold, also
         where g points straight against a memory: public code for language models adds a penalty instead, which leaves a conflict.
-        Differs: the step is projected before penalties are added, before clipping and before the optimizer, whose momentum may
-        still point elsewhere.
+        Differs: the step is projected with the penalties of the method that it joins, before clipping and before the optimizer, whose
+        momentum may still point elsewhere.
     """
 
     margin: float = 0.5

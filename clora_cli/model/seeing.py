@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clora_cli.base.errors import DataError, MismatchError, translated
 from clora_cli.data.pictures import Picture
 from clora_cli.model.views import Views
+from clora_cli.model.whole_images import looks_whole
 
 __all__ = ["Seen"]
 
@@ -46,10 +47,10 @@ class Seen:
         """Return an image's number, a new one if it has none.
 
         Raises:
-            DataError: If it is no image, or cannot be read.
+            DataError: If it is no image, is damaged, or cannot be read.
         """
         if picture.digest not in self._numbers:
-            _opened(picture)  # its head alone, before a long run comes to it
+            _check(picture)
             self._numbers[picture.digest] = len(self._pictures)
             self._pictures.append(picture)
         return self._numbers[picture.digest]
@@ -66,7 +67,7 @@ class Seen:
         """Return an image or a view as the model sees it, shape (channel, height, width), float32.
 
         Raises:
-            DataError: If it cannot be decoded.
+            DataError: If it cannot be decoded, or another one is in its file by now.
         """
         place, own = divmod(number, _VIEW)
         return self._viewed(own, place) if place else self._whole(own)
@@ -139,12 +140,21 @@ class Seen:
         return torch.stack(pixels)
 
 
-def _opened(picture: Picture) -> Any:
+def _check(picture: Picture) -> None:
+    """Refuse an image that cannot be decoded, before a long run comes to it; only what looks damaged is decoded to know."""
+    data = picture.read()
+    image = _opened(picture, data)
+    with _mending(picture, "decoded"):
+        if not looks_whole(image, data):
+            image.load()
+
+
+def _opened(picture: Picture, data: bytes | None = None) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     with _mending(picture, "read"):
         try:
-            image = Image.open(io.BytesIO(picture.read()))
+            image = Image.open(io.BytesIO(picture.read() if data is None else data))
         except UnidentifiedImageError:  # its message names an object of Python's
             raise ValueError("it is in no format that Pillow knows") from None
         except Image.DecompressionBombError:

@@ -371,3 +371,11 @@ def test_a_layer_that_cannot_decide_is_refused(clora, package, given):
     chosen = ("--similarity", "task-vector", "--route-layer", "last")
     assert "--route-layer" in one_error(result := clora("route", package, *chosen, *CPU), 2)
     assert result.error == "option-has-no-effect"
+
+
+@pytest.mark.parametrize("option", ["--heatmap", "--confusion"])
+def test_a_folder_where_a_file_is_to_be_is_told_before_anything_is_routed(clora, here, option):
+    (here / "there.svg").mkdir()
+    result = clora("route", "nowhere", option, "there.svg", "--data", "topics-news")
+    assert (result.code, result.error, result.out) == (2, "target-not-regular-file", "")
+    assert result.err == f"error: {option} there.svg exists and is no regular file; choose another name\n"

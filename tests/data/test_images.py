@@ -181,6 +181,25 @@ def test_names_of_classes_are_whole_whatever_they_have_in_common(tmp_path):
     assert load_task(str(tmp_path / "kinds")).labels == names
 
 
+@pytest.mark.parametrize("names", [("None", "null", "nan"), ("1", "1.0", "2"), ("NA", "<NA>", "NaN")])
+def test_a_folder_s_name_is_its_class_whatever_a_cell_would_mean_by_it(tmp_path, names):
+    for name, shape in zip(names, STRAIGHT, strict=True):
+        (tmp_path / "kinds" / name).mkdir(parents=True)
+        for seed in range(8):
+            (tmp_path / "kinds" / name / f"{seed}.png").write_bytes(encoded(shape, seed))
+    task = load_task(str(tmp_path / "kinds"))
+    assert set(task.labels) == set(names)
+    assert len(task.train) + len(task.dev) + len(task.test) == 24
+
+
+def test_two_folders_of_classes_that_differ_only_in_spaces_are_refused_and_not_made_one(tmp_path):
+    for name, shape in zip(("cat", "cat ", "dog"), STRAIGHT, strict=True):
+        (tmp_path / "kinds" / name).mkdir(parents=True)
+        (tmp_path / "kinds" / name / "1.png").write_bytes(encoded(shape, 1))
+    with refused("classes-alike", "kinds", "'cat ' and 'cat'", "rename"):
+        load_task(str(tmp_path / "kinds"))
+
+
 def test_folders_without_images_and_links_to_nothing_are_told(shapes, tmp_path):
     folder = shutil.copytree(shapes[0], tmp_path / "round")
     (folder / "train" / "square").mkdir()

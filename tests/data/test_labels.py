@@ -60,3 +60,34 @@ def test_classes_in_lists_have_their_names_too(folder: Path) -> None:
     kept.to_parquet(str(folder / "train.parquet"))
     kept.save_to_disk(str(folder / "saved"))
     assert load_task("train.parquet").labels == ("neg", "pos") == load_task("saved").labels
+
+
+def test_names_of_classes_are_no_empty_cells_whatever_they_say(folder: Path) -> None:
+    import datasets
+
+    rows = [{"text": f"t {i}", "label": i % 3} for i in range(12)]
+    names = datasets.ClassLabel(names=["None", "nan", "1.0"])
+    kept = datasets.Dataset.from_list(rows).cast_column("label", names)
+    kept.to_parquet(str(folder / "train.parquet"))
+    kept.save_to_disk(str(folder / "saved"))
+    assert load_task("train.parquet").labels == load_task("saved").labels
+    assert {*load_task("saved").labels} == {"None", "nan", "1"}
+
+
+def test_names_of_classes_that_differ_only_in_spaces_are_refused(folder: Path) -> None:
+    import datasets
+
+    rows = [{"text": f"t {i}", "label": i % 2} for i in range(12)]
+    kept = datasets.Dataset.from_list(rows).cast_column("label", datasets.ClassLabel(names=["pos", "pos "]))
+    kept.to_parquet(str(folder / "train.parquet"))
+    with refused("classes-alike", "'pos ' and 'pos'", "rename one"):
+        load_task("train.parquet")
+
+
+def test_cells_that_differ_only_in_spaces_are_one_label_and_told(folder: Path) -> None:
+    (folder / "train.jsonl").write_text(rows_of(["pos", "neg", " pos"]))
+    task = load_task("train.jsonl")
+    assert task.labels == ("neg", "pos")
+    assert "labels that differ in the spaces around them alone are one: 'pos' and ' pos'" in task.notes
+    (folder / "spaced.jsonl").write_text(rows_of([" pos", "neg "]))
+    assert not any("spaces" in note for note in load_task("spaced.jsonl").notes)

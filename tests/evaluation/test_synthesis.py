@@ -83,3 +83,9 @@ def test_nothing_is_written_where_the_model_makes_nothing_new(package, options, 
     with refused("nothing-synthesized", "first"):
         synthesize(plan_synthesis(package, options))
     assert not list(options.out.parent.glob("pseudo*"))
+
+
+def test_a_folder_where_the_rows_are_to_be_is_told_before_any_is_made(package, options):
+    options.out.mkdir()
+    with refused("target-not-regular-file", "--out", options.out, "another name"):
+        plan_synthesis(package, options)

@@ -56,6 +56,24 @@ def test_tsv_counts_a_direction_that_two_adapters_share_once_and_adds_no_arbitra
     assert torch.allclose(dense(merged("tsv", [one, one])), dense(one))
 
 
+@pytest.mark.parametrize("name", ["dare", "dare-ties", "della"])
+def test_a_layer_that_an_adapter_lacks_is_one_that_it_leaves_as_it_is(name):
+    one, two = draw(5, 6).float(), draw(5, 6, seed=1).float()
+    merge, weights = registry.load("merges", name)(), torch.tensor([2.0, 0.5, 1.0])
+    ((_, lacking),) = merge_sites(merge, [{"s": one}, {}, {"s": two}], weights, seed=7)
+    ((_, zero),) = merge_sites(merge, [{"s": one}, {"s": torch.zeros(5, 6)}, {"s": two}], weights, seed=7)
+    assert torch.equal(lacking, zero)
+
+
+@pytest.mark.parametrize("name", ["opcm", "slerp"])
+def test_an_adapter_does_not_count_at_a_layer_that_it_lacks(name):
+    one, two = draw(5, 6).float(), draw(5, 6, seed=1).float()
+    merge, weights = registry.load("merges", name)(), torch.tensor([2.0, 0.5, 1.0])
+    ((_, lacking),) = merge_sites(merge, [{"s": one}, {}, {"s": two}], weights)
+    ((_, alone),) = merge_sites(merge, [{"s": one}, {"s": two}], weights[[0, 2]])
+    assert torch.equal(lacking, alone)
+
+
 def test_knots_is_ties_in_the_common_singular_basis():
     adapters = [draw(5, 6, seed=seed) for seed in range(3)]
     left, sizes, right = np.linalg.svd(torch.cat(adapters, dim=1).numpy(), full_matrices=False)

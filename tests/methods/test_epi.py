@@ -54,3 +54,12 @@ def test_adapters_with_a_whole_covariance_and_with_its_diagonal_go_together():
     plain = [state_of(rows, ["a"] * 6, covariance="diag") for rows in queries]
     asked = torch.tensor([*queries[0], *queries[1]])
     assert torch.equal(Epi().weigh(mixed, asked), Epi(covariance="diag").weigh(plain, asked))
+
+
+def test_the_covariance_is_the_mean_of_all_tasks():
+    # of (18, 0.02) and (0.02, 18) both axes count alike, of either alone one of them
+    means = ([[0.0, 0.0]], [[3.0, 4.0]])
+    spreads = (torch.diag(torch.tensor([18.0, 0.02])), torch.diag(torch.tensor([0.02, 18.0])))
+    states = [{"means": torch.tensor(mean), "covariance": spread} for mean, spread in zip(means, spreads, strict=True)]
+    asked = torch.tensor([[3.0, 0.0], [0.0, 4.0]])  # 3 and 4 from the first, 4 and 3 from the second
+    assert Epi(shrinkage=1e-6).weigh(states, asked).tolist() == [[1.0, 0.0], [0.0, 1.0]]

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from clora_cli.base import registry
 from clora_cli.base.errors import MismatchError
+from clora_cli.methods._gates import Gated
+from clora_cli.methods._input_bases import InputBases
 from clora_cli.methods.gain_lora import GainLora
 from clora_cli.methods.inf_lora import InfLora
 from clora_cli.methods.mocl import Mocl
@@ -191,3 +193,63 @@ def test_a_package_of_other_methods_has_no_gates_to_go_on_from(tmp_path, model_f
     first = train(model_folder("llama"), tasks["first"], tmp_path / "package", method="inc-lora", max_steps=1)
     with refused("method-state-missing", first.path, error=MismatchError):
         train(model_folder("llama"), tasks["second"], tmp_path / "package", method=method, max_steps=1)
+
+
+def test_sapt_keeps_the_mean_weights_of_its_inputs():
+    queries = functional.normalize(draw(5, 4).float(), dim=1)
+    states = [gate_of("sapt", run_of(seed=seed), queries) for seed in (1, 2)]
+    run = run_of(states[:1])
+    run.own, run.embeddings = states[1], lambda: queries
+    kept = Sapt(rows=3).finish(run)["attention"]
+    assert torch.allclose(kept, Sapt().weigh(states, queries).mean(dim=0)) and kept.sum().item() == pytest.approx(1)
+    assert not torch.allclose(kept, torch.full((2,), 0.5), atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["mocl", "sapt", "gain-lora"])
+def test_rows_are_weighed_in_training_by_the_keys_of_all_adapters_those_of_a_memory_too(method):
+    queries = functional.normalize(draw(5, 6).float(), dim=1)
+    states = [dict(gate_of(method, run_of(seed=seed), queries[:3])) for seed in (1, 2)]
+    run, given = run_of(states, seed=3), []
+    run.embeddings, run.memory = lambda: queries[:3], range(3, 5)
+    run.texts = [SimpleNamespace(question=f"q{row}") for row in range(5)]
+    run.embedded = lambda asked: torch.stack([queries[int(question[1:])] for question in asked])
+    run.parameter = run.own.setdefault
+    run.mix = given.append
+    plugin = registry.load("methods", method)()
+    if method == "gain-lora":
+        for state in states:
+            state |= {
+                f"of_{name}": torch.zeros(size, 0) for name, size in (("first", 6), ("second", 100), ("key", 100))
+            }
+    Gated.begin(plugin, run)
+    rows = torch.tensor([4, 0, 3])
+    found = given[0](rows, {})[""]
+    assert torch.allclose(found, plugin.weigh([*states, run.own], queries[rows]), atol=1e-6)
+
+
+def test_gain_lora_s_new_key_is_as_long_as_the_last_one_and_a_gate_that_did_not_move_stays():
+    method, old = GainLora(width=12), functional.normalize(draw(3, 8).float(), dim=1)
+    first = run_of()
+    first.own = {name: 3 * start for name, start in method.gate(first, old).items()}
+    inputs = [old, functional.silu(old @ first.own["first"].mT)]
+    inputs.append(functional.silu(inputs[1] @ first.own["second"].mT))
+    bases = {f"of_{name}": torch.linalg.qr(rows.mT)[0] for name, rows in zip(first.own, inputs, strict=True)}
+    run = run_of([first.own | bases])
+    run.own = {name: start.clone() for name, start in method.gate(run, draw(6, 8, seed=3).float()).items()}
+    before = {name: own.clone() for name, own in run.own.items()}
+    assert before["key"].norm().item() == pytest.approx(first.own["key"].norm().item(), rel=1e-5)
+    method.after_step(run)
+    assert all(torch.equal(own, before[name]) for name, own in run.own.items())
+
+
+def test_gain_lora_s_bases_hold_what_earlier_tasks_inputs_were_too(monkeypatch):
+    monkeypatch.setattr(InputBases, "finish", lambda method, run: {})
+    method, kept, run = GainLora(width=5), {}, run_of()
+    for seed in (1, 2):
+        queries = functional.normalize(draw(2, 8, seed=seed).float(), dim=1)
+        run = run_of([kept] if kept else (), seed=seed)
+        run.own, run.embeddings = dict(method.gate(run, queries)), lambda queries=queries: queries
+        before, kept = kept, method.finish(run) | run.own
+        for name in ("first", "second", "key") if before else ():
+            old, new = before[f"of_{name}"], kept[f"of_{name}"]
+            assert new.shape[1] > old.shape[1] and torch.allclose(new @ (new.mT @ old), old, atol=1e-4)

@@ -78,3 +78,10 @@ def test_a_sample_is_the_same_at_a_step_and_another_at_the_next():
         run.step = step
         AGem(sample=5).gradients(run)
     assert seen[0] == seen[1] != seen[2] and len(set(seen[0])) == 5
+
+
+def test_gem_turns_a_step_that_it_changes_towards_every_task_by_the_margin_at_least():
+    # against the first memory of length 1 by 2: v = 2 there; the second, which nothing speaks against, has the margin
+    run = run_with([-2.0, 3.0], [1.0, 0.0], [0.0, 1.0])
+    Gem(margin=0.5).gradients(run)
+    assert torch.allclose(run.own.grad, torch.tensor([0.0, 3.5]), atol=1e-6)

@@ -125,3 +125,20 @@ def test_trainings_end_sparse_alone_and_beside_a_penalty(model_folder, tasks, tm
             assert 0 < left < 0.6 and folder.manifest.scores["jump_lora"] == {"entries_left": pytest.approx(left)}
             active = number and method == "ella+jump-lora"
             assert bool(folder.manifest.scores["last_step"].get("penalty/ella")) == bool(active)
+
+
+def test_the_threshold_is_one_for_all_layers():
+    method, run = JumpLora(rank=1, begin_at=0.0, end_at=1.0), run_of((12, 12), steps=1)
+    large = run_of((12, 12))
+    run.trainable["t"] = large.trainable["s"]
+    method.begin(run)
+    with torch.no_grad():
+        for site, size in (("s", 1.0), ("t", 9.0)):
+            run.own[f"up/{site}"].copy_(size * draw(12, 1, seed=1).float())
+            run.own[f"down/{site}"].copy_(draw(1, 12, seed=2).float())
+    run.step = 1
+    method.after_step(run)
+    left = [int((whole != 0).sum()) for whole in (run.whole, large.whole)]
+    assert (
+        abs(sum(left) - 2 * (12 + 12)) <= 1 and left[1] > left[0]
+    )  # the one on the threshold may round to either side

@@ -74,6 +74,11 @@ def test_the_loss_reaches_the_questions(model_folder, tasks, tmp_path):
         assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     losses.sum().backward()
     assert all(float(factor.b.grad.abs().sum()) > 0 for factor in run.trainable.values())
+    # The method's own term is of whole rows, whose questions count as much as their answers.
+    row = run.texts[0]
+    (whole,) = run.text_losses([("[first]", f"{row.question} The answer is: {row.answer}")])
+    batch = SimpleNamespace(rows=torch.tensor([0]), inputs={"labels": torch.tensor([[-100, 5]])}, tokens=1)
+    assert plan.method.lead.loss(run, batch).item() == pytest.approx(0.25 * whole.item(), rel=1e-5)
 
 
 def test_what_was_learned_is_rehearsed(model_folder, tasks, tmp_path):

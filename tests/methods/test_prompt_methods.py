@@ -19,6 +19,7 @@ from clora_cli.evaluation.prompts import Prompts
 from clora_cli.methods.dual_prompt import DualPrompt
 from clora_cli.methods.l2p import L2p, distances, nearest
 from clora_cli.methods.prog_prompt import residual
+from clora_cli.model.soft_prompts import newest_first
 from clora_cli.model.task_vectors import embedding_site
 from clora_cli.options import EvalOptions
 from clora_cli.training import make_plan, train_task
@@ -235,3 +236,43 @@ def test_what_does_not_go_together_is_refused(learn, tmp_path):
         learn("prog-prompt+ewc", method_options={})
     with refused("option-out-of-range", "chosen=5", error=OptionError):
         L2p(pool=4, chosen=5)
+
+
+def step_of(queries, **given):
+    """Return a run whose first step has these rows, and their batch in two parts."""
+    run = SimpleNamespace(embeddings=lambda: queries, batches=[range(len(queries))], step=0, **given)
+    parts = [SimpleNamespace(rows=rows, logits=queries) for rows in torch.arange(len(queries)).split(1)]
+    return run, parts
+
+
+def test_l2p_pulls_the_chosen_keys_to_their_inputs_and_counts_them():
+    # (0.8, 0.6, 0) chooses the first two of three keys, 1 - 0.8 and 1 - 0.6 away; (0, 0, 1) the third and, of two equal ones, the first
+    run, parts = step_of(torch.tensor([[0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]), own={"keys": torch.eye(3)})
+    run.kept = {"before": torch.zeros(3), "now": torch.zeros(3)}
+    method = L2p(pool=3, length=1, chosen=2, pull=0.5)
+    found = sum(method.loss(run, part).item() for part in parts)
+    assert found == pytest.approx(0.5 * (0.2 + 0.4 + 0.0 + 1.0) / 2)
+    assert run.kept["now"].tolist() == [2, 1, 1]
+    run.kept["before"] = torch.tensor([5.0, 0.0, 1.0])
+    assert method.finish(run)["counts"].tolist() == [7, 1, 2]
+
+
+def test_dual_prompt_pulls_the_task_s_key_to_its_inputs():
+    run, parts = step_of(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), own={"key": torch.tensor([3.0, 0.0])})
+    found = sum(DualPrompt(pull=2.0).loss(run, part).item() for part in parts)
+    assert found == pytest.approx(2 * (0.0 + 0.4) / 2)
+
+
+def test_dual_prompt_goes_on_with_the_general_prompt_and_draws_an_expert_and_its_key():
+    last = SimpleNamespace(prompt=lambda: torch.full((3, 4), 7.0), state=lambda: {"key": torch.ones(4)})
+    run = SimpleNamespace(past=[last], seed=0, own={}, drawn_tokens=lambda count: torch.zeros(count, 4))
+    run.parameter = lambda name, start, lasts=True: run.own.setdefault(name, start)
+    run.prompt = lambda vectors, choose: run.own.update(chosen=choose(torch.arange(2)))
+    DualPrompt(general=1, expert=2).begin(run)
+    assert run.own["prompts"].tolist() == [[7.0] * 4, [0.0] * 4, [0.0] * 4]
+    assert run.own["chosen"].tolist() == [[3, 4, 5]]  # the run's own, after those of the last adapter
+    assert not torch.equal(run.own["key"], torch.ones(4))
+
+
+def test_prompts_stand_from_the_newest_to_the_oldest_each_in_its_own_order():
+    assert newest_first([2, 1, 3]).tolist() == [3, 4, 5, 2, 0, 1]

@@ -74,3 +74,10 @@ def test_answers_are_drawn_anew_at_each_step_and_alike_in_each_run(model_folder,
     assert run.sampled(questions, how) == first and run.sampled(questions[1:2], how) == first[1:2]
     run.step = 1
     assert run.sampled(questions, how) != first
+
+
+def test_the_likeliest_tokens_are_the_teacher_s():
+    # teacher (1/8, 7/8), student (3/4, 1/4): over the teacher's likeliest token and the rest
+    student, teacher = torch.tensor([[0.75, 0.2, 0.05]]).log(), torch.tensor([[0.05, 0.875, 0.075]]).log()
+    expected = 0.875 * math.log(0.875 / 0.2) + 0.125 * math.log(0.125 / 0.8)
+    assert Sdft(top_k=1).divergence(student, teacher).item() == pytest.approx(expected, rel=1e-5)

@@ -6,12 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import Signals, contents, options_for, train
+from support import Signals, contents, options_for, run_of, train
 
 from clora_cli.base.errors import InterruptedRunError
 from clora_cli.methods import MadeRow
 from clora_cli.methods.ssr import Ssr
+from clora_cli.model.drawing import Draw
 from clora_cli.training import make_plan, train_task
+from clora_cli.training.build import build
+from clora_cli.training.rehearsal import rehearsed
 
 
 def state_of(questions):
@@ -75,3 +78,31 @@ def test_an_interrupted_run_rehearses_the_same_rows(model_folder, tasks, tmp_pat
     with pytest.raises(InterruptedRunError):
         train_task(plan("second", "adapters"), progress=Signals(after=4 + 2))  # rows that are made, then steps
     assert contents(train_task(plan("second", "adapters"), resume=True)[0].path) == expected
+
+
+def test_questions_are_the_bare_base_model_s_and_their_answers_those_of_the_model_as_it_is(
+    model_folder, tasks, tmp_path, backbone, monkeypatch
+):
+    chosen = {"method": "ssr", "method_options": {"rows": "2"}}
+    train(model_folder("llama"), tasks["first"], tmp_path / "adapters", lr=0.05, **chosen)
+    plan = make_plan(options_for(model_folder("llama"), tasks["second"], tmp_path / "adapters", **chosen))
+    built, ids, seen = build(plan), torch.tensor([[5, 6, 7]]), {}
+
+    def spy(name):
+        def write(given, prompts, *rest, **how):
+            with torch.no_grad():
+                seen[name] = given.model(input_ids=ids).logits
+            return ["x"] * len(prompts)
+
+        return write
+
+    monkeypatch.setattr("clora_cli.training.rehearsal.write", spy("answers"))
+    monkeypatch.setattr("clora_cli.model.imagining.write", spy("questions"))
+    rehearsed(plan, built, Signals())
+    for factor in built.trainable.values():
+        torch.nn.init.normal_(factor.b, generator=torch.Generator().manual_seed(0))
+    run_of(plan, built).imagined(2, 1, Draw(temperature=1.0))
+    with torch.no_grad():
+        base = backbone("llama").model(input_ids=ids).logits
+    assert torch.allclose(seen["questions"], base, atol=1e-5)
+    assert not torch.allclose(seen["answers"], base, atol=1e-3)

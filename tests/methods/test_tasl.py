@@ -31,6 +31,17 @@ def test_sensitivities_by_hand():
     assert Tasl()._score(run, "s").item() == 2.5 / 2  # the mean over a row of lora_A and a column of lora_B
 
 
+def test_the_averages_keep_the_share_beta_and_a_fall_counts_as_a_rise_does():
+    # |w g| = 8, then 0; with beta 3/4: M = 2, 1.5 and U = (8 - 2) / 4 = 1.5, 3/4 * 1.5 + (1.5 - 0) / 4 = 1.5
+    run = run_of(parameter([[2.0]], [[-4.0]]), parameter([[0.0]], [[5.0]]))
+    method = Tasl(beta=0.75)
+    method.gradients(run)
+    assert (run.kept["sensitivity_a/s"].item(), run.kept["uncertainty_a/s"].item()) == (2.0, 1.5)
+    run.trainable["s"].a.grad.zero_()
+    method.gradients(run)
+    assert (run.kept["sensitivity_a/s"].item(), run.kept["uncertainty_a/s"].item()) == (1.5, 1.5)
+
+
 def test_what_becomes_of_a_unit_by_hand():
     scores, known = {"s": torch.tensor([0.9, 0.8, 0.1, 0.0])}, {"s": torch.tensor([0.7, 0.0, 0.9, 0.1])}
     assert torch.allclose(Tasl(share=0.5).weights(scores, known)["s"], torch.tensor([0.3, 1.0, 0.0, 0.5]))

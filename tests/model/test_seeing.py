@@ -165,10 +165,39 @@ def test_images_that_were_sent_on_are_forgotten(seen):
     assert seen.number(Picture.of_bytes(encoded("disc", 1))) == 0
 
 
-def test_an_image_that_is_cut_off_is_named_when_it_is_decoded(seen):
-    number = seen.number(Picture.of_bytes(cut := encoded("disc", 1)[:60]))
-    with refused("image-unreadable", Picture.of_bytes(cut).digest[:12]):
-        seen.pixels(number)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "PPM", "TIFF"])
+def test_an_image_that_is_cut_off_is_named_before_any_is_decoded(seen, kind):
+    whole = stored(drawn("disc", 1), kind).data
+    assert seen.number(Picture.of_bytes(whole)) == 0
+    cut = Picture.of_bytes(whole[: 3 * len(whole) // 4])
+    with refused("image-unreadable", cut.digest[:12], "mend or remove it"):
+        seen.number(cut)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_an_image_that_looks_whole_is_not_decoded_to_know(seen, monkeypatch, kind):
+    decoded = []
+    load = Image.Image.load
+    monkeypatch.setattr(Image.Image, "load", lambda image: decoded.append(image) or load(image))
+    stored_whole = stored(drawn("disc", 1), kind)
+    decoded.clear()
+    seen.number(stored_whole)
+    assert decoded == []
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_what_stands_behind_an_image_in_its_file_is_no_damage(seen, kind):
+    more = Picture.of_bytes(stored(drawn("disc", 1), kind).data + b"more\0")
+    assert seen.pixels(seen.number(more)).shape[0] == 3
+
+
+def test_a_png_whose_bytes_were_changed_is_named_and_one_whose_pixels_are_there_is_read(seen):
+    whole = encoded("disc", 1)
+    place = whole.index(b"IDAT") + 8
+    with refused("image-unreadable", "cannot be decoded"):
+        seen.number(Picture.of_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]))
+    no_end = Picture.of_bytes(whole[:-12])  # Pillow decodes it
+    assert seen.pixels(seen.number(no_end)).shape[0] == 3
 
 
 def test_an_image_of_more_pixels_than_pillow_decodes_is_refused_by_its_head(seen):

@@ -184,6 +184,25 @@ def test_rows_nearer_to_an_old_task_teach_nothing_when_adapters_compete(package,
     assert (weights[:, -1] > 0).all()
 
 
+def test_the_new_adapter_takes_the_place_of_a_nearer_one_where_it_is_included(package, plan_for, backbone, tmp_path):
+    package()
+    write_random_adapter(tmp_path / "adapters" / "third", backbone("llama"), stage=2)
+    for name in (
+        "second",
+        "third",
+    ):  # each lies on the first row, which is then nearer to both than to its own task's mean
+        row = plan_for(method="seq-lora").rows[:1]
+        give_distribution(tmp_path / "adapters" / name, backbone("llama"), row, data=name)
+    starved = {}
+    for current in ("included", "compete"):
+        chosen = {"train_top_k": "2", "layer": "last", "module": "v_proj", "current": current}
+        _, mixture, _ = begun(plan_for(method="pfd", method_options=chosen))
+        (weights,) = weights_of(mixture, range(24)).values()
+        assert ((weights > 0).sum(dim=1) <= 2).all()
+        starved[current] = bool((weights[0, -1] == 0).item())
+    assert starved == {"included": False, "compete": True}
+
+
 def test_a_floor_lifts_the_new_adapter_and_keeps_the_sum():
     weights = torch.tensor([[0.6, 0.3, 0.1], [0.0, 0.2, 0.8], [1.0, 0.0, 0.0]])
     lifted = with_floor(weights, 0.4)
@@ -200,12 +219,25 @@ def test_the_distribution_is_that_of_the_training_rows_under_the_bare_base_model
     )
     twin = write_random_adapter(tmp_path / "twin" / "first", backbone("llama"), stage=1)
     give_distribution(twin.path, backbone("llama"), plan.rows, data="first")
-    one, two = read_distribution(folder.features).sites, read_distribution(twin.features).sites
-    assert list(one) == list(two)
-    for site in one:
-        assert one[site].count == two[site].count == 11
-        assert torch.allclose(one[site].mean, two[site].mean, atol=1e-6)
-        assert torch.allclose(one[site].scatter, two[site].scatter, rtol=1e-4)
+    # Public code takes them of the model that is being trained: whatever the new adapter and the earlier one are by then.
+    built = build(plan)
+    run = run_of(plan, built)
+    for factor in built.trainable.values():
+        torch.nn.init.normal_(factor.b, generator=torch.Generator().manual_seed(0))
+    built.model.train()
+    later = run.distribution(pool="prompt-mean", text="prompt", second_moment="diag").sites
+    two = read_distribution(twin.features).sites
+    for one in (read_distribution(folder.features).sites, later):
+        assert list(one) == list(two)
+        for site in one:
+            assert one[site].count == two[site].count == 11
+            assert torch.allclose(one[site].mean, two[site].mean, atol=1e-6)
+            assert torch.allclose(one[site].scatter, two[site].scatter, rtol=1e-4)
+    for rows, found in run.features(list(two), pool="prompt-mean", text="prompt"):
+        assert sorted(rows) == list(range(11))
+        assert all(
+            torch.allclose(vectors.double().mean(dim=0), two[site].mean, atol=1e-5) for site, vectors in found.items()
+        )
     record = read_record(folder.features).raw
     assert (record["data"][0]["name"], record["data"][0]["rows"]) == ("first", 11)
     assert folder.manifest.raw["method"]["route"]["similarity"] == "l2"

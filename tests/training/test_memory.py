@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from support import Signals, contents, continued, run_of, trainer_for, write_ran
 
 from clora_cli.data import load_task
 from clora_cli.data.made_rows import MadeRow, to_lines
+from clora_cli.methods import Memory
 from clora_cli.training import describe, make_plan, train_task
 from clora_cli.training.build import build
 from clora_cli.training.fit import encoded_rows
+from clora_cli.training.memory import read_memory
 
 FEW = {"method": "replay", "method_options": {"rows": "5"}, "max_steps": 1}
 
@@ -220,3 +223,11 @@ def test_a_file_of_made_rows_takes_the_place_of_earlier_data(learn, plan_for, tm
     file.unlink()
     with refused("path-unreadable", file):
         plan_for("second", **chosen)
+
+
+def test_made_rows_of_all_tasks_add_up_to_the_share_of_the_new_one_s():
+    members = [SimpleNamespace(task=f"t{number}", path=f"t{number}", manifest=None) for number in range(3)]
+    for new, counts in ((24, [1, 2, 2]), (10, [0, 1, 1]), (1, [0, 0, 1])):
+        drawn = read_memory(Memory(share=0.2, made=True), members, "lamol", None, 0, new)
+        assert [(rows.task.name, rows.limit) for rows in drawn] == list(zip(("t0", "t1", "t2"), counts, strict=True))
+    assert [rows.limit for rows in read_memory(Memory(rows=7, made=True), members, "ssr", None, 0, 24)] == [7, 7, 7]

@@ -26,6 +26,7 @@ from clora_cli.routing.route_settings import route_options
 from clora_cli.training import train_task
 from clora_cli.training.build import build
 from clora_cli.training.fit import encoded_rows, methods_of
+from clora_cli.training.run import TrainingRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +99,9 @@ def test_rows_of_a_memory_that_is_not_mixed_are_not_trained_on(second):
     assert list(run.memory) == list(range(24, 28))
 
 
-def test_a_gem_projects_a_step_that_would_harm_the_memory(second):
-    plan = second("a-gem", method_options={"rows": "4", "sample": "0"})
+@pytest.mark.parametrize(("method", "chosen"), [("a-gem", {}), ("gem", {"margin": "0"})])
+def test_a_step_that_would_harm_the_memory_s_rows_is_projected(second, method, chosen):
+    plan = second(method, method_options={"rows": "4", "sample": "0", **chosen})
     built = build(plan)
     run = run_of(plan, built)
     reference = run.slopes(run.memory)
@@ -120,6 +122,34 @@ def test_a_gem_projects_a_step_that_would_harm_the_memory(second):
         own.grad = slope.clone()
     plan.method.lead.gradients(run)
     assert all(torch.equal(own.grad, slope) for own, slope in reference)  # no conflict, no change
+
+
+@pytest.mark.parametrize("method", ["a-gem", "gem"])
+def test_a_step_straight_against_the_memory_is_not_taken(second, monkeypatch, method):
+    """Public code projects after the optimizer's step, when it is taken."""
+
+    def opposite(run, rows):
+        trained = [own for factor in run.trainable.values() for own in (factor.a, factor.b)]
+        return [(own, -own.grad) for own in trained]
+
+    monkeypatch.setattr(TrainingRun, "slopes", opposite)
+    plan = second(method, method_options={"margin": "0"} if method == "gem" else {}, max_steps=2)
+    found, _ = train_task(plan)
+    for site, factor in plan.past[-1].factors().items():
+        assert torch.allclose(found.factors()[site].b, factor.b, atol=1e-6) and bool(factor.b.any())
+
+
+def test_a_filter_acts_on_the_penalties_of_the_method_that_it_joins(plan_for, monkeypatch):
+    def opposite(run, rows):
+        return [(own, -own.grad) for factor in run.trainable.values() for own in (factor.a, factor.b)]
+
+    monkeypatch.setattr(TrainingRun, "slopes", opposite)
+    found = []
+    for strength in ("0", "100"):
+        train_task(plan_for("first", package=strength, method="o-lora"))
+        chosen = {"method": "o-lora+a-gem", "method_options": {"o-lora.strength": strength}, "max_steps": 2}
+        found.append(train_task(plan_for("second", package=strength, **chosen))[0].factors())
+    assert all(torch.equal(factor.a, found[1][site].a) for site, factor in found[0].items())
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])

@@ -117,12 +117,26 @@ def test_sd_lora_begins_where_the_last_task_ended(learn, inputs):
 def test_sd_lora_is_evaluated_with_its_magnitudes(learn, inputs):
     from clora_cli.data import load_task
     from clora_cli.evaluation import evaluate
+    from clora_cli.evaluation.combine import Fixed
+    from clora_cli.evaluation.prompts import Prompts
+    from clora_cli.model.backbone import load_backbone
+    from clora_cli.model.base_model import find_model
     from clora_cli.options import EvalOptions
 
     members = [learn("sd-lora", task, lr=0.05) for task in ("first", "second")]
     task = load_task(str(inputs[1]["first"]))
     scores = evaluate(members, [task], EvalOptions(score="labels", device="cpu", matrix=True))
     assert scores.combine == "weighted" and len(scores.rows) == 3
+    base = load_backbone(find_model(str(inputs[0])), device=torch.device("cpu"))
+    bank = AdapterBank(base.model)
+    Fixed(bank, members, "weighted").use(members, Prompts.encode(base, task, task.test[:1], 64, 1))
+    with torch.no_grad():
+        found = base.model(input_ids=torch.tensor([[5, 6, 7, 30, 31, 32]])).logits
+    weights = fixed_weights(members)
+    plain, last = ({site: torch.tensor([row]) for site in weights} for row in ([1.0, 1.0], [0.0, 1.0]))
+    assert torch.allclose(found, logits_of(inputs[0], members, weights), atol=1e-6)
+    for other in (plain, last):
+        assert not torch.allclose(found, logits_of(inputs[0], members, other), atol=1e-5)
     first = learn("sd-lora", "first", package="other")
     with refused("mixing-weights-missing", members[1].path, first.path):
         fixed_weights([first, members[1]])
@@ -162,10 +176,13 @@ def test_gates_choose_at_evaluation_as_they_did_in_training(learn, inputs, metho
 
 
 @pytest.mark.parametrize("method", ["gem", "inc-lora+gem", "a-gem"])
-def test_remembered_rows_are_read_and_not_trained_on(learn, method):
+def test_remembered_rows_are_read_and_not_trained_on(learn, inputs, tmp_path, method):
+    rows = {"method_options": {"gem.rows" if "+" in method else "rows": "3"}}
     learn(method, "first")
-    learn(method, "second", method_options={"gem.rows" if "+" in method else "rows": "3"})
-    third = learn(method, "third", method_options={"gem.rows" if "+" in method else "rows": "3"})
+    learn(method, "second", **rows)
+    plan = make_plan(options_for(inputs[0], inputs[1]["third"], tmp_path / "adapters", method=method, **rows))
+    assert plan.remembered == 0 and set(plan.order) <= set(range(len(plan.rows)))
+    third = train_task(plan)[0]
     assert [entry["rows"] for entry in third.manifest.raw["data"]["memory"]] == [3, 3]
 
 

@@ -1,0 +1,51 @@
+"""Labels that are written with spaces around them, which labels are read without (layer L1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from clora_cli.base.errors import DataError
+from clora_cli.data.readers import ClassName, Record
+
+__all__ = ["are_named", "told_of_spaces"]
+
+
+def are_named(rows: Iterable[Record], column: str) -> bool:
+    """Tell whether the data name the classes of a column themselves: as folders, or in a list of names."""
+    return any(isinstance(row.values.get(column), ClassName) for row in rows)
+
+
+def told_of_spaces(splits: Mapping[str, Sequence[Record]], column: str, source: str) -> list[str]:
+    """Return a note on labels that are one without the spaces around them; nothing if there are none.
+
+    Args:
+        splits: Rows by split.
+        column: The labels'.
+        source: Where the rows come from, for messages.
+
+    Raises:
+        DataError: If two classes would become one that the data name themselves, and so tell apart.
+    """
+    for rows in splits.values():
+        named = _alike(value for value in _labels(rows, column) if isinstance(value, ClassName))
+        if named:
+            raise DataError(
+                f"{source}: the classes {named[0]} differ only in the spaces around their names, without which labels are read; "
+                "rename one, or make one class of them",
+                code="classes-alike",
+            )
+    alike = _alike(value for rows in splits.values() for value in _labels(rows, column))
+    return [f"labels that differ in the spaces around them alone are one: {', '.join(alike)}"] if alike else []
+
+
+def _labels(rows: Sequence[Record], column: str) -> Iterable[str]:
+    return (value for row in rows if isinstance(value := row.values.get(column), str) and value.strip())
+
+
+def _alike(labels: Iterable[str]) -> list[str]:
+    forms: dict[str, set[str]] = {}
+    for label in labels:
+        forms.setdefault(label.strip(), set()).add(str(label))
+    return [
+        " and ".join(f"'{label}'" for label in sorted(same, reverse=True)) for same in forms.values() if len(same) > 1
+    ]
