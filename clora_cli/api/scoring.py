@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clora_cli.base.errors import OptionError
 from clora_cli.base.folder_names import check_file
 from clora_cli.base.progress import Progress
 from clora_cli.options import EvalOptions
