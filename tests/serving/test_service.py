@@ -250,7 +250,8 @@ def test_only_routing_tells_the_weights_of_every_site(made):
     assert heard.text == "" and heard.error is None
 
 
-def test_a_task_that_lands_answers_the_next_prompt_and_one_that_goes_answers_none(made, tasks):
+def test_a_task_that_lands_answers_the_next_prompt_and_one_that_goes_answers_none(made, tasks, monkeypatch):
+    monkeypatch.setattr(watch, "_SHARE", 0)  # a file in a folder's place is looked for as often as time allows
     package, base = made()
     service = service_of(package)
     (before,) = answered(service, [asked(PROMPTS[0], "third")])
