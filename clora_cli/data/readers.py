@@ -14,7 +14,7 @@ from typing import Any
 
 from clora_cli.base.errors import DataError
 from clora_cli.base.files import stand_in
-from clora_cli.base.intake import each_key_once
+from clora_cli.base.intake import convertible, each_key_once
 from clora_cli.data.delimited import read_table
 from clora_cli.data.texts import COMPRESSED, ending, library, read_bytes, read_text
 
@@ -116,7 +116,8 @@ def parse_json(text: str, *, nan: bool = True) -> object:
         ValueError: It is not JSON, or a key occurs twice, so that one of its values would be lost.
         RecursionError: It is nested too deeply.
     """
-    value: object = json.loads(text, object_pairs_hook=each_key_once, parse_constant=float if nan else _refuse)
+    constant = float if nan else _refuse
+    value: object = json.loads(text, object_pairs_hook=each_key_once, parse_int=convertible, parse_constant=constant)
     return value
 
 

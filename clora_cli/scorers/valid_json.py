@@ -34,7 +34,8 @@ class ValidJson(Scorer):
         """Return 1.0 or 0.0."""
         fenced = _FENCE.match(answer)
         try:
-            value = json.loads(fenced[1] if fenced else answer, parse_constant=_refuse)
+            # Python makes no number of thousands of digits, which is one all the same.
+            value = json.loads(fenced[1] if fenced else answer, parse_int=str, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return 0.0
         return float(self.kind == "any" or isinstance(value, {"object": dict, "list": list}[self.kind]))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clora_cli.base.errors import DataError
-from clora_cli.base.intake import each_key_once
+from clora_cli.base.intake import convertible, each_key_once
 from clora_cli.data.columns import prompt_of
 from clora_cli.data.readers import Record
 from clora_cli.data.task import Example
@@ -233,7 +233,7 @@ def _texts(messages: Any) -> Iterator[tuple[Any, str]]:
 
 def _read_object(text: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(text, object_pairs_hook=each_key_once, parse_constant=_no_constant)
+        values = json.loads(text, object_pairs_hook=each_key_once, parse_int=convertible, parse_constant=_no_constant)
         # Half a surrogate pair, or 1e400, could be told to nobody.
         json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:

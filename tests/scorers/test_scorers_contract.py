@@ -22,6 +22,7 @@ TestScorers = conformance("scorers")
         ("NaN", 0, 0, 0),
         ("", 0, 0, 0),
         ("[" * 100_000, 0, 0, 0),
+        ("1" * 5000, 1, 0, 0),
     ],
 )
 def test_json_is_one_value_and_nothing_else(answer, any_kind, as_object, as_list):

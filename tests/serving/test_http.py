@@ -186,7 +186,7 @@ def test_a_task_that_lands_while_serving_answers_the_next_request(made, serve, t
         ("route", b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400, "no JSON"),
         ("completions", b'{"prompt": "a", "model": ' + b"[" * 900 + b"]" * 900 + b"}", 400, ""),
         ("completions", b'{"prompt": "a", "model": {"name": "first", "scale": 1e999}}', 400, "JSON"),
-        ("completions", b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", 400, ""),
+        ("completions", b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", 400, "a number of 5000 digits"),
         ("completions", b'{"max_tokens": 2}', 400, "prompt"),
         ("completions", b'{"prompt": "a", "max_tokens": 0}', 400, "max_tokens"),
         ("completions", b'{"prompt": "a", "logprobs": 5}', 400, "logprobs"),
