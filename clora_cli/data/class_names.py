@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from clora_cli.base.errors import DataError
 from clora_cli.data.readers import ClassName, Record
 
-__all__ = ["are_named", "told_of_spaces"]
+__all__ = ["are_named", "check_apart", "told_of_spaces"]
 
 
 def are_named(rows: Iterable[Record], column: str) -> bool:
@@ -27,15 +27,23 @@ def told_of_spaces(splits: Mapping[str, Sequence[Record]], column: str, source: 
         DataError: If two classes would become one that the data name themselves, and so tell apart.
     """
     for rows in splits.values():
-        named = _alike(value for value in _labels(rows, column) if isinstance(value, ClassName))
-        if named:
-            raise DataError(
-                f"{source}: the classes {named[0]} differ only in the spaces around their names, without which labels are read; "
-                "rename one, or make one class of them",
-                code="classes-alike",
-            )
+        check_apart((value for value in _labels(rows, column) if isinstance(value, ClassName)), source)
     alike = _alike(value for rows in splits.values() for value in _labels(rows, column))
     return [f"labels that differ in the spaces around them alone are one: {', '.join(alike)}"] if alike else []
+
+
+def check_apart(names: Iterable[str], source: str) -> None:
+    """Refuse names of classes, as the data list them, that would become one without the spaces around them.
+
+    Raises:
+        DataError: If two would.
+    """
+    if alike := _alike(names):
+        raise DataError(
+            f"{source}: the classes {alike[0]} differ only in the spaces around their names, without which labels are read; "
+            "rename one, or make one class of them",
+            code="classes-alike",
+        )
 
 
 def _labels(rows: Sequence[Record], column: str) -> Iterable[str]:

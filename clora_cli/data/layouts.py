@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from clora_cli.base.errors import DataError
+from clora_cli.data.class_names import check_apart
 from clora_cli.data.findings import unused_columns
 from clora_cli.data.folders import split_files, unread
 from clora_cli.data.known_tasks import FAMILY_INSTRUCTIONS, KnownTask, canonical, metric_of
@@ -132,8 +133,13 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     labels = read_json(path)
-    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise DataError(f"{path}: expected a list of label strings", code="labels-malformed")
+    if (
+        not isinstance(labels, list)
+        or not labels
+        or not all(isinstance(label, str) and label.strip() for label in labels)
+    ):
+        raise DataError(f"{path}: expected a list of label strings, none of them empty", code="labels-malformed")
+    check_apart(labels, str(path))
     return tuple(dict.fromkeys(label.strip() for label in labels))
 
 

@@ -210,6 +210,8 @@ def test_unknown_endings_and_empty_folders(folder: Path) -> None:
     ("train.json", "text", "rows-not-a-list", "train.json"),
     ("labels.json", {"x": 1}, "labels-malformed", "labels.json"),
     ("labels.json", [1, 2], "labels-malformed", "labels.json"),
+    ("labels.json", ["x", " "], "labels-malformed", "none of them empty"),
+    ("labels.json", ["x", "x "], "classes-alike", "'x ' and 'x'"),
 ])  # fmt: skip
 def test_benchmark_folders_that_are_damaged(folder: Path, name: str, content: object, code: str, named: str) -> None:
     rows = [{"sentence": f"text {i}", "label": "x"} for i in range(5)]
