@@ -263,11 +263,29 @@ def test_dual_prompt_pulls_the_task_s_key_to_its_inputs():
     assert found == pytest.approx(2 * (0.0 + 0.4) / 2)
 
 
-def test_dual_prompt_goes_on_with_the_general_prompt_and_draws_an_expert_and_its_key():
-    last = SimpleNamespace(prompt=lambda: torch.full((3, 4), 7.0), state=lambda: {"key": torch.ones(4)})
-    run = SimpleNamespace(past=[last], seed=0, own={}, drawn_tokens=lambda count: torch.zeros(count, 4))
+def run_after(last):
+    """Return a run after one adapter, which keeps what a method gives it and the tokens that it chooses for two rows."""
+    run = SimpleNamespace(past=[last], seed=0, own={}, kept={}, drawn_tokens=lambda count: torch.zeros(count, 4))
+    run.embeddings = lambda: torch.eye(4)[:2]
     run.parameter = lambda name, start, lasts=True: run.own.setdefault(name, start)
     run.prompt = lambda vectors, choose: run.own.update(chosen=choose(torch.arange(2)))
+    return run
+
+
+def test_l2p_goes_on_with_the_pool_its_keys_and_their_counts():
+    keys = torch.tensor([[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    state = {"keys": keys, "counts": torch.tensor([3.0, 3.0])}
+    run = run_after(SimpleNamespace(prompt=lambda: torch.full((4, 4), 7.0), state=lambda: state))
+    L2p(pool=2, length=2, chosen=1).begin(run)
+    assert torch.equal(run.own["pool"], torch.full((4, 4), 7.0))
+    assert torch.equal(run.own["keys"], keys)
+    assert run.kept["before"].tolist() == [3, 3] and run.kept["now"].tolist() == [0, 0]
+    # The first row's key is the second one, whose two tokens come after the last adapter's four and the first prompt's two.
+    assert run.own["chosen"].tolist() == [[6, 7], [4, 5]]
+
+
+def test_dual_prompt_goes_on_with_the_general_prompt_and_draws_an_expert_and_its_key():
+    run = run_after(SimpleNamespace(prompt=lambda: torch.full((3, 4), 7.0), state=lambda: {"key": torch.ones(4)}))
     DualPrompt(general=1, expert=2).begin(run)
     assert run.own["prompts"].tolist() == [[7.0] * 4, [0.0] * 4, [0.0] * 4]
     assert run.own["chosen"].tolist() == [[3, 4, 5]]  # the run's own, after those of the last adapter
