@@ -16,7 +16,6 @@ from clora_cli.base.legible import legible
 
 __all__ = [
     "LONGEST_TEXT",
-    "convertible",
     "each_key_once",
     "named_path",
     "open_regular",
@@ -31,7 +30,6 @@ LONGEST_TEXT = 1 << 28  # bytes of a text file: scores of a million rows take a 
 _DEEPEST = 64  # levels of JSON: the deepest record has six
 _NESTED = (dict, list)
 _LONGEST = 1 << 63  # whole numbers below it fit everywhere
-_MOST_DIGITS = 4300  # Python's own limit, unless it is told another
 
 
 def reason(error: Exception) -> str:
@@ -115,17 +113,6 @@ def _whole(digits: str) -> int:
     if len(digits) > 20 or not -_LONGEST <= (number := int(digits)) < _LONGEST:
         raise ValueError(f"{digits[:20]}… is no number of 64 bits")
     return number
-
-
-def convertible(digits: str) -> int:
-    """Return a whole number of JSON as Python has it, for ``parse_int``.
-
-    Raises:
-        ValueError: It has more digits than Python converts, whose own words tell of a setting of Python's.
-    """
-    if len(digits) > _MOST_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
 
 
 def _real(digits: str) -> float:

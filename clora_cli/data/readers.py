@@ -14,7 +14,7 @@ from typing import Any
 
 from clora_cli.base.errors import DataError
 from clora_cli.base.files import stand_in
-from clora_cli.base.intake import convertible, each_key_once
+from clora_cli.base.intake import each_key_once
 from clora_cli.data.delimited import read_table
 from clora_cli.data.texts import COMPRESSED, ending, library, read_bytes, read_text
 
@@ -28,6 +28,8 @@ __all__ = [
     "read_records",
     "with_class_names",
 ]
+
+_MOST_DIGITS = 4300  # that Python converts, unless it is told another number
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def _check_whole(path: Path) -> None:
         raise DataError(f"{path} {problem}", code="file-is-stand-in")
 
 
-def parse_json(text: str, *, nan: bool = True) -> object:
+def parse_json(text: str | bytes, *, nan: bool = True) -> object:
     """Return a JSON value in which no object has a key twice.
 
     Args:
@@ -113,12 +115,18 @@ def parse_json(text: str, *, nan: bool = True) -> object:
         nan: Whether to accept ``NaN`` and ``Infinity``, which Python writes although they are not JSON.
 
     Raises:
-        ValueError: It is not JSON, or a key occurs twice, so that one of its values would be lost.
+        ValueError: It is not JSON, a key occurs twice, so that one of its values would be lost, or a number has thousands of digits.
         RecursionError: It is nested too deeply.
     """
     constant = float if nan else _refuse
-    value: object = json.loads(text, object_pairs_hook=each_key_once, parse_int=convertible, parse_constant=constant)
+    value: object = json.loads(text, object_pairs_hook=each_key_once, parse_int=_whole, parse_constant=constant)
     return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:  # Python's own words tell of a setting of Python's
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _refuse(constant: str) -> float:

@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clora_cli.base.errors import DataError
-from clora_cli.base.intake import convertible, each_key_once
 from clora_cli.data.columns import prompt_of
-from clora_cli.data.readers import Record
+from clora_cli.data.readers import Record, parse_json
 from clora_cli.data.task import Example
 from clora_cli.routing.inputs import Input
 from clora_cli.serving.asked import Decoding
@@ -233,7 +232,7 @@ def _texts(messages: Any) -> Iterator[tuple[Any, str]]:
 
 def _read_object(text: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(text, object_pairs_hook=each_key_once, parse_int=convertible, parse_constant=_no_constant)
+        values = parse_json(text, nan=False)
         # Half a surrogate pair, or 1e400, could be told to nobody.
         json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
@@ -241,10 +240,6 @@ def _read_object(text: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise Refusal(400, "the body is no JSON object", code="json-malformed")
     return values
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number")
 
 
 def _line(text: object) -> str:
