@@ -148,7 +148,7 @@ def _continuation(rendered: Rendered, prompt: list[int], answer: str, tokens: To
         return joint[len(prompt) :]
     wanted = _squeezed(f"{rendered.text}{gap}{answer}")
     apart = [_plain_ids(tokens, text) for text in dict.fromkeys((f"{gap}{answer}", answer))]
-    return next((ids for ids in apart if _squeezed(_decode(tokens, prompt + ids)) == wanted), apart[0])
+    return next((ids for ids in apart if _squeezed(tokens.text(prompt + ids)) == wanted), apart[0])
 
 
 def _prompt_ids(rendered: Rendered, tokens: Tokens, kind: Kind) -> list[int]:
@@ -164,11 +164,6 @@ def _without_end(ids: list[int], tokens: Tokens) -> list[int]:
 
 def _plain_ids(tokens: Tokens, text: str) -> list[int]:
     return _without_end(tokens.ids(text, special=False), tokens)
-
-
-def _decode(tokens: Tokens, ids: list[int]) -> str:
-    with translated("the tokenizer cannot read its own tokens back", DataError, code="tokenizer-cannot-decode"):
-        return str(tokens.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _squeezed(text: str) -> str:

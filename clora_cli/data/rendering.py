@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.base.errors import DataError
@@ -12,7 +12,7 @@ from clora_cli.data.tools import renders, write_chat
 if TYPE_CHECKING:
     from clora_cli.data.task import Example
 
-__all__ = ["NO_TOOLS", "Rendered", "render", "shorter_chats"]
+__all__ = ["NO_TOOLS", "Rendered", "preceded", "render", "shorter_chats"]
 
 NO_TOOLS = (
     "a conversation uses tools, which the base model's chat template cannot write; choose a model whose template can"
@@ -34,6 +34,14 @@ class Rendered:
     start: int
     stop: int
     special: bool
+
+
+def preceded(example: Example, text: str) -> Example:
+    """Return a row with a text before its question: before its prompt, or before the words of its conversation's last turn."""
+    if not example.turns:
+        return replace(example, head=text + example.head)
+    role, last = example.turns[-1]
+    return replace(example, turns=(*example.turns[:-1], (role, text + last)))
 
 
 def render(example: Example) -> Rendered:

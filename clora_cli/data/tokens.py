@@ -206,6 +206,15 @@ class Tokens:
         with translated(f"the tokenizer fails on '{_excerpt(text)}'", DataError, code="tokenizer-fails"):
             return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
+    def text(self, ids: list[int]) -> str:
+        """Return what tokens spell, special ones left out.
+
+        Raises:
+            DataError: The tokenizer cannot read them back.
+        """
+        with translated("the tokenizer cannot read its own tokens back", DataError, code="tokenizer-cannot-decode"):
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
     def checked(self, ids: list[int], *, answer: bool = False) -> list[int]:
         """Return the tokens, after checking that the model has an embedding for each.
 

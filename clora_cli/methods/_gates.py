@@ -74,7 +74,7 @@ class Gated(Method):
         for name, start in self.gate(run, queries).items():
             run.parameter(name, start)
         if run.memory:  # of a filter beside this method, say, which asks for gradients of remembered rows
-            queries = torch.cat([queries, run.embedded([run.texts[row].question for row in run.memory]).to(queries)])
+            queries = torch.cat([queries, run.embedded(run.memory).to(queries)])
 
         def weigh(rows: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             return {"": self.weigh([*earlier, run.own], queries[rows.cpu()].to(rows.device))}

@@ -55,17 +55,27 @@ class Texts(Protocol):
             texts: A beginning, which is only read, and the text after it, which counts, the end token included.
         """
 
-    def sampled(self, questions: Sequence[str], draw: Draw) -> Sequence[str]:
-        """Return the model's own answers to questions as it is now; the seed, the step and the question decide the draws."""
+    def sampled(self, rows: Sequence[int], draw: Draw) -> Sequence[str]:
+        """Return the model's own answers to rows as it is now; the seed, the step and the question decide the draws.
+
+        Args:
+            rows: The rows' numbers.
+            draw: How tokens are chosen; its seed is not used.
+        """
 
     def said_logits(
-        self, answers: Sequence[tuple[str, str]], instead: Mapping[str, Factor] | None = None
+        self,
+        said: Sequence[tuple[int, str]],
+        instead: Mapping[str, Factor] | None = None,
+        before: Sequence[str] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the logits of given answers' tokens, their ends included: one more forward pass.
 
         Args:
-            answers: A question, and the answer after it.
+            said: A row's number, and the answer after its question.
             instead: Factors by site that take the new adapter's place in this pass, which then has no gradient.
+            before: A text for each row that stands before its question and takes nothing of the question's room. Its end stays: as
+                many tokens as a prompt may have, and as the model has positions for.
 
         Returns:
             Shape (token, vocabulary), float32, and each answer's number of tokens, shape (answer,).
@@ -80,8 +90,11 @@ class Texts(Protocol):
             draw: How tokens are chosen; its seed is not used.
         """
 
-    def embedded(self, questions: Sequence[str]) -> Tensor:
-        """Return what routing by task vectors sees of questions, shape (question, hidden), each of norm 1."""
+    def embedded(self, questions: Sequence[int | str]) -> Tensor:
+        """Return what routing by task vectors sees of rows, by their numbers, and of other questions, by their texts.
+
+        Shape (question, hidden), each of norm 1.
+        """
 
 
 class States(Protocol):

@@ -85,7 +85,7 @@ class Sapt(Gated):
         if not (self.memory() and run.memory):  # of another method of the run, its rows hold nothing
             return
         states = [adapter.state() for adapter in run.past]
-        run.kept[_REMEMBERED] = run.embedded([run.texts[row].question for row in run.memory])
+        run.kept[_REMEMBERED] = run.embedded(run.memory)
         run.kept[_KEYS] = torch.stack([state["key"] for state in states])
         run.kept[_ATTENTION] = torch.stack(
             [functional.pad(state[_ATTENTION], (0, len(states) + 1 - len(state[_ATTENTION]))) for state in states]

@@ -40,6 +40,8 @@ class Sdft(SlowCopy):
         base model that does not is taught nothing.
         Differs: the demonstration is the row's own question and answer before the question, without words of instruction, where public
         code has the question, the answer as an example of a response, and a request for one's own.
+        Differs: the example takes nothing of the question's room; one of more than ``--max-length`` tokens, or than the model has
+        positions left for, loses its start and keeps the answer.
         Differs: the divergence is over the teacher's likeliest tokens, as Tinker has it; TRL takes the student's, the paper the whole
         vocabulary.
         Differs: each row counts as many times as its right answer has tokens, so that micro-batches of any size add up.
@@ -62,11 +64,10 @@ class Sdft(SlowCopy):
 
     def loss(self, run: Run, batch: Batch) -> Tensor:
         """Return the divergence on drawn answers."""
-        texts = [run.texts[row] for row in batch.rows.tolist()]
-        said = run.sampled([text.question for text in texts], Draw(temperature=self.temperature))
-        student, counts = run.said_logits([(text.question, one) for text, one in zip(texts, said, strict=True)])
-        shown = [(_shown(text), one) for text, one in zip(texts, said, strict=True)]
-        teacher, others = run.said_logits(shown, self.copy(run))
+        rows = batch.rows.tolist()
+        said = list(zip(rows, run.sampled(rows, Draw(temperature=self.temperature)), strict=True))
+        student, counts = run.said_logits(said)
+        teacher, others = run.said_logits(said, self.copy(run), [_shown(run.texts[row]) for row in rows])
         # After another prompt a tokenizer may part an answer in another way; such rows have nothing to compare.
         alike = counts == others
         found = self.divergence(student[alike.repeat_interleave(counts)], teacher[alike.repeat_interleave(others)])
@@ -87,7 +88,7 @@ class Sdft(SlowCopy):
 
 
 def _shown(text: Text) -> str:
-    return f"{text.question} {text.answer}\n\n{text.question}"
+    return f"{text.question} {text.answer}\n\n"
 
 
 def _with_rest(logs: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.algebra.lora import Factor
-from clora_cli.data import IGNORED, Collator, Example, encode, encode_prompt, uses_chat
+from clora_cli.data import IGNORED, Collator, Example, Task, encode, encode_prompt, uses_chat
 from clora_cli.data.made_rows import asked, question_of
+from clora_cli.data.rendering import preceded
 from clora_cli.methods import Text
 from clora_cli.model.drawing import Draw
 from clora_cli.model.features import prompt_ids
@@ -24,6 +25,8 @@ from clora_cli.training.services import Services
 from clora_cli.training.undisturbed import bare, replaced, undisturbed
 
 __all__ = ["TextServices"]
+
+_HALF = "\ufffd"  # what a tokenizer writes of a character of which a token has some bytes alone
 
 
 class TextServices(Services):
@@ -38,9 +41,7 @@ class TextServices(Services):
     @cached_property
     def texts(self) -> Sequence[Text]:
         """All training rows: the task's own, then those of the memory."""
-        groups = [(self._plan.task.name, self._plan.rows)]
-        groups += [(rows.task.name, rows.examples) for rows in self._plan.memory]
-        return [Text(name, question_of(row), row.references[0]) for name, rows in groups for row in rows]
+        return [Text(task.name, question_of(row), row.references[0]) for task, row in self._all_rows]
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return each text's number of tokens."""
@@ -54,27 +55,39 @@ class TextServices(Services):
         rows = torch.arange(len(texts), device=losses.device).repeat_interleave(counts)
         return losses.new_zeros(len(texts)).index_add(0, rows, losses) / counts
 
-    def sampled(self, questions: Sequence[str], draw: Draw) -> list[str]:
+    def sampled(self, rows: Sequence[int], draw: Draw) -> list[str]:
         """Return the model's own answers as it is now, drawn by the step's seed; see ``methods.Texts``."""
-        options, template = self._plan.options, self._plan.task.template
-        seeds = [row_seed(self._plan.seed, self.step, question) for question in questions]
-        with undisturbed(self._built.model):
-            return write(
-                self._built.backbone,
-                [asked(question, template) for question in questions],
-                [dataclasses.replace(draw, seed=seed) for seed in seeds],
-                most=options.max_answer_length,
-                max_length=options.max_length,
-                batch_size=len(questions),
-                chat=self._chat,
-            )
+        options = self._plan.options
+        found: dict[int, str] = {}
+        for chat in (False, True):
+            alike = [row for row in rows if self._chats(row) == chat]
+            seeds = [row_seed(self._plan.seed, self.step, self.texts[row].question) for row in alike]
+            with undisturbed(self._built.model):
+                said = write(
+                    self._built.backbone,
+                    [self._row(row) for row in alike],
+                    [dataclasses.replace(draw, seed=seed) for seed in seeds],
+                    most=options.max_answer_length,
+                    max_length=options.max_length,
+                    batch_size=len(rows),
+                    chat=chat,
+                )
+            found |= dict(zip(alike, said, strict=True))
+        return [found[row] for row in rows]
 
     def said_logits(
-        self, answers: Sequence[tuple[str, str]], instead: Mapping[str, Factor] | None = None
+        self,
+        said: Sequence[tuple[int, str]],
+        instead: Mapping[str, Factor] | None = None,
+        before: Sequence[str] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the logits of given answers' tokens, and each answer's number of them; see ``methods.Texts``."""
-        template = self._plan.task.template
-        items = [self._encoded(asked(question, template), said, chat=self._chat) for question, said in answers]
+        items = [self._said(row, answer) for row, answer in said]
+        if before is not None:
+            items = [
+                self._said(row, answer, self._fitting(text, len(item["input_ids"])))
+                for (row, answer), item, text in zip(said, items, before, strict=True)
+            ]
         with replaced(self._built.trainable, instead):
             found, _, counts = self._logits(items)
         return found, counts
@@ -93,17 +106,49 @@ class TextServices(Services):
                 batch_size=options.batch_size,
             )
 
-    def embedded(self, questions: Sequence[str]) -> Tensor:
-        """Return E(x) of questions, shape (question, hidden), each of norm 1."""
-        backbone = self._built.backbone
-        rows = [asked(question, self._plan.task.template) for question in questions]
+    def embedded(self, questions: Sequence[int | str]) -> Tensor:
+        """Return E(x) of rows and questions, shape (question, hidden), each of norm 1."""
+        backbone, options = self._built.backbone, self._plan.options
+        task = self._plan.task
+        shown = [
+            (self._row(question), self._chats(question))
+            if isinstance(question, int)
+            else (asked(question, task.template), uses_chat(task, backbone.tokens))
+            for question in questions
+        ]
         with undisturbed(self._built.model):
-            ids = prompt_ids(backbone, rows, max_length=self._plan.options.max_length, chat=self._chat)
+            ids = [prompt_ids(backbone, [row], max_length=options.max_length, chat=chat)[0] for row, chat in shown]
             return embeddings(backbone, ids).cpu()
 
-    @property
-    def _chat(self) -> bool:
-        return uses_chat(self._plan.task, self._built.backbone.tokens)
+    @cached_property
+    def _all_rows(self) -> list[tuple[Task, Example]]:
+        return [(rows.task, row) for rows in (self._plan.drawn, *self._plan.memory) for row in rows.examples]
+
+    def _row(self, number: int) -> Example:
+        return self._all_rows[number][1]
+
+    def _chats(self, number: int) -> bool:
+        return uses_chat(self._all_rows[number][0], self._built.backbone.tokens)
+
+    def _said(self, number: int, answer: str, before: str = "") -> dict[str, list[int]]:
+        """Encode an answer to a row's question, with a text before it that takes nothing of the question's own room."""
+        backbone, options = self._built.backbone, self._plan.options
+        return encode(
+            preceded(self._row(number), before),
+            backbone.tokens,
+            kind=backbone.prompt_kind,
+            max_length=options.max_length + len(backbone.tokens.ids(before, special=False)),
+            max_answer_length=options.max_answer_length,
+            chat=self._chats(number),
+            answer=answer,
+        )
+
+    def _fitting(self, text: str, taken: int) -> str:
+        """Return the end of a text that has a prompt's room, and that the model has positions for."""
+        tokens = self._built.backbone.tokens
+        ids = tokens.ids(text, special=False)
+        room = min(self._plan.options.max_length, tokens.most(taken + len(ids)) - taken)
+        return text if len(ids) <= room else tokens.text(ids[len(ids) - room :]).lstrip(_HALF)
 
     def _logits(self, items: Sequence[dict[str, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the logits at the answers of encoded rows, the right tokens there, and each row's number of them."""

@@ -8,6 +8,7 @@ import pytest
 from refusals import refused
 
 from clora_cli.data import IGNORED, Example, encode, encode_answer, encode_answers, encode_prompt
+from clora_cli.data.rendering import preceded
 from clora_cli.data.templates import chat, options, options_head
 
 LABELS = ("World", "Sports", "Business")
@@ -196,3 +197,11 @@ def test_a_conversation_that_opens_with_the_assistant_after_the_system(llama: An
     assert llama.decode(encode_prompt(example, llama, kind="causal", max_length=50, chat=True)) == (
         "<s><|system|>be brief.</s><|assistant|>"
     )
+
+
+def test_a_text_before_a_question_stands_before_its_instruction_or_in_the_last_turn():
+    plain = preceded(Example("head ", "body", " cue", ("a",)), "shown ")
+    assert (plain.prompt, plain.body) == ("shown head body cue", "body")
+    turns = (("user", "one"), ("assistant", "two"), ("user", "three"))
+    talk = preceded(Example("", "", "", ("a",), turns), "shown ")
+    assert talk.turns == (*turns[:2], ("user", "shown three"))

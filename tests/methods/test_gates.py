@@ -211,8 +211,7 @@ def test_rows_are_weighed_in_training_by_the_keys_of_all_adapters_those_of_a_mem
     states = [dict(gate_of(method, run_of(seed=seed), queries[:3])) for seed in (1, 2)]
     run, given = run_of(states, seed=3), []
     run.embeddings, run.memory = lambda: queries[:3], range(3, 5)
-    run.texts = [SimpleNamespace(question=f"q{row}") for row in range(5)]
-    run.embedded = lambda asked: torch.stack([queries[int(question[1:])] for question in asked])
+    run.embedded = lambda rows: queries[list(rows)]
     run.parameter = run.own.setdefault
     run.mix = given.append
     plugin = registry.load("methods", method)()

@@ -30,15 +30,15 @@ def test_rows_are_weighed_by_their_right_answers_and_odd_ones_left_out():
     # tokens of drawn answers: 2, 1, 2; the third is parted otherwise after the other prompt. Right answers have 1, 3 and 5 tokens.
     asked = []
 
-    def said_logits(answers, instead=None):
-        asked.append((answers, instead))
+    def said_logits(said, instead=None, before=None):
+        asked.append((said, before))
         counts = torch.tensor([2, 1, 3 if instead is not None else 2])
         logits = torch.tensor(LOGS * int(counts.sum())) if instead is not None else torch.zeros(int(counts.sum()), 3)
         return logits, counts
 
     run = SimpleNamespace(
         texts=[Text("t", f"q{n}", f"a{n}") for n in range(3)],
-        sampled=lambda questions, draw: [f"said {question}" for question in questions],
+        sampled=lambda rows, draw: [f"said {row}" for row in rows],
         said_logits=said_logits,
         kept={},
         trainable={},
@@ -47,7 +47,8 @@ def test_rows_are_weighed_by_their_right_answers_and_odd_ones_left_out():
     batch = SimpleNamespace(rows=torch.arange(3), inputs={"labels": labels}, tokens=9)
     one = math.log(3) - 1.5 * math.log(2)
     assert Sdft(top_k=0).loss(run, batch).item() == pytest.approx((1 + 3) * one / 9, rel=1e-5)
-    assert asked[0][0][0] == ("q0", "said q0") and asked[1][0][0] == ("q0 a0\n\nq0", "said q0")
+    assert asked[0][0] == asked[1][0] == [(0, "said 0"), (1, "said 1"), (2, "said 2")]
+    assert asked[0][1] is None and asked[1][1] == ["q0 a0\n\n", "q1 a1\n\n", "q2 a2\n\n"]
 
 
 def test_right_answers_teach_through_the_teacher_alone(model_folder, tasks, tmp_path):
@@ -60,7 +61,7 @@ def test_right_answers_teach_through_the_teacher_alone(model_folder, tasks, tmp_
 
     taught = slope("adapters")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("clora_cli.methods.sdft._shown", lambda text: text.question)
+        patched.setattr("clora_cli.methods.sdft._shown", lambda text: "")
         untaught = slope("same")
     assert untaught < 1e-5 and taught > 1e-3
 
@@ -68,12 +69,11 @@ def test_right_answers_teach_through_the_teacher_alone(model_folder, tasks, tmp_
 def test_answers_are_drawn_anew_at_each_step_and_alike_in_each_run(model_folder, tasks, tmp_path):
     plan = make_plan(options_for(model_folder("llama"), tasks["first"], tmp_path / "adapters", method="sdft"))
     run = run_of(plan, build(plan))
-    questions = [text.question for text in run.texts[:3]]
     how = Draw(temperature=1.0)
-    first = run.sampled(questions, how)
-    assert run.sampled(questions, how) == first and run.sampled(questions[1:2], how) == first[1:2]
+    first = run.sampled([0, 1, 2], how)
+    assert run.sampled([0, 1, 2], how) == first and run.sampled([1], how) == first[1:2]
     run.step = 1
-    assert run.sampled(questions, how) != first
+    assert run.sampled([0, 1, 2], how) != first
 
 
 def test_the_likeliest_tokens_are_the_teacher_s():
