@@ -10,13 +10,26 @@ from typing import Any
 
 from clora_cli.base.errors import DataError
 from clora_cli.data.conversations import read_turns
+from clora_cli.data.encode import Kind, encode_prompt
 from clora_cli.data.readers import Record, read_records
 from clora_cli.data.rows import Rows
 from clora_cli.data.task import Example, Task
 from clora_cli.data.templates import chat
 from clora_cli.data.texts import bare
+from clora_cli.data.tokens import Tokens
 
-__all__ = ["CHAT", "MadeRow", "answered", "asked", "distinct", "made_task", "question_of", "read_made", "to_lines"]
+__all__ = [
+    "CHAT",
+    "MadeRow",
+    "answered",
+    "asked",
+    "distinct",
+    "fitting",
+    "made_task",
+    "question_of",
+    "read_made",
+    "to_lines",
+]
 
 CHAT = "chat"  # the template of conversations
 _TASK, _PROMPT, _ANSWER, _TURNS = "task", "prompt", "completion", "messages"
@@ -33,6 +46,28 @@ class MadeRow:
 def question_of(example: Example) -> str:
     """Return what a row asks as one text: its prompt, of a conversation the last turn."""
     return example.turns[-1][1] if example.turns else example.prompt
+
+
+def fitting(example: Example, tokenizer: Any, *, kind: Kind, max_length: int, chat: bool = False) -> str:
+    """Return what a row asks as one text, cut as its prompt is: without its body's start, or that of the conversation's last turn.
+
+    Args:
+        example: The row.
+        tokenizer: A Transformers tokenizer, or the ``Tokens`` of a loaded model.
+        kind: ``causal`` or ``seq2seq``.
+        max_length: Most tokens of the prompt.
+        chat: Use the tokenizer's chat template.
+
+    Raises:
+        DataError: Instruction and cue alone do not fit.
+    """
+    whole, kept = (
+        encode_prompt(example, tokenizer, kind=kind, max_length=most, chat=chat) for most in (None, max_length)
+    )
+    if len(kept) >= len(whole):
+        return question_of(example)
+    tokens = Tokens.of(tokenizer)
+    return tokens.text(tokens.ids(question_of(example), special=False)[-len(kept) :] if example.turns else kept)
 
 
 def asked(question: str, template: str) -> Example:

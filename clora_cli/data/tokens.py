@@ -207,13 +207,14 @@ class Tokens:
             return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     def text(self, ids: list[int]) -> str:
-        """Return what tokens spell, special ones left out.
+        """Return what tokens spell, special ones and half a character at the start left out.
 
         Raises:
             DataError: The tokenizer cannot read them back.
         """
         with translated("the tokenizer cannot read its own tokens back", DataError, code="tokenizer-cannot-decode"):
-            return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+            text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).lstrip("\ufffd")
 
     def checked(self, ids: list[int], *, answer: bool = False) -> list[int]:
         """Return the tokens, after checking that the model has an embedding for each.

@@ -14,7 +14,7 @@ __all__ = ["States", "Text", "Texts", "Writer"]
 
 
 class Text(NamedTuple):
-    """A training row as texts: its task's name, what it asks, and the right answer."""
+    """A training row as texts: its task's name, what it asks, cut as training cuts it, and the right answer."""
 
     task: str
     question: str
@@ -52,7 +52,8 @@ class Texts(Protocol):
         """Return the mean loss per token of texts, shape (text,), with gradient: one more forward pass.
 
         Args:
-            texts: A beginning, which is only read, and the text after it, which counts, the end token included.
+            texts: A beginning, which is only read, and the text after it, which counts, the end token included. It loses its start
+                where the model has too few positions.
         """
 
     def sampled(self, rows: Sequence[int], draw: Draw) -> Sequence[str]:

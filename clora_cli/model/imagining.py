@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from clora_cli.data import Example
-from clora_cli.data.made_rows import distinct, question_of
+from clora_cli.data.made_rows import distinct, fitting, question_of
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.drawing import Draw
 from clora_cli.model.generation import write
@@ -53,7 +53,7 @@ def imagine(
         count: Questions that are wanted.
         shots: Rows in each prompt.
         draw: How tokens are chosen; its seed decides the examples too.
-        max_length: Tokens of the prompt at most; longer ones lose their first examples.
+        max_length: Tokens of the prompt at most, which loses its first examples, and of a question, which is cut as a row is.
         batch_size: Prompts of one forward pass.
         done: Told the number of texts after each batch.
 
@@ -76,7 +76,9 @@ def imagine(
             done=done,
         )
         pairs = zip(texts, chosen, strict=True)
-        found = distinct([*found, *(_question(text, [examples[row] for row in rows]) for text, rows in pairs)], known)
+        made = [_question(text, [examples[row] for row in rows]) for text, rows in pairs]
+        read = [fitting(one, backbone.tokens, kind=backbone.prompt_kind, max_length=max_length) for one in made]
+        found = distinct([*found, *(text for text, one in zip(read, made, strict=True) if one.body)], known)
         if len(found) >= count:
             break
     return found[:count]
@@ -97,12 +99,11 @@ def _prompt(shown: Sequence[Example]) -> Example:
     return Example("", entries, f"Text {len(shown) + 1}:", ())
 
 
-def _question(text: str, shown: Sequence[Example]) -> str:
-    """Return the entry that a model wrote as a whole question; empty if there is none."""
+def _question(text: str, shown: Sequence[Example]) -> Example:
+    """Return the entry that a model wrote as a whole question; without a body if there is none."""
     entry = _NEXT.split(text.strip())[0]
     if not any("\n" in _body(one).strip() for one in shown):
         entry = entry.partition("\n")[0]
-    entry, frame = entry.strip(), shown[0]
-    if not entry or frame.turns or not frame.body.strip():
-        return entry
-    return f"{frame.head}{entry}{frame.cue}"
+    frame = shown[0]
+    framed = not frame.turns and bool(frame.body.strip())
+    return Example(frame.head if framed else "", entry.strip(), frame.cue if framed else "", ())

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clora_cli.algebra.lora import Factor
-from clora_cli.data import IGNORED, Collator, Example, Task, encode, encode_prompt, uses_chat
-from clora_cli.data.made_rows import asked, question_of
+from clora_cli.data import IGNORED, Collator, Example, Task, encode, encode_answer, encode_prompt, uses_chat
+from clora_cli.data.made_rows import asked, fitting, question_of
 from clora_cli.data.rendering import preceded
 from clora_cli.methods import Text
 from clora_cli.model.drawing import Draw
@@ -25,8 +25,6 @@ from clora_cli.training.services import Services
 from clora_cli.training.undisturbed import bare, replaced, undisturbed
 
 __all__ = ["TextServices"]
-
-_HALF = "\ufffd"  # what a tokenizer writes of a character of which a token has some bytes alone
 
 
 class TextServices(Services):
@@ -41,7 +39,10 @@ class TextServices(Services):
     @cached_property
     def texts(self) -> Sequence[Text]:
         """All training rows: the task's own, then those of the memory."""
-        return [Text(task.name, question_of(row), row.references[0]) for task, row in self._all_rows]
+        return [
+            Text(task.name, self._question(number), row.references[0])
+            for number, (task, row) in enumerate(self._all_rows)
+        ]
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return each text's number of tokens."""
@@ -49,7 +50,7 @@ class TextServices(Services):
 
     def text_losses(self, texts: Sequence[tuple[str, str]]) -> Tensor:
         """Return the mean loss per token of texts, each after a beginning, with gradient; see ``methods.Texts``."""
-        items = [self._encoded(Example(beginning, "", "", (text,)), text, chat=False) for beginning, text in texts]
+        items = [self._after(beginning, text) for beginning, text in texts]
         found, right, counts = self._logits(items)
         losses = functional.cross_entropy(found, right, reduction="none")
         rows = torch.arange(len(texts), device=losses.device).repeat_interleave(counts)
@@ -130,6 +131,17 @@ class TextServices(Services):
     def _chats(self, number: int) -> bool:
         return uses_chat(self._all_rows[number][0], self._built.backbone.tokens)
 
+    def _question(self, number: int) -> str:
+        """Return what a row asks, as much of it as is trained on."""
+        tokens, kind, options = self._built.backbone.tokens, self._built.backbone.prompt_kind, self._plan.options
+        row, most, chat = self._row(number), tokens.most(options.max_length), self._chats(number)
+        if self._built.classes:
+            return question_of(row)
+        if kind == "causal":
+            answer = encode_answer(row, row.references[0], tokens, kind=kind, chat=chat)
+            most -= min(len(answer), tokens.most_answer(options.max_answer_length, causal=True))
+        return fitting(row, tokens, kind=kind, max_length=most, chat=chat)
+
     def _said(self, number: int, answer: str, before: str = "") -> dict[str, list[int]]:
         """Encode an answer to a row's question, with a text before it that takes nothing of the question's own room."""
         backbone, options = self._built.backbone, self._plan.options
@@ -148,7 +160,7 @@ class TextServices(Services):
         tokens = self._built.backbone.tokens
         ids = tokens.ids(text, special=False)
         room = min(self._plan.options.max_length, tokens.most(taken + len(ids)) - taken)
-        return text if len(ids) <= room else tokens.text(ids[len(ids) - room :]).lstrip(_HALF)
+        return text if len(ids) <= room else tokens.text(ids[len(ids) - room :])
 
     def _logits(self, items: Sequence[dict[str, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the logits at the answers of encoded rows, the right tokens there, and each row's number of them."""
@@ -162,13 +174,15 @@ class TextServices(Services):
             logits = self._built.model(**inputs, use_cache=False)["logits"]
         return *answer_logits(logits, labels, shift), (labels[:, int(shift) :] != IGNORED).sum(dim=1)
 
-    def _encoded(self, prompt: Example, text: str, *, chat: bool) -> dict[str, list[int]]:
-        """Encode a text after a prompt; the text has all the room that the prompt leaves, which keeps its own where it must."""
+    def _after(self, beginning: str, text: str) -> dict[str, list[int]]:
+        """Encode a text after a beginning; where the model has too few positions, the text loses its start."""
         tokens, kind = self._built.backbone.tokens, self._built.backbone.prompt_kind
-        most = tokens.most(self._plan.options.max_length)
-        room = most
-        if kind == "causal" and not prompt.body:
-            room -= len(encode_prompt(prompt, tokens, kind=kind, max_length=most, chat=chat))
-        elif kind == "causal":
-            room = self._plan.options.max_answer_length
-        return encode(prompt, tokens, kind=kind, max_length=most, max_answer_length=room, chat=chat, answer=text)
+        prompt = Example(beginning, "", "", ())
+        ids, target = (
+            encode_prompt(prompt, tokens, kind=kind, max_length=None),
+            encode_answer(prompt, text, tokens, kind=kind),
+        )
+        if kind == "seq2seq":
+            return {"input_ids": ids, "labels": target[-tokens.most_answer(len(target), causal=False) :]}
+        target = target[-(tokens.most(len(ids) + len(target)) - len(ids)) :]
+        return {"input_ids": ids + target, "labels": [IGNORED] * len(ids) + target}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -47,6 +48,16 @@ def test_new_questions_keep_instruction_and_cue_and_repeat_no_row(backbone, task
     assert all(question.endswith(rows[0].cue) and "\nText" not in question for question in found)
     assert not {*found} & {row.prompt for row in rows}
     assert imagine(backbone("llama"), rows, 5, batch_size=2, **how) == found
+
+
+def test_a_new_question_that_is_too_long_loses_the_start_of_its_text_alone(backbone, tasks):
+    rows = [dataclasses.replace(row, head="is it good\n") for row in load_task(str(tasks["first"])).train]
+    model = backbone("llama")
+    how = {"shots": 1, "draw": Draw(temperature=1.5, seed=3), "batch_size": 5}
+    whole, cut = (imagine(model, rows, 5, max_length=most, **how) for most in (128, 24))
+    assert max(len(model.tokens.ids(question, special=True)) for question in whole) > 30
+    assert all(len(model.tokens.ids(question, special=True)) <= 25 for question in cut)
+    assert all(question.startswith("is it good\n") and question.endswith(rows[0].cue) for question in cut)
 
 
 def test_a_model_that_repeats_itself_gives_fewer_questions(backbone, tasks):

@@ -10,6 +10,7 @@ from support import options_for, run_of, sentences
 
 from clora_cli.training import make_plan
 from clora_cli.training.build import build
+from clora_cli.training.fit import encoded_rows
 
 BEFORE = "an example of " + "many words " * 60 + "and its answer"
 
@@ -87,3 +88,28 @@ def test_a_row_s_embedding_is_what_routing_sees_of_it(asking, family):
     assert torch.allclose(run.embedded([3, 0]), run.embeddings()[[3, 0]], atol=1e-6)
     text = run.texts[3].question
     assert not torch.allclose(run.embedded([text]), run.embedded([3]), atol=1e-4)  # as a text it loses its instruction
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_a_long_row_as_a_text_is_what_is_trained_on(asking, family):
+    plan, run, _ = asking(family, max_length=70)
+    tokens = run._built.backbone.tokens
+    for text, item in zip(run.texts, encoded_rows(plan, run._built), strict=True):
+        (prompt,) = prompts(run, [item])
+        assert squeezed(text.question) == squeezed(prompt)
+    assert asking(family, max_length=250)[1].texts[0].question == plan.rows[0].prompt
+    # and a text of it and its answer ends with the answer
+    text = run.texts[0]
+    _, again, given = asking(family, max_length=70)
+    again.text_losses([("[long]", f"{text.question} and then: {text.answer}")])
+    learned = [label for label in given[0][0]["labels"] if label != -100]
+    assert squeezed(tokens.text(learned)).endswith(squeezed(f"and then: {text.answer}"))
+
+
+def test_a_text_for_which_there_are_too_few_positions_loses_its_start(asking):
+    _, run, given = asking("gpt2", max_length=70)  # of 256
+    run.text_losses([("[long]", BEFORE * 3 + " which ends here")])
+    ((item,),) = given
+    assert len(item["input_ids"]) == len(item["labels"]) == 256
+    spelled = run._built.backbone.tokens.text(item["input_ids"])
+    assert spelled.startswith("[long]") and squeezed(spelled).endswith("whichendshere")
