@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +14,8 @@ from clora_cli.base.errors import CloraError
 from clora_cli.model.head_layers import output_of
 
 __all__ = ["check_numbers", "logits_at", "no_numbers", "not_finite", "output_layer", "output_only_at"]
+
+_innermost: ContextVar[Mapping[nn.Module, Tensor]] = ContextVar("innermost", default=MappingProxyType({}))
 
 
 def output_layer(model: Any) -> nn.Module | None:
@@ -29,7 +33,7 @@ def output_only_at(model: nn.Module, chosen: Tensor) -> Iterator[None]:
     It is the output layer's input that is cut, so that adapters in the layer, and a bias, a scale or a cap after it, act as
     ever. Logits come out row after row for ``logits_at``: as (row, chosen position, vocabulary) where all rows have as many, else
     as (1, chosen position, vocabulary). A model whose output layer takes anything but (row, position, width) gives those of
-    all positions.
+    all positions. Of two such passes, one inside the other, each has its own positions.
 
     Args:
         model: The model, under PEFT or not.
@@ -37,7 +41,7 @@ def output_only_at(model: nn.Module, chosen: Tensor) -> Iterator[None]:
     """
 
     def cut(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        states = given[0] if given else None
+        states = given[0] if given and _innermost.get().get(module) is chosen else None
         if not isinstance(states, Tensor) or states.shape[:-1] != chosen.shape:
             return None
         return states[chosen].view(rows, -1, states.shape[-1]), *given[1:]
@@ -45,10 +49,15 @@ def output_only_at(model: nn.Module, chosen: Tensor) -> Iterator[None]:
     counts = chosen.sum(dim=1)
     rows = len(chosen) if bool((counts == counts[:1]).all()) else 1
     layer = output_layer(model)
-    handle = layer.register_forward_pre_hook(cut) if layer is not None and bool(chosen.any()) else None
+    if layer is None:
+        yield
+        return
+    before = _innermost.set({**_innermost.get(), layer: chosen})
+    handle = layer.register_forward_pre_hook(cut) if bool(chosen.any()) else None
     try:
         yield
     finally:
+        _innermost.reset(before)
         if handle is not None:
             handle.remove()
 

@@ -35,6 +35,7 @@ class TextServices(Services):
     """
 
     step: int
+    _short = False  # whether the user was told that positions are missing
 
     @cached_property
     def texts(self) -> Sequence[Text]:
@@ -159,7 +160,14 @@ class TextServices(Services):
         """Return the end of a text that has a prompt's room, and that the model has positions for."""
         tokens = self._built.backbone.tokens
         ids = tokens.ids(text, special=False)
-        room = min(self._plan.options.max_length, tokens.most(taken + len(ids)) - taken)
+        wanted = min(self._plan.options.max_length, len(ids))
+        room = tokens.most(taken + wanted) - taken
+        if room < wanted and not self._short:
+            self._short = True
+            self._progress.warn(
+                f"base model '{self._plan.reference.id}' has {tokens.positions} positions, too few for an example before each "
+                "question, whose start is left out; pass a smaller --max-length"
+            )
         return text if len(ids) <= room else tokens.text(ids[len(ids) - room :])
 
     def _logits(self, items: Sequence[dict[str, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from support import write_random_adapter
 
 from clora_cli.model.bank import AdapterBank
-from clora_cli.model.output_layer import output_layer, output_only_at
+from clora_cli.model.output_layer import logits_at, output_layer, output_only_at
 
 SIZE = {"vocab_size": 96, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 SIZE |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -99,3 +99,15 @@ def test_states_of_another_shape_are_left_alone():
         found = model(input_ids=IDS).logits
     assert torch.equal(found, logits(model))
     assert not output_layer(model)._forward_pre_hooks
+
+
+@pytest.mark.parametrize("inner", [CHOSEN.flip(1), torch.zeros_like(CHOSEN)])
+def test_a_pass_inside_another_has_its_own_positions(inner):
+    model = model_of("llama")
+    every = model(input_ids=IDS).logits
+    with output_only_at(model, CHOSEN):
+        with output_only_at(model, inner):
+            found = logits_at(model(input_ids=IDS).logits, inner)
+        assert torch.allclose(logits_at(model(input_ids=IDS).logits, CHOSEN), every[CHOSEN])
+    assert torch.allclose(found, every[inner])
+    assert model(input_ids=IDS).logits.shape == every.shape

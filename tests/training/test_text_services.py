@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,10 +76,13 @@ def test_a_long_row_is_asked_with_its_instruction_and_what_stands_before_it_keep
 
 def test_what_stands_before_takes_the_positions_that_are_left(asking):
     _, run, given = asking("gpt2", max_length=200)  # of 256
+    run._progress = SimpleNamespace(warn=(told := []).append)
     run.said_logits([(0, "aa")])
-    run.said_logits([(0, "aa")], before=[f"{BEFORE} one\n\n"])
-    (own,), (shown,) = given
+    for _ in range(2):
+        run.said_logits([(0, "aa")], before=[f"{BEFORE} one\n\n"])
+    (own,), (shown,), _ = given
     assert own["labels"].count(-100) > 190 and 250 < len(shown["input_ids"]) <= 256
+    assert len(told) == 1 and "has 256 positions" in told[0]
     assert shown["input_ids"][-len(own["input_ids"]) + 1 :] == own["input_ids"][1:]
 
 
