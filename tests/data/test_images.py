@@ -320,3 +320,25 @@ def test_columns_of_images_are_asked_for_as_such(tmp_path):
 def test_a_row_to_route_without_its_image_is_asked_for_an_image():
     with refused("prompt-empty", "rows.jsonl", "give it an image"):
         prompt_of(Record("rows.jsonl", "line", 1, {"image": None}))
+
+
+def test_hidden_files_are_no_images_whatever_their_endings(shapes, tmp_path):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    (folder / "train" / "disc" / "._000.png").write_bytes(b"what macOS keeps beside a file")
+    assert load_task(str(folder)).fingerprint == load_task(str(shapes[0])).fingerprint
+
+
+def test_paths_in_cells_are_read_without_the_spaces_around_them(tmp_path):
+    for seed in range(6):
+        (tmp_path / f"{seed}.png").write_bytes(encoded("disc", seed))
+    lines = [f" {seed}.png , {ROUND[seed % 2]}" for seed in range(6)]
+    (tmp_path / "rows.csv").write_text("\n".join(["image,label", *lines]))
+    task = load_task(str(tmp_path / "rows.csv"))
+    assert len(digests((*task.train, *task.dev, *task.test))) == 6
+
+
+def test_classes_of_the_test_alone_are_told_apart_as_those_of_the_training_are(shapes, tmp_path):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    shutil.copytree(folder / "test" / "disc", folder / "test" / "disc ")
+    with refused("classes-alike", "'disc ' and 'disc'"):
+        load_task(str(folder))

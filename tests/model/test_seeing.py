@@ -308,3 +308,23 @@ def test_an_image_processor_that_is_written_in_another_way_is_the_same(vit, tmp_
     content |= {"size": size, "image_mean": [0.5, 0.50, 5e-1], "feature_extractor_type": "ViTFeatureExtractor"}
     (written / "preprocessor_config.json").write_text(json.dumps({**content, "do_normalize": None}))
     check_base(recorded, find_model(str(written)), tmp_path / "adapter")
+
+
+def test_a_part_is_mirrored_as_half_of_the_whole_images_are(seen):
+    rising = Image.linear_gradient("L").rotate(90).convert("RGB")  # from dark on the left to light on the right
+    number = seen.number(stored(rising))
+    seen.vary("crop,flip", 3)
+    views = [seen.pixels(seen.view(number, place)) for place in range(20)]
+    assert bool((seen.pixels(number)[..., -1] > seen.pixels(number)[..., 0]).all())
+    assert 3 < sum(bool((view[..., -1] < view[..., 0]).all()) for view in views) < 17
+
+
+def test_views_that_make_no_batch_are_told_with_their_images(vit):
+    seen = Seen(ViTImageProcessorPil(do_resize=False), AutoConfig.from_pretrained(vit))
+    small, large = stored(Image.new("RGB", (8, 8))), stored(Image.new("RGB", (8, 16)))
+    seen.vary("flip", 3)
+    numbers = [[seen.view(seen.number(one), place)] for place, one in enumerate((small, large))]
+    model = load_skeleton(find_model(str(vit)))
+    seen.show(model)
+    with refused("images-differ-in-size", small.digest[:12], large.digest[:12]):
+        model(input_ids=torch.tensor(numbers))
