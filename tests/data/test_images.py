@@ -337,8 +337,9 @@ def test_paths_in_cells_are_read_without_the_spaces_around_them(tmp_path):
     assert len(digests((*task.train, *task.dev, *task.test))) == 6
 
 
-def test_classes_of_the_test_alone_are_told_apart_as_those_of_the_training_are(shapes, tmp_path):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_classes_of_one_split_alone_are_told_apart_as_those_of_all_are(shapes, tmp_path, split):
     folder = shutil.copytree(shapes[0], tmp_path / "round")
-    shutil.copytree(folder / "test" / "disc", folder / "test" / "disc ")
+    shutil.copytree(folder / split / "disc", folder / split / "disc ")
     with refused("classes-alike", "'disc ' and 'disc'"):
         load_task(str(folder))
