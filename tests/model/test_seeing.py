@@ -20,6 +20,7 @@ from clora_cli.data.pictures import Picture
 from clora_cli.model import seeing
 from clora_cli.model.base_model import check_base, find_model
 from clora_cli.model.capture import pooled
+from clora_cli.model.image_settings import image_settings
 from clora_cli.model.loading import load_skeleton, read_tokenizer
 from clora_cli.model.seeing import Seen
 
@@ -328,3 +329,11 @@ def test_views_that_make_no_batch_are_told_with_their_images(vit):
     seen.show(model)
     with refused("images-differ-in-size", small.digest[:12], large.digest[:12]):
         model(input_ids=torch.tensor(numbers))
+
+
+def test_a_size_is_the_same_in_whatever_order_its_numbers_are_written(tmp_path):
+    found = []
+    for size in ({"height": 8, "width": 16}, {"width": 16, "height": 8}, {"height": 16, "width": 8}):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": size}))
+        found.append(image_settings(tmp_path))
+    assert found == [{"size": "8 16"}, {"size": "8 16"}, {"size": "16 8"}]
