@@ -1,4 +1,4 @@
-"""Labels that are written with spaces around them, which labels are read without (layer L1)."""
+"""Labels that become one as they are read: without the spaces around them, and without letters that are none (layer L1)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from clora_cli.base.errors import DataError
 from clora_cli.data.readers import ClassName, Record
+from clora_cli.data.values import whole_letters
 
 __all__ = ["are_named", "check_apart", "told_of_spaces"]
 
@@ -33,15 +34,15 @@ def told_of_spaces(splits: Mapping[str, Sequence[Record]], column: str, source: 
 
 
 def check_apart(names: Iterable[str], source: str) -> None:
-    """Refuse names of classes, as the data list them, that would become one without the spaces around them.
+    """Refuse names of classes, as the data list them, that would become one label.
 
     Raises:
         DataError: If two would.
     """
     if alike := _alike(names):
         raise DataError(
-            f"{source}: the classes {alike[0]} differ only in the spaces around their names, without which labels are read; "
-            "rename one, or make one class of them",
+            f"{source}: the classes {alike[0]} differ only in the spaces around their names, or in letters that are not UTF-8, and are "
+            "read as one label; rename one, or make one class of them",
             code="classes-alike",
         )
 
@@ -53,7 +54,7 @@ def _labels(rows: Sequence[Record], column: str) -> Iterable[str]:
 def _alike(labels: Iterable[str]) -> list[str]:
     forms: dict[str, set[str]] = {}
     for label in labels:
-        forms.setdefault(label.strip(), set()).add(str(label))
+        forms.setdefault(whole_letters(label).strip(), set()).add(str(label))
     return [
         " and ".join(f"'{label}'" for label in sorted(same, reverse=True)) for same in forms.values() if len(same) > 1
     ]

@@ -119,7 +119,8 @@ def prompt_of(row: Record, columns: Fields | None = None) -> Example:
     asked = {role: column for role, column in fields.items() if role not in unasked}
     example = _build(kind, _telling(kind, asked, [row]), row, Findings().of("row"))
     if not (example.head.strip() or example.body.strip()):
-        raise DataError(f"{row.where}: the prompt is empty; give it a text or remove the row", code="prompt-empty")
+        what = "an image" if kind.template == "image" else "a text"
+        raise DataError(f"{row.where}: the prompt is empty; give it {what} or remove the row", code="prompt-empty")
     return replace(example, references=())
 
 
@@ -205,6 +206,8 @@ def _such_as(found: Sequence[str]) -> str:
 
     if len(found) == 1:
         return f"{named(prompt=first)} for prompts alone"
+    if image := _natural(found, _ALL).get("image"):
+        return f"{named(image=image, label=next(column for column in found if column != image))} for classes of images"
     return f"{named(text=first, label=second)} for labels, {named(prompt=first, completion=second)} for other answers"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clora_cli.base.errors import DataError
 from clora_cli.data.findings import few
+from clora_cli.data.pictures import ENDINGS
 from clora_cli.data.readers import READERS, Record, is_readable, read_records
 from clora_cli.data.split_names import Twofold, are_parts, choose_splits, missing_parts, split_of, told
 from clora_cli.data.texts import COMPRESSED, bare
@@ -141,6 +142,7 @@ def _inner(folder: Path) -> Path | None:
 def _nothing(folder: Path) -> DataError:
     there = ", ".join(path.name for path in sorted(folder.iterdir())[:5]) or "nothing"
     return DataError(
-        f"{folder}: no train, dev or test file ({', '.join(READERS)}) in it; it holds {there}",
+        f"{folder}: no train, dev or test file ({', '.join(READERS)}) in it, and no image ({', '.join(sorted(ENDINGS))}) in folders of "
+        f"classes; it holds {there}",
         code="folder-without-splits",
     )

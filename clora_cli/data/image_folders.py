@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from clora_cli.base.errors import DataError
+from clora_cli.base.intake import real_path
 from clora_cli.data.findings import few
 from clora_cli.data.folders import split_files
 from clora_cli.data.pictures import ENDINGS
@@ -37,13 +39,18 @@ def read_image_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]
         raise DataError(f"{folder}: {error}; keep one", code="split-twice") from error
     splits = {kind: [row for name in names for row in _rows(parts[name])] for kind, names in chosen.items()}
     used = [parts[name] for names in chosen.values() for name in names]
-    beside = [*others, *(path.name for path in _folders(folder) if path.name not in parts)]
+    beside = [*others, *(path.name for path in _folders(folder) if path.name not in parts), *_loose(folder)]
     notes = [f"not used in {folder.name}: {few(sorted(beside))}"] if beside else []
     return splits, [*notes, *(note for part in used for note in _left(part))]
 
 
 def _folders(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _loose(folder: Path) -> list[str]:
+    """Return the names of the files beside folders of splits that hold images or rows."""
+    return [path.name for path in sorted(folder.iterdir()) if _is_image(path) or (path.is_file() and is_readable(path))]
 
 
 def _holds_rows(folder: Path) -> bool:
@@ -55,7 +62,7 @@ def _holds_rows(folder: Path) -> bool:
 
 def _classes(folder: Path) -> list[Path]:
     """The folders in it that hold images."""
-    return [path for path in _folders(folder) if any(map(_is_image, path.rglob("*")))]
+    return [path for path in _folders(folder) if any(map(_is_image, _files(path)))]
 
 
 def _has_classes(folder: Path) -> bool:
@@ -63,6 +70,10 @@ def _has_classes(folder: Path) -> bool:
     classes = _classes(folder)
     if len(classes) > 1 or not (classes or any(map(_is_image, folder.iterdir()))):
         return bool(classes)
+    if classes and len(_classes(classes[0])) > 1:
+        raise DataError(
+            f"{folder}: its classes are one folder further down; give {classes[0]}", code="images-further-down"
+        )
     there = f"images of one folder alone, '{classes[0].name}'" if classes else "images without folders"
     raise DataError(
         f"{folder}: it holds {there}, and classes are told by folders: {folder.name}/CLASS/x.png for each class, or "
@@ -73,19 +84,30 @@ def _has_classes(folder: Path) -> bool:
 
 def _rows(folder: Path) -> list[Record]:
     """An image and the name of its class's folder, in the order of the files' names."""
-    files = [
-        (path, ClassName(one.name)) for one in _classes(folder) for path in sorted(one.rglob("*")) if _is_image(path)
-    ]
+    files = [(path, ClassName(one.name)) for one in _classes(folder) for path in sorted(_files(one)) if _is_image(path)]
     return [Record(str(path), "image", 1, {"image": str(path.absolute()), "label": label}) for path, label in files]
 
 
 def _left(folder: Path) -> list[str]:
-    odd = [
-        str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if not (path.is_dir() or _is_image(path))
-    ]
+    odd = [str(path.relative_to(folder)) for path in sorted(_files(folder)) if not _is_image(path)]
     odd += [f"{path.name} (empty)" for path in _folders(folder) if not any(path.iterdir())]
     odd += [path.name for path in sorted(folder.iterdir()) if _is_image(path)]
     return [f"not used in {folder.name}: {few(odd)}"] if odd else []
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and below it, linked ones too; none of hidden folders, where copies and thumbnails are kept."""
+    return _walked(folder, frozenset(real_path(folder).parents))
+
+
+def _walked(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    if (real := real_path(folder)) in above:
+        return  # a link to what it is in
+    for path in folder.iterdir():
+        if not path.is_dir():
+            yield path
+        elif not path.name.startswith("."):
+            yield from _walked(path, above | {real})
 
 
 def _is_image(path: Path) -> bool:

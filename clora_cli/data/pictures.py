@@ -10,12 +10,14 @@ from pathlib import Path
 
 from clora_cli.base.errors import DataError
 from clora_cli.base.intake import read_bytes, reason
+from clora_cli.base.legible import shortened
 from clora_cli.data.values import is_blank
 
 __all__ = ["ENDINGS", "Picture", "picture_in"]
 
-# Of the files that are images in a folder of them: those that torchvision takes, and GIF.
-ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Of the files that are images in a folder of them: of the formats of pictures that Pillow decodes, under all their common endings.
+ENDINGS = set(".avif .bmp .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split())
+_LONGEST = 500  # characters of a path in a message; some cells hold a whole image as text
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
@@ -27,11 +29,13 @@ class Picture:
         digest: SHA-256 of its bytes as they are stored, in hex: what it is known by in fingerprints and among rows that are alike.
         path: The file that holds it; empty where ``data`` does.
         data: Its bytes.
+        row: The file and row that gave these bytes, for messages.
     """
 
     digest: str
     path: str = ""
     data: bytes = field(default=b"", repr=False)
+    row: str = field(default="", compare=False)
 
     @classmethod
     def of_file(cls, path: Path, where: str) -> Picture:
@@ -43,14 +47,19 @@ class Picture:
         return cls(_digest(_content(path, where)), str(path))
 
     @classmethod
-    def of_bytes(cls, data: bytes) -> Picture:
+    def of_bytes(cls, data: bytes, row: str = "") -> Picture:
         """Return the image that some bytes are."""
-        return cls(_digest(data), data=data)
+        return cls(_digest(data), data=data, row=row)
 
     @property
     def name(self) -> str:
         """What stands for it where a row's text would."""
         return f"image {self.digest}"
+
+    @property
+    def place(self) -> str:
+        """What it is called in messages."""
+        return f"image {self.path or self.row or self.digest[:12]}"
 
     def read(self) -> bytes:
         """Return its bytes.
@@ -83,11 +92,12 @@ def picture_in(cell: object, where: str, column: str, folder: Path) -> Picture |
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes):
-        return Picture.of_bytes(cell) if cell else None
+        return Picture.of_bytes(cell, where) if cell else None
     if isinstance(cell, str) and not is_blank(cell):
         if _ADDRESS.match(cell.strip()):
             raise DataError(
-                f"{where}: image {cell.strip()} is an address, and images are read from disk; download it and give its path",
+                f"{where}: image {shortened(cell.strip(), _LONGEST)} is an address, and images are read from disk; download it and "
+                "give its path",
                 code="image-not-on-disk",
             )
         return Picture.of_file(folder / cell.strip(), where)
@@ -102,9 +112,10 @@ def picture_in(cell: object, where: str, column: str, folder: Path) -> Picture |
 def _content(path: Path, where: str) -> bytes:
     try:
         return read_bytes(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # no path has a null character, or half a surrogate pair
         raise DataError(
-            f"{where}: image {path} cannot be read: {reason(error)}; check the path", code="image-unreadable"
+            f"{where}: image {shortened(str(path), _LONGEST)} cannot be read: {reason(error)}; check the path",
+            code="image-unreadable",
         ) from error
 
 

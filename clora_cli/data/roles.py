@@ -39,7 +39,7 @@ WIDER = {
     "text": ("content", "review", "review_body", "tweet", "body"),
     "label": ("labels", "class", "category", "sentiment", "target"),
     "prompt": ("query",),
-    "image": ("file_name", "filename", "image_path"),
+    "image": ("file_name", "filename", "image_path", "img_path", "photo", "picture"),
     "completion": ("output", "target", "targets"),
     "input": ("inputs", "source", "document", "article", "dialogue"),
     "output": ("targets", "target", "completion", "answer", "summary", "highlights"),

@@ -12,7 +12,17 @@ from decimal import Decimal
 from clora_cli.base.errors import DataError
 from clora_cli.data.readers import ClassName, parse_json
 
-__all__ = ["as_answers", "as_flag", "as_text", "is_blank", "missing", "several", "unpacked", "whole_numbers"]
+__all__ = [
+    "as_answers",
+    "as_flag",
+    "as_text",
+    "is_blank",
+    "missing",
+    "several",
+    "unpacked",
+    "whole_letters",
+    "whole_numbers",
+]
 
 # How Python, NumPy, pandas and databases write a missing value as text; the first is never an answer.
 _LOST = {"nan", "<na>"}
@@ -44,7 +54,11 @@ def as_text(value: object, where: str, column: str) -> str:
         raise DataError(
             f"{where}: '{column}' is a {type(value).__name__}; expected text: write it as one", code="value-not-text"
         )
-    text = str(value)
+    return whole_letters(str(value))
+
+
+def whole_letters(text: str) -> str:
+    """Return a text with U+FFFD for each half of a surrogate pair, as JSON can spell it and a path has it where it is not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

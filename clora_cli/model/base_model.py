@@ -14,6 +14,7 @@ from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import read_json
 from clora_cli.model.checkpoint import CONFIG, Part, read_part, read_parts
 from clora_cli.model.gguf_file import gguf_folder, is_gguf
+from clora_cli.model.image_settings import image_settings
 from clora_cli.model.model_types import ENCODERS, SEEING, check_type
 from clora_cli.nano import MODEL_NAME, MODEL_PATH
 
@@ -37,14 +38,8 @@ _SAMPLE = 64  # bytes read from the middle of each tensor
 _BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".position_ids")
 # What else decides what weights compute. Not among them is what is changed for a deployment (longer positions, windows), and
 # what weights show themselves.
-_DECIDING = {
-    "rope_theta",
-    "rope_local_base_freq",
-    "rotary_emb_base",
-    "partial_rotary_factor",
-    "rotary_pct",
-    "rotary_dim",
-}
+_DECIDING = {"rope_theta", "rope_local_base_freq", "rotary_emb_base"}
+_DECIDING |= {"partial_rotary_factor", "rotary_pct", "rotary_dim"}
 _DECIDING |= {"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "layernorm_epsilon"}
 _DECIDING |= {"num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads", "head_dim", "d_kv"}
 _DECIDING |= {"encoder_attention_heads", "decoder_attention_heads", "query_pre_attn_scalar", "scale_attn_weights"}
@@ -71,7 +66,7 @@ class ModelReference:
         revision: The Hub commit, if it came from there.
         weights: SHA-256 over the model's type and its weights' shapes, types and sampled bytes: it stays when a model is
             saved again with other keys in its configuration or in other files, as by another version of Transformers.
-        settings: What of its configuration decides what these weights compute, such as ``rope_theta``.
+        settings: What of its configurations decides what these weights compute, such as ``rope_theta``.
         sees: Whether it reads images, not texts.
     """
 
@@ -115,8 +110,10 @@ def find_model(name: str, revision: str | None = None) -> ModelReference:
             code="base-model-is-adapter",
         )
     config = read_json(path / CONFIG, "model configuration")
-    fingerprint, weights = _fingerprints(path, config)
-    settings, sees = dict(sorted(_settings(config))), check_type(name, config)
+    sees = check_type(name, config)
+    seeing = image_settings(path) if sees else {}
+    fingerprint, weights = _fingerprints(path, {**config, "image_processor": seeing} if seeing else config)
+    settings = dict(sorted(_settings(config))) | {f"image_processor.{key}": value for key, value in seeing.items()}
     return ModelReference(name, path, _kind(config), fingerprint, commit, weights, settings, sees)
 
 

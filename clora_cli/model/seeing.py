@@ -24,6 +24,9 @@ __all__ = ["Seen"]
 _KEPT = 1 << 28  # bytes of pixels that are kept, so that images are not decoded in every epoch
 _OF_TEXTS = ("input_ids", "attention_mask", "use_cache")
 _SIXTEEN = ("PNG", "PPM")  # whose grey images Pillow may give as 32-bit numbers that go up to 65,535
+_BITS = 258  # the tag of TIFF that tells the bits of a pixel
+_OF_ONE_SIZE = {"deit", "ijepa", "vit", "vit_msn"}  # types that refuse another; others go on from their positions
+_PROGRAMS = ("EPS", "WMF")  # for which Pillow starts others, such as Ghostscript
 _VIEW = 1 << 32  # more than there are images: numbers from here on are those of views
 
 
@@ -103,10 +106,11 @@ class Seen:
         with _mending(picture, "decoded"):
             from PIL import ImageOps
 
-            return _in_bytes(ImageOps.exif_transpose(image)).convert(self._mode)
+            return _in_bytes(ImageOps.exif_transpose(image), _white(image)).convert(self._mode)
 
     def _processed(self, picture: Picture, image: Any, **chosen: Any) -> Tensor:
-        with _mending(picture, "decoded"):
+        what = f"{picture.place} cannot be made what the base model sees, by its preprocessor_config.json"
+        with translated(what, DataError, "mend that file, or remove the image", code="image-not-processed"):
             found: Tensor = self._processor(image, return_tensors="pt", **chosen)["pixel_values"][0]
         return found
 
@@ -124,6 +128,7 @@ class Seen:
         # On the meta device they are no numbers; all images are of the first one's shape.
         known = [0] * len(numbers) if numbers.is_meta else numbers.flatten().tolist()
         pixels = self._stacked(known)
+        _check_size(pixels, model.config)
         others = {name: value for name, value in named.items() if name not in _OF_TEXTS}
         return given, {**others, "pixel_values": pixels.to(numbers.device, model.dtype)}
 
@@ -131,13 +136,26 @@ class Seen:
         pixels = [self.pixels(number) for number in numbers]
         sizes = {tuple(one.shape[1:]): number % _VIEW for number, one in zip(numbers, pixels, strict=True)}
         if len(sizes) > 1:
-            told = [f"{_place(self._pictures[of])} {width} by {height}" for (height, width), of in sizes.items()]
+            told = [f"{self._pictures[of].place} {width} by {height}" for (height, width), of in sizes.items()]
             raise MismatchError(
                 f"the base model's image processor makes {told[0]} pixels and {told[1]}, and a batch has one size; let its "
                 "preprocessor_config.json give a height and a width, or do_center_crop",
                 code="images-differ-in-size",
             )
         return torch.stack(pixels)
+
+
+def _check_size(pixels: Tensor, config: Any) -> None:
+    """Refuse images of another size than a model's, where its positions are for one size alone."""
+    size = getattr(config, "image_size", None)
+    taken = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if config.model_type in _OF_ONE_SIZE and tuple(pixels.shape[2:]) != taken:
+        (height, width), (tall, wide) = pixels.shape[2:], taken
+        raise MismatchError(
+            f"the base model takes images of {wide} by {tall} pixels, and its image processor makes {width} by {height}; let its "
+            "preprocessor_config.json give the model's size",
+            code="image-size-not-the-models",
+        )
 
 
 def _check(picture: Picture) -> None:
@@ -159,23 +177,27 @@ def _opened(picture: Picture, data: bytes | None = None) -> Any:
             raise ValueError("it is in no format that Pillow knows") from None
         except Image.DecompressionBombError:
             raise ValueError(f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
+        if image.format in _PROGRAMS:
+            raise ValueError(f"{image.format} is drawn by a program of its own, which clora does not run")
         if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN):
             raise ValueError("its pixels are 32-bit numbers, of which nothing tells the white one (8 and 16 bits go)")
         return image
 
 
-def _in_bytes(image: Any) -> Any:
+def _white(image: Any) -> int:
+    """Return the largest number that a grey image of more than 8 bits may have; Pillow does not scale TIFF's 12 bits to 16."""
+    bits = image.tag_v2.get(_BITS, (16,)) if image.format == "TIFF" else (16,)
+    return (1 << int(bits[0])) - 1
+
+
+def _in_bytes(image: Any, white: int) -> Any:
     """Return an image of 8 bits a channel; Pillow's own ``convert`` cuts larger numbers off at 255 instead of scaling them."""
     if image.mode == "P":  # may be transparent in part, which only this conversion takes without a word
         return image.convert("RGBA") if "transparency" in image.info else image
     if image.mode.startswith("I"):
-        return image.convert("I").point(lambda value: value / 257).convert("L")
+        return image.convert("I").point(lambda value: value * (255 / white)).convert("L")
     return image
 
 
 def _mending(picture: Picture, what: str) -> AbstractContextManager[None]:
-    return translated(f"{_place(picture)} cannot be {what}", DataError, "mend or remove it", code="image-unreadable")
-
-
-def _place(picture: Picture) -> str:
-    return f"image {picture.path or picture.digest[:12]}"
+    return translated(f"{picture.place} cannot be {what}", DataError, "mend or remove it", code="image-unreadable")

@@ -173,6 +173,8 @@ class Guide:
         try:
             prompt_ids(self.backbone, [one.example], text=record.text, max_length=record.max_length, chat=chat)
         except DataError as error:
+            if one.example.picture is not None:
+                raise  # it names the image, which is not cut
             raise DataError(
                 f"{one.where}: {error} (inputs are cut as those of {self.cut} were, by its --max-length)",
                 code=error.code,

@@ -120,7 +120,7 @@ def read_spelled(text: bytes) -> list[Input]:
     """Return the inputs that ``spelled`` was given, with the fields that it keeps."""
     found = []
     for head, body, cue, turns, image, where, chat in json.loads(text):
-        picture = Picture.of_bytes(base64.b64decode(image)) if image else None
+        picture = Picture.of_bytes(base64.b64decode(image), where) if image else None
         example = Example(head, body, cue, (), tuple((role, text) for role, text in turns), picture=picture)
         found.append(Input(example, {}, where, chat=chat))
     return found

@@ -70,12 +70,14 @@ class BaseRecord(Record):
     settings = some(
         a_table(
             "what of its configuration decides what these weights compute (`rope_theta`, `rms_norm_eps`, heads, activations …), "
-            "by key within the configuration's parts; of two records, what both have MUST be equal where the weights are one"
+            "by key within the configuration's parts, and of an image model what its processor does (`image_processor.size` …); "
+            "of two records, what both have MUST be equal where the weights are one"
         )
     )
     fingerprint = some(
         a_line(
-            "SHA-256 over the configuration and over each tensor's name, type, shape and 64 bytes from its middle; absent in "
+            "SHA-256 over the configuration, with that of an image model's processor, and over each "
+            "tensor's name, type, shape and 64 bytes from its middle; absent in "
             "a merge of folders that record none"
         )
     )

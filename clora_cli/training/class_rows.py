@@ -100,8 +100,16 @@ def _new(plan: Plan, classifier: Classifier, known: Head | None) -> Head:
 
 
 def _hold(layer: nn.Linear, trained: Tensor) -> None:
-    """Let the other rows have no gradient."""
-    if not bool(trained.all()):
-        mask = trained.float().to(layer.weight.device)
-        layer.weight.register_hook(lambda slope: slope * mask[:, None])  # type: ignore[no-untyped-call]
-        layer.bias.register_hook(lambda slope: slope * mask)  # type: ignore[no-untyped-call]
+    """Let the other rows have no gradient, and stay what they are whatever else an optimizer does, such as weight decay."""
+    if bool(trained.all()):
+        return
+    mask = trained.float().to(layer.weight.device)
+    layer.weight.register_hook(lambda slope: slope * mask[:, None])  # type: ignore[no-untyped-call]
+    layer.bias.register_hook(lambda slope: slope * mask)  # type: ignore[no-untyped-call]
+    held = ~trained.to(layer.weight.device)
+    weight, bias = layer.weight.detach()[held], layer.bias.detach()[held]  # copies
+
+    def restore(layer: Any, _: Any) -> None:
+        layer.weight.data[held], layer.bias.data[held] = weight, bias
+
+    layer.register_forward_pre_hook(restore)

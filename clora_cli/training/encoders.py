@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clora_cli.base.errors import DataError, MismatchError, OptionError
-from clora_cli.data import Rows
+from clora_cli.data import Rows, Task
 from clora_cli.model.backbone import load_skeleton
 from clora_cli.model.base_model import ModelReference
 from clora_cli.model.head_layers import check_classifier, check_whole
 from clora_cli.options import TrainOptions
 from clora_cli.training.composition import Composition
 
-__all__ = ["check_augment", "check_classes", "check_encoder"]
+__all__ = ["check_augment", "check_classes", "check_encoder", "told_of_one_class"]
 
 
 def check_encoder(reference: ModelReference, method: Composition, options: TrainOptions) -> None:
@@ -61,3 +63,13 @@ def check_classes(drawn: Rows) -> None:
             f"task '{task.name}' ({task.source}) has a row whose answer '{odd[:60]}' is none of its labels; remove it, or mend it",
             code="answer-not-a-label",
         )
+
+
+def told_of_one_class(task: Task, memory: Sequence[Rows]) -> list[str]:
+    """Return a note on a task whose only class is likeliest whatever is trained; nothing where others compete with it."""
+    if len(task.labels) > 1 or memory:
+        return []
+    return [
+        "it has one class alone, which no other competes with: nothing can be learned; give it other classes, or read earlier tasks' "
+        "rows again (--method replay)"
+    ]

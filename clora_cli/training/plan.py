@@ -26,7 +26,7 @@ from clora_cli.store.package import read_package
 from clora_cli.store.withholding import WITHHELD
 from clora_cli.training.composition import Composition, compose
 from clora_cli.training.earlier import check_earlier
-from clora_cli.training.encoders import check_augment, check_classes, check_encoder
+from clora_cli.training.encoders import check_augment, check_classes, check_encoder, told_of_one_class
 from clora_cli.training.memory import read_memory
 from clora_cli.training.row_order import order_of_examples, rows_to_read, run_seed, with_defaults
 
@@ -238,8 +238,10 @@ def make_plan(options: TrainOptions, progress: Progress | None = None) -> Plan:
     given = method.name, reference, options.seed, len(drawn.examples)
     memory = read_memory(method.memory, past, *given) if method.memory else ()
     check_heads(past, reference)
-    for rows in (drawn, *memory) if reference.kind == "encoder" else ():
-        check_classes(rows)
+    if reference.kind == "encoder":
+        for rows in (drawn, *memory):
+            check_classes(rows)
+        task = dataclasses.replace(task, notes=(*task.notes, *told_of_one_class(task, memory)))
     dependents = _dependents(members, out)
     plan = Plan(options, method, reference, task, past, stage, out, drawn, dependents, others, ledger, memory, members)
     for part in method.acting.values():

@@ -136,3 +136,19 @@ def test_a_packages_card_tells_the_hub_what_is_classified(drawings, shapes, sequ
         given = {"license": "mit", "base": "org/base"}
         card = package_card("mine", read_package([package]), [scored(package, tasks[1:])], **given)
         assert f"type: {kind}-classification" in card
+
+
+@pytest.mark.parametrize(
+    ("cells", "named"),
+    [
+        ([{"bytes": b"no image", "path": None}], "rows.parquet, row 1 cannot be read: it is in no format"),
+        (["a\0b.png"], "rows.parquet, row 1: image a\\x00b.png cannot be read"),
+    ],
+)
+def test_a_row_that_holds_no_image_ends_routing_in_a_line_that_names_it(clora, featured, here, cells, named):
+    pq.write_table(pa.table({"image": cells}), here / "rows.parquet")
+    routed = clora("route", featured, "--data", "rows.parquet")
+    assert (routed.code, routed.error) == (3, "image-unreadable")
+    (line,) = [line for line in routed.err.splitlines() if line.startswith("error")]
+    assert named in line
+    assert "--max-length" not in line

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 
 import pyarrow as pa
@@ -218,3 +219,127 @@ def test_an_address_of_an_image_is_refused_as_one(tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with refused("image-not-on-disk", "rows.jsonl, line 1", "https://example.com/a.png"):
         load_task(str(tmp_path / "rows.jsonl"))
+
+
+def test_what_hidden_folders_hold_is_no_image_of_the_class_that_they_are_in(shapes, tmp_path):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    for place in ("train/disc/.ipynb_checkpoints", "train/.thumbnails", "train/ring/deep/.cache"):
+        (folder / place).mkdir(parents=True)
+        (folder / place / "1.png").write_bytes(encoded("bar", 1))
+    assert load_task(str(folder)).fingerprint == load_task(str(shapes[0])).fingerprint
+
+
+def test_images_in_linked_folders_are_those_of_the_class_that_links_to_them(shapes, tmp_path):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    for place in ("more", "further"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "1.png").write_bytes(encoded(place, 1))
+    (folder / "train" / "disc" / "more").symlink_to(tmp_path / "more")
+    (folder / "train" / "post").symlink_to(tmp_path / "further")
+    task = load_task(str(folder))
+    assert task.labels == ("disc", "post", "ring")
+    assert len(task.train) + len(task.dev) == 18
+
+
+def test_links_to_folders_that_they_are_in_are_not_followed_again_and_again(shapes, tmp_path):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "back").symlink_to(folder / "train" / "disc")
+    (folder / "train" / "disc" / "other").symlink_to(tmp_path / "other")
+    (folder / "train" / "disc" / "up").symlink_to(folder / "train")
+    assert load_task(str(folder)).fingerprint == load_task(str(shapes[0])).fingerprint
+
+
+@pytest.mark.parametrize("ending", ["JPG", "jfif", "jpe", "avif", "jp2", "Tif", "webp", "tga", "pnm"])
+def test_images_are_known_by_all_common_endings_in_any_case(shapes, tmp_path, ending):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    for path in folder.rglob("*.png"):
+        path.rename(path.with_suffix(f".{ending}"))
+    assert load_task(str(folder)).fingerprint == load_task(str(shapes[0])).fingerprint
+
+
+def test_a_folder_of_images_that_pillow_does_not_read_is_told_which_it_does(tmp_path):
+    for place in ROUND:
+        (tmp_path / "phone" / place).mkdir(parents=True)
+        (tmp_path / "phone" / place / "1.heic").write_bytes(b"no matter")
+    with refused("folder-without-splits", tmp_path / "phone", ".jpeg", ".webp"):
+        load_task(str(tmp_path / "phone"))
+
+
+@pytest.mark.parametrize("inner", ["data", "round-1.0"])
+def test_classes_one_folder_further_down_are_named_with_that_folder(shapes, tmp_path, inner):
+    (tmp_path / "mine").mkdir()
+    shutil.copytree(shapes[0], tmp_path / "mine" / inner)
+    with refused("images-further-down", tmp_path / "mine" / inner):
+        load_task(str(tmp_path / "mine"))
+
+
+def test_loose_images_and_rows_beside_folders_of_splits_are_told(shapes, tmp_path):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    (folder / "loose.png").write_bytes(encoded("disc", 7))
+    (folder / "labels.csv").write_text("a,b\n1,2\n")
+    (folder / "README.md").write_text("about")
+    assert "not used in round: labels.csv, loose.png" in load_task(str(folder)).notes
+
+
+def test_folders_whose_names_become_one_label_are_refused_and_not_made_one(tmp_path):
+    for name, shape in zip((b"caf\xe9", b"caf\xe8", b"dog"), STRAIGHT, strict=True):
+        folder = os.fsencode(tmp_path / "kinds") + b"/" + name
+        os.makedirs(folder)  # noqa: PTH103 (a name that is no UTF-8)
+        (tmp_path / "kinds" / os.fsdecode(name) / "1.png").write_bytes(encoded(shape, 1))
+    with refused("classes-alike", "kinds", "rename"):
+        load_task(str(tmp_path / "kinds"))
+
+
+@pytest.mark.parametrize("cell", ["a\0b.png", "\ud800.png", "x" * 9000, "data:image/png;base64," + "A" * 9000])
+def test_a_cell_that_can_be_no_path_is_named_with_its_place_in_a_line_of_bounded_length(tmp_path, cell):
+    rows = [{"image": cell, "label": shape} for shape in ROUND]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with refused("image-unreadable", "rows.jsonl, line 1", "check the path") as info:
+        load_task(str(tmp_path / "rows.jsonl"))
+    assert len(str(info.value)) < 1000
+
+
+def test_an_image_in_a_table_is_named_by_its_row(tmp_path):
+    rows = [
+        {"image": {"bytes": encoded(shape, seed), "path": None}, "label": shape} for seed in range(6) for shape in ROUND
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    task = load_task(str(tmp_path / "rows.parquet"))
+    places = {row.picture.place for row in (*task.train, *task.dev, *task.test)}
+    assert places == {f"image {tmp_path / 'rows.parquet'}, row {number}" for number in range(1, 13)}
+
+
+def test_columns_of_images_are_asked_for_as_such(tmp_path):
+    rows = [{"img": {"bytes": encoded(shape, 1)}, "fine_label": 1, "coarse_label": 2} for shape in ROUND]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with refused("columns-not-recognised", "--columns image=img --columns label=fine_label for classes of images"):
+        load_task(str(tmp_path / "rows.parquet"))
+
+
+def test_a_row_to_route_without_its_image_is_asked_for_an_image():
+    with refused("prompt-empty", "rows.jsonl", "give it an image"):
+        prompt_of(Record("rows.jsonl", "line", 1, {"image": None}))
+
+
+def test_hidden_files_are_no_images_whatever_their_endings(shapes, tmp_path):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    (folder / "train" / "disc" / "._000.png").write_bytes(b"what macOS keeps beside a file")
+    assert load_task(str(folder)).fingerprint == load_task(str(shapes[0])).fingerprint
+
+
+def test_paths_in_cells_are_read_without_the_spaces_around_them(tmp_path):
+    for seed in range(6):
+        (tmp_path / f"{seed}.png").write_bytes(encoded("disc", seed))
+    lines = [f" {seed}.png , {ROUND[seed % 2]}" for seed in range(6)]
+    (tmp_path / "rows.csv").write_text("\n".join(["image,label", *lines]))
+    task = load_task(str(tmp_path / "rows.csv"))
+    assert len(digests((*task.train, *task.dev, *task.test))) == 6
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_classes_of_one_split_alone_are_told_apart_as_those_of_all_are(shapes, tmp_path, split):
+    folder = shutil.copytree(shapes[0], tmp_path / "round")
+    shutil.copytree(folder / split / "disc", folder / split / "disc ")
+    with refused("classes-alike", "'disc ' and 'disc'"):
+        load_task(str(folder))

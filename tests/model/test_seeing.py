@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
+import struct
 import warnings
 
 import numpy as np
@@ -12,10 +15,12 @@ from refusals import refused
 from transformers import AutoConfig, AutoImageProcessor, ResNetConfig, ResNetForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from clora_cli.base.errors import MismatchError
 from clora_cli.data.pictures import Picture
 from clora_cli.model import seeing
-from clora_cli.model.base_model import find_model
+from clora_cli.model.base_model import check_base, find_model
 from clora_cli.model.capture import pooled
+from clora_cli.model.image_settings import image_settings
 from clora_cli.model.loading import load_skeleton, read_tokenizer
 from clora_cli.model.seeing import Seen
 
@@ -234,3 +239,101 @@ def test_deit_has_the_class_of_one_head_whatever_it_was_saved_as(tmp_path):
     config.architectures = ["DeiTForImageClassificationWithTeacher"]
     config.save_pretrained(folder)
     assert type(load_skeleton(find_model(str(folder)))).__name__ == "DeiTForImageClassification"
+
+
+def twelve_bits(grey):
+    """Return a grey image as a TIFF of 12 bits a pixel, two of which are three bytes."""
+    numbers = np.round(np.asarray(grey).astype(float) * 4095 / 255).astype(int).reshape(-1, 2)
+    body = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in numbers.tolist())
+    tags = [
+        (256, grey.width),
+        (257, grey.height),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, grey.height),
+    ]
+    tags += [(279, len(body))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(body))
+    return Picture.of_bytes(head + body + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+def test_grey_images_of_12_bits_are_scaled_as_those_of_16(seen):
+    grey = drawn("disc", 1).convert("L")
+    few, many = (seen.pixels(seen.number(picture)) for picture in (stored(grey), twelve_bits(grey)))
+    assert torch.allclose(few, many, atol=0.02)
+
+
+def test_an_image_that_a_program_would_draw_is_refused_whatever_its_name(seen):
+    held = io.BytesIO()
+    drawn("disc", 1).save(held, "EPS")
+    with refused("image-unreadable", "EPS", "does not run"):
+        seen.number(Picture.of_bytes(held.getvalue()))
+
+
+@pytest.mark.parametrize("family", ["deit", "ijepa", "vit", "vit_msn"])
+def test_a_processor_that_makes_another_size_than_the_model_takes_is_told_with_both(tmp_path, family):
+    folder = save_seeing(family, tmp_path / family)
+    processor = ViTImageProcessorPil(size={"height": 12, "width": 16})
+    seen, model = Seen(processor, AutoConfig.from_pretrained(folder)), load_skeleton(find_model(str(folder)))
+    seen.show(model)
+    number = seen.number(stored(drawn("disc", 1)))
+    with refused("image-size-not-the-models", "takes images of 8 by 8", "makes 16 by 12", error=MismatchError):
+        model(input_ids=torch.tensor([[number]]))
+
+
+def test_a_processor_that_takes_no_image_is_not_laid_at_the_images_door_alone(vit):
+    seen = Seen(ViTImageProcessorPil(image_mean=[0.5, 0.5]), AutoConfig.from_pretrained(vit))
+    with refused("image-not-processed", "preprocessor_config.json"):
+        seen.pixels(seen.number(stored(drawn("disc", 1))))
+
+
+def test_an_image_processor_is_part_of_which_model_it_is(vit, tmp_path):
+    recorded = find_model(str(vit)).described()
+    changed = shutil.copytree(vit, tmp_path / "vit")
+    content = json.loads((changed / "preprocessor_config.json").read_text())
+    for key, value in (("image_mean", [0.1, 0.1, 0.1]), ("do_rescale", False), ("size", {"height": 8, "width": 16})):
+        (changed / "preprocessor_config.json").write_text(json.dumps({**content, key: value}))
+        with refused("trained-on-other-base-model", f"image_processor.{key}"):
+            check_base(recorded, find_model(str(changed)), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("size", [8, {"shortest_edge": 8}, {"width": 8, "height": 8, "longest_edge": None}])
+def test_an_image_processor_that_is_written_in_another_way_is_the_same(vit, tmp_path, size):
+    recorded = find_model(str(vit)).described()
+    written = shutil.copytree(vit, tmp_path / "vit")
+    content = json.loads((written / "preprocessor_config.json").read_text())
+    content |= {"size": size, "image_mean": [0.5, 0.50, 5e-1], "feature_extractor_type": "ViTFeatureExtractor"}
+    (written / "preprocessor_config.json").write_text(json.dumps({**content, "do_normalize": None}))
+    check_base(recorded, find_model(str(written)), tmp_path / "adapter")
+
+
+def test_a_part_is_mirrored_as_half_of_the_whole_images_are(seen):
+    rising = Image.linear_gradient("L").rotate(90).convert("RGB")  # from dark on the left to light on the right
+    number = seen.number(stored(rising))
+    seen.vary("crop,flip", 3)
+    views = [seen.pixels(seen.view(number, place)) for place in range(20)]
+    assert bool((seen.pixels(number)[..., -1] > seen.pixels(number)[..., 0]).all())
+    assert 3 < sum(bool((view[..., -1] < view[..., 0]).all()) for view in views) < 17
+
+
+def test_views_that_make_no_batch_are_told_with_their_images(vit):
+    seen = Seen(ViTImageProcessorPil(do_resize=False), AutoConfig.from_pretrained(vit))
+    small, large = stored(Image.new("RGB", (8, 8))), stored(Image.new("RGB", (8, 16)))
+    seen.vary("flip", 3)
+    numbers = [[seen.view(seen.number(one), place)] for place, one in enumerate((small, large))]
+    model = load_skeleton(find_model(str(vit)))
+    seen.show(model)
+    with refused("images-differ-in-size", small.digest[:12], large.digest[:12]):
+        model(input_ids=torch.tensor(numbers))
+
+
+def test_a_size_is_the_same_in_whatever_order_its_numbers_are_written(tmp_path):
+    found = []
+    for size in ({"height": 8, "width": 16}, {"width": 16, "height": 8}, {"height": 16, "width": 8}):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": size}))
+        found.append(image_settings(tmp_path))
+    assert found == [{"size": "8 16"}, {"size": "8 16"}, {"size": "16 8"}]

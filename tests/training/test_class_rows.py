@@ -19,6 +19,7 @@ from clora_cli.data import Example, Rows, Task, load_task
 from clora_cli.model.model_types import ENCODERS
 from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.store.heads import head_of
+from clora_cli.training import class_rows
 from clora_cli.training.encoders import check_classes
 from clora_cli.training.execute import train_task
 from clora_cli.training.plan import make_plan
@@ -123,3 +124,18 @@ def test_a_row_whose_answer_is_no_label_is_named():
     task = Task("pets", (row,), (), (), ("cat", "dog"), "exact-match", "made up", "plain")
     with refused("answer-not-a-label", "pets", "sofa"):
         check_classes(Rows(task, "train", [row]))
+
+
+def test_held_rows_answer_as_they_did_whatever_an_optimizer_does_to_all():
+    torch.manual_seed(0)
+    layer, texts = torch.nn.Linear(4, 3), torch.randn(5, 4)
+    first = layer(texts).detach()
+    class_rows._hold(layer, torch.tensor([False, True, False]))
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(layer(texts), torch.ones(5, dtype=torch.long)).backward()
+        optimizer.step()
+    held = layer(texts).detach()
+    assert torch.equal(held[:, [0, 2]], first[:, [0, 2]])
+    assert not torch.allclose(held[:, 1], first[:, 1])

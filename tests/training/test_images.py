@@ -157,3 +157,26 @@ def test_adapters_keep_the_names_that_peft_gives_a_vit(drawings):
 
 def test_image_models_are_those_that_transformers_has_a_head_for():
     assert set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES) >= SEEING
+
+
+@pytest.mark.parametrize("method", ["seq-lora", "replay"])
+def test_a_class_that_no_other_competes_with_is_told_and_one_of_several_is_not(vit, shapes, tmp_path, method):
+    for number, shape in enumerate(ROUND):
+        for split in ("train", "test"):
+            shutil.copytree(shapes[0] / split / shape, tmp_path / f"task{number}" / split / shape)
+    notes = []
+    for number in range(len(ROUND)):
+        options = {"method": method, "max_steps": 1, "train_rows": 4}
+        plan = make_plan(options_for(vit, tmp_path / f"task{number}", tmp_path / "pkg", **options))
+        notes.append([note for note in plan.task.notes if "one class alone" in note])
+        train_task(plan)
+    assert [len(found) for found in notes] == [1, 0 if method == "replay" else 1]
+
+
+def test_a_model_whose_processor_has_changed_trains_no_further_adapter(vit, shapes, tmp_path):
+    model = shutil.copytree(vit, tmp_path / "vit")
+    train(model, shapes[0], tmp_path / "pkg", max_steps=1)
+    file = model / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_std": [1.0, 1.0, 1.0]}))
+    with refused("base-model-changed", "image_processor.image_std"):
+        make_plan(options_for(model, shapes[1], tmp_path / "pkg"))
