@@ -18,6 +18,7 @@ __all__ = [
     "LONGEST_TEXT",
     "each_key_once",
     "named_path",
+    "natural",
     "open_regular",
     "parse_json",
     "read_bytes",
@@ -29,6 +30,7 @@ __all__ = [
 LONGEST_TEXT = 1 << 28  # bytes of a text file: scores of a million rows take a tenth
 _DEEPEST = 64  # levels of JSON: the deepest record has six
 _NESTED = (dict, list)
+_DIGITS = 18
 _LONGEST = 1 << 63  # whole numbers below it fit everywhere
 
 
@@ -103,6 +105,14 @@ def parse_json(text: str | bytes) -> Any:
     if ("\\u" if isinstance(text, str) else b"\\u") in text:  # type: ignore[operator]
         _check_letters(value)
     return value
+
+
+def natural(text: str) -> int | None:
+    """Return the number that a text is, from 0 and of at most 18 digits; None for any other text.
+
+    ``int`` raises at some thousands of digits, which a name, a header or an option may well have.
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS else None
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clora_cli.base.errors import InterruptedRunError, OptionError
+from clora_cli.base.intake import natural
 from clora_cli.base.intervals import check_size
 from clora_cli.base.legible import legible
 from clora_cli.cli._crew import PATIENCE, Crew
@@ -138,10 +139,10 @@ class _How:
 def _jobs(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
+    if not (number := natural(text)):
         raise OptionError(f"--jobs {text}: give a whole number of at least 1, or auto", code="option-out-of-range")
-    check_size("--jobs", int(text), 1 << 10)
-    return int(text)
+    check_size("--jobs", number, 1 << 10)
+    return number
 
 
 def _do(output: Form, recipe: Recipe, only: str | None, how: _How, *, show: bool, script: bool, dry_run: bool) -> None:

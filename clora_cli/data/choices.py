@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from clora_cli.base.errors import DataError
+from clora_cli.base.intake import natural
 from clora_cli.data.conversations import Found
 from clora_cli.data.readers import Record
 from clora_cli.data.task import Example
@@ -142,4 +143,5 @@ def _key(value: object, choices: Sequence[tuple[str, str]], first: int | None) -
 
 def _whole(value: object) -> int | None:
     text = str(value).strip()
-    return int(float(text)) if text.removesuffix(".0").removeprefix("-").isdecimal() else None
+    size = natural(text.removesuffix(".0").removeprefix("-"))
+    return -size if size and text.startswith("-") else size

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clora_cli.base import registry
 from clora_cli.base.errors import MismatchError, OptionError
+from clora_cli.base.intake import natural
 from clora_cli.base.intervals import check_option
 from clora_cli.methods import Factors, Method, Penalty, Run
 from clora_cli.model.attribution import Answer, spearman
@@ -84,7 +85,7 @@ class AsoLora(Method):
         check_option("aso-lora", "warmup", self.warmup, "[0, 1)")
         for name in ("steps", "rows", "refresh"):
             check_option("aso-lora", name, getattr(self, name), "[1, inf)")
-        if self.blocks != "all" and not all(number.isdecimal() for number in self.blocks.split(",")):
+        if self.blocks != "all" and any(natural(number) is None for number in self.blocks.split(",")):
             raise OptionError(
                 f"option blocks={self.blocks} of aso-lora: give all, or blocks' numbers from 0, joined by commas",
                 code="option-choice-unknown",

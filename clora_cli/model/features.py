@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clora_cli.algebra.statistics import Groups, Moments, SecondMoment
 from clora_cli.base.errors import MismatchError, OptionError
+from clora_cli.base.intake import natural
 from clora_cli.data import Collator, Example, encode_prompt
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.base_model import check_pool
@@ -73,7 +74,7 @@ def _body(example: Example) -> Example:
 
 
 def prompt_sites(backbone: Backbone, sites: Collection[str]) -> list[str]:
-    """Return those sites that see the prompt, in the model's order: not those of a decoder behind an encoder, of vision, of positions."""
+    """Return the linear layers that see the prompt, in the model's order: not a decoder's behind an encoder, of vision, of positions."""
     return sites_of_prompts(backbone.model, backbone.kind, sites)
 
 
@@ -81,14 +82,19 @@ def sites_of_prompts(model: Any, kind: str, sites: Collection[str]) -> list[str]
     """Return ``prompt_sites`` of a model of a kind, which may be without weights."""
     encoder = model.get_encoder() if kind == "seq2seq" else None
     inside = {id(module) for module in encoder.modules()} if encoder else text_modules(model)
-    named = ((name, id(module)) for name, module in model.named_modules() if name in sites)
-    return [name for name, module in named if module in inside and sees_rows(name)]
+    named = ((name, module) for name, module in model.named_modules() if name in sites)
+    return [name for name, one in named if id(one) in inside and sees_rows(name) and _is_linear(one)]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    # Tokens are no features; and a layer that is being trained is wrapped.
+    return linear_shape(getattr(module, "base_layer", module)) is not None
 
 
 def layer_of(site: str) -> int | None:
     """Return the number of the block that a site belongs to: the first whole number in its path; None outside blocks."""
     match = _BLOCK.search(site)
-    return int(match[1]) if match else None
+    return natural(match[1]) if match else None
 
 
 def select_sites(sites: Sequence[str], layer: str = "all", module: str = "") -> list[str]:
@@ -113,7 +119,7 @@ def select_sites(sites: Sequence[str], layer: str = "all", module: str = "") -> 
     if layer == "all" or not layers:
         return chosen
     named = {"middle": layers[len(layers) // 2], "last": layers[-1]}
-    numbers = [named.get(part, int(part) if part.isdecimal() else -1) for part in layer.split(",")]
+    numbers = [named.get(part, natural(part)) for part in layer.split(",")]
     if unknown := [part for part, number in zip(layer.split(","), numbers, strict=True) if number not in layers]:
         raise OptionError(
             f"layer {unknown[0]}: choose all, middle, last or one of {', '.join(map(str, layers))}; several joined by commas",

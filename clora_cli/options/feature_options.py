@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from clora_cli.base.errors import OptionError
+from clora_cli.base.intake import natural
 from clora_cli.base.options import option
 from clora_cli.options.shared_options import LENGTHS, ROWS, ModelOptions, seed_option
 from clora_cli.store.feature_record import POOLS, SOURCES, TEXTS, Pool, Source, Text
@@ -84,14 +85,16 @@ class FeatureOptions(ModelOptions):
         Raises:
             OptionError: If there is no such layer, or a guarantee is incomplete, out of range or given for adapted features.
         """
-        if self.layer != "all" and not all(part in _LAYERS or part.isdecimal() for part in self.layer.split(",")):
+        if self.layer != "all" and not all(
+            part in _LAYERS or natural(part) is not None for part in self.layer.split(",")
+        ):
             raise OptionError(
                 f"--layer {self.layer}: choose all, or middle, last or blocks' numbers, joined by commas",
                 code="option-choice-unknown",
             )
         if (self.dp_epsilon is None) != (self.dp_delta is None):
             raise OptionError("--dp-epsilon and --dp-delta go together: pass both", code="option-missing")
-        if self.means not in _MEANS and not (self.means.isdecimal() and int(self.means)):
+        if self.means not in _MEANS and not natural(self.means):
             raise OptionError(
                 f"--means {self.means}: choose task, class, or a number of clusters, at least 1",
                 code="option-choice-unknown",

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from clora_cli.base.errors import OptionError
+from clora_cli.base.intake import natural
 
 __all__ = ["refuse_other_engines"]
 
@@ -67,4 +68,4 @@ def _zero_stage() -> int:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.strip().isdecimal() else 0
+    return natural(text.strip()) or 0

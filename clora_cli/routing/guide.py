@@ -14,6 +14,7 @@ from clora_cli.model.backbone import Backbone
 from clora_cli.model.base_model import ModelReference
 from clora_cli.model.features import prompt_ids, read_features
 from clora_cli.options import RouteOptions
+from clora_cli.routing.decided import check_finite
 from clora_cli.routing.inputs import Input
 from clora_cli.routing.profiles import known_by
 from clora_cli.routing.weights import Routing, nearness
@@ -152,12 +153,16 @@ class Guide:
 
         Returns:
             The threshold, and the number of inputs that it comes from.
+
+        Raises:
+            CloraError: If the base model's numbers are not finite: below no threshold, inputs would all abstain unseen.
         """
         near = []
         for task in tasks:
             chat = uses_chat(task, self.backbone.tokens)
             features = self.features(task.dev[:_MOST_CALIBRATED], chat=chat, shared=True)
             near.append(nearness(routing.similarities(features)))
+            check_finite({"": near[-1]}, f"{task.name}, dev rows")
         return torch.cat(near).quantile(self.options.abstain).item(), sum(map(len, near))
 
     def _read(self, inputs: Sequence[Input], chat: bool) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from clora_cli.algebra.statistics import Moments, Prototypes
 from clora_cli.base import registry
 from clora_cli.base.errors import MismatchError
+from clora_cli.base.intake import natural
 from clora_cli.model.features import select_sites
 from clora_cli.options import RouteOptions
 
@@ -40,8 +41,10 @@ class Routing:
     ) -> None:
         self.options, self.threshold = options, threshold
         prototypes = {site: Prototypes() for site in sites}
+        self._widths: dict[str, int] = {}
         for member in members:
             for site, gathered in prototypes.items():
+                self._check_width(site, member[site].mean)
                 gathered.add(member[site])
         kinds = set().union(*(gathered.seconds for gathered in prototypes.values()))
         alike = len(kinds) == 1 and "none" not in kinds
@@ -62,7 +65,13 @@ class Routing:
         return tuple(self._similarities)
 
     def similarities(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return, for each deciding site given, the similarity of each input to each adapter, (input, adapter), float64."""
+        """Return, for each deciding site given, the similarity of each input to each adapter, (input, adapter), float64.
+
+        Raises:
+            MismatchError: If features are of another width than the adapters' moments.
+        """
+        for site, vectors in features.items():
+            self._check_width(site, vectors)
         return {site: self._similarities[site](vectors) for site, vectors in features.items()}
 
     def weights(
@@ -85,6 +94,14 @@ class Routing:
             weights = weights * (nearness(similarities) >= self.threshold).float()[:, None]
         return dict(zip(similarities, weights, strict=True))
 
+    def _check_width(self, site: str, vectors: Tensor) -> None:
+        if vectors.shape[-1] != self._widths.setdefault(site, vectors.shape[-1]):
+            raise MismatchError(
+                f"features at '{site}' have {self._widths[site]} numbers in one place and {vectors.shape[-1]} in another; "
+                "run `clora stat-features --force` on all adapters, with their own base model",
+                code="feature-widths-differ",
+            )
+
     def _weights(self, similarities: Tensor, top_k: int, always: int | None) -> Tensor:
         return softmax_over_best(similarities, top_k, self.options.temperature, always).float()
 
@@ -104,13 +121,13 @@ def softmax_over_best(similarities: Tensor, top_k: int, temperature: float, alwa
     Returns:
         Shape (input, adapter).
     """
-    scaled = similarities / temperature
     if 0 < top_k < similarities.shape[1]:
-        ranked = scaled.clone()
+        ranked = similarities.clone()
         if always is not None:
             ranked[:, always] = float("inf")
-        scaled = scaled.masked_fill(~_best(ranked, top_k), float("-inf"))
-    return scaled.softmax(dim=1)
+        similarities = similarities.masked_fill(~_best(ranked, top_k), float("-inf"))
+    # The largest is 0 before it is divided: no temperature is so low that nothing finite is left.
+    return ((similarities - similarities.amax(dim=1, keepdim=True)) / temperature).softmax(dim=1)
 
 
 def _best(values: Tensor, count: int) -> Tensor:
@@ -167,4 +184,5 @@ def routed_site(site: str, deciding: Sequence[str], order: Sequence[str]) -> str
 
 def _natural(site: str) -> list[tuple[int, int, str]]:
     # "layers.10" after "layers.9": the model's own order, without loading it.
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"\.", site)]
+    numbers = [(natural(part), part) for part in re.split(r"\.", site)]
+    return [(1, 0, part) if number is None else (0, number, "") for number, part in numbers]

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from clora_cli.base.addresses import names_this_machine
 from clora_cli.base.errors import OptionError
+from clora_cli.base.intake import natural
 from clora_cli.options import ServeOptions
 from clora_cli.serving.refusal import Refusal
 
@@ -118,7 +119,7 @@ class Gate:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Refusal(415, "send the body as it is, without a Content-Encoding", code="content_encoding")
         told = request.headers.get("content-length", "")
-        size, parts = int(told) if told.isdecimal() else 0, []
+        size, parts = natural(told) or 0, []
         if size <= self._most:
             size = 0
             try:

@@ -20,20 +20,18 @@ from clora_cli.base.errors import ArtifactError, MismatchError
 from clora_cli.base.files import write_bytes
 from clora_cli.base.intake import parse_json
 from clora_cli.model.base_model import same_base
-from clora_cli.store.feature_record import FeatureRecord, Pool, Source, Text
+from clora_cli.store.feature_record import FeatureRecord
 from clora_cli.store.tensors import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clora_cli.algebra.statistics import Groups, Moments, SecondMoment
-    from clora_cli.model.base_model import ModelReference
+    from clora_cli.algebra.statistics import Groups, Moments
 
 __all__ = [
     "COMPARABLE",
     "SCHEMA",
     "Distribution",
-    "Taking",
     "agree",
     "read_distribution",
     "read_record",
@@ -45,6 +43,8 @@ SCHEMA = "clora.features/1"
 COMPARABLE = ("source", "pool", "text")
 _KEY = "clora"
 _MEND = "make it again"
+_LARGEST = 3.4028235e38  # float32's largest number: squares of what is larger, of no feature, may not be finite
+_ROUNDING = 1e-6
 # Files, by their state then, whose checksum was already verified: one command may read a file in several parts.
 _checked: set[tuple[str, int, int, int]] = set()
 
@@ -99,40 +99,6 @@ class Distribution:
                 tensors[f"counts/{site}"] = moments.groups.counts.clone()
                 tensors[f"means/{site}"] = moments.groups.means.double().clone()
         return tensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class Taking:
-    """How features are taken: the part of a distribution's record that its maker chooses.
-
-    Attributes:
-        source: Features of the ``base`` model, or of the model as the adapter changes it (``adapted``).
-        pool: How they are pooled over tokens.
-        text: The whole ``prompt``, or its ``body``.
-        second_moment: Which second moments are stored.
-        means: Which means: one of the ``task``, one of each ``class``, or of this number of clusters.
-        layer: The layers whose sites were requested.
-        module: The ending of the sites that were requested; empty for all.
-        max_length: Most tokens of an input.
-        dtype: Type of the base model's weights.
-        privacy: The mechanism and its guarantee; None for exact numbers.
-    """
-
-    source: Source = "base"
-    pool: Pool = "prompt-mean"
-    text: Text = "prompt"
-    second_moment: SecondMoment = "none"
-    means: str = "task"
-    layer: str = "all"
-    module: str = ""
-    max_length: int
-    dtype: str
-    privacy: Mapping[str, Any] | None = None
-
-    def recorded(self, reference: ModelReference, data: Sequence[Mapping[str, Any]]) -> FeatureRecord:
-        """Return the record of a distribution of these rows' features."""
-        chosen = {key: value for key, value in vars(self).items() if (key, value) != ("means", "task")}
-        return FeatureRecord({**chosen, "base_model": reference.described(), "data": list(data)})
 
 
 def read_record(path: Path) -> FeatureRecord:
@@ -261,16 +227,20 @@ def _groups(path: Path, tensors: Mapping[str, Tensor], site: str, moments: Momen
     from clora_cli.algebra.statistics import Groups
 
     means, counts = tensors[f"means/{site}"], tensors.get(f"counts/{site}")
-    fits = counts is not None and not counts.dtype.is_floating_point and counts.ndim == 1
-    if not fits or counts is None or int(counts.sum()) != moments.count or int(counts.min()) < 1:
+    whole = counts is not None and str(counts.dtype) == "torch.int64" and counts.ndim == 1 and len(counts) > 0
+    if not whole or counts is None or int(counts.min()) < 1 or int(counts.sum()) != moments.count:
         raise _damaged(path, f"'counts/{site}' are no numbers of inputs that add up to 'count/{site}'")
     if tuple(means.shape) != (len(counts), *moments.mean.shape) or not _are_numbers(means):
         raise _damaged(path, f"the numbers at '{site}' are not finite, or of another shape")
-    return Groups(counts.long(), means.double())
+    apart = (counts.double() / moments.count) @ means.double() - moments.mean
+    if float(apart.abs().max()) > _ROUNDING * float(means.abs().max()):
+        raise _damaged(path, f"'means/{site}' are not of groups whose mean is 'mean/{site}'")
+    return Groups(counts, means.double())
 
 
 def _are_numbers(tensor: Tensor) -> bool:
-    return tensor.dtype.is_floating_point and tensor.element_size() > 1 and bool(tensor.isfinite().all())
+    wide = tensor.dtype.is_floating_point and tensor.element_size() > 1
+    return wide and bool((tensor.abs() <= _LARGEST).all())
 
 
 def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:

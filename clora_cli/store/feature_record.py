@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from clora_cli.base import records
 from clora_cli.base.entries import (
@@ -20,7 +21,22 @@ from clora_cli.base.entries import (
 )
 from clora_cli.store.manifest_parts import BaseRecord
 
-__all__ = ["POOLS", "SOURCES", "TEXTS", "FeatureRecord", "Pool", "PrivacyRecord", "RowsRecord", "Source", "Text"]
+if TYPE_CHECKING:
+    from clora_cli.algebra.statistics import SecondMoment
+    from clora_cli.model.base_model import ModelReference
+
+__all__ = [
+    "POOLS",
+    "SOURCES",
+    "TEXTS",
+    "FeatureRecord",
+    "Pool",
+    "PrivacyRecord",
+    "RowsRecord",
+    "Source",
+    "Taking",
+    "Text",
+]
 
 Pool = Literal["prompt-mean", "last"]
 Source = Literal["base", "adapted"]
@@ -89,3 +105,37 @@ class FeatureRecord(Record):
         )
     )
     versions = some(a_table("clora and the libraries", records.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taking:
+    """How features are taken: the part of a distribution's record that its maker chooses.
+
+    Attributes:
+        source: Features of the ``base`` model, or of the model as the adapter changes it (``adapted``).
+        pool: How they are pooled over tokens.
+        text: The whole ``prompt``, or its ``body``.
+        second_moment: Which second moments are stored.
+        means: Which means: one of the ``task``, one of each ``class``, or of this number of clusters.
+        layer: The layers whose sites were requested.
+        module: The ending of the sites that were requested; empty for all.
+        max_length: Most tokens of an input.
+        dtype: Type of the base model's weights.
+        privacy: The mechanism and its guarantee; None for exact numbers.
+    """
+
+    source: Source = "base"
+    pool: Pool = "prompt-mean"
+    text: Text = "prompt"
+    second_moment: SecondMoment = "none"
+    means: str = "task"
+    layer: str = "all"
+    module: str = ""
+    max_length: int
+    dtype: str
+    privacy: Mapping[str, Any] | None = None
+
+    def recorded(self, reference: ModelReference, data: Sequence[Mapping[str, Any]]) -> FeatureRecord:
+        """Return the record of a distribution of these rows' features."""
+        chosen = {key: value for key, value in vars(self).items() if (key, value) != ("means", "task")}
+        return FeatureRecord({**chosen, "base_model": reference.described(), "data": list(data)})

@@ -21,8 +21,8 @@ from clora_cli.model.base_layers import BaseLayers
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, read_features
 from clora_cli.model.task_vectors import embeddings
 from clora_cli.processes.ranks import processes, rounds, summed
-from clora_cli.store.distribution import Distribution, Taking
-from clora_cli.store.feature_record import Pool, Text
+from clora_cli.store.distribution import Distribution
+from clora_cli.store.feature_record import Pool, Taking, Text
 from clora_cli.training.answer_logits import answer_logits, model_inputs, only_answers
 from clora_cli.training.build import Built
 from clora_cli.training.input_moments import input_moments

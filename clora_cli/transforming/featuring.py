@@ -19,11 +19,10 @@ from clora_cli.options import FeatureOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import (
     Distribution,
-    Taking,
     read_distribution,
     read_record,
 )
-from clora_cli.store.feature_record import FeatureRecord, RowsRecord
+from clora_cli.store.feature_record import FeatureRecord, RowsRecord, Taking
 from clora_cli.store.package import find_base
 from clora_cli.store.steady import Identity, identity, mark
 from clora_cli.transforming.requests import assign_data

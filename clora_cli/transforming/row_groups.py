@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clora_cli.algebra.clusters import classes, clusters
-from clora_cli.base.errors import DataError
+from clora_cli.base.errors import CloraError, DataError
 from clora_cli.data import Rows
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.features import read_features
@@ -58,6 +58,9 @@ def groups_of(
         sites: In the model's order.
         options: ``means`` says which groups.
         reading: ``pool`` and ``batch_size`` of ``read_features``.
+
+    Raises:
+        CloraError: If a feature is not finite, so that it is near to nothing.
     """
     if options.means == "task":
         return None
@@ -67,6 +70,10 @@ def groups_of(
     for numbers, features in read_features(backbone, ids, [last], shared=True, **reading):
         found.append((numbers, features[last].cpu()))
     vectors = torch.cat([part for _, part in found])
+    if not vectors.isfinite().all():
+        raise CloraError(
+            f"features at '{last}' are not finite in {options.dtype}; pass --dtype float32", code="features-not-finite"
+        )
     order = torch.tensor([number for numbers, _ in found for number in numbers]).argsort()
     return clusters(vectors[order], int(options.means), options.seed, max(1, options.min_count))
 

@@ -247,20 +247,12 @@ def _sites(backbone: Backbone, member: AdapterFolder, options: FeatureOptions) -
 
     Any two adapters of a base model have the latter in common, whatever they change: they can be routed together.
     """
-    own = [site for site in member.deltas() if _has_features(backbone, site)]
-    if not (reached := prompt_sites(backbone, {*own, *usual_sites(backbone.model)})):
+    # Experts in one tensor show no output of their own, and are no layers by these names.
+    if not (reached := prompt_sites(backbone, {*member.deltas(), *usual_sites(backbone.model)})):
         raise MismatchError(
             f"adapter {member.path} changes no layer that sees the prompt", code="no-layer-reached-by-prompt"
         )
     return select_sites(reached, options.layer, options.module)
-
-
-def _has_features(backbone: Backbone, site: str) -> bool:
-    """Tell whether a site is a linear layer: experts in one tensor show no output of their own, and tokens are no features."""
-    try:
-        return linear_shape(backbone.model.get_submodule(site)) is not None
-    except AttributeError:
-        return False
 
 
 def _record(job: FeatureJob, balls: Mapping[str, Ball], options: FeatureOptions) -> FeatureRecord:

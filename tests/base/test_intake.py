@@ -7,7 +7,7 @@ import pytest
 from refusals import refused
 
 from clora_cli.base.files import read_json, sha256
-from clora_cli.base.intake import named_path, open_regular, parse_json, read_bytes, real_path
+from clora_cli.base.intake import named_path, natural, open_regular, parse_json, read_bytes, real_path
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,21 @@ def test_a_tilde_is_a_home_folder_only_where_there_is_one(monkeypatch):
     assert named_path("~/rows.csv") == Path("/home/of/mine/rows.csv")
     for name in ("~no-such-user-here/rows.csv", "a/~/b", "rows~"):
         assert named_path(name) == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        ("12", 12),
+        ("9" * 18, 10**18 - 1),
+        ("9" * 19, None),
+        ("9" * 5000, None),
+        ("-1", None),
+        ("", None),
+        ("٣", None),
+        ("²", None),
+    ],
+)
+def test_a_text_of_digits_is_a_number_unless_it_is_longer_than_any(text, number):
+    assert natural(text) == number

@@ -262,7 +262,7 @@ def test_parts_of_a_recipe_and_other_places(clora, here):
     shown = clora("run", "compare-nano", "--only", "o-lora", "--seed", 7, "--seed", 8, "--dry-run").out
     assert [line for line in shown.splitlines() if "seed" in line] == ["o-lora, seed 7:", "o-lora, seed 8:"]
     assert clora("run", "compare-nano", "--seed", 7, "--seed", 7).code == 2
-    for jobs in ("0", "-1", "2.5", "all"):
+    for jobs in ("0", "-1", "2.5", "all", "9" * 5000):
         assert clora("run", "compare-nano", f"--jobs={jobs}").error == "option-out-of-range"
     assert clora("run").code == 2
     assert "did you mean 'compare-nano'" in clora("run", "compare-nan").err

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from refusals import refused
 
+from clora_cli.base.errors import DataError
 from clora_cli.data import Task, load_task
 from clora_cli.data.columns import prompt_of
 from clora_cli.data.readers import Record
@@ -131,3 +132,9 @@ def test_the_prompt_of_choices_is_the_same_without_an_answer() -> None:
     row = {"question": "q 0", "choices": FOUR}
     for values in (row, {**row, "answer": 2}):
         assert prompt_of(Record("f", "line", 1, values)).prompt == PROMPT
+
+
+def test_a_number_of_hundreds_of_digits_is_no_number_of_a_choice(folder: Path) -> None:
+    rows = {"question": lambda i: f"q {i}", "choices": FOUR, "answer": lambda i: "9" * 400 if i == 3 else i % 4}
+    with pytest.raises(DataError):
+        read(folder, rows)

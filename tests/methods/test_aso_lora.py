@@ -150,5 +150,7 @@ def test_blocks_that_there_are_not_are_refused():
     AsoLora(blocks="3").begin(run)
     with refused("option-choice-unknown", "blocks=3,4", "block 4"):
         AsoLora(blocks="3,4").begin(run)
+    with refused("option-choice-unknown", "blocks=9"):
+        AsoLora(blocks="9" * 5000)
     with refused("option-choice-unknown", "blocks=last"):
         AsoLora(blocks="last")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from refusals import refused
 from support import write_random_adapter
 
 from clora_cli.algebra.directions import leading_input
 from clora_cli.algebra.lora import Factor
+from clora_cli.algebra.statistics import Moments, Prototypes
 from clora_cli.data import load_task
 from clora_cli.evaluation import evaluate
 from clora_cli.model.features import prompt_ids
 from clora_cli.options import EvalOptions, RouteOptions
 from clora_cli.routers.arrow import Arrow
 from clora_cli.routing.guide import Guide
+from clora_cli.store.adapter_folder import read_adapter
 from clora_cli.testing.requirements import draw
 
 ARROW = RouteOptions(similarity="arrow", top_k=0)
@@ -77,10 +80,32 @@ def test_adapters_with_no_layer_in_common_are_refused(backbone, tmp_path):
 
 
 def test_the_size_and_sign_of_an_adapter_do_not_matter():
-    from clora_cli.algebra.statistics import Moments, Prototypes
-
     vectors, features = draw(3, 5), draw(4, 5, seed=1)
     plain, other = (
         Arrow().fit(Prototypes(Moments(1, scale * vector) for vector in vectors))(features) for scale in (1.0, -7.0)
     )
     assert torch.allclose(plain, other)
+
+
+def test_a_table_of_embeddings_takes_in_tokens_and_has_no_direction(backbone, tasks, tmp_path):
+    both = [_with_table(tmp_path / name, backbone("llama"), ["q_proj", "embed_tokens"]) for name in ("one", "two")]
+    alone = _with_table(tmp_path / "table", backbone("llama"), ["embed_tokens"])
+    base = backbone("llama")
+    guide = Guide(base.reference, both, ARROW, backbone=base)
+    assert {site.rpartition(".")[2] for site in guide.sites} == {"q_proj"}
+    found = guide.routing().similarities(guide.features(load_task(str(tasks["first"])).test[:2]))
+    assert all(one.shape == (2, 2) and bool((one > 0).all()) for one in found.values())
+    with refused("no-layer-in-common"):
+        Guide(base.reference, [alone], ARROW, backbone=base)
+
+
+def _with_table(folder, base, targets):
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=targets, init_lora_weights=False)
+    get_peft_model(base.model, config).save_pretrained(folder, save_embedding_layers=True)
+    return read_adapter(folder)
+
+
+def test_an_adapter_that_changes_nothing_is_similar_to_no_input():
+    pairs = [Factor(draw(2, 9), draw(5, 2, seed=1), 2.0), Factor(draw(2, 9), torch.zeros(5, 2), 2.0)]
+    found = Arrow().fit(Prototypes(Moments(1, leading_input(pair)) for pair in pairs))(draw(4, 9, seed=2))
+    assert not found[:, 1].any() and bool((found[:, 0] > 0).all())

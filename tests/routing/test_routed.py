@@ -224,3 +224,20 @@ def test_the_threshold_leaves_the_asked_share_of_known_inputs_below(package, tas
     kept = [routing.weights(routing.similarities(guide.features(task.dev))) for task in known]
     abstained = sum(int((weights[guide.sites[0]].sum(dim=1) == 0).sum()) for weights in kept)
     assert abstained == rows // 4
+
+
+def test_a_threshold_of_features_that_are_not_finite_is_none(package, tasks, monkeypatch):
+    """One such row made it NaN, which no input is near enough to: all would have gone to the base model unseen."""
+    base, members = package()
+    guide = Guide(base.reference, members, RouteOptions(similarity="l2", abstain=0.25), backbone=base)
+    plain = Guide.features
+
+    def spoilt(self, examples, **given):
+        return {
+            site: one.index_fill(0, torch.tensor([1]), torch.nan)
+            for site, one in plain(self, examples, **given).items()
+        }
+
+    monkeypatch.setattr(Guide, "features", spoilt)
+    with refused("features-not-finite", "first, dev rows"):
+        guide.threshold(guide.routing(), [load_task(str(tasks["first"]))])

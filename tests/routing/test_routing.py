@@ -8,7 +8,7 @@ from refusals import refused
 
 from clora_cli.algebra.statistics import Moments
 from clora_cli.base import registry
-from clora_cli.base.errors import OptionError, UnknownNameError
+from clora_cli.base.errors import MismatchError, OptionError, UnknownNameError
 from clora_cli.options import RouteOptions
 from clora_cli.routing.weights import Routing, common_sites, nearness, routed_site, softmax_over_best
 
@@ -194,6 +194,7 @@ def test_one_layer_or_one_projection_may_decide(layer, module, expected):
     [
         ({"layer": "3"}, "option-choice-unknown", ["layer 3", "all, middle, last", "2, 10"]),
         ({"layer": "-1"}, "option-choice-unknown", ["layer -1", "all, middle, last", "2, 10"]),
+        ({"layer": "9" * 5000}, "option-choice-unknown", ["layer 999", "all, middle, last", "2, 10"]),
         ({"layer": "first"}, "option-choice-unknown", ["layer first", "all, middle, last", "2, 10"]),
         ({"module": "k_proj"}, "module-matches-no-site", ["'k_proj'", "q_proj, v_proj"]),
         ({"module": "proj"}, "module-matches-no-site", ["'proj'", "q_proj, v_proj"]),
@@ -257,3 +258,24 @@ def test_a_kind_that_does_not_decide_takes_the_nearest_that_does():
     deciding = [site for site in DECODER if site.endswith("v_proj")]
     assert routed_site("model.layers.2.self_attn.q_proj", deciding, DECODER) == "model.layers.1.self_attn.v_proj"
     assert routed_site("model.layers.0.self_attn.q_proj", deciding, DECODER) == "model.layers.0.self_attn.v_proj"
+
+
+@pytest.mark.parametrize("top_k", [0, 2, 3])
+def test_no_temperature_is_too_low_for_the_nearest_to_be_found(top_k):
+    far = torch.tensor([[-3e4, -2e4, -9e9, -8e9]], dtype=torch.float64)
+    assert softmax_over_best(far, top_k, 1e-307).tolist() == [[0, 1, 0, 0]]
+    assert softmax_over_best(far, 1, 1e-307, always=2).tolist() == [[0, 0, 1, 0]]
+
+
+def test_moments_and_features_of_other_widths_are_told_apart():
+    narrow, wide = ({"layers.0.q": cloud([1.0] * width)} for width in (2, 3))
+    with refused("feature-widths-differ", "'layers.0.q'", "2", "3", error=MismatchError):
+        Routing([narrow, wide], ["layers.0.q"], RouteOptions())
+    routing = Routing([narrow], ["layers.0.q"], RouteOptions())
+    with refused("feature-widths-differ", "'layers.0.q'", "2", "3", error=MismatchError):
+        routing.similarities({"layers.0.q": torch.ones(1, 3)})
+
+
+def test_a_site_of_thousands_of_digits_has_no_place_of_a_number():
+    sites = [f"layers.{number}.q" for number in ("9" * 5000, "10", "2")]
+    assert common_sites([sites], RouteOptions()) == [sites[2], sites[1], sites[0]]

@@ -195,8 +195,12 @@ def test_distributions_that_do_not_compare_are_refused(path, tmp_path, change, c
 
 
 def divided(counts):
-    groups = Groups(torch.tensor(counts), torch.ones(len(counts), 4, dtype=torch.float64))
-    return {site: dataclasses.replace(one, groups=groups) for site, one in moments().items()}
+    first, second = counts
+    apart = torch.tensor([[second], [-first]], dtype=torch.float64) / 10
+    return {
+        site: dataclasses.replace(one, groups=Groups(torch.tensor(counts), one.mean + apart))
+        for site, one in moments().items()
+    }
 
 
 def test_groups_are_read_as_they_were_written(tmp_path):
@@ -209,4 +213,29 @@ def test_groups_are_read_as_they_were_written(tmp_path):
 def test_groups_that_are_not_all_inputs_are_refused(tmp_path):
     Distribution(divided([7, 4]), FeatureRecord(RECORD)).write(tmp_path / FEATURES)
     with refused("feature-distribution-damaged", "counts/layers.0.q"):
+        read_distribution(tmp_path / FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda groups: Groups(groups.counts[:0], groups.means[:0]), "counts/layers.0.q"),
+        (lambda groups: Groups(groups.counts.to(torch.uint16), groups.means), "counts/layers.0.q"),
+        (lambda groups: Groups(groups.counts.to(torch.complex64), groups.means), "counts/layers.0.q"),
+        (lambda groups: Groups(groups.counts, groups.means + 1), "means/layers.0.q"),
+        (lambda groups: Groups(groups.counts, groups.means.flip(0)), "means/layers.0.q"),
+        (lambda groups: Groups(groups.counts, groups.means * 1e200), "layers.0.q"),
+    ],
+)
+def test_groups_that_are_not_those_of_the_inputs_are_refused(tmp_path, change, name):
+    sites = {site: dataclasses.replace(one, groups=change(one.groups)) for site, one in divided([7, 5]).items()}
+    Distribution(sites, FeatureRecord(RECORD)).write(tmp_path / FEATURES)
+    with refused("feature-distribution-damaged", name):
+        read_distribution(tmp_path / FEATURES)
+
+
+def test_a_mean_that_is_of_no_feature_is_refused(tmp_path):
+    sites = {site: dataclasses.replace(one, mean=one.mean + 1e39) for site, one in moments().items()}
+    Distribution(sites, FeatureRecord(RECORD)).write(tmp_path / FEATURES)
+    with refused("feature-distribution-damaged", "layers.0.q"):
         read_distribution(tmp_path / FEATURES)

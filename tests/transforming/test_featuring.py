@@ -456,7 +456,8 @@ def test_an_input_longer_than_the_model_knows_is_cut_with_a_note(tmp_path, backb
     assert all(torch.equal(found[site].mean, same[site].mean) for site in found)
 
 
-def test_numbers_that_overflow_are_not_written(tmp_path, backbone, tasks):
+@pytest.mark.parametrize("means", ["task", "class", "2"])
+def test_numbers_that_overflow_are_not_written(tmp_path, backbone, tasks, means):
     base = backbone()
     with torch.no_grad():
         base.model.get_submodule(V_PROJ[1]).weight[0, 0] = torch.inf
@@ -464,7 +465,7 @@ def test_numbers_that_overflow_are_not_written(tmp_path, backbone, tasks):
     base.tokenizer.save_pretrained(tmp_path / "model")
     member = write_bare(tmp_path / "theirs", base)
     with refused("features-not-finite", V_PROJ[1], "--dtype float32"):
-        take(member, data=(str(tasks["first"]),), model=str(tmp_path / "model"))
+        take(member, data=(str(tasks["first"]),), model=str(tmp_path / "model"), means=means, min_count=1)
     assert not member.features.exists()
 
 
@@ -575,6 +576,9 @@ def test_equal_rows_under_two_names_are_refused(adapter, tasks, tmp_path):
         ({"split": "tran"}, "option-choice-unknown", ["--split tran"]),
         ({"dtype": "int8"}, "option-choice-unknown", ["--dtype int8"]),
         ({"layer": "-1"}, "option-choice-unknown", ["--layer -1"]),
+        ({"layer": "9" * 5000}, "option-choice-unknown", ["--layer 999"]),
+        ({"means": "0"}, "option-choice-unknown", ["--means 0"]),
+        ({"means": "9" * 5000}, "option-choice-unknown", ["--means 999"]),
         ({"limit": -1}, "option-out-of-range", ["--limit -1", "at least 0"]),
         ({"batch_size": 0}, "option-out-of-range", ["--batch-size 0", "at least 1"]),
         ({"min_count": -1}, "option-out-of-range", ["--min-count -1"]),

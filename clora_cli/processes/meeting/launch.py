@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clora_cli.base.errors import CloraError, OptionError
+from clora_cli.base.intake import natural
 from clora_cli.processes.meeting.messages import PATIENCE, WORK, Meeting, tell
 from clora_cli.processes.ranks import is_main_process
 
@@ -39,7 +40,7 @@ LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_"
 def launched() -> bool:
     """Tell whether this is one of several processes of a launch."""
     size = os.environ.get("WORLD_SIZE", "1")
-    return "RANK" in os.environ and size.isdecimal() and int(size) > 1
+    return "RANK" in os.environ and (natural(size) or 0) > 1
 
 
 def meet() -> Meeting:
