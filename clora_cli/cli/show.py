@@ -191,6 +191,8 @@ def _features_text(features: dict[str, Any] | None) -> str:
         return "none; `clora stat-features` gives it one, for routing"
     data = ", ".join(str(entry["name"]) for entry in features["data"])
     summary = f"{features['count']} inputs of {data} at {features['sites']} sites, source {features['source']}"
+    if encoder := features.get("encoder"):
+        summary = f"{features['count']} inputs of {data}, embeddings of {encoder['id']}"
     summary += (
         f", pool {features['pool']}, text {features['text']}, second moments {features.get('second_moment', 'none')}"
     )

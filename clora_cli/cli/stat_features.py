@@ -83,12 +83,12 @@ def _told(result: FeatureResult) -> str:
     apart = f" of {len(groups.counts)} {'classes' if record.means == 'class' else 'clusters'}" if groups else ""
     private = f", private with epsilon {privacy.epsilon:g} and delta {privacy.delta:g}" if privacy else ""
     rows, sites = result.distribution.count, len(result.distribution.sites)
-    where = f"{sites} {'site' if sites == 1 else 'sites'}"
+    where = f"embeddings of {record.encoder.id}" if record.encoder else f"{sites} {'site' if sites == 1 else 'sites'}"
     return f"{rows} rows, {where}, means{apart}{second}{private}; {result.state}"
 
 
 def _data(result: FeatureResult) -> dict[str, Any]:
-    recorded = ("source", "pool", "text", "second_moment", "means", "layer", "module", "data", "privacy")
+    recorded = ("source", "encoder", "pool", "text", "second_moment", "means", "layer", "module", "data", "privacy")
     return {
         "adapter": str(result.member.path),
         "task": result.member.task,

@@ -31,6 +31,11 @@ class FeatureOptions(ModelOptions):
         Differs: ``base`` is a function of the frozen model and the data alone, as the paper says. Its code reads features
         while it trains, from hidden states that adapters have changed, as a running mean over all steps; ``adapted`` reads
         them so, once, with the finished adapter.
+
+        With ``encoder``: LoraRetriever, arXiv:2402.09997, and LORAUTER, arXiv:2601.21795, where embeddings of some rows of each adapter
+        stand for it, and inputs find it by cosine (``clora route --similarity cosine``; all other similarities work as well).
+        Differs: any model that reads texts serves, as it is, without an instruction before the inputs; embeddings are averaged as they
+        are, not at norm 1, over as many rows as ``limit`` says.
     """
 
     data: tuple[str, ...] = option(
@@ -47,6 +52,12 @@ class FeatureOptions(ModelOptions):
     )
     pool: Pool = option("prompt-mean", "prompt-mean over tokens, or the last token.", choices=POOLS)
     text: Text = option("prompt", "prompt: all of it; body: without instruction and cue.", choices=TEXTS)
+    encoder: str = option(
+        "",
+        "A model whose embeddings of inputs are the features, such as a sentence encoder, instead of the base model's.",
+        metavar="MODEL",
+        since="0.2.0",
+    )
     second_moment: Literal["none", "diag", "full"] = option(
         "none",
         "none, diag (variances) or full (covariances); mahalanobis routing needs them.",
@@ -83,7 +94,8 @@ class FeatureOptions(ModelOptions):
         """Check what goes beyond the range of a single option.
 
         Raises:
-            OptionError: If there is no such layer, or a guarantee is incomplete, out of range or given for adapted features.
+            OptionError: If there is no such layer, a text encoder is to have layers, or a guarantee is incomplete, out of range
+                or given for adapted features.
         """
         if self.layer != "all" and not all(
             part in _LAYERS or natural(part) is not None for part in self.layer.split(",")
@@ -91,6 +103,11 @@ class FeatureOptions(ModelOptions):
             raise OptionError(
                 f"--layer {self.layer}: choose all, or middle, last or blocks' numbers, joined by commas",
                 code="option-choice-unknown",
+            )
+        if self.encoder and (self.source, self.layer, self.module) != ("base", "all", ""):
+            raise OptionError(
+                "--encoder gives embeddings alone, which depend on no adapter and no layer: leave out --source, --layer and --module",
+                code="options-exclude-each-other",
             )
         if (self.dp_epsilon is None) != (self.dp_delta is None):
             raise OptionError("--dp-epsilon and --dp-delta go together: pass both", code="option-missing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from clora_cli.data import Example, Task, uses_chat
 from clora_cli.model.backbone import Backbone
 from clora_cli.model.base_model import ModelReference
 from clora_cli.model.features import prompt_ids, read_features
+from clora_cli.model.text_encoder import load_text_encoder
 from clora_cli.options import RouteOptions
 from clora_cli.routing.decided import check_finite
 from clora_cli.routing.inputs import Input
@@ -71,6 +73,17 @@ class Guide:
     def backbone(self, backbone: Backbone) -> None:
         self._loaded = backbone
 
+    @property
+    def reader(self) -> Backbone:
+        """The model whose features are compared: the base model, or the text encoder that the distributions are of."""
+        return self.backbone if self._embedder is None else self._embedder
+
+    @cached_property
+    def _embedder(self) -> Backbone | None:
+        if (encoder := self._known.encoder) is None:
+            return None
+        return load_text_encoder(encoder, device=self.backbone.device, dtype=self.record.dtype or "auto")
+
     def routing(self, count: int | None = None, threshold: float | None = None) -> Routing:
         """Return the weights' source for the first ``count`` adapters; for all by default.
 
@@ -106,11 +119,11 @@ class Guide:
             Deciding site to features, shape (input, feature), float32, on the CPU, in the order of the inputs.
         """
         text, longest = self.record.text, self.record.max_length
-        ids = prompt_ids(self.backbone, examples, text=text, max_length=longest, chat=chat)
+        ids = prompt_ids(self.reader, examples, text=text, max_length=longest, chat=chat and not self._known.encoder)
         found: dict[str, Tensor] = {}
         reading: dict[str, Any] = {"pool": self.record.pool, "batch_size": self._batch_size}
         reading |= {"shared": shared, "done": done, "inputs": self._known.inputs}
-        for rows, features in read_features(self.backbone, ids, self.sites, **reading):
+        for rows, features in read_features(self.reader, ids, self.sites, **reading):
             for site, vectors in features.items():
                 kept = found.setdefault(site, torch.empty(len(ids), vectors.shape[1]))
                 kept[rows] = vectors.cpu()
@@ -120,7 +133,7 @@ class Guide:
         """Tell whether features are those of a prompt's own tokens, in a pass of the base model alone."""
         record = self.record
         whole = record.text == "prompt" and (record.max_length is None or len(ids) <= record.max_length)
-        return whole and record.source == "base" and not self._known.inputs
+        return whole and record.source == "base" and not (self._known.inputs or self._known.encoder)
 
     def ways(self, inputs: Iterable[Input]) -> list[bool]:
         """Return the ways in which inputs are written: without the chat template, with it."""
@@ -176,7 +189,8 @@ class Guide:
     def _check_length(self, one: Input, chat: bool) -> None:
         record = self.record
         try:
-            prompt_ids(self.backbone, [one.example], text=record.text, max_length=record.max_length, chat=chat)
+            chat = chat and not self._known.encoder
+            prompt_ids(self.reader, [one.example], text=record.text, max_length=record.max_length, chat=chat)
         except DataError as error:
             if one.example.picture is not None:
                 raise  # it names the image, which is not cut

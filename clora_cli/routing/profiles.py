@@ -17,6 +17,7 @@ from clora_cli.model.base_model import ModelReference, check_base, same_base
 from clora_cli.model.features import sites_of_prompts
 from clora_cli.model.places import places_of
 from clora_cli.model.task_vectors import read_task_vector, table_of
+from clora_cli.model.text_encoder import find_text_encoder
 from clora_cli.options import RouteOptions
 from clora_cli.routing.learned_weights import LearnedWeights, weighing_method
 from clora_cli.routing.weights import Routing, common_sites
@@ -38,12 +39,14 @@ class Known(Protocol):
         sites: The sites that decide.
         cut: Whose ``--max-length`` that is, for messages.
         inputs: Whether an input is what the sites take in, instead of what they give.
+        encoder: The model whose sites they are, if it is not the base model.
     """
 
     record: FeatureRecord
     sites: list[str]
     cut: str
     inputs: bool
+    encoder: ModelReference | None
 
     def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
         """Return the weights' source for the first ``count`` adapters; for all by default."""
@@ -77,8 +80,9 @@ class Distributions:
             )
         longest = max(record.max_length for _, record in records)
         self.record = FeatureRecord({**first.raw, "max_length": longest})
+        self.encoder = _encoder_of(path, first)
         paths = [member.features for member in members]
-        self._written = [(path, {_now(reference, site): site for site in read_sites(path)}) for path in paths]
+        self._written = [(path, {self._now(reference, site): site for site in read_sites(path)}) for path in paths]
         self.sites = common_sites([list(written) for _, written in self._written], options)
 
     def routing(self, options: RouteOptions, count: int | None, threshold: float | None) -> Routing:
@@ -87,14 +91,30 @@ class Distributions:
         moments = (self._moments(path, written) for path, written in self._written[:count])
         return Routing(moments, self.sites, options, threshold)
 
+    def _now(self, reference: ModelReference, site: str) -> str:
+        """Return what a site is called now; version 0.1 read encoders without their head, and named their layers from the encoder on."""
+        return places_of(reference).place(site).site if reference.kind == "encoder" and not self.encoder else site
+
     def _moments(self, path: Path, written: Mapping[str, str]) -> dict[str, Moments]:
         found = read_distribution(path, [written[site] for site in self.sites]).sites
         return {site: found[written[site]] for site in self.sites}
 
 
-def _now(reference: ModelReference, site: str) -> str:
-    """Return what a site is called now; version 0.1 read encoders without their head, and named their layers from the encoder on."""
-    return places_of(reference).place(site).site if reference.kind == "encoder" else site
+def _encoder_of(path: Path, record: FeatureRecord) -> ModelReference | None:
+    """Find the text encoder that a distribution is of, where it names it; None if it is of the base model."""
+    if (recorded := record.encoder) is None:
+        return None
+    mend = "put it there, or make the distributions again with `clora stat-features --force --encoder MODEL`"
+    try:
+        found = find_text_encoder(str(recorded.id), recorded.revision)
+    except ArtifactError as error:
+        raise ArtifactError(f"the text encoder of {path}: {error}; {mend}", code=error.code) from error
+    if not same_base(recorded.raw, found.described()):
+        raise MismatchError(
+            f"distribution {path} comes from another text encoder than '{recorded.id}' is now; {mend}",
+            code="feature-distribution-other-encoder",
+        )
+    return found
 
 
 class TaskVectors:
@@ -112,6 +132,7 @@ class TaskVectors:
 
     cut = "training"
     inputs = False
+    encoder: ModelReference | None = None
 
     def __init__(self, reference: ModelReference, members: Sequence[AdapterFolder], model: Any = None) -> None:
         for member in members:
@@ -142,6 +163,7 @@ class Learned:
 
     cut = "training"
     inputs = False
+    encoder: ModelReference | None = None
 
     def __init__(self, reference: ModelReference, members: Sequence[AdapterFolder], model: Any = None) -> None:
         for member in members:
@@ -171,6 +193,7 @@ class Directions:
 
     cut = "training"
     inputs = True
+    encoder: ModelReference | None = None
 
     def __init__(
         self, reference: ModelReference, members: Sequence[AdapterFolder], options: RouteOptions, model: Any = None

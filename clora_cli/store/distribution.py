@@ -163,6 +163,15 @@ def agree(records: Sequence[tuple[Path, FeatureRecord]]) -> None:
                 f"({first.base_model.id} and {record.base_model.id}); make one of them again",
                 code="base-models-differ",
             )
+        if (record.encoder is None) != (first.encoder is None) or (
+            record.encoder and first.encoder and not same_base(record.encoder.raw, first.encoder.raw)
+        ):
+            called = [f"encoder {one.encoder.id}" if one.encoder else "the base model's own" for one in (first, record)]
+            raise MismatchError(
+                f"the distributions of {first_path} and {path} do not compare: {called[0]} and {called[1]}; run "
+                "`clora stat-features --force` on one of them, with --encoder as for the other",
+                code="feature-distributions-incomparable",
+            )
         for key in COMPARABLE:
             if record.raw[key] != first.raw[key]:
                 raise MismatchError(

@@ -83,6 +83,13 @@ class FeatureRecord(Record):
     base_model = the_record(
         BaseRecord, "`id`, `revision`, `fingerprint`, `kind`, `weights`, `settings`, as in a manifest", apart=False
     )
+    encoder = some(
+        the_record(
+            BaseRecord,
+            "the model whose embeddings the features are, in the same form, if not the base model's own",
+            apart=False,
+        )
+    )
     source = _one_of(SOURCES, "`base`: features of the frozen model; `adapted`: of the model with the adapter at work")
     pool = _one_of(POOLS, "`prompt-mean` or `last`")
     text = _one_of(TEXTS, "`prompt`, or `body` without instruction and cue")
@@ -113,6 +120,7 @@ class Taking:
 
     Attributes:
         source: Features of the ``base`` model, or of the model as the adapter changes it (``adapted``).
+        encoder: The model whose embeddings they are, as a manifest describes a base model; None of the base model's own.
         pool: How they are pooled over tokens.
         text: The whole ``prompt``, or its ``body``.
         second_moment: Which second moments are stored.
@@ -125,6 +133,7 @@ class Taking:
     """
 
     source: Source = "base"
+    encoder: Mapping[str, Any] | None = None
     pool: Pool = "prompt-mean"
     text: Text = "prompt"
     second_moment: SecondMoment = "none"
@@ -137,5 +146,6 @@ class Taking:
 
     def recorded(self, reference: ModelReference, data: Sequence[Mapping[str, Any]]) -> FeatureRecord:
         """Return the record of a distribution of these rows' features."""
-        chosen = {key: value for key, value in vars(self).items() if (key, value) != ("means", "task")}
+        unsaid = {"means": "task", "encoder": None}
+        chosen = {key: value for key, value in vars(self).items() if key not in unsaid or value != unsaid[key]}
         return FeatureRecord({**chosen, "base_model": reference.described(), "data": list(data)})

@@ -15,6 +15,7 @@ from clora_cli.data import Rows, Task, load_task, origins_of, recorded_columns, 
 from clora_cli.data.tools import with_model
 from clora_cli.model.backbone import dtype_name, pick_device
 from clora_cli.model.base_model import ModelReference, check_base, check_pool, same_base
+from clora_cli.model.text_encoder import find_text_encoder
 from clora_cli.options import FeatureOptions
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.distribution import (
@@ -77,11 +78,13 @@ class FeaturePlan:
         options: How.
         reference: The base model.
         jobs: One for each adapter.
+        encoder: The model whose embeddings are taken instead of the base model's features, if any.
     """
 
     options: FeatureOptions
     reference: ModelReference
     jobs: Sequence[FeatureJob]
+    encoder: ModelReference | None = None
 
 
 def plan_features(
@@ -116,6 +119,12 @@ def plan_features(
             f"--dp-epsilon takes its bounds from public texts, and base model '{reference.id}' sees images; leave it out",
             code="privacy-needs-texts",
         )
+    encoder = find_text_encoder(options.encoder) if options.encoder else None
+    if encoder and reference.sees:
+        raise OptionError(
+            f"--encoder {options.encoder} reads texts, and base model '{reference.id}' sees images; leave it out",
+            code="text-encoder-needs-texts",
+        )
     for member in members:
         check_base(member.manifest.base_model.raw if member.manifest else {}, reference, member.path)
     loaded: dict[str, Task] = {}
@@ -124,11 +133,11 @@ def plan_features(
         found = [_found(member, name, options, loaded) for name in names]
         rows = [_drawn(task, member, options, reference) for task in found]
         _check_rows(member, rows, options)
-        recipe = _recipe(member, rows, options, reference)
+        recipe = _recipe(member, rows, options, reference, encoder)
         seen = mark(member.features)
         jobs.append(FeatureJob(member, rows, recipe, *_state(member.features, recipe, force, add), seen))
     tell_notes([rows.task for job in jobs for rows in job.rows], progress or Silent())
-    return FeaturePlan(options, reference, jobs)
+    return FeaturePlan(options, reference, jobs, encoder)
 
 
 def _found(member: AdapterFolder, name: str, options: FeatureOptions, loaded: dict[str, Task]) -> Task:
@@ -174,11 +183,16 @@ def _check_rows(member: AdapterFolder, rows: Sequence[Rows], options: FeatureOpt
 
 
 def _recipe(
-    member: AdapterFolder, rows: Sequence[Rows], options: FeatureOptions, reference: ModelReference
+    member: AdapterFolder,
+    rows: Sequence[Rows],
+    options: FeatureOptions,
+    reference: ModelReference,
+    encoder: ModelReference | None,
 ) -> FeatureRecord:
     private = options.privacy is not None
     taking = Taking(
         source=options.source,
+        encoder=encoder.described() if encoder else None,
         pool=options.pool,
         text=options.text,
         second_moment=options.second_moment,
@@ -252,9 +266,18 @@ def _comparable(record: FeatureRecord, other: FeatureRecord) -> dict[str, Any]:
         if private
         else "none",
         "data": "; ".join(_spelled(rows, marked) for rows in record.data),
+        "encoder": _encoder(record, other),
         "adapter": record.adapter or "",
         "means": record.raw.get("means", "task"),
     }
+
+
+def _encoder(record: FeatureRecord, other: FeatureRecord) -> str:
+    """Return the text encoder's name; the same one's has one name, however it was given."""
+    mine, theirs = record.encoder, other.encoder
+    if mine is None:
+        return ""
+    return min(mine.id, theirs.id) if theirs and same_base(mine.raw, theirs.raw) else mine.id
 
 
 def _spelled(rows: RowsRecord, marked: bool) -> str:

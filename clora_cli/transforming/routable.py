@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clora_cli.algebra.lora import config_problem
@@ -18,12 +18,14 @@ from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.adapter_tensors import names_in
 from clora_cli.store.distribution import COMPARABLE, read_distribution
 from clora_cli.store.feature_record import POOLS, SOURCES, TEXTS, FeatureRecord
+from clora_cli.store.manifest_parts import BaseRecord
 
 __all__ = ["Routable", "check_bases", "check_routable", "stat_command", "tell_doubts"]
 
 # The defaults of `clora stat-features`.
 _DEFAULTS = {
     "source": SOURCES[0],
+    "encoder": "",
     "pool": POOLS[0],
     "text": TEXTS[0],
     "second-moment": "none",
@@ -41,16 +43,18 @@ class Routable:
         record: How it was taken.
         sites: Where.
         count: Number of inputs that it is made of.
+        encoder: The name of the text encoder whose embeddings it is of; empty of the base model's features.
     """
 
     record: FeatureRecord
     sites: frozenset[str]
     count: int
+    encoder: str = ""
 
     @property
     def settings(self) -> dict[str, str]:
         """The options of ``clora stat-features`` that must be equal for distributions to compare."""
-        return {key: str(self.record.raw[key]) for key in COMPARABLE}
+        return {**{key: str(self.record.raw[key]) for key in COMPARABLE}, "encoder": self.encoder}
 
     @property
     def second(self) -> str:
@@ -104,7 +108,7 @@ def check_routable(members: Sequence[AdapterFolder]) -> list[Routable | None]:
     for member in members:
         _check_plain(member)
         member.check_numbers()
-    routables = {member: _read(member) for member in members if member.features.is_file()}
+    routables = _of_one_name({member: _read(member) for member in members if member.features.is_file()})
     if not _have_task_vectors(members):
         _check_distributions(members, routables)
     return [routables.get(member) for member in members]
@@ -204,6 +208,19 @@ def stat_command(
 def _read(member: AdapterFolder) -> Routable:
     whole = read_distribution(member.features)  # the whole of it: a union must not pass damage on
     return Routable(whole.record, frozenset(whole.sites), whole.count)
+
+
+def _of_one_name(routables: Mapping[AdapterFolder, Routable]) -> dict[AdapterFolder, Routable]:
+    """Call a text encoder by one name in all distributions, whatever folder it lay in as each was made."""
+    known: list[BaseRecord] = []
+    found = {}
+    for member, routable in routables.items():
+        if (encoder := routable.record.encoder) is not None:
+            first = next((one for one in known if same_base(one.raw, encoder.raw)), encoder)
+            known.append(first)
+            routable = replace(routable, encoder=str(first.id))  # noqa: PLW2901
+        found[member] = routable
+    return found
 
 
 def _usual(routables: Sequence[Routable]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from clora_cli.model.bank import AdapterBank
 from clora_cli.model.features import collect_moments, prompt_ids, prompt_sites, select_sites
 from clora_cli.model.linear_layers import linear_shape, usual_sites
 from clora_cli.model.places import Places, places_of
+from clora_cli.model.text_encoder import EMBEDDING, embedding_width, load_text_encoder
 from clora_cli.options import FeatureOptions
 from clora_cli.processes.locks import NO_PATIENCE, Patience, locked
 from clora_cli.processes.meeting import agree, together
@@ -128,7 +129,8 @@ def _alone(plan: FeaturePlan, packages: Sequence[Path], patience: Patience, prog
 
 def _facts(plan: FeaturePlan) -> dict[str, Any]:
     """Return what all processes must agree on; names of models and data may be paths, which differ from disk to disk."""
-    chosen = {name: value for name, value in asdict(plan.options).items() if name not in {"model", "data", "device"}}
+    local = {"model", "encoder", "data", "device"}
+    chosen = {name: value for name, value in asdict(plan.options).items() if name not in local}
     jobs = [
         {"state": job.state, "data": [(rows.task.fingerprint, len(rows.examples)) for rows in job.rows]}
         for job in plan.jobs
@@ -136,6 +138,7 @@ def _facts(plan: FeaturePlan) -> dict[str, Any]:
     return {
         **chosen,
         "base_model": plan.reference.fingerprint,
+        "encoder": plan.encoder.fingerprint if plan.encoder else "",
         "device": pick_device(plan.options.device).type,
         "package": marks(job.member for job in plan.jobs),
         "jobs": {f"{job.member.task}": fact for job, fact in zip(plan.jobs, jobs, strict=True)},
@@ -156,6 +159,8 @@ def sizes(plan: FeaturePlan) -> dict[FeatureJob, dict[str, int]]:
     Raises:
         CloraError: If an adapter does not fit the model, or no site is left.
     """
+    if plan.encoder:
+        return {job: {EMBEDDING: embedding_width(plan.encoder)} for job in plan.jobs}
     places = places_of(plan.reference)
     backbone = Backbone(places.model, None, plan.reference, torch.device("meta"), torch.float32)
     found = {}
@@ -184,9 +189,15 @@ def _taken(
 ) -> Iterator[tuple[FeatureJob, Distribution]]:
     options = plan.options
     device = pick_device(options.device)
-    backbone = load_backbone(plan.reference, device=device, dtype=options.dtype, shard=options.shard, progress=progress)
-    places = Places(backbone.model)
-    sites = {job: _sites(backbone, job.member.on(places), options) for job in todo}
+    if plan.encoder:
+        backbone = load_text_encoder(plan.encoder, device=device, dtype=options.dtype)
+        sites = {job: [EMBEDDING] for job in todo}
+    else:
+        backbone = load_backbone(
+            plan.reference, device=device, dtype=options.dtype, shard=options.shard, progress=progress
+        )
+        places = Places(backbone.model)
+        sites = {job: _sites(backbone, job.member.on(places), options) for job in todo}
     for job in todo:
         if job.state == "added" and job.before is not None and set(sites[job]) != set(job.before.sites):
             raise MismatchError(
@@ -235,7 +246,7 @@ def _moments(
 
 
 def _ids(backbone: Backbone, rows: Rows, options: FeatureOptions, progress: Progress) -> list[list[int]]:
-    chat = uses_chat(rows.task, backbone.tokens)
+    chat = not options.encoder and uses_chat(rows.task, backbone.tokens)
     ids = prompt_ids(backbone, rows.examples, text=options.text, max_length=options.max_length, chat=chat)
     for remark in backbone.tokens.remarks(options.max_length, max(map(len, ids), default=0)):
         progress.note(f"note: {rows.task.name}: {remark}")

@@ -464,7 +464,7 @@ def test_the_options_that_commands_name_are_those_that_must_agree():
 
     record = dict.fromkeys(distribution.COMPARABLE, "one way")
     named = set(routable.Routable(FeatureRecord(record), frozenset(), 1).settings)
-    assert named == set(distribution.COMPARABLE)
+    assert named == {*distribution.COMPARABLE, "encoder"}
     assert named <= set(routable._DEFAULTS)
 
 
