@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,17 @@ from clora_cli.store.adapter_folder import AdapterFolder
 
 __all__ = ["WrittenRows"]
 
-_LONGEST = "longest"
+_LONGEST, _CUES = "longest", "cues"
 _MARK = "The answer is:"  # plain words: what a model never met as a token, such as a bracket, a frozen output layer cannot say
-_ANSWER = re.compile(r"\s*the answer is:\s*", re.IGNORECASE)
+_CUE = re.compile(r"\S\s*\n([^\n]{1,40}:)\s*$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenRows(Method):
-    """Base of methods that learn ``[task] question The answer is: answer`` given ``[task]``, and rehearse what they write from there.
+    """Base of methods that learn ``[task] question answer`` given ``[task]``, and rehearse what they write from there.
+
+    A question is known by the line that it ends with, such as ``Answer:``: answers follow that line in the rows themselves, and
+    another mark would have to be said where the model learns to answer. Where no such line ends it, ``The answer is:`` follows.
 
     Attributes:
         share: Made rows of all earlier tasks together, as a share of the new task's, in [0, 1].
@@ -70,12 +74,12 @@ class WrittenRows(Method):
         """Return the rows that the model writes after an earlier task's name."""
         draw = Draw(temperature=self.temperature, top_k=self.top_k)
         most = int(earlier.state()[_LONGEST])
-        found: dict[str, str] = {}
+        cues = json.loads(bytes(earlier.state()[_CUES].tolist())) if _CUES in earlier.state() else [""]
+        found: dict[str, MadeRow] = {}
         for text in writer.written(_beginning(earlier.task), draw, count=rows, most=most):
-            question, *answers = _ANSWER.split(text)
-            if question and len(answers) == 1 and answers[0]:
-                found.setdefault(question, answers[0])
-        return [MadeRow(question, answer) for question, answer in found.items()]
+            if (row := _parted(text, cues)) is not None:
+                found.setdefault(row.question, row)
+        return list(found.values())
 
     def loss(self, run: Run, batch: Batch) -> Tensor | None:
         """Return the weighted loss of whole rows."""
@@ -87,14 +91,33 @@ class WrittenRows(Method):
         return self.strength * (losses * answers).sum() / batch.tokens
 
     def finish(self, run: Run) -> Mapping[str, Tensor]:
-        """Return how long a row of this task is at most, in tokens."""
-        own = [_whole(text) for text in run.texts if text.task == run.texts[0].task]
-        return {_LONGEST: torch.tensor(1 + max(run.lengths(own)))}
+        """Return how long a row of this task is at most, in tokens, and the lines that its questions end with, as JSON in bytes."""
+        own = [text for text in run.texts if text.task == run.texts[0].task]
+        cues = json.dumps(sorted({_cue(text.question) for text in own}))
+        return {
+            _LONGEST: torch.tensor(1 + max(run.lengths([_whole(text) for text in own]))),
+            _CUES: torch.frombuffer(bytearray(cues.encode()), dtype=torch.uint8),
+        }
 
 
 def _beginning(task: str) -> str:
     return f"[{task}]"
 
 
+def _cue(question: str) -> str:
+    """Return the line that a question ends with and that asks for the answer; empty if there is none."""
+    found = _CUE.search(question)
+    return found[1] if found else ""
+
+
 def _whole(text: Text) -> str:
-    return f"{text.question} {_MARK} {text.answer}"
+    return f"{text.question.rstrip()} {'' if _cue(text.question) else f'{_MARK} '}{text.answer}"
+
+
+def _parted(text: str, cues: Sequence[str]) -> MadeRow | None:
+    """Return a written text as a row; None if it lacks the line between question and answer, or has it twice."""
+    for cue in cues:
+        question, *answers = re.split(rf"\s*{re.escape(cue or _MARK)}\s*", text, flags=re.IGNORECASE)
+        if question and len(answers) == 1 and answers[0]:
+            return MadeRow(f"{question}\n{cue}" if cue else question, answers[0])
+    return None

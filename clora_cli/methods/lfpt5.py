@@ -22,8 +22,8 @@ __all__ = ["Lfpt5"]
 class Lfpt5(WrittenRows):
     """Train one soft prompt on through all tasks, which also learns to write their rows, and rehearse those of earlier tasks.
 
-    ``L = L_QA + strength * L_LM + hold * L_KL``: the answer's tokens given the question; all tokens of ``[task] question The answer
-    is: answer`` given ``[task]``; and the divergence ``KL(old || new)`` of the answers to made rows under the last task's prompt and
+    ``L = L_QA + strength * L_LM + hold * L_KL``: the answer's tokens given the question; all tokens of ``[task] question answer``
+    given ``[task]``; and the divergence ``KL(old || new)`` of the answers to made rows under the last task's prompt and
     under the new one, mean over a step's answer tokens. Before each new task the model writes ``share * rows`` rows in all, as many
     of every earlier task, as lamol does; they are trained on as if they were the new task's. No row of an earlier task is needed.
 

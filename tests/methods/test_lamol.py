@@ -11,6 +11,7 @@ from support import options_for, run_of, train, write_random_adapter
 from clora_cli.evaluation.synthesis import synthesize
 from clora_cli.evaluation.synthesis_plan import plan_synthesis
 from clora_cli.methods import MadeRow, Text
+from clora_cli.methods._written_rows import _cue, _parted, _whole
 from clora_cli.methods.lamol import Lamol
 from clora_cli.options import SynthesizeOptions
 from clora_cli.store.package import read_package
@@ -33,6 +34,16 @@ def test_by_hand():
     assert Lamol().loss(run, batch_of(6)).item() == pytest.approx(0.25 * 8 / 6)
     assert seen == [("[old]", "q1 The answer is: a1"), ("[new]", "q0 The answer is: a0")]
     assert Lamol(strength=0.0).loss(run, batch_of(6)) is None
+
+
+def test_a_question_that_ends_with_a_line_of_its_own_needs_no_other_mark():
+    assert [_cue(text) for text in ("a\nAnswer:", "a: b\nOutput: ", "Answer:", "a Answer:", "a\nb", "a\n" + "b" * 41 + ":")] == [
+        "Answer:", "Output:", "", "", "", "",
+    ]  # fmt: skip
+    assert _whole(Text("t", "a\nAnswer:", "b")) == "a\nAnswer: b"
+    assert _parted("a\nAnswer: b", ["Answer:"]) == _parted("a answer:b", ["", "Answer:"]) == MadeRow("a\nAnswer:", "b")
+    assert _parted("a\nAnswer: b\nAnswer: c", ["Answer:"]) is _parted("Answer: b", ["Answer:"]) is None
+    assert _parted("a The answer is: b", ["Answer:", ""]) == MadeRow("a", "b")
 
 
 def test_rows_are_written_from_their_own_task_s_name_and_parted_at_the_mark():
@@ -76,7 +87,7 @@ def test_the_loss_reaches_the_questions(model_folder, tasks, tmp_path):
     assert all(float(factor.b.grad.abs().sum()) > 0 for factor in run.trainable.values())
     # The method's own term is of whole rows, whose questions count as much as their answers.
     row = run.texts[0]
-    (whole,) = run.text_losses([("[first]", f"{row.question} The answer is: {row.answer}")])
+    (whole,) = run.text_losses([("[first]", f"{row.question} {row.answer}")])
     batch = SimpleNamespace(rows=torch.tensor([0]), inputs={"labels": torch.tensor([[-100, 5]])}, tokens=1)
     assert plan.method.lead.loss(run, batch).item() == pytest.approx(0.25 * whole.item(), rel=1e-5)
 
