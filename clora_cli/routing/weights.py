@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -41,10 +41,11 @@ class Routing:
     ) -> None:
         self.options, self.threshold = options, threshold
         prototypes = {site: Prototypes() for site in sites}
-        self._widths: dict[str, int] = {}
+        widths: dict[str, int] = {}
         for member in members:
             for site, gathered in prototypes.items():
-                self._check_width(site, member[site].mean)
+                mean = member[site].mean
+                _check_width(site, widths.setdefault(site, len(mean)), mean)
                 gathered.add(member[site])
         kinds = set().union(*(gathered.seconds for gathered in prototypes.values()))
         alike = len(kinds) == 1 and "none" not in kinds
@@ -57,7 +58,9 @@ class Routing:
                 code="second-moments-differ",
             )
         self.similarity = name
-        self._similarities = {site: router.fit(gathered) for site, gathered in prototypes.items()}
+        self._similarities = {
+            site: _of_width(site, widths[site], router.fit(gathered)) for site, gathered in prototypes.items()
+        }
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -70,8 +73,6 @@ class Routing:
         Raises:
             MismatchError: If features are of another width than the adapters' moments.
         """
-        for site, vectors in features.items():
-            self._check_width(site, vectors)
         return {site: self._similarities[site](vectors) for site, vectors in features.items()}
 
     def weights(
@@ -94,16 +95,27 @@ class Routing:
             weights = weights * (nearness(similarities) >= self.threshold).float()[:, None]
         return dict(zip(similarities, weights, strict=True))
 
-    def _check_width(self, site: str, vectors: Tensor) -> None:
-        if vectors.shape[-1] != self._widths.setdefault(site, vectors.shape[-1]):
-            raise MismatchError(
-                f"features at '{site}' have {self._widths[site]} numbers in one place and {vectors.shape[-1]} in another; "
-                "run `clora stat-features --force` on all adapters, with their own base model",
-                code="feature-widths-differ",
-            )
-
     def _weights(self, similarities: Tensor, top_k: int, always: int | None) -> Tensor:
         return softmax_over_best(similarities, top_k, self.options.temperature, always).float()
+
+
+def _of_width(site: str, width: int, similarity: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a similarity that refuses features of another width."""
+
+    def checked(features: Tensor) -> Tensor:
+        _check_width(site, width, features)
+        return similarity(features)
+
+    return checked
+
+
+def _check_width(site: str, width: int, vectors: Tensor) -> None:
+    if vectors.shape[-1] != width:
+        raise MismatchError(
+            f"features at '{site}' have {width} numbers in one place and {vectors.shape[-1]} in another; "
+            "run `clora stat-features --force` on all adapters, with their own base model",
+            code="feature-widths-differ",
+        )
 
 
 def softmax_over_best(similarities: Tensor, top_k: int, temperature: float, always: int | None = None) -> Tensor:

@@ -186,7 +186,7 @@ def test_what_is_kept_is_what_later_tasks_and_evaluation_need(learn):
         "prog-prompt": [],
         "l2p": ["counts", "keys"],
         "dual-prompt": ["key"],
-        "lfpt5": ["longest"],
+        "lfpt5": ["cues", "longest"],
     }
     assert {method: len(member.prompt()) for method, member in kept.items()} == {
         "prog-prompt": 3,
