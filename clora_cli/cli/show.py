@@ -190,11 +190,13 @@ def _features_text(features: dict[str, Any] | None) -> str:
     if features is None:
         return "none; `clora stat-features` gives it one, for routing"
     data = ", ".join(str(entry["name"]) for entry in features["data"])
-    summary = f"{features['count']} inputs of {data} at {features['sites']} sites, source {features['source']}"
-    if encoder := features.get("encoder"):
-        summary = f"{features['count']} inputs of {data}, embeddings of {encoder['id']}"
-    summary += (
-        f", pool {features['pool']}, text {features['text']}, second moments {features.get('second_moment', 'none')}"
+    encoder = features.get("encoder")
+    of = (
+        f", embeddings of {encoder['id']}" if encoder else f" at {features['sites']} sites, source {features['source']}"
+    )
+    summary = (
+        f"{features['count']} inputs of {data}{of}, pool {features['pool']}, text {features['text']}, "
+        f"second moments {features.get('second_moment', 'none')}"
     )
     summary += f", means of {features['means']}" if "means" in features else ""
     return summary + (f", privacy {features['privacy']}" if features.get("privacy") else "")

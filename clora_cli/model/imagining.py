@@ -77,8 +77,10 @@ def imagine(
         )
         pairs = zip(texts, chosen, strict=True)
         made = [_question(text, [examples[row] for row in rows]) for text, rows in pairs]
-        read = [fitting(one, backbone.tokens, kind=backbone.prompt_kind, max_length=max_length) for one in made]
-        found = distinct([*found, *(text for text, one in zip(read, made, strict=True) if one.body)], known)
+        fits = [
+            fitting(one, backbone.tokens, kind=backbone.prompt_kind, max_length=max_length) for one in made if one.body
+        ]
+        found = distinct([*found, *fits], known)
         if len(found) >= count:
             break
     return found[:count]

@@ -36,6 +36,7 @@ __all__ = [
     "read_distribution",
     "read_record",
     "read_sites",
+    "same_encoder",
 ]
 
 SCHEMA = "clora.features/1"
@@ -146,6 +147,13 @@ def read_distribution(path: Path, sites: Collection[str] | None = None) -> Distr
     return distribution
 
 
+def same_encoder(one: FeatureRecord, other: FeatureRecord) -> bool:
+    """Tell whether two distributions are of one text encoder, wherever it lay, or both of the base model."""
+    if one.encoder is None or other.encoder is None:
+        return one.encoder is other.encoder
+    return same_base(one.encoder.raw, other.encoder.raw)
+
+
 def agree(records: Sequence[tuple[Path, FeatureRecord]]) -> None:
     """Check that distributions can be compared.
 
@@ -163,9 +171,7 @@ def agree(records: Sequence[tuple[Path, FeatureRecord]]) -> None:
                 f"({first.base_model.id} and {record.base_model.id}); make one of them again",
                 code="base-models-differ",
             )
-        if (record.encoder is None) != (first.encoder is None) or (
-            record.encoder and first.encoder and not same_base(record.encoder.raw, first.encoder.raw)
-        ):
+        if not same_encoder(record, first):
             called = [f"encoder {one.encoder.id}" if one.encoder else "the base model's own" for one in (first, record)]
             raise MismatchError(
                 f"the distributions of {first_path} and {path} do not compare: {called[0]} and {called[1]}; run "

@@ -87,7 +87,7 @@ class TextServices(Services):
         items = [self._said(row, answer) for row, answer in said]
         if before is not None:
             items = [
-                self._said(row, answer, self._fitting(text, len(item["input_ids"])))
+                self._said(row, answer, self._end_of(text, len(item["input_ids"])))
                 for (row, answer), item, text in zip(said, items, before, strict=True)
             ]
         with replaced(self._built.trainable, instead):
@@ -156,7 +156,7 @@ class TextServices(Services):
             answer=answer,
         )
 
-    def _fitting(self, text: str, taken: int) -> str:
+    def _end_of(self, text: str, taken: int) -> str:
         """Return the end of a text that has a prompt's room, and that the model has positions for."""
         tokens = self._built.backbone.tokens
         ids = tokens.ids(text, special=False)
@@ -186,10 +186,8 @@ class TextServices(Services):
         """Encode a text after a beginning; where the model has too few positions, the text loses its start."""
         tokens, kind = self._built.backbone.tokens, self._built.backbone.prompt_kind
         prompt = Example(beginning, "", "", ())
-        ids, target = (
-            encode_prompt(prompt, tokens, kind=kind, max_length=None),
-            encode_answer(prompt, text, tokens, kind=kind),
-        )
+        ids = encode_prompt(prompt, tokens, kind=kind, max_length=None)
+        target = encode_answer(prompt, text, tokens, kind=kind)
         if kind == "seq2seq":
             return {"input_ids": ids, "labels": target[-tokens.most_answer(len(target), causal=False) :]}
         target = target[-(tokens.most(len(ids) + len(target)) - len(ids)) :]

@@ -22,6 +22,7 @@ from clora_cli.store.distribution import (
     Distribution,
     read_distribution,
     read_record,
+    same_encoder,
 )
 from clora_cli.store.feature_record import FeatureRecord, RowsRecord, Taking
 from clora_cli.store.package import find_base
@@ -274,10 +275,8 @@ def _comparable(record: FeatureRecord, other: FeatureRecord) -> dict[str, Any]:
 
 def _encoder(record: FeatureRecord, other: FeatureRecord) -> str:
     """Return the text encoder's name; the same one's has one name, however it was given."""
-    mine, theirs = record.encoder, other.encoder
-    if mine is None:
-        return ""
-    return min(mine.id, theirs.id) if theirs and same_base(mine.raw, theirs.raw) else mine.id
+    names = [str(one.encoder.id) if one.encoder else "" for one in (record, other)]
+    return min(names) if same_encoder(record, other) else names[0]
 
 
 def _spelled(rows: RowsRecord, marked: bool) -> str:

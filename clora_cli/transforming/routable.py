@@ -16,9 +16,8 @@ from clora_cli.model.base_model import same_base
 from clora_cli.model.task_vectors import read_task_vector
 from clora_cli.store.adapter_folder import AdapterFolder
 from clora_cli.store.adapter_tensors import names_in
-from clora_cli.store.distribution import COMPARABLE, read_distribution
+from clora_cli.store.distribution import COMPARABLE, read_distribution, same_encoder
 from clora_cli.store.feature_record import POOLS, SOURCES, TEXTS, FeatureRecord
-from clora_cli.store.manifest_parts import BaseRecord
 
 __all__ = ["Routable", "check_bases", "check_routable", "stat_command", "tell_doubts"]
 
@@ -212,15 +211,10 @@ def _read(member: AdapterFolder) -> Routable:
 
 def _of_one_name(routables: Mapping[AdapterFolder, Routable]) -> dict[AdapterFolder, Routable]:
     """Call a text encoder by one name in all distributions, whatever folder it lay in as each was made."""
-    known: list[BaseRecord] = []
-    found = {}
-    for member, routable in routables.items():
-        if (encoder := routable.record.encoder) is not None:
-            first = next((one for one in known if same_base(one.raw, encoder.raw)), encoder)
-            known.append(first)
-            routable = replace(routable, encoder=str(first.id))  # noqa: PLW2901
-        found[member] = routable
-    return found
+    records = [routable.record for routable in routables.values()]
+    alike = {m: next(one for one in records if same_encoder(one, r.record)) for m, r in routables.items()}
+    named = {member: str(first.encoder.id) if first.encoder else "" for member, first in alike.items()}
+    return {member: replace(routable, encoder=named[member]) for member, routable in routables.items()}
 
 
 def _usual(routables: Sequence[Routable]) -> dict[str, str]:
